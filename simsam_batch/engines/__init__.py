@@ -1,0 +1,1 @@
+"""How shards get executed: local processes, Ray, torchrun."""

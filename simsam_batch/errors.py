@@ -1,0 +1,37 @@
+"""The one family of exceptions: every message says what is wrong, where, and what to do about it."""
+
+from __future__ import annotations
+
+
+class SimsamError(Exception):
+    """Anything this project raises on purpose."""
+
+
+class SettingsError(SimsamError):
+    """A setting, file or combination that cannot run; found before any work is done."""
+
+
+class StorageError(SimsamError):
+    """A read, listing or write that the storage did not carry out; the attempt may be repeated."""
+
+
+class RunError(SimsamError):
+    """A run that cannot start or go on: another run in the same place, workers that die, shards that never commit."""
+
+
+class ImageError(SimsamError):
+    """A fault of one image itself. It becomes that image's ``failed`` row and costs no other image.
+
+    Attributes:
+        kind: short stable name of the cause, the row's ``error_type`` (``not_an_image``, ``truncated``, ...).
+        step: where it was found, the row's ``failed_step`` (``read``, ``decode``, ``resize``, ``solve``, ...).
+    """
+
+    def __init__(self, kind: str, message: str, step: str) -> None:
+        super().__init__(kind, message, step)
+        self.kind = kind
+        self.message = message
+        self.step = step
+
+    def __str__(self) -> str:
+        return self.message

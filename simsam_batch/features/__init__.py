@@ -1,0 +1,1 @@
+"""Images in, one feature vector per patch out."""

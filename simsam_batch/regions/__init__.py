@@ -1,0 +1,1 @@
+"""Eigenvectors in, masks and boxes out."""

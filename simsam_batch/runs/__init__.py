@@ -1,0 +1,1 @@
+"""Plan, ledger and execution of stages: shards and bytes, nothing of vision."""

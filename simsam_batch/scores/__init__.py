@@ -1,0 +1,1 @@
+"""Exact scores as statistics that merge."""

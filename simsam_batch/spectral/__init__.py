@@ -1,0 +1,1 @@
+"""Affinities, graph Laplacians and their eigenvectors."""

@@ -1,0 +1,1 @@
+"""One pass over the shards: what to compute, and how to merge it."""
