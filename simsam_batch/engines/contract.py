@@ -1,0 +1,52 @@
+"""What an engine is given and what it gives back: shard numbers in, one small report for each out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class ShardReport:
+    """What came of one start of one shard; a few hundred bytes, never pixels.
+
+    Attributes:
+        shard: its number in the plan.
+        attempt: which start this was, counted from 1 over the life of the run; 0 where no start was recorded.
+        status: ``committed`` (by this or another attempt; its manifest can be read) or ``error`` (it stays pending).
+        images, failed: rows in the committed output, and how many of them are failed images.
+        seconds: wall time from start to commit.
+        error: why the attempt failed, one line; empty if committed.
+        failures: at most 20 pairs ``(image_id, reason)`` of failed images.
+    """
+
+    shard: int
+    attempt: int
+    status: Literal["committed", "error"]
+    images: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+    error: str = ""
+    failures: tuple[tuple[str, str], ...] = field(default=())
+
+
+class Runner(Protocol):
+    """Runs shards in one process; holds the model for as long as the process lives.
+
+    ``run`` may draw the next shard number before it has reported the last one (it decodes ahead), reports every
+    number it draws exactly once and never raises: whatever goes wrong becomes a report with status ``error``.
+    """
+
+    def run(self, shards: Iterator[int]) -> Iterator[ShardReport]: ...
+
+
+class Engine(Protocol):
+    """Executes shards somewhere. ``make_runner`` is picklable and is called once in every worker process.
+
+    ``run`` yields a report for each shard, in any order, as they come. A shard whose worker dies is started again
+    on another worker, without limit: the runner counts starts and changes its ways (quarantine).
+    It raises `simsam_batch.errors.RunError` if no worker can be kept alive at all.
+    """
+
+    def run(self, make_runner: Callable[[], Runner], shards: Sequence[int]) -> Iterator[ShardReport]: ...

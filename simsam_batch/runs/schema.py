@@ -1,0 +1,125 @@
+"""The words of a run: shard, worker, output, fold, stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+SCHEMA_VERSION = 1
+
+S = TypeVar("S")
+
+PLAN_FIELDS = [
+    pa.field("image_id", pa.string(), nullable=False),
+    pa.field("uri", pa.string(), nullable=False),
+    pa.field("size", pa.int64()),
+    pa.field("etag", pa.string()),
+    pa.field("truth_uri", pa.string()),
+]
+"""Columns of a catalog, and so of a plan; a plan adds ``shard`` (int32). Further columns are passed through."""
+
+ROW_FIELDS = [
+    pa.field("image_id", pa.string(), nullable=False),
+    pa.field("uri", pa.string(), nullable=False),
+    pa.field("status", pa.string(), nullable=False),
+    pa.field("error_type", pa.string()),
+    pa.field("error", pa.string()),
+    pa.field("failed_step", pa.string()),
+]
+"""Columns every stage's rows begin with; a stage adds its own, all nullable. ``status`` is ``ok`` or ``failed``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A fixed, ordered slice of the plan: the unit of work, retry and commit.
+
+    Attributes:
+        number: position in the plan, from 0.
+        records: the plan's rows of this shard, in order (`PLAN_FIELDS` and any further columns).
+    """
+
+    number: int
+    records: pa.Table
+
+
+@dataclass(frozen=True, slots=True)
+class ShardOutput:
+    """Everything one shard produced.
+
+    Attributes:
+        number: the shard's number.
+        rows: one row for each record of the shard, in the same order, in the stage's Arrow schema. Nothing that
+            differs between two equal computations (time, host, attempt) may stand in it.
+        arrays: for each row the arrays that go into the ``.npz`` file, by name; an empty mapping for none.
+        statistics: the fold's state for this shard, as plain JSON values.
+        seconds: time spent by step, for the manifest.
+        facts: what was used (device, versions, precision, ...), for the manifest.
+    """
+
+    number: int
+    rows: pa.Table
+    arrays: Sequence[Mapping[str, NDArray[np.generic]]]
+    statistics: dict[str, Any]
+    seconds: dict[str, float] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class Worker(Protocol):
+    """Turns shards into outputs, in order; lives as long as its process and holds the model.
+
+    It gets an iterator so that the next shard is decoded while this one is computed. It raises
+    `simsam_batch.errors.StorageError` (or anything else) when an attempt fails; a fault of one image is a row.
+    After an exception the same worker may be given a new iterator.
+    """
+
+    def run(self, shards: Iterator[Shard]) -> Iterator[ShardOutput]: ...
+
+
+class Fold(Protocol[S]):
+    """Merges the statistics of all shards into the dataset-level result.
+
+    ``merge`` is called in shard order, so that sums in fp64 repeat to the last bit; counts are exact integers.
+    States are plain JSON values.
+    """
+
+    def zero(self) -> S: ...
+
+    def merge(self, a: S, b: S) -> S: ...
+
+    def result(self, s: S) -> dict[str, Any]: ...
+
+
+class Stage(Protocol):
+    """One pass over the shards: a worker and a fold. Picklable; it travels to every worker process.
+
+    Attributes:
+        name: also its folder below OUT (``segment``).
+        schema: Arrow schema of its rows, beginning with `ROW_FIELDS`.
+        settings: the result settings; equal settings mean equal numbers. Plain JSON values.
+        resolved: what the settings came down to (weights digest, patch size, normalisation, ...). Plain JSON values.
+        fold: merges ``ShardOutput.statistics``.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def schema(self) -> pa.Schema: ...
+
+    @property
+    def settings(self) -> dict[str, Any]: ...
+
+    @property
+    def resolved(self) -> dict[str, Any]: ...
+
+    @property
+    def fold(self) -> Fold[Any]: ...
+
+    def make_worker(self, beat: Callable[[], None]) -> Worker:
+        """Build the worker (loads the model). It calls ``beat`` whenever it gets on, for the stall watchdog."""
+        ...
