@@ -1,0 +1,201 @@
+"""The ``simsam`` command: parse, call, print. Every operation is importable from `simsam_batch.operations`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import click
+
+from simsam_batch import __version__
+from simsam_batch.errors import SimsamError
+
+if TYPE_CHECKING:
+    from simsam_batch.config import RunSettings
+
+EXIT_COULD_NOT_RUN = 1
+EXIT_TOO_MANY_FAILED = 3
+EXIT_INTERRUPTED = 130
+
+
+class StageCommand(click.Command):
+    """A command whose options are the fields of a settings model, grouped in ``--help`` as they are declared."""
+
+    def __init__(self, model: type[RunSettings], **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.model = model
+        self.params += _options(model)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one section for each group of settings."""
+        sections: dict[str, list[tuple[str, str]]] = {"General": [], "Input": []}
+        for parameter in self.get_params(ctx):
+            if isinstance(parameter, click.Argument):
+                continue
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                sections.setdefault(getattr(parameter, "group", "General"), []).append(record)
+        for group, records in sections.items():
+            if records:
+                with formatter.section(group):
+                    formatter.write_dl(records, col_max=34)
+
+
+class SettingOption(click.Option):
+    """An option that stands for one setting; its text goes to the settings model, which alone judges it."""
+
+    def __init__(self, *names: str, group: str, **attributes: Any) -> None:
+        super().__init__(list(names), **attributes)
+        self.group = group
+
+
+def _options(model: type[RunSettings]) -> list[click.Parameter]:
+    from simsam_batch.config import PRESETS, allowed, extra
+
+    options: list[click.Parameter] = []
+    for name, field in model.model_fields.items():
+        flag = "--" + name.replace("_", "-")
+        group, default = extra(field)["group"], field.default
+        shown = "" if default in (None, ()) else f"  [{default}]"
+        if isinstance(default, bool):
+            options.append(
+                SettingOption(
+                    f"{flag}/--no-{flag[2:]}", name, group=group, default=None, help=f"{field.description}{shown}"
+                )
+            )
+            continue
+        choices = allowed(field)
+        metavar = choices.replace(" ", "") if " | " in choices else {"a": "N", "t": "TEXT"}[choices[0]]
+        many = isinstance(default, tuple)
+        options.append(
+            SettingOption(
+                flag,
+                name,
+                group=group,
+                metavar="NAME" if many else metavar,
+                multiple=many,
+                default=None,
+                help=f"{field.description}{shown}",
+            )
+        )
+    general = {"group": "General"}
+    options += [
+        SettingOption(
+            "--preset", metavar="|".join(PRESETS), help="a published method's whole set of settings", **general
+        ),
+        SettingOption("--config", metavar="FILE", help="YAML file of settings; flags win over it", **general),
+        SettingOption("--print-config", is_flag=True, help="print the resolved settings and stop", **general),
+        SettingOption("--debug", is_flag=True, help="show the traceback of an error", **general),
+    ]
+    return options
+
+
+def _segment(images: str | None, out: str | None, **given: Any) -> int:
+    from simsam_batch.config import SegmentSettings, read_yaml, resolve
+
+    config, print_config = given.pop("config"), given.pop("print_config")
+    flags = {name: value for name, value in given.items() if value is not None and value != ()}
+    settings = resolve(SegmentSettings, flags, read_yaml(config) if config else None, f"--config {config}")
+    if print_config:
+        import yaml
+
+        click.echo(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), nl=False)
+        return 0
+    if images is None or out is None:
+        msg = "segment needs IMAGES and OUT: simsam segment IMAGES OUT [OPTIONS]; see simsam segment --help"
+        raise click.UsageError(msg)
+    from simsam_batch import operations
+    from simsam_batch.report.console import reporter
+
+    with reporter(settings.log_format, quiet=settings.quiet) as report:
+        result = operations.segment(images, out, settings, report)
+    if result is None:
+        return 0
+    tolerated = settings.allow_failed * result["images"]
+    return EXIT_TOO_MANY_FAILED if result["failed"] > tolerated else 0
+
+
+def _demo(out: str) -> int:
+    from simsam_batch import operations
+
+    operations.demo(out)
+    return 0
+
+
+def _segment_command() -> click.Command:
+    from simsam_batch.config import SegmentSettings
+
+    return StageCommand(
+        SegmentSettings,
+        name="segment",
+        callback=_segment,
+        params=[
+            click.Argument(["images"], required=False),
+            click.Argument(["out"], required=False),
+        ],
+        help="Write an object mask and K eigenvectors for every image.\n\n"
+        "IMAGES is a folder, a .txt list or a Parquet table with a 'uri' column; IMAGES and OUT take local paths and "
+        "any fsspec URL, such as s3://bucket/photos. Run the same command again to go on after an interruption.\n\n"
+        "Exit codes: 0 done; 1 could not run; 3 more images failed than --allow-failed; 130 interrupted.",
+    )
+
+
+def _demo_command() -> click.Command:
+    return click.Command(
+        "demo",
+        callback=_demo,
+        params=[click.Argument(["out"], required=False, default="demo-output")],
+        help="Segment photographs that ship with scikit-image into OUT (default: demo-output), with no download.",
+    )
+
+
+class _Commands(click.Group):
+    """Builds a command only when it is asked for, so that ``simsam --help`` imports nothing heavy."""
+
+    summaries: ClassVar[dict[str, tuple[Callable[[], click.Command], str]]] = {
+        "demo": (_demo_command, "Segment photographs that ship with scikit-image; needs no download."),
+        "segment": (_segment_command, "Write an object mask and eigenvectors for every image of a collection."),
+    }
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.summaries)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return self.summaries[cmd_name][0]() if cmd_name in self.summaries else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in self.summaries.items()])
+
+
+@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="simsam")
+def simsam() -> None:
+    """Masks, eigenvectors and scores from frozen vision transformers over whole image collections, without labels."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command and exit with its code."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command; the exit code is returned. Errors are one message on stderr."""
+    debug = "--debug" in arguments
+    try:
+        code = simsam.main(args=[a for a in arguments if a != "--debug"], prog_name="simsam", standalone_mode=False)
+    except click.exceptions.Abort:
+        code = EXIT_INTERRUPTED
+    except KeyboardInterrupt:
+        click.echo("simsam: interrupted; run the same command again to go on", err=True)
+        code = EXIT_INTERRUPTED
+    except click.ClickException as error:
+        click.echo(f"simsam: {error.format_message()}", err=True)
+        code = EXIT_COULD_NOT_RUN
+    except SimsamError as error:
+        if debug:
+            raise
+        click.echo(f"simsam: {error}", err=True)
+        code = EXIT_COULD_NOT_RUN
+    return int(code or 0)

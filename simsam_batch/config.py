@@ -1,0 +1,248 @@
+"""Typed, frozen settings: one declaration feeds the YAML file, the flags, ``--help`` and what a run records.
+
+Every field is of one kind. ``result`` settings change the numbers, so a run in OUT is continued only with equal ones;
+``input`` settings say what the run is about and are fixed with the plan; ``operation`` settings may differ each time.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Literal, Self, TypeVar, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+
+from simsam_batch.errors import SettingsError
+
+Kind = Literal["result", "input", "operation"]
+T = TypeVar("T", bound="RunSettings")
+
+
+def _setting(kind: Kind, group: str, default: Any, description: str, **limits: Any) -> Any:
+    return Field(default, description=description, json_schema_extra={"kind": kind, "group": group}, **limits)
+
+
+def _result(group: str, default: Any, description: str, **limits: Any) -> Any:
+    return _setting("result", group, default, description, **limits)
+
+
+def _input(default: Any, description: str, **limits: Any) -> Any:
+    return _setting("input", "Input", default, description, **limits)
+
+
+def _operation(default: Any, description: str, **limits: Any) -> Any:
+    return _setting("operation", "Operation", default, description, **limits)
+
+
+class RunSettings(BaseModel):
+    """What every stage needs to know: its input, how images are prepared, and how the work is executed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    root: str | None = _input(None, "folder that relative paths of a list or table start from")
+    truth: str | None = _input(None, "folder of truth masks, joined to images by sub-folder and file stem")
+    keep_columns: tuple[str, ...] = _input((), "columns of an input table to pass through to the results")
+    shard_size: int = _input(0, "images per shard; 0: images/64, at least 8 and at most 1024", ge=0)
+
+    resize: str = _result("Images", "short:384", "native | HEIGHTxWIDTH | short:PIXELS (the shorter side)")
+    max_bytes: int = _result("Images", 200_000_000, "largest image file in bytes", ge=1)
+    max_pixels: int = _result("Images", 100_000_000, "largest image in pixels, before any resize", ge=1)
+    max_patches: int = _result("Images", 8192, "largest patch grid; memory grows with its square", ge=4)
+
+    seed: int = _result("Numbers", 0, "every random draw is seeded from this and the image's id", ge=0)
+    threads: int = _result("Numbers", 1, "CPU threads of one worker; the count changes the last bits", ge=1)
+    batch_size: int = _result("Numbers", 0, "images computed together; 0: 1 on a CPU, by memory on a GPU", ge=0)
+    precision: Literal["auto", "fp32", "bf16"] = _result(
+        "Numbers", "auto", "of the backbone's forward pass; auto: bf16 on a GPU, fp32 on a CPU"
+    )
+
+    engine: Literal["auto", "local", "ray", "torchrun"] = _operation(
+        "auto", "what executes the shards; auto: torchrun when started by it, else local"
+    )
+    workers: int = _operation(0, "worker processes; 0: one per GPU, else one per --threads CPU cores", ge=0)
+    device: Literal["auto", "cpu", "cuda"] = _operation("auto", "where workers compute; auto: cuda if there is one")
+    ray_address: str | None = _operation(None, "Ray cluster to join; none: RAY_ADDRESS, else a local one")
+    decode_threads: int = _operation(2, "threads of one worker that read and decode ahead", ge=1)
+    starts_before_quarantine: int = _operation(
+        3, "a shard started this often without a commit runs image by image in a child process", ge=1
+    )
+    stall_minutes: float = _operation(30.0, "a worker without progress for so long ends itself and is replaced", gt=0)
+    allow_failed: float = _operation(0.0, "tolerated fraction of failed images before exit code 3", ge=0, le=1)
+    check_input: bool = _operation(False, "list IMAGES again on a resume and report what changed since the plan")
+    quiet: bool = _operation(False, "print only warnings and errors")
+    log_format: Literal["text", "json"] = _operation("text", "text, or one JSON object per line on stderr")
+
+    @classmethod
+    def fields_of(cls, kind: Kind) -> list[str]:
+        """Names of the settings of one kind, in order of declaration."""
+        return [name for name, field in cls.model_fields.items() if extra(field)["kind"] == kind]
+
+    def values_of(self, kind: Kind) -> dict[str, Any]:
+        """The settings of one kind as plain JSON values."""
+        dumped = self.model_dump(mode="json")
+        return {name: dumped[name] for name in self.fields_of(kind)}
+
+
+class SegmentSettings(RunSettings):
+    """Settings of ``simsam segment``: one object mask and K eigenvectors for each image."""
+
+    backbone: str = _result(
+        "Features", "dino_vits16", "timm name of a ViT, a DINO alias, or 'descriptors' (no weights)"
+    )
+    weights: str | None = _operation(
+        None, "weights file or URL (safetensors, or torch in timm, DINO or iBOT layout); none: timm fetches them"
+    )
+    block: int = _result("Features", -1, "transformer block, from 0; negative counts from the end")
+    facet: Literal["key", "query", "value", "token"] = _result("Features", "key", "which vector of the block")
+    outlier_ratio: float = _result(
+        "Features", 4.0, "tokens with a norm over this many medians stay out of the graph; 0: keep all", ge=0
+    )
+
+    head: Literal["none", "trained", "upstream-cli", "upstream-notebook"] = _result(
+        "Head", "trained", "none: Deep Spectral Methods; trained: SimSAM; upstream-*: what the published code computes"
+    )
+    patches_per_step: int = _result("Head", 32, "patch pairs of one training step", ge=1)
+    learning_rate: float = _result("Head", 0.96, "of plain SGD; scale it with --patches-per-step", gt=0)
+    epochs: int = _result("Head", 10, "passes over an image's patches", ge=1)
+
+    affinity: Literal["cosine", "binary"] = _result("Affinity", "cosine", "binary: TokenCut's thresholded graph")
+    shift: Literal["mean", "max/3", "zero"] = _result("Affinity", "mean", "subtracted from the cosines before clipping")
+    kappa: float = _result("Affinity", 0.5, "weight of the head's affinity", ge=0)
+    center_head: bool = _result("Affinity", True, "subtract the mean of the head's affinity")
+    tau: float = _result("Affinity", 0.2, "cosine above which two patches are joined in the binary graph", ge=-1, le=1)
+    color: Literal["none", "knn", "random-walk"] = _result("Affinity", "none", "colour affinity to add")
+    color_weight: float = _result("Affinity", 10.0, "weight of the colour affinity", ge=0)
+    floor: float = _result("Affinity", 1e-5, "least affinity between any two patches of the graph", ge=0, lt=1)
+    island_share: float = _result(
+        "Affinity", 0.05, "islands with at most this share of the patches stay out of the graph", ge=0, lt=0.5
+    )
+
+    k: int = _result("Eigenproblem", 15, "eigenpairs to keep, the constant one among them", ge=2)
+    solver: Literal["auto", "arpack", "lobpcg", "eigh"] = _result("Eigenproblem", "auto", "auto: by device and size")
+    tolerance: float = _result("Eigenproblem", 1e-4, "largest residual of a kept pair", gt=0)
+    eigenvectors: Literal["none", "fp16", "fp32"] = _result("Eigenproblem", "fp16", "how eigenvectors are stored")
+
+    threshold: Literal["zero", "mean"] = _result("Mask", "zero", "of the second eigenvector")
+    side: Literal["smaller", "border", "largest-entry"] = _result(
+        "Mask", "smaller", "which side is the object: the smaller, the one off the border, or that of the peak"
+    )
+
+    @model_validator(mode="after")
+    def _combinations_make_sense(self) -> Self:
+        if self.affinity == "binary" and self.head != "none":
+            msg = "affinity: 'binary' knows no head; allowed with it: head 'none'"
+            raise ValueError(msg)
+        if self.head.startswith("upstream") and self.center_head:
+            msg = f"center_head: upstream's affinity is not centred; allowed with head {self.head!r}: false"
+            raise ValueError(msg)
+        return self
+
+
+_PUBLISHED: dict[str, Any] = {"outlier_ratio": 0.0, "island_share": 0.0, "floor": 0.0, "resize": "native", "block": -1}
+_UPSTREAM: dict[str, Any] = _PUBLISHED | {"shift": "max/3", "kappa": 0.1, "center_head": False}
+
+PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "dsm": _PUBLISHED | {"head": "none", "shift": "zero", "k": 5},
+        "tokencut": _PUBLISHED
+        | {"head": "none", "affinity": "binary", "floor": 1e-5, "threshold": "mean", "side": "largest-entry", "k": 2},
+        "simsam-paper": _PUBLISHED
+        | {"head": "trained", "shift": "mean", "kappa": 0.1, "center_head": False}
+        | {"patches_per_step": 2, "learning_rate": 0.06, "epochs": 10},
+        "simsam-cli": _UPSTREAM | {"head": "upstream-cli"},
+        "simsam-notebook": _UPSTREAM
+        | {"head": "upstream-notebook", "resize": "512x512"}
+        | {"patches_per_step": 2, "learning_rate": 0.06, "epochs": 10},
+    }
+)
+"""Whole sets of settings, as published; a file's and the command line's own values come on top."""
+
+
+def extra(field: FieldInfo) -> dict[str, str]:
+    """The ``kind`` and ``group`` a setting was declared with."""
+    declared = field.json_schema_extra
+    assert isinstance(declared, dict)  # noqa: S101  every field is declared through _setting
+    return {key: str(value) for key, value in declared.items()}
+
+
+def allowed(field: FieldInfo) -> str:
+    """What a setting may be, in words for people."""
+    annotation = field.annotation
+    options = [a for a in get_args(annotation) if a is not type(None)]
+    if get_origin(annotation) is Literal:
+        return " | ".join(map(str, options))
+    base = options[0] if options and get_origin(annotation) is not tuple else annotation
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    text = words.get(base, "a list of texts") if isinstance(base, type) else "a list of texts"
+    for limit in field.metadata:
+        for name, phrase in (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "less than")):
+            if (bound := getattr(limit, name, None)) is not None:
+                text += f", {phrase} {bound:g}"
+    return text
+
+
+def resolve(
+    model: type[T], flags: Mapping[str, Any], file: Mapping[str, Any] | None = None, source: str = "--config"
+) -> T:
+    """Settings from a preset, a file and flags; flags win over the file, the file over the preset.
+
+    Args:
+        model: the settings of a stage.
+        flags: values by field name; ``preset`` may be among them.
+        file: what a YAML file held, with ``-`` or ``_`` in its keys; ``preset`` may be among them.
+        source: name of the file for messages.
+
+    Raises:
+        SettingsError: an unknown key or a value that is not allowed; names the key, what was given, what is allowed.
+    """
+    from_file = {str(key).replace("-", "_"): value for key, value in (file or {}).items()}
+    for key in from_file:
+        if key not in model.model_fields and key != "preset":
+            near = difflib.get_close_matches(key, model.model_fields, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(model.model_fields)}"
+            msg = f"{source}: unknown setting {key!r}{hint}"
+            raise SettingsError(msg)
+    given = from_file | dict(flags)
+    preset = given.pop("preset", None)
+    if preset is not None and preset not in PRESETS:
+        msg = f"preset: {preset!r} is not one of {' | '.join(PRESETS)}"
+        raise SettingsError(msg)
+    values = {k: v for k, v in PRESETS.get(preset or "", {}).items() if k in model.model_fields} | given
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_explain(model, problem) for problem in error.errors())) from None
+
+
+def _explain(model: type[RunSettings], problem: Any) -> str:
+    if not problem["loc"]:
+        return str(problem["ctx"]["error"])
+    key = str(problem["loc"][0])
+    if key not in model.model_fields:
+        return f"{key}: unknown setting"
+    return f"{key}: {problem['input']!r} is not allowed; it is {allowed(model.model_fields[key])}"
+
+
+def read_yaml(path: str) -> dict[str, Any]:
+    """The mapping in a YAML settings file.
+
+    Raises:
+        SettingsError: the file cannot be read, is not YAML, or holds no mapping.
+    """
+    from pathlib import Path
+
+    import yaml
+
+    try:
+        held = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        msg = f"--config {path}: cannot be read as YAML: {' '.join(str(error).split())}"
+        raise SettingsError(msg) from error
+    if held is None:
+        return {}
+    if not isinstance(held, dict):
+        msg = f"--config {path}: expected 'setting: value' lines, found a {type(held).__name__}"
+        raise SettingsError(msg)
+    return held
