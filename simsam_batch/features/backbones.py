@@ -1,0 +1,178 @@
+"""Backbones by name: timm's vision transformers, with weights from a file or by timm's own download."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import nn
+
+from simsam_batch.errors import SettingsError
+from simsam_batch.features.contract import Triple
+from simsam_batch.features.vit import ViTBackbone
+from simsam_batch.features.weights import Checkpoint, fit_checkpoint, read_checkpoint
+
+ALIASES = {
+    "dino_vits16": "vit_small_patch16_224.dino",
+    "dino_vits8": "vit_small_patch8_224.dino",
+    "dino_vitb16": "vit_base_patch16_224.dino",
+    "dino_vitb8": "vit_base_patch8_224.dino",
+}
+"""Names of the DINO repository, for timm's names of the same networks."""
+
+FACETS = ("key", "query", "value", "token")
+
+# Blocks that compute x + attention(norm1(x)): only there are keys a projection of norm1(x).
+_PRE_NORM_BLOCKS = {"Block", "EvaBlock"}
+
+
+def load_backbone(
+    name: str,
+    *,
+    weights: Path | None,
+    block: int | None = None,
+    facet: str = "key",
+    device: str = "cpu",
+    precision: Literal["fp32", "bf16"] = "fp32",
+) -> ViTBackbone:
+    """Load a ViT by its timm name, or a DINO alias, with weights from a file or by timm's own download.
+
+    DINO's interpolation of positions and ImageNet's normalisation are used where the name is a DINO one (``*.dino``,
+    ``dino_vit*``) or the file has DINO's or iBOT's layout. A bare iBOT or DINO backbone file has timm's very key
+    names and cannot be told from them: name the backbone ``dino_vits16`` (or its kin) with it.
+
+    Args:
+        name: timm name with or without tag, or one of `ALIASES`.
+        weights: local safetensors or torch file in timm, DINO or iBOT key layout; None: timm's pretrained weights.
+        block: from 0; negative counts from the end; None is the last.
+        facet: ``key``, ``query``, ``value`` or ``token``.
+        device: torch's name of the device.
+        precision: of the blocks; results are float32 either way. ``fp32`` uses no TF32.
+
+    Raises:
+        SettingsError: unknown name, facet, precision or block; a model that is no plain ViT with variable grids;
+            weights that cannot be fetched, read or fitted. Never falls back to random weights.
+    """
+    if facet not in FACETS:
+        raise SettingsError(f"facet: {facet!r} is not known; allowed: {', '.join(FACETS)}")
+    if precision not in {"fp32", "bf16"}:
+        raise SettingsError(f"precision: {precision!r} is not known; allowed: fp32, bf16")
+    full_name = _known_name(name)
+    checkpoint = None if weights is None else read_checkpoint(weights)
+    model = _build(full_name, name, pretrained=checkpoint is None)
+    at = _resolve_block(len(model.blocks), block, name)
+    _check_projection(model.blocks[at], facet, name)
+    if checkpoint is not None:
+        fit_checkpoint(model, name, checkpoint, partial(_takes_part, block=at, facet=facet))
+
+    model.to(device)
+    self_distilled = checkpoint is not None and checkpoint.layout in {"dino", "ibot"}
+    is_dino = self_distilled or full_name.endswith(".dino")
+    mean, std = _normalisation(model.pretrained_cfg, checkpoint, is_dino=is_dino)
+    backbone = ViTBackbone(
+        model,
+        name=full_name,
+        weights=f"{checkpoint.layout} file" if checkpoint else f"timm: {model.pretrained_cfg.get('tag', '')}",
+        block=at,
+        facet=facet,
+        mean=mean,
+        std=std,
+        precision=precision,
+        dino=is_dino,
+    )
+    _try_out(backbone, name)
+    return backbone
+
+
+def _known_name(name: str) -> str:
+    full_name = ALIASES.get(name, name)
+    families = timm.list_models()
+    try:
+        # A tag is known by its configuration; a name with a scheme (hf-hub:...) would be looked up on the network.
+        known = ":" not in full_name and timm.is_model(full_name) and timm.get_pretrained_cfg(full_name) is not None
+    except RuntimeError:
+        known = False
+    if known:
+        return full_name
+    candidates = [*ALIASES, "descriptors", *families, *timm.list_models(pretrained=True)]
+    close = difflib.get_close_matches(name, candidates, n=4, cutoff=0.6)
+    hint = f"; close names: {', '.join(close)}" if close else ""
+    raise SettingsError(f"backbone: timm has no model {name!r}{hint}")
+
+
+def _build(full_name: str, name: str, *, pretrained: bool) -> Any:
+    not_a_vit = f"backbone: {name} is no plain vision transformer (one list of blocks, one patch size, any grid)"
+    if pretrained and not timm.get_pretrained_cfg(full_name).has_weights:
+        raise SettingsError(f"backbone: timm publishes no weights for {name}; give a file with --weights FILE")
+    try:
+        model = timm.create_model(full_name, pretrained=pretrained, num_classes=0, dynamic_img_size=True)
+    except TypeError as error:
+        raise SettingsError(f"{not_a_vit}: {error}") from error
+    # Hub clients raise errors of several HTTP libraries, so no narrower class covers a failed download.
+    except Exception as error:
+        if not pretrained:
+            raise
+        raise SettingsError(
+            f"the weights of {name} could not be fetched ({type(error).__name__}: {str(error)[:200]}); "
+            "give a local file with --weights FILE"
+        ) from error
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    is_vit = isinstance(getattr(model, "blocks", None), nn.Sequential | nn.ModuleList) and hasattr(
+        model, "num_prefix_tokens"
+    )
+    if not is_vit or patch is None or patch[0] != patch[1]:
+        raise SettingsError(not_a_vit)
+    return model
+
+
+def _resolve_block(depth: int, block: int | None, name: str) -> int:
+    block = -1 if block is None else block
+    if not -depth <= block < depth:
+        raise SettingsError(f"block: {name} has blocks 0 to {depth - 1} (or -1 to -{depth} from the end), not {block}")
+    return block % depth
+
+
+def _check_projection(block: nn.Module, facet: str, name: str) -> None:
+    if facet != "token" and type(block).__name__ not in _PRE_NORM_BLOCKS:
+        raise SettingsError(
+            f"facet: blocks of {name} ({type(block).__name__}) have no {facet} projection of their own; use 'token'"
+        )
+
+
+def _takes_part(parameter: str, *, block: int, facet: str) -> bool:
+    """Whether a parameter, by timm's name, is needed for this facet of this block."""
+    inside = re.match(r"blocks\.(\d+)\.(.*)", parameter)
+    if inside is None:
+        return not re.match(r"(head|norm|fc_norm|attn_pool)\w*\.", parameter) or parameter.startswith("norm_pre.")
+    index, rest = int(inside[1]), inside[2]
+    if index != block or facet == "token":
+        return index <= block
+    letter = facet[0]
+    return bool(re.match(rf"norm1\.|attn\.(qkv\.|{letter}_proj\.|{letter}_bias$)", rest))
+
+
+def _normalisation(config: dict[str, Any], checkpoint: Checkpoint | None, *, is_dino: bool) -> tuple[Triple, Triple]:
+    """The file's own record first; then ImageNet's for DINO and iBOT, timm's for everything else."""
+    mean, std = config["mean"], config["std"]
+    if is_dino:
+        mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+    if checkpoint is not None:
+        mean, std = checkpoint.mean or mean, checkpoint.std or std
+    return tuple(map(float, mean)), tuple(map(float, std))  # type: ignore[return-value]
+
+
+def _try_out(backbone: ViTBackbone, name: str) -> None:
+    """Run six patches, so that a model which does not fit this class fails here and not at the first image."""
+    images = torch.zeros(1, 3, 2 * backbone.patch, 3 * backbone.patch)
+    try:
+        shape = tuple(backbone(images).descriptors.shape)
+    except (RuntimeError, TypeError, ValueError, AttributeError, AssertionError) as error:
+        raise SettingsError(f"backbone: {name} does not run on a grid of 2x3 patches: {error}") from error
+    if shape != (1, 6, backbone.channels):
+        raise SettingsError(f"backbone: {name} gives {shape[1]} tokens for 2x3 patches: it is no plain ViT")

@@ -1,0 +1,204 @@
+"""A frozen vision transformer of timm: any block, any facet, any grid, and no more computed than that needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache, partial
+from typing import Any
+
+import torch
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor, nn
+
+from simsam_batch.features.contract import Features, Triple
+
+_PROJECTION_ROW = {"query": 0, "key": 1, "value": 2}
+# Every grid needs its own position table, as large as one image's tokens; images at native size bring many grids.
+_GRIDS_REMEMBERED = 64
+
+
+class ViTBackbone:
+    """A timm ViT cut off after the facet asked for; see `simsam_batch.features.contract.Backbone` for the attributes.
+
+    Facets ``key``, ``query`` and ``value`` are the raw output of the block's linear projection, heads side by side,
+    before any normalisation per head and before rotary positions. ``token`` is the block's output before the model's
+    final norm. The norms in `Features` are those of the residual stream where the computation ends: entering the
+    block for the projections, leaving it for ``token``; both show the same outlier tokens (this project, measured).
+
+    One instance serves one thread: it sets the model to the grid of the images it is given.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        name: str,
+        weights: str,
+        block: int,
+        facet: str,
+        mean: Triple,
+        std: Triple,
+        precision: str,
+        dino: bool,
+    ) -> None:
+        """Cut ``model`` (timm's, with its weights, on its device) off where ``facet`` of ``block`` is known.
+
+        Args:
+            model: changed in place; its block must be x + attention(norm1(x)) unless the facet is ``token``.
+            name: the resolved name.
+            weights: where the weights are from, in words.
+            block: from 0.
+            facet: ``key``, ``query``, ``value`` or ``token``.
+            mean: of the normalisation.
+            std: of the normalisation.
+            precision: ``fp32`` (without TF32) or ``bf16``.
+            dino: whether positions are resampled as DINO does rather than as timm does.
+        """
+        blocks, last = model.blocks, model.blocks[block]
+        self.name = name
+        self.patch: int = model.patch_embed.patch_size[0]
+        self.blocks = len(blocks)
+        self.block = block
+        self.facet = facet
+        self.mean = mean
+        self.std = std
+        self.prefix_tokens: int = model.num_prefix_tokens
+        self._precision = precision
+        self._weights = weights
+        self._device: torch.device = model.patch_embed.proj.weight.device
+
+        self.channels: int = model.embed_dim
+        self._projection: nn.Sequential | None = None
+        if facet != "token":
+            rows = _projection_rows(last.attn, facet)
+            self.channels = rows.out_features
+            self._projection = nn.Sequential(last.norm1, rows).eval().requires_grad_(requires_grad=False)
+        model.blocks = blocks[: block + (facet == "token")]
+        model.norm = model.fc_norm = nn.Identity()
+        model.attn_pool = None
+        self._model = model.eval().requires_grad_(requires_grad=False)
+
+        self._native_grid: tuple[int, int] = tuple(model.patch_embed.grid_size)
+        self._positions: Callable[[tuple[int, int]], Tensor] | None = None
+        self._resampling = "none"
+        if getattr(model, "pos_embed", None) is not None:
+            self._resampling = "dino" if dino else "timm"
+            table = model.pos_embed.detach()
+            # From here on a plain attribute: each grid puts its own table in place.
+            del model.pos_embed
+            prefix = 0 if getattr(model, "no_embed_class", False) else self.prefix_tokens
+            resample = dino_positions if dino else _timm_positions
+            self._positions = lru_cache(_GRIDS_REMEMBERED)(partial(resample, table, self._native_grid, prefix))
+
+    def __call__(self, images: Tensor) -> Features:
+        """Describe patches.
+
+        Args:
+            images: (B, 3, H, W) float32, normalised by ``mean`` and ``std``; H and W multiples of ``patch``.
+
+        Returns:
+            (B, N, C) descriptors and (B, N) norms, float32, on the backbone's device.
+
+        Raises:
+            ValueError: H or W is no multiple of ``patch``.
+        """
+        height, width = images.shape[-2:]
+        if height % self.patch or width % self.patch or not height or not width:
+            msg = f"images of {height}x{width} pixels do not divide into patches of {self.patch}"
+            raise ValueError(msg)
+        self._set_grid((height // self.patch, width // self.patch))
+        images = images.to(self._device)
+        with torch.no_grad(), _arithmetic(self._device, self._precision):
+            stream = self._model.forward_features(images)[:, self.prefix_tokens :]
+            descriptors = stream if self._projection is None else self._projection(stream)
+        return Features(descriptors.float().contiguous(), torch.linalg.vector_norm(stream.float(), dim=-1))
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that identifies the backbone, as plain JSON values."""
+        return {
+            "name": self.name,
+            "weights": self._weights,
+            "patch": self.patch,
+            "channels": self.channels,
+            "blocks": self.blocks,
+            "block": self.block,
+            "facet": self.facet,
+            "prefix_tokens": self.prefix_tokens,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "precision": self._precision,
+            "position_resampling": self._resampling,
+            "native_grid": list(self._native_grid),
+        }
+
+    def _set_grid(self, grid: tuple[int, int]) -> None:
+        """Hand timm a position table made for this very grid, which it then adds as it is."""
+        if self._positions is not None:
+            self._model.pos_embed = self._positions(grid)
+            self._model.patch_embed.grid_size = grid
+
+
+def dino_positions(table: Tensor, native: tuple[int, int], prefix: int, grid: tuple[int, int]) -> Tensor:
+    """Resample a position table the way DINO does.
+
+    Bicubic with a = -0.75, no antialiasing. The stated scale (grid + 0.1) / native sets where samples are taken,
+    x = (i + 0.5) / scale - 0.5, though the result has ``grid`` entries; the 0.1 only guarded against rounding, but
+    it moves every sample (``interpolate_pos_encoding`` in DINO's published code).
+
+    Args:
+        table: (1, prefix + native rows * native columns, C).
+        native: rows and columns of the table.
+        prefix: entries before the grid's, kept as they are.
+        grid: rows and columns wanted; equal to ``native`` returns the table itself.
+
+    Returns:
+        (1, prefix + grid rows * grid columns, C).
+    """
+    if grid == native:
+        return table
+    channels = table.shape[-1]
+    image = table[:, prefix:].reshape(1, *native, channels).permute(0, 3, 1, 2)
+    scale = [(wanted + 0.1) / has for wanted, has in zip(grid, native, strict=True)]
+    image = nn.functional.interpolate(image, scale_factor=scale, mode="bicubic", recompute_scale_factor=False)
+    return torch.cat([table[:, :prefix], image.permute(0, 2, 3, 1).reshape(1, -1, channels)], dim=1)
+
+
+def _timm_positions(table: Tensor, native: tuple[int, int], prefix: int, grid: tuple[int, int]) -> Tensor:
+    resampled: Tensor = resample_abs_pos_embed(table, list(grid), old_size=list(native), num_prefix_tokens=prefix)
+    return resampled
+
+
+def _projection_rows(attention: Any, facet: str) -> nn.Linear:
+    """The one third of the block's projection that gives the facet, in whichever of timm's three forms it is kept."""
+    letter = facet[0]
+    separate: nn.Linear | None = getattr(attention, f"{letter}_proj", None)
+    if separate is not None:
+        return separate
+    weight: Tensor = attention.qkv.weight.detach().chunk(3)[_PROJECTION_ROW[facet]]
+    bias: Tensor | None = getattr(attention, f"{letter}_bias", None)
+    if attention.qkv.bias is not None:
+        bias = attention.qkv.bias.chunk(3)[_PROJECTION_ROW[facet]]
+    rows = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device=weight.device)
+    rows.weight = nn.Parameter(weight.clone(), requires_grad=False)
+    if bias is not None:
+        rows.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+    return rows
+
+
+@contextmanager
+def _arithmetic(device: torch.device, precision: str) -> Iterator[None]:
+    """Autocast for bf16; for fp32 on CUDA no TF32 in convolutions and matrix products."""
+    if precision == "bf16":
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            yield
+    elif device.type == "cuda":
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+                yield
+        finally:
+            torch.set_float32_matmul_precision(before)
+    else:
+        yield
