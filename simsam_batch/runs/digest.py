@@ -1,0 +1,101 @@
+"""Content digests: the same for equal values however Arrow or NumPy happen to lay them out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+# Columns are hashed in blocks of this many rows, so that a long table is never copied whole. Part of the definition.
+BLOCK_ROWS = 65_536
+
+
+def content_digest(rows: pa.Table, arrays: Sequence[Mapping[str, NDArray[np.generic]]] = ()) -> str:
+    """SHA-256 (hex) over the values of all columns and arrays in row order, with names, types, dtypes and shapes.
+
+    Chunking, slicing, padding, schema metadata and byte order do not matter. Null differs from every value, -0.0 from
+    0.0, and all NaN are one value.
+
+    Args:
+        rows: any table.
+        arrays: for each row its arrays by name, or nothing at all.
+    """
+    digest = hashlib.sha256()
+    header = {"rows": rows.num_rows, "columns": [[field.name, str(field.type)] for field in rows.schema]}
+    digest.update(json.dumps(header).encode())
+    for column in rows.columns:
+        for start in range(0, rows.num_rows, BLOCK_ROWS):
+            block = column.slice(start, BLOCK_ROWS)
+            for part in _parts(pa.concat_arrays(block.chunks)):
+                digest.update(part)
+    for number, by_name in enumerate(arrays):
+        for name in sorted(by_name):
+            array = np.asarray(by_name[name])
+            values = _values(np.ascontiguousarray(array))
+            digest.update(json.dumps([number, name, values.dtype.str, list(array.shape)]).encode())
+            digest.update(values.data if values.size else b"")
+    return digest.hexdigest()
+
+
+def _values(array: NDArray[Any]) -> NDArray[Any]:
+    """The array as little-endian bytes would hold it, with one kind of NaN."""
+    array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    if array.dtype.kind in "fc":
+        # half precision by its bits: np.isnan on it is slower than the hash
+        halves = array.dtype == np.dtype("<f2")
+        missing = (array.view("<u2") & 0x7FFF) > 0x7C00 if halves else np.isnan(array)
+        if missing.any():
+            array = np.where(missing, array.dtype.type(np.nan), array)
+    return np.ascontiguousarray(array)
+
+
+def _parts(array: pa.Array) -> Iterator[bytes | memoryview]:
+    """The bytes that stand for an Arrow array: validity first, then lengths, then the values that are not null."""
+    kind = array.type
+    yield np.packbits(array.is_valid().to_numpy(zero_copy_only=False)).tobytes()
+    if isinstance(array, pa.ExtensionArray):
+        yield from _parts(array.storage)
+    elif pa.types.is_dictionary(kind):
+        yield from _parts(array.dictionary_decode())
+    elif pa.types.is_struct(kind):
+        for child in array.flatten():
+            yield from _parts(child)
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        valid = array.drop_null()
+        yield _lengths(pc.list_value_length(valid))
+        yield from _parts(valid.flatten())
+    elif _is_text_or_binary(kind):
+        wide = array.drop_null().cast(pa.large_binary())
+        yield _lengths(pc.binary_length(wide))
+        yield _binary_values(wide)
+    elif pa.types.is_boolean(kind):
+        yield np.packbits(array.drop_null().to_numpy(zero_copy_only=False)).tobytes()
+    elif pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        yield _values(array.drop_null().to_numpy(zero_copy_only=False)).data
+    elif not pa.types.is_null(kind):
+        # times, decimals, maps: rare as passed-through columns, and their Python values are canonical
+        text = repr(array.to_pylist()).encode()
+        yield f"{len(text)}:".encode() + text
+
+
+def _is_text_or_binary(kind: pa.DataType) -> bool:
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    is_binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+    return bool(is_text or is_binary)
+
+
+def _lengths(lengths: pa.Array) -> bytes:
+    return np.asarray(lengths.to_numpy(zero_copy_only=False), dtype="<i8").tobytes()
+
+
+def _binary_values(array: pa.Array) -> memoryview | bytes:
+    offsets = np.frombuffer(array.buffers()[1], dtype=np.int64)[array.offset : array.offset + len(array) + 1]
+    if len(array) == 0 or offsets[0] == offsets[-1]:
+        return b""
+    return memoryview(array.buffers()[2])[int(offsets[0]) : int(offsets[-1])]

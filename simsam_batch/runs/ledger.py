@@ -1,0 +1,364 @@
+"""The ledger: which shards of a stage are committed. A manifest, created conditionally, is the only commit point."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import os
+import platform
+import re
+import socket
+import time
+import uuid
+import zipfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from simsam_batch import __version__
+from simsam_batch.errors import RunError, SettingsError
+from simsam_batch.runs.digest import content_digest
+from simsam_batch.runs.plan import Plan, load_plan
+from simsam_batch.runs.schema import SCHEMA_VERSION, ShardOutput, Stage
+from simsam_batch.storage import Folder, ObjectNotFound
+
+ARRAY_ROWS_KEY = "array_rows"
+"""Key of a data file's Parquet metadata: JSON list of the rows that have members in the ``.npz`` file."""
+
+_FAILURES_LISTED = 20
+_MANIFEST_NAME = re.compile(r"(\d{7,})\.(\d+)\.json")
+_VERSIONED = ("numpy", "scipy", "torch", "timm", "pyarrow", "pillow", "safetensors", "cupy-cuda12x", "cupy-cuda13x")
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What is committed for a shard after an attempt to do so.
+
+    Attributes:
+        shard, generation: which manifest.
+        attempt: the attempt whose output it names, ours or another's.
+        ours: whether that is the attempt just made.
+        manifest: its content.
+    """
+
+    shard: int
+    generation: int
+    attempt: int
+    ours: bool
+    manifest: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """What ``stage.json`` fixes for every attempt."""
+
+    schema: pa.Schema
+    plan: Plan
+
+
+class Ledger:
+    """Starts and commits of one stage of one run. Picklable; any number of processes may use their own at once.
+
+    Args:
+        out: the run's folder.
+        stage: the stage's name, its folder below ``out``.
+    """
+
+    def __init__(self, out: Folder, stage: str) -> None:
+        self.out = out
+        self.stage = stage
+        self._begun: _Begun | None = None
+
+    def begin(self, stage: Stage, plan: Plan) -> None:
+        """Record what the stage is about to do, or check that it is what the run in OUT has been doing.
+
+        Raises:
+            SettingsError: OUT has this stage with other settings; the differences are listed.
+        """
+        name = f"{self.stage}/stage.json"
+        record = {
+            "schema_version": SCHEMA_VERSION,
+            "stage": stage.name,
+            "settings": stage.settings,
+            "resolved": stage.resolved,
+            "plan": plan.digest,
+            "arrow_schema": base64.b64encode(stage.schema.remove_metadata().serialize().to_pybytes()).decode(),
+            "token": uuid.uuid4().hex,
+        }
+        body = _json(record, name)
+        if not self.out.create(name, body):
+            differences = _differences(_comparable(self._stage_record()), _comparable(json.loads(body)))
+            if differences:
+                raise SettingsError(
+                    f"{self.out.url} holds a {self.stage} run with other settings:\n  "
+                    + "\n  ".join(differences)
+                    + "\nTo mend it: use the same settings, or another OUT"
+                )
+        self._begun = _Begun(stage.schema.remove_metadata(), plan)
+
+    def committed(self) -> dict[int, int]:
+        """Highest generation of every committed shard, by one listing."""
+        generations: dict[int, int] = {}
+        for info in self.out.list(f"{self.stage}/manifests"):
+            found = _MANIFEST_NAME.fullmatch(info.name.rpartition("/")[2])
+            if found is not None:
+                shard, generation = int(found[1]), int(found[2])
+                generations[shard] = max(generation, generations.get(shard, 0))
+        return generations
+
+    def pending(self, shards: int) -> list[int]:
+        """Numbers below ``shards`` that have no manifest, by one listing."""
+        committed = self.committed()
+        return [number for number in range(shards) if number not in committed]
+
+    def start(self, shard: int) -> int:
+        """Record that an attempt at a shard begins; returns which one it is, from 1 over the life of the run."""
+        body = _json(
+            {"shard": shard, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time(), "token": _token()}
+        )
+        attempt = 1
+        while not self.out.create(f"{self.stage}/attempts/{shard:07d}.{attempt}", body):
+            attempt += 1
+        return attempt
+
+    def commit(self, output: ShardOutput, attempt: int, *, started: float, generation: int = 0) -> Committed:
+        """Write a shard's rows and arrays, then make them visible by creating its manifest.
+
+        Args:
+            output: what the worker produced.
+            attempt: the number that `start` gave; the data files carry it, so that no two attempts share one.
+            started: unix time at which the attempt began.
+            generation: 0, or for a repeat of a committed shard the next one.
+
+        Returns:
+            The manifest now in force: of this attempt, or of the one that was first.
+
+        Raises:
+            RunError: the output does not fit the stage or the plan; nothing was written.
+            StorageError: the outcome is not known to be written; the attempt may be repeated.
+        """
+        begun = self._fixed()
+        rows = _checked_rows(output, begun)
+        stem = f"{self.stage}/data/{output.number:07d}.{attempt}"
+        contents = {f"{stem}.parquet": _parquet(rows, output, self.stage, begun.plan.digest)}
+        if any(output.arrays):
+            contents[f"{stem}.npz"] = _npz(output.arrays)
+        manifest = {
+            "schema_version": SCHEMA_VERSION,
+            "stage": self.stage,
+            "shard": output.number,
+            "generation": generation,
+            "attempt": attempt,
+            "token": _token(),
+            "files": [
+                {"name": name, "size": len(body), "sha256": hashlib.sha256(body).hexdigest()}
+                for name, body in contents.items()
+            ],
+            "content_digest": content_digest(rows, output.arrays),
+            **_counts(rows),
+            "statistics": output.statistics,
+            "seconds": output.seconds,
+            "facts": output.facts,
+            "versions": _versions(),
+            "host": {"kind": f"{platform.system()} {platform.machine()}", "cpus": os.cpu_count()},
+            "started": started,
+            "committed": time.time(),
+        }
+        name = self._manifest_name(output.number, generation)
+        _json(manifest, name)
+        for file, body in contents.items():
+            if not self.out.create(file, body):
+                raise RunError(f"{self.out.url}/{file} exists with other content: attempt {attempt} was started twice")
+        manifest["committed"] = time.time()
+        if not self.out.create(name, _json(manifest, name)):
+            manifest = self.manifest(output.number, generation)
+        # a commit called again after its first reply was lost finds its own manifest under another token
+        winner = int(manifest["attempt"])
+        return Committed(output.number, generation, winner, winner == attempt, manifest)
+
+    def manifest(self, shard: int, generation: int) -> dict[str, Any]:
+        """One shard's manifest.
+
+        Raises:
+            ObjectNotFound: it is not committed.
+            RunError: the file is damaged or was written by a newer release.
+        """
+        name = self._manifest_name(shard, generation)
+        return _parsed(self.out.read(name), f"{self.out.url}/{name}")
+
+    def manifests(self) -> Iterator[dict[str, Any]]:
+        """The manifest in force of every committed shard, in shard order; each is read once."""
+        names = [self._manifest_name(shard, generation) for shard, generation in sorted(self.committed().items())]
+        for name, body in zip(names, self.out.read_many(names), strict=True):
+            yield _parsed(body, f"{self.out.url}/{name}")
+
+    def _manifest_name(self, shard: int, generation: int) -> str:
+        return f"{self.stage}/manifests/{shard:07d}.{generation}.json"
+
+    def _stage_record(self) -> dict[str, Any]:
+        name = f"{self.stage}/stage.json"
+        try:
+            record = _parsed(self.out.read(name), f"{self.out.url}/{name}")
+        except ObjectNotFound as error:
+            raise RunError(
+                f"{self.out.url} has no {self.stage} run: {name} is missing. To mend it: start one"
+            ) from error
+        if not {"stage", "settings", "resolved", "plan", "arrow_schema"} <= record.keys():
+            raise RunError(
+                f"{self.out.url}/{name} is damaged: entries are missing. To mend it: restore it, or another OUT"
+            )
+        return record
+
+    def _fixed(self) -> _Begun:
+        """What the stage began with: from `begin` in this process, or from storage, read once."""
+        if self._begun is None:
+            record = self._stage_record()
+            plan = load_plan(self.out)
+            if plan is None or plan.digest != record["plan"]:
+                raise RunError(f"{self.out.url}: {self.stage}/stage.json names another plan than run.json")
+            self._begun = _Begun(_schema(record), plan)
+        return self._begun
+
+
+def _token() -> str:
+    return uuid.uuid4().hex
+
+
+def _json(record: Mapping[str, Any], name: str = "record") -> bytes:
+    try:
+        return json.dumps(record, indent=1, sort_keys=True, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise RunError(
+            f"{name}: its values must be plain JSON ({error}). To mend it: Python numbers, null where there is none"
+        ) from error
+
+
+def _parsed(body: bytes, url: str) -> dict[str, Any]:
+    try:
+        record = json.loads(body)
+        version = int(record["schema_version"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{url} is damaged ({type(error).__name__}: {error}). To mend it: restore it, or start again in another OUT"
+        ) from error
+    if version > SCHEMA_VERSION:
+        raise RunError(f"{url} was written by a newer release (schema {version}). To mend it: update simsam-batch")
+    return dict(record)
+
+
+def _schema(record: Mapping[str, Any]) -> pa.Schema:
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(record["arrow_schema"])))
+
+
+def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A stage record as flat entries: settings and resolved by their dotted keys, the plan, the columns."""
+    entries = {"plan": record["plan"]}
+    for section in ("settings", "resolved"):
+        _flatten(record[section], "", entries)
+    entries.update({f"column {field.name}": str(field.type) for field in _schema(record)})
+    return entries
+
+
+def _flatten(value: Any, key: str, entries: dict[str, Any]) -> None:
+    if isinstance(value, dict) and (value or not key):
+        for name, inner in value.items():
+            _flatten(inner, f"{key}.{name}" if key else str(name), entries)
+    else:
+        # a key that settings and resolved share is compared in both
+        entries[key if key not in entries else f"resolved {key}"] = value
+
+
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    def shown(entries: Mapping[str, Any], key: str) -> str:
+        return json.dumps(entries[key]) if key in entries else "nothing"
+
+    return [
+        f"{key}: the run in OUT has {shown(there, key)}, this command has {shown(here, key)}"
+        for key in [*there, *(key for key in here if key not in there)]
+        if shown(there, key) != shown(here, key)
+    ]
+
+
+def _checked_rows(output: ShardOutput, begun: _Begun) -> pa.Table:
+    """The rows in the stage's schema, if they are exactly the plan's records of this shard in their order."""
+    where = f"the output of shard {output.number}"
+    if output.rows.schema.names != begun.schema.names:
+        odd = sorted(set(output.rows.schema.names) ^ set(begun.schema.names)) or "their order"
+        raise RunError(f"{where} has other columns than its stage: {odd}")
+    try:
+        rows = output.rows.replace_schema_metadata(None).cast(begun.schema)
+    except (pa.ArrowException, ValueError) as error:
+        raise RunError(f"{where} does not fit the schema of its stage: {error}") from error
+    records = begun.plan.shard(output.number).records
+    if not rows["image_id"].equals(records["image_id"]):
+        raise RunError(
+            f"{where} is not the plan's {records.num_rows} images in their order: it has {rows.num_rows} rows"
+        )
+    if not pc.all(pc.is_in(rows["status"], pa.array(["ok", "failed"]))).as_py():
+        raise RunError(f"{where} has a status other than ok and failed")
+    if output.arrays and len(output.arrays) != rows.num_rows:
+        raise RunError(f"{where} has arrays for {len(output.arrays)} rows of {rows.num_rows}")
+    return rows
+
+
+def _counts(rows: pa.Table) -> dict[str, Any]:
+    failed = rows.filter(pc.equal(rows["status"], "failed")).select(["image_id", "error_type", "error"])
+    kinds = Counter(kind or "unknown" for kind in failed["error_type"].to_pylist())
+    return {
+        "images": rows.num_rows,
+        "ok": rows.num_rows - failed.num_rows,
+        "failed": failed.num_rows,
+        "failures": failed.slice(0, _FAILURES_LISTED).to_pylist(),
+        "errors_by_type": dict(sorted(kinds.items())),
+    }
+
+
+def _parquet(rows: pa.Table, output: ShardOutput, stage: str, plan: str) -> bytes:
+    array_rows = [number for number, by_name in enumerate(output.arrays) if by_name]
+    about = {
+        "schema_version": str(SCHEMA_VERSION),
+        "stage": stage,
+        "plan": plan,
+        ARRAY_ROWS_KEY: json.dumps(array_rows),
+    }
+    target = io.BytesIO()
+    pq.write_table(rows.replace_schema_metadata(about), target, compression="zstd")
+    return target.getvalue()
+
+
+def _npz(arrays: Any) -> bytes:
+    """The arrays as an ``.npz`` file with members ``<row>.<name>``: no pickles, and equal arrays give equal bytes."""
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+        for number, by_name in enumerate(arrays):
+            for name in sorted(by_name):
+                member = io.BytesIO()
+                try:
+                    np.lib.format.write_array(member, np.asarray(by_name[name]), allow_pickle=False)
+                except ValueError as error:
+                    raise RunError(
+                        f"array {name} of row {number} holds Python objects: only numbers are kept"
+                    ) from error
+                archive.writestr(zipfile.ZipInfo(f"{number:07d}.{name}.npy"), member.getbuffer())
+    return target.getvalue()
+
+
+@cache
+def _versions() -> dict[str, str]:
+    found = {"simsam-batch": __version__, "python": platform.python_version()}
+    for package in _VERSIONED:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

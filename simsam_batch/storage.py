@@ -1,0 +1,537 @@
+"""Local disk and object storage by URL: list, read, write atomically, create conditionally. Nothing else opens a URL.
+
+Object storage goes through fsspec. Directory listings are never cached, one filesystem object is shared by all threads
+of a process, and a forked or spawned child makes its own.
+"""
+
+from __future__ import annotations
+
+import errno
+import inspect
+import io
+import os
+import re
+import stat
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from simsam_batch.errors import SimsamError, StorageError
+
+READ_THREADS = 16
+_CONFLICT_PAUSES = (0.1, 0.4, 1.0)
+_ABSENT_ERRNOS = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
+
+
+class ObjectNotFound(StorageError):  # noqa: N818  the name says what happened, as FileNotFoundError does for files
+    """No object has this name (nothing there, or a directory): a fault of the name and not of the storage."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """What a listing says about one object.
+
+    Attributes:
+        name: relative to the listed folder, separated by ``/``.
+        size: bytes.
+        etag: changes when the content does; on local disk from modification time and size; None if not known.
+        modified: unix time of the last change; None if not known.
+    """
+
+    name: str
+    size: int
+    etag: str | None
+    modified: float | None
+
+
+def _protocol(url: str) -> str:
+    if re.match(r"[A-Za-z0-9+.-]+::", url) and "://" in url:
+        raise StorageError(f"{redact(url)}: chained URLs (with '::') cannot be used. Give the plain URL of the storage")
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", url)
+    return "file" if found is None or found[1] == "local" else found[1].lower()
+
+
+def absolute_url(path_or_url: str) -> str:
+    """The URL as given, without a trailing slash, or the absolute path of a local path or ``file://`` URL."""
+    if _protocol(path_or_url) != "file":
+        return path_or_url.rstrip("/") if not path_or_url.endswith("://") else path_or_url
+    return str(Path(os.path.abspath(re.sub(r"^(file|local)://", "", path_or_url))))  # noqa: PTH100  keeps symbolic links
+
+
+def redact(text: str) -> str:
+    """Remove user names and passwords, and the values of secret query parameters, from every URL in a text."""
+    text = re.sub(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/\s@'\"]*@", r"\1", text)
+    words = "key|secret|token|signature|credential|password|passwd|sig|auth"
+    parameter = rf"([?&;][^=&;\s'\"]*(?:{words})[^=&;\s'\"]*=)[^&;\s'\"]*"
+    return re.sub(parameter, r"\1***", text, flags=re.IGNORECASE)
+
+
+def _mend(error: BaseException, protocol: str) -> str:
+    if isinstance(error, ImportError):
+        return (
+            "install simsam-batch[s3]" if protocol in ("s3", "s3a") else "install the package that fsspec names for it"
+        )
+    if "credential" in type(error).__name__.lower():
+        return "set the credentials in the environment (AWS_ACCESS_KEY_ID, ...) or in a profile"
+    if isinstance(error, PermissionError):
+        return "check that the permissions or credentials allow it"
+    if isinstance(error, FileNotFoundError):
+        return "check the name; a bucket has to be made beforehand"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "free some space and run the same command again"
+    return "check the storage and run the same command again"
+
+
+def _as_storage_error(error: Exception, action: str, url: str) -> StorageError:
+    cause = " ".join(str(error).split())[:500] or "no message"
+    text = redact(f"cannot {action} {url}: {type(error).__name__}: {cause}. To mend it: {_mend(error, _protocol(url))}")
+    absent = isinstance(error, OSError) and (isinstance(error, FileNotFoundError) or error.errno in _ABSENT_ERRNOS)
+    return ObjectNotFound(text) if absent and action == "read" else StorageError(text)
+
+
+@contextmanager
+def _reported(action: str, url: str) -> Iterator[None]:
+    """Turn whatever the storage raises into one line with the URL, the cause and the mend."""
+    try:
+        yield
+    except SimsamError:
+        raise
+    except Exception as error:
+        raise _as_storage_error(error, action, url) from error
+
+
+_filesystems: dict[tuple[int, str, str], Any] = {}
+_filesystems_lock = threading.Lock()
+# fsspec's memory filesystem looks whether a name exists and then writes: exact only with a lock around it.
+_memory_lock = threading.Lock()
+
+
+def _new_locks() -> None:
+    # a forked child may inherit them locked by a thread that it does not have
+    global _filesystems_lock, _memory_lock
+    _filesystems_lock, _memory_lock = threading.Lock(), threading.Lock()
+
+
+os.register_at_fork(after_in_child=_new_locks)
+
+
+def _filesystem(url: str) -> tuple[Any, str]:
+    """The fsspec filesystem of a URL, one for each process and protocol, and the URL's path in it."""
+    import fsspec
+
+    protocol = _protocol(url)
+    cls = fsspec.get_filesystem_class(protocol)
+    options = cls._get_kwargs_from_urls(url)
+    key = (os.getpid(), protocol, repr(sorted(options.items())))
+    with _filesystems_lock:
+        if key not in _filesystems:
+            if protocol in ("s3", "s3a"):
+                options = {"config_kwargs": {"max_pool_connections": 4 * READ_THREADS}, **options}
+            _filesystems[key] = cls(use_listings_cache=False, skip_instance_cache=True, **options)
+        return _filesystems[key], cls._strip_protocol(url)
+
+
+def _is_s3(fs: Any) -> bool:
+    return "s3" in fs.protocol
+
+
+def _knows_create(fs: Any) -> bool:
+    """Whether ``pipe_file(mode="create")`` is one request that the store itself decides.
+
+    fsspec's own ``pipe_file`` asks whether the name exists and then overwrites; releases that do not know the mode
+    ignore it. A filesystem qualifies by a ``pipe_file`` of its own with a parameter ``mode``: s3fs >= 2025.7, gcsfs and
+    adlfs in their current releases; the memory filesystem under the lock of this module.
+    """
+    from fsspec import AbstractFileSystem
+    from fsspec.asyn import AsyncFileSystem
+
+    own = type(fs)._pipe_file if isinstance(fs, AsyncFileSystem) else type(fs).pipe_file
+    inherited = own in (AbstractFileSystem.pipe_file, getattr(AsyncFileSystem, "_pipe_file", None))
+    return not inherited and "mode" in inspect.signature(own).parameters
+
+
+def _is_conflict(error: BaseException | None) -> bool:
+    """Whether S3 answered 409: another conditional request on the same name was under way."""
+    while error is not None:
+        response = getattr(error, "response", None)
+        if isinstance(response, dict) and response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 409:
+            return True
+        error = error.__cause__
+    return False
+
+
+def _info(name: str, info: dict[str, Any]) -> ObjectInfo:
+    etag = info.get("ETag") or info.get("etag")
+    times = ("LastModified", "last_modified", "mtime", "updated", "created")
+    modified = next((info[key] for key in times if info.get(key)), None)
+    return ObjectInfo(
+        name,
+        int(info.get("size") or info.get("Size") or 0),
+        str(etag).strip('"') if etag else None,
+        modified.timestamp() if isinstance(modified, datetime) else modified if isinstance(modified, float) else None,
+    )
+
+
+def _s3_objects(fs: Any, path: str) -> Iterator[tuple[str, ObjectInfo]]:
+    """Every object below a path of S3, as (URL, info), page by page, so that a long listing is never held whole."""
+    bucket, key, _ = fs.split_path(path)
+    prefix = key.rstrip("/") + "/" if key.strip("/") else ""
+    more: dict[str, str] = {}
+    while True:
+        page = fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, **more, **fs.req_kw)
+        for item in page.get("Contents", ()):
+            if not item["Key"].endswith("/"):
+                yield f"s3://{bucket}/{item['Key']}", _info(item["Key"][len(prefix) :], item)
+        if not page.get("IsTruncated"):
+            return
+        more = {"ContinuationToken": page["NextContinuationToken"]}
+
+
+def _read_remote(url: str, start: int | None = None, end: int | None = None) -> bytes:
+    fs, path = _filesystem(url)
+    try:
+        # s3fs asks for the size first unless the read is a range or sequential
+        options = {"max_concurrency": 1} if _is_s3(fs) and end is None else {}
+        return bytes(fs.cat_file(path, start=start, end=end, **options))
+    except OSError as error:
+        # a range of an empty object is refused (416)
+        if end is None or isinstance(error, FileNotFoundError) or fs.info(path)["size"] != 0:
+            raise
+        return b""
+
+
+def _is_temporary(name: str) -> bool:
+    return name.startswith(".") and name.endswith(".tmp")
+
+
+def _local_info(name: str, status: os.stat_result) -> ObjectInfo:
+    return ObjectInfo(name, status.st_size, f"{status.st_mtime_ns:x}-{status.st_size:x}", status.st_mtime)
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _make_folder(path: Path) -> None:
+    if not path.is_dir():
+        _make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        _sync_folder(path.parent)
+
+
+@contextmanager
+def _temporary(target: Path, data: bytes) -> Iterator[Path]:
+    """A synced file with the data beside the target, gone afterwards; its name never shows in a listing."""
+    _make_folder(target.parent)
+    temporary = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _create_local(target: Path, data: bytes) -> bool:
+    try:
+        with _temporary(target, data) as temporary:
+            os.link(temporary, target)
+            _sync_folder(target.parent)
+    except OSError as error:
+        # also after an error the disk decides: network file systems report links that they did make as failed
+        if target.is_file():
+            return target.read_bytes() == data
+        if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV):
+            raise StorageError(
+                f"cannot write {target}: this file system has no hard links ({error.strerror}), and without them two "
+                "writers cannot be told apart. To mend it: choose an OUT on another disk or on s3://"
+            ) from error
+        raise
+    return True
+
+
+def _replace_local(target: Path, data: bytes) -> None:
+    with _temporary(target, data) as temporary:
+        temporary.replace(target)
+    _sync_folder(target.parent)
+
+
+def _walk_local(folder: Path, names: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, ObjectInfo]]:
+    """Files below a folder in the order of their names; symbolic links are followed unless they lead back up."""
+    status = folder.stat()
+    above |= {(status.st_dev, status.st_ino)}
+    with os.scandir(folder) as entries:
+        ordered = sorted(entries, key=lambda entry: entry.name)
+    for entry in ordered:
+        name = names + entry.name
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            message = f"cannot list {entry.path!r}: its name is not UTF-8. To mend it: rename it"
+            raise StorageError(message) from None
+        try:
+            status = entry.stat()
+        except OSError as error:
+            if error.errno not in _ABSENT_ERRNOS:
+                raise
+            # a link that leads nowhere is listed, so that reading it gives a reason instead of silence
+            yield entry.path, ObjectInfo(name, 0, None, None)
+            continue
+        if stat.S_ISREG(status.st_mode):
+            yield entry.path, _local_info(name, status)
+        elif stat.S_ISDIR(status.st_mode) and (status.st_dev, status.st_ino) not in above:
+            yield from _walk_local(Path(entry.path), name + "/", above)
+
+
+def _list_local(root: Path, folder: Path) -> Iterator[ObjectInfo]:
+    try:
+        with os.scandir(folder) as entries:
+            found = list(entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in found:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _list_local(root, Path(entry.path))
+        elif not _is_temporary(entry.name):
+            try:
+                yield _local_info(Path(entry.path).relative_to(root).as_posix(), entry.stat())
+            except FileNotFoundError:
+                continue
+
+
+def read_url(uri: str, limit: int | None = None) -> bytes:
+    """The content of one file or object; may be called from many threads.
+
+    Args:
+        uri: local path or URL.
+        limit: read at most ``limit + 1`` bytes; more than ``limit`` returned means that the object is larger.
+
+    Raises:
+        ObjectNotFound: nothing is there, or a directory or device.
+        StorageError: the storage did not answer; the read may be repeated.
+    """
+    with _reported("read", uri):
+        if "\0" in uri:
+            raise ObjectNotFound(f"cannot read {uri!r}: a name cannot hold a zero byte")
+        if _protocol(uri) != "file":
+            return _read_remote(uri) if limit is None else _read_remote(uri, 0, limit + 1)[: limit + 1]
+        path = Path(absolute_url(uri))
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ObjectNotFound(f"cannot read {path}: it is a directory or device, not a file")
+        with path.open("rb") as file:
+            return file.read() if limit is None else file.read(limit + 1)
+
+
+def walk(url: str) -> Iterator[tuple[str, ObjectInfo]]:
+    """Every file below a folder as (absolute path or URL, info), streamed; names are relative to the folder.
+
+    Raises:
+        StorageError: the folder does not exist (on S3: nothing is below it) or cannot be listed.
+    """
+    url = absolute_url(url)
+    with _reported("list", url):
+        if _protocol(url) == "file":
+            if not Path(url).is_dir():
+                raise StorageError(f"cannot list {url}: there is no such folder. To mend it: check the path")
+            yield from _walk_local(Path(url), "", frozenset())
+            return
+        fs, path = _filesystem(url)
+        empty = True
+        for uri, info in _s3_objects(fs, path) if _is_s3(fs) else _walk_remote(fs, path):
+            empty = False
+            yield uri, info
+        if empty:
+            raise StorageError(redact(f"cannot list {url}: nothing is there. To mend it: check the URL"))
+
+
+def _walk_remote(fs: Any, path: str) -> Iterator[tuple[str, ObjectInfo]]:
+    prefix = path.rstrip("/") + "/"
+    for _, _, files in fs.walk(path, detail=True, on_error="raise"):
+        for info in files.values():
+            yield fs.unstrip_protocol(info["name"]), _info(info["name"].removeprefix(prefix), info)
+
+
+class _RangeReader(io.RawIOBase):
+    """A remote object as a seekable file; every read is one range request."""
+
+    def __init__(self, url: str, size: int) -> None:
+        self._url, self._size, self._position = url, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        end = min(self._position + len(buffer), self._size)
+        if end <= self._position:
+            return 0
+        with _reported("read", self._url):
+            data = _read_remote(self._url, self._position, end)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
+class Folder:
+    """A folder on local disk or object storage; a run lives in one. Picklable, and safe to use from many threads.
+
+    Args:
+        url: any fsspec URL or a local path. Nothing is read or made before the first use.
+
+    Attributes:
+        url: for messages and files: a local path made absolute, or the URL without credentials.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = absolute_url(url)
+        self._local = Path(self._url) if _protocol(self._url) == "file" else None
+        self.url = redact(self._url)
+
+    def __reduce__(self) -> tuple[type[Folder], tuple[str]]:
+        return Folder, (self._url,)
+
+    def __repr__(self) -> str:
+        return f"Folder({self.url!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Folder) and other._url == self._url
+
+    def __hash__(self) -> int:
+        return hash(self._url)
+
+    def _full(self, name: str) -> str:
+        if not name or "\\" in name or "\0" in name or any(part in ("", ".", "..") for part in name.split("/")):
+            raise StorageError(f"{name!r} is not a name inside {self.url}: names are relative, without '..'")
+        return self._url + name if self._url.endswith("/") else f"{self._url}/{name}"
+
+    def list(self, prefix: str = "") -> list[ObjectInfo]:
+        """Every object below the folder, or below its sub-folder ``prefix``, by name; empty if nothing is there."""
+        sub = prefix.rstrip("/")
+        top = self._full(sub) if sub else self._url
+        with _reported("list", top):
+            if self._local is not None:
+                return sorted(_list_local(self._local, Path(top)), key=lambda info: info.name)
+            fs, path = _filesystem(top)
+            start = sub + "/" if sub else ""
+            try:
+                if _is_s3(fs):
+                    found = [info for _, info in _s3_objects(fs, path)]
+                else:
+                    below = path.rstrip("/") + "/"
+                    listed = fs.find(path, detail=True)
+                    found = [_info(k[len(below) :], v) for k, v in listed.items() if k.startswith(below)]
+            except FileNotFoundError:
+                return []
+        renamed = (ObjectInfo(start + info.name, info.size, info.etag, info.modified) for info in found)
+        return sorted(renamed, key=lambda info: info.name)
+
+    def read(self, name: str) -> bytes:
+        """The content of one object.
+
+        Raises:
+            ObjectNotFound: there is none of this name.
+            StorageError: the storage did not answer.
+        """
+        return read_url(self._full(name))
+
+    def read_many(self, names: Iterable[str]) -> Iterator[bytes]:
+        """The contents in the order of the names, read ahead by at most `READ_THREADS` threads."""
+        waiting: deque[Future[bytes]] = deque()
+        with ThreadPoolExecutor(READ_THREADS, "simsam-read") as pool:
+            try:
+                for name in names:
+                    waiting.append(pool.submit(self.read, name))
+                    if len(waiting) >= 2 * READ_THREADS:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    def open(self, name: str) -> BinaryIO:
+        """A seekable binary file for range reads; on object storage every larger read is one request."""
+        url = self._full(name)
+        with _reported("read", url):
+            if self._local is not None:
+                return Path(url).open("rb")
+            fs, path = _filesystem(url)
+            return cast("BinaryIO", io.BufferedReader(_RangeReader(url, int(fs.info(path)["size"])), 1 << 16))
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write an object that must not exist yet, whole or not at all, and tell whose object is there now.
+
+        The store decides among racing writers. After a refusal or an error the object is read back and compared, since
+        a reply may be lost after the write was done; callers put something unique into the data to know their own.
+
+        Returns:
+            True if the object now there has exactly these bytes, False if it has others.
+
+        Raises:
+            StorageError: nothing was written, or the outcome cannot be read, or the store has no conditional create.
+        """
+        url = self._full(name)
+        with _reported("write", url):
+            if self._local is not None:
+                return _create_local(Path(url), data)
+            fs, path = _filesystem(url)
+            if not _knows_create(fs):
+                raise StorageError(
+                    f"cannot write {redact(url)}: {type(fs).__name__} has no conditional create: two writers "
+                    "would overwrite each other. To mend it: update its package, or use s3:// or a local disk"
+                )
+            return self._create_remote(fs, path, name, data)
+
+    def _create_remote(self, fs: Any, path: str, name: str, data: bytes) -> bool:
+        for pause in (*_CONFLICT_PAUSES, None):
+            try:
+                if "memory" in fs.protocol:
+                    with _memory_lock:
+                        fs.pipe_file(path, data, mode="create")
+                else:
+                    fs.pipe_file(path, data, mode="create")
+            except Exception as error:  # noqa: BLE001  whatever it was, the store knows what came of it
+                try:
+                    return self.read(name) == data
+                except ObjectNotFound:
+                    if pause is None or not _is_conflict(error):
+                        raise error from None
+                time.sleep(pause)
+            else:
+                return True
+        raise AssertionError("the last round returns or raises")
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Write an object over whatever has its name, whole or not at all."""
+        url = self._full(name)
+        with _reported("write", url):
+            if self._local is not None:
+                _replace_local(Path(url), data)
+                return
+            fs, path = _filesystem(url)
+            if "memory" in fs.protocol:
+                with _memory_lock:
+                    fs.pipe_file(path, data)
+            else:
+                fs.pipe_file(path, data)
