@@ -14,7 +14,6 @@ import re
 import stat
 import threading
 import time
-import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +23,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from simsam_batch import local_disk
 from simsam_batch.errors import SimsamError, StorageError
 
 READ_THREADS = 16
@@ -81,7 +81,9 @@ def _mend(error: BaseException, protocol: str) -> str:
         )
     if "credential" in type(error).__name__.lower():
         return "set the credentials in the environment (AWS_ACCESS_KEY_ID, ...) or in a profile"
-    if isinstance(error, PermissionError):
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return "a file is where a folder is needed: choose another place"
+    if isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno == errno.EROFS):
         return "check that the permissions or credentials allow it"
     if isinstance(error, FileNotFoundError):
         return "check the name; a bucket has to be made beforehand"
@@ -208,109 +210,10 @@ def _read_remote(url: str, start: int | None = None, end: int | None = None) -> 
         return b""
 
 
-def _is_temporary(name: str) -> bool:
-    return name.startswith(".") and name.endswith(".tmp")
-
-
-def _local_info(name: str, status: os.stat_result) -> ObjectInfo:
+def _local_info(name: str, status: os.stat_result | None) -> ObjectInfo:
+    if status is None:
+        return ObjectInfo(name, 0, None, None)
     return ObjectInfo(name, status.st_size, f"{status.st_mtime_ns:x}-{status.st_size:x}", status.st_mtime)
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _make_folder(path: Path) -> None:
-    if not path.is_dir():
-        _make_folder(path.parent)
-        path.mkdir(exist_ok=True)
-        _sync_folder(path.parent)
-
-
-@contextmanager
-def _temporary(target: Path, data: bytes) -> Iterator[Path]:
-    """A synced file with the data beside the target, gone afterwards; its name never shows in a listing."""
-    _make_folder(target.parent)
-    temporary = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _create_local(target: Path, data: bytes) -> bool:
-    try:
-        with _temporary(target, data) as temporary:
-            os.link(temporary, target)
-            _sync_folder(target.parent)
-    except OSError as error:
-        # also after an error the disk decides: network file systems report links that they did make as failed
-        if target.is_file():
-            return target.read_bytes() == data
-        if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV):
-            raise StorageError(
-                f"cannot write {target}: this file system has no hard links ({error.strerror}), and without them two "
-                "writers cannot be told apart. To mend it: choose an OUT on another disk or on s3://"
-            ) from error
-        raise
-    return True
-
-
-def _replace_local(target: Path, data: bytes) -> None:
-    with _temporary(target, data) as temporary:
-        temporary.replace(target)
-    _sync_folder(target.parent)
-
-
-def _walk_local(folder: Path, names: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, ObjectInfo]]:
-    """Files below a folder in the order of their names; symbolic links are followed unless they lead back up."""
-    status = folder.stat()
-    above |= {(status.st_dev, status.st_ino)}
-    with os.scandir(folder) as entries:
-        ordered = sorted(entries, key=lambda entry: entry.name)
-    for entry in ordered:
-        name = names + entry.name
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            message = f"cannot list {entry.path!r}: its name is not UTF-8. To mend it: rename it"
-            raise StorageError(message) from None
-        try:
-            status = entry.stat()
-        except OSError as error:
-            if error.errno not in _ABSENT_ERRNOS:
-                raise
-            # a link that leads nowhere is listed, so that reading it gives a reason instead of silence
-            yield entry.path, ObjectInfo(name, 0, None, None)
-            continue
-        if stat.S_ISREG(status.st_mode):
-            yield entry.path, _local_info(name, status)
-        elif stat.S_ISDIR(status.st_mode) and (status.st_dev, status.st_ino) not in above:
-            yield from _walk_local(Path(entry.path), name + "/", above)
-
-
-def _list_local(root: Path, folder: Path) -> Iterator[ObjectInfo]:
-    try:
-        with os.scandir(folder) as entries:
-            found = list(entries)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for entry in found:
-        if entry.is_dir(follow_symlinks=False):
-            yield from _list_local(root, Path(entry.path))
-        elif not _is_temporary(entry.name):
-            try:
-                yield _local_info(Path(entry.path).relative_to(root).as_posix(), entry.stat())
-            except FileNotFoundError:
-                continue
 
 
 def read_url(uri: str, limit: int | None = None) -> bytes:
@@ -347,7 +250,7 @@ def walk(url: str) -> Iterator[tuple[str, ObjectInfo]]:
         if _protocol(url) == "file":
             if not Path(url).is_dir():
                 raise StorageError(f"cannot list {url}: there is no such folder. To mend it: check the path")
-            yield from _walk_local(Path(url), "", frozenset())
+            yield from ((uri, _local_info(name, status)) for uri, name, status in local_disk.walk(Path(url)))
             return
         fs, path = _filesystem(url)
         empty = True
@@ -428,12 +331,14 @@ class Folder:
     def list(self, prefix: str = "") -> list[ObjectInfo]:
         """Every object below the folder, or below its sub-folder ``prefix``, by name; empty if nothing is there."""
         sub = prefix.rstrip("/")
-        top = self._full(sub) if sub else self._url
+        top, start = (self._full(sub), sub + "/") if sub else (self._url, "")
         with _reported("list", top):
             if self._local is not None:
-                return sorted(_list_local(self._local, Path(top)), key=lambda info: info.name)
+                return sorted(
+                    (_local_info(start + name, status) for name, status in local_disk.files(Path(top))),
+                    key=lambda info: info.name,
+                )
             fs, path = _filesystem(top)
-            start = sub + "/" if sub else ""
             try:
                 if _is_s3(fs):
                     found = [info for _, info in _s3_objects(fs, path)]
@@ -494,7 +399,7 @@ class Folder:
         url = self._full(name)
         with _reported("write", url):
             if self._local is not None:
-                return _create_local(Path(url), data)
+                return local_disk.create(Path(url), data)
             fs, path = _filesystem(url)
             if not _knows_create(fs):
                 raise StorageError(
@@ -527,7 +432,7 @@ class Folder:
         url = self._full(name)
         with _reported("write", url):
             if self._local is not None:
-                _replace_local(Path(url), data)
+                local_disk.replace(Path(url), data)
                 return
             fs, path = _filesystem(url)
             if "memory" in fs.protocol:

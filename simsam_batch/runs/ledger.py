@@ -95,7 +95,7 @@ class Ledger:
             "arrow_schema": base64.b64encode(stage.schema.remove_metadata().serialize().to_pybytes()).decode(),
             "token": uuid.uuid4().hex,
         }
-        body = _json(record, name)
+        body = to_json(record, name)
         if not self.out.create(name, body):
             differences = _differences(_comparable(self._stage_record()), _comparable(json.loads(body)))
             if differences:
@@ -123,7 +123,7 @@ class Ledger:
 
     def start(self, shard: int) -> int:
         """Record that an attempt at a shard begins; returns which one it is, from 1 over the life of the run."""
-        body = _json(
+        body = to_json(
             {"shard": shard, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time(), "token": _token()}
         )
         attempt = 1
@@ -175,12 +175,12 @@ class Ledger:
             "committed": time.time(),
         }
         name = self._manifest_name(output.number, generation)
-        _json(manifest, name)
+        to_json(manifest, name)
         for file, body in contents.items():
             if not self.out.create(file, body):
                 raise RunError(f"{self.out.url}/{file} exists with other content: attempt {attempt} was started twice")
         manifest["committed"] = time.time()
-        if not self.out.create(name, _json(manifest, name)):
+        if not self.out.create(name, to_json(manifest, name)):
             manifest = self.manifest(output.number, generation)
         # a commit called again after its first reply was lost finds its own manifest under another token
         winner = int(manifest["attempt"])
@@ -234,7 +234,12 @@ def _token() -> str:
     return uuid.uuid4().hex
 
 
-def _json(record: Mapping[str, Any], name: str = "record") -> bytes:
+def to_json(record: Mapping[str, Any], name: str = "record") -> bytes:
+    """A record as UTF-8 JSON.
+
+    Raises:
+        RunError: a value is not plain JSON, or not finite.
+    """
     try:
         return json.dumps(record, indent=1, sort_keys=True, allow_nan=False).encode()
     except (TypeError, ValueError) as error:

@@ -1,0 +1,132 @@
+"""Atomic writes and listings on a local or network disk; `simsam_batch.storage` decides when."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from simsam_batch.errors import StorageError
+
+_Found = tuple[str, str, os.stat_result | None]
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _make_folder(path: Path) -> None:
+    if not path.is_dir():
+        _make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        _sync_folder(path.parent)
+
+
+@contextmanager
+def _temporary(target: Path, data: bytes) -> Iterator[Path]:
+    """A synced file with the data beside the target, gone afterwards; its name never shows in a listing."""
+    _make_folder(target.parent)
+    temporary = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def create(target: Path, data: bytes) -> bool:
+    """Write a file that must not exist yet: True if the file now there has exactly these bytes, False if others.
+
+    The link is what makes it appear, whole and to one writer only; file and folder are on the disk when this returns.
+    """
+    try:
+        with _temporary(target, data) as temporary:
+            os.link(temporary, target)
+            _sync_folder(target.parent)
+    except OSError as error:
+        # also after an error the disk decides: network file systems report links that they did make as failed
+        if target.is_file():
+            return target.read_bytes() == data
+        if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV):
+            raise StorageError(
+                f"cannot write {target}: this file system has no hard links ({error.strerror}), and without them two "
+                "writers cannot be told apart. To mend it: choose an OUT on another disk or on s3://"
+            ) from error
+        raise
+    return True
+
+
+def replace(target: Path, data: bytes) -> None:
+    """Write a file over whatever has its name; a reader sees the old content or the new."""
+    with _temporary(target, data) as temporary:
+        temporary.replace(target)
+    _sync_folder(target.parent)
+
+
+def walk(folder: Path) -> Iterator[_Found]:
+    """Files below a folder as (path, name relative to the folder, status), in the order of their names.
+
+    Symbolic links are followed unless they lead back up. One that leads nowhere has no status: it is listed, so that
+    reading it gives a reason instead of silence.
+    """
+    yield from _walk(folder, "", frozenset())
+
+
+def _walk(
+    folder: Path, names: str, above: frozenset[tuple[int, int]]
+) -> Iterator[tuple[str, str, os.stat_result | None]]:
+    here = folder.stat()
+    above |= {(here.st_dev, here.st_ino)}
+    with os.scandir(folder) as entries:
+        ordered = sorted(entries, key=lambda entry: entry.name)
+    for entry in ordered:
+        name = names + entry.name
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            message = f"cannot list {entry.path!r}: its name is not UTF-8. To mend it: rename it"
+            raise StorageError(message) from None
+        status = _status(entry)
+        if status is None or stat.S_ISREG(status.st_mode):
+            yield entry.path, name, status
+        elif stat.S_ISDIR(status.st_mode) and (status.st_dev, status.st_ino) not in above:
+            yield from _walk(Path(entry.path), name + "/", above)
+
+
+def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
+    try:
+        return entry.stat()
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            raise
+        return None
+
+
+def files(folder: Path, name: str = "") -> Iterator[tuple[str, os.stat_result]]:
+    """Files below a folder that this module wrote as (relative name, status), in no order; none if it is missing.
+
+    Temporary files, those being written and those a crash left, are not among them.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            found = list(entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in found:
+        if entry.is_dir(follow_symlinks=False):
+            yield from files(Path(entry.path), f"{name}{entry.name}/")
+        elif not (entry.name.startswith(".") and entry.name.endswith(".tmp")):
+            status = _status(entry)
+            if status is not None:
+                yield name + entry.name, status

@@ -1,0 +1,158 @@
+"""From committed shards to what others read: one result file and a few large Parquet files for each stage."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from simsam_batch.errors import RunError
+from simsam_batch.runs.ledger import ARRAY_ROWS_KEY, Ledger, to_json
+from simsam_batch.runs.plan import Plan
+from simsam_batch.runs.schema import SCHEMA_VERSION, Fold, Stage
+from simsam_batch.storage import Folder
+
+PART_ROWS = 100_000
+
+ARRAY_FIELDS = [pa.field("arrays_path", pa.string()), pa.field("arrays_member", pa.string())]
+"""Columns that publishing adds: the ``.npz`` file relative to OUT, and the first part of its members' names."""
+
+
+def publish(out: Folder, ledger: Ledger, fold: Fold[Any], plan: Plan, stage: Stage) -> dict[str, Any]:
+    """Merge all shards into ``results/<stage>.json`` and ``results/<stage>/part-*.parquet``; repeating it is harmless.
+
+    Each manifest and each shard's rows are read once, in shard order; memory holds one part file.
+
+    Returns:
+        The content of ``results/<stage>.json``. Its ``seconds`` count time during which some shard was being worked on.
+
+    Raises:
+        RunError: a shard is not committed, or committed files are not what their manifests say.
+    """
+    pending = ledger.pending(plan.shards)
+    if pending:
+        raise RunError(
+            f"{len(pending)} of {plan.shards} shards are not committed (the first is {pending[0]}), so nothing can be "
+            "published yet. To mend it: run the same command again"
+        )
+    totals = _Totals(fold, plan)
+    shards_in_part = max(1, PART_ROWS // plan.shard_size)
+    waiting: list[dict[str, Any]] = []
+    part = 0
+    for manifest in ledger.manifests():
+        waiting.append(totals.add(manifest))
+        if len(waiting) == shards_in_part:
+            _publish_part(out, plan, stage, part, waiting)
+            waiting, part = [], part + 1
+    if waiting:
+        _publish_part(out, plan, stage, part, waiting)
+    result = totals.result(stage)
+    name = f"results/{stage.name}.json"
+    out.replace(name, to_json(result, name))
+    return result
+
+
+class _Totals:
+    """What the manifests add up to."""
+
+    def __init__(self, fold: Fold[Any], plan: Plan) -> None:
+        self._fold, self._plan = fold, plan
+        self._state = fold.zero()
+        self._counts: Counter[str] = Counter()
+        self._errors: Counter[str] = Counter()
+        self._steps: dict[str, float] = {}
+        self._intervals: list[tuple[float, float]] = []
+        self._versions: dict[str, set[str]] = {}
+        self._digest = hashlib.sha256()
+
+    def add(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        self._state = self._fold.merge(self._state, manifest["statistics"])
+        self._counts.update({key: manifest[key] for key in ("images", "ok", "failed")})
+        self._errors.update(manifest["errors_by_type"])
+        for step, seconds in manifest["seconds"].items():
+            self._steps[step] = self._steps.get(step, 0.0) + seconds
+        self._intervals.append((manifest["started"], manifest["committed"]))
+        for package, version in manifest["versions"].items():
+            self._versions.setdefault(package, set()).add(version)
+        self._digest.update(manifest["content_digest"].encode())
+        return {key: manifest[key] for key in ("shard", "files")}
+
+    def result(self, stage: Stage) -> dict[str, Any]:
+        if self._counts["images"] != self._plan.images:
+            raise RunError(f"the manifests hold {self._counts['images']} images, the plan {self._plan.images}")
+        seconds = busy_seconds(self._intervals)
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "stage": stage.name,
+            **{key: self._counts[key] for key in ("images", "ok", "failed")},
+            "errors_by_type": dict(sorted(self._errors.items())),
+            "metrics": self._fold.result(self._state),
+            "content_digest": self._digest.hexdigest(),
+            "seconds": seconds,
+            "images_per_second": self._counts["images"] / seconds if seconds > 0 else None,
+            "seconds_by_step": self._steps,
+            "settings": stage.settings,
+            "resolved": stage.resolved,
+            "plan": self._plan.digest,
+            "versions": {package: " | ".join(sorted(found)) for package, found in sorted(self._versions.items())},
+        }
+
+
+def busy_seconds(intervals: Iterable[tuple[float, float]]) -> float:
+    """Length of the union of time intervals ``(start, end)`` in seconds."""
+    total, end = 0.0, float("-inf")
+    for first, last in sorted(intervals):
+        total += max(0.0, last - max(first, end))
+        end = max(end, last)
+    return total
+
+
+def _publish_part(out: Folder, plan: Plan, stage: Stage, part: int, shards: Sequence[Mapping[str, Any]]) -> None:
+    about = {
+        "schema_version": str(SCHEMA_VERSION),
+        "stage": stage.name,
+        "plan": plan.digest,
+        "settings": json.dumps(stage.settings, sort_keys=True),
+        "resolved": json.dumps(stage.resolved, sort_keys=True),
+    }
+    schema = pa.schema([*stage.schema, *ARRAY_FIELDS], metadata=about)
+    target = io.BytesIO()
+    with pq.ParquetWriter(target, schema, compression="zstd") as writer:
+        for table in _published_rows(out, shards):
+            writer.write_table(table.cast(schema))
+    out.replace(f"results/{stage.name}/part-{part:05d}.parquet", target.getvalue())
+
+
+def _published_rows(out: Folder, shards: Sequence[Mapping[str, Any]]) -> Iterator[pa.Table]:
+    """Each shard's rows with the place of their arrays; a file that is not what its manifest says is refused."""
+    named = [_files(shard) for shard in shards]
+    bodies = out.read_many(rows["name"] for rows, _ in named)
+    for (rows, arrays), body in zip(named, bodies, strict=True):
+        if len(body) != rows["size"] or hashlib.sha256(body).hexdigest() != rows["sha256"]:
+            raise RunError(
+                f"{out.url}/{rows['name']} is not what was committed ({len(body)} bytes, not {rows['size']}). "
+                "To mend it: restore the file"
+            )
+        table = pq.read_table(pa.BufferReader(body))
+        metadata = table.schema.metadata or {}
+        with_arrays = set(json.loads(metadata.get(ARRAY_ROWS_KEY.encode(), b"[]")))
+        held = [number in with_arrays for number in range(table.num_rows)]
+        paths = [arrays if has else None for has in held]
+        members = [f"{number:07d}" if has else None for number, has in enumerate(held)]
+        for field, values in zip(ARRAY_FIELDS, (paths, members), strict=True):
+            table = table.append_column(field, pa.array(values, field.type))
+        yield table
+
+
+def _files(shard: Mapping[str, Any]) -> tuple[Mapping[str, Any], str | None]:
+    """The entry of a shard's rows in its manifest, and the name of its arrays file if it has one."""
+    by_ending = {file["name"].rpartition(".")[2]: file for file in shard["files"]}
+    if "parquet" not in by_ending:
+        raise RunError(f"the manifest of shard {shard['shard']} names no rows. To mend it: restore it")
+    return by_ending["parquet"], by_ending["npz"]["name"] if "npz" in by_ending else None
