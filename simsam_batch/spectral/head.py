@@ -425,7 +425,7 @@ def _rows_and_weights(schedule: Schedule, count: int, like: Tensor) -> tuple[Ten
     used = (schedule.alpha >= 0).to(like.dtype)
     weights = -used / (2.0 * used.sum(2, keepdim=True).clamp_min(1.0))
     weights = weights.transpose(0, 1)[:, :, None, :, None].expand(steps, batch, 2, patches, 1)
-    return rows.transpose(0, 1).reshape(steps, -1).to(like.device), weights.contiguous().to(like.device)
+    return rows.transpose(0, 1).reshape(steps, batch * 2 * patches).to(like.device), weights.contiguous().to(like.device)
 
 
 def _epoch_losses(cosines: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
