@@ -1,0 +1,121 @@
+"""A child process at the end of a pipe. Its environment stands before it imports anything; it dies with its parent.
+
+Not `multiprocessing.Process`: that one imports the parent's main module first, which may already load NumPy and so
+fix the number of threads, and inside a Ray actor that module is Ray's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+Receive = Callable[[], Any]
+Send = Callable[[Any], None]
+Target = Callable[[Receive, Send], None]
+
+_BOOT = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
+    "from simsam_batch.engines.child import serve; serve(int(sys.argv[1]))"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What a child sends when its target raised: the cause in one line. Nothing follows it."""
+
+    reason: str
+
+
+class Child:
+    """A fresh Python process that runs ``target(receive, send)``; ``target`` is a picklable callable.
+
+    Messages are pickled; both ends are this program's own. The child has its own process group, so that Ctrl-C
+    reaches only the parent, and ends at once when the parent's end of the pipe closes, even by SIGKILL.
+    """
+
+    def __init__(self, target: Target, environment: Mapping[str, str]) -> None:
+        ours, theirs = multiprocessing.Pipe()
+        path = [folder or str(Path.cwd()) for folder in sys.path]
+        command = [sys.executable, "-c", _BOOT, str(theirs.fileno()), json.dumps(path)]
+        self._process = subprocess.Popen(  # noqa: S603 - this interpreter, this package
+            command,
+            pass_fds=(theirs.fileno(),),
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            process_group=0,
+        )
+        theirs.close()
+        self.connection: Connection = ours
+        self.send(target)
+
+    def send(self, message: Any) -> None:
+        """Send one message. To a child that has died it is lost; `receive` then tells of the death."""
+        payload = pickle.dumps(message)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.connection.send_bytes(payload)
+
+    def receive(self) -> Any:
+        """Wait for one message.
+
+        Raises:
+            EOFError: the child has ended.
+        """
+        try:
+            return self.connection.recv()
+        except ConnectionResetError:
+            raise EOFError from None
+
+    def end(self) -> str:
+        """End the child and whatever it started, if they still live; returns how it ended (``killed by SIGSEGV``)."""
+        self.connection.close()
+        try:
+            code = self._process.wait(timeout=2.0)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            code = self._process.wait()
+        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+    def kill(self) -> None:
+        """Send SIGKILL to the child's process group."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+
+def serve(descriptor: int) -> None:
+    """The child's side: take the target from the pipe and run it. Called by the boot line above only."""
+    connection = Connection(descriptor)
+    try:
+        target: Target = pickle.loads(connection.recv_bytes())  # noqa: S301 - from our own parent, over its pipe
+        inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        threading.Thread(target=_listen, args=(connection, inbox), daemon=True).start()
+        target(inbox.get, connection.send)
+    except EOFError:
+        os._exit(0)
+    except Exception as error:  # noqa: BLE001 - the parent is told, whatever it is
+        with contextlib.suppress(OSError):
+            connection.send(Failure(f"{type(error).__name__}: {error}"))
+        sys.exit(1)
+
+
+def _listen(connection: Connection, inbox: queue.SimpleQueue[Any]) -> None:
+    """Fill the inbox; a closed pipe means that the parent wants us gone or is gone itself, mid-computation or not."""
+    try:
+        while True:
+            inbox.put(pickle.loads(connection.recv_bytes()))  # noqa: S301 - from our own parent, over its pipe
+    except (EOFError, OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)

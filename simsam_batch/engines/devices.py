@@ -1,0 +1,45 @@
+"""What a worker process may use: so many threads, and one GPU. Set before it imports NumPy or torch."""
+
+from __future__ import annotations
+
+import os
+
+from simsam_batch.errors import SettingsError
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+def thread_environment(threads: int) -> dict[str, str]:
+    """Environment under which BLAS and OpenMP start with exactly ``threads`` threads (thread counts change bits).
+
+    Raises:
+        SettingsError: if ``threads`` is below 1.
+    """
+    if threads < 1:
+        raise SettingsError(f"threads is {threads}; a worker needs at least 1")
+    return dict.fromkeys(_THREAD_VARIABLES, str(threads))
+
+
+def visible_gpus() -> list[str]:
+    """Names of the GPUs this process may use, as ``CUDA_VISIBLE_DEVICES`` has them; creates no CUDA context."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1", "NoDevFiles")]
+    import torch
+
+    return [str(index) for index in range(torch.cuda.device_count())]
+
+
+def gpu_for_each(workers: int) -> list[str]:
+    """One GPU name for each of ``workers`` processes of this machine.
+
+    Raises:
+        SettingsError: if fewer GPUs are visible; two processes on one GPU would hold two models in its memory.
+    """
+    gpus = visible_gpus()
+    if workers > len(gpus):
+        raise SettingsError(
+            f"{workers} worker(s) need a GPU each, but {len(gpus)} are visible here (CUDA_VISIBLE_DEVICES="
+            f"{os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')}); ask for fewer workers or run without GPUs"
+        )
+    return gpus[:workers]

@@ -1,0 +1,170 @@
+"""Shards on this machine: so many worker processes, each with its own model."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing import connection
+
+from simsam_batch.engines.child import Child, Failure, Receive, Send
+from simsam_batch.engines.contract import Runner, ShardReport
+from simsam_batch.engines.devices import gpu_for_each, thread_environment
+from simsam_batch.errors import RunError, SettingsError
+
+_IN_FLIGHT = 2
+_FAILED_STARTS = 3
+_READY = "ready"
+
+_log = logging.getLogger(__name__)
+
+
+class LocalEngine:
+    """Worker processes fed through pipes, at most two shards in flight in each, so that it decodes ahead.
+
+    A dead worker's shards go first to fresh processes, each shard alone, so that the one that kills is soon known
+    by its starts and takes no neighbour along. The processes end with `run`, and with this process however it ends.
+
+    Args:
+        workers: number of processes.
+        threads: threads of BLAS and OpenMP in each.
+        gpus: give each process one of the visible GPUs.
+
+    Raises:
+        SettingsError: fewer than one worker or thread, or fewer GPUs than workers.
+    """
+
+    def __init__(self, workers: int, threads: int = 1, gpus: bool = False) -> None:
+        if workers < 1:
+            raise SettingsError(f"workers is {workers}; at least 1 is needed")
+        environment = thread_environment(threads)
+        if gpus:
+            self._environments = [{**environment, "CUDA_VISIBLE_DEVICES": name} for name in gpu_for_each(workers)]
+        else:
+            self._environments = [environment] * workers
+
+    def run(self, make_runner: Callable[[], Runner], shards: Sequence[int]) -> Iterator[ShardReport]:
+        """Yield one report for each shard, as they come.
+
+        Raises:
+            RunError: three processes in a row ended before they were ready, or a runner broke its contract.
+        """
+        seats = [_Seat(environment) for environment in self._environments[: len(shards)]]
+        line = _Line(deque(shards))
+        target = _ServeRunner(make_runner)
+        failed_starts = 0
+        try:
+            while line.waiting or any(seat.in_flight for seat in seats):
+                for seat in seats:
+                    line.feed(seat, target)
+                children: dict[object, _Seat] = {seat.child.connection: seat for seat in seats if seat.child}
+                for ready in connection.wait([seat.child.connection for seat in seats if seat.child]):
+                    seat = children[ready]
+                    message = seat.receive()
+                    if isinstance(message, ShardReport):
+                        line.done(seat, message.shard)
+                        yield message
+                    elif message == _READY:
+                        seat.ready, failed_starts = True, 0
+                    else:
+                        was_ready, reason = seat.ready, seat.clear(message)
+                        failed_starts = 0 if was_ready else failed_starts + 1
+                        if failed_starts == _FAILED_STARTS or (was_ready and message):
+                            raise RunError(f"no worker process can be kept alive: the last one ended with {reason}")
+                        line.put_back(seat, reason)
+        finally:
+            for seat in seats:
+                seat.clear(None)
+
+    def close(self) -> None:
+        """Give back what is held between runs: nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class _ServeRunner:
+    """The child's work: numbers in, reports out; ``None`` ends a sequence of numbers, so that nothing is held back."""
+
+    make_runner: Callable[[], Runner]
+
+    def __call__(self, receive: Receive, send: Send) -> None:
+        runner = self.make_runner()
+        send(_READY)
+        while True:
+            first: int | None = receive()
+            if first is not None:
+                for report in runner.run(_until_none(first, receive)):
+                    send(report)
+
+
+def _until_none(first: int, receive: Receive) -> Iterator[int]:
+    number: int | None = first
+    while number is not None:
+        yield number
+        number = receive()
+
+
+@dataclass(slots=True)
+class _Seat:
+    """One worker's place: its process, if it has one, and the shards it holds."""
+
+    environment: dict[str, str]
+    child: Child | None = None
+    ready: bool = False
+    flushed: bool = False
+    in_flight: list[int] = field(default_factory=list)
+
+    def receive(self) -> ShardReport | str | Failure | None:
+        """The child's next message; None if it has ended."""
+        assert self.child is not None  # noqa: S101 - only seats with a child are waited for
+        try:
+            message: ShardReport | str | Failure = self.child.receive()
+        except EOFError:
+            return None
+        return message
+
+    def clear(self, failure: ShardReport | str | Failure | None) -> str:
+        """End the child; returns why it ended. What was in flight stays noted."""
+        reason = self.child.end() if self.child else ""
+        self.child, self.ready, self.flushed = None, False, False
+        return failure.reason if isinstance(failure, Failure) else reason
+
+
+@dataclass(slots=True)
+class _Line:
+    """The shards that wait. Suspects, whose process died, stand in front and run alone."""
+
+    waiting: deque[int]
+    suspects: set[int] = field(default_factory=set)
+
+    def feed(self, seat: _Seat, target: _ServeRunner) -> None:
+        """Give the seat what it may take; if no more will follow for now, say so, for it may wait for it."""
+        while self.waiting and self._may_take(seat):
+            if seat.child is None:
+                seat.child = Child(target, seat.environment)
+            seat.in_flight.append(self.waiting.popleft())
+            seat.flushed = False
+            seat.child.send(seat.in_flight[-1])
+        starved = not self.waiting or self.waiting[0] in self.suspects or not self.suspects.isdisjoint(seat.in_flight)
+        if seat.child and seat.in_flight and starved and not seat.flushed:
+            seat.child.send(None)
+            seat.flushed = True
+
+    def _may_take(self, seat: _Seat) -> bool:
+        if not seat.in_flight:
+            return True
+        alone = self.waiting[0] in self.suspects or not self.suspects.isdisjoint(seat.in_flight)
+        return not alone and len(seat.in_flight) < _IN_FLIGHT
+
+    def done(self, seat: _Seat, shard: int) -> None:
+        if shard not in seat.in_flight:
+            raise RunError(f"a worker reported shard {shard}, which it did not hold; this is a defect of the runner")
+        seat.in_flight.remove(shard)
+        self.suspects.discard(shard)
+
+    def put_back(self, seat: _Seat, reason: str) -> None:
+        if seat.in_flight:
+            _log.warning("a worker process ended (%s); shard(s) %s start again", reason, seat.in_flight)
+        self.suspects.update(seat.in_flight)
+        self.waiting.extendleft(reversed(seat.in_flight))
+        seat.in_flight.clear()

@@ -1,0 +1,256 @@
+"""Shards on a Ray cluster, or on a Ray of our own on this machine: a Ray Data dataset over a pool of actors."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pickle
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import asdict
+from typing import Any
+
+from simsam_batch.engines.contract import Runner, ShardReport
+from simsam_batch.engines.devices import thread_environment
+from simsam_batch.errors import RunError, SettingsError
+
+_IN_FLIGHT = 2
+_OBJECT_STORE_BYTES = 128 * 1024**2
+
+
+class RayEngine:
+    """A Ray Data dataset with one row and one block for each shard, mapped over a fixed pool of actors.
+
+    Two shards are in flight in each actor, so that it decodes ahead. Only shard numbers go out and reports come
+    back; neither pixels nor results cross the object store. Ray restarts an actor that dies and runs its rows
+    again without limit; rows of a lost node move to the nodes that are left.
+
+    Args:
+        workers: number of actors.
+        threads: threads of BLAS and OpenMP in each, and CPUs reserved for each if it has no GPU.
+        gpus: reserve one GPU for each actor.
+        address: the cluster's address; without it ``RAY_ADDRESS``, which ``ray job submit`` sets; without that a
+            Ray of our own is started here and ended by `close`.
+        patience_s: how long a cluster may take to offer what ``workers`` need (an autoscaler starts nodes).
+
+    Raises:
+        SettingsError: fewer than one worker or thread.
+    """
+
+    def __init__(
+        self,
+        workers: int,
+        threads: int = 1,
+        gpus: bool = False,
+        address: str | None = None,
+        patience_s: float = 300.0,
+    ) -> None:
+        if workers < 1:
+            raise SettingsError(f"workers is {workers}; at least 1 is needed")
+        self._workers = workers
+        self._environment = thread_environment(threads)
+        self._needs = {"GPU": 1} if gpus else {"CPU": threads}
+        self._address = address or os.environ.get("RAY_ADDRESS")
+        self._patience_s = patience_s if self._address else 0.0
+        self._connected_here = False
+
+    def run(self, make_runner: Callable[[], Runner], shards: Sequence[int]) -> Iterator[ShardReport]:
+        """Yield one report for each shard, as they come.
+
+        Raises:
+            SettingsError: Ray is not installed.
+            RunError: the cluster cannot be reached, does not offer what the workers need, or ends the dataset.
+        """
+        if not shards:
+            return
+        ray = self._connect()
+        actors = min(self._workers, len(shards))
+        self._await_resources(ray, actors)
+        dataset = self._dataset(ray, make_runner, shards, actors)
+        try:
+            for block in dataset.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
+                for text in block.column("report").to_pylist():
+                    yield _from_json(text)
+        except ray.exceptions.RayError as error:
+            raise RunError(
+                f"Ray ended the dataset: {type(error).__name__}: {error}; run the same command again"
+            ) from error
+
+    def close(self) -> None:
+        """Leave the cluster; end it if it is our own."""
+        if self._connected_here:
+            import ray
+
+            ray.shutdown()
+            self._connected_here = False
+
+    def _connect(self) -> Any:
+        try:
+            import ray
+            import ray.data
+        except ImportError as error:
+            raise SettingsError(f"engine ray needs Ray ({error}): pip install 'simsam-batch[ray]'") from error
+        if ray.is_initialized():
+            return ray
+        # Ray's core prints each actor's creation as an error; what matters comes as an exception or a report.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+        try:
+            if self._address:
+                ray.init(address=self._address, **quiet)
+            else:
+                # No figures about the run leave the machine, and no more CPUs are promised than workers were asked for.
+                os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+                ray.init(
+                    address="local",
+                    num_cpus=self._workers * self._needs.get("CPU", 1),
+                    include_dashboard=False,
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                    **quiet,
+                )
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise RunError(f"no Ray at {self._address or 'this machine'}: {error}") from error
+        self._connected_here = True
+        return ray
+
+    def _await_resources(self, ray: Any, actors: int) -> None:
+        """Wait until the nodes can hold all actors; a pool that can never be filled would wait for ever."""
+        (resource, amount), *_ = self._needs.items()
+        deadline = time.monotonic() + self._patience_s
+        while True:
+            offered = [node["Resources"].get(resource, 0.0) for node in ray.nodes() if node["Alive"]]
+            fitting = sum(int(here // amount) for here in offered)
+            if fitting >= actors:
+                return
+            if time.monotonic() >= deadline:
+                raise RunError(
+                    f"{actors} worker(s) need {amount} {resource} each, but the Ray cluster has room for {fitting} "
+                    f"({resource} by node: {offered}); ask for fewer workers or add nodes"
+                )
+            time.sleep(2.0)
+
+    def _dataset(self, ray: Any, make_runner: Callable[[], Runner], shards: Sequence[int], actors: int) -> Any:
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        reserved = {f"num_{resource.lower()}s": amount for resource, amount in self._needs.items()}
+        dataset = ray.data.from_items([{"shard": number} for number in shards], override_num_blocks=len(shards)).map(
+            _ShardCaller,
+            # Pickled here, so that a runner that cannot be loaded over there becomes reports, not a dead actor.
+            fn_constructor_args=(ray.cloudpickle.dumps(make_runner),),
+            compute=ray.data.ActorPoolStrategy(
+                size=actors,
+                max_tasks_in_flight_per_actor=_IN_FLIGHT,
+                max_concurrent_calls_per_actor=_IN_FLIGHT,
+                enable_true_multi_threading=True,
+            ),
+            max_restarts=-1,
+            max_task_retries=-1,
+            runtime_env={"env_vars": self._environment},
+            **{"num_cpus": 0, **reserved},
+        )
+        context = dataset.context
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        context.execution_options.preserve_order = False
+        # A shard may rightly take long; the runner's own watchdog ends what stands still.
+        context.execution_no_progress_timeout_s = -1
+        # A node may be lost while its actor starts; only a start that never succeeds ends the run.
+        context.max_consecutive_actor_init_deaths = 10
+        return dataset
+
+
+class _ShardCaller:
+    """The mapped callable: each call puts its shard in the queue of one runner and waits for that shard's report.
+
+    It never raises, for Ray would end the whole dataset, and its constructor does nothing that could fail.
+    """
+
+    def __init__(self, make_runner: bytes) -> None:
+        self._make_runner = make_runner
+        self._numbers: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._answers: dict[int, Future[ShardReport]] = {}
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._pace = _Pace()
+
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, str]:
+        shard = int(row["shard"])
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="runner", daemon=True)
+                self._thread.start()
+            answer = self._answers.get(shard)
+            # Ray sends a row again when it lost sight of us; the shard is then in hand already.
+            if answer is None:
+                answer = self._answers[shard] = Future()
+                self._numbers.put(shard)
+        return {"report": _to_json(answer.result())}
+
+    def _work(self) -> None:
+        runner: Runner | None = None
+        while True:
+            drawn = [self._numbers.get()]
+            try:
+                if runner is None:
+                    runner = pickle.loads(self._make_runner)()  # noqa: S301 - from our own driver, through Ray
+                for report in runner.run(self._draw(drawn)):
+                    drawn.remove(report.shard)
+                    self._answer(report)
+            except Exception as error:  # noqa: BLE001 - becomes the reports of the shards it concerns
+                reason = f"{type(error).__name__}: {error}"
+                for shard in drawn:
+                    self._answer(ShardReport(shard=shard, attempt=0, status="error", error=reason))
+
+    def _draw(self, drawn: list[int]) -> Iterator[int]:
+        """The first of ``drawn``, then what comes; ends when nothing came for long, for no call says it is the last."""
+        yield drawn[0]
+        while True:
+            try:
+                number = self._numbers.get(timeout=self._pace.patience_s())
+            except queue.Empty:
+                return
+            drawn.append(number)
+            yield number
+
+    def _answer(self, report: ShardReport) -> None:
+        self._pace.reported()
+        with self._lock:
+            answer = self._answers.pop(report.shard)
+        answer.set_result(report)
+
+
+class _Pace:
+    """How long a runner that waits for another shard may wait before it is told to finish what it holds.
+
+    A runner that decodes ahead always waits for the next number while it computes; telling it too early drains its
+    pipeline. One that computes nothing until the next number has come would wait for ever. So: three times the
+    longest time between two reports, from one second to a minute; five seconds before that is known.
+    """
+
+    def __init__(self) -> None:
+        self._last: float | None = None
+        self._longest_s = 5.0 / 3.0
+        self._measured = False
+
+    def reported(self) -> None:
+        now = time.monotonic()
+        if self._last is not None:
+            self._longest_s = max(now - self._last, self._longest_s if self._measured else 0.0)
+            self._measured = True
+        self._last = now
+
+    def patience_s(self) -> float:
+        return min(60.0, max(1.0, 3.0 * self._longest_s))
+
+
+def _to_json(report: ShardReport) -> str:
+    return json.dumps(asdict(report))
+
+
+def _from_json(text: str) -> ShardReport:
+    fields = json.loads(text)
+    fields["failures"] = tuple((image_id, reason) for image_id, reason in fields["failures"])
+    return ShardReport(**fields)

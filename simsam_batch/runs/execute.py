@@ -1,0 +1,150 @@
+"""Execution of one stage: every pending shard through an engine, in rounds, until the ledger has them all."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+
+from simsam_batch.engines.contract import Engine, ShardReport
+from simsam_batch.errors import RunError
+from simsam_batch.runs.ledger import Ledger
+from simsam_batch.runs.plan import Plan
+from simsam_batch.runs.runner import ExecuteOptions, RunnerFactory
+from simsam_batch.runs.schema import Stage
+from simsam_batch.storage import Folder
+
+__all__ = ["ExecuteOptions", "ExecuteSummary", "execute"]
+
+_ERRORS_BEFORE_ANY_COMMIT = 20
+_CAUSES_SHOWN = 5
+_ROUNDS_IN_QUARANTINE = 2
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class ExecuteSummary:
+    """What one call of `execute` did; shards committed before it do not count.
+
+    Attributes:
+        shards, images, failed: committed in this call, and how many of the images failed.
+        rounds: how often the pending shards were given to the engine.
+        seconds: wall time.
+    """
+
+    shards: int = 0
+    images: int = 0
+    failed: int = 0
+    rounds: int = 0
+    seconds: float = 0.0
+    errors: dict[int, ShardReport] = field(default_factory=dict)
+
+    def add(self, report: ShardReport) -> None:
+        """Count one report."""
+        if report.status == "error":
+            self.errors[report.shard] = report
+            return
+        self.errors.pop(report.shard, None)
+        self.shards += 1
+        self.images += report.images
+        self.failed += report.failed
+
+
+def execute(
+    out: Folder,
+    plan: Plan,
+    stage: Stage,
+    engine: Engine,
+    options: ExecuteOptions,
+    on_report: Callable[[ShardReport], None],
+) -> ExecuteSummary:
+    """Run every shard of the plan that the ledger does not have yet; the caller publishes afterwards.
+
+    What is pending costs one listing a round. Shards that failed run again in the next round; from a number of
+    starts on they run in quarantine. SIGTERM in the main thread is taken like Ctrl-C.
+
+    Args:
+        out: the run's folder.
+        plan: its plan.
+        stage: what to compute; picklable.
+        engine: where.
+        options: limits on starts and time.
+        on_report: called in this thread with each report as it comes.
+
+    Raises:
+        SettingsError: OUT holds this stage with other settings.
+        RunError: some shards cannot be committed; their causes are named.
+        StorageError: OUT cannot be listed or written.
+        KeyboardInterrupt: on SIGINT and SIGTERM, after the workers were ended.
+    """
+    began = time.monotonic()
+    ledger = Ledger(out, stage.name)
+    ledger.begin(stage, plan)
+    make_runner = RunnerFactory(out, plan, stage, options)
+    summary = ExecuteSummary()
+    pending = ledger.pending(plan.shards)
+    with _sigterm_as_interrupt():
+        while pending:
+            summary.rounds += 1
+            summary.errors.clear()
+            with closing(_closable(engine.run(make_runner, pending))) as reports:
+                for report in reports:
+                    summary.add(report)
+                    on_report(report)
+                    if not summary.shards and len(summary.errors) == _ERRORS_BEFORE_ANY_COMMIT:
+                        raise _given_up(summary, len(pending))
+            still_pending = ledger.pending(plan.shards)
+            fruitless = len(still_pending) == len(pending)
+            if still_pending and _hopeless(summary, fruitless, options):
+                raise _given_up(summary, len(still_pending))
+            pending = still_pending
+    summary.seconds = time.monotonic() - began
+    return summary
+
+
+def _hopeless(summary: ExecuteSummary, fruitless: bool, options: ExecuteOptions) -> bool:
+    """Whether another round is of no use: too many were run, or nothing moved though all that fail were in quarantine."""
+    if summary.rounds >= options.starts_before_quarantine + _ROUNDS_IN_QUARANTINE:
+        return True
+    starts_left = any(0 < report.attempt <= options.starts_before_quarantine for report in summary.errors.values())
+    return fruitless and not starts_left
+
+
+def _given_up(summary: ExecuteSummary, pending: int) -> RunError:
+    reports = list(summary.errors.values())
+    causes = [
+        f"\n  shard {report.shard} (start {report.attempt}): {report.error}" for report in reports[:_CAUSES_SHOWN]
+    ]
+    more = f"\n  and {len(reports) - _CAUSES_SHOWN} more" if len(reports) > _CAUSES_SHOWN else ""
+    return RunError(
+        f"{pending} shard(s) could not be committed in {summary.rounds} round(s):{''.join(causes)}{more}\n"
+        "What is committed stays. Mend the cause and run the same command again: it goes on from here"
+    )
+
+
+def _closable(reports: Iterator[ShardReport]) -> Generator[ShardReport, None, None]:
+    """The same reports from a generator, which `closing` can end at once when the loop is left."""
+    yield from reports
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a signal handler's signature
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,0 +1,341 @@
+"""The runner of one process: draws shard numbers, computes ahead, commits behind, reports each exactly once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from simsam_batch.engines.contract import ShardReport
+from simsam_batch.errors import RunError, SimsamError
+from simsam_batch.runs.ledger import Ledger
+from simsam_batch.runs.plan import Plan
+from simsam_batch.runs.quarantine import run_in_quarantine
+from simsam_batch.runs.schema import Shard, ShardOutput, Stage, Worker
+from simsam_batch.storage import Folder
+
+STALLED_EXIT_CODE = 70
+_OUTPUTS_WAITING = 2
+_CAUSE_LENGTH = 500
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ExecuteOptions:
+    """How shards are started, watched and given up; none of it changes a result.
+
+    Attributes:
+        starts_before_quarantine: a shard started so often without a commit runs in quarantine from then on.
+        stall_seconds: a process whose worker does not get on for so long ends itself; its shards start elsewhere.
+        image_seconds: longest time for one image in quarantine.
+    """
+
+    starts_before_quarantine: int = 3
+    stall_seconds: float = 1800.0
+    image_seconds: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerFactory:
+    """Builds the runner in the process that is to run it. Picklable and small."""
+
+    out: Folder
+    plan: Plan
+    stage: Stage
+    options: ExecuteOptions = ExecuteOptions()
+
+    def __call__(self) -> ShardRunner:
+        """Build it; reads and loads nothing yet."""
+        return ShardRunner(Ledger(self.out, self.stage.name), self.plan, self.stage, self.options)
+
+
+class ShardRunner:
+    """Runs shards with one worker, which is built on the first shard and kept for the life of the process.
+
+    One thread computes, one commits, so that the next shard is decoded and the last one uploaded meanwhile.
+    """
+
+    def __init__(self, ledger: Ledger, plan: Plan, stage: Stage, options: ExecuteOptions) -> None:
+        self._ledger, self._plan, self._stage, self._options = ledger, plan, stage, options
+        self._worker: Worker | None = None
+
+    def run(self, shards: Iterator[int]) -> Iterator[ShardReport]:
+        """Yield one report for each number drawn, as its commit ends or fails; never raises. May be called again."""
+        watchdog = _Watchdog(self._options.stall_seconds)
+        reports: queue.SimpleQueue[ShardReport | None] = queue.SimpleQueue()
+        desk = _Desk(self._ledger, self._plan, watchdog, reports)
+        feed = _Feed(shards, desk.start, self._options.starts_before_quarantine)
+        commits: queue.Queue[tuple[_Start, ShardOutput] | None] = queue.Queue(_OUTPUTS_WAITING)
+        threads = [
+            threading.Thread(target=self._compute, args=(feed, desk, commits, watchdog), name="compute", daemon=True),
+            threading.Thread(target=_commit_all, args=(desk, commits), name="commit", daemon=True),
+        ]
+        with watchdog:
+            for thread in threads:
+                thread.start()
+            while (report := reports.get()) is not None:
+                yield report
+
+    def _compute(
+        self,
+        feed: _Feed,
+        desk: _Desk,
+        commits: queue.Queue[tuple[_Start, ShardOutput] | None],
+        watchdog: _Watchdog,
+    ) -> None:
+        try:
+            while (start := feed.next_start()) is not None:
+                if start.attempt > self._options.starts_before_quarantine:
+                    self._compute_in_quarantine(start, desk, commits, watchdog)
+                else:
+                    feed.give_first(start)
+                    self._compute_in_worker(feed, desk, commits, watchdog)
+        finally:
+            commits.put(None)
+
+    def _compute_in_worker(
+        self,
+        feed: _Feed,
+        desk: _Desk,
+        commits: queue.Queue[tuple[_Start, ShardOutput] | None],
+        watchdog: _Watchdog,
+    ) -> None:
+        """Compute until nothing is left to draw, a shard for quarantine comes, or the worker raises."""
+        try:
+            if self._worker is None:
+                self._worker = self._stage.make_worker(watchdog.beat)
+            for output in self._worker.run(feed.shards()):
+                watchdog.beat()
+                commits.put((feed.finished(output.number), output))
+            feed.check_all_finished()
+        # Transient storage errors are to be repeated here, before they become a report.
+        except Exception as error:  # noqa: BLE001 - becomes the report of the shard it concerns
+            concerned = feed.restart()
+            if concerned is None:
+                _log.warning("the worker raised with no shard in hand: %s", _cause(error))
+            else:
+                desk.fail(concerned.shard.number, concerned.attempt, error)
+
+    def _compute_in_quarantine(
+        self,
+        start: _Start,
+        desk: _Desk,
+        commits: queue.Queue[tuple[_Start, ShardOutput] | None],
+        watchdog: _Watchdog,
+    ) -> None:
+        _log.warning("shard %d: start %d, image by image in a child process", start.shard.number, start.attempt)
+        try:
+            output = run_in_quarantine(self._stage, start.shard, watchdog.beat, self._options.image_seconds)
+        except Exception as error:  # noqa: BLE001 - becomes the shard's report
+            desk.fail(start.shard.number, start.attempt, error)
+        else:
+            commits.put((start, output))
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """One start of one shard."""
+
+    shard: Shard
+    attempt: int
+    unix_time: float
+    clock: float
+
+
+class _Feed:
+    """The shards a worker draws. After a failure the worker gets a new iterator, which begins with what was in hand.
+
+    The old iterator may still wait for a number in a thread of the worker; what it then draws goes to the new one.
+    """
+
+    def __init__(self, numbers: Iterator[int], start: Callable[[int], _Start | None], alone_after: int) -> None:
+        self._numbers, self._start, self._alone_after = numbers, start, alone_after
+        self._drawing = threading.Lock()
+        self._state = threading.Lock()
+        self._epoch = 0
+        self._waiting: deque[_Start] = deque()
+        self._given: deque[_Start] = deque()
+
+    def next_start(self) -> _Start | None:
+        """Draw one shard; None when there is no more."""
+        return self._draw(self._epoch, giving=False)
+
+    def give_first(self, start: _Start) -> None:
+        """Let ``start`` be the first that the next iterator gives."""
+        with self._state:
+            self._waiting.appendleft(start)
+
+    def shards(self) -> Iterator[Shard]:
+        """Shards for the worker; ends before one that belongs into quarantine, and after `restart`."""
+        epoch = self._epoch
+        while (start := self._draw(epoch, giving=True)) is not None:
+            yield start.shard
+
+    def finished(self, number: int) -> _Start:
+        """Take note that the worker put out a shard; outputs come in the order drawn."""
+        with self._state:
+            if not self._given or self._given[0].shard.number != number:
+                raise RunError(f"the worker put out shard {number} out of turn")
+            return self._given.popleft()
+
+    def check_all_finished(self) -> None:
+        """Raise if the worker ended while it still held shards."""
+        with self._state:
+            held = [start.shard.number for start in self._given]
+        if held:
+            raise RunError(f"the worker ended without an output for shard(s) {held}")
+
+    def restart(self) -> _Start | None:
+        """Begin a new iterator with all that is in hand but the oldest, which is returned: it is the one concerned."""
+        with self._state:
+            self._epoch += 1
+            self._waiting.extendleft(reversed(self._given))
+            self._given.clear()
+            return self._waiting.popleft() if self._waiting else None
+
+    def _draw(self, epoch: int, giving: bool) -> _Start | None:
+        taken = self._take(epoch, giving)
+        if taken is None:
+            with self._drawing:
+                while (taken := self._take(epoch, giving)) is None:
+                    number = next(self._numbers, None)
+                    if number is None:
+                        return None
+                    start = self._start(number)
+                    if start is not None:
+                        with self._state:
+                            self._waiting.append(start)
+        return None if taken == "ended" else taken
+
+    def _take(self, epoch: int, giving: bool) -> _Start | Literal["ended"] | None:
+        """What waits, if anything; noted as given in the same moment, so that no restart comes in between."""
+        with self._state:
+            if epoch != self._epoch:
+                return "ended"
+            if not self._waiting:
+                return None
+            if giving and self._waiting[0].attempt > self._alone_after:
+                return "ended"
+            start = self._waiting.popleft()
+            if giving:
+                self._given.append(start)
+            return start
+
+
+class _Desk:
+    """Starts, commits and reports; knows what is in hand."""
+
+    def __init__(
+        self, ledger: Ledger, plan: Plan, watchdog: _Watchdog, reports: queue.SimpleQueue[ShardReport | None]
+    ) -> None:
+        self._ledger, self._plan, self._watchdog, self._reports = ledger, plan, watchdog, reports
+
+    def start(self, number: int) -> _Start | None:
+        """Record the start of a shard and read its records; None if that failed, which is then reported."""
+        self._watchdog.watch(number)
+        unix_time, clock = time.time(), time.monotonic()
+        attempt = 0
+        try:
+            attempt = self._ledger.start(number)
+            return _Start(self._plan.shard(number), attempt, unix_time, clock)
+        except Exception as error:  # noqa: BLE001 - becomes the shard's report
+            self.fail(number, attempt, error)
+            return None
+
+    def commit(self, start: _Start, output: ShardOutput) -> None:
+        """Commit and report; a failure becomes the report."""
+        try:
+            manifest = self._ledger.commit(output, start.attempt, started=start.unix_time).manifest
+            failures = tuple((entry["image_id"], entry["error"] or "") for entry in manifest["failures"])
+            report = ShardReport(
+                shard=output.number,
+                attempt=start.attempt,
+                status="committed",
+                images=manifest["images"],
+                failed=manifest["failed"],
+                seconds=time.monotonic() - start.clock,
+                failures=failures,
+            )
+        except Exception as error:  # noqa: BLE001 - becomes the shard's report
+            self.fail(output.number, start.attempt, error)
+        else:
+            self._put(report)
+
+    def fail(self, number: int, attempt: int, error: Exception) -> None:
+        """Report that an attempt failed."""
+        _log.debug("shard %d, start %d", number, attempt, exc_info=error)
+        self._put(ShardReport(shard=number, attempt=attempt, status="error", error=_cause(error)))
+
+    def close(self) -> None:
+        """Report as failed what is still in hand (only a defect leaves anything), then say that all is reported."""
+        for number in self._watchdog.watched():
+            self.fail(number, 0, RunError("the runner ended before this shard did; see the log for its traceback"))
+        self._reports.put(None)
+
+    def _put(self, report: ShardReport) -> None:
+        self._watchdog.unwatch(report.shard)
+        self._reports.put(report)
+
+
+def _commit_all(desk: _Desk, commits: queue.Queue[tuple[_Start, ShardOutput] | None]) -> None:
+    while (item := commits.get()) is not None:
+        desk.commit(*item)
+    desk.close()
+
+
+class _Watchdog:
+    """Ends this process when shards are in hand and nothing has got on for too long, however the worker is stuck."""
+
+    def __init__(self, stall_seconds: float) -> None:
+        self._stall_seconds = stall_seconds
+        self._last = time.monotonic()
+        self._in_hand: set[int] = set()
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+
+    def __enter__(self) -> None:
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+
+    def beat(self) -> None:
+        """Note that something got on."""
+        self._last = time.monotonic()
+
+    def watch(self, number: int) -> None:
+        """Note that a shard is in hand."""
+        with self._lock:
+            self._in_hand.add(number)
+        self.beat()
+
+    def unwatch(self, number: int) -> None:
+        """Note that a shard is reported."""
+        with self._lock:
+            self._in_hand.discard(number)
+        self.beat()
+
+    def watched(self) -> list[int]:
+        """The shards in hand, in order of their numbers."""
+        with self._lock:
+            return sorted(self._in_hand)
+
+    def _watch(self) -> None:
+        while not self._over.wait(min(self._stall_seconds / 4, 10.0)):
+            in_hand = self.watched()
+            if in_hand and time.monotonic() - self._last > self._stall_seconds:
+                what = f"no progress for {self._stall_seconds:g} s on shard(s) {in_hand}"
+                os.write(2, f"process {os.getpid()} ends itself: {what}\n".encode())
+                os._exit(STALLED_EXIT_CODE)
+
+
+def _cause(error: Exception) -> str:
+    text = str(error) if isinstance(error, SimsamError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())[:_CAUSE_LENGTH]
