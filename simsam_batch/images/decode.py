@@ -1,0 +1,256 @@
+"""Bytes of one image to upright 8-bit RGB, within limits; every way in which that can fail has a name."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from simsam_batch.errors import ImageError
+from simsam_batch.storage import ObjectNotFound, read_url
+
+_ORIENTATION = 0x0112
+_BITS_PER_SAMPLE = 0x0102
+_FORMATS = "JPEG, PNG, WebP, TIFF and BMP can be read"
+
+# Pillow's own classes instead of Image.open: that one compares every image with a process-wide pixel limit and warns,
+# and the limit here is the caller's. Image.open would choose the class by the same first bytes.
+_READERS: list[tuple[str, re.Pattern[bytes], Callable[[io.BytesIO, str], ImageFile.ImageFile]]] = [
+    ("JPEG", re.compile(rb"\xff\xd8\xff"), JpegImageFile),
+    ("PNG", re.compile(rb"\x89PNG\r\n\x1a\n"), PngImageFile),
+    ("WebP", re.compile(rb"RIFF....WEBP", re.DOTALL), WebPImageFile),
+    ("TIFF", re.compile(rb"II\x2a\0|MM\0\x2a|II\x2b\0|MM\0\x2b"), TiffImageFile),
+    ("BMP", re.compile(rb"BM"), BmpImageFile),
+]
+_OTHERS: list[tuple[str, re.Pattern[bytes]]] = [
+    ("GIF", re.compile(rb"GIF8[79]a")),
+    ("HEIC or AVIF", re.compile(rb"....ftyp(hei|hev|mif|msf|avi)", re.DOTALL)),
+    ("JPEG 2000", re.compile(rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51")),
+    ("a PDF", re.compile(rb"%PDF-")),
+    ("a gzip archive", re.compile(rb"\x1f\x8b")),
+    ("a zip archive", re.compile(rb"PK\x03\x04")),
+    ("a web page or XML", re.compile(rb"(\xef\xbb\xbf)?\s*<")),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """What one image may cost at most.
+
+    Attributes:
+        max_bytes: of the file as stored.
+        max_pixels: width times height, in the file's header and again after the resize.
+    """
+
+    max_bytes: int = 200_000_000
+    max_pixels: int = 100_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """One image as 8-bit RGB, upright.
+
+    Attributes:
+        rgb: ``(H, W, 3)`` uint8, the orientation applied.
+        orientation: EXIF value as found in the file, 1 if there is none; only 2 to 8 change anything.
+        content_sha256: of the file's bytes, in hexadecimal.
+    """
+
+    rgb: NDArray[np.uint8]
+    orientation: int
+    content_sha256: str
+
+    @property
+    def height(self) -> int:
+        """Rows, in pixels."""
+        return int(self.rgb.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Columns, in pixels."""
+        return int(self.rgb.shape[1])
+
+
+def fetch(uri: str, limits: ImageLimits) -> bytes:
+    """The bytes of one image.
+
+    Raises:
+        ImageError: ``not_found``, or ``too_large`` if it has more than ``limits.max_bytes``.
+        StorageError: the storage did not answer; the read may be repeated.
+    """
+    try:
+        data = read_url(uri, limits.max_bytes)
+    except ObjectNotFound as error:
+        raise ImageError("not_found", str(error), "read") from error
+    if len(data) > limits.max_bytes:
+        message = f"{uri}: the file has more than {limits.max_bytes} bytes. To mend it: raise --max-bytes"
+        raise ImageError("too_large", message, "read")
+    return data
+
+
+def decode(data: bytes, limits: ImageLimits) -> Decoded:
+    """Decode JPEG, PNG, WebP, TIFF or BMP of any depth and colour mode; may be called from many threads.
+
+    Transparency is dropped: the colours stored under it count (Pillow's ``convert("RGB")``). Of several pages or frames
+    the first is taken. Colour profiles are ignored. Deeper grey is scaled as `grey_as_8_bit` says; colours of 16 bits
+    keep their high byte. The pixel limit is checked on the header, before any pixel is decoded.
+
+    Raises:
+        ImageError: ``empty_file``, ``not_an_image``, ``too_large``, ``truncated``, ``unsupported`` or ``undecodable``.
+    """
+    with opened(data, limits) as (image, orientation):
+        rgb = oriented(_as_rgb(image), orientation_of(image))
+    return Decoded(rgb, orientation, hashlib.sha256(data).hexdigest())
+
+
+@contextmanager
+def opened(data: bytes, limits: ImageLimits) -> Iterator[tuple[ImageFile.ImageFile, int]]:
+    """A loaded Pillow image and the orientation that its file states; faults while it is in use become `ImageError`.
+
+    What remains to be turned is `orientation_of` the image: Pillow turns a TIFF itself while loading it.
+    """
+    name, reader = _reader(data)
+    try:
+        with reader(io.BytesIO(data), "") as image:
+            width, height = image.size
+            if width * height > limits.max_pixels:
+                raise ImageError(
+                    "too_large",
+                    f"{width}x{height} pixels are more than the limit of {limits.max_pixels}. "
+                    "To mend it: raise --max-pixels, or leave it out",
+                    "decode",
+                )
+            stated = orientation_of(image) if isinstance(image, TiffImageFile) else None
+            image.load()
+            yield image, orientation_of(image) if stated is None else stated
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:
+        kind, cause = _classified(error, name, data)
+        raise ImageError(kind, f"{name} that cannot be decoded: {cause}", "decode") from error
+
+
+def oriented(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Pixels ``(H, W, ...)`` turned upright for an EXIF orientation (TIFF 6.0, tag 274); other values change nothing."""
+    turns: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.swapaxes(0, 1),
+        6: lambda a: a.swapaxes(0, 1)[:, ::-1],
+        7: lambda a: a.swapaxes(0, 1)[::-1, ::-1],
+        8: lambda a: a.swapaxes(0, 1)[::-1],
+    }
+    return np.ascontiguousarray(turns[orientation](pixels)) if orientation in turns else pixels
+
+
+def grey_as_8_bit(values: NDArray[Any], bits: int | None) -> NDArray[np.uint8]:
+    """Grey values of more than 8 bits as uint8, rounded to nearest; nothing is clipped (rules of this project).
+
+    Args:
+        values: integers or floats.
+        bits: how many bits the file declares; then 0 to ``2**bits - 1`` becomes 0 to 255. None where no range is
+            declared (floats, 32-bit integers): values in 0 to 1 (floats) or 0 to 65535 (integers) are taken to use
+            that range; any others are stretched from their own minimum and maximum.
+
+    Raises:
+        ImageError: ``unsupported``, for values that are not finite.
+    """
+    exact = values.astype(np.float64)
+    if not np.isfinite(exact).all():
+        raise ImageError("unsupported", "it holds pixel values that are not finite numbers", "decode")
+    low, high = 0.0, float(2**bits - 1) if bits else 1.0 if values.dtype.kind == "f" else 65535.0
+    if exact.min() < low or exact.max() > high:
+        low, high = float(exact.min()), float(exact.max())
+    if high <= low:
+        return np.zeros(values.shape, np.uint8)
+    exact -= low
+    exact *= 255 / (high - low)
+    return np.rint(exact, out=exact).astype(np.uint8)
+
+
+def _reader(data: bytes) -> tuple[str, Callable[[io.BytesIO, str], ImageFile.ImageFile]]:
+    if not data:
+        raise ImageError("empty_file", "the file is empty", "decode")
+    for name, magic, reader in _READERS:
+        if magic.match(data):
+            return name, reader
+    raise ImageError("not_an_image", f"not an image: it looks like {_looks_like(data)}. {_FORMATS}", "decode")
+
+
+def _looks_like(data: bytes) -> str:
+    for name, magic in _OTHERS:
+        if magic.match(data):
+            return name
+    start = data[:256]
+    try:
+        text = start.decode("utf-8")
+    except UnicodeDecodeError as error:
+        # a character cut by the end of the excerpt is no sign of binary data
+        text = start[: error.start].decode("utf-8") if error.start > len(start) - 4 and error.start else ""
+    if text and all(character.isprintable() or character in "\r\n\t" for character in text):
+        return "text"
+    return f"binary data that begins with {data[:8].hex(' ')}"
+
+
+def orientation_of(image: ImageFile.ImageFile) -> int:
+    """The EXIF orientation of an open image; 1 if it has none or none that can be read."""
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, AttributeError):
+        # metadata that cannot be read does not make the pixels unreadable; if the pixels are at fault, load() says so
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+def _as_rgb(image: ImageFile.ImageFile) -> NDArray[np.uint8]:
+    mode = image.mode
+    if mode.startswith("I") or mode == "F":
+        grey = grey_as_8_bit(np.asarray(image), _declared_bits(image))
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    # for colours, the transparent one is as good as any other; with it Pillow would warn and look for a replacement
+    image.info.pop("transparency", None)
+    # premultiplied grey has a conversion to LA only
+    plain = image.convert("LA") if mode == "La" else image
+    return np.array(plain.convert("RGB"))
+
+
+def _declared_bits(image: ImageFile.ImageFile) -> int | None:
+    if not image.mode.startswith("I;16"):
+        return None
+    bits = image.tag_v2.get(_BITS_PER_SAMPLE, (16,))[0] if isinstance(image, TiffImageFile) else 16
+    return int(bits)
+
+
+def _classified(
+    error: Exception, name: str, data: bytes
+) -> tuple[Literal["truncated", "unsupported", "undecodable", "too_large"], str]:
+    """The kind of a failure inside Pillow, and its message without what differs between two equal failures."""
+    words = re.sub(r"<[^<>]* at 0x[0-9a-fA-F]+>", "the data", str(error))
+    cause = " ".join(words.split())[:300] or type(error).__name__
+    lower = cause.lower()
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return "too_large", cause
+    # a WebP states its own length; its decoder does not say what was missing
+    webp_is_short = name == "WebP" and len(data) < 8 + int.from_bytes(data[4:8], "little")
+    # Pillow's plugins read beyond the end of a header that was cut, and raise one of these
+    header_is_short = isinstance(error.__cause__ or error, EOFError | IndexError | struct.error)
+    if webp_is_short or header_is_short or "truncated" in lower or "not enough data" in lower:
+        return "truncated", cause
+    if re.search(r"unsupported|not supported|unknown pixel mode|unknown compression|unrecognized image mode", lower):
+        return "unsupported", cause
+    return "undecodable", cause

@@ -1,0 +1,104 @@
+"""Binary truth masks from image files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ImageFile
+
+from simsam_batch.errors import ImageError, SimsamError
+from simsam_batch.images.decode import ImageLimits, fetch, opened, orientation_of, oriented
+
+_FULL_SCALES = (1, 255, 65535)
+
+
+class TruthError(SimsamError):
+    """A truth mask that cannot be used; the image itself is not at fault.
+
+    Attributes:
+        kind: short stable name of the cause: ``unreadable``, ``other_size`` or ``not_a_mask``.
+    """
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(kind, message)
+        self.kind = kind
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def load_truth(uri: str, limits: ImageLimits, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The truth of one image as booleans, True on the object.
+
+    The first channel counts, and is object over one half of full scale (evaluation of Deep Spectral Methods). The other
+    rules are this project's. Full scale is the smallest of 1, 255 and 65535 that the values fit, so that a 0/1 mask does
+    not read as empty. Palettes of greys are read as grey; in other palettes the index counts, and must be 0 with 1 or
+    255. Values of neither form (a label map) are refused. An EXIF orientation is applied.
+
+    Args:
+        uri: of an image file, read like any image.
+        limits: as for images.
+        size: (height, width) that the mask must have: the image's own, after its orientation.
+
+    Returns:
+        ``size`` booleans.
+
+    Raises:
+        TruthError: not found, not readable, of another size, or not a mask of two values.
+        StorageError: the storage did not answer; the read may be repeated.
+    """
+    try:
+        with opened(fetch(uri, limits), limits) as (image, _):
+            values, form = _first_channel(image)
+            values = oriented(values, orientation_of(image))
+    except ImageError as error:
+        raise TruthError("unreadable", f"truth {uri}: {error}") from error
+    if values.shape != size:
+        raise TruthError(
+            "other_size",
+            f"truth {uri}: it is {values.shape[1]}x{values.shape[0]} pixels (width x height), its image "
+            f"{size[1]}x{size[0]}. To mend it: give truth of the image's own size",
+        )
+    return _foreground(values, form, uri)
+
+
+def _first_channel(image: ImageFile.ImageFile) -> tuple[NDArray[Any], str]:
+    """Values ``(H, W)`` that say what is object, and what they are, for messages."""
+    if image.mode in ("P", "PA"):
+        indices = np.asarray(image if image.mode == "P" else image.getchannel("P"))
+        colours = np.zeros((256, 3), np.uint8)
+        stored = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
+        colours[: len(stored)] = stored
+        used = colours[np.unique(indices)]
+        if (used == used[:, :1]).all():
+            return colours[indices, 0], "grey values"
+        return indices, "palette indices"
+    if image.mode in ("1", "L", "F") or image.mode.startswith("I"):
+        values = np.asarray(image)
+        return (values.astype(np.uint8) if image.mode == "1" else values), "grey values"
+    rgb = np.asarray(image.convert("LA").convert("RGB") if image.mode == "La" else image.convert("RGB"))
+    if not rgb[:, :, 0].any() and rgb.any():
+        # the first channel alone would read as an empty mask
+        raise ImageError("unsupported", "its first channel is empty and another is not", "decode")
+    return rgb[:, :, 0], "values of the first channel"
+
+
+def _foreground(values: NDArray[Any], form: str, uri: str) -> NDArray[np.bool_]:
+    low, high = values.min(), values.max()
+    if form == "palette indices":
+        full = 255 if high == 255 else 1
+        is_mask = bool(np.isin(values, (0, full)).all())
+    else:
+        full = next((scale for scale in _FULL_SCALES if high <= scale), 0)
+        # everything at or below half of full scale, but not zero: a label map, which would read as an empty mask
+        is_mask = bool(low >= 0 and full and (high == 0 or high > full / 2))
+    if not is_mask:
+        raise TruthError(
+            "not_a_mask",
+            f"truth {uri}: its {form} run from {low} to {high}, and a mask has 0 and 1 or 0 and 255. "
+            "To mend it: write the object as 255 and everything else as 0",
+        )
+    return np.asarray(values > full / 2)
