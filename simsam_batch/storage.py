@@ -94,7 +94,13 @@ def _mend(error: BaseException, protocol: str) -> str:
 
 def _as_storage_error(error: Exception, action: str, url: str) -> StorageError:
     cause = " ".join(str(error).split())[:500] or "no message"
-    text = redact(f"cannot {action} {url}: {type(error).__name__}: {cause}. To mend it: {_mend(error, _protocol(url))}")
+    # the cause may quote the path without the protocol, by which a URL would be known
+    user = re.match(r"[A-Za-z][A-Za-z0-9+.-]*://([^/\s@]+@)", url)
+    cause = cause.replace(user[1], "") if user else cause
+    shown = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in url)
+    text = redact(
+        f"cannot {action} {shown}: {type(error).__name__}: {cause}. To mend it: {_mend(error, _protocol(url))}"
+    )
     absent = isinstance(error, OSError) and (isinstance(error, FileNotFoundError) or error.errno in _ABSENT_ERRNOS)
     return ObjectNotFound(text) if absent and action == "read" else StorageError(text)
 
@@ -286,14 +292,21 @@ class _RangeReader(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        end = min(self._position + len(buffer), self._size)
+        data = self._next(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def readall(self) -> bytes:
+        return self._next(self._size)
+
+    def _next(self, length: int) -> bytes:
+        end = min(self._position + length, self._size)
         if end <= self._position:
-            return 0
+            return b""
         with _reported("read", self._url):
             data = _read_remote(self._url, self._position, end)
-        buffer[: len(data)] = data
         self._position += len(data)
-        return len(data)
+        return data
 
 
 class Folder:

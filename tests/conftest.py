@@ -1,9 +1,14 @@
-"""What several test modules need: real photographs and real weights, where the machine has them."""
+"""What several test modules need: an S3 server; real photographs and weights, where the machine has them."""
 
 from __future__ import annotations
 
 import os
+import threading
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -28,3 +33,82 @@ def test_data() -> Path:
 def test_weights() -> Path:
     """Folder with the real pretrained ViT-Ti/16."""
     return _folder_from("SIMSAM_TEST_WEIGHTS")
+
+
+class S3Server:
+    """A moto S3 server in a thread, with one fault to switch on.
+
+    moto looks whether a key exists and then writes it; a lock around every request makes the conditional create
+    as atomic as S3 promises.
+    """
+
+    def __init__(self) -> None:
+        from moto.server import ThreadedMotoServer
+
+        self._server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+        self._lock = threading.Lock()
+        self._lost_reply = ""
+        self._server.start()
+        self.endpoint = "http://{}:{}".format(*self._server.get_host_and_port())
+        self._app: Any = self._server._server.app
+        self._server._server.app = self._answer
+
+    def lose_the_reply_to_writing(self, key: str) -> None:
+        """Carry out the next PUT of a key, but answer it with an error."""
+        self._lost_reply = key
+
+    def _answer(self, request: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        reply = _Reply()
+        with self._lock:
+            body = b"".join(self._app(request, reply))
+        if self._lost_reply and request["REQUEST_METHOD"] == "PUT" and request["PATH_INFO"].endswith(self._lost_reply):
+            self._lost_reply = ""
+            start_response("500 Internal Server Error", [("Content-Length", "0")])
+            return [b""]
+        start_response(*reply.arguments)
+        return [body]
+
+    def stop(self) -> None:
+        self._server.stop()
+
+
+class _Reply:
+    def __call__(self, *arguments: Any) -> None:
+        self.arguments = arguments
+
+
+@pytest.fixture(scope="session")
+def moto_server() -> Iterator[S3Server]:
+    """An S3 server on 127.0.0.1, named in the environment so that child processes and Ray workers find it."""
+    server = S3Server()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "test-key")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test-secret")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+        patch.delenv("FSSPEC_S3_ENDPOINT_URL", raising=False)
+        yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3_url(request: pytest.FixtureRequest) -> str:
+    """A fresh ``s3://bucket/prefix``: on moto, or below ``SIMSAM_TEST_S3_URL`` if that names a real store."""
+    real = os.environ.get("SIMSAM_TEST_S3_URL")
+    if real:
+        return f"{real.rstrip('/')}/{uuid.uuid4().hex}"
+    server = request.getfixturevalue("moto_server")
+    bucket = f"bucket-{uuid.uuid4().hex[:12]}"
+    with urlopen(Request(f"{server.endpoint}/{bucket}", method="PUT")) as reply:
+        assert reply.status == 200
+    return f"s3://{bucket}/some/prefix"
+
+
+@pytest.fixture(params=["local", "memory", "s3"])
+def out_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A fresh, empty folder on each kind of storage in turn."""
+    if request.param == "local":
+        return str(tmp_path / "out")
+    if request.param == "memory":
+        return f"memory://{uuid.uuid4().hex}/out"
+    return str(request.getfixturevalue("s3_url"))

@@ -1,0 +1,466 @@
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import S3Server
+
+from simsam_batch import storage
+from simsam_batch.errors import StorageError
+from simsam_batch.storage import Folder, ObjectNotFound, absolute_url, read_url, redact, walk
+
+WRITERS = 8
+
+
+def _race(writers: list[Callable[[], bool]]) -> list[bool]:
+    """Run the writers at once, each in a thread that waits for all the others."""
+    together = threading.Barrier(len(writers))
+
+    def run(writer: Callable[[], bool]) -> bool:
+        together.wait(timeout=20)
+        return writer()
+
+    with ThreadPoolExecutor(len(writers)) as pool:
+        return list(pool.map(run, writers))
+
+
+def _create_in_process(url: str, data: bytes, together: Any) -> bool:
+    folder = Folder(url)
+    folder.list()
+    together.wait(timeout=30)
+    return folder.create("manifests/0000001.0.json", data)
+
+
+def _lose_replies(monkeypatch: pytest.MonkeyPatch, folder: Folder, carry_out: bool) -> None:
+    """Make writing fail with an error, after the write was done or without it."""
+    if folder.url.startswith("/"):
+        real_link = os.link
+
+        def link(source: Any, target: Any) -> None:
+            if carry_out:
+                real_link(source, target)
+            raise OSError(5, "Input/output error")
+
+        monkeypatch.setattr("os.link", link)
+        return
+    filesystem, _ = storage._filesystem(folder.url)
+    real_pipe = filesystem.pipe_file
+
+    def pipe_file(*args: Any, **kwargs: Any) -> None:
+        if carry_out:
+            real_pipe(*args, **kwargs)
+        raise TimeoutError("the connection was cut")
+
+    monkeypatch.setattr(filesystem, "pipe_file", pipe_file)
+
+
+class TestEveryStorage:
+    """What local disk, memory and S3 all have to do; the same tests run against each."""
+
+    def test_a_folder_that_does_not_exist_is_empty(self, out_url: str) -> None:
+        assert Folder(out_url).list() == []
+        assert Folder(out_url).list("manifests") == []
+
+    def test_what_is_created_is_read_back(self, out_url: str) -> None:
+        folder = Folder(out_url)
+        assert folder.create("a/b/c.bin", b"\0\xff hello")
+        assert folder.read("a/b/c.bin") == b"\0\xff hello"
+
+    @pytest.mark.parametrize("size", [0, 1, 65_536, 65_537, 8_388_608, 12_000_001])
+    def test_sizes_from_nothing_to_megabytes_survive(self, out_url: str, size: int) -> None:
+        folder, data = Folder(out_url), os.urandom(size)
+        assert folder.create("large.bin", data)
+        assert folder.read("large.bin") == data
+        assert folder.list() == [
+            storage.ObjectInfo("large.bin", size, folder.list()[0].etag, folder.list()[0].modified)
+        ]
+        with folder.open("large.bin") as file:
+            assert file.read() == data
+
+    def test_another_writers_object_is_never_overwritten(self, out_url: str) -> None:
+        folder = Folder(out_url)
+        assert folder.create("run.json", b"first")
+        assert not folder.create("run.json", b"other")
+        assert folder.read("run.json") == b"first"
+
+    def test_creating_our_own_object_again_says_it_is_ours(self, out_url: str) -> None:
+        folder = Folder(out_url)
+        assert folder.create("run.json", b"token 1")
+        assert folder.create("run.json", b"token 1")
+
+    def test_an_empty_object_also_refuses_a_second_writer(self, out_url: str) -> None:
+        folder = Folder(out_url)
+        assert folder.create("empty", b"")
+        assert not folder.create("empty", b"x")
+        assert folder.read("empty") == b""
+
+    def test_of_racing_threads_exactly_one_wins(self, out_url: str) -> None:
+        folder = Folder(out_url)
+        for round_number in range(5):
+            name = f"manifests/{round_number:07d}.0.json"
+            bodies = [f"writer {writer}".encode() * 1000 for writer in range(WRITERS)]
+            won = _race([partial(folder.create, name, body) for body in bodies])
+            assert sum(won) == 1
+            assert folder.read(name) == bodies[won.index(True)]
+
+    def test_a_write_whose_reply_was_lost_is_ours(self, out_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        folder = Folder(out_url)
+        with monkeypatch.context() as patch:
+            _lose_replies(patch, folder, carry_out=True)
+            assert folder.create("manifest.json", b"token 1")
+        assert folder.read("manifest.json") == b"token 1"
+
+    def test_an_error_over_anothers_object_is_a_refusal(self, out_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        folder = Folder(out_url)
+        folder.create("manifest.json", b"token 1")
+        with monkeypatch.context() as patch:
+            _lose_replies(patch, folder, carry_out=False)
+            assert not folder.create("manifest.json", b"token 2")
+
+    def test_an_error_with_nothing_written_is_an_error(self, out_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        folder = Folder(out_url)
+        with monkeypatch.context() as patch:
+            _lose_replies(patch, folder, carry_out=False)
+            with pytest.raises(StorageError, match=r"cannot write .*manifest\.json") as caught:
+                folder.create("manifest.json", b"token 1")
+        assert not isinstance(caught.value, ObjectNotFound)
+        assert folder.list() == []
+
+    def test_replace_overwrites(self, out_url: str) -> None:
+        folder = Folder(out_url)
+        folder.replace("results/segment.json", b"long first content")
+        folder.replace("results/segment.json", b"second")
+        assert folder.read("results/segment.json") == b"second"
+
+    def test_a_listing_shows_every_object_at_once_by_name(self, out_url: str) -> None:
+        folder = Folder(out_url)
+        assert folder.list() == []
+        for name in ("b/2", "b/10", "a", "b.c", "b/x/y"):
+            folder.create(name, name.encode())
+        assert [(info.name, info.size) for info in folder.list()] == [
+            ("a", 1),
+            ("b.c", 3),
+            ("b/10", 4),
+            ("b/2", 3),
+            ("b/x/y", 5),
+        ]
+        assert [info.name for info in folder.list("b")] == ["b/10", "b/2", "b/x/y"]
+        assert [info.name for info in folder.list("b/")] == ["b/10", "b/2", "b/x/y"]
+        folder.create("b/3", b"")
+        assert "b/3" in [info.name for info in folder.list("b")]
+
+    def test_a_listing_longer_than_a_page_is_complete(self, out_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        folder = Folder(out_url)
+        names = [f"m/{number:07d}" for number in range(23)]
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(lambda name: folder.create(name, b"x"), names))
+        if folder.url.startswith("s3"):
+            filesystem, _ = storage._filesystem(folder.url)
+            real, pages = filesystem.call_s3, itertools.count(1)
+            monkeypatch.setattr(
+                filesystem, "call_s3", lambda *args, **kwargs: (next(pages), real(*args, MaxKeys=10, **kwargs))[1]
+            )
+            assert [info.name for info in folder.list("m")] == names
+            # 10 + 10 + 3 keys
+            assert next(pages) == 4
+        assert [info.name for info in folder.list("m")] == names
+
+    def test_the_etag_changes_with_the_content(self, out_url: str) -> None:
+        folder = Folder(out_url)
+        folder.replace("x", b"1")
+        before = folder.list()[0]
+        folder.replace("x", b"22")
+        after = folder.list()[0]
+        assert after.modified is not None
+        assert '"' not in (after.etag or "")
+        assert before.etag != after.etag or folder.url.startswith("memory")
+
+    def test_a_missing_object_is_named(self, out_url: str) -> None:
+        with pytest.raises(ObjectNotFound, match=r"out/no/such|prefix/no/such|/no/such"):
+            Folder(out_url).read("no/such")
+        with pytest.raises(ObjectNotFound, match="no/such"):
+            Folder(out_url).open("no/such").read()
+        with pytest.raises(ObjectNotFound, match="no/such"):
+            read_url(Folder(out_url).url + "/no/such", limit=10)
+
+    def test_many_are_read_in_order(self, out_url: str) -> None:
+        folder = Folder(out_url)
+        names = [f"m/{number}" for number in range(80)]
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda name: folder.create(name, name.encode()), names))
+        assert list(folder.read_many(reversed(names))) == [name.encode() for name in reversed(names)]
+        assert list(folder.read_many([])) == []
+
+    def test_one_missing_of_many_is_an_error(self, out_url: str) -> None:
+        folder = Folder(out_url)
+        folder.create("a", b"1")
+        with pytest.raises(ObjectNotFound):
+            list(folder.read_many(["a", "b", "a"]))
+
+    def test_ranges_are_read_from_an_open_file(self, out_url: str) -> None:
+        folder, data = Folder(out_url), bytes(range(256)) * 1000
+        folder.create("plan.parquet", data)
+        with folder.open("plan.parquet") as file:
+            assert file.seek(-10, os.SEEK_END) == 255_990
+            assert file.read() == data[-10:]
+            file.seek(70_000)
+            assert file.read(100_000) == data[70_000:170_000]
+            assert file.tell() == 170_000
+            assert file.seek(300_000) == 300_000
+            assert file.read(10) == b""
+
+    @pytest.mark.parametrize("name", ["/etc/passwd", "../x", "a/../../x", "", "a//b", "./a", "a/", "a\0b", "a\\..\\b"])
+    def test_names_that_could_leave_the_folder_are_refused(self, out_url: str, name: str) -> None:
+        folder = Folder(out_url)
+        for act in (folder.read, folder.open, lambda n: folder.create(n, b""), lambda n: folder.replace(n, b"")):
+            with pytest.raises(StorageError, match="is not a name inside"):
+                act(name)
+
+    def test_a_folder_travels_to_another_process(self, out_url: str) -> None:
+        folder = pickle.loads(pickle.dumps(Folder(out_url)))
+        assert folder == Folder(out_url)
+        assert folder.create("x", b"1")
+
+    @pytest.mark.parametrize("name", ["with space.jpg", "ünï/çødé ☃.png", "percent%20.jpg", "hash#q?.png", "new\nline"])
+    def test_odd_names_are_names_like_any_other(self, out_url: str, name: str) -> None:
+        folder = Folder(out_url)
+        if "\n" in name and out_url.startswith("s3://bucket-"):
+            pytest.skip("moto's router knows no key with a newline")
+        assert folder.create(name, b"1")
+        assert [info.name for info in folder.list()] == [name]
+        assert folder.read(name) == b"1"
+        [(uri, info)] = walk(folder.url)
+        assert info.name == name
+        assert read_url(uri) == b"1"
+
+    def test_walking_gives_uris_that_can_be_read(self, out_url: str) -> None:
+        folder = Folder(out_url)
+        for name in ("a.jpg", "d/b.jpg", "d/e/c.png"):
+            folder.create(name, name.encode())
+        found = dict(walk(out_url))
+        assert sorted(info.name for info in found.values()) == ["a.jpg", "d/b.jpg", "d/e/c.png"]
+        assert all(read_url(uri) == info.name.encode() for uri, info in found.items())
+        assert [info.size for info in found.values() if info.name == "d/b.jpg"] == [7]
+
+    def test_walking_nothing_is_an_error_that_names_it(self, out_url: str) -> None:
+        with pytest.raises(StorageError, match=r"cannot list .*typo"):
+            list(walk(Folder(out_url).url + "/typo"))
+
+    @pytest.mark.parametrize(
+        ("size", "limit", "read"), [(0, 5, 0), (4, 5, 4), (5, 5, 5), (6, 5, 6), (1000, 5, 6), (3, 0, 1)]
+    )
+    def test_a_limit_bounds_what_is_read(self, out_url: str, size: int, limit: int, read: int) -> None:
+        folder, data = Folder(out_url), os.urandom(size)
+        folder.create("image.jpg", data)
+        assert read_url(folder.url + "/image.jpg", limit=limit) == data[:read]
+        assert read_url(folder.url + "/image.jpg") == data
+
+    def test_many_threads_share_the_storage(self, out_url: str) -> None:
+        folder = Folder(out_url)
+        for number in range(10):
+            folder.create(str(number), str(number).encode() * 100)
+        with ThreadPoolExecutor(16) as pool:
+            found = list(pool.map(lambda number: read_url(f"{folder.url}/{number % 10}", limit=1000), range(200)))
+        assert found == [str(number % 10).encode() * 100 for number in range(200)]
+
+
+@pytest.mark.parametrize("kind", ["local", "s3"])
+def test_of_racing_processes_exactly_one_wins(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    url = str(tmp_path / "out") if kind == "local" else request.getfixturevalue("s3_url")
+    context = multiprocessing.get_context("spawn")
+    bodies = [f"process {number}".encode() for number in range(4)]
+    with context.Manager() as manager, context.Pool(len(bodies)) as pool:
+        together = manager.Barrier(len(bodies))
+        won = pool.starmap(_create_in_process, [(url, body, together) for body in bodies])
+    assert sum(won) == 1
+    assert Folder(url).read("manifests/0000001.0.json") == bodies[won.index(True)]
+
+
+def test_a_forked_child_makes_its_own_connections(s3_url: str) -> None:
+    folder = Folder(s3_url)
+    folder.create("a", b"1")
+    child = multiprocessing.get_context("fork").Process(target=folder.create, args=("b", b"from the child"))
+    child.start()
+    child.join(timeout=30)
+    assert child.exitcode == 0
+    assert folder.read("b") == b"from the child"
+
+
+def test_a_put_repeated_after_a_lost_reply_is_ours(s3_url: str, request: pytest.FixtureRequest) -> None:
+    if os.environ.get("SIMSAM_TEST_S3_URL"):
+        pytest.skip("the fault is injected into the moto server")
+    server: S3Server = request.getfixturevalue("moto_server")
+    server.lose_the_reply_to_writing("0000001.0.json")
+    # the client repeats the PUT by itself and is told that the object exists: its own
+    assert Folder(s3_url).create("manifests/0000001.0.json", b"token 1")
+    assert not Folder(s3_url).create("manifests/0000001.0.json", b"token 2")
+
+
+def test_a_crash_before_the_link_leaves_nothing_to_see(tmp_path: Path) -> None:
+    program = (
+        "import os, sys\nfrom simsam_batch.storage import Folder\n"
+        "os.link = lambda *_: os._exit(9)\nFolder(sys.argv[1]).create('m/1.json', b'half')"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False, timeout=60)
+    assert done.returncode == 9
+    assert Folder(str(tmp_path)).list() == []
+    [left] = (tmp_path / "m").iterdir()
+    assert left.name.startswith(".")
+    assert Folder(str(tmp_path)).create("m/1.json", b"whole")
+
+
+def test_no_temporary_file_stays_behind(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    folder.create("a", b"1")
+    folder.create("a", b"2")
+    folder.replace("a", b"3")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("error", [1, 95])
+def test_a_disk_without_hard_links_is_refused_with_the_mend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    def link(source: Any, target: Any) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr("os.link", link)
+    with pytest.raises(StorageError, match=r"no hard links.*To mend it"):
+        Folder(str(tmp_path)).create("a", b"1")
+
+
+def test_a_place_that_cannot_be_written_is_a_clear_error() -> None:
+    # nobody, root included, makes files in /proc
+    with pytest.raises(StorageError, match=r"cannot write /proc/simsam-out/run\.json.*To mend it"):
+        Folder("/proc/simsam-out").create("run.json", b"1")
+
+
+def test_a_file_in_the_way_of_the_folder_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(StorageError, match="a file is where a folder is needed"):
+        Folder(str(tmp_path / "out")).create("run.json", b"1")
+    assert Folder(str(tmp_path / "out")).list("x") == []
+
+
+def test_a_missing_bucket_is_an_error_and_not_a_missing_image_when_writing(s3_url: str) -> None:
+    with pytest.raises(StorageError, match="a bucket has to be made beforehand") as caught:
+        Folder("s3://no-such-bucket-of-ours/x").create("run.json", b"1")
+    assert not isinstance(caught.value, ObjectNotFound)
+
+
+def test_a_store_without_conditional_create_is_refused(tmp_path: Path) -> None:
+    import fsspec
+    from fsspec.implementations.local import LocalFileSystem
+
+    # asks whether the name exists and then overwrites, as every filesystem without a pipe_file of its own
+    class Careless(LocalFileSystem):  # type: ignore[misc]
+        protocol = "careless"
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return str(path).removeprefix("careless://")
+
+    fsspec.register_implementation("careless", Careless, clobber=True)
+    with pytest.raises(StorageError, match=r"Careless has no conditional create.*To mend it"):
+        Folder(f"careless://{tmp_path}").create("run.json", b"1")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    images, elsewhere = tmp_path / "images", tmp_path / "elsewhere"
+    images.mkdir()
+    elsewhere.mkdir()
+    (elsewhere / "a.jpg").write_bytes(b"1")
+    (images / "linked").symlink_to(elsewhere)
+    (images / "back").symlink_to(tmp_path)
+    (images / "gone.jpg").symlink_to(tmp_path / "missing")
+    found = {info.name: uri for uri, info in walk(str(images))}
+    assert found == {
+        "linked/a.jpg": f"{images}/linked/a.jpg",
+        "back/elsewhere/a.jpg": f"{images}/back/elsewhere/a.jpg",
+        "gone.jpg": f"{images}/gone.jpg",
+    }
+    with pytest.raises(ObjectNotFound):
+        read_url(found["gone.jpg"])
+
+
+@pytest.mark.parametrize("name", ["", "sub", "a.jpg/x", "n" * 300, "pipe", "zero\0byte"])
+def test_what_is_no_file_is_not_found_and_does_not_hang(tmp_path: Path, name: str) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a.jpg").write_bytes(b"1")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ObjectNotFound):
+        read_url(f"{tmp_path}/{name}")
+
+
+def test_a_listing_refuses_names_that_no_table_can_hold(tmp_path: Path) -> None:
+    (Path(os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff.jpg"))).write_bytes(b"1")
+    with pytest.raises(StorageError, match="is not UTF-8"):
+        list(walk(str(tmp_path)))
+
+
+def test_relative_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert absolute_url("out/") == f"{tmp_path}/out"
+    assert absolute_url("file:///data/x") == "/data/x"
+    assert absolute_url("s3://bucket/images/") == "s3://bucket/images"
+    assert Folder("out").url == f"{tmp_path}/out"
+
+
+def test_a_file_url_is_the_local_path(tmp_path: Path) -> None:
+    Folder(f"file://{tmp_path}/out").create("a", b"1")
+    assert (tmp_path / "out" / "a").read_bytes() == b"1"
+    assert read_url(f"file://{tmp_path}/out/a") == b"1"
+
+
+@pytest.mark.parametrize("url", ["nosuch://x/y", "simplecache::s3://b/k"])
+def test_a_protocol_that_cannot_be_used_is_a_storage_error(url: str) -> None:
+    with pytest.raises(StorageError, match=r"To mend it|Give the plain URL"):
+        read_url(url)
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import fsspec.registry  # noqa: F401
+
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
+    with pytest.raises(StorageError, match=r"install simsam-batch\[s3\]"):
+        read_url("s3://bucket/key")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("s3://AKIA:s3cr3t@bucket/key failed", "s3://bucket/key failed"),
+        ("https://user@host/x", "https://host/x"),
+        (
+            "https://h/x.jpg?X-Amz-Credential=AKIA%2F1&X-Amz-Signature=ab12&width=3",
+            "https://h/x.jpg?X-Amz-Credential=***&X-Amz-Signature=***&width=3",
+        ),
+        ("az://c/x?sig=abc%3D", "az://c/x?sig=***"),
+        ("nothing to hide at me@example.org", "nothing to hide at me@example.org"),
+        ("s3://bucket/folder/name@2x.png", "s3://bucket/folder/name@2x.png"),
+    ],
+)
+def test_secrets_are_taken_out_of_urls(text: str, expected: str) -> None:
+    assert redact(text) == expected
+
+
+def test_messages_and_displayed_urls_hold_no_credentials() -> None:
+    folder = Folder("memory://user:hidden@place/out")
+    assert folder.url == "memory://place/out"
+    assert "hidden" not in repr(folder)
+    with pytest.raises(ObjectNotFound) as caught:
+        folder.read("x")
+    assert "hidden" not in str(caught.value)
