@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import TypeVar
@@ -14,13 +14,13 @@ R = TypeVar("R")
 _LAST_WAIT = 1.0
 
 
-class _Exhausted(Exception):  # noqa: N818  the source's ordinary end, carried through the queue
-    pass
+class _Exhausted(Exception):  # noqa: N818  an end, and no error
+    """The source has no more items."""
 
 
 def decode_ahead(
     items: Iterator[T], prepare: Callable[[T], R], *, threads: int, max_pending: int
-) -> Iterator[tuple[T, R | Exception]]:
+) -> Generator[tuple[T, R | Exception], None, None]:
     """Run ``prepare`` on the items in a thread pool and give the results back in the items' order.
 
     A thread of its own draws the items, so a source that blocks holds back no result that is ready. When the consumer
@@ -61,12 +61,25 @@ def decode_ahead(
         except BaseException as error:  # noqa: BLE001  it is raised in the consumer's thread
             drawn.put(error)
 
+    def take() -> tuple[T, R | Exception]:
+        arrived = drawn.get()
+        if isinstance(arrived, BaseException):
+            raise arrived
+        item, future = arrived
+        error = future.exception()
+        slots.release()
+        if error is None:
+            return item, future.result()
+        if isinstance(error, Exception):
+            return item, error
+        raise error
+
     feeder = threading.Thread(target=feed, name="simsam-feed", daemon=True)
     feeder.start()
     try:
         while True:
             # nothing of it is named here: the consumer alone decides how long an image stays in memory
-            yield _take(drawn, slots)
+            yield take()
     except _Exhausted:
         return
     finally:
@@ -74,19 +87,3 @@ def decode_ahead(
         slots.release()
         feeder.join(_LAST_WAIT)
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _take(
-    drawn: SimpleQueue[tuple[T, Future[R]] | BaseException], slots: threading.Semaphore
-) -> tuple[T, R | Exception]:
-    arrived = drawn.get()
-    if isinstance(arrived, BaseException):
-        raise arrived
-    item, future = arrived
-    error = future.exception()
-    slots.release()
-    if error is None:
-        return item, future.result()
-    if isinstance(error, Exception):
-        return item, error
-    raise error

@@ -145,7 +145,7 @@ def opened(data: bytes, limits: ImageLimits) -> Iterator[tuple[ImageFile.ImageFi
 
 
 def oriented(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """Pixels ``(H, W, ...)`` turned upright for an EXIF orientation (TIFF 6.0, tag 274); other values change nothing."""
+    """Pixels ``(H, W, ...)`` turned upright for an orientation (TIFF 6.0, tag 274); other values change nothing."""
     turns: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
         2: lambda a: a[:, ::-1],
         3: lambda a: a[::-1, ::-1],

@@ -33,10 +33,10 @@ class TruthError(SimsamError):
 def load_truth(uri: str, limits: ImageLimits, size: tuple[int, int]) -> NDArray[np.bool_]:
     """The truth of one image as booleans, True on the object.
 
-    The first channel counts, and is object over one half of full scale (evaluation of Deep Spectral Methods). The other
-    rules are this project's. Full scale is the smallest of 1, 255 and 65535 that the values fit, so that a 0/1 mask does
-    not read as empty. Palettes of greys are read as grey; in other palettes the index counts, and must be 0 with 1 or
-    255. Values of neither form (a label map) are refused. An EXIF orientation is applied.
+    The first channel counts, and is object over one half of full scale (evaluation of Deep Spectral Methods). The
+    other rules are this project's. Full scale is the smallest of 1, 255 and 65535 that the values fit, so that a 0/1
+    mask does not read as empty. Palettes of greys are read as grey; in other palettes the index counts, and must be 0
+    with 1 or 255. Values of neither form (a label map) are refused. An EXIF orientation is applied.
 
     Args:
         uri: of an image file, read like any image.

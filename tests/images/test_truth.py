@@ -1,0 +1,134 @@
+"""Truth masks: what counts as object, and what is refused instead of being read as empty."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from simsam_batch.images import ImageLimits, TruthError, load_truth
+
+LIMITS = ImageLimits()
+SIZE = (24, 40)
+OBJECT = np.zeros(SIZE, bool)
+OBJECT[4:15, 8:30] = True
+
+
+def saved(folder: Path, image: Image.Image, name: str = "mask.png", **options: Any) -> str:
+    image.save(folder / name, **options)
+    return str(folder / name)
+
+
+def palette_image(indices: np.ndarray, colours: list[list[int]]) -> Image.Image:
+    image = Image.fromarray(indices.astype(np.uint8))
+    image.putpalette(np.array(colours, np.uint8).tobytes())
+    return image
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        OBJECT.astype(np.uint8) * 255,
+        OBJECT.astype(np.uint8),
+        OBJECT,
+        OBJECT.astype(np.uint16) * 65535,
+        OBJECT.astype(np.uint16),
+        OBJECT.astype(np.uint16) * 255,
+        np.where(OBJECT, 200, 127).astype(np.uint8),
+        np.repeat(OBJECT[:, :, None] * np.uint8(255), 3, axis=2),
+        np.dstack([OBJECT * np.uint8(128), np.zeros((*SIZE, 2), np.uint8)]),
+        np.dstack([OBJECT * np.uint8(255), np.full(SIZE, 9, np.uint8)]),
+        np.dstack([*[OBJECT * np.uint8(255)] * 3, np.full(SIZE, 9, np.uint8)]),
+    ],
+    ids=["0-255", "0-1", "bits", "16-bit", "16-bit-0-1", "16-bit-0-255", "127-200", "rgb", "red", "la", "rgba"],
+)
+def test_a_mask_reads_the_same_in_every_depth_and_mode(tmp_path: Path, pixels: np.ndarray) -> None:
+    found = load_truth(saved(tmp_path, Image.fromarray(pixels)), LIMITS, SIZE)
+    assert found.dtype == np.bool_
+    np.testing.assert_array_equal(found, OBJECT)
+
+
+@pytest.mark.parametrize("scale", [1.0, 255.0])
+def test_a_float_mask_reads_the_same(tmp_path: Path, scale: float) -> None:
+    uri = saved(tmp_path, Image.fromarray((OBJECT * scale).astype(np.float32)), "mask.tif")
+    np.testing.assert_array_equal(load_truth(uri, LIMITS, SIZE), OBJECT)
+
+
+@pytest.mark.parametrize(
+    ("indices", "colours"),
+    [
+        (OBJECT.astype(int), [[0, 0, 0], [0, 0, 90]]),  # the index counts, whatever its colour
+        (OBJECT.astype(int), [[0, 0, 0], [255, 255, 255]]),
+        (1 - OBJECT.astype(int), [[255, 255, 255], [0, 0, 0]]),  # a grey mask that a program packed: the grey counts
+        (OBJECT.astype(int) * 255, [[0, 0, 0]] + [[i, 0, 0] for i in range(1, 256)]),
+    ],
+)
+def test_palettes_count_by_grey_or_else_by_index(tmp_path: Path, indices: np.ndarray, colours: list[list[int]]) -> None:
+    uri = saved(tmp_path, palette_image(indices, colours))
+    np.testing.assert_array_equal(load_truth(uri, LIMITS, SIZE), OBJECT)
+
+
+def test_a_jpeg_mask_is_cut_at_one_half(tmp_path: Path) -> None:
+    uri = saved(tmp_path, Image.fromarray(OBJECT.astype(np.uint8) * 255), "mask.jpg", quality=90)
+    np.testing.assert_array_equal(load_truth(uri, LIMITS, SIZE), OBJECT)
+
+
+def test_empty_and_full_masks_stay_what_they_are(tmp_path: Path) -> None:
+    assert not load_truth(saved(tmp_path, Image.new("L", (40, 24), 0)), LIMITS, SIZE).any()
+    assert load_truth(saved(tmp_path, Image.new("L", (40, 24), 1)), LIMITS, SIZE).all()
+    assert load_truth(saved(tmp_path, Image.new("L", (40, 24), 255)), LIMITS, SIZE).all()
+
+
+def test_the_orientation_of_the_truth_is_applied(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = np.rot90(OBJECT, 1).astype(np.uint8) * 255
+    uri = saved(tmp_path, Image.fromarray(stored), exif=exif)
+    np.testing.assert_array_equal(load_truth(uri, LIMITS, SIZE), OBJECT)
+
+
+def test_another_size_is_refused_with_both_sizes(tmp_path: Path) -> None:
+    uri = saved(tmp_path, Image.new("L", (40, 25)))
+    with pytest.raises(TruthError, match=r"mask\.png.*40x25.*40x24") as caught:
+        load_truth(uri, LIMITS, SIZE)
+    assert caught.value.kind == "other_size"
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        Image.fromarray(OBJECT.astype(np.uint8) * 7),
+        Image.fromarray(OBJECT.astype(np.uint16) * 300),
+        palette_image(OBJECT.astype(int) * 2, [[0, 0, 0], [0, 90, 0], [128, 0, 0]]),
+    ],
+    ids=["values to 7", "16-bit values to 300", "palette indices 0 and 2"],
+)
+def test_a_label_map_is_refused_instead_of_being_read_as_empty(tmp_path: Path, image: Image.Image) -> None:
+    with pytest.raises(TruthError, match="a mask has 0 and 1 or 0 and 255") as caught:
+        load_truth(saved(tmp_path, image), LIMITS, SIZE)
+    assert caught.value.kind == "not_a_mask"
+
+
+def test_a_mask_drawn_in_green_is_refused_instead_of_being_read_as_empty(tmp_path: Path) -> None:
+    green = np.dstack([np.zeros(SIZE, np.uint8), OBJECT * np.uint8(255), np.zeros(SIZE, np.uint8)])
+    with pytest.raises(TruthError, match="first channel is empty"):
+        load_truth(saved(tmp_path, Image.fromarray(green)), LIMITS, SIZE)
+
+
+def test_truth_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("not a mask")
+    for name, reason in [("text.png", "looks like text"), ("gone.png", "no such file|cannot read")]:
+        with pytest.raises(TruthError, match=f"(?is){name}.*({reason})") as caught:
+            load_truth(str(tmp_path / name), LIMITS, SIZE)
+        assert caught.value.kind == "unreadable"
+
+
+def test_the_horses_masks_read_as_their_first_channel(test_data: Path) -> None:
+    for path in sorted((test_data / "weizmann_horses" / "masks").iterdir())[:5]:
+        with Image.open(path) as image:
+            expected = np.asarray(image.convert("RGB"))[:, :, 0] > 127
+        np.testing.assert_array_equal(load_truth(str(path), LIMITS, expected.shape), expected)
+        assert 0.02 < expected.mean() < 0.9
