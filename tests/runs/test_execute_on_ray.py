@@ -1,0 +1,155 @@
+"""The same runs on a real Ray: one machine, and two nodes of which one is lost."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from trouble import TroubleStage, plan_of
+
+from simsam_batch.engines.contract import ShardReport
+from simsam_batch.engines.local import LocalEngine
+from simsam_batch.engines.ray import RayEngine
+from simsam_batch.errors import RunError
+from simsam_batch.runs.execute import ExecuteOptions, ExecuteSummary, execute
+from simsam_batch.runs.ledger import Ledger
+from simsam_batch.runs.publish import publish
+
+pytest.importorskip("ray")
+
+STORE_BYTES = 100 * 1024**2
+
+
+@pytest.fixture(autouse=True)
+def _a_hang_fails() -> Iterator[None]:
+    faulthandler.dump_traceback_later(150, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture(scope="module")
+def importable_by_workers() -> Iterator[None]:
+    patch = pytest.MonkeyPatch()
+    patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
+    patch.delenv("RAY_ADDRESS", raising=False)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def own_ray(importable_by_workers: None) -> Iterator[RayEngine]:
+    engine = RayEngine(workers=2, threads=1)
+    yield engine
+    engine.close()
+
+
+def run(tmp_path: Path, uris: list[str], engine: Any, **stage: Any) -> tuple[ExecuteSummary, list[ShardReport]]:
+    out, plan = plan_of(tmp_path / "out", uris, 2)
+    work = TroubleStage(str(tmp_path), **stage)
+    reports: list[ShardReport] = []
+    summary = execute(out, plan, work, engine, ExecuteOptions(stall_seconds=60), reports.append)
+    publish(out, Ledger(out, work.name), work.fold, plan, work)
+    return summary, reports
+
+
+def digests(tmp_path: Path) -> list[str]:
+    out, plan = plan_of(tmp_path / "out", ["unused"], 2)
+    return [manifest["content_digest"] for manifest in Ledger(out, "trouble").manifests()]
+
+
+def failed(tmp_path: Path) -> list[tuple[str, str]]:
+    rows = pa.concat_tables([pq.read_table(path) for path in (tmp_path / "out/results/trouble").glob("*.parquet")])
+    return [(row["image_id"], row["error_type"]) for row in rows.to_pylist() if row["status"] == "failed"]
+
+
+def test_ray_and_local_give_the_same_content(tmp_path: Path, own_ray: RayEngine) -> None:
+    uris = ["fine", "bad", "storage:1", *["fine"] * 13]
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "local").mkdir()
+    summary, reports = run(tmp_path / "ray", uris, own_ray)
+    run(tmp_path / "local", uris, LocalEngine(1))
+    assert (summary.images, summary.failed) == (16, 1)
+    assert digests(tmp_path / "ray") == digests(tmp_path / "local")
+    committed = [report for report in reports if report.status == "committed"]
+    assert sorted(report.shard for report in committed) == list(range(8))
+    assert [report.failures for report in committed if report.shard == 0] == [(("image-001", "the file ends early"),)]
+
+
+def test_two_shards_are_in_flight_in_an_actor_and_threads_are_as_asked(tmp_path: Path, own_ray: RayEngine) -> None:
+    run(tmp_path, ["fine"] * 24, own_ray, pause=0.3)
+    stage = TroubleStage(str(tmp_path))
+    computed = {number: float(when) for number, _, when, _ in stage.events("computed")}
+    by_process: dict[str, list[tuple[str, float]]] = {}
+    for number, pid, when, threads in stage.events("drawn"):
+        assert threads == "1"
+        by_process.setdefault(pid, []).append((number, float(when)))
+    ahead = [
+        when < computed[before]
+        for drawn in by_process.values()
+        for (before, _), (_, when) in zip(drawn, drawn[1:], strict=False)
+    ]
+    assert len(by_process) == 2
+    # a shard is drawn late only where a report has just been on its way
+    assert sum(ahead) >= 0.7 * len(ahead)
+
+
+def test_an_image_that_kills_its_actor_costs_only_itself(tmp_path: Path, own_ray: RayEngine) -> None:
+    uris = ["fine"] * 12
+    uris[4] = "kill"
+    summary, reports = run(tmp_path, uris, own_ray)
+    assert failed(tmp_path) == [("image-004", "worker_died")]
+    assert (summary.rounds, summary.failed) == (1, 1)
+    assert {report.shard: report.attempt for report in reports}[2] == 4
+
+
+def test_a_worker_that_cannot_be_built_becomes_reports_and_not_the_end_of_the_dataset(
+    tmp_path: Path, own_ray: RayEngine
+) -> None:
+    with pytest.raises(RunError, match="no such weights"):
+        run(tmp_path, ["fine"] * 4, own_ray, unbuildable="raise")
+
+
+def test_more_than_the_cluster_has_is_an_error_and_not_a_wait(own_ray: RayEngine) -> None:
+    greedy = RayEngine(workers=1, threads=64)
+    with pytest.raises(RunError, match=r"need 64 CPU each.*room for 0"):
+        next(greedy.run(TroubleStage, [0]))
+
+
+@pytest.mark.slow
+def test_a_run_survives_the_loss_of_a_node(tmp_path: Path, importable_by_workers: None) -> None:
+    import ray
+    from ray.cluster_utils import Cluster
+
+    ray.shutdown()
+    node = {"num_cpus": 1, "object_store_memory": STORE_BYTES, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=node)
+    try:
+        lost = cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
+        cluster.wait_for_nodes()
+        engine = RayEngine(workers=2, address=cluster.address)
+        out, plan = plan_of(tmp_path / "out", ["fine"] * 24, 1)
+        stage = TroubleStage(str(tmp_path), pause=0.3)
+        reports: list[ShardReport] = []
+
+        def lose_a_node(report: ShardReport) -> None:
+            reports.append(report)
+            if len(reports) == 8:
+                threading.Thread(target=cluster.remove_node, args=(lost,), kwargs={"allow_graceful": False}).start()
+
+        execute(out, plan, stage, engine, ExecuteOptions(), lose_a_node)
+        engine.close()
+    finally:
+        cluster.shutdown()
+    assert sorted(report.shard for report in reports) == list(range(24))
+    assert all(report.status == "committed" for report in reports)
+    # two actors, and one in place of the lost one
+    assert len({pid for _, pid, _, _ in stage.events("built")}) == 3
+    assert Ledger(out, "trouble").pending(plan.shards) == []
