@@ -96,9 +96,9 @@ def choose_side(mask: Tensor, vectors: Tensor, grid: tuple[int, int], *, side: S
 def confidence(values: Tensor, vectors: Tensor, mask: Tensor) -> Tensor:
     """Estimate how clear-cut a mask is, from 0 (arbitrary) to 1. A formula of this project, no probability.
 
-    The geometric mean of two shares: the relative spectral gap (mu_2 - mu_1) / mu_2, near 1 where one cut is far better
-    than the next, and the margin, which is the part of v_1's variance that lies between the two sides of the mask,
-    near 1 where v_1 takes two values only.
+    ``margin * (1 - (mu_1 / mu_2)^2)``. The margin is the share of v_1's variance that lies between the two sides of
+    the mask, near 1 where v_1 takes two values only. The second factor falls to 0 as the spectral gap closes, that is
+    as another cut becomes as good.
 
     Args:
         values: (B, K) eigenvalues.
@@ -110,7 +110,7 @@ def confidence(values: Tensor, vectors: Tensor, mask: Tensor) -> Tensor:
     """
     if values.shape[1] < 3:
         return torch.zeros(len(values), device=values.device)
-    gap = (values[:, 2] - values[:, 1]) / values[:, 2]
+    unrivalled = 1 - (values[:, 1] / values[:, 2]) ** 2
     v1 = vectors[:, 1]
     inside = mask.to(v1)
     count = inside.sum(dim=1)
@@ -119,7 +119,7 @@ def confidence(values: Tensor, vectors: Tensor, mask: Tensor) -> Tensor:
     mean_outside = (v1 * (1 - inside)).sum(dim=1) / outside_count
     share = count / mask.shape[1]
     margin = share * (1 - share) * (mean_inside - mean_outside) ** 2 / v1.var(dim=1, correction=0)
-    sure = (gap * margin).sqrt().clamp(0, 1)
+    sure = (margin * unrivalled).clamp(0, 1)
     return torch.where(degenerate(values, vectors) | ~torch.isfinite(sure), torch.zeros_like(sure), sure)
 
 

@@ -270,8 +270,13 @@ def test_any_graph_is_solved_and_its_residual_is_true(
     laplacian = torch.eye(len(graph), dtype=torch.float64) - normalized_affinity(graph, degree)
     expected = torch.linalg.eigvalsh(laplacian)[:found]
     values = result.values[0, :found].double()
-    # A ring's eigenvalues lie so densely that a residual of 1e-4 allows another of nearly the same size.
-    assert torch.allclose(values, expected, atol=5e-3 if kind == "ring" else 1e-4)
+    if kind == "ring":
+        # Double eigenvalues, densely spaced: one copy may be missed for the next value, never a wrong value given.
+        everything = torch.linalg.eigvalsh(laplacian)
+        assert bool(((values[:, None] - everything).abs().amin(dim=1) < 1e-4).all())
+        assert bool((values > expected - 1e-4).all())
+    else:
+        assert torch.allclose(values, expected, atol=1e-4)
     assert bool((values.diff() >= -1e-6).all())
     v = result.vectors[0, :found][:, inside].double()
     assert torch.allclose((v * degree) @ v.T, torch.eye(found, dtype=torch.float64), atol=1e-4)
