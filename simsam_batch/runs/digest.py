@@ -27,7 +27,7 @@ def content_digest(rows: pa.Table, arrays: Sequence[Mapping[str, NDArray[np.gene
         arrays: for each row its arrays by name, or nothing at all.
     """
     digest = hashlib.sha256()
-    header = {"rows": rows.num_rows, "columns": [[field.name, str(field.type)] for field in rows.schema]}
+    header = {"rows": rows.num_rows, "columns": [[field.name, _type_name(field.type)] for field in rows.schema]}
     digest.update(json.dumps(header).encode())
     for column in rows.columns:
         for start in range(0, rows.num_rows, BLOCK_ROWS):
@@ -82,6 +82,19 @@ def _parts(array: pa.Array) -> Iterator[bytes | memoryview]:
         # times, decimals, maps: rare as passed-through columns, and their Python values are canonical
         text = repr(array.to_pylist()).encode()
         yield f"{len(text)}:".encode() + text
+
+
+def _type_name(kind: pa.DataType) -> str:
+    """A type without what Parquet does not keep: how a list's values are called, whether text was a dictionary."""
+    if pa.types.is_dictionary(kind):
+        return _type_name(kind.value_type)
+    if pa.types.is_struct(kind):
+        return "struct<" + ", ".join(f"{field.name}: {_type_name(field.type)}" for field in kind) + ">"
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return f"list<{_type_name(kind.value_type)}>"
+    if pa.types.is_fixed_size_list(kind):
+        return f"list<{_type_name(kind.value_type)}>[{kind.list_size}]"
+    return str(kind)
 
 
 def _is_text_or_binary(kind: pa.DataType) -> bool:

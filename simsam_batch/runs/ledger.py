@@ -29,6 +29,7 @@ from simsam_batch import __version__
 from simsam_batch.errors import RunError, SettingsError
 from simsam_batch.runs.digest import content_digest
 from simsam_batch.runs.plan import Plan, load_plan
+from simsam_batch.runs.records import from_json, to_json
 from simsam_batch.runs.schema import SCHEMA_VERSION, ShardOutput, Stage
 from simsam_batch.storage import Folder, ObjectNotFound
 
@@ -37,6 +38,11 @@ ARRAY_ROWS_KEY = "array_rows"
 
 _FAILURES_LISTED = 20
 _MANIFEST_NAME = re.compile(r"(\d{7,})\.(\d+)\.json")
+_STAGE_KEYS = ("stage", "settings", "resolved", "plan", "arrow_schema")
+_MANIFEST_KEYS = (
+    *("shard", "generation", "attempt", "files", "content_digest", "images", "ok", "failed", "errors_by_type"),
+    *("statistics", "seconds", "versions", "started", "committed"),
+)
 _VERSIONED = ("numpy", "scipy", "torch", "timm", "pyarrow", "pillow", "safetensors", "cupy-cuda12x", "cupy-cuda13x")
 
 
@@ -124,7 +130,8 @@ class Ledger:
     def start(self, shard: int) -> int:
         """Record that an attempt at a shard begins; returns which one it is, from 1 over the life of the run."""
         body = to_json(
-            {"shard": shard, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time(), "token": _token()}
+            {"shard": shard, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time(), "token": _token()},
+            "attempt",
         )
         attempt = 1
         while not self.out.create(f"{self.stage}/attempts/{shard:07d}.{attempt}", body):
@@ -194,13 +201,13 @@ class Ledger:
             RunError: the file is damaged or was written by a newer release.
         """
         name = self._manifest_name(shard, generation)
-        return _parsed(self.out.read(name), f"{self.out.url}/{name}")
+        return from_json(self.out.read(name), f"{self.out.url}/{name}", *_MANIFEST_KEYS)
 
     def manifests(self) -> Iterator[dict[str, Any]]:
         """The manifest in force of every committed shard, in shard order; each is read once."""
         names = [self._manifest_name(shard, generation) for shard, generation in sorted(self.committed().items())]
         for name, body in zip(names, self.out.read_many(names), strict=True):
-            yield _parsed(body, f"{self.out.url}/{name}")
+            yield from_json(body, f"{self.out.url}/{name}", *_MANIFEST_KEYS)
 
     def _manifest_name(self, shard: int, generation: int) -> str:
         return f"{self.stage}/manifests/{shard:07d}.{generation}.json"
@@ -208,16 +215,11 @@ class Ledger:
     def _stage_record(self) -> dict[str, Any]:
         name = f"{self.stage}/stage.json"
         try:
-            record = _parsed(self.out.read(name), f"{self.out.url}/{name}")
+            return from_json(self.out.read(name), f"{self.out.url}/{name}", *_STAGE_KEYS)
         except ObjectNotFound as error:
             raise RunError(
                 f"{self.out.url} has no {self.stage} run: {name} is missing. To mend it: start one"
             ) from error
-        if not {"stage", "settings", "resolved", "plan", "arrow_schema"} <= record.keys():
-            raise RunError(
-                f"{self.out.url}/{name} is damaged: entries are missing. To mend it: restore it, or another OUT"
-            )
-        return record
 
     def _fixed(self) -> _Begun:
         """What the stage began with: from `begin` in this process, or from storage, read once."""
@@ -232,33 +234,6 @@ class Ledger:
 
 def _token() -> str:
     return uuid.uuid4().hex
-
-
-def to_json(record: Mapping[str, Any], name: str = "record") -> bytes:
-    """A record as UTF-8 JSON.
-
-    Raises:
-        RunError: a value is not plain JSON, or not finite.
-    """
-    try:
-        return json.dumps(record, indent=1, sort_keys=True, allow_nan=False).encode()
-    except (TypeError, ValueError) as error:
-        raise RunError(
-            f"{name}: its values must be plain JSON ({error}). To mend it: Python numbers, null where there is none"
-        ) from error
-
-
-def _parsed(body: bytes, url: str) -> dict[str, Any]:
-    try:
-        record = json.loads(body)
-        version = int(record["schema_version"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"{url} is damaged ({type(error).__name__}: {error}). To mend it: restore it, or start again in another OUT"
-        ) from error
-    if version > SCHEMA_VERSION:
-        raise RunError(f"{url} was written by a newer release (schema {version}). To mend it: update simsam-batch")
-    return dict(record)
 
 
 def _schema(record: Mapping[str, Any]) -> pa.Schema:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import threading
 import time
@@ -22,8 +21,9 @@ import pyarrow.parquet as pq
 from simsam_batch import __version__
 from simsam_batch.errors import RunError, SettingsError
 from simsam_batch.runs.digest import content_digest
+from simsam_batch.runs.records import from_json, to_json
 from simsam_batch.runs.schema import PLAN_FIELDS, SCHEMA_VERSION, Shard
-from simsam_batch.storage import Folder, ObjectNotFound, redact
+from simsam_batch.storage import Folder, ObjectNotFound
 
 RUN_FILE = "run.json"
 ROWS_PER_GROUP = 10_000
@@ -144,12 +144,12 @@ def make_plan(out: Folder, catalog: pa.Table, *, shard_size: int | None, source:
         "images": table.num_rows,
         "shards": int(numbers[-1]) + 1,
         "shard_size": size,
-        "source": {key: redact(value) if isinstance(value, str) else value for key, value in source.items()},
+        "source": dict(source),
         "version": __version__,
         "created": time.time(),
         "token": uuid.uuid4().hex,
     }
-    body = json.dumps(run, indent=1, sort_keys=True).encode()
+    body = to_json(run, RUN_FILE)
     return _plan_of(out, body if out.create(RUN_FILE, body) else out.read(RUN_FILE))
 
 
@@ -166,21 +166,9 @@ def load_plan(out: Folder) -> Plan | None:
 
 
 def _plan_of(out: Folder, body: bytes) -> Plan:
-    url = f"{out.url}/{RUN_FILE}"
-    try:
-        run = json.loads(body)
-        version = int(run["schema_version"])
-        if version <= SCHEMA_VERSION:
-            numbers = int(run["images"]), int(run["shards"]), int(run["shard_size"])
-            return Plan(out, str(run["plan"]), *numbers, dict(run["source"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"{url} is damaged ({type(error).__name__}: {error}). To mend it: restore it, or start again in another OUT"
-        ) from error
-    raise RunError(
-        f"{url} was written by a newer release (schema {version}, this one knows {SCHEMA_VERSION}). "
-        "To mend it: update simsam-batch"
-    )
+    run = from_json(body, f"{out.url}/{RUN_FILE}", "plan", "images", "shards", "shard_size", "source")
+    numbers = int(run["images"]), int(run["shards"]), int(run["shard_size"])
+    return Plan(out, str(run["plan"]), *numbers, dict(run["source"]))
 
 
 def _checked(catalog: pa.Table) -> pa.Table:

@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from simsam_batch.errors import RunError
-from simsam_batch.runs.ledger import ARRAY_ROWS_KEY, Ledger, to_json
+from simsam_batch.runs.ledger import ARRAY_ROWS_KEY, Ledger
 from simsam_batch.runs.plan import Plan
+from simsam_batch.runs.records import to_json
 from simsam_batch.runs.schema import SCHEMA_VERSION, Fold, Stage
 from simsam_batch.storage import Folder
 

@@ -1,0 +1,60 @@
+"""The JSON files of a run: written strictly and without credentials, read with their version checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from simsam_batch.errors import RunError
+from simsam_batch.runs.schema import SCHEMA_VERSION
+from simsam_batch.storage import redact
+
+
+def to_json(record: Mapping[str, Any], name: str) -> bytes:
+    """A record as UTF-8 JSON, with credentials taken out of every URL in it.
+
+    Raises:
+        RunError: a value is not plain JSON, or not finite.
+    """
+    try:
+        return json.dumps(_redacted(record), indent=1, sort_keys=True, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise RunError(
+            f"{name}: its values must be plain JSON ({error}). To mend it: Python numbers, null where there is none"
+        ) from error
+
+
+def from_json(body: bytes, url: str, *keys: str) -> dict[str, Any]:
+    """The record in a file, which must have these keys.
+
+    Raises:
+        RunError: the file is damaged or was written by a newer release; the message names it.
+    """
+    try:
+        record = json.loads(body)
+        version = int(record["schema_version"])
+        # what a newer release left out is no damage
+        missing = [key for key in keys if key not in record] if version <= SCHEMA_VERSION else []
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _damaged(url, f"{type(error).__name__}: {error}") from error
+    if version > SCHEMA_VERSION:
+        raise RunError(
+            f"{url} was written by a newer release (schema {version}, this one knows {SCHEMA_VERSION}). "
+            "To mend it: update simsam-batch"
+        )
+    if missing:
+        raise _damaged(url, f"without {', '.join(missing)}")
+    return dict(record)
+
+
+def _damaged(url: str, how: str) -> RunError:
+    return RunError(f"{url} is damaged ({how}). To mend it: restore it, or start again in another OUT")
+
+
+def _redacted(value: Any) -> Any:
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, Mapping):
+        return {key: _redacted(inner) for key, inner in value.items()}
+    return [_redacted(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from small_stage import SmallStage, output, small_plan
+
+from simsam_batch.errors import RunError
+from simsam_batch.runs import ledger as ledger_module
+from simsam_batch.runs import publish as publish_module
+from simsam_batch.runs.ledger import Ledger
+from simsam_batch.runs.plan import Plan
+from simsam_batch.runs.publish import busy_seconds, publish
+from simsam_batch.storage import Folder
+
+VALUES = {0: [1.0, 2.0], 1: [None, 4.0], 2: [8.0]}
+"""Five images in three shards; the third image failed."""
+
+
+def _run(url: str, order: tuple[int, ...] = (0, 1, 2)) -> tuple[Ledger, Plan]:
+    plan = small_plan(Folder(url), images=5, shard_size=2)
+    ledger = Ledger(plan.out, "small")
+    ledger.begin(SmallStage(), plan)
+    for number in order:
+        ledger.commit(output(plan, number, VALUES[number]), ledger.start(number), started=0.0)
+    return ledger, plan
+
+
+def _publish(ledger: Ledger, plan: Plan) -> dict[str, Any]:
+    return publish(plan.out, ledger, SmallStage().fold, plan, SmallStage())
+
+
+def test_three_shards_add_up(out_url: str) -> None:
+    ledger, plan = _run(out_url, order=(2, 0, 1))
+    result = _publish(ledger, plan)
+    assert json.loads(plan.out.read("results/small.json")) == result
+    expected = {
+        "schema_version": 1,
+        "stage": "small",
+        "images": 5,
+        "ok": 4,
+        "failed": 1,
+        "errors_by_type": {"truncated": 1},
+        # (1 + 2 + 4 + 8) / 4, merged in the order of the shards and not of the commits
+        "metrics": {"mean": 3.75, "order": [0, 1, 2]},
+        # each shard reports 0.5 s of decoding and 0.25 s of solving
+        "seconds_by_step": {"decode": 1.5, "solve": 0.75},
+        "settings": {"kappa": 10, "head": {"lr": 0.5}},
+        "resolved": {"weights": "sha256:ab"},
+        "plan": plan.digest,
+    }
+    assert {key: result[key] for key in expected} == expected
+    assert result["versions"]["numpy"] == np.__version__
+
+
+def test_all_rows_are_published_once_in_the_order_of_the_plan(out_url: str) -> None:
+    ledger, plan = _run(out_url, order=(1, 2, 0))
+    _publish(ledger, plan)
+    assert [info.name for info in plan.out.list("results")] == [
+        "results/small.json",
+        "results/small/part-00000.parquet",
+    ]
+    table = pq.read_table(io.BytesIO(plan.out.read("results/small/part-00000.parquet")))
+    assert table["image_id"].to_pylist() == [f"folder/{number:06d}.jpg" for number in range(5)]
+    assert table["value"].to_pylist() == [1.0, 2.0, None, 4.0, 8.0]
+    assert table["status"].to_pylist() == ["ok", "ok", "failed", "ok", "ok"]
+    assert table["box"].to_pylist() == [[0, 1, 2, 3], [0, 1, 2, 3], None, [0, 1, 2, 3], [0, 1, 2, 3]]
+    assert table.column_names == [*SmallStage().schema.names, "arrays_path", "arrays_member"]
+    assert json.loads(table.schema.metadata[b"settings"]) == {"kappa": 10, "head": {"lr": 0.5}}
+
+
+def test_every_row_leads_to_its_arrays(out_url: str) -> None:
+    ledger, plan = _run(out_url)
+    _publish(ledger, plan)
+    rows = pq.read_table(io.BytesIO(plan.out.read("results/small/part-00000.parquet"))).to_pylist()
+    assert [(row["arrays_path"], row["arrays_member"]) for row in rows] == [
+        ("small/data/0000000.1.npz", "0000000"),
+        ("small/data/0000000.1.npz", "0000001"),
+        (None, None),
+        ("small/data/0000001.1.npz", "0000001"),
+        ("small/data/0000002.1.npz", "0000000"),
+    ]
+    for row in rows:
+        if row["arrays_path"] is not None:
+            with np.load(io.BytesIO(plan.out.read(row["arrays_path"]))) as arrays:
+                assert (arrays[f"{row['arrays_member']}.eigenvectors"] == row["value"]).all()
+
+
+def test_orphans_of_lost_attempts_are_not_published(tmp_path: Path) -> None:
+    ledger, plan = _run(str(tmp_path))
+    assert not ledger.commit(output(plan, 0, [100.0, 100.0]), ledger.start(0), started=0.0).ours
+    assert (tmp_path / "small/data/0000000.2.parquet").exists()
+    assert _publish(ledger, plan)["metrics"]["mean"] == 3.75
+    table = pq.read_table(tmp_path / "results/small/part-00000.parquet")
+    assert table["value"].to_pylist() == [1.0, 2.0, None, 4.0, 8.0]
+
+
+def test_a_retried_shard_replaces_its_first_generation(tmp_path: Path) -> None:
+    ledger, plan = _run(str(tmp_path))
+    _publish(ledger, plan)
+    ledger.commit(output(plan, 1, [5.0, 4.0]), ledger.start(1), started=0.0, generation=1)
+    result = _publish(ledger, plan)
+    # the mean of 1, 2, 5, 4 and 8
+    assert (result["ok"], result["failed"], result["metrics"]["mean"]) == (5, 0, 4.0)
+    rows = pq.read_table(tmp_path / "results/small/part-00000.parquet").to_pylist()
+    assert [row["value"] for row in rows] == [1.0, 2.0, 5.0, 4.0, 8.0]
+    assert rows[2]["arrays_path"] == "small/data/0000001.2.npz"
+
+
+def test_the_same_content_has_the_same_digest_whoever_computed_it(tmp_path: Path) -> None:
+    first = _publish(*_run(str(tmp_path / "a")))
+    ledger, plan = _run(str(tmp_path / "b"), order=(2, 1))
+    for _ in range(3):
+        ledger.start(0)
+    ledger.commit(output(plan, 0, VALUES[0]), ledger.start(0), started=7.0)
+    second = _publish(ledger, plan)
+    assert first["content_digest"] == second["content_digest"]
+    digests = [ledger.manifest(number, 0)["content_digest"] for number in range(3)]
+    assert first["content_digest"] == hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def test_nothing_is_published_before_all_is_committed(out_url: str) -> None:
+    ledger, plan = _run(out_url, order=(0, 2))
+    with pytest.raises(RunError, match=r"1 of 3 shards are not committed \(the first is 1\)"):
+        _publish(ledger, plan)
+    assert plan.out.list("results") == []
+
+
+def test_publishing_again_changes_nothing(tmp_path: Path) -> None:
+    ledger, plan = _run(str(tmp_path))
+    first = _publish(ledger, plan)
+    files = {info.name: plan.out.read(info.name) for info in plan.out.list("results")}
+    assert _publish(ledger, plan) == first
+    assert {info.name: plan.out.read(info.name) for info in plan.out.list("results")} == files
+
+
+def test_long_results_are_cut_into_parts_of_whole_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # two shards of two rows make five rows at most
+    monkeypatch.setattr(publish_module, "PART_ROWS", 5)
+    ledger, plan = _run(str(tmp_path))
+    _publish(ledger, plan)
+    parts = sorted((tmp_path / "results/small").iterdir())
+    assert [(part.name, pq.read_metadata(part).num_rows) for part in parts] == [
+        ("part-00000.parquet", 4),
+        ("part-00001.parquet", 1),
+    ]
+
+
+def test_each_manifest_and_each_rows_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger, plan = _run(str(tmp_path))
+    real, read = Folder.read, []
+
+    def counted(folder: Folder, name: str) -> bytes:
+        read.append(name)
+        return real(folder, name)
+
+    monkeypatch.setattr(Folder, "read", counted)
+    _publish(ledger, plan)
+    manifests = [f"small/manifests/000000{number}.0.json" for number in range(3)]
+    assert sorted(read) == [f"small/data/000000{number}.1.parquet" for number in range(3)] + manifests
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b[:100] + bytes([b[100] ^ 1]) + b[101:], lambda b: b""])
+def test_a_rows_file_that_changed_after_its_commit_is_refused(tmp_path: Path, damage: Any) -> None:
+    ledger, plan = _run(str(tmp_path))
+    file = tmp_path / "small/data/0000001.1.parquet"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(RunError, match=re.escape("0000001.1.parquet is not what was committed")):
+        _publish(ledger, plan)
+    assert not (tmp_path / "results/small.json").exists()
+
+
+def test_a_metric_that_is_no_number_is_not_written_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger, plan = _run(str(tmp_path))
+    stage = SmallStage()
+    monkeypatch.setattr(type(stage.fold), "result", lambda self, s: {"mean": float("nan")})
+    with pytest.raises(RunError, match=r"results/small\.json: its values must be plain JSON"):
+        publish(plan.out, ledger, stage.fold, plan, stage)
+
+
+def test_a_pause_between_two_runs_is_not_counted_as_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = small_plan(Folder(str(tmp_path)), images=5, shard_size=2)
+    ledger = Ledger(plan.out, "small")
+    ledger.begin(SmallStage(), plan)
+    # two workers side by side, then a night, then the last shard
+    for number, started, committed in [(0, 100.0, 110.0), (1, 105.0, 112.0), (2, 50_000.0, 50_003.0)]:
+        attempt = ledger.start(number)
+        with monkeypatch.context() as patch:
+            patch.setattr(ledger_module, "time", SimpleNamespace(time=lambda committed=committed: committed))
+            ledger.commit(output(plan, number, VALUES[number]), attempt, started=started)
+    result = _publish(ledger, plan)
+    # 100 to 112, and 50000 to 50003
+    assert result["seconds"] == 15.0
+    assert result["images_per_second"] == pytest.approx(5 / 15)
+
+
+@pytest.mark.parametrize(
+    ("intervals", "seconds"),
+    [
+        ([], 0.0),
+        ([(3, 5)], 2.0),
+        ([(0, 10), (2, 3)], 10.0),
+        ([(5, 6), (0, 1), (1, 2)], 3.0),
+        ([(0, 4), (2, 6), (6, 7), (9, 9)], 7.0),
+        # a host whose clock runs behind ends before it began
+        ([(5, 4), (10, 11)], 1.0),
+    ],
+)
+def test_busy_time_is_the_union_of_the_intervals(intervals: list[tuple[float, float]], seconds: float) -> None:
+    assert busy_seconds(intervals) == seconds
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 20)), max_size=12))
+def test_busy_time_counts_each_second_once(spans: list[tuple[int, int]]) -> None:
+    covered = {second for start, length in spans for second in range(start, start + length)}
+    assert busy_seconds([(float(start), float(start + length)) for start, length in spans]) == len(covered)
