@@ -108,12 +108,14 @@ class SegmentSettings(RunSettings):
     epochs: int = _result("Head", 10, "passes over an image's patches", ge=1)
 
     affinity: Literal["cosine", "binary"] = _result("Affinity", "cosine", "binary: TokenCut's thresholded graph")
-    shift: Literal["mean", "max/3", "zero"] = _result("Affinity", "mean", "subtracted from the cosines before clipping")
-    kappa: float = _result("Affinity", 0.5, "weight of the head's affinity", ge=0)
+    shift: Literal["mean", "max/3", "zero"] = _result(
+        "Affinity", "max/3", "subtracted from the cosines before clipping"
+    )
+    kappa: float = _result("Affinity", 0.1, "weight of the head's affinity", ge=0)
     center_head: bool = _result("Affinity", True, "subtract the mean of the head's affinity")
     tau: float = _result("Affinity", 0.2, "cosine above which two patches are joined in the binary graph", ge=-1, le=1)
-    color: Literal["none", "knn", "random-walk"] = _result("Affinity", "none", "colour affinity to add")
-    color_weight: float = _result("Affinity", 10.0, "weight of the colour affinity", ge=0)
+    color: Literal["knn", "random-walk"] = _result("Affinity", "knn", "kind of colour affinity")
+    color_weight: float = _result("Affinity", 0.0, "weight of the colour affinity; 0: none", ge=0)
     floor: float = _result("Affinity", 1e-5, "least affinity between any two patches of the graph", ge=0, lt=1)
     island_share: float = _result(
         "Affinity", 0.05, "islands with at most this share of the patches stay out of the graph", ge=0, lt=0.5
@@ -124,9 +126,9 @@ class SegmentSettings(RunSettings):
     tolerance: float = _result("Eigenproblem", 1e-4, "largest residual of a kept pair", gt=0)
     eigenvectors: Literal["none", "fp16", "fp32"] = _result("Eigenproblem", "fp16", "how eigenvectors are stored")
 
-    threshold: Literal["zero", "mean"] = _result("Mask", "zero", "of the second eigenvector")
+    threshold: Literal["zero", "mean"] = _result("Mask", "mean", "of the second eigenvector")
     side: Literal["smaller", "border", "largest-entry"] = _result(
-        "Mask", "smaller", "which side is the object: the smaller, the one off the border, or that of the peak"
+        "Mask", "border", "which side is the object: the smaller, the one off the border, or that of the peak"
     )
 
     @model_validator(mode="after")
@@ -140,7 +142,15 @@ class SegmentSettings(RunSettings):
         return self
 
 
-_PUBLISHED: dict[str, Any] = {"outlier_ratio": 0.0, "island_share": 0.0, "floor": 0.0, "resize": "native", "block": -1}
+_PUBLISHED: dict[str, Any] = {
+    "resize": "native",
+    "block": -1,
+    "outlier_ratio": 0.0,
+    "island_share": 0.0,
+    "floor": 0.0,
+    "threshold": "zero",
+    "side": "smaller",
+}
 _UPSTREAM: dict[str, Any] = _PUBLISHED | {"shift": "max/3", "kappa": 0.1, "center_head": False}
 
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(

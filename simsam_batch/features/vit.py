@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache, partial
@@ -131,6 +132,18 @@ class ViTBackbone:
             "position_resampling": self._resampling,
             "native_grid": list(self._native_grid),
         }
+
+    def digest(self) -> str:
+        """Sha256 over the names and values of the parameters in use; the same on every device."""
+        hashed = hashlib.sha256()
+        modules = [self._model, *([] if self._projection is None else [self._projection])]
+        tensors = [item for module in modules for item in module.named_parameters()]
+        for name, tensor in tensors:
+            hashed.update(name.encode())
+            hashed.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+        if self._positions is not None:
+            hashed.update(self._positions(self._native_grid).to("cpu", torch.float32).contiguous().numpy().tobytes())
+        return hashed.hexdigest()
 
     def _set_grid(self, grid: tuple[int, int]) -> None:
         """Hand timm a position table made for this very grid, which it then adds as it is."""

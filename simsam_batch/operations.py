@@ -1,0 +1,156 @@
+"""What a user does with a collection or a run, as functions; the command line has the same names."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from simsam_batch.config import RunSettings, SegmentSettings
+from simsam_batch.errors import SettingsError
+from simsam_batch.storage import Folder, absolute_url, redact
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from simsam_batch.engines.local import LocalEngine
+    from simsam_batch.engines.ray import RayEngine
+    from simsam_batch.report.console import Reporter
+    from simsam_batch.runs.plan import Plan
+
+
+def segment(images: str, out: str, settings: SegmentSettings, report: Reporter) -> dict[str, Any] | None:
+    """Write an object mask and K eigenvectors for every image; run it again to go on where it stopped.
+
+    Args:
+        images: folder, ``.txt`` list or Parquet table, as a path or any fsspec URL.
+        out: folder of the run, likewise; nothing is written outside it.
+        settings: see `simsam_batch.config.SegmentSettings`.
+        report: is told what happens.
+
+    Returns:
+        What ``OUT/results/segment.json`` holds; None on a torchrun rank that only helps.
+
+    Raises:
+        SettingsError: the input or a setting cannot be used, or OUT holds a run with other result settings.
+        StorageError: IMAGES cannot be listed or OUT cannot be written.
+        RunError: workers cannot be kept alive, or shards could not be committed.
+    """
+    from simsam_batch.images import parse_resize
+    from simsam_batch.runs.execute import ExecuteOptions, execute
+    from simsam_batch.runs.ledger import Ledger
+    from simsam_batch.runs.publish import publish
+    from simsam_batch.stages.backbone import resolve_backbone
+    from simsam_batch.stages.segment import SegmentStage, kept_columns
+
+    parse_resize(settings.resize)
+    folder = Folder(absolute_url(out))
+    engine = make_engine(settings)
+    resolved = resolve_backbone(settings)
+    plan = open_plan(images, folder, settings, report)
+    stage = SegmentStage(settings, resolved, kept_columns(plan.shard(0).records.schema))
+    ledger = Ledger(folder, stage.name)
+    pending = len(ledger.pending(plan.shards))
+    if pending == plan.shards and (size := stage.array_bytes(plan)) is not None:
+        report.note(f"eigenvectors will take about {size / 1e6:,.0f} MB (--eigenvectors none leaves them out)")
+    done = plan.shards - pending
+    report.plan(
+        images=plan.images, shards=plan.shards, done_shards=done, done_images=min(done * plan.shard_size, plan.images)
+    )
+    options = ExecuteOptions(
+        starts_before_quarantine=settings.starts_before_quarantine, stall_seconds=60 * settings.stall_minutes
+    )
+    try:
+        execute(folder, plan, stage, engine, options, report.shard)
+    finally:
+        engine.close()
+    result = publish(folder, ledger, stage.fold, plan, stage)
+    report.finish(result, f"{folder.url}/results/{stage.name}.json")
+    return result
+
+
+def open_plan(images: str, out: Folder, settings: RunSettings, report: Reporter) -> Plan:
+    """The plan of the run in OUT; made from IMAGES if there is none yet.
+
+    A run that exists is about the images it was planned with: IMAGES is not listed again, unless ``check_input`` asks
+    for a comparison.
+
+    Raises:
+        SettingsError: IMAGES holds no images or cannot be used, or the run in OUT is about another input.
+    """
+    from simsam_batch.catalog import read_catalog
+    from simsam_batch.runs.plan import load_plan, make_plan
+
+    source = {"images": redact(absolute_url(images))} | settings.values_of("input")
+    for name in ("root", "truth"):
+        if source[name] is not None:
+            source[name] = redact(absolute_url(source[name]))
+    wanted_size = source.pop("shard_size")
+    plan = load_plan(out)
+    if plan is not None and not settings.check_input:
+        _require_same_input(plan, source, wanted_size)
+        return plan
+    catalog = read_catalog(images, root=settings.root, truth=settings.truth, keep_columns=settings.keep_columns)
+    for note in catalog.notes:
+        report.note(note)
+    if plan is None:
+        return make_plan(out, catalog.table, shard_size=wanted_size or None, source=source)
+    _require_same_input(plan, source, wanted_size)
+    for change in input_changes(plan, catalog.table):
+        report.note(change)
+    return plan
+
+
+def _require_same_input(plan: Plan, source: dict[str, Any], shard_size: int) -> None:
+    there, here = dict(plan.source), dict(source)
+    if shard_size and shard_size != plan.shard_size:
+        there["shard_size"], here["shard_size"] = plan.shard_size, shard_size
+    differences = [
+        f"{name}: the run in OUT has {there.get(name)!r}, this command has {value!r}"
+        for name, value in here.items()
+        if there.get(name) != value
+    ]
+    if differences:
+        msg = "\n  ".join(["OUT holds a run about another input:", *differences])
+        raise SettingsError(f"{msg}\nTo mend it: give the same input, or another OUT")
+
+
+def input_changes(plan: Plan, table: pa.Table) -> list[str]:
+    """What a new listing of the input shows that the plan does not know; the run keeps to its plan.
+
+    Returns:
+        Lines for people: images that are new, gone, or of another size or ETag, with a few names each.
+    """
+    planned: dict[str, tuple[Any, Any]] = {}
+    for number in range(plan.shards):
+        records = plan.shard(number).records.select(["image_id", "size", "etag"]).to_pydict()
+        planned |= zip(records["image_id"], zip(records["size"], records["etag"], strict=True), strict=True)
+    listed = table.select(["image_id", "size", "etag"]).to_pydict()
+    found = dict(zip(listed["image_id"], zip(listed["size"], listed["etag"], strict=True), strict=True))
+    changes = {
+        "new, not part of this run": [name for name in found if name not in planned],
+        "gone since the plan was made": [name for name in planned if name not in found],
+        "changed since the plan was made": [n for n, facts in found.items() if planned.get(n, facts) != facts],
+    }
+    lines = []
+    for what, names in changes.items():
+        if names:
+            lines.append(f"{len(names)} images are {what}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}")
+    return lines
+
+
+def make_engine(settings: RunSettings) -> LocalEngine | RayEngine:
+    """The engine that the settings ask for, on the devices there are.
+
+    Raises:
+        SettingsError: a device or engine that this machine or installation does not have.
+    """
+    from simsam_batch.engines.devices import visible_gpus
+    from simsam_batch.engines.local import LocalEngine
+    from simsam_batch.engines.ray import RayEngine
+
+    name = settings.engine
+    if name == "ray":
+        return RayEngine(settings.workers, settings.threads, settings.device == "cuda", settings.ray_address)
+    gpus = 0 if settings.device == "cpu" else len(visible_gpus())
+    workers = settings.workers or gpus or max(1, (os.cpu_count() or 1) // settings.threads)
+    return LocalEngine(workers, settings.threads, gpus=gpus > 0)

@@ -1,0 +1,364 @@
+"""The ``segment`` stage: for every image an object mask, its box, eigenvectors and, where truth exists, scores."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from simsam_batch import images
+from simsam_batch.config import SegmentSettings
+from simsam_batch.errors import ImageError
+from simsam_batch.runs.plan import Plan
+from simsam_batch.runs.schema import PLAN_FIELDS, ROW_FIELDS, Shard, ShardOutput
+from simsam_batch.scores.overlap import ObjectScores
+
+_SAMPLE = 8
+
+RLE = pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.string())])
+
+SEGMENT_FIELDS = [
+    pa.field("width", pa.int32()),
+    pa.field("height", pa.int32()),
+    pa.field("orientation", pa.int8()),
+    pa.field("content_sha256", pa.string()),
+    pa.field("grid_h", pa.int32()),
+    pa.field("grid_w", pa.int32()),
+    pa.field("patch", pa.int32()),
+    pa.field("outlier_tokens", pa.int32()),
+    pa.field("island_patches", pa.int32()),
+    pa.field("components", pa.int32()),
+    pa.field("mask_rle", RLE),
+    pa.field("bbox_xyxy", pa.list_(pa.int32())),
+    pa.field("area_fraction", pa.float64()),
+    pa.field("eigenvalues", pa.list_(pa.float32())),
+    pa.field("spectral_gap", pa.float32()),
+    pa.field("solver", pa.string()),
+    pa.field("solver_iterations", pa.int32()),
+    pa.field("converged", pa.bool_()),
+    pa.field("residual_max", pa.float32()),
+    pa.field("head_collapse", pa.float32()),
+    pa.field("confidence", pa.float32()),
+    pa.field("degenerate", pa.bool_()),
+    pa.field("iou", pa.float64()),
+    pa.field("accuracy", pa.float64()),
+    pa.field("truth_error", pa.string()),
+]
+"""Columns of a segment row after `ROW_FIELDS`; kept input columns follow. All null where the image failed."""
+
+
+def image_seed(seed: int, image_id: str) -> int:
+    """Seed of one image's random draws: it depends on the run's seed and the image's id alone."""
+    digest = hashlib.sha256(f"{seed}:{image_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+class SegmentFold:
+    """Object scores, and how many images could not be scored or have no certain mask."""
+
+    def __init__(self) -> None:
+        self.scores = ObjectScores()
+
+    def zero(self) -> dict[str, Any]:
+        """The state of no image."""
+        return {"scores": self.scores.zero(), "degenerate": 0, "truth_errors": 0}
+
+    def merge(self, a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+        """The state of the images of both."""
+        return {
+            "scores": self.scores.merge(a["scores"], b["scores"]),
+            "degenerate": a["degenerate"] + b["degenerate"],
+            "truth_errors": a["truth_errors"] + b["truth_errors"],
+        }
+
+    def result(self, s: dict[str, Any]) -> dict[str, Any]:
+        """The dataset's metrics."""
+        counts = {"degenerate": s["degenerate"], "truth_errors": s["truth_errors"]}
+        return self.scores.result(s["scores"]) | {name: n for name, n in counts.items() if n}
+
+
+@dataclass(frozen=True)
+class SegmentStage:
+    """What every worker needs to know: the settings, what they resolved to, and the plan's further columns."""
+
+    options: SegmentSettings
+    resolved: dict[str, Any]
+    kept: Sequence[pa.Field] = ()
+    name: str = "segment"
+    fold: SegmentFold = field(default_factory=SegmentFold)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The result settings as plain JSON values."""
+        return self.options.values_of("result")
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """Arrow schema of the rows."""
+        return pa.schema([*ROW_FIELDS, *SEGMENT_FIELDS, *self.kept])
+
+    def array_bytes(self, plan: Plan) -> float | None:
+        """About how many bytes the stored eigenvectors take; None for none, or if no image of a sample can be read.
+
+        Judged by the sizes of up to eight images spread over the plan.
+        """
+        if self.options.eigenvectors == "none":
+            return None
+        limits = images.ImageLimits(self.options.max_bytes, self.options.max_pixels)
+        resize, patch = images.parse_resize(self.options.resize), self.resolved["patch"]
+        patches = []
+        for number in {i * plan.shards // _SAMPLE for i in range(_SAMPLE)}:
+            uri = plan.shard(number).records.column("uri")[0].as_py()
+            with suppress(ImageError):
+                size = images.decode(images.fetch(uri, limits), limits).rgb.shape[:2]
+                height, width = images.working_size(size, resize)
+                patches.append((height // patch) * (width // patch))
+        if not patches:
+            return None
+        itemsize = 2 if self.options.eigenvectors == "fp16" else 4
+        patch_count = sum(patches) / len(patches)
+        return float(plan.images * self.options.k * itemsize * patch_count)
+
+    def make_worker(self, beat: Callable[[], None]) -> SegmentWorker:
+        """Load the backbone and be ready for shards."""
+        return SegmentWorker(self, beat)
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """One image of one shard, on its way to be read."""
+
+    shard: Shard
+    row: int
+    record: dict[str, Any]
+
+    @property
+    def is_last(self) -> bool:
+        return self.row + 1 == len(self.shard.records)
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """One image read, decoded and cut to whole patches, with its truth if it has one."""
+
+    image: images.Prepared
+    truth: NDArray[np.bool_] | None
+    truth_error: str | None
+
+
+@dataclass(slots=True)
+class _Results:
+    """Rows and arrays of one shard while they come in."""
+
+    shard: Shard
+    rows: list[dict[str, Any]]
+    arrays: list[Mapping[str, NDArray[np.generic]]]
+    state: dict[str, Any]
+
+    @classmethod
+    def of(cls, shard: Shard, state: dict[str, Any]) -> _Results:
+        n = shard.records.num_rows
+        return cls(shard, [{} for _ in range(n)], [{} for _ in range(n)], state)
+
+
+class SegmentWorker:
+    """Decodes ahead in threads, groups images of equal grid into batches, and computes them with one backbone."""
+
+    def __init__(self, stage: SegmentStage, beat: Callable[[], None]) -> None:
+        import torch
+        from threadpoolctl import threadpool_limits
+
+        from simsam_batch.stages.backbone import compute_device, load_backbone
+        from simsam_batch.stages.segmentation import Timer
+
+        self._stage, self._settings, self._beat = stage, stage.options, beat
+        torch.set_num_threads(stage.options.threads)
+        threadpool_limits(stage.options.threads)
+        self._device = torch.device(compute_device(stage.options.device))
+        self._backbone = load_backbone(stage.options, stage.resolved, str(self._device))
+        self._limits = images.ImageLimits(stage.options.max_bytes, stage.options.max_pixels)
+        self._resize = images.parse_resize(stage.options.resize)
+        self._timer = Timer()
+        self._facts = {
+            "device": torch.cuda.get_device_name() if self._device.type == "cuda" else "cpu",
+            "precision": self._backbone.describe().get("precision", "fp32"),
+        }
+
+    def run(self, shards: Iterator[Shard]) -> Iterator[ShardOutput]:
+        """Outputs of the shards, in order; the next images are decoded while these are computed."""
+        threads = self._settings.decode_threads
+        decoded = images.decode_ahead(_items(shards), self._load, threads=threads, max_pending=4 * threads)
+        with closing(decoded):
+            while True:
+                with self._timer.step("wait"):
+                    arrived = next(decoded, None)
+                if arrived is None:
+                    return
+                item, loaded = arrived
+                if item.row == 0:
+                    self._timer.seconds.clear()
+                    results = _Results.of(item.shard, self._stage.fold.zero())
+                    waiting: dict[tuple[int, int], list[tuple[_Item, _Loaded]]] = {}
+                if isinstance(loaded, ImageError):
+                    results.rows[item.row] = _failed(loaded)
+                elif isinstance(loaded, Exception):
+                    raise loaded
+                else:
+                    batch = waiting.setdefault(loaded.image.grid, [])
+                    batch.append((item, loaded))
+                    if len(batch) >= self._batch_size(loaded.image.grid):
+                        self._compute(waiting.pop(loaded.image.grid), results)
+                self._beat()
+                if item.is_last:
+                    for batch in waiting.values():
+                        self._compute(batch, results)
+                    yield self._output(results)
+
+    def _load(self, item: _Item) -> _Loaded:
+        record, settings = item.record, self._settings
+        prepared = images.prepare(
+            images.fetch(record["uri"], self._limits),
+            limits=self._limits,
+            resize=self._resize,
+            patch=self._backbone.patch,
+            max_patches=settings.max_patches,
+        )
+        if record["truth_uri"] is None:
+            return _Loaded(prepared, None, None)
+        try:
+            truth = images.load_truth(record["truth_uri"], self._limits, prepared.full_size)
+        except images.TruthError as error:
+            return _Loaded(prepared, None, str(error))
+        return _Loaded(prepared, truth, None)
+
+    def _batch_size(self, grid: tuple[int, int]) -> int:
+        if self._settings.batch_size:
+            return self._settings.batch_size
+        if self._device.type == "cpu":
+            return 1
+        import torch
+
+        # Eight matrices of N x N stand at the peak; half of the free memory is left to the backbone and the allocator.
+        n = grid[0] * grid[1]
+        free, _ = torch.cuda.mem_get_info(self._device)
+        return max(1, min(64, free // 2 // (8 * 4 * n * n)))
+
+    def _compute(self, batch: list[tuple[_Item, _Loaded]], results: _Results) -> None:
+        """Segment a batch; if that fails for reasons of the numbers, each image on its own."""
+        try:
+            self._segment(batch, results)
+        except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
+            if len(batch) == 1:
+                failure = ImageError("not_computable", f"{type(error).__name__}: {error}", "compute")
+                results.rows[batch[0][0].row] = _failed(failure)
+                return
+            for single in batch:
+                self._compute([single], results)
+
+    def _segment(self, batch: list[tuple[_Item, _Loaded]], results: _Results) -> None:
+        import torch
+
+        from simsam_batch.stages.segmentation import segment_batch
+
+        pictures = torch.from_numpy(np.stack([loaded.image.rgb for _, loaded in batch])).to(self._device)
+        seeds = [image_seed(self._settings.seed, item.record["image_id"]) for item, _ in batch]
+        found = segment_batch(pictures, batch[0][1].image.grid, seeds, self._backbone, self._settings, self._timer)
+        with self._timer.step("encode"):
+            for i, (item, loaded) in enumerate(batch):
+                self._encode(item, loaded, found, i, results)
+
+    def _encode(self, item: _Item, loaded: _Loaded, found: Any, i: int, results: _Results) -> None:
+        """Fill one image's row, arrays and share of the statistics from image ``i`` of a batch."""
+        from simsam_batch.regions import boxes, masks
+        from simsam_batch.scores import overlap
+
+        image, (height, width) = loaded.image, loaded.image.grid
+        index = masks.upsample_index(image.grid, self._backbone.patch, image.working_size, image.full_size)
+        mask = masks.upsample(found.masks[i].numpy().reshape(height, width), index)
+        kept = int(np.isfinite(values := found.values[i].numpy()).sum())
+        degenerate = bool(found.degenerate[i])
+        row: dict[str, Any] = {
+            "status": "ok",
+            "width": image.full_size[1],
+            "height": image.full_size[0],
+            "orientation": image.orientation,
+            "content_sha256": image.content_sha256,
+            "grid_h": height,
+            "grid_w": width,
+            "patch": self._backbone.patch,
+            "outlier_tokens": int(found.outliers[i]),
+            "island_patches": int(found.islands[i]),
+            "components": int(found.components[i]),
+            "mask_rle": run_lengths(mask),
+            "bbox_xyxy": boxes.tight_box(mask),
+            "area_fraction": float(mask.mean()),
+            "eigenvalues": values[:kept].tolist(),
+            "spectral_gap": float(values[2] - values[1]) if kept > 2 else None,
+            "solver": found.solver[i],
+            "solver_iterations": int(found.iterations[i]),
+            "converged": bool(found.converged[i]),
+            "residual_max": float(found.residual[i]),
+            "head_collapse": None if self._settings.head == "none" else float(found.collapse[i]),
+            "confidence": float(found.confidence[i]),
+            "degenerate": degenerate,
+            "truth_error": loaded.truth_error,
+        }
+        results.state["degenerate"] += degenerate
+        results.state["truth_errors"] += loaded.truth_error is not None
+        if loaded.truth is not None:
+            counts = overlap.overlap_counts(mask, loaded.truth)
+            soft = found.soft[i].numpy().reshape(height, width)
+            scores = self._stage.fold.scores
+            state = scores.of_image(counts, overlap.threshold_histograms_on_grid(soft, index, loaded.truth))
+            results.state["scores"] = scores.merge(results.state["scores"], state)
+            row |= {"iou": overlap.iou(counts), "accuracy": overlap.accuracy(counts)}
+        results.rows[item.row] = row
+        if self._settings.eigenvectors != "none":
+            dtype = np.float16 if self._settings.eigenvectors == "fp16" else np.float32
+            results.arrays[item.row] = {"eigenvectors": found.vectors[i, :kept].numpy().astype(dtype)}
+
+    def _output(self, results: _Results) -> ShardOutput:
+        records, schema = results.shard.records, self._stage.schema
+        columns = {name: records.column(name) for name in records.column_names if name in schema.names}
+        for column in schema.names:
+            if column not in columns:
+                columns[column] = pa.array([row.get(column) for row in results.rows], schema.field(column).type)
+        return ShardOutput(
+            number=results.shard.number,
+            rows=pa.table({name: columns[name] for name in schema.names}, schema=schema),
+            arrays=results.arrays,
+            statistics=results.state,
+            seconds=dict(self._timer.seconds),
+            facts=self._facts,
+        )
+
+
+def _items(shards: Iterator[Shard]) -> Iterator[_Item]:
+    for shard in shards:
+        for row, record in enumerate(shard.records.to_pylist()):
+            yield _Item(shard, row, record)
+
+
+def _failed(error: ImageError) -> dict[str, Any]:
+    return {"status": "failed", "error_type": error.kind, "error": error.message, "failed_step": error.step}
+
+
+def run_lengths(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    """COCO's compressed run-length encoding of a (height, width) mask: ``size`` [height, width] and ``counts``."""
+    from pycocotools import mask as coco
+
+    encoded = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": list(encoded["size"]), "counts": encoded["counts"].decode("ascii")}
+
+
+def kept_columns(plan_schema: pa.Schema) -> list[pa.Field]:
+    """The plan's columns beyond its own, which pass through to the rows."""
+    own = {f.name for f in PLAN_FIELDS} | {"shard"}
+    return [f.with_nullable(True) for f in plan_schema if f.name not in own]

@@ -1,0 +1,264 @@
+"""The segment stage on real files: one row for every image, the same whatever stands beside it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import scipy.linalg
+import torch
+from PIL import Image
+from pycocotools import mask as coco
+
+from simsam_batch.config import PRESETS, SegmentSettings, resolve
+from simsam_batch.runs.schema import Shard, ShardOutput
+from simsam_batch.stages.backbone import resolve_backbone
+from simsam_batch.stages.segment import SegmentStage, image_seed
+
+DISC = (slice(40, 104), slice(64, 128))
+
+
+def picture(seed: int = 0, size: tuple[int, int] = (160, 208)) -> np.ndarray:
+    """A red square on green noise."""
+    rng = np.random.default_rng(seed)
+    pixels = np.zeros((*size, 3), dtype=np.uint8)
+    pixels[..., 1] = rng.integers(90, 140, size)
+    pixels[DISC] = (200, 30, 30)
+    return pixels
+
+
+def save(folder: Path, name: str, pixels: np.ndarray) -> str:
+    path = folder / name
+    Image.fromarray(pixels).save(path)
+    return str(path)
+
+
+def worker_of(**settings: Any) -> Any:
+    chosen = resolve(SegmentSettings, {"backbone": "descriptors", "resize": "native", "device": "cpu"} | settings)
+    return SegmentStage(chosen, resolve_backbone(chosen)).make_worker(lambda: None)
+
+
+def shard_of(uris: Iterable[str], number: int = 0, truth: Iterable[str | None] | None = None) -> Shard:
+    uris = list(uris)
+    return Shard(
+        number,
+        pa.table(
+            {
+                "image_id": pa.array([Path(uri).name for uri in uris]),
+                "uri": pa.array(uris),
+                "truth_uri": pa.array(list(truth) if truth else [None] * len(uris), pa.string()),
+            }
+        ),
+    )
+
+
+def run(worker: Any, *shards: Shard) -> list[ShardOutput]:
+    return list(worker.run(iter(shards)))
+
+
+def mask_of(row: dict[str, Any]) -> np.ndarray:
+    rle = row["mask_rle"]
+    return coco.decode({"size": rle["size"], "counts": rle["counts"].encode()}).astype(bool)
+
+
+def test_the_object_is_found_and_described(tmp_path: Path) -> None:
+    truth = np.zeros((160, 208), dtype=np.uint8)
+    truth[DISC] = 255
+    shard = shard_of([save(tmp_path, "a.png", picture())], truth=[save(tmp_path, "truth.png", truth)])
+    (output,) = run(worker_of(), shard)
+    (row,) = output.rows.to_pylist()
+    mask = mask_of(row)
+    assert row["status"] == "ok"
+    assert (row["width"], row["height"], row["grid_h"], row["grid_w"], row["patch"]) == (208, 160, 10, 13, 16)
+    assert mask.shape == (160, 208)
+    intersection, union = (mask & (truth > 0)).sum(), (mask | (truth > 0)).sum()
+    assert row["iou"] == pytest.approx(intersection / union)
+    assert row["iou"] > 0.6
+    assert row["accuracy"] == pytest.approx((mask == (truth > 0)).mean())
+    assert row["area_fraction"] == pytest.approx(mask.mean())
+    ys, xs = np.nonzero(mask)
+    assert row["bbox_xyxy"] == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+    assert row["eigenvalues"] == sorted(row["eigenvalues"])
+    assert row["eigenvalues"][0] == pytest.approx(0, abs=1e-5)
+    assert output.arrays[0]["eigenvectors"].shape == (15, 130)
+    assert output.arrays[0]["eigenvectors"].dtype == np.float16
+    assert output.statistics["scores"]["images_scored"] == 1
+
+
+def test_a_bad_image_does_not_cost_its_neighbours(tmp_path: Path) -> None:
+    good = save(tmp_path, "good.jpg", picture())
+    truncated = tmp_path / "truncated.jpg"
+    truncated.write_bytes(Path(good).read_bytes()[:900])
+    text = tmp_path / "text.jpg"
+    text.write_text("these are words")
+    dot = save(tmp_path, "dot.png", picture()[:1, :1])
+    rgba = save(tmp_path, "rgba.png", np.dstack([picture(), np.full((160, 208), 200, np.uint8)]))
+    missing = str(tmp_path / "missing.png")
+    uris = [good, str(truncated), str(text), dot, rgba, missing]
+    (output,) = run(worker_of(), shard_of(uris))
+    rows = output.rows.to_pylist()
+    assert [row["image_id"] for row in rows] == [Path(uri).name for uri in uris]
+    assert [row["status"] for row in rows] == ["ok", "failed", "failed", "failed", "ok", "failed"]
+    assert [row["error_type"] for row in rows][1:4] == ["truncated", "not_an_image", "too_small"]
+    assert rows[5]["error_type"] == "not_found"
+    assert all(row["error"] and row["failed_step"] and row["mask_rle"] is None for row in rows if row["error_type"])
+    assert [len(arrays) for arrays in output.arrays] == [1, 0, 0, 0, 1, 0]
+
+
+def test_an_image_comes_out_the_same_alone_and_among_others(tmp_path: Path) -> None:
+    uris = [save(tmp_path, f"{i}.png", picture(i)) for i in range(3)]
+    (together,) = run(worker_of(batch_size=3), shard_of(uris))
+    alone = run(worker_of(batch_size=1), *(shard_of([uri], i) for i, uri in enumerate(uris)))
+    for i, output in enumerate(alone):
+        (row,), other = output.rows.to_pylist(), together.rows.to_pylist()[i]
+        assert row["mask_rle"] == other["mask_rle"]
+        assert row["eigenvalues"] == pytest.approx(other["eigenvalues"], abs=1e-5)
+        assert row["head_collapse"] == pytest.approx(other["head_collapse"], abs=1e-4)
+
+
+def test_an_image_is_computed_to_the_same_bits_in_any_company(tmp_path: Path) -> None:
+    uris = [save(tmp_path, f"{i}.png", picture(i)) for i in range(3)]
+    worker = worker_of(eigenvectors="fp32")
+    (forward,) = run(worker, shard_of(uris))
+    (backward,) = run(worker, shard_of(uris[::-1]))
+    assert forward.rows.to_pylist() == backward.rows.to_pylist()[::-1]
+    for a, b in zip(forward.arrays, backward.arrays[::-1], strict=True):
+        assert a["eigenvectors"].tobytes() == b["eigenvectors"].tobytes()
+
+
+def test_shards_of_mixed_sizes_come_out_whole_and_in_order(tmp_path: Path) -> None:
+    sizes = [(160, 208), (208, 160), (160, 208), (192, 192), (208, 160)]
+    uris = [save(tmp_path, f"{i}.png", picture(i, size)) for i, size in enumerate(sizes)]
+    outputs = run(worker_of(batch_size=2, k=5), shard_of(uris[:3], 0), shard_of(uris[3:], 1))
+    assert [output.number for output in outputs] == [0, 1]
+    rows = [row for output in outputs for row in output.rows.to_pylist()]
+    assert [(row["height"], row["width"]) for row in rows] == sizes
+    assert all(row["status"] == "ok" for row in rows)
+
+
+def test_a_one_colour_image_has_an_empty_mask_and_no_confidence(tmp_path: Path) -> None:
+    (output,) = run(worker_of(), shard_of([save(tmp_path, "grey.png", np.full((96, 96, 3), 90, np.uint8))]))
+    (row,) = output.rows.to_pylist()
+    assert row["status"] == "ok"
+    assert not mask_of(row).any()
+    assert row["bbox_xyxy"] is None
+    assert row["confidence"] == 0
+    assert row["degenerate"]
+
+
+def test_truth_of_another_size_is_said_in_the_row_and_scores_nothing(tmp_path: Path) -> None:
+    truth = save(tmp_path, "truth.png", np.zeros((160, 207), np.uint8))
+    (output,) = run(worker_of(), shard_of([save(tmp_path, "a.png", picture())], truth=[truth]))
+    (row,) = output.rows.to_pylist()
+    assert row["status"] == "ok"
+    assert row["iou"] is None
+    assert "160" in row["truth_error"]
+    assert "207" in row["truth_error"]
+    assert output.statistics["truth_errors"] == 1
+    assert output.statistics["scores"]["images_scored"] == 0
+
+
+def test_more_eigenpairs_than_the_graph_has_are_cut_to_what_there_is(tmp_path: Path) -> None:
+    uri = save(tmp_path, "a.png", picture(size=(160, 208))[:48, 48:112])
+    (output,) = run(worker_of(k=40, island_share=0.0), shard_of([uri]))
+    (row,) = output.rows.to_pylist()
+    assert row["status"] == "ok"
+    assert len(row["eigenvalues"]) == 3 * 4
+    assert output.arrays[0]["eigenvectors"].shape == (12, 12)
+
+
+def test_a_grid_over_the_limit_is_a_failed_image(tmp_path: Path) -> None:
+    (output,) = run(worker_of(max_patches=100), shard_of([save(tmp_path, "a.png", picture())]))
+    (row,) = output.rows.to_pylist()
+    assert row["status"] == "failed"
+    assert "10x13 patches" in row["error"]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_runs(tmp_path: Path, preset: str) -> None:
+    (output,) = run(worker_of(preset=preset, resize="native", epochs=1), shard_of([save(tmp_path, "a.png", picture())]))
+    assert output.rows.column("status").to_pylist() == ["ok"]
+
+
+@pytest.mark.parametrize("color", ["knn", "random-walk"])
+def test_a_colour_term_changes_the_graph(tmp_path: Path, color: str) -> None:
+    shard = shard_of([save(tmp_path, "a.png", picture())])
+    (plain,) = run(worker_of(head="none"), shard)
+    (tinted,) = run(worker_of(head="none", color=color, color_weight=1.0), shard)
+    assert tinted.rows["eigenvalues"].to_pylist() != plain.rows["eigenvalues"].to_pylist()
+
+
+def test_the_seed_of_an_image_depends_on_its_id_and_the_run_alone() -> None:
+    # sha256("7:a.png") begins with these eight bytes; the lowest bit goes, so that the seed fits 63 bits.
+    import hashlib
+
+    expected = int(hashlib.sha256(b"7:a.png").hexdigest()[:16], 16) // 2
+    assert image_seed(7, "a.png") == expected
+    assert image_seed(8, "a.png") != expected
+    assert 0 <= expected < 2**63
+
+
+def dsm_reference(features: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Deep Spectral Methods' eigenproblem (D - W) v = mu D v, dense and in fp64."""
+    rows = features.astype(np.float64)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    w = np.maximum(rows @ rows.T, 0)
+    w /= w.max()
+    d = np.diag(w.sum(1))
+    values, vectors = scipy.linalg.eigh(d - w, d, subset_by_index=(0, k - 1))
+    return values, vectors.T
+
+
+def sine_of_largest_angle(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.sin(scipy.linalg.subspace_angles(a.T.astype(np.float64), b.T).max()))
+
+
+def test_without_a_head_a_real_image_gives_what_deep_spectral_methods_computes(
+    test_data: Path, test_weights: Path
+) -> None:
+    torch.set_num_threads(1)
+    uri = min((test_data / "weizmann_horses" / "images").glob("*"))
+    weights = test_weights / "vit_tiny_patch16_224.supervised.safetensors"
+    worker = worker_of(
+        preset="dsm",
+        backbone="vit_tiny_patch16_224",
+        weights=str(weights),
+        resize="short:384",
+        k=6,
+        eigenvectors="fp32",
+    )
+    (output,) = run(worker, shard_of([str(uri)]))
+    (row,) = output.rows.to_pylist()
+
+    import timm
+    from safetensors.torch import load_file
+
+    model = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=1000, dynamic_img_size=True)
+    model.load_state_dict(load_file(weights))
+    model.eval()
+    held: list[torch.Tensor] = []
+    model.blocks[-1].attn.qkv.register_forward_hook(lambda _m, _i, out: held.append(out.detach()))
+    rgb = Image.open(io.BytesIO(uri.read_bytes())).convert("RGB")
+    scale = 384 / min(rgb.size)
+    resized = rgb.resize((round(rgb.width * scale), round(rgb.height * scale)), Image.Resampling.BICUBIC)
+    rows, columns = resized.height // 16, resized.width // 16
+    pixels = np.asarray(resized, dtype=np.float32)[: rows * 16, : columns * 16] / 255
+    with torch.no_grad():
+        model(torch.from_numpy((pixels - 0.5) / 0.5).permute(2, 0, 1)[None])
+    keys = held[0][0, 1:, 192:384].numpy()
+    values, vectors = dsm_reference(keys, 6)
+
+    assert (row["grid_h"], row["grid_w"]) == (rows, columns)
+    np.testing.assert_allclose(row["eigenvalues"], values, atol=1e-5)
+    gaps = np.diff(values)
+    cut = int(np.argmax(gaps[1:])) + 2
+    ours = output.arrays[0]["eigenvectors"]
+    assert sine_of_largest_angle(ours[:cut], vectors[:cut]) < 1e-2
+    expected = vectors[1] > 0 if (vectors[1] > 0).mean() <= 0.5 else vectors[1] < 0
+    patches = ours[1] > 0
+    assert np.array_equal(patches, expected)
