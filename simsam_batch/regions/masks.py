@@ -48,7 +48,7 @@ def fiedler_mask(vectors: Tensor, values: Tensor, *, threshold: Threshold) -> Te
     Args:
         vectors: (B, K, N) on the whole grid, after the sign rule.
         values: (B, K) eigenvalues; a degenerate graph gets an empty mask.
-        threshold: ``zero`` (Deep Spectral Methods, section 3.2) or ``mean`` of v_1's entries (TokenCut, section 3.3).
+        threshold: ``zero`` (Deep Spectral Methods) or ``mean`` of v_1's entries (TokenCut).
 
     Returns:
         (B, N) bool.
@@ -72,7 +72,7 @@ def choose_side(mask: Tensor, vectors: Tensor, grid: tuple[int, int], *, side: S
         side: ``smaller``: the object holds at most half of the patches (Deep Spectral Methods).
             ``border``: the background is the side with more patches on the border, a corner counting twice (background
             rule of Deep Spectral Methods); as it is where both have equally many.
-            ``largest-entry``: the object holds the patch with the largest ``|v_1|`` (TokenCut, section 3.3).
+            ``largest-entry``: the object holds the patch with the largest ``|v_1|`` (TokenCut).
 
     Returns:
         (B, N) bool.

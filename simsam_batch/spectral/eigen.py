@@ -100,7 +100,7 @@ def smallest_eigenpairs(
     Where eigenvalues coincide (equal affinities everywhere, three or more separate parts) eigenvectors are not unique:
     some orthonormal set is returned, the same on every call, and the spectral gap mu_2 - mu_1 is near zero.
 
-    The problem is that of Deep Spectral Methods (Melas-Kyriazi et al., CVPR 2022, section 3).
+    The problem is that of Deep Spectral Methods (Melas-Kyriazi et al., CVPR 2022).
 
     Args:
         w: (B, N, N) float32, symmetric, not negative, on any device.
