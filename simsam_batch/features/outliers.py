@@ -10,9 +10,10 @@ def spike_mask(norms: Tensor, ratio: float = 4.0) -> Tensor:
     """Mark the tokens whose residual stream is far longer than the image's median one.
 
     Large transformers overwrite some uninformative patches with global content, and these tokens have norms many
-    times the usual one ("Vision Transformers Need Registers", Darcet et al. 2024, section 2). The gap is wide:
-    with a supervised ViT-Ti/16 they lie at 5 to 50 medians and everything else below 1.6 (this project), so the
-    result hardly depends on ``ratio``. Keys and normalised tokens do not show them; the residual stream does.
+    times the usual one ("Vision Transformers Need Registers", Darcet et al. 2024, section 2). The gap is wide: with a
+    supervised ViT-Ti/16 on 55 photographs, 890 of 41,688 tokens lie above 4 medians (up to 53), only 6 more above 2
+    (this project), so the result hardly depends on ``ratio``. Keys and normalised tokens do not show them; the
+    residual stream does.
 
     Args:
         norms: (B, N) float, `Features.norms`.
