@@ -56,8 +56,7 @@ class LocalEngine:
         failed_starts = 0
         try:
             while line.waiting or any(seat.in_flight for seat in seats):
-                for seat in seats:
-                    line.feed(seat, target)
+                line.feed(seats, target)
                 children: dict[object, _Seat] = {seat.child.connection: seat for seat in seats if seat.child}
                 for ready in connection.wait([seat.child.connection for seat in seats if seat.child]):
                     seat = children[ready]
@@ -137,24 +136,26 @@ class _Line:
     waiting: deque[int]
     suspects: set[int] = field(default_factory=set)
 
-    def feed(self, seat: _Seat, target: _ServeRunner) -> None:
-        """Give the seat what it may take; if no more will follow for now, say so, for it may wait for it."""
-        while self.waiting and self._may_take(seat):
-            if seat.child is None:
-                seat.child = Child(target, seat.environment)
-            seat.in_flight.append(self.waiting.popleft())
-            seat.flushed = False
-            seat.child.send(seat.in_flight[-1])
-        starved = not self.waiting or self.waiting[0] in self.suspects or not self.suspects.isdisjoint(seat.in_flight)
-        if seat.child and seat.in_flight and starved and not seat.flushed:
-            seat.child.send(None)
-            seat.flushed = True
+    def feed(self, seats: Sequence[_Seat], target: _ServeRunner) -> None:
+        """Give every seat what it may take, all a first shard before any a second."""
+        for full in range(1, _IN_FLIGHT + 1):
+            for seat in seats:
+                if self.waiting and len(seat.in_flight) < full and self._may_take(seat):
+                    if seat.child is None:
+                        seat.child = Child(target, seat.environment)
+                    seat.in_flight.append(self.waiting.popleft())
+                    seat.flushed = False
+                    seat.child.send(seat.in_flight[-1])
+        for seat in seats:
+            # A runner may wait for its next shard before it computes the one it has: say when none will come for now.
+            more_may_come = self.waiting and self._may_take(seat)
+            if seat.child and seat.in_flight and not seat.flushed and not more_may_come:
+                seat.child.send(None)
+                seat.flushed = True
 
     def _may_take(self, seat: _Seat) -> bool:
-        if not seat.in_flight:
-            return True
-        alone = self.waiting[0] in self.suspects or not self.suspects.isdisjoint(seat.in_flight)
-        return not alone and len(seat.in_flight) < _IN_FLIGHT
+        """A suspect comes only to an empty seat, and nothing comes to it while it is there."""
+        return not seat.in_flight or (self.waiting[0] not in self.suspects and self.suspects.isdisjoint(seat.in_flight))
 
     def done(self, seat: _Seat, shard: int) -> None:
         if shard not in seat.in_flight:

@@ -116,18 +116,14 @@ def test_shards_in_flight_beside_an_error_are_committed_at_their_first_start(tmp
     }
 
 
-@pytest.mark.parametrize(
-    ("poison", "sign"),
-    [("kill", "killed by SIGKILL"), ("exit", "exit code 3"), ("segfault", "killed by SIGSEGV")],
-)
-def test_an_image_that_kills_its_process_costs_only_itself(tmp_path: Path, poison: str, sign: str) -> None:
+def test_an_image_that_kills_its_process_costs_only_itself(tmp_path: Path) -> None:
     uris = ["fine"] * 12
-    uris[6] = poison
-    summary, reports, stage = run(tmp_path, uris)
+    uris[6] = "segfault"
+    summary, reports, _ = run(tmp_path, uris)
     rows = published(tmp_path)
     assert failed_ids(tmp_path) == ["image-006"]
     assert (rows[6]["error_type"], rows[6]["failed_step"]) == ("worker_died", "compute")
-    assert sign in str(rows[6]["error"])
+    assert "killed by SIGSEGV" in str(rows[6]["error"])
     assert (summary.failed, summary.rounds) == (1, 1)
     assert {report.shard: report.attempt for report in reports}[1] == 4
     # the neighbour in flight is started again once at most: suspects run alone
@@ -145,8 +141,9 @@ def test_an_image_that_only_raises_is_its_own_failed_row_in_the_end(tmp_path: Pa
 
 
 def test_quarantine_gives_the_same_content_as_an_undisturbed_run(tmp_path: Path) -> None:
-    run(tmp_path / "calm" if (tmp_path / "calm").mkdir() is None else tmp_path, ["fine"] * 4 + ["bad"])
+    (tmp_path / "calm").mkdir()
     (tmp_path / "alone").mkdir()
+    run(tmp_path / "calm", ["fine"] * 4 + ["bad"])
     run(tmp_path / "alone", ["fine"] * 4 + ["bad"], options=ExecuteOptions(starts_before_quarantine=0))
     manifests = [
         json.loads((tmp_path / kind / "out/trouble/manifests/0000000.0.json").read_text()) for kind in ("calm", "alone")

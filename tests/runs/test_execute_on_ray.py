@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -51,17 +52,19 @@ def own_ray(importable_by_workers: None) -> Iterator[RayEngine]:
     engine.close()
 
 
-def run(tmp_path: Path, uris: list[str], engine: Any, **stage: Any) -> tuple[ExecuteSummary, list[ShardReport]]:
+def run(
+    tmp_path: Path, uris: list[str], engine: Any, starts: int = 3, **stage: Any
+) -> tuple[ExecuteSummary, list[ShardReport]]:
     out, plan = plan_of(tmp_path / "out", uris, 2)
     work = TroubleStage(str(tmp_path), **stage)
     reports: list[ShardReport] = []
-    summary = execute(out, plan, work, engine, ExecuteOptions(stall_seconds=60), reports.append)
+    summary = execute(out, plan, work, engine, ExecuteOptions(starts, stall_seconds=60), reports.append)
     publish(out, Ledger(out, work.name), work.fold, plan, work)
     return summary, reports
 
 
 def digests(tmp_path: Path) -> list[str]:
-    out, plan = plan_of(tmp_path / "out", ["unused"], 2)
+    out, _ = plan_of(tmp_path / "out", ["unused"], 2)
     return [manifest["content_digest"] for manifest in Ledger(out, "trouble").manifests()]
 
 
@@ -91,11 +94,7 @@ def test_two_shards_are_in_flight_in_an_actor_and_threads_are_as_asked(tmp_path:
     for number, pid, when, threads in stage.events("drawn"):
         assert threads == "1"
         by_process.setdefault(pid, []).append((number, float(when)))
-    ahead = [
-        when < computed[before]
-        for drawn in by_process.values()
-        for (before, _), (_, when) in zip(drawn, drawn[1:], strict=False)
-    ]
+    ahead = [when < computed[before] for drawn in by_process.values() for (before, _), (_, when) in pairwise(drawn)]
     assert len(by_process) == 2
     # a shard is drawn late only where a report has just been on its way
     assert sum(ahead) >= 0.7 * len(ahead)
@@ -114,7 +113,7 @@ def test_a_worker_that_cannot_be_built_becomes_reports_and_not_the_end_of_the_da
     tmp_path: Path, own_ray: RayEngine
 ) -> None:
     with pytest.raises(RunError, match="no such weights"):
-        run(tmp_path, ["fine"] * 4, own_ray, unbuildable="raise")
+        run(tmp_path, ["fine"] * 4, own_ray, starts=0, unbuildable="raise")
 
 
 def test_more_than_the_cluster_has_is_an_error_and_not_a_wait(own_ray: RayEngine) -> None:

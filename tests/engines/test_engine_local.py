@@ -1,0 +1,103 @@
+"""The local engine and its child processes, with runners that do nothing else."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from plain_runner import PlainRunner
+
+from simsam_batch.engines.child import Child, Receive, Send
+from simsam_batch.engines.local import LocalEngine
+from simsam_batch.errors import RunError, SettingsError
+
+
+@pytest.fixture(autouse=True)
+def _a_hang_fails() -> Iterator[None]:
+    faulthandler.dump_traceback_later(60, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+
+
+def test_every_shard_is_reported_once_by_processes_with_the_threads_asked_for(tmp_path: Path) -> None:
+    reports = list(LocalEngine(2, threads=3).run(PlainRunner(str(tmp_path)), range(30)))
+    assert sorted(report.shard for report in reports) == list(range(30))
+    processes, threads, numpy_loaded = zip(*(report.error.split() for report in reports), strict=True)
+    assert len(set(processes)) == 2
+    assert str(os.getpid()) not in processes
+    # the variable stood before anything that reads it was loaded
+    assert set(zip(threads, numpy_loaded, strict=True)) == {("3", "False")}
+
+
+def test_every_worker_gets_a_shard_before_any_gets_a_second(tmp_path: Path) -> None:
+    reports = list(LocalEngine(3).run(PlainRunner(str(tmp_path)), range(3)))
+    assert len({report.error.split()[0] for report in reports}) == 3
+
+
+def test_no_shards_need_no_processes(tmp_path: Path) -> None:
+    assert list(LocalEngine(2).run(PlainRunner(str(tmp_path), behaviour="no-start"), [])) == []
+
+
+def test_shards_of_dead_workers_are_started_again_and_none_is_reported_twice(tmp_path: Path) -> None:
+    runner = PlainRunner(str(tmp_path), fatal=(0, 5, 11), deaths=2)
+    reports = list(LocalEngine(2).run(runner, range(12)))
+    assert sorted(report.shard for report in reports) == list(range(12))
+    assert {report.shard: report.attempt for report in reports if report.shard in runner.fatal} == {0: 3, 5: 3, 11: 3}
+    assert max(report.attempt for report in reports if report.shard not in runner.fatal) == 1
+
+
+def test_processes_that_end_before_they_are_ready_end_the_run_with_the_signal(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="killed by SIGSEGV"):
+        list(LocalEngine(1).run(PlainRunner(str(tmp_path), behaviour="no-start"), range(3)))
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "cause"),
+    [("no-build", "no model here"), ("raises", "a runner must not"), ("lies", "did not hold")],
+)
+def test_a_broken_runner_ends_the_run_with_the_cause(tmp_path: Path, behaviour: str, cause: str) -> None:
+    with pytest.raises(RunError, match=cause):
+        list(LocalEngine(1).run(PlainRunner(str(tmp_path), behaviour=behaviour), range(3)))
+
+
+def test_leaving_the_loop_ends_the_processes(tmp_path: Path) -> None:
+    reports = LocalEngine(1).run(PlainRunner(str(tmp_path)), range(1000))
+    process = Path("/proc", next(iter(reports)).error.split()[0])
+    assert process.exists()
+    del reports
+    assert not process.exists()
+
+
+def test_wrong_numbers_are_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingsError, match="workers is 0"):
+        LocalEngine(0)
+    with pytest.raises(SettingsError, match="threads is 0"):
+        LocalEngine(1, threads=0)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    with pytest.raises(SettingsError, match=r"3 worker\(s\) need a GPU each, but 2 are visible.*4,6"):
+        LocalEngine(3, gpus=True)
+
+
+class TellDevices:
+    """A child's work: says which GPU it was given, then waits for ever."""
+
+    def __call__(self, receive: Receive, send: Send) -> None:
+        send(os.environ["CUDA_VISIBLE_DEVICES"])
+        receive()
+        time.sleep(1000)
+
+
+def test_each_worker_has_a_gpu_of_its_own_and_ends_mid_computation_when_its_pipe_closes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    environments = LocalEngine(2, gpus=True)._environments
+    children = [Child(TellDevices(), environment) for environment in environments]
+    assert [child.receive() for child in children] == ["4", "6"]
+    for child in children:
+        child.send("compute")
+    assert [child.end() for child in children] == ["exit code 0", "exit code 0"]

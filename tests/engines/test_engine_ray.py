@@ -1,0 +1,83 @@
+"""The part of the Ray engine that runs inside an actor, without Ray; whole runs on Ray stand with the runs' tests."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from plain_runner import PlainRunner
+
+from simsam_batch.engines.ray import RayEngine, _ShardCaller
+from simsam_batch.errors import RunError, SettingsError
+
+
+@pytest.fixture(autouse=True)
+def _threads_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def call_all(caller: _ShardCaller, shards: list[int]) -> list[dict[str, Any]]:
+    with ThreadPoolExecutor(2) as calls:
+        return [json.loads(row["report"]) for row in calls.map(lambda n: caller({"shard": n}), shards)]
+
+
+def test_two_calls_at_once_are_served_by_one_runner(tmp_path: Path) -> None:
+    caller = _ShardCaller(pickle.dumps(PlainRunner(str(tmp_path))))
+    assert [report["shard"] for report in call_all(caller, list(range(20)))] == list(range(20))
+
+
+def test_a_runner_that_waits_for_its_next_shard_is_told_when_none_comes(tmp_path: Path) -> None:
+    caller = _ShardCaller(pickle.dumps(PlainRunner(str(tmp_path))))
+    assert [report["shard"] for report in call_all(caller, [5])] == [5]
+    assert [report["shard"] for report in call_all(caller, [6])] == [6]
+
+
+def test_a_row_sent_twice_at_once_is_run_once(tmp_path: Path) -> None:
+    caller = _ShardCaller(pickle.dumps(PlainRunner(str(tmp_path))))
+    reports = call_all(caller, [3, 3])
+    assert [(report["shard"], report["attempt"]) for report in reports] == [(3, 1), (3, 1)]
+
+
+@pytest.mark.parametrize(("behaviour", "cause"), [("no-build", "no model here"), ("raises", "a runner must not")])
+def test_the_call_never_raises(tmp_path: Path, behaviour: str, cause: str) -> None:
+    caller = _ShardCaller(pickle.dumps(PlainRunner(str(tmp_path), behaviour=behaviour)))
+    reports = call_all(caller, [0, 1, 2])
+    assert [(report["shard"], report["status"]) for report in reports] == [(0, "error"), (1, "error"), (2, "error")]
+    assert all(cause in report["error"] for report in reports)
+
+
+def test_a_runner_that_cannot_be_loaded_over_there_becomes_a_report() -> None:
+    (report,) = call_all(_ShardCaller(b"cnowhere\nNothing\n."), [4])
+    assert "nowhere" in report["error"]
+
+
+def test_a_constructor_starts_nothing() -> None:
+    before = threading.active_count()
+    _ShardCaller(b"")
+    assert threading.active_count() == before
+
+
+def test_without_ray_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(SettingsError, match=r"pip install 'simsam-batch\[ray\]'"):
+        next(iter(RayEngine(1).run(PlainRunner("."), [0])))
+
+
+def test_an_address_where_no_ray_is_gives_an_error_that_names_it() -> None:
+    pytest.importorskip("ray")
+    engine = RayEngine(1, address="nonsense")
+    with pytest.raises(RunError, match="no Ray at nonsense"):
+        next(iter(engine.run(PlainRunner("."), [0])))
+
+
+def test_wrong_numbers_are_refused_before_anything_starts() -> None:
+    with pytest.raises(SettingsError, match="workers is 0"):
+        RayEngine(0)
+    with pytest.raises(SettingsError, match="threads is 0"):
+        RayEngine(1, threads=0)

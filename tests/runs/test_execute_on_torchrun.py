@@ -1,0 +1,93 @@
+"""The same runs under a real torchrun with two ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from trouble import TroubleStage, plan_of
+
+from simsam_batch.engines.local import LocalEngine
+from simsam_batch.engines.torchrun import TorchrunEngine
+from simsam_batch.errors import SettingsError
+from simsam_batch.runs.execute import ExecuteOptions, execute
+from simsam_batch.runs.ledger import Ledger
+
+STANDALONE = ["--standalone"]
+
+
+def torchrun(tmp_path: Path, uris: list[str], *flags: str) -> int:
+    here = Path(__file__).parent
+    command = [sys.executable, "-m", "torch.distributed.run", *flags, "--nproc-per-node", "2"]
+    command += [str(here / "torchrun_job.py"), str(tmp_path), json.dumps(uris)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here), *sys.path])}
+    return subprocess.run(command, env=environment, timeout=110, check=False).returncode
+
+
+def digests(tmp_path: Path) -> list[str]:
+    out, _ = plan_of(tmp_path / "out", ["unused"], 2)
+    return [manifest["content_digest"] for manifest in Ledger(out, "trouble").manifests()]
+
+
+def test_torchrun_and_local_give_the_same_content_and_both_ranks_work(tmp_path: Path) -> None:
+    uris = ["fine", "bad", "storage:1", *["fine"] * 21]
+    assert torchrun(tmp_path, uris, *STANDALONE) == 0
+    assert sorted(path.name for path in tmp_path.glob("ended.*")) == ["ended.0", "ended.1"]
+    stage = TroubleStage(str(tmp_path))
+    assert len({pid for _, pid, _, _ in stage.events("computed")}) == 2
+    assert {threads for _, _, _, threads in stage.events("computed")} == {"1"}
+    local = tmp_path / "local"
+    local.mkdir()
+    out, plan = plan_of(local / "out", uris, 2)
+    execute(out, plan, TroubleStage(str(local)), LocalEngine(1), ExecuteOptions(), lambda report: None)
+    assert len(digests(tmp_path)) == 12
+    assert digests(tmp_path) == digests(local)
+    assert json.loads((tmp_path / "out/results/trouble.json").read_text())["failed"] == 1
+
+
+def test_ranks_that_another_launcher_started_share_a_store_of_rank_0(tmp_path: Path, free_port: int) -> None:
+    here = Path(__file__).parent
+    common = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(here), *sys.path]),
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port),
+    }
+    command = [sys.executable, str(here / "torchrun_job.py"), str(tmp_path), json.dumps(["fine"] * 6)]
+    ranks = [subprocess.Popen(command, env={**common, "RANK": rank, "LOCAL_RANK": rank}) for rank in ("1", "0")]
+    assert [rank.wait(timeout=110) for rank in ranks] == [0, 0]
+    assert sorted(path.name for path in tmp_path.glob("ended.*")) == ["ended.0", "ended.1"]
+
+
+@pytest.mark.slow
+def test_ranks_that_die_start_again_and_go_on_from_the_ledger(tmp_path: Path) -> None:
+    uris = ["fine"] * 16
+    uris[9] = "killonce"
+    assert torchrun(tmp_path, uris, *STANDALONE, "--max-restarts", "2") == 0
+    out, _ = plan_of(tmp_path / "out", uris, 2)
+    manifests = list(Ledger(out, "trouble").manifests())
+    assert [manifest["shard"] for manifest in manifests] == list(range(8))
+    assert sum(manifest["failed"] for manifest in manifests) == 0
+    # the shards committed before the death were started once
+    assert sum(manifest["attempt"] == 1 for manifest in manifests) >= 3
+
+
+def test_outside_torchrun_the_message_says_how_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(SettingsError, match="torchrun --nproc-per-node"):
+        TorchrunEngine()
+
+
+@pytest.fixture
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,40 @@
+"""What every rank of the torchrun tests runs; its arguments: a folder, and the uris as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from contextlib import closing
+from pathlib import Path
+
+from trouble import TroubleStage, plan_of
+
+from simsam_batch.engines.torchrun import TorchrunEngine
+from simsam_batch.runs.execute import ExecuteOptions, execute
+from simsam_batch.runs.ledger import Ledger
+from simsam_batch.runs.publish import publish
+from simsam_batch.runs.runner import RunnerFactory, ShardRunner
+
+
+def main() -> None:
+    folder, uris = Path(sys.argv[1]), json.loads(sys.argv[2])
+    stage = TroubleStage(str(folder), pause=0.1)
+    with closing(TorchrunEngine(threads=1)) as engine:
+        if engine.is_driver:
+            out, plan = plan_of(folder / "out", uris, 2)
+            engine.job = json.dumps({"stage": stage.name})
+            execute(out, plan, stage, engine, ExecuteOptions(), lambda report: None)
+            publish(out, Ledger(out, stage.name), stage.fold, plan, stage)
+        else:
+
+            def runner_for(job: str) -> ShardRunner:
+                assert json.loads(job) == {"stage": "trouble"}
+                out, plan = plan_of(folder / "out", uris, 2)
+                return RunnerFactory(out, plan, stage)()
+
+            engine.serve(runner_for)
+    (folder / f"ended.{os.environ['RANK']}").touch()
+
+
+main()
