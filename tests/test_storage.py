@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import http.server
 import itertools
 import multiprocessing
 import os
 import pickle
+import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from simsam_batch import storage
 from simsam_batch.errors import StorageError
@@ -38,11 +41,11 @@ def _remember(barrier: Any) -> None:
     globals()["_all_processes"] = barrier
 
 
-def _create_in_process(url: str, data: bytes) -> bool:
+def _create_in_process(url: str, name: str, data: bytes) -> bool:
     folder = Folder(url)
     folder.list()
     globals()["_all_processes"].wait(timeout=30)
-    return folder.create("manifests/0000001.0.json", data)
+    return folder.create(name, data)
 
 
 def _lose_replies(monkeypatch: pytest.MonkeyPatch, folder: Folder, carry_out: bool) -> None:
@@ -199,7 +202,7 @@ class TestEveryStorage:
 
     def test_many_are_read_in_order(self, out_url: str) -> None:
         folder = Folder(out_url)
-        names = [f"m/{number}" for number in range(80)]
+        names = [f"m/{number}" for number in range(40)]
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda name: folder.create(name, name.encode()), names))
         assert list(folder.read_many(reversed(names))) == [name.encode() for name in reversed(names)]
@@ -280,12 +283,13 @@ class TestEveryStorage:
 
 def test_of_racing_processes_exactly_one_wins(tmp_path: Path, s3_url: str) -> None:
     context = multiprocessing.get_context("spawn")
-    bodies = [f"process {number}".encode() for number in range(3)]
+    bodies = [b"process 0", b"process 1"]
     with context.Pool(len(bodies), _remember, [context.Barrier(len(bodies))]) as pool:
-        for url in (str(tmp_path / "out"), s3_url):
-            won = pool.starmap(_create_in_process, [(url, body) for body in bodies], chunksize=1)
+        for url, round_number in itertools.product([str(tmp_path / "out"), s3_url], range(5)):
+            name = f"manifests/{round_number:07d}.0.json"
+            won = pool.starmap(_create_in_process, [(url, name, body) for body in bodies], chunksize=1)
             assert sum(won) == 1
-            assert Folder(url).read("manifests/0000001.0.json") == bodies[won.index(True)]
+            assert Folder(url).read(name) == bodies[won.index(True)]
 
 
 def test_a_forked_child_makes_its_own_connections(s3_url: str) -> None:
@@ -423,6 +427,69 @@ def test_a_file_url_is_the_local_path(tmp_path: Path) -> None:
     Folder(f"file://{tmp_path}/out").create("a", b"1")
     assert (tmp_path / "out" / "a").read_bytes() == b"1"
     assert read_url(f"file://{tmp_path}/out/a") == b"1"
+
+
+@pytest.mark.parametrize("limit", [None, 10])
+def test_an_outage_is_never_taken_for_a_missing_image(limit: int | None) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        # bound and not listening: the connection is refused
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/image.jpg"
+        with pytest.raises(StorageError, match=r"cannot read http://127\.0\.0\.1.*To mend it") as caught:
+            read_url(url, limit=limit)
+    assert not isinstance(caught.value, ObjectNotFound)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(5, "Input/output error"), TimeoutError(), PermissionError("denied"), ValueError()]
+)
+@pytest.mark.parametrize("limit", [None, 10])
+def test_an_error_of_the_store_is_never_taken_for_a_missing_image(
+    s3_url: str, monkeypatch: pytest.MonkeyPatch, error: Exception, limit: int | None
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    filesystem, _ = storage._filesystem(s3_url)
+    monkeypatch.setattr(filesystem, "cat_file", fail)
+    with pytest.raises(StorageError) as caught:
+        read_url(f"{s3_url}/not-there.jpg", limit=limit)
+    assert not isinstance(caught.value, ObjectNotFound)
+
+
+def test_web_servers_can_be_read(tmp_path: Path) -> None:
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args: Any) -> None:
+            return
+
+    (tmp_path / "a.jpg").write_bytes(b"0123456789")
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        assert read_url(f"{url}/a.jpg") == b"0123456789"
+        # this server knows no ranges and sends everything
+        assert read_url(f"{url}/a.jpg", limit=3) == b"0123"
+        assert read_url(f"{url}/empty.jpg", limit=3) == b""
+        with pytest.raises(ObjectNotFound):
+            read_url(f"{url}/b.jpg", limit=3)
+        server.shutdown()
+
+
+def test_a_refused_conflict_is_tried_again(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Folder(s3_url)
+    filesystem, _ = storage._filesystem(s3_url)
+    real, conflicts = filesystem.pipe_file, iter([True, True, False])
+
+    def pipe_file(*args: Any, **kwargs: Any) -> None:
+        if next(conflicts):
+            cause = ClientError({"ResponseMetadata": {"HTTPStatusCode": 409}, "Error": {}}, "PutObject")
+            raise OSError(5, "ConditionalRequestConflict") from cause
+        real(*args, **kwargs)
+
+    monkeypatch.setattr(filesystem, "pipe_file", pipe_file)
+    assert folder.create("run.json", b"1")
+    assert list(conflicts) == []
 
 
 @pytest.mark.parametrize("url", ["nosuch://x/y", "simplecache::s3://b/k"])
