@@ -95,6 +95,7 @@ def _segment(images: str | None, out: str | None, **given: Any) -> int:
     from simsam_batch.config import SegmentSettings, read_yaml, resolve
 
     config, print_config = given.pop("config"), given.pop("print_config")
+    given.pop("debug")
     flags = {name: value for name, value in given.items() if value is not None and value != ()}
     settings = resolve(SegmentSettings, flags, read_yaml(config) if config else None, f"--config {config}")
     if print_config:

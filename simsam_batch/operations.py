@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
+from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from simsam_batch.config import RunSettings, SegmentSettings
-from simsam_batch.errors import SettingsError
+from simsam_batch.errors import RunError, SettingsError
 from simsam_batch.storage import Folder, absolute_url, redact
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from simsam_batch.engines.contract import Runner
     from simsam_batch.engines.local import LocalEngine
     from simsam_batch.engines.ray import RayEngine
+    from simsam_batch.engines.torchrun import TorchrunEngine
     from simsam_batch.report.console import Reporter
+    from simsam_batch.runs.execute import ExecuteOptions
+    from simsam_batch.runs.ledger import Ledger
     from simsam_batch.runs.plan import Plan
+    from simsam_batch.stages.segment import SegmentStage
 
 
 def segment(images: str, out: str, settings: SegmentSettings, report: Reporter) -> dict[str, Any] | None:
@@ -35,6 +43,7 @@ def segment(images: str, out: str, settings: SegmentSettings, report: Reporter) 
         StorageError: IMAGES cannot be listed or OUT cannot be written.
         RunError: workers cannot be kept alive, or shards could not be committed.
     """
+    from simsam_batch.engines.torchrun import TorchrunEngine
     from simsam_batch.images import parse_resize
     from simsam_batch.runs.execute import ExecuteOptions, execute
     from simsam_batch.runs.ledger import Ledger
@@ -44,28 +53,50 @@ def segment(images: str, out: str, settings: SegmentSettings, report: Reporter) 
 
     parse_resize(settings.resize)
     folder = Folder(absolute_url(out))
-    engine = make_engine(settings)
-    resolved = resolve_backbone(settings)
-    plan = open_plan(images, folder, settings, report)
-    stage = SegmentStage(settings, resolved, kept_columns(plan.shard(0).records.schema))
-    ledger = Ledger(folder, stage.name)
-    pending = len(ledger.pending(plan.shards))
-    if pending == plan.shards and (size := stage.array_bytes(plan)) is not None:
-        report.note(f"eigenvectors will take about {size / 1e6:,.0f} MB (--eigenvectors none leaves them out)")
-    done = plan.shards - pending
-    report.plan(
-        images=plan.images, shards=plan.shards, done_shards=done, done_images=min(done * plan.shard_size, plan.images)
-    )
     options = ExecuteOptions(
         starts_before_quarantine=settings.starts_before_quarantine, stall_seconds=60 * settings.stall_minutes
     )
-    try:
+    with closing(make_engine(settings)) as engine:
+        if isinstance(engine, TorchrunEngine) and not engine.is_driver:
+            engine.serve(partial(_segment_runner, settings, options))
+            return None
+        resolved = resolve_backbone(settings)
+        plan = open_plan(images, folder, settings, report)
+        stage = SegmentStage(settings, resolved, kept_columns(plan.shard(0).records.schema))
+        ledger = Ledger(folder, stage.name)
+        _announce(plan, stage, ledger, report)
+        if isinstance(engine, TorchrunEngine):
+            engine.job = json.dumps({"out": folder.url, "resolved": resolved})
         execute(folder, plan, stage, engine, options, report.shard)
-    finally:
-        engine.close()
     result = publish(folder, ledger, stage.fold, plan, stage)
     report.finish(result, f"{folder.url}/results/{stage.name}.json")
     return result
+
+
+def _announce(plan: Plan, stage: SegmentStage, ledger: Ledger, report: Reporter) -> None:
+    done = plan.shards - len(ledger.pending(plan.shards))
+    if not done and (size := stage.array_bytes(plan)) is not None:
+        report.note(f"the eigenvectors will take about {size / 1e6:,.0f} MB; --eigenvectors none leaves them out")
+    images = min(done * plan.shard_size, plan.images)
+    report.plan(images=plan.images, shards=plan.shards, done_shards=done, done_images=images)
+
+
+def _segment_runner(settings: SegmentSettings, options: ExecuteOptions, job: str) -> Runner:
+    """The runner of a torchrun rank that helps, from what the driver told it."""
+    from simsam_batch.runs.plan import load_plan
+    from simsam_batch.runs.runner import RunnerFactory
+    from simsam_batch.stages.segment import SegmentStage, kept_columns
+
+    told = json.loads(job)
+    folder = Folder(told["out"])
+    plan = load_plan(folder)
+    if plan is None:
+        msg = (
+            f"rank 0 works on {folder.url}, and there is no run there for this rank: do all ranks see the same storage?"
+        )
+        raise RunError(msg)
+    stage = SegmentStage(settings, told["resolved"], kept_columns(plan.shard(0).records.schema))
+    return RunnerFactory(folder, plan, stage, options)()
 
 
 def open_plan(images: str, out: Folder, settings: RunSettings, report: Reporter) -> Plan:
@@ -138,7 +169,7 @@ def input_changes(plan: Plan, table: pa.Table) -> list[str]:
     return lines
 
 
-def make_engine(settings: RunSettings) -> LocalEngine | RayEngine:
+def make_engine(settings: RunSettings) -> LocalEngine | RayEngine | TorchrunEngine:
     """The engine that the settings ask for, on the devices there are.
 
     Raises:
@@ -147,10 +178,18 @@ def make_engine(settings: RunSettings) -> LocalEngine | RayEngine:
     from simsam_batch.engines.devices import visible_gpus
     from simsam_batch.engines.local import LocalEngine
     from simsam_batch.engines.ray import RayEngine
+    from simsam_batch.engines.torchrun import TorchrunEngine
 
     name = settings.engine
+    if name == "auto":
+        name = "torchrun" if "TORCHELASTIC_RUN_ID" in os.environ else "local"
     if name == "ray":
-        return RayEngine(settings.workers, settings.threads, settings.device == "cuda", settings.ray_address)
+        return RayEngine(settings.workers or 1, settings.threads, settings.device == "cuda", settings.ray_address)
     gpus = 0 if settings.device == "cpu" else len(visible_gpus())
+    if settings.device == "cuda" and not gpus:
+        msg = "device: 'cuda' was asked for and this machine shows no GPU; use --device cpu or auto"
+        raise SettingsError(msg)
+    if name == "torchrun":
+        return TorchrunEngine(settings.threads, gpus=gpus > 0)
     workers = settings.workers or gpus or max(1, (os.cpu_count() or 1) // settings.threads)
     return LocalEngine(workers, settings.threads, gpus=gpus > 0)
