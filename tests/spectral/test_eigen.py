@@ -289,7 +289,9 @@ def test_the_batched_dense_solver_agrees_with_the_single_one() -> None:
     w[3, 0, 0] = torch.nan
     valid = torch.ones((5, 40), dtype=torch.bool)
     valid[0, 5:30] = False
+    # Without self-loops four patches have negative nu, below the zeros that patches left out would give.
     valid[2, 4:] = False
+    w[2].fill_diagonal_(0)
     valid[4] = False
     batched = eigen._dense_batch(w, valid, k)
     assert batched[3] is None
