@@ -211,7 +211,7 @@ def _read_remote(url: str, start: int | None = None, end: int | None = None) -> 
         options = {"max_concurrency": 1} if _is_s3(fs) and end is None else {}
         return bytes(fs.cat_file(path, start=start, end=end, **options))
     except Exception as error:
-        # a range of an empty object is refused; after any other error nothing is asked, lest an outage look like absence
+        # a range of an empty object is refused; after another error nothing is asked, lest an outage look like absence
         refused = getattr(error, "errno", None) == errno.EINVAL or getattr(error, "status", None) == 416
         if end is None or not refused or fs.info(path)["size"] != 0:
             raise

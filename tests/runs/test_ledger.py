@@ -210,6 +210,10 @@ def test_the_highest_generation_is_in_force(out_url: str) -> None:
     assert ledger.committed() == {0: 1, 1: 0}
     assert [(m["shard"], m["generation"], m["ok"]) for m in ledger.manifests()] == [(0, 1, 2), (1, 0, 2)]
     assert ledger.manifest(0, 0)["ok"] == 1
+    # by name 10 comes before 2
+    for generation in (2, 10):
+        ledger.commit(output(plan, 0, [1.0, 2.0]), ledger.start(0), started=0.0, generation=generation)
+    assert ledger.committed() == {0: 10, 1: 0}
 
 
 def test_pending_costs_one_listing_and_no_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
