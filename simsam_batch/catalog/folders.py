@@ -1,0 +1,115 @@
+"""Files of a folder, and the image records of a folder of images."""
+
+from __future__ import annotations
+
+import posixpath
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from simsam_batch.catalog.records import records_table
+from simsam_batch.errors import SettingsError, StorageError
+from simsam_batch.storage import ObjectNotFound, absolute_url, read_url, redact, walk
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+"""Files that count as images, in any case."""
+
+ACCEPTED = {
+    "IMAGES": "IMAGES is a folder, a .txt list with one path or URL a line, or Parquet with a column 'uri'",
+    "truth": "Truth is a folder of mask files",
+}
+_CHUNK = 65536
+
+
+def is_file(url: str) -> bool:
+    """Whether a URL leads to one file or object; False for a folder and for nothing.
+
+    Raises:
+        StorageError: the storage did not answer.
+    """
+    try:
+        read_url(url, 0)
+    except ObjectNotFound:
+        return False
+    return True
+
+
+def listed_files(
+    what: str, url: str, wanted: Callable[[str], bool], without: str | None = None
+) -> tuple[pa.Table, Counter[str]]:
+    """Files below a folder by name, hidden ones and those of the sub-folder ``without`` left out.
+
+    Args:
+        what: the option that named the folder, for messages.
+        url: of the folder.
+        wanted: whether a file belongs to the result, by its name.
+        without: name of the sub-folder to leave out.
+
+    Returns:
+        The wanted files (``name`` relative to the folder, ``uri``, ``size``, ``etag``), sorted by name; and how many
+        others there are, by suffix.
+
+    Raises:
+        SettingsError: there is no such folder, or it cannot be listed.
+    """
+    if is_file(url):
+        raise SettingsError(f"{what}: {redact(url)} is a single file. {ACCEPTED[what]}")
+    try:
+        return _listed(url, wanted, without)
+    except StorageError as error:
+        raise SettingsError(f"{what}: {error}. {ACCEPTED[what]}") from error
+
+
+def _listed(url: str, wanted: Callable[[str], bool], without: str | None) -> tuple[pa.Table, Counter[str]]:
+    import pyarrow as pa
+
+    schema = pa.schema([("name", pa.string()), ("uri", pa.string()), ("size", pa.int64()), ("etag", pa.string())])
+    batches: list[pa.RecordBatch] = []
+    rows: list[tuple[str, str, int, str | None]] = []
+    others: Counter[str] = Counter()
+
+    def close_batch() -> None:
+        columns = list(zip(*rows, strict=True))
+        batches.append(pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema))
+        rows.clear()
+
+    for uri, info in walk(url):
+        hidden = any(part.startswith(".") for part in info.name.split("/"))
+        if hidden or (without is not None and info.name.startswith(without + "/")):
+            continue
+        if not wanted(info.name):
+            others[posixpath.splitext(info.name)[1].lower() or "no suffix"] += 1
+            continue
+        rows.append((info.name, uri, info.size, info.etag))
+        if len(rows) == _CHUNK:
+            close_batch()
+    if rows:
+        close_batch()
+    return pa.Table.from_batches(batches, schema).sort_by("name"), others
+
+
+def is_image(name: str) -> bool:
+    """Whether a file counts as an image, by its name."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def folder_records(images: str, truth: str | None, notes: list[str]) -> pa.Table | None:
+    """Image records of a folder, without its truth masks; None if it has Parquet files and no image."""
+    inside = None
+    if truth is not None:
+        here, there = absolute_url(images), absolute_url(truth)
+        if here == there:
+            raise SettingsError(f"truth: {redact(truth)} is IMAGES itself; give the folder that holds the masks alone")
+        inside = there.removeprefix(here + "/") if there.startswith(here + "/") else None
+    found, others = listed_files("IMAGES", images, is_image, inside)
+    if not found.num_rows:
+        if others[".parquet"]:
+            return None
+        raise SettingsError(f"{redact(images)} has no image in it: looked for {' '.join(SUFFIXES)}, in any case")
+    if others:
+        listed = ", ".join(f"{suffix} {count}" for suffix, count in sorted(others.items(), key=lambda e: (-e[1], e[0])))
+        notes.append(f"{others.total()} files of {redact(images)} are not in the catalog: {listed}")
+    return records_table({"image_id": found["name"], "uri": found["uri"], "size": found["size"], "etag": found["etag"]})

@@ -1,0 +1,110 @@
+"""From what the user named to a checked catalog."""
+
+from __future__ import annotations
+
+import posixpath
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from simsam_batch.catalog.folders import folder_records
+from simsam_batch.catalog.records import COLUMNS, quoted, repeated_values
+from simsam_batch.catalog.tables import list_records, parquet_records
+from simsam_batch.catalog.truth import with_truth
+from simsam_batch.errors import SettingsError
+from simsam_batch.storage import redact
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_RESERVED = {*COLUMNS, "shard", "status", "error_type", "error", "failed_step"}
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """The image records of a run.
+
+    Attributes:
+        table: columns ``image_id``, ``uri`` (strings, never null), ``size`` (int64), ``etag``, ``truth_uri`` (strings),
+            and then the kept columns; one row for each image, in the order of the run.
+        notes: what a person should know about it, one sentence each (files left out, images without truth).
+    """
+
+    table: pa.Table
+    notes: list[str]
+
+
+def read_catalog(
+    images: str,
+    *,
+    root: str | None = None,
+    truth: str | None = None,
+    keep_columns: Sequence[str] = (),
+    limit: int | None = None,
+) -> Catalog:
+    """List the images of a folder, a ``.txt`` list or Parquet, and join truth masks to them by name.
+
+    A folder is searched with all its sub-folders for files with one of `SUFFIXES`, in the order of their relative
+    paths; hidden files and folders are left out. A list or table keeps its own order, and nobody asks whether its files
+    exist. Truth belongs to the image with the same sub-folder and file stem.
+
+    Args:
+        images: path or URL of the folder, the list, the Parquet file or a folder of Parquet files.
+        root: folder that relative paths of a list or table start from; the folder of the list or table if None.
+        truth: folder of truth masks; None for no truth, or for a table's own column ``truth_uri``.
+        keep_columns: further columns of a table to pass through.
+        limit: keep only so many images, from the start; None for all.
+
+    Raises:
+        SettingsError: nothing there, no image in it, names that are not unique, a path that leaves ``root``, columns
+            that do not exist, or truth that is ambiguous or matches nothing.
+        StorageError: the storage did not answer.
+    """
+    if limit is not None and limit < 1:
+        raise SettingsError(f"limit: {limit} images are none; give 1 or more")
+    _check_kept(keep_columns)
+    suffix = posixpath.splitext(images.rstrip("/"))[1].lower()
+    notes: list[str] = []
+    if suffix == ".txt":
+        table = list_records(images, root)
+    elif suffix == ".parquet":
+        table = parquet_records(images, root, keep_columns)
+    else:
+        table = folder_records(images, truth, notes)
+        if table is None:
+            table = parquet_records(images, root, keep_columns)
+        elif root is not None:
+            raise SettingsError(f"root: {redact(root)} has no meaning for a folder of images; leave it out")
+    missing = [name for name in keep_columns if name not in table.column_names]
+    if missing:
+        raise SettingsError(f"keep_columns: {', '.join(missing)}: {redact(images)} is no table and has no such columns")
+    _check_ids(table, images)
+    if truth is not None:
+        table = with_truth(table, truth, images, notes)
+    return Catalog(table if limit is None else table.slice(0, limit), notes)
+
+
+def _check_kept(keep_columns: Sequence[str]) -> None:
+    clashing = [name for name in keep_columns if name in _RESERVED]
+    if clashing:
+        raise SettingsError(
+            f"keep_columns: {', '.join(clashing)}: the results have columns of that name already; rename them"
+        )
+    twice = [name for name, count in Counter(keep_columns).items() if count > 1]
+    if twice:
+        raise SettingsError(f"keep_columns: {', '.join(twice)} is given more than once")
+
+
+def _check_ids(table: pa.Table, images: str) -> None:
+    import pyarrow.compute as pc
+
+    ids = table["image_id"]
+    if pc.any(pc.equal(ids, "")).as_py():
+        raise SettingsError(f"{redact(images)} has records with an empty image_id. To mend it: name or remove them")
+    repeated = repeated_values(ids)
+    if repeated:
+        raise SettingsError(
+            f"{redact(images)}: image_id must be unique, and {len(repeated)} occur more than once: {quoted(repeated)}. "
+            "To mend it: remove the repeated records, or give Parquet with an image_id column of its own"
+        )

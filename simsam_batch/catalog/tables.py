@@ -1,0 +1,124 @@
+"""Image records from a text list or from Parquet."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from simsam_batch.catalog.folders import ACCEPTED, is_file, listed_files
+from simsam_batch.catalog.records import COLUMNS, quoted, records_schema, records_table
+from simsam_batch.errors import SettingsError
+from simsam_batch.storage import Folder, ObjectNotFound, absolute_url, read_url, redact
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_ABSOLUTE_PATTERN = r"^(/|[A-Za-z][A-Za-z0-9+.-]*://)"
+_DOTS_PATTERN = r"(^|/)\.\.?(/|$)"
+
+
+def list_records(images: str, root: str | None) -> pa.Table:
+    """Image records of a text list: one path or URL a line; blank lines and lines that start with ``#`` are skipped."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    try:
+        data = read_url(images).removeprefix(b"\xef\xbb\xbf")
+    except ObjectNotFound as error:
+        raise SettingsError(f"IMAGES: {error}. {ACCEPTED['IMAGES']}") from error
+    try:
+        text = pa.array([data], pa.large_binary()).cast(pa.large_string())
+    except pa.ArrowInvalid as error:
+        raise SettingsError(f"{redact(images)} is not UTF-8 text. To mend it: save the list as UTF-8") from error
+    lines = pc.utf8_trim_whitespace(pc.split_pattern(text, "\n").flatten())
+    wanted = pc.and_not(pc.not_equal(lines, ""), pc.starts_with(lines, "#"))
+    entries = lines.filter(wanted).cast(pa.string())
+    if not len(entries):
+        raise SettingsError(f"{redact(images)} lists no image: one path or URL a line is expected")
+    ids, uris = _resolved(entries, root or _parent(images), images)
+    return records_table({"image_id": ids, "uri": uris})
+
+
+def _resolved(entries: Any, root: str, source: str) -> tuple[Any, Any]:
+    """Image ids and absolute URIs of paths that may be relative to a root."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    top = absolute_url(root)
+    base = top if top.endswith("/") else top + "/"
+    absolute = pc.match_substring_regex(entries, _ABSOLUTE_PATTERN)
+    dotted = pc.and_not(pc.match_substring_regex(entries, _DOTS_PATTERN), absolute)
+    plain = [posixpath.normpath(entry) for entry in entries.filter(dotted).to_pylist()]
+    outside = [name for name in plain if name == ".." or name.startswith("../")]
+    if outside:
+        raise SettingsError(
+            f"{redact(source)}: {quoted(outside)} would leave the root {redact(base)}. "
+            "To mend it: give a --root that holds all images, or absolute paths"
+        )
+    if plain:
+        entries = pc.replace_with_mask(entries, dotted, pa.array(plain, pa.string()))
+    uris = pc.if_else(absolute, entries, pc.binary_join_element_wise(base, entries, ""))
+    below = pc.utf8_slice_codeunits(entries, len(base), None)
+    is_below = pc.and_not(pc.starts_with(entries, base), pc.match_substring_regex(below, _DOTS_PATTERN))
+    return pc.if_else(is_below, below, entries), uris
+
+
+def _parent(url: str) -> str:
+    scheme, separator, path = absolute_url(url).rpartition("://")
+    return scheme + separator + path.rpartition("/")[0] or "/"
+
+
+def parquet_records(images: str, root: str | None, keep: Sequence[str]) -> pa.Table:
+    """Image records of a Parquet file or a folder of them, with the columns to keep."""
+    import pyarrow as pa
+
+    if is_file(images):
+        files, start = [absolute_url(images)], _parent(images)
+    else:
+        found, _ = listed_files("IMAGES", images, lambda name: name.lower().endswith(".parquet"))
+        files, start = found["uri"].to_pylist(), images
+    if not files:
+        raise SettingsError(f"{redact(images)} has no Parquet file in it")
+    tables = [_read_parquet(file, root or start, keep) for file in files]
+    try:
+        table = pa.concat_tables(tables)
+    except pa.ArrowInvalid as error:
+        raise SettingsError(f"{redact(images)}: its files have different types of kept columns: {error}") from error
+    if not table.num_rows:
+        raise SettingsError(f"{redact(images)} has no rows")
+    return table
+
+
+def _read_parquet(url: str, root: str, keep: Sequence[str]) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    where = redact(url)
+    try:
+        with Folder(_parent(url)).open(posixpath.basename(url)) as file, pq.ParquetFile(file) as parquet:
+            present = parquet.schema_arrow.names
+            if "uri" not in present:
+                raise SettingsError(f"{where} has no column 'uri'; its columns are {', '.join(present)}")
+            absent = [name for name in keep if name not in present]
+            if absent:
+                raise SettingsError(
+                    f"keep_columns: {where} has no {', '.join(absent)}; its columns are {', '.join(present)}"
+                )
+            table = parquet.read([name for name in present if name in COLUMNS or name in keep])
+    except (pa.ArrowException, OSError) as error:
+        raise SettingsError(f"{where} is no Parquet file that can be read: {error}") from error
+    columns: dict[str, Any] = {}
+    for field in records_schema():
+        if field.name in table.column_names:
+            try:
+                columns[field.name] = table[field.name].cast(field.type)
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                raise SettingsError(f"{where}: column {field.name} cannot be read as {field.type}: {error}") from error
+            if not field.nullable and columns[field.name].null_count:
+                raise SettingsError(f"{where}: column {field.name} is empty in {columns[field.name].null_count} rows")
+    ids, columns["uri"] = _resolved(columns["uri"], root, url)
+    columns.setdefault("image_id", ids)
+    if "truth_uri" in columns:
+        columns["truth_uri"] = _resolved(columns["truth_uri"], root, url)[1]
+    return records_table(columns, {name: table[name] for name in keep})
