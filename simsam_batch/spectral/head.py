@@ -22,6 +22,8 @@ from torch import Generator, Tensor
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
+from simsam_batch.spectral.views import random_affine, uniforms, upstream_view, warp
+
 # Lower bound of the norms in a cosine; torch's own default.
 _EPS = 1e-8
 # A warped place counts if invalid or missing patches make up less than this share of it: float32 coordinates are off
@@ -185,7 +187,7 @@ def upstream_head(
     """
     _check(features, grid, seeds, patches_per_step, epochs)
     generators = [Generator("cpu").manual_seed(seed) for seed in seeds]
-    draws = _uniforms(generators)
+    draws = uniforms(generators)
     count = features.shape[1]
     done = []
     for part in _parts(features, group):
@@ -213,8 +215,8 @@ def descend(heads: Heads, alpha: Tensor, beta: Tensor, schedule: Schedule, learn
         dh = dz ELU'(h),  ELU'(h) = 1 + min(z, 0)
         dA = x^T dh,  da = sum dh
 
-    A step without pairs leaves an image's head as it is. The loop allocates nothing but a few numbers per pair and
-    never waits for the device.
+    A step without pairs leaves an image's head as it is. The loop reuses its buffers and never waits for
+    the device.
 
     Args:
         heads: B heads, float32 or float64.
@@ -298,82 +300,6 @@ def initial_heads(generators: Sequence[Generator], like: Tensor) -> Heads:
     return Heads(draw(width), draw(1), draw(width), draw(1))
 
 
-def random_affine(
-    generators: Sequence[Generator],
-    grid: tuple[int, int],
-    *,
-    scale: tuple[float, float],
-    translate: float,
-    rotate: float,
-    shear: float,
-) -> Tensor:
-    """Draw one affine ``[M | t]`` per image for `warp`: ``M = scale * rotation * shear``.
-
-    Returns:
-        ``(B, 2, 3)`` float64 on the CPU, in patches, rows before columns.
-    """
-    draws = _uniforms(generators)
-    signed = 2.0 * draws - 1.0
-    size = scale[0] + (scale[1] - scale[0]) * draws[:, 0]
-    angle = torch.deg2rad(rotate * signed[:, 3])
-    one = torch.ones_like(size)
-    rotation = torch.stack((angle.cos(), -angle.sin(), angle.sin(), angle.cos()), 1).view(-1, 2, 2)
-    shearing = torch.stack((one, shear * signed[:, 4], shear * signed[:, 5], one), 1).view(-1, 2, 2)
-    shift = translate * signed[:, 1:3] * torch.tensor(grid)
-    return torch.cat((size[:, None, None] * (rotation @ shearing), shift[:, :, None]), 2)
-
-
-def warp(features: Tensor, grid: tuple[int, int], affine: Tensor) -> Tensor:
-    """Resample feature maps bilinearly: the place ``o`` shows what was at ``c + M (o - c) + t``, ``c`` the centre.
-
-    Args:
-        features: ``(B, N, C)`` float.
-        grid: ``(Hp, Wp)``.
-        affine: ``(B, 2, 3)`` float64 on the CPU, ``[M | t]`` in patches, rows before columns.
-
-    Returns:
-        ``(B, N, C)``; what lies outside the map counts as zero.
-    """
-    size = torch.tensor(grid, dtype=torch.float64)
-    places = torch.cartesian_prod(*(torch.arange(n, dtype=torch.float64) - (n - 1) / 2.0 for n in grid))
-    source = places @ affine[:, :, :2].mT + affine[:, None, :, 2]
-    # With align_corners=False the map's outer edges are -1 and 1: an offset of half its size is 1. x comes first.
-    sampling = (2.0 * source / size).flip(-1).view(-1, *grid, 2).to(features)
-    maps = features.mT.reshape(features.shape[0], -1, *grid)
-    warped = functional.grid_sample(maps, sampling, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return warped.flatten(2).mT
-
-
-def upstream_view(features: Tensor, draws: Tensor) -> Tensor:
-    """Upstream's second view: scipy's affine of the ``N x C`` matrix, which mixes patch numbers with channels.
-
-    The matrix is ``[[s cos, -h0 s sin, t0], [h1 s sin, s cos, t1]]`` with ``s`` from U(0.8, 1.2), ``t`` from
-    U(-10, 10), ``h`` from U(-0.2, 0.2) and an angle from U(-15, 15) that upstream passes on as radians. Cubic spline,
-    zeros outside: about a third of these views are zero altogether.
-
-    Args:
-        features: ``(B, N, C)``.
-        draws: ``(B, 6)`` from U(0, 1): scale, two translations, angle, two shears.
-
-    Returns:
-        ``(B, N, C)``, dtype and device of ``features``.
-    """
-    from scipy.ndimage import affine_transform
-
-    views = []
-    for image, (scale, *signed) in zip(features.cpu().numpy(), draws.tolist(), strict=True):
-        size = 0.8 + 0.4 * scale
-        shift_0, shift_1, angle, shear_0, shear_1 = (2.0 * draw - 1.0 for draw in signed)
-        cosine, sine = size * math.cos(15.0 * angle), size * math.sin(15.0 * angle)
-        matrix = [
-            [cosine, -0.2 * shear_0 * sine, 10.0 * shift_0],
-            [0.2 * shear_1 * sine, cosine, 10.0 * shift_1],
-            [0.0, 0.0, 1.0],
-        ]
-        views.append(torch.from_numpy(affine_transform(image, matrix)))
-    return torch.stack(views).to(features)
-
-
 def paired_schedule(paired: Tensor, generators: Sequence[Generator], patches: int, epochs: int) -> Schedule:
     """Shuffle each image's pairs anew every epoch, the same way for both views; ``paired`` is ``(B, N)`` bool, CPU."""
     orders = []
@@ -402,11 +328,6 @@ def mean_pairwise_cosine(outputs: Tensor, valid: Tensor) -> Tensor:
     return (unit.sum(1).square().sum(-1) - unit.square().sum((1, 2))) / (count * (count - 1.0)).clamp_min(0.0)
 
 
-def _uniforms(generators: Sequence[Generator]) -> Tensor:
-    """The six numbers behind an affine, ``(B, 6)`` from U(0, 1): scale, two translations, angle, two shears."""
-    return torch.stack([torch.rand(6, dtype=torch.float64, generator=generator) for generator in generators])
-
-
 def _shuffled(places: Tensor, generator: Generator, patches: int, epochs: int) -> Tensor:
     """One permutation of ``places`` per epoch, cut into steps: ``(epochs, steps, patches)``, filled up with -1."""
     count = len(places)
@@ -425,7 +346,9 @@ def _rows_and_weights(schedule: Schedule, count: int, like: Tensor) -> tuple[Ten
     used = (schedule.alpha >= 0).to(like.dtype)
     weights = -used / (2.0 * used.sum(2, keepdim=True).clamp_min(1.0))
     weights = weights.transpose(0, 1)[:, :, None, :, None].expand(steps, batch, 2, patches, 1)
-    return rows.transpose(0, 1).reshape(steps, batch * 2 * patches).to(like.device), weights.contiguous().to(like.device)
+    return rows.transpose(0, 1).reshape(steps, batch * 2 * patches).to(like.device), weights.contiguous().to(
+        like.device
+    )
 
 
 def _epoch_losses(cosines: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:

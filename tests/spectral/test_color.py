@@ -25,13 +25,15 @@ def brute_force_counts(rgb: NDArray[np.float32]) -> NDArray[np.float64]:
     size = height * width
     counts = np.zeros((size, size))
     for k, weight in ((20, 2.0), (10, 0.1)):
-        points = [
-            (*rgb[row, column].tolist(), weight * column / (width - 1), weight * row / (height - 1))
-            for row in range(height)
-            for column in range(width)
-        ]
+        points = np.array(
+            [
+                (*rgb[row, column].tolist(), weight * column / (width - 1), weight * row / (height - 1))
+                for row in range(height)
+                for column in range(width)
+            ]
+        )
         for i, here in enumerate(points):
-            nearest = sorted(range(size), key=lambda j, here=here, points=points: math.dist(here, points[j]))[:k]
+            nearest = np.argsort(np.square(points - here).sum(1))[:k]
             for j in nearest:
                 counts[i, j] += 1
                 counts[j, i] += 1

@@ -24,13 +24,11 @@ from simsam_batch.spectral.head import (
     initial_heads,
     mean_pairwise_cosine,
     paired_schedule,
-    random_affine,
     train_head,
     unpaired_schedule,
     upstream_head,
-    upstream_view,
-    warp,
 )
+from simsam_batch.spectral.views import random_affine, upstream_view, warp
 
 GRID = (12, 16)
 
