@@ -99,7 +99,7 @@ def segment_batch(
     with torch.inference_mode():
         graph, collapse = _graph(images, rows, valid, grid, seeds, settings, timer)
         with timer.step("affinity"):
-            labels, components = laplacian.components(graph, valid, above=settings.floor)
+            labels, components = laplacian.components(graph, valid, above=2 * settings.floor)
             islands = laplacian.small_islands(labels, components, share=settings.island_share)
             valid = valid & ~islands
             graph.mul_(valid[:, :, None]).mul_(valid[:, None, :])
