@@ -118,9 +118,9 @@ def _segment(images: str | None, out: str | None, **given: Any) -> int:
 
 
 def _demo(out: str) -> int:
-    from simsam_batch import operations
+    from simsam_batch.demo import run_demo
 
-    operations.demo(out)
+    run_demo(out)
     return 0
 
 
@@ -186,9 +186,7 @@ def run(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     try:
         code = simsam.main(args=[a for a in arguments if a != "--debug"], prog_name="simsam", standalone_mode=False)
-    except click.exceptions.Abort:
-        code = EXIT_INTERRUPTED
-    except KeyboardInterrupt:
+    except (click.exceptions.Abort, KeyboardInterrupt):
         click.echo("simsam: interrupted; run the same command again to go on", err=True)
         code = EXIT_INTERRUPTED
     except click.ClickException as error:

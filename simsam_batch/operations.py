@@ -44,14 +44,14 @@ def segment(images: str, out: str, settings: SegmentSettings, report: Reporter) 
         RunError: workers cannot be kept alive, or shards could not be committed.
     """
     from simsam_batch.engines.torchrun import TorchrunEngine
-    from simsam_batch.images import parse_resize
+    from simsam_batch.images import check_resize, parse_resize
     from simsam_batch.runs.execute import ExecuteOptions, execute
     from simsam_batch.runs.ledger import Ledger
     from simsam_batch.runs.publish import publish
     from simsam_batch.stages.backbone import resolve_backbone
     from simsam_batch.stages.segment import SegmentStage, kept_columns
 
-    parse_resize(settings.resize)
+    resize = parse_resize(settings.resize)
     folder = Folder(absolute_url(out))
     options = ExecuteOptions(
         starts_before_quarantine=settings.starts_before_quarantine, stall_seconds=60 * settings.stall_minutes
@@ -61,6 +61,7 @@ def segment(images: str, out: str, settings: SegmentSettings, report: Reporter) 
             engine.serve(partial(_segment_runner, settings, options))
             return None
         resolved = resolve_backbone(settings)
+        check_resize(resize, resolved["patch"])
         plan = open_plan(images, folder, settings, report)
         stage = SegmentStage(settings, resolved, kept_columns(plan.shard(0).records.schema))
         ledger = Ledger(folder, stage.name)
