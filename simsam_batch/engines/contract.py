@@ -38,7 +38,9 @@ class Runner(Protocol):
     number it draws exactly once and never raises: whatever goes wrong becomes a report with status ``error``.
     """
 
-    def run(self, shards: Iterator[int]) -> Iterator[ShardReport]: ...
+    def run(self, shards: Iterator[int]) -> Iterator[ShardReport]:
+        """Yield one report for each number drawn; may be called again after it has ended."""
+        ...
 
 
 class Engine(Protocol):
@@ -49,4 +51,10 @@ class Engine(Protocol):
     It raises `simsam_batch.errors.RunError` if no worker can be kept alive at all.
     """
 
-    def run(self, make_runner: Callable[[], Runner], shards: Sequence[int]) -> Iterator[ShardReport]: ...
+    def run(self, make_runner: Callable[[], Runner], shards: Sequence[int]) -> Iterator[ShardReport]:
+        """Yield one report for each shard; may be called again, for what is then still pending."""
+        ...
+
+    def close(self) -> None:
+        """Give back what is held between runs (a Ray cluster, the other ranks); calling it again does nothing."""
+        ...

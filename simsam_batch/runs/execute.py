@@ -109,7 +109,7 @@ def execute(
 
 
 def _hopeless(summary: ExecuteSummary, fruitless: bool, options: ExecuteOptions) -> bool:
-    """Whether another round is of no use: too many were run, or nothing moved though all that fail were in quarantine."""
+    """Whether another round is of no use: too many were run, or nothing moved and all that fail were in quarantine."""
     if summary.rounds >= options.starts_before_quarantine + _ROUNDS_IN_QUARANTINE:
         return True
     starts_left = any(0 < report.attempt <= options.starts_before_quarantine for report in summary.errors.values())

@@ -172,6 +172,7 @@ def test_a_worker_that_dies_while_it_loads_is_named_and_no_image_is_blamed(tmp_p
     assert list((tmp_path / "out/trouble").glob("manifests/*")) == []
 
 
+@pytest.mark.slow
 def test_a_stalled_process_ends_itself_and_the_image_is_found(tmp_path: Path) -> None:
     uris = ["fine"] * 4
     uris[1] = "sleep:1000"

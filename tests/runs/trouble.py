@@ -1,7 +1,8 @@
 """A stage whose images say by their uri what is to happen to whoever computes them. Importable by every worker process.
 
 ``fine``, ``bad`` (an image's own fault), ``storage:K`` (K reads fail first), ``raise``, ``kill`` (SIGKILL), ``exit``,
-``segfault``, ``sleep:SECONDS``, ``killonce`` (SIGKILL the first time only).
+``segfault``, ``sleep:SECONDS``, ``killonce`` (SIGKILL the first time only), ``meet:K`` (waits until K processes have
+built their worker).
 """
 
 from __future__ import annotations
@@ -137,6 +138,8 @@ class TroubleWorker:
             raise ZeroDivisionError("a defect that this image lays bare")
         if what == "sleep":
             time.sleep(float(argument))
+        while what == "meet" and len({pid for _, pid, _, _ in self._stage.events("built")}) < int(argument):
+            time.sleep(0.05)
         if what == "exit":
             os._exit(3)
         if what == "segfault":
