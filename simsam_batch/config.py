@@ -44,6 +44,7 @@ class RunSettings(BaseModel):
     root: str | None = _input(None, "folder that relative paths of a list or table start from")
     truth: str | None = _input(None, "folder of truth masks, joined to images by sub-folder and file stem")
     keep_columns: tuple[str, ...] = _input((), "columns of an input table to pass through to the results")
+    limit: int = _input(0, "only the first N images, for a trial; 0: all", ge=0)
     shard_size: int = _input(0, "images per shard; 0: images/64, at least 8 and at most 1024", ge=0)
 
     resize: str = _result("Images", "short:384", "native | HEIGHTxWIDTH | short:PIXELS (the shorter side)")

@@ -52,6 +52,7 @@ def segment(images: str, out: str, settings: SegmentSettings, report: Reporter) 
     from simsam_batch.stages.segment import SegmentStage, kept_columns
 
     resize = parse_resize(settings.resize)
+    check_kept_columns(settings.keep_columns)
     folder = Folder(absolute_url(out))
     options = ExecuteOptions(
         starts_before_quarantine=settings.starts_before_quarantine, stall_seconds=60 * settings.stall_minutes
@@ -121,7 +122,13 @@ def open_plan(images: str, out: Folder, settings: RunSettings, report: Reporter)
     if plan is not None and not settings.check_input:
         _require_same_input(plan, source, wanted_size)
         return plan
-    catalog = read_catalog(images, root=settings.root, truth=settings.truth, keep_columns=settings.keep_columns)
+    catalog = read_catalog(
+        images,
+        root=settings.root,
+        truth=settings.truth,
+        keep_columns=settings.keep_columns,
+        limit=settings.limit or None,
+    )
     for note in catalog.notes:
         report.note(note)
     if plan is None:

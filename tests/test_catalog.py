@@ -376,3 +376,23 @@ def test_messages_hold_no_credentials(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as caught:
         read_catalog(f"memory://user:hunter2@{tmp_path.name}/none")
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https://person:secret@photos.example/a.jpg",
+        "https://photos.example/a.jpg?X-Amz-Credential=abc&X-Amz-Signature=0123",
+        "https://photos.example/a.jpg?sv=2024&sig=0123",
+    ],
+)
+def test_urls_that_carry_credentials_are_refused_without_showing_them(tmp_path: Path, uri: str) -> None:
+    with pytest.raises(SettingsError, match="carry a password, key or signature") as refusal:
+        read_catalog(text_list(tmp_path, f"https://photos.example/b.jpg\n{uri}\n"))
+    assert "secret" not in str(refusal.value)
+    assert "0123" not in str(refusal.value)
+
+
+def test_urls_with_harmless_queries_are_taken(tmp_path: Path) -> None:
+    uri = "https://photos.example/a.jpg?width=300&version=2"
+    assert read_catalog(text_list(tmp_path, uri)).table["uri"].to_pylist() == [uri]

@@ -57,8 +57,8 @@ def read_catalog(
         limit: keep only so many images, from the start; None for all.
 
     Raises:
-        SettingsError: nothing there, no image in it, names that are not unique, a path that leaves ``root``, columns
-            that do not exist, or truth that is ambiguous or matches nothing.
+        SettingsError: nothing there, no image in it, names that are not unique, a path that leaves ``root``, URLs that
+            carry credentials, columns that do not exist, or truth that is ambiguous or matches nothing.
         StorageError: the storage did not answer.
     """
     if limit is not None and limit < 1:
@@ -80,6 +80,7 @@ def read_catalog(
     if missing:
         raise SettingsError(f"keep_columns: {', '.join(missing)}: {redact(images)} is no table and has no such columns")
     _check_ids(table, images)
+    _check_credentials(table, images)
     if truth is not None:
         table = with_truth(table, truth, images, notes)
     return Catalog(table if limit is None else table.slice(0, limit), notes)
@@ -94,6 +95,20 @@ def _check_kept(keep_columns: Sequence[str]) -> None:
     twice = [name for name, count in Counter(keep_columns).items() if count > 1]
     if twice:
         raise SettingsError(f"keep_columns: {', '.join(twice)} is given more than once")
+
+
+def _check_credentials(table: pa.Table, images: str) -> None:
+    """Refuse URLs that carry a password or a signature: they would stand in the plan and in the results for ever."""
+    import pyarrow.compute as pc
+
+    suspects = table.filter(pc.match_substring_regex(table["uri"], r"://[^/]*@|://.*[?&;]"))["uri"].to_pylist()
+    carrying = [uri for uri in suspects if redact(uri) != uri]
+    if carrying:
+        raise SettingsError(
+            f"{redact(images)}: {len(carrying)} URLs carry a password, key or signature: "
+            f"{quoted(map(redact, carrying[:5]), len(carrying))}. To mend it: list plain URLs, and give access through "
+            "the environment or the storage's own profile"
+        )
 
 
 def _check_ids(table: pa.Table, images: str) -> None:

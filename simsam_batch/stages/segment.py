@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from simsam_batch import images
 from simsam_batch.config import SegmentSettings
-from simsam_batch.errors import ImageError
+from simsam_batch.errors import ImageError, SettingsError
 from simsam_batch.runs.plan import Plan
 from simsam_batch.runs.schema import PLAN_FIELDS, ROW_FIELDS, Shard, ShardOutput
 from simsam_batch.scores.overlap import ObjectScores
@@ -356,6 +356,18 @@ def run_lengths(mask: NDArray[np.bool_]) -> dict[str, Any]:
 
     encoded = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {"size": list(encoded["size"]), "counts": encoded["counts"].decode("ascii")}
+
+
+def check_kept_columns(names: Sequence[str]) -> None:
+    """Refuse kept columns that have the name of one this stage writes.
+
+    Raises:
+        SettingsError: naming them.
+    """
+    clashing = sorted(set(names) & {field.name for field in SEGMENT_FIELDS})
+    if clashing:
+        msg = f"keep_columns: {', '.join(clashing)}: the results have columns of that name; rename them in the input"
+        raise SettingsError(msg)
 
 
 def kept_columns(plan_schema: pa.Schema) -> list[pa.Field]:
