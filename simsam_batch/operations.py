@@ -49,7 +49,7 @@ def segment(images: str, out: str, settings: SegmentSettings, report: Reporter) 
     from simsam_batch.runs.ledger import Ledger
     from simsam_batch.runs.publish import publish
     from simsam_batch.stages.backbone import resolve_backbone
-    from simsam_batch.stages.segment import SegmentStage, kept_columns
+    from simsam_batch.stages.segment import SegmentStage, check_kept_columns, kept_columns
 
     resize = parse_resize(settings.resize)
     check_kept_columns(settings.keep_columns)
