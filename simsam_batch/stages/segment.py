@@ -304,8 +304,8 @@ class SegmentWorker:
             "solver": found.solver[i],
             "solver_iterations": int(found.iterations[i]),
             "converged": bool(found.converged[i]),
-            "residual_max": float(found.residual[i]),
-            "head_collapse": None if self._settings.head == "none" else float(found.collapse[i]),
+            "residual_max": _number(found.residual[i]),
+            "head_collapse": _number(found.collapse[i]),
             "confidence": float(found.confidence[i]),
             "degenerate": degenerate,
             "truth_error": loaded.truth_error,
@@ -344,6 +344,11 @@ def _items(shards: Iterator[Shard]) -> Iterator[_Item]:
     for shard in shards:
         for row, record in enumerate(shard.records.to_pylist()):
             yield _Item(shard, row, record)
+
+
+def _number(value: float) -> float | None:
+    """A float for a column; null where there is no such number."""
+    return float(value) if np.isfinite(value) else None
 
 
 def _failed(error: ImageError) -> dict[str, Any]:
