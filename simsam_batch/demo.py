@@ -1,0 +1,115 @@
+"""The newcomer's first run: photographs that ship with scikit-image, truth drawn by hand, one picture of it all."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from simsam_batch.errors import SettingsError, StorageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+SETTINGS: dict[str, Any] = {"backbone": "descriptors", "resize": "short:256"}
+"""Where the demo leaves the defaults: a backbone that needs no weights, and patches that show more of a scene each."""
+
+
+def run_demo(out: str = "demo-output") -> dict[str, Any]:
+    """Segment six photographs into ``out`` and print where to look; running it again goes on or repeats.
+
+    Writes ``photos/``, ``truth/`` (masks of the polygons in ``demo_truth.json``), the run ``run/`` and
+    ``contact-sheet.png``.
+
+    Args:
+        out: a local folder.
+
+    Returns:
+        What ``run/results/segment.json`` holds.
+
+    Raises:
+        SettingsError: scikit-image is not installed, or ``out`` is no local folder or holds another run.
+        StorageError: ``out`` cannot be written.
+    """
+    from simsam_batch import operations
+    from simsam_batch.config import SegmentSettings
+    from simsam_batch.report.console import reporter
+    from simsam_batch.report.contact_sheet import contact_sheet
+
+    if "://" in out:
+        raise SettingsError(f"demo: {out!r} is not a local folder. To mend it: give a path such as demo-output")
+    folder = Path(out).absolute()
+    try:
+        count = _write_photographs(folder)
+    except OSError as error:
+        raise StorageError(f"demo: cannot write to {folder}: {error}. To mend it: give another folder") from error
+    settings = SegmentSettings(**SETTINGS, truth=str(folder / "truth"))
+    run = folder / "run"
+    with reporter("text", quiet=False) as report:
+        result = operations.segment(str(folder / "photos"), str(run), settings, report)
+    if result is None:
+        raise SettingsError("demo: it runs on its own. To mend it: start it without torchrun")
+    (folder / "contact-sheet.png").write_bytes(contact_sheet(str(run), count=count))
+    print(_summary(folder, result))
+    return result
+
+
+def truth_polygons() -> list[dict[str, Any]]:
+    """The photographs with their objects: ``file``, ``object``, ``licence``, ``size`` [height, width] and ``polygons``.
+
+    A polygon is a list of [x, y] in pixels from the upper left corner of the photograph; the object is their union.
+    """
+    text = files("simsam_batch").joinpath("demo_truth.json").read_text(encoding="utf-8")
+    return list(json.loads(text)["photographs"])
+
+
+def _write_photographs(folder: Path) -> int:
+    """Copy the photographs and draw their truth; returns how many there are."""
+    from PIL import Image
+
+    photographs = truth_polygons()
+    contents = {photograph["file"]: _photograph(photograph["file"]) for photograph in photographs}
+    masks = {photograph["file"]: _mask(photograph) for photograph in photographs}
+    for name in ("photos", "truth"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        (folder / "photos" / name).write_bytes(content)
+        Image.fromarray(masks[name]).save((folder / "truth" / name).with_suffix(".png"))
+    return len(photographs)
+
+
+def _mask(photograph: dict[str, Any]) -> NDArray[np.uint8]:
+    """255 where a pixel's centre lies in one of the polygons, whose coordinates count from the corner of a pixel."""
+    import numpy as np
+    from skimage.draw import polygon2mask
+
+    mask = np.zeros(photograph["size"], np.uint8)
+    for polygon in photograph["polygons"]:
+        mask[polygon2mask(mask.shape, np.array(polygon)[:, ::-1] - 0.5)] = 255
+    return mask
+
+
+def _photograph(name: str) -> bytes:
+    source = find_spec("skimage")
+    if source is None or source.origin is None:
+        raise SettingsError("demo: its photographs come with scikit-image: pip install 'simsam-batch[demo]'")
+    path = Path(source.origin).parent / "data" / name
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SettingsError(f"demo: this scikit-image has no {path}: pip install 'simsam-batch[demo]'") from error
+
+
+def _summary(folder: Path, result: dict[str, Any]) -> str:
+    return f"""
+{result["ok"]} photographs are segmented. Their masks overlap the hand-drawn truth with a mean IoU of \
+{result["metrics"]["iou_per_image_mean"]:.2f}, from colours and
+gradients alone: this demo uses no network, and a vision transformer does better. Look at
+  {folder}/contact-sheet.png             images, eigenvectors and masks side by side
+  {folder}/run/results/segment.json      the scores and how they came about
+  {folder}/run/results/segment/          one row per image: mask, box, eigenvalues (Parquet)
+Your own images: simsam segment IMAGES OUT, where IMAGES is a folder, a list or s3://...; the first run fetches the
+weights of DINO ViT-S/16. With --backbone descriptors it needs no download, as here."""
