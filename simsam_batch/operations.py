@@ -76,9 +76,11 @@ def segment(images: str, out: str, settings: SegmentSettings, report: Reporter) 
 
 
 def _announce(plan: Plan, stage: SegmentStage, ledger: Ledger, report: Reporter) -> None:
+    from rich.filesize import decimal
+
     done = plan.shards - len(ledger.pending(plan.shards))
     if not done and (size := stage.array_bytes(plan)) is not None:
-        report.note(f"the eigenvectors will take about {size / 1e6:,.0f} MB; --eigenvectors none leaves them out")
+        report.note(f"the eigenvectors will take about {decimal(round(size))}; --eigenvectors none leaves them out")
     images = min(done * plan.shard_size, plan.images)
     report.plan(images=plan.images, shards=plan.shards, done_shards=done, done_images=images)
 

@@ -103,8 +103,8 @@ class Text:
         self._bar.start()
         self._bar.update(self._task, total=images, completed=done_images)
         if not self._quiet:
-            going_on = f"; going on, {done_shards} shards are done" if done_shards else ""
-            self._line(f"{images} images in {shards} shards{going_on}")
+            going_on = f"; going on, {done_shards} done before" if done_shards else ""
+            self._line(f"{_count(images, 'image')} in {_count(shards, 'shard')}{going_on}")
 
     def shard(self, report: ShardReport) -> None:
         for image_id, reason in report.failures:
@@ -135,6 +135,10 @@ class Text:
     def close(self) -> None:
         """Take the bar off the terminal."""
         self._bar.stop()
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 @contextmanager

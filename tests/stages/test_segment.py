@@ -262,3 +262,15 @@ def test_without_a_head_a_real_image_gives_what_deep_spectral_methods_computes(
     expected = vectors[1] > 0 if (vectors[1] > 0).mean() <= 0.5 else vectors[1] < 0
     patches = ours[1] > 0
     assert np.array_equal(patches, expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_finds_the_same_masks_as_the_cpu(tmp_path: Path) -> None:
+    shard = shard_of([save(tmp_path, f"{i}.png", picture(i)) for i in range(4)])
+    (cpu,) = run(worker_of(), shard)
+    (gpu,) = run(worker_of(device="cuda"), shard)
+    for ours, theirs in zip(cpu.rows.to_pylist(), gpu.rows.to_pylist(), strict=True):
+        same = mask_of(ours) == mask_of(theirs)
+        assert same.mean() > 0.99
+        assert ours["eigenvalues"] == pytest.approx(theirs["eigenvalues"], abs=1e-3)
