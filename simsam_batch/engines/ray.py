@@ -146,8 +146,7 @@ class RayEngine:
                 max_concurrent_calls_per_actor=_IN_FLIGHT,
                 enable_true_multi_threading=True,
             ),
-            max_restarts=-1,
-            max_task_retries=-1,
+            # Restarts of actors and retries of their rows are without limit by Ray Data's own default.
             runtime_env={"env_vars": self._environment},
             **{"num_cpus": 0, **reserved},
         )

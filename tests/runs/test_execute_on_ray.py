@@ -74,6 +74,7 @@ def failed(tmp_path: Path) -> list[tuple[str, str]]:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("error::DeprecationWarning:simsam_batch.engines.ray")
 def test_ray_and_local_give_the_same_content(tmp_path: Path, own_ray: RayEngine) -> None:
     uris = ["fine", "bad", *["fine"] * 10]
     (tmp_path / "ray").mkdir()
