@@ -194,7 +194,8 @@ def make_engine(settings: RunSettings) -> LocalEngine | RayEngine | TorchrunEngi
     if name == "auto":
         name = "torchrun" if "TORCHELASTIC_RUN_ID" in os.environ else "local"
     if name == "ray":
-        return RayEngine(settings.workers or 1, settings.threads, settings.device == "cuda", settings.ray_address)
+        gpus_of_cluster = None if settings.device == "auto" else settings.device == "cuda"
+        return RayEngine(settings.workers, settings.threads, gpus_of_cluster, settings.ray_address)
     gpus = 0 if settings.device == "cpu" else len(visible_gpus())
     if settings.device == "cuda" and not gpus:
         msg = "device: 'cuda' was asked for and this machine shows no GPU; use --device cpu or auto"

@@ -30,30 +30,31 @@ class RayEngine:
     again without limit; rows of a lost node move to the nodes that are left.
 
     Args:
-        workers: number of actors.
+        workers: number of actors; 0 for as many as the cluster has room for.
         threads: threads of BLAS and OpenMP in each, and CPUs reserved for each if it has no GPU.
-        gpus: reserve one GPU for each actor.
+        gpus: reserve one GPU for each actor; None: if the cluster has any.
         address: the cluster's address; without it ``RAY_ADDRESS``, which ``ray job submit`` sets; without that a
             Ray of our own is started here and ended by `close`.
         patience_s: how long a cluster may take to offer what ``workers`` need (an autoscaler starts nodes).
 
     Raises:
-        SettingsError: fewer than one worker or thread.
+        SettingsError: fewer than no worker or than one thread.
     """
 
     def __init__(
         self,
         workers: int,
         threads: int = 1,
-        gpus: bool = False,
+        gpus: bool | None = False,
         address: str | None = None,
         patience_s: float = 300.0,
     ) -> None:
-        if workers < 1:
-            raise SettingsError(f"workers is {workers}; at least 1 is needed")
+        if workers < 0:
+            raise SettingsError(f"workers is {workers}; it is 0 for as many as there is room for, or more")
         self._workers = workers
+        self._threads = threads
         self._environment = thread_environment(threads)
-        self._needs = {"GPU": 1} if gpus else {"CPU": threads}
+        self._gpus = gpus
         self._address = address or os.environ.get("RAY_ADDRESS")
         self._patience_s = patience_s if self._address else 0.0
         self._connected_here = False
@@ -68,9 +69,8 @@ class RayEngine:
         if not shards:
             return
         ray = self._connect()
-        actors = min(self._workers, len(shards))
-        self._await_resources(ray, actors)
-        dataset = self._dataset(ray, make_runner, shards, actors)
+        actors, needs = self._await_room(ray, len(shards))
+        dataset = self._dataset(ray, make_runner, shards, actors, needs)
         try:
             for block in dataset.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
                 for text in block.column("report").to_pylist():
@@ -107,7 +107,7 @@ class RayEngine:
                 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
                 ray.init(
                     address="local",
-                    num_cpus=self._workers * self._needs.get("CPU", 1),
+                    num_cpus=self._workers * self._threads or None,
                     include_dashboard=False,
                     object_store_memory=_OBJECT_STORE_BYTES,
                     **quiet,
@@ -117,25 +117,30 @@ class RayEngine:
         self._connected_here = True
         return ray
 
-    def _await_resources(self, ray: Any, actors: int) -> None:
-        """Wait until the nodes can hold all actors; a pool that can never be filled would wait for ever."""
-        (resource, amount), *_ = self._needs.items()
+    def _await_room(self, ray: Any, shards: int) -> tuple[int, dict[str, int]]:
+        """How many actors to make and what each reserves; waits for room, for a pool never filled waits for ever."""
+        wanted = min(self._workers or 1, shards)
         deadline = time.monotonic() + self._patience_s
         while True:
-            offered = [node["Resources"].get(resource, 0.0) for node in ray.nodes() if node["Alive"]]
-            fitting = sum(int(here // amount) for here in offered)
-            if fitting >= actors:
-                return
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            on_gpus = any(node.get("GPU") for node in nodes) if self._gpus is None else self._gpus
+            resource, amount = ("GPU", 1) if on_gpus else ("CPU", self._threads)
+            offered = [node.get(resource, 0.0) for node in nodes]
+            room = sum(int(here // amount) for here in offered)
+            if room >= wanted:
+                return min(self._workers or room, shards), {resource: amount}
             if time.monotonic() >= deadline:
                 raise RunError(
-                    f"{actors} worker(s) need {amount} {resource} each, but the Ray cluster has room for {fitting} "
+                    f"{wanted} worker(s) need {amount} {resource} each, but the Ray cluster has room for {room} "
                     f"({resource} by node: {offered}); ask for fewer workers or add nodes"
                 )
             time.sleep(2.0)
 
-    def _dataset(self, ray: Any, make_runner: Callable[[], Runner], shards: Sequence[int], actors: int) -> Any:
+    def _dataset(
+        self, ray: Any, make_runner: Callable[[], Runner], shards: Sequence[int], actors: int, needs: dict[str, int]
+    ) -> Any:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        reserved = {f"num_{resource.lower()}s": amount for resource, amount in self._needs.items()}
+        reserved = {f"num_{resource.lower()}s": amount for resource, amount in needs.items()}
         dataset = ray.data.from_items([{"shard": number} for number in shards], override_num_blocks=len(shards)).map(
             _ShardCaller,
             # Pickled here, so that a runner that cannot be loaded over there becomes reports, not a dead actor.

@@ -8,6 +8,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -77,7 +78,38 @@ def test_an_address_where_no_ray_is_gives_an_error_that_names_it() -> None:
 
 
 def test_wrong_numbers_are_refused_before_anything_starts() -> None:
-    with pytest.raises(SettingsError, match="workers is 0"):
-        RayEngine(0)
+    with pytest.raises(SettingsError, match="workers is -1"):
+        RayEngine(-1)
     with pytest.raises(SettingsError, match="threads is 0"):
         RayEngine(1, threads=0)
+
+
+@pytest.mark.parametrize(
+    ("workers", "threads", "gpus", "shards", "expected"),
+    [
+        (0, 1, None, 100, (6, {"GPU": 1})),  # 4 + 2 GPUs
+        (3, 1, None, 100, (3, {"GPU": 1})),
+        (0, 1, None, 5, (5, {"GPU": 1})),  # no more actors than shards
+        (0, 4, False, 100, (9, {"CPU": 4})),  # 16 / 4 + 15 // 4 + 8 / 4
+        (2, 1, True, 100, (2, {"GPU": 1})),
+    ],
+)
+def test_a_cluster_gives_the_workers_that_are_asked_for_or_all_it_has_room_for(
+    workers: int, threads: int, gpus: bool | None, shards: int, expected: tuple[int, dict[str, int]]
+) -> None:
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 16.0, "GPU": 4.0}},
+        {"Alive": True, "Resources": {"CPU": 15.0, "GPU": 2.0}},
+        {"Alive": True, "Resources": {"CPU": 8.0}},
+        {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
+    ]
+    engine = RayEngine(workers, threads, gpus)
+    assert engine._await_room(SimpleNamespace(nodes=lambda: nodes), shards) == expected
+
+
+def test_a_cluster_without_room_is_an_error_that_says_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    nodes = [{"Alive": True, "Resources": {"CPU": 3.0}}]
+    for engine in (RayEngine(0, gpus=True), RayEngine(4)):
+        with pytest.raises(RunError, match="ask for fewer workers or add nodes"):
+            engine._await_room(SimpleNamespace(nodes=lambda: nodes), 10)
