@@ -1,5 +1,9 @@
 # make demo   a fresh machine to pictures, in one command
 # make test   lint, types, layering and every test
+# make lint   only the first three
+# make format ruff's fixes and layout
+# make docs   docs/settings.md, from the declarations of the settings
+# make clean  remove what the others made
 # make help   this list
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +11,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TEST_FLAGS ?=
 
-.PHONY: help demo test lint format clean
+.PHONY: help demo test lint format docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -35,6 +39,9 @@ test: lint
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(READY)
+	$(BIN)/python docs/write_settings.py
 
 clean:
 	rm -rf $(VENV) demo-output .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

@@ -1,0 +1,280 @@
+"""What the documents say is what the code does: links, commands, flags, tables, the snippet, the picture."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from PIL import Image
+
+from simsam_batch import __version__, cli
+from simsam_batch.config import PRESETS, SegmentSettings
+from simsam_batch.runs.publish import ARRAY_FIELDS
+from simsam_batch.runs.schema import ROW_FIELDS
+from simsam_batch.stages.segment import SEGMENT_FIELDS
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+OUTPUT = (ROOT / "docs" / "output.md").read_text(encoding="utf-8")
+PAGES = sorted(path for pattern in ("*.md", "docs/*.md", "jobs/*.md", ".github/**/*.md") for path in ROOT.glob(pattern))
+
+
+def code_blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def table(text: str, heading: str) -> list[list[str]]:
+    """Cells of the rows of the first table whose head begins so; backticks are taken off."""
+    lines = text.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"| {heading} |"))
+    rows = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip().strip("`") for cell in re.split(r"(?<!\\)\|", line)[1:-1]])
+    return rows
+
+
+def after(heading: str) -> str:
+    """The part of docs/output.md below a heading."""
+    return OUTPUT[OUTPUT.index(f"## {heading}\n") :]
+
+
+def simsam_commands() -> list[Any]:
+    """Every command line of a shell block that ends up in the simsam command, as its arguments."""
+    found = []
+    for page in PAGES:
+        for block in code_blocks(page, "sh"):
+            for line in block.splitlines():
+                words = shlex.split(line, comments=True)
+                for start, first in enumerate(words):
+                    # `docker build -t simsam` names an image: only what is followed by a command counts
+                    if first in ("simsam", "simsam_batch") and words[start + 1 : start + 2] in (["segment"], ["demo"]):
+                        found.append(pytest.param(words[start + 1 :], id=f"{page.name}: {' '.join(words)[:60]}"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run ``out`` of four images with truth, of which one is no image and one has truth of another size."""
+    home = tmp_path_factory.mktemp("documented")
+    for folder in ("photos", "masks"):
+        (home / folder).mkdir()
+    for i in range(3):
+        pixels = np.random.default_rng(i).integers(80, 120, (96, 128, 3)).astype(np.uint8)
+        pixels[32:64, 48:96] = (210, 40, 40)
+        Image.fromarray(pixels).save(home / "photos" / f"{i}.png")
+        truth = np.zeros((96, 128) if i else (96, 96), np.uint8)
+        truth[32:64, 48:96] = 255
+        Image.fromarray(truth).save(home / "masks" / f"{i}.png")
+    (home / "photos" / "words.jpg").write_text("no picture")
+    Image.new("RGB", (64, 64), "red").save(home / "photos" / "one colour.png")
+    arguments = ["segment", str(home / "photos"), str(home / "out"), "--truth", str(home / "masks")]
+    arguments += ["--backbone", "descriptors", "--resize", "native", "--epochs", "1", "--workers", "1", "--quiet"]
+    assert cli.run(arguments) == cli.EXIT_TOO_MANY_FAILED
+    return home / "out"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_and_headings_that_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)]+)\)", text) + re.findall(r'src="([^"]+)"', text):
+        path, _, heading = target.partition("#")
+        there = (page.parent / path) if path else page
+        assert there.exists(), f"{page.name} links to {target}"
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", there.read_text(encoding="utf-8"), re.MULTILINE)
+            slugs = [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
+            assert heading in slugs, f"{page.name} links to {target}"
+
+
+def test_the_readme_stays_short() -> None:
+    assert len(README.splitlines()) <= 180
+    assert max(map(len, README.splitlines())) <= 120
+
+
+@pytest.mark.parametrize("arguments", simsam_commands())
+def test_documented_commands_are_accepted(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT / "jobs")
+    if arguments[0] == "demo":
+        assert cli.run([*arguments, "--help"]) == 0
+        return
+    assert cli.run([*arguments, "--print-config"]) == 0, capsys.readouterr().err
+    assert yaml.safe_load(capsys.readouterr().out)["backbone"]
+
+
+def test_the_commands_of_the_readme_are_found() -> None:
+    assert len(simsam_commands()) >= 10
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_flags_in_running_text_exist(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    known = {f"--{name.replace('_', '-')}" for name in SegmentSettings.model_fields}
+    known |= {f"--no-{name.replace('_', '-')}" for name in SegmentSettings.model_fields}
+    known |= {"--preset", "--config", "--print-config", "--debug", "--help", "--version"}
+    of_others = {
+        "--gpus",  # docker run
+        "--max-restarts",  # torchrun
+        "--working-dir",  # ray job submit
+        "--runtime-env-json",
+        "--address",  # ray start
+        "--strict",  # mypy
+    }
+    flags = {flag for code in re.findall(r"`([^`]+)`", text) for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]*", code)}
+    assert flags <= known | of_others
+
+
+def test_make_targets_exist() -> None:
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for page in PAGES:
+        for named in re.findall(r"`make (\w+)`|^make (\w+)", page.read_text(encoding="utf-8"), re.MULTILINE):
+            assert "".join(named) in targets
+
+
+def test_the_settings_page_is_what_config_py_declares() -> None:
+    written = runpy.run_path(str(ROOT / "docs" / "write_settings.py"))["settings_page"]()
+    assert (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") == written, "run make docs"
+    names = re.findall(r"^\| `(\w+)` \| `--", written, re.MULTILINE)
+    assert names == sorted(SegmentSettings.model_fields, key=names.index)
+
+
+def test_the_readmes_defaults_are_the_real_ones() -> None:
+    for flags, defaults, _ in table(README, "flag"):
+        named = re.findall(r"--([a-z-]+)", flags)
+        shown = [value.strip("` ") for value in defaults.split(",")]
+        if named == ["preset"]:
+            continue
+        assert len(named) == len(shown)
+        for flag, value in zip(named, shown, strict=True):
+            default = SegmentSettings.model_fields[flag.replace("-", "_")].default
+            assert value == ("" if default is None else str(default)), flag
+    presets = next(row[2] for row in table(README, "flag") if row[0] == "--preset")
+    assert re.findall(r"[a-z][a-z-]+", presets) == list(PRESETS)
+
+
+def test_the_vocabulary_is_complete() -> None:
+    words = {row[0] for row in table(README, "word")}
+    assert words == {
+        *("image record", "catalog", "shard", "plan", "stage", "worker", "fold", "ledger", "engine", "run"),
+        *("grid", "facet", "head"),
+    }
+
+
+def test_the_exit_codes_are_the_programs() -> None:
+    codes = [int(row[0]) for row in table(README, "code")]
+    assert codes == [0, cli.EXIT_COULD_NOT_RUN, cli.EXIT_TOO_MANY_FAILED, cli.EXIT_INTERRUPTED]
+
+
+def test_every_column_of_the_rows_is_described_with_its_type(run: Path) -> None:
+    described = [(name, kind) for name, kind, _ in table(OUTPUT, "column")]
+    fields = [*ROW_FIELDS, *SEGMENT_FIELDS, *ARRAY_FIELDS]
+    assert described == [(field.name, str(field.type)) for field in fields]
+    written = pq.read_schema(run / "results" / "segment" / "part-00000.parquet")
+    assert [name for name, _ in described] == written.names
+
+
+@pytest.mark.parametrize(
+    ("heading", "file"),
+    [("`results/segment.json`", "results/segment.json"), ("Manifests", "segment/manifests/0000000.0.json")],
+)
+def test_every_key_of_the_json_files_is_described_with_its_type(run: Path, heading: str, file: str) -> None:
+    held = json.loads((run / file).read_text())
+    kinds = {bool: "boolean", int: "integer", float: "number", str: "string", list: "list", dict: "object"}
+    described = {name: kind for name, kind, _ in table(after(heading), "key")}
+    assert described == {name: kinds[type(value)] for name, value in held.items()}
+
+
+def test_every_metric_is_described(run: Path) -> None:
+    metrics = json.loads((run / "results" / "segment.json").read_text())["metrics"]
+    assert {name for name, _, _ in table(OUTPUT, "metric")} == set(metrics)
+    assert (metrics["degenerate"], metrics["truth_errors"], metrics["images_scored"]) == (1, 1, 2)
+
+
+def test_every_file_of_a_run_is_described(run: Path) -> None:
+    described = "\n".join(row[0] for row in table(OUTPUT, "path"))
+    for path in run.rglob("*"):
+        if path.is_file():
+            name = path.relative_to(run).as_posix()
+            name = re.sub(r"[0-9a-f]{64}", "<digest>", name)
+            pattern = re.sub(r"\d+", r"\\d+", re.escape(name.removesuffix(path.suffix)))
+            assert re.search(pattern, described), name
+
+
+def test_every_described_cause_of_failure_is_one_of_the_programs() -> None:
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "simsam_batch").rglob("*.py"))
+    described = {kind for kind, _ in table(OUTPUT, "`error_type` | cause")}
+    assert all(f'"{kind}"' in source for kind in described)
+    named = set(re.findall(r'ImageError\(\s*"(\w+)"', source)) | set(re.findall(r'_Trouble\(\s*"(\w+)"', source))
+    # a storage that does not answer fails the attempt, not the image
+    assert named - {"storage"} <= described
+
+
+def test_the_readmes_snippet_reads_a_run(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pandas")
+    (snippet,) = code_blocks(ROOT / "README.md", "python")
+    monkeypatch.chdir(run.parent)
+    names: dict[str, Any] = {}
+    exec(compile(snippet, "README.md", "exec"), names)
+    printed = capsys.readouterr().out
+    assert "iou_per_image_mean" in printed
+    assert re.search(r"words\.jpg\s+not_an_image", printed)
+    assert names["mask"].shape == (96, 128)
+    assert names["mask"].sum() == pytest.approx(names["row"].area_fraction * 96 * 128)
+    assert names["fiedler"].shape == (6, 8)
+    assert names["vectors"].dtype == np.float16
+
+
+@pytest.mark.slow
+def test_the_picture_and_its_score_are_the_demos(tmp_path: Path) -> None:
+    from simsam_batch.demo import run_demo
+
+    result = run_demo(str(tmp_path / "demo"))
+    (shown,) = re.findall(r"Mean IoU with masks drawn by hand: (\.\d\d)\.", README)
+    assert float(shown) == pytest.approx(result["metrics"]["iou_per_image_mean"], abs=0.005)
+    picture = ROOT / "docs" / "demo.png"
+    assert picture.stat().st_size < 400_000
+    with Image.open(picture) as ours, Image.open(tmp_path / "demo" / "contact-sheet.png") as made:
+        again = made.convert("RGB").resize(ours.size, Image.Resampling.LANCZOS)
+        difference = np.abs(np.asarray(ours.convert("RGB"), np.int16) - np.asarray(again, np.int16))
+    assert difference.mean() < 4, "docs/demo.png is of another demo"
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == __version__
+    assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_pre_commit_fetches_nothing_and_calls_tools_that_exist() -> None:
+    configuration = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    declared = (ROOT / "pyproject.toml").read_text()
+    for repository in configuration["repos"]:
+        assert repository["repo"] == "local"
+        for hook in repository["hooks"]:
+            tool = hook["entry"].split()[0].removeprefix(".venv/bin/").replace("lint-imports", "import-linter")
+            assert tool == "python" or f'"{tool}>=' in declared
+
+
+def test_the_container_copies_what_there_is_and_runs_as_nobody_special() -> None:
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    let_through = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = [
+        word for line in lines if line.startswith("COPY ") and "--from" not in line for word in line.split()[1:-1]
+    ]
+    assert set(copied) == let_through
+    assert all((ROOT / name).exists() for name in copied)
+    extras = re.findall(r"^ARG EXTRAS=(.*)$", "\n".join(lines), re.MULTILINE)[0].split(",")
+    assert all(f"\n{extra} = [" in (ROOT / "pyproject.toml").read_text() for extra in extras)
+    assert lines.index("USER simsam") < lines.index('ENTRYPOINT ["simsam"]')
