@@ -40,7 +40,8 @@ PYTHON
 }
 
 start_node() {
-  ray start --block --num-cpus "$cpus" --object-store-memory "$store_bytes" \
+  # No GPUs: both nodes would claim the same ones.
+  ray start --block --num-cpus "$cpus" --num-gpus 0 --object-store-memory "$store_bytes" \
     --min-worker-port 0 --max-worker-port 0 --disable-usage-stats "$@" </dev/null >"$folder/${#nodes[@]}.log" 2>&1 &
   nodes+=($!)
 }
