@@ -20,7 +20,7 @@ COPY --from=build /opt/simsam /opt/simsam
 ENV PATH=/opt/simsam/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     RAY_AUTH_MODE=token
-USER simsam
+USER 1000
 WORKDIR /home/simsam
 ENTRYPOINT ["simsam"]
 CMD ["--help"]

@@ -277,4 +277,4 @@ def test_the_container_copies_what_there_is_and_runs_as_nobody_special() -> None
     assert all((ROOT / name).exists() for name in copied)
     extras = re.findall(r"^ARG EXTRAS=(.*)$", "\n".join(lines), re.MULTILINE)[0].split(",")
     assert all(f"\n{extra} = [" in (ROOT / "pyproject.toml").read_text() for extra in extras)
-    assert lines.index("USER simsam") < lines.index('ENTRYPOINT ["simsam"]')
+    assert lines.index("USER 1000") < lines.index('ENTRYPOINT ["simsam"]')
