@@ -197,4 +197,9 @@ def run(arguments: list[str]) -> int:
             raise
         click.echo(f"simsam: {error}", err=True)
         code = EXIT_COULD_NOT_RUN
+    except Exception as error:
+        if debug:
+            raise
+        click.echo(f"simsam: {type(error).__name__}: {error}\nThis is a defect; --debug shows where it is", err=True)
+        code = EXIT_COULD_NOT_RUN
     return int(code or 0)

@@ -131,11 +131,20 @@ class SegmentSettings(RunSettings):
     side: Literal["smaller", "border", "largest-entry"] = _result(
         "Mask", "border", "which side is the object: the smaller, the one off the border, or that of the peak"
     )
+    component: Literal["all", "peak"] = _result(
+        "Mask", "all", "keep all of that side, or the part connected to the peak of the second eigenvector"
+    )
 
     @model_validator(mode="after")
     def _combinations_make_sense(self) -> Self:
         if self.affinity == "binary" and self.head != "none":
             msg = "affinity: 'binary' knows no head; allowed with it: head 'none'"
+            raise ValueError(msg)
+        if self.affinity == "binary" and self.color_weight:
+            msg = "affinity: 'binary' takes no colour; allowed with it: color_weight 0"
+            raise ValueError(msg)
+        if 0 < self.outlier_ratio < 1:
+            msg = f"outlier_ratio: {self.outlier_ratio:g} medians would leave out most tokens; it is 0, or at least 1"
             raise ValueError(msg)
         if self.head.startswith("upstream") and self.center_head:
             msg = f"center_head: upstream's affinity is not centred; allowed with head {self.head!r}: false"
@@ -144,6 +153,7 @@ class SegmentSettings(RunSettings):
 
 
 _PUBLISHED: dict[str, Any] = {
+    "precision": "fp32",
     "resize": "native",
     "block": -1,
     "outlier_ratio": 0.0,
@@ -158,7 +168,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "dsm": _PUBLISHED | {"head": "none", "shift": "zero", "k": 5},
         "tokencut": _PUBLISHED
-        | {"head": "none", "affinity": "binary", "floor": 1e-5, "threshold": "mean", "side": "largest-entry", "k": 2},
+        | {"head": "none", "affinity": "binary", "floor": 1e-5, "threshold": "mean", "side": "largest-entry"}
+        | {"component": "peak", "k": 2},
         "simsam-paper": _PUBLISHED
         | {"head": "trained", "shift": "mean", "kappa": 0.1, "center_head": False}
         | {"patches_per_step": 2, "learning_rate": 0.06, "epochs": 10},

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from simsam_batch.engines.torchrun import TorchrunEngine
     from simsam_batch.report.console import Reporter
     from simsam_batch.runs.execute import ExecuteOptions
-    from simsam_batch.runs.ledger import Ledger
     from simsam_batch.runs.plan import Plan
     from simsam_batch.stages.segment import SegmentStage
+
+_WORTH_SAYING = 1e9
 
 
 def segment(images: str, out: str, settings: SegmentSettings, report: Reporter) -> dict[str, Any] | None:
@@ -46,13 +47,15 @@ def segment(images: str, out: str, settings: SegmentSettings, report: Reporter) 
     from simsam_batch.engines.torchrun import TorchrunEngine
     from simsam_batch.images import check_resize, parse_resize
     from simsam_batch.runs.execute import ExecuteOptions, execute
-    from simsam_batch.runs.ledger import Ledger
     from simsam_batch.runs.publish import publish
     from simsam_batch.stages.backbone import resolve_backbone
-    from simsam_batch.stages.segment import SegmentStage, check_kept_columns, kept_columns
+    from simsam_batch.stages.segment import check_kept_columns
 
     resize = parse_resize(settings.resize)
     check_kept_columns(settings.keep_columns)
+    if settings.weights is not None:
+        # A worker on another machine, or of a cluster started elsewhere, has another working folder.
+        settings = settings.model_copy(update={"weights": absolute_url(settings.weights)})
     folder = Folder(absolute_url(out))
     options = ExecuteOptions(
         starts_before_quarantine=settings.starts_before_quarantine, stall_seconds=60 * settings.stall_minutes
@@ -64,22 +67,20 @@ def segment(images: str, out: str, settings: SegmentSettings, report: Reporter) 
         resolved = resolve_backbone(settings)
         check_resize(resize, resolved["patch"])
         plan = open_plan(images, folder, settings, report)
-        stage = SegmentStage(settings, resolved, kept_columns(plan.shard(0).records.schema))
-        ledger = Ledger(folder, stage.name)
-        _announce(plan, stage, ledger, report)
+        stage = _segment_stage(settings, resolved, plan)
         if isinstance(engine, TorchrunEngine):
             engine.job = json.dumps({"out": folder.url, "resolved": resolved})
-        execute(folder, plan, stage, engine, options, report.shard)
-    result = publish(folder, ledger, stage.fold, plan, stage)
+        execute(folder, plan, stage, engine, options, report.shard, partial(_announce, plan, stage, report))
+    result = publish(folder, plan, stage)
     report.finish(result, f"{folder.url}/results/{stage.name}.json")
     return result
 
 
-def _announce(plan: Plan, stage: SegmentStage, ledger: Ledger, report: Reporter) -> None:
+def _announce(plan: Plan, stage: SegmentStage, report: Reporter, pending: int) -> None:
     from rich.filesize import decimal
 
-    done = plan.shards - len(ledger.pending(plan.shards))
-    if not done and (size := stage.array_bytes(plan)) is not None:
+    done = plan.shards - pending
+    if not done and (size := stage.array_bytes(plan) or 0) > _WORTH_SAYING:
         report.note(f"the eigenvectors will take about {decimal(round(size))}; --eigenvectors none leaves them out")
     images = min(done * plan.shard_size, plan.images)
     report.plan(images=plan.images, shards=plan.shards, done_shards=done, done_images=images)
@@ -89,7 +90,6 @@ def _segment_runner(settings: SegmentSettings, options: ExecuteOptions, job: str
     """The runner of a torchrun rank that helps, from what the driver told it."""
     from simsam_batch.runs.plan import load_plan
     from simsam_batch.runs.runner import RunnerFactory
-    from simsam_batch.stages.segment import SegmentStage, kept_columns
 
     told = json.loads(job)
     folder = Folder(told["out"])
@@ -99,8 +99,13 @@ def _segment_runner(settings: SegmentSettings, options: ExecuteOptions, job: str
             f"rank 0 works on {folder.url}, and there is no run there for this rank: do all ranks see the same storage?"
         )
         raise RunError(msg)
-    stage = SegmentStage(settings, told["resolved"], kept_columns(plan.shard(0).records.schema))
-    return RunnerFactory(folder, plan, stage, options)()
+    return RunnerFactory(folder, plan, _segment_stage(settings, told["resolved"], plan), options)()
+
+
+def _segment_stage(settings: SegmentSettings, resolved: dict[str, Any], plan: Plan) -> SegmentStage:
+    from simsam_batch.stages.segment import SegmentStage, kept_columns
+
+    return SegmentStage(settings, resolved, kept_columns(plan.shard(0).records.schema))
 
 
 def open_plan(images: str, out: Folder, settings: RunSettings, report: Reporter) -> Plan:
@@ -134,7 +139,10 @@ def open_plan(images: str, out: Folder, settings: RunSettings, report: Reporter)
     for note in catalog.notes:
         report.note(note)
     if plan is None:
-        return make_plan(out, catalog.table, shard_size=wanted_size or None, source=source)
+        plan = make_plan(out, catalog.table, shard_size=wanted_size or None, source=source)
+        # Another driver may have been first, with another input.
+        _require_same_input(plan, source, wanted_size)
+        return plan
     _require_same_input(plan, source, wanted_size)
     for change in input_changes(plan, catalog.table):
         report.note(change)
@@ -202,5 +210,5 @@ def make_engine(settings: RunSettings) -> LocalEngine | RayEngine | TorchrunEngi
         raise SettingsError(msg)
     if name == "torchrun":
         return TorchrunEngine(settings.threads, gpus=gpus > 0)
-    workers = settings.workers or gpus or max(1, (os.cpu_count() or 1) // settings.threads)
+    workers = settings.workers or gpus or max(1, len(os.sched_getaffinity(0)) // settings.threads)
     return LocalEngine(workers, settings.threads, gpus=gpus > 0)

@@ -49,6 +49,10 @@ def test_every_bad_value_is_named_at_once() -> None:
 def test_combinations_that_make_no_sense_are_refused() -> None:
     with pytest.raises(SettingsError, match="affinity: 'binary' knows no head"):
         resolve(SegmentSettings, {"affinity": "binary"})
+    with pytest.raises(SettingsError, match="takes no colour"):
+        resolve(SegmentSettings, {"affinity": "binary", "head": "none", "color_weight": 1})
+    with pytest.raises(SettingsError, match=r"outlier_ratio: 0\.5"):
+        resolve(SegmentSettings, {"outlier_ratio": 0.5})
     with pytest.raises(SettingsError, match="center_head"):
         resolve(SegmentSettings, {"head": "upstream-cli"})
 
@@ -57,6 +61,7 @@ def test_combinations_that_make_no_sense_are_refused() -> None:
 def test_every_preset_is_a_valid_set_of_settings(preset: str) -> None:
     settings = resolve(SegmentSettings, {"preset": preset})
     assert settings.outlier_ratio == 0, "no published method leaves tokens out"
+    assert settings.precision == "fp32"
 
 
 def test_an_unknown_preset_is_refused() -> None:

@@ -75,7 +75,7 @@ class Child:
         """
         try:
             return self.connection.recv()
-        except ConnectionResetError:
+        except OSError:  # the pipe broke, perhaps in the middle of a message
             raise EOFError from None
 
     def end(self) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from dataclasses import asdict, dataclass, field
+from typing import Literal, Protocol, Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,7 @@ class ShardReport:
         seconds: wall time from start to commit.
         error: why the attempt failed, one line; empty if committed.
         failures: at most 20 pairs ``(image_id, reason)`` of failed images.
+        unbuilt: the worker itself could not be built, so the error is no fault of this shard.
     """
 
     shard: int
@@ -29,6 +31,18 @@ class ShardReport:
     seconds: float = 0.0
     error: str = ""
     failures: tuple[tuple[str, str], ...] = field(default=())
+    unbuilt: bool = False
+
+    def to_json(self) -> str:
+        """The report as JSON text, for the way from process to process."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """The report that `to_json` wrote."""
+        fields = json.loads(text)
+        fields["failures"] = tuple((image_id, reason) for image_id, reason in fields["failures"])
+        return cls(**fields)
 
 
 class Runner(Protocol):

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import pickle
 import queue
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict
 from typing import Any
 
 from simsam_batch.engines.contract import Runner, ShardReport
@@ -74,7 +73,7 @@ class RayEngine:
         try:
             for block in dataset.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
                 for text in block.column("report").to_pylist():
-                    yield _from_json(text)
+                    yield ShardReport.from_json(text)
         except ray.exceptions.RayError as error:
             raise RunError(
                 f"Ray ended the dataset: {type(error).__name__}: {error}; run the same command again"
@@ -98,6 +97,7 @@ class RayEngine:
             return ray
         # Ray's core prints each actor's creation as an error; what matters comes as an exception or a report.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
         try:
             if self._address:
@@ -112,8 +112,12 @@ class RayEngine:
                     object_store_memory=_OBJECT_STORE_BYTES,
                     **quiet,
                 )
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise RunError(f"no Ray at {self._address or 'this machine'}: {error}") from error
+        finally:
+            # Ray puts its own handler in place, which ends the process at once.
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, on_sigterm)
         self._connected_here = True
         return ray
 
@@ -191,7 +195,7 @@ class _ShardCaller:
             if answer is None:
                 answer = self._answers[shard] = Future()
                 self._numbers.put(shard)
-        return {"report": _to_json(answer.result())}
+        return {"report": answer.result().to_json()}
 
     def _work(self) -> None:
         runner: Runner | None = None
@@ -248,13 +252,3 @@ class _Pace:
 
     def patience_s(self) -> float:
         return min(60.0, max(1.0, 3.0 * self._longest_s))
-
-
-def _to_json(report: ShardReport) -> str:
-    return json.dumps(asdict(report))
-
-
-def _from_json(text: str) -> ShardReport:
-    fields = json.loads(text)
-    fields["failures"] = tuple((image_id, reason) for image_id, reason in fields["failures"])
-    return ShardReport(**fields)

@@ -8,7 +8,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
@@ -117,7 +116,7 @@ class TorchrunEngine:
                     runner, runner_job = _built(make_runner, order["job"]), order["job"]
                 numbers = _draw(self._store, self._round, order["shards"])
                 for sent, report in enumerate(runner.run(numbers)):
-                    self._store.set(f"{self._round}/report/{self._rank}/{sent}", json.dumps(asdict(report)))
+                    self._store.set(f"{self._round}/report/{self._rank}/{sent}", report.to_json())
         except RuntimeError as error:
             raise RunError(
                 f"rank {self._rank} lost the job's TCPStore, rank 0 or its machine is gone: {error}"
@@ -172,11 +171,10 @@ class TorchrunEngine:
         """Each rank numbers its reports, so that a rank that dies leaves no gap to wait for."""
         for rank in self._seen:
             while self._store.check([key := f"{self._round}/report/{rank}/{self._seen[rank]}"]):
-                fields = json.loads(self._store.get(key))
+                text = self._store.get(key)
                 self._store.delete_key(key)
                 self._seen[rank] += 1
-                fields["failures"] = tuple((image_id, reason) for image_id, reason in fields["failures"])
-                yield ShardReport(**fields)
+                yield ShardReport.from_json(text)
 
 
 class _Unbuildable:

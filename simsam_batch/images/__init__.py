@@ -1,7 +1,7 @@
 """Images from bytes to patches: fetch, decode, orient, limit, resize, cut to the grid; truth masks; decoding ahead."""
 
 from simsam_batch.images.ahead import decode_ahead
-from simsam_batch.images.decode import Decoded, ImageLimits, decode, fetch
+from simsam_batch.images.decode import Decoded, ImageLimits, decode, fetch, image_size
 from simsam_batch.images.prepare import Prepared, prepare
 from simsam_batch.images.resize import Resize, check_resize, crop_to_grid, parse_resize, resize_image, working_size
 from simsam_batch.images.truth import TruthError, load_truth
@@ -17,6 +17,7 @@ __all__ = [
     "decode",
     "decode_ahead",
     "fetch",
+    "image_size",
     "load_truth",
     "parse_resize",
     "prepare",

@@ -47,6 +47,10 @@ _OTHERS: list[tuple[str, re.Pattern[bytes]]] = [
 ]
 
 
+# Of the eight EXIF orientations 5 to 8 exchange height and width.
+_FIRST_ON_ITS_SIDE = 5
+
+
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
     """What one image may cost at most.
@@ -117,9 +121,22 @@ def decode(data: bytes, limits: ImageLimits) -> Decoded:
     return Decoded(rgb, orientation, hashlib.sha256(data).hexdigest())
 
 
+def image_size(data: bytes, limits: ImageLimits) -> tuple[int, int]:
+    """Height and width of an image, upright, from its header alone.
+
+    Raises:
+        ImageError: as `decode`, as far as the header shows.
+    """
+    with opened(data, limits, load=False) as (image, orientation):
+        width, height = image.size
+    return (width, height) if orientation >= _FIRST_ON_ITS_SIDE else (height, width)
+
+
 @contextmanager
-def opened(data: bytes, limits: ImageLimits) -> Iterator[tuple[ImageFile.ImageFile, int]]:
-    """A loaded Pillow image and the orientation that its file states; faults while it is in use become `ImageError`.
+def opened(data: bytes, limits: ImageLimits, *, load: bool = True) -> Iterator[tuple[ImageFile.ImageFile, int]]:
+    """A Pillow image, loaded unless ``load`` is false, and the orientation its file states.
+
+    Faults while it is in use become `ImageError`.
 
     What remains to be turned is `orientation_of` the image: Pillow turns a TIFF itself while loading it.
     """
@@ -135,7 +152,8 @@ def opened(data: bytes, limits: ImageLimits) -> Iterator[tuple[ImageFile.ImageFi
                     "decode",
                 )
             stated = orientation_of(image) if isinstance(image, TiffImageFile) else None
-            image.load()
+            if load:
+                image.load()
             yield image, orientation_of(image) if stated is None else stated
     except (ImageError, MemoryError):
         raise

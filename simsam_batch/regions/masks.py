@@ -93,6 +93,32 @@ def choose_side(mask: Tensor, vectors: Tensor, grid: tuple[int, int], *, side: S
     return mask ^ (wrong & two_sided).unsqueeze(1)
 
 
+def component_of_peak(mask: Tensor, vectors: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Keep the part of each mask that is connected to the patch with the largest ``|v_1|`` (TokenCut).
+
+    Patches are connected along their sides. A mask without that patch becomes empty.
+
+    Args:
+        mask: (B, N) bool, row-major.
+        vectors: (B, K, N).
+        grid: (Hp, Wp).
+
+    Returns:
+        (B, N) bool.
+    """
+    from scipy.ndimage import label
+
+    if vectors.shape[1] < 2:
+        return mask
+    beside = np.zeros((3, 3, 3), dtype=bool)
+    beside[1] = [[False, True, False], [True, True, True], [False, True, False]]
+    labels = np.zeros((len(mask), *grid), dtype=np.int32)
+    label(mask.cpu().numpy().reshape(labels.shape), structure=beside, output=labels)
+    parts = torch.from_numpy(labels).flatten(1).to(mask.device)
+    peak = vectors[:, 1].abs().argmax(dim=1, keepdim=True)
+    return mask & (parts == parts.gather(1, peak))
+
+
 def confidence(values: Tensor, vectors: Tensor, mask: Tensor) -> Tensor:
     """Estimate how clear-cut a mask is, from 0 (arbitrary) to 1. A formula of this project, no probability.
 
@@ -106,7 +132,8 @@ def confidence(values: Tensor, vectors: Tensor, mask: Tensor) -> Tensor:
         mask: (B, N) bool.
 
     Returns:
-        (B,) float32; 0 for degenerate graphs, one-sided masks, and where there is no mu_2.
+        (B,) float32; 0 for degenerate graphs, one-sided masks, graphs in separate parts (mu_1 = 0: the cut marks a
+        part, whatever it is), and where there is no mu_2.
     """
     if values.shape[1] < 3:
         return torch.zeros(len(values), device=values.device)
@@ -120,7 +147,8 @@ def confidence(values: Tensor, vectors: Tensor, mask: Tensor) -> Tensor:
     share = count / mask.shape[1]
     margin = share * (1 - share) * (mean_inside - mean_outside) ** 2 / v1.var(dim=1, correction=0)
     sure = (margin * unrivalled).clamp(0, 1)
-    return torch.where(degenerate(values, vectors) | ~torch.isfinite(sure), torch.zeros_like(sure), sure)
+    unfounded = degenerate(values, vectors) | (values[:, 1] <= ROUNDING) | ~torch.isfinite(sure)
+    return torch.where(unfounded, torch.zeros_like(sure), sure)
 
 
 def soft_map(vectors: Tensor, mask: Tensor) -> Tensor:

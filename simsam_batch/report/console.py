@@ -112,7 +112,7 @@ class Text:
         if len(report.failures) < report.failed:
             self._line(f"failed: {report.failed - len(report.failures)} more in shard {report.shard}", "red")
         if report.status == "error":
-            self._line(f"shard {report.shard}, start {report.attempt}: {report.error}; it will be started again", "red")
+            self._line(f"shard {report.shard}, start {report.attempt}: {report.error}", "red")
             return
         self._done += report.images
         self._failed += report.failed
@@ -127,7 +127,9 @@ class Text:
         self._bar.stop()
         if self._quiet:
             return
-        self._line(f"{result['ok']} images done, {result['failed']} failed, {result['images_per_second']:.2f} images/s")
+        rate = result["images_per_second"]
+        speed = "" if rate is None else f", {rate:.2f} images/s"
+        self._line(f"{_count(result['ok'], 'image')} done, {result['failed']} failed{speed}")
         for name, value in result["metrics"].items():
             self._line(f"  {name:22} {value:.4f}" if isinstance(value, float) else f"  {name:22} {value}")
         self._line(f"results: {where}")

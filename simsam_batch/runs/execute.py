@@ -21,7 +21,8 @@ from simsam_batch.storage import Folder
 
 __all__ = ["ExecuteOptions", "ExecuteSummary", "execute"]
 
-_ERRORS_BEFORE_ANY_COMMIT = 20
+_UNBUILT_BEFORE_ANY_COMMIT = 20
+_LONGEST_PAUSE_S = 60.0
 _CAUSES_SHOWN = 5
 _ROUNDS_IN_QUARANTINE = 2
 
@@ -63,6 +64,7 @@ def execute(
     engine: Engine,
     options: ExecuteOptions,
     on_report: Callable[[ShardReport], None],
+    on_start: Callable[[int], None] | None = None,
 ) -> ExecuteSummary:
     """Run every shard of the plan that the ledger does not have yet; the caller publishes afterwards.
 
@@ -76,6 +78,7 @@ def execute(
         engine: where.
         options: limits on starts and time.
         on_report: called in this thread with each report as it comes.
+        on_start: called once, before any work, with the number of pending shards.
 
     Raises:
         SettingsError: OUT holds this stage with other settings.
@@ -88,7 +91,10 @@ def execute(
     ledger.begin(stage, plan)
     make_runner = RunnerFactory(out, plan, stage, options)
     summary = ExecuteSummary()
+    unbuilt = 0
     pending = ledger.pending(plan.shards)
+    if on_start is not None:
+        on_start(len(pending))
     with _sigterm_as_interrupt():
         while pending:
             summary.rounds += 1
@@ -97,23 +103,23 @@ def execute(
                 for report in reports:
                     summary.add(report)
                     on_report(report)
-                    if not summary.shards and len(summary.errors) == _ERRORS_BEFORE_ANY_COMMIT:
+                    unbuilt += report.unbuilt
+                    if not summary.shards and unbuilt == _UNBUILT_BEFORE_ANY_COMMIT:
                         raise _given_up(summary, len(pending))
             still_pending = ledger.pending(plan.shards)
-            fruitless = len(still_pending) == len(pending)
-            if still_pending and _hopeless(summary, fruitless, options):
+            if still_pending and _hopeless(summary, options):
                 raise _given_up(summary, len(still_pending))
+            if still_pending:
+                time.sleep(min(options.pause_seconds * 2 ** (summary.rounds - 1), _LONGEST_PAUSE_S))
             pending = still_pending
     summary.seconds = time.monotonic() - began
     return summary
 
 
-def _hopeless(summary: ExecuteSummary, fruitless: bool, options: ExecuteOptions) -> bool:
-    """Whether another round is of no use: too many were run, or nothing moved and all that fail were in quarantine."""
-    if summary.rounds >= options.starts_before_quarantine + _ROUNDS_IN_QUARANTINE:
-        return True
-    starts_left = any(0 < report.attempt <= options.starts_before_quarantine for report in summary.errors.values())
-    return fruitless and not starts_left
+def _hopeless(summary: ExecuteSummary, options: ExecuteOptions) -> bool:
+    """Whether another round is of no use: enough were run, or no worker could so much as be built."""
+    no_worker = not summary.shards and all(report.unbuilt for report in summary.errors.values())
+    return no_worker or summary.rounds >= options.starts_before_quarantine + _ROUNDS_IN_QUARANTINE
 
 
 def _given_up(summary: ExecuteSummary, pending: int) -> RunError:

@@ -138,6 +138,14 @@ class Ledger:
             attempt += 1
         return attempt
 
+    def note_storage_error(self, shard: int, attempt: int) -> None:
+        """Record that an attempt ended because storage did not answer, which says nothing against its images."""
+        self.out.create(f"{self.stage}/storage-errors/{shard:07d}/{attempt}", to_json({"token": _token()}, "note"))
+
+    def storage_errors(self, shard: int) -> int:
+        """How many attempts at a shard ended so, by one listing of that shard's notes."""
+        return len(self.out.list(f"{self.stage}/storage-errors/{shard:07d}"))
+
     def commit(self, output: ShardOutput, attempt: int, *, started: float, generation: int = 0) -> Committed:
         """Write a shard's rows and arrays, then make them visible by creating its manifest.
 

@@ -167,8 +167,11 @@ def load_plan(out: Folder) -> Plan | None:
 
 def _plan_of(out: Folder, body: bytes) -> Plan:
     run = from_json(body, f"{out.url}/{RUN_FILE}", "plan", "images", "shards", "shard_size", "source")
-    numbers = int(run["images"]), int(run["shards"]), int(run["shard_size"])
-    return Plan(out, str(run["plan"]), *numbers, dict(run["source"]))
+    try:
+        numbers = int(run["images"]), int(run["shards"]), int(run["shard_size"])
+        return Plan(out, str(run["plan"]), *numbers, dict(run["source"]))
+    except (TypeError, ValueError) as error:
+        raise RunError(f"{out.url}/{RUN_FILE} is damaged: {error}. To mend it: restore the file") from error
 
 
 def _checked(catalog: pa.Table) -> pa.Table:

@@ -25,7 +25,7 @@ ARRAY_FIELDS = [pa.field("arrays_path", pa.string()), pa.field("arrays_member", 
 """Columns that publishing adds: the ``.npz`` file relative to OUT, and the first part of its members' names."""
 
 
-def publish(out: Folder, ledger: Ledger, fold: Fold[Any], plan: Plan, stage: Stage) -> dict[str, Any]:
+def publish(out: Folder, plan: Plan, stage: Stage) -> dict[str, Any]:
     """Merge all shards into ``results/<stage>.json`` and ``results/<stage>/part-*.parquet``; repeating it is harmless.
 
     Each manifest and each shard's rows are read once, in shard order; memory holds one part file.
@@ -36,13 +36,14 @@ def publish(out: Folder, ledger: Ledger, fold: Fold[Any], plan: Plan, stage: Sta
     Raises:
         RunError: a shard is not committed, or committed files are not what their manifests say.
     """
+    ledger = Ledger(out, stage.name)
     pending = ledger.pending(plan.shards)
     if pending:
         raise RunError(
             f"{len(pending)} of {plan.shards} shards are not committed (the first is {pending[0]}), so nothing can be "
             "published yet. To mend it: run the same command again"
         )
-    totals = _Totals(fold, plan)
+    totals = _Totals(stage.fold, plan)
     shards_in_part = max(1, PART_ROWS // plan.shard_size)
     waiting: list[dict[str, Any]] = []
     part = 0

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from simsam_batch.engines.contract import ShardReport
-from simsam_batch.errors import RunError, SimsamError
+from simsam_batch.errors import RunError, SimsamError, StorageError
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan
 from simsam_batch.runs.quarantine import run_in_quarantine
@@ -35,11 +35,13 @@ class ExecuteOptions:
         starts_before_quarantine: a shard started so often without a commit runs in quarantine from then on.
         stall_seconds: a process whose worker does not get on for so long ends itself; its shards start elsewhere.
         image_seconds: longest time for one image in quarantine.
+        pause_seconds: wait before failed shards are run again; doubled from round to round, at most a minute.
     """
 
     starts_before_quarantine: int = 3
     stall_seconds: float = 1800.0
     image_seconds: float = 600.0
+    pause_seconds: float = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +72,8 @@ class ShardRunner:
         """Yield one report for each number drawn, as its commit ends or fails; never raises. May be called again."""
         watchdog = _Watchdog(self._options.stall_seconds)
         reports: queue.SimpleQueue[ShardReport | None] = queue.SimpleQueue()
-        desk = _Desk(self._ledger, self._plan, watchdog, reports)
-        feed = _Feed(shards, desk.start, self._options.starts_before_quarantine)
+        desk = _Desk(self._ledger, self._plan, self._options.starts_before_quarantine, watchdog, reports)
+        feed = _Feed(shards, desk.start)
         commits: queue.Queue[tuple[_Start, ShardOutput] | None] = queue.Queue(_OUTPUTS_WAITING)
         threads = [
             threading.Thread(target=self._compute, args=(feed, desk, commits, watchdog), name="compute", daemon=True),
@@ -92,7 +94,7 @@ class ShardRunner:
     ) -> None:
         try:
             while (start := feed.next_start()) is not None:
-                if start.attempt > self._options.starts_before_quarantine:
+                if start.suspect:
                     self._compute_in_quarantine(start, desk, commits, watchdog)
                 else:
                     feed.give_first(start)
@@ -110,18 +112,23 @@ class ShardRunner:
         """Compute until nothing is left to draw, a shard for quarantine comes, or the worker raises."""
         try:
             if self._worker is None:
-                self._worker = self._stage.make_worker(watchdog.beat)
+                self._worker = self._build(watchdog)
             for output in self._worker.run(feed.shards()):
                 watchdog.beat()
                 commits.put((feed.finished(output.number), output))
             feed.check_all_finished()
-        # Transient storage errors are to be repeated here, before they become a report.
         except Exception as error:  # noqa: BLE001 - becomes the report of the shard it concerns
             concerned = feed.restart()
             if concerned is None:
                 _log.warning("the worker raised with no shard in hand: %s", _cause(error))
             else:
                 desk.fail(concerned.shard.number, concerned.attempt, error)
+
+    def _build(self, watchdog: _Watchdog) -> Worker:
+        try:
+            return self._stage.make_worker(watchdog.beat)
+        except Exception as error:
+            raise _UnbuiltError(_cause(error)) from error
 
     def _compute_in_quarantine(
         self,
@@ -141,12 +148,17 @@ class ShardRunner:
 
 @dataclass(frozen=True, slots=True)
 class _Start:
-    """One start of one shard."""
+    """One start of one shard; ``suspect`` if so many before it ended without a word that it belongs in quarantine."""
 
     shard: Shard
     attempt: int
+    suspect: bool
     unix_time: float
     clock: float
+
+
+class _UnbuiltError(SimsamError):
+    """The worker itself could not be built."""
 
 
 class _Feed:
@@ -155,8 +167,8 @@ class _Feed:
     The old iterator may still wait for a number in a thread of the worker; what it then draws goes to the new one.
     """
 
-    def __init__(self, numbers: Iterator[int], start: Callable[[int], _Start | None], alone_after: int) -> None:
-        self._numbers, self._start, self._alone_after = numbers, start, alone_after
+    def __init__(self, numbers: Iterator[int], start: Callable[[int], _Start | None]) -> None:
+        self._numbers, self._start = numbers, start
         self._drawing = threading.Lock()
         self._state = threading.Lock()
         self._epoch = 0
@@ -221,7 +233,7 @@ class _Feed:
                 return "ended"
             if not self._waiting:
                 return None
-            if giving and self._waiting[0].attempt > self._alone_after:
+            if giving and self._waiting[0].suspect:
                 return "ended"
             start = self._waiting.popleft()
             if giving:
@@ -233,9 +245,15 @@ class _Desk:
     """Starts, commits and reports; knows what is in hand."""
 
     def __init__(
-        self, ledger: Ledger, plan: Plan, watchdog: _Watchdog, reports: queue.SimpleQueue[ShardReport | None]
+        self,
+        ledger: Ledger,
+        plan: Plan,
+        starts_before_quarantine: int,
+        watchdog: _Watchdog,
+        reports: queue.SimpleQueue[ShardReport | None],
     ) -> None:
         self._ledger, self._plan, self._watchdog, self._reports = ledger, plan, watchdog, reports
+        self._starts_before_quarantine = starts_before_quarantine
 
     def start(self, number: int) -> _Start | None:
         """Record the start of a shard and read its records; None if that failed, which is then reported."""
@@ -244,10 +262,14 @@ class _Desk:
         attempt = 0
         try:
             attempt = self._ledger.start(number)
-            return _Start(self._plan.shard(number), attempt, unix_time, clock)
+            return _Start(self._plan.shard(number), attempt, self._is_suspect(number, attempt), unix_time, clock)
         except Exception as error:  # noqa: BLE001 - becomes the shard's report
             self.fail(number, attempt, error)
             return None
+
+    def _is_suspect(self, number: int, attempt: int) -> bool:
+        limit = self._starts_before_quarantine
+        return attempt > limit and attempt - self._ledger.storage_errors(number) > limit
 
     def commit(self, start: _Start, output: ShardOutput) -> None:
         """Commit and report; a failure becomes the report."""
@@ -271,7 +293,13 @@ class _Desk:
     def fail(self, number: int, attempt: int, error: Exception) -> None:
         """Report that an attempt failed."""
         _log.debug("shard %d, start %d", number, attempt, exc_info=error)
-        self._put(ShardReport(shard=number, attempt=attempt, status="error", error=_cause(error)))
+        if attempt and isinstance(error, StorageError):
+            try:
+                self._ledger.note_storage_error(number, attempt)
+            except StorageError:  # the start then counts against the shard: slower, and no worse
+                _log.warning("shard %d, start %d: its storage error could not be noted", number, attempt)
+        unbuilt = isinstance(error, _UnbuiltError)
+        self._put(ShardReport(shard=number, attempt=attempt, status="error", error=_cause(error), unbuilt=unbuilt))
 
     def close(self) -> None:
         """Report as failed what is still in hand (only a defect leaves anything), then say that all is reported."""

@@ -29,11 +29,11 @@ def normalize_rows(features: Tensor) -> Tensor:
 
     Returns:
         ``(B, N, C)``, rows of L2 norm 1. A zero row becomes the constant vector ``1/sqrt(C)``, so that an image
-        without any texture gives one direction for all patches instead of NaN.
+        without any texture gives one direction for all patches. A row that is not finite gives a row of NaN.
     """
     norms = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
     constant = features.new_tensor(features.shape[-1] ** -0.5)
-    return torch.where(norms > _SMALLEST_NORM, features / norms.clamp_min(_SMALLEST_NORM), constant)
+    return torch.where(norms <= _SMALLEST_NORM, constant, features / norms)
 
 
 def feature_affinity(features: Tensor, valid: Tensor, *, shift: Shift) -> Tensor:

@@ -23,6 +23,9 @@ CUDA_DENSE_UP_TO = 1536
 PROBES = 8
 """Random directions searched for pairs that an iterative solver has missed."""
 
+NOT_FINITE = "none (not finite)"
+"""`EigenResult.solver` of an image whose affinities are not finite."""
+
 
 @dataclass(frozen=True, slots=True)
 class EigenResult:
@@ -137,7 +140,7 @@ def smallest_eigenpairs(
         ready = batched[image] if batched is not None else None
         solved = _solve(graph, k, solver, tolerance, max_iterations, ready)
         if solved is None:
-            result.solver[image] = "none (not finite)"
+            result.solver[image] = NOT_FINITE
             continue
         found = len(solved.values)
         result.values[image, :found] = solved.values

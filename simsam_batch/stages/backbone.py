@@ -92,13 +92,10 @@ def _weights_file(url: str | None) -> Iterator[tuple[Path | None, str | None]]:
         yield None, None
         return
     if "://" not in url:
+        from simsam_batch.features.weights import weights_digest
+
         data = Path(url)
-        if not data.is_file():
-            msg = f"weights: there is no file {url}"
-            raise SettingsError(msg)
-        with data.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        yield data, digest
+        yield data, weights_digest(data)
         return
     try:
         content = read_url(url)

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from simsam_batch import images
 from simsam_batch.config import SegmentSettings
-from simsam_batch.errors import ImageError, SettingsError
+from simsam_batch.errors import ImageError, RunError, SettingsError
 from simsam_batch.runs.plan import Plan
 from simsam_batch.runs.schema import PLAN_FIELDS, ROW_FIELDS, Shard, ShardOutput
 from simsam_batch.scores.overlap import ObjectScores
 
 _SAMPLE = 8
+_WAITING_PIXELS = 100_000_000
 
 RLE = pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.string())])
 
@@ -45,6 +46,8 @@ SEGMENT_FIELDS = [
     pa.field("converged", pa.bool_()),
     pa.field("residual_max", pa.float32()),
     pa.field("head_collapse", pa.float32()),
+    pa.field("head_loss_first", pa.float32()),
+    pa.field("head_loss_last", pa.float32()),
     pa.field("confidence", pa.float32()),
     pa.field("degenerate", pa.bool_()),
     pa.field("iou", pa.float64()),
@@ -117,7 +120,7 @@ class SegmentStage:
         for number in {i * plan.shards // _SAMPLE for i in range(_SAMPLE)}:
             uri = plan.shard(number).records.column("uri")[0].as_py()
             with suppress(ImageError):
-                size = images.decode(images.fetch(uri, limits), limits).rgb.shape[:2]
+                size = images.image_size(images.fetch(uri, limits), limits)
                 height, width = images.working_size(size, resize)
                 patches.append((height // patch) * (width // patch))
         if not patches:
@@ -152,6 +155,16 @@ class _Loaded:
     truth: NDArray[np.bool_] | None
     truth_error: str | None
 
+    @property
+    def pixels(self) -> int:
+        """Pixels held in memory, of the image and of its truth."""
+        truth = 0 if self.truth is None else self.truth.size
+        return self.image.rgb.size // 3 + truth
+
+
+_Arrived = tuple[_Item, _Loaded | Exception]
+_Waiting = dict[tuple[int, int], list[tuple[_Item, _Loaded]]]
+
 
 @dataclass(slots=True)
 class _Results:
@@ -182,6 +195,8 @@ class SegmentWorker:
         torch.set_num_threads(stage.options.threads)
         threadpool_limits(stage.options.threads)
         self._device = torch.device(compute_device(stage.options.device))
+        if stage.options.solver == "arpack" and self._device.type == "cuda":
+            raise SettingsError("solver: 'arpack' runs on a CPU only; use auto, lobpcg or eigh, or --device cpu")
         self._backbone = load_backbone(stage.options, stage.resolved, str(self._device))
         self._limits = images.ImageLimits(stage.options.max_bytes, stage.options.max_pixels)
         self._resize = images.parse_resize(stage.options.resize)
@@ -196,30 +211,49 @@ class SegmentWorker:
         threads = self._settings.decode_threads
         decoded = images.decode_ahead(_items(shards), self._load, threads=threads, max_pending=4 * threads)
         with closing(decoded):
-            while True:
-                with self._timer.step("wait"):
-                    arrived = next(decoded, None)
-                if arrived is None:
-                    return
-                item, loaded = arrived
-                if item.row == 0:
-                    self._timer.seconds.clear()
-                    results = _Results.of(item.shard, self._stage.fold.zero())
-                    waiting: dict[tuple[int, int], list[tuple[_Item, _Loaded]]] = {}
-                if isinstance(loaded, ImageError):
-                    results.rows[item.row] = _failed(loaded)
-                elif isinstance(loaded, Exception):
-                    raise loaded
-                else:
-                    batch = waiting.setdefault(loaded.image.grid, [])
-                    batch.append((item, loaded))
-                    if len(batch) >= self._batch_size(loaded.image.grid):
-                        self._compute(waiting.pop(loaded.image.grid), results)
-                self._beat()
-                if item.is_last:
-                    for batch in waiting.values():
-                        self._compute(batch, results)
-                    yield self._output(results)
+            while (arrived := self._wait(decoded)) is not None:
+                yield self._run_shard(arrived, decoded)
+
+    def _wait(self, decoded: Iterator[_Arrived]) -> _Arrived | None:
+        with self._timer.step("wait"):
+            return next(decoded, None)
+
+    def _run_shard(self, first: _Arrived, decoded: Iterator[_Arrived]) -> ShardOutput:
+        """The output of the shard that ``first`` opens; nothing beyond its last image is drawn."""
+        shard = first[0].shard
+        results = _Results.of(shard, self._stage.fold.zero())
+        waiting: _Waiting = {}
+        arrived: _Arrived | None = first
+        for _ in range(len(shard.records)):
+            if arrived is None:
+                raise RunError(f"shard {shard.number} ended before its last image")
+            self._take(*arrived, results, waiting)
+            self._beat()
+            arrived = None if arrived[0].is_last else self._wait(decoded)
+        for batch in waiting.values():
+            self._compute(batch, results)
+        output = self._output(results)
+        self._timer.seconds.clear()
+        return output
+
+    def _take(self, item: _Item, loaded: _Loaded | Exception, results: _Results, waiting: _Waiting) -> None:
+        """Note a failed image; let a good one wait for others of its grid, and compute what is full or too much.
+
+        When a batch is computed depends on the images alone, never on time, so that a shard's batches are always the
+        same.
+        """
+        if isinstance(loaded, ImageError):
+            results.rows[item.row] = _failed(loaded)
+            return
+        if isinstance(loaded, Exception):
+            raise loaded
+        grid = loaded.image.grid
+        waiting.setdefault(grid, []).append((item, loaded))
+        if len(waiting[grid]) >= self._batch_size(grid):
+            self._compute(waiting.pop(grid), results)
+        elif sum(one.pixels for batch in waiting.values() for _, one in batch) > _WAITING_PIXELS:
+            fullest = max(waiting, key=lambda each: len(waiting[each]))
+            self._compute(waiting.pop(fullest), results)
 
     def _load(self, item: _Item) -> _Loaded:
         record, settings = item.record, self._settings
@@ -251,28 +285,30 @@ class SegmentWorker:
         return max(1, min(64, free // 2 // (8 * 4 * n * n)))
 
     def _compute(self, batch: list[tuple[_Item, _Loaded]], results: _Results) -> None:
-        """Segment a batch; if that fails for reasons of the numbers, each image on its own."""
-        try:
-            self._segment(batch, results)
-        except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
-            if len(batch) == 1:
-                failure = ImageError("not_computable", f"{type(error).__name__}: {error}", "compute")
-                results.rows[batch[0][0].row] = _failed(failure)
-                return
-            for single in batch:
-                self._compute([single], results)
-
-    def _segment(self, batch: list[tuple[_Item, _Loaded]], results: _Results) -> None:
+        """Segment a batch; if the arithmetic fails, each image on its own, so that one costs no other."""
         import torch
 
+        from simsam_batch.spectral.eigen import NOT_FINITE
         from simsam_batch.stages.segmentation import segment_batch
 
         pictures = torch.from_numpy(np.stack([loaded.image.rgb for _, loaded in batch])).to(self._device)
         seeds = [image_seed(self._settings.seed, item.record["image_id"]) for item, _ in batch]
-        found = segment_batch(pictures, batch[0][1].image.grid, seeds, self._backbone, self._settings, self._timer)
+        grid = batch[0][1].image.grid
+        try:
+            found = segment_batch(pictures, grid, seeds, self._backbone, self._settings, self._timer)
+        except (ArithmeticError, np.linalg.LinAlgError) as error:
+            if len(batch) > 1:
+                for single in batch:
+                    self._compute([single], results)
+            else:
+                results.rows[batch[0][0].row] = _failed(_not_computable(f"{type(error).__name__}: {error}"))
+            return
         with self._timer.step("encode"):
             for i, (item, loaded) in enumerate(batch):
-                self._encode(item, loaded, found, i, results)
+                if found.solver[i] == NOT_FINITE:
+                    results.rows[item.row] = _failed(_not_computable("the backbone's features are not finite"))
+                else:
+                    self._encode(item, loaded, found, i, results)
 
     def _encode(self, item: _Item, loaded: _Loaded, found: Any, i: int, results: _Results) -> None:
         """Fill one image's row, arrays and share of the statistics from image ``i`` of a batch."""
@@ -300,12 +336,14 @@ class SegmentWorker:
             "bbox_xyxy": boxes.tight_box(mask),
             "area_fraction": float(mask.mean()),
             "eigenvalues": values[:kept].tolist(),
-            "spectral_gap": float(values[2] - values[1]) if kept > 2 else None,
+            "spectral_gap": _number(found.gap[i]),
             "solver": found.solver[i],
             "solver_iterations": int(found.iterations[i]),
             "converged": bool(found.converged[i]),
             "residual_max": _number(found.residual[i]),
             "head_collapse": _number(found.collapse[i]),
+            "head_loss_first": _number(found.loss_first[i]),
+            "head_loss_last": _number(found.loss_last[i]),
             "confidence": float(found.confidence[i]),
             "degenerate": degenerate,
             "truth_error": loaded.truth_error,
@@ -344,6 +382,10 @@ def _items(shards: Iterator[Shard]) -> Iterator[_Item]:
     for shard in shards:
         for row, record in enumerate(shard.records.to_pylist()):
             yield _Item(shard, row, record)
+
+
+def _not_computable(cause: str) -> ImageError:
+    return ImageError("not_computable", cause, "compute")
 
 
 def _number(value: float) -> float | None:

@@ -47,7 +47,9 @@ class Segmented:
         values, vectors: (B, K) and (B, K, N) float32, eigenpairs of the normalised Laplacian, ascending; NaN and
             zero where the graph has fewer than K patches.
         outliers, islands, components: (B,) counts of patches left out, and of components before that.
-        confidence, collapse, residual: (B,) float32; ``collapse`` is NaN without a head.
+        gap: (B,) float32, mu_2 - mu_1, NaN where there is no mu_2.
+        confidence, residual: (B,) float32.
+        collapse, loss_first, loss_last: (B,) float32, of the head; NaN without one.
         degenerate: (B,) bool, graphs that single out no second vector.
         iterations, converged, solver: of each image's eigenproblem.
     """
@@ -60,7 +62,10 @@ class Segmented:
     islands: Tensor
     components: Tensor
     confidence: Tensor
+    gap: Tensor
     collapse: Tensor
+    loss_first: Tensor
+    loss_last: Tensor
     residual: Tensor
     degenerate: Tensor
     iterations: Tensor
@@ -86,6 +91,8 @@ def segment_batch(
         settings: result settings.
         timer: where the time of each step is added.
     """
+    # A network's positions give even a one-colour image a structure, so that is judged by the pixels.
+    one_colour = (images.amin((1, 2)) == images.amax((1, 2))).all(1)
     with timer.step("forward"), torch.inference_mode():
         features = backbone(_normalize(images, backbone.mean, backbone.std))
         valid = torch.ones_like(features.norms, dtype=torch.bool)
@@ -97,33 +104,40 @@ def segment_batch(
     outliers = (~valid).sum(1)
 
     with torch.inference_mode():
-        graph, collapse = _graph(images, rows, valid, grid, seeds, settings, timer)
+        graph, of_head = _graph(images, rows, valid, grid, seeds, settings, timer)
         with timer.step("affinity"):
             labels, components = laplacian.components(graph, valid, above=2 * settings.floor)
             islands = laplacian.small_islands(labels, components, share=settings.island_share)
             valid = valid & ~islands
             graph.mul_(valid[:, :, None]).mul_(valid[:, None, :])
         with timer.step("eigen"):
+            # Mask and confidence need the spectral gap, so three pairs at least, however few are kept.
             pairs = eigen.smallest_eigenpairs(
-                graph, valid, settings.k, solver=settings.solver, tolerance=settings.tolerance
+                graph, valid, max(settings.k, 3), solver=settings.solver, tolerance=settings.tolerance
             )
         with timer.step("masks"):
-            vectors = laplacian.fill_left_out(pairs.vectors, valid, grid)
-            vectors = eigen.apply_sign_rule(vectors)
+            vectors = eigen.apply_sign_rule(laplacian.fill_left_out(pairs.vectors, valid, grid))
             mask = masks.fiedler_mask(vectors, pairs.values, threshold=settings.threshold)
             mask = masks.choose_side(mask, vectors, grid, side=settings.side)
+            if settings.component == "peak":
+                mask = masks.component_of_peak(mask, vectors, grid)
+            mask &= ~one_colour[:, None]
+            degenerate = one_colour | masks.degenerate(pairs.values, vectors)
             return Segmented(
                 masks=mask.cpu(),
                 soft=masks.soft_map(vectors, mask).cpu(),
-                values=pairs.values.cpu(),
-                vectors=vectors.cpu(),
+                values=pairs.values[:, : settings.k].cpu(),
+                vectors=vectors[:, : settings.k].cpu(),
+                gap=(pairs.values[:, 2] - pairs.values[:, 1]).cpu(),
                 outliers=outliers.cpu(),
                 islands=islands.sum(1).cpu(),
                 components=components.cpu(),
                 confidence=masks.confidence(pairs.values, vectors, mask).cpu(),
-                collapse=collapse.cpu(),
+                collapse=of_head[0].cpu(),
+                loss_first=of_head[1].cpu(),
+                loss_last=of_head[2].cpu(),
                 residual=pairs.residual.cpu(),
-                degenerate=masks.degenerate(pairs.values, vectors).cpu(),
+                degenerate=degenerate.cpu(),
                 iterations=pairs.iterations.cpu(),
                 converged=pairs.converged.cpu(),
                 solver=pairs.solver,
@@ -143,28 +157,29 @@ def _graph(
     seeds: Sequence[int],
     settings: SegmentSettings,
     timer: Timer,
-) -> tuple[Tensor, Tensor]:
-    """The affinity matrices (B, N, N), and how far each head's outputs fell together (B,)."""
-    collapse = rows.new_full((len(rows),), torch.nan)
+) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """The affinity matrices (B, N, N), and the heads' collapse, first and last loss, each (B,)."""
+    none = rows.new_full((len(rows),), torch.nan)
+    of_head = (none, none, none)
     if settings.affinity == "binary":
         with timer.step("affinity"):
-            return affinity.binary_affinity(rows, valid, tau=settings.tau, floor=settings.floor), collapse
+            return affinity.binary_affinity(rows, valid, tau=settings.tau, floor=settings.floor), of_head
     with timer.step("affinity"):
         weights = affinity.feature_affinity(rows, valid, shift=settings.shift)
     if settings.head != "none":
         with timer.step("head"):
             trained = _head(rows, valid, grid, seeds, settings)
         with timer.step("affinity"):
-            collapse = trained.collapse
-            of_head = affinity.head_affinity(
+            of_head = (trained.collapse, trained.loss_first, trained.loss_last)
+            w_sa = affinity.head_affinity(
                 trained.outputs, valid, normalize=settings.head == "trained", center=settings.center_head
             )
-            weights = affinity.combine(weights, of_head, settings.kappa)
+            weights = affinity.combine(weights, w_sa, settings.kappa)
     with timer.step("affinity"):
         tint = _color_affinity(images, grid, settings).to(rows.device) if settings.color_weight else None
         return (
             affinity.graph(weights, valid, floor=settings.floor, color=tint, color_weight=settings.color_weight),
-            collapse,
+            of_head,
         )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from simsam_batch.regions.masks import (
     choose_side,
+    component_of_peak,
     confidence,
     degenerate,
     fiedler_mask,
@@ -124,7 +125,30 @@ def test_confidence_grows_with_the_gap_and_with_the_margin() -> None:
     near, far = torch.tensor([[0.0, 0.1, 0.11]]), torch.tensor([[0.0, 0.1, 0.9]])
     assert confidence(far, two_values, mask) > confidence(near, two_values, mask) > 0
     assert confidence(far, two_values, mask) > confidence(far, spread, mask) > 0
-    assert confidence(torch.tensor([[0.0, 0.0, 0.9]]), two_values, mask).tolist() == [1.0]
+    # 1 - (0.009 / 0.9)^2 = 0.9999, and the two values make the margin 1
+    assert confidence(torch.tensor([[0.0, 0.009, 0.9]]), two_values, mask).tolist() == pytest.approx([0.9999])
+
+
+def test_a_graph_in_separate_parts_gives_no_confidence() -> None:
+    two_values = torch.tensor([[[1.0, 1.0, 1.0, 1.0], [1.0, 1.0, -1.0, -1.0], [0.0, 0.0, 1.0, -1.0]]])
+    assert confidence(torch.tensor([[0.0, 0.0, 0.9]]), two_values, mask_of("##..")).tolist() == [0.0]
+
+
+def test_the_component_of_the_peak_is_kept_and_corners_do_not_connect() -> None:
+    # The largest |v_1| is the 9; the diagonal neighbour of its part and the part far right go.
+    v1 = torch.tensor([[1.0, 9.0, 0.0, 2.0], [0.0, 1.0, 0.0, 2.0], [1.0, 0.0, 0.0, 0.0]])
+    vectors = torch.stack([torch.ones(12), v1.flatten()])[None]
+    kept = component_of_peak((v1 > 0).reshape(1, 12), vectors, (3, 4))
+    assert torch.equal(kept, mask_of("##..", ".#..", "...."))
+    assert not component_of_peak(mask_of("...#", "...#", "...."), vectors, (3, 4)).any()
+
+
+def test_components_of_one_image_do_not_reach_into_the_next() -> None:
+    mask = mask_of("#..#").repeat(2, 1)
+    v1 = torch.tensor([[3.0, 0.0, 0.0, 1.0], [1.0, 0.0, 0.0, 3.0]])
+    vectors = torch.stack([torch.ones(2, 4), v1], dim=1)
+    kept = component_of_peak(mask, vectors, (1, 4))
+    assert torch.equal(kept, torch.cat([mask_of("#..."), mask_of("...#")]))
 
 
 def test_there_is_no_confidence_without_a_third_eigenvalue_or_a_second_side() -> None:

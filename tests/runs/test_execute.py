@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from trouble import SumFold, TroubleStage, plan_of, value_of
 
-from simsam_batch.engines.contract import ShardReport
+from simsam_batch.engines.contract import Runner, ShardReport
 from simsam_batch.engines.local import LocalEngine
 from simsam_batch.errors import RunError, SettingsError
 from simsam_batch.runs.execute import ExecuteOptions, ExecuteSummary, execute
@@ -25,7 +25,7 @@ from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.publish import publish
 from simsam_batch.runs.runner import RunnerFactory
 
-QUICK = ExecuteOptions(starts_before_quarantine=3, stall_seconds=60, image_seconds=30)
+QUICK = ExecuteOptions(starts_before_quarantine=3, stall_seconds=60, image_seconds=30, pause_seconds=0.01)
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,7 @@ def run(
     stage = TroubleStage(str(tmp_path), unbuildable)
     reports: list[ShardReport] = []
     summary = execute(out, plan, stage, LocalEngine(workers), options, reports.append)
-    publish(out, Ledger(out, stage.name), stage.fold, plan, stage)
+    publish(out, plan, stage)
     return summary, reports, stage
 
 
@@ -138,6 +138,45 @@ def test_an_image_that_only_raises_is_its_own_failed_row_in_the_end(tmp_path: Pa
     (row,) = [row for row in published(tmp_path) if row["status"] == "failed"]
     assert (row["image_id"], row["error_type"]) == ("image-002", "worker_raised")
     assert "ZeroDivisionError" in str(row["error"])
+
+
+def test_an_outage_of_storage_brings_no_shard_into_quarantine(tmp_path: Path) -> None:
+    _, reports, _ = run(tmp_path, ["fine", "storage:4", "fine"])
+    assert [report.attempt for report in reports] == [1, 2, 3, 4, 5]
+    manifest = json.loads((tmp_path / "out/trouble/manifests/0000000.0.json").read_text())
+    assert manifest["attempt"] == 5
+    assert "quarantine" not in manifest["facts"]
+
+
+def test_many_shards_with_an_image_that_raises_end_in_one_command(tmp_path: Path) -> None:
+    run(tmp_path, ["fine", "raise"] * 25, shard_size=2)
+    assert failed_ids(tmp_path) == [f"image-{n:03d}" for n in range(1, 50, 2)]
+
+
+class FailsToStartOnce:
+    """A local engine whose first round brings nothing but errors from before any start was recorded."""
+
+    def __init__(self) -> None:
+        self._engine = LocalEngine(1)
+        self._rounds = 0
+
+    def run(self, make_runner: Callable[[], Runner], shards: Sequence[int]) -> Iterator[ShardReport]:
+        self._rounds += 1
+        if self._rounds == 1:
+            return iter([ShardReport(number, 0, "error", error="the store is busy") for number in shards])
+        return self._engine.run(make_runner, shards)
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+def test_a_start_that_could_not_be_recorded_is_tried_again(tmp_path: Path) -> None:
+    out, plan = plan_of(tmp_path / "out", ["fine"] * 3, 4)
+    pending: list[int] = []
+    summary = execute(
+        out, plan, TroubleStage(str(tmp_path)), FailsToStartOnce(), QUICK, lambda report: None, pending.append
+    )
+    assert (summary.shards, summary.rounds, pending) == (1, 2, [1])
 
 
 def test_quarantine_gives_the_same_content_as_an_undisturbed_run(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def run(
     work = TroubleStage(str(tmp_path), **stage)
     reports: list[ShardReport] = []
     summary = execute(out, plan, work, engine, ExecuteOptions(starts, stall_seconds=60), reports.append)
-    publish(out, Ledger(out, work.name), work.fold, plan, work)
+    publish(out, plan, work)
     return summary, reports
 
 

@@ -36,13 +36,13 @@ def _run(url: str, order: tuple[int, ...] = (0, 1, 2)) -> tuple[Ledger, Plan]:
     return ledger, plan
 
 
-def _publish(ledger: Ledger, plan: Plan) -> dict[str, Any]:
-    return publish(plan.out, ledger, SmallStage().fold, plan, SmallStage())
+def _publish(plan: Plan) -> dict[str, Any]:
+    return publish(plan.out, plan, SmallStage())
 
 
 def test_three_shards_add_up(out_url: str) -> None:
-    ledger, plan = _run(out_url, order=(2, 0, 1))
-    result = _publish(ledger, plan)
+    _, plan = _run(out_url, order=(2, 0, 1))
+    result = _publish(plan)
     assert json.loads(plan.out.read("results/small.json")) == result
     expected = {
         "schema_version": 1,
@@ -64,8 +64,8 @@ def test_three_shards_add_up(out_url: str) -> None:
 
 
 def test_all_rows_are_published_once_in_the_order_of_the_plan(out_url: str) -> None:
-    ledger, plan = _run(out_url, order=(1, 2, 0))
-    _publish(ledger, plan)
+    _, plan = _run(out_url, order=(1, 2, 0))
+    _publish(plan)
     assert [info.name for info in plan.out.list("results")] == [
         "results/small.json",
         "results/small/part-00000.parquet",
@@ -80,8 +80,8 @@ def test_all_rows_are_published_once_in_the_order_of_the_plan(out_url: str) -> N
 
 
 def test_every_row_leads_to_its_arrays(out_url: str) -> None:
-    ledger, plan = _run(out_url)
-    _publish(ledger, plan)
+    _, plan = _run(out_url)
+    _publish(plan)
     rows = pq.read_table(io.BytesIO(plan.out.read("results/small/part-00000.parquet"))).to_pylist()
     assert [(row["arrays_path"], row["arrays_member"]) for row in rows] == [
         ("small/data/0000000.1.npz", "0000000"),
@@ -100,16 +100,16 @@ def test_orphans_of_lost_attempts_are_not_published(tmp_path: Path) -> None:
     ledger, plan = _run(str(tmp_path))
     assert not ledger.commit(output(plan, 0, [100.0, 100.0]), ledger.start(0), started=0.0).ours
     assert (tmp_path / "small/data/0000000.2.parquet").exists()
-    assert _publish(ledger, plan)["metrics"]["mean"] == 3.75
+    assert _publish(plan)["metrics"]["mean"] == 3.75
     table = pq.read_table(tmp_path / "results/small/part-00000.parquet")
     assert table["value"].to_pylist() == [1.0, 2.0, None, 4.0, 8.0]
 
 
 def test_a_retried_shard_replaces_its_first_generation(tmp_path: Path) -> None:
     ledger, plan = _run(str(tmp_path))
-    _publish(ledger, plan)
+    _publish(plan)
     ledger.commit(output(plan, 1, [5.0, 4.0]), ledger.start(1), started=0.0, generation=1)
-    result = _publish(ledger, plan)
+    result = _publish(plan)
     # the mean of 1, 2, 5, 4 and 8
     assert (result["ok"], result["failed"], result["metrics"]["mean"]) == (5, 0, 4.0)
     rows = pq.read_table(tmp_path / "results/small/part-00000.parquet").to_pylist()
@@ -118,37 +118,37 @@ def test_a_retried_shard_replaces_its_first_generation(tmp_path: Path) -> None:
 
 
 def test_the_same_content_has_the_same_digest_whoever_computed_it(tmp_path: Path) -> None:
-    first = _publish(*_run(str(tmp_path / "a")))
+    first = _publish(_run(str(tmp_path / "a"))[1])
     ledger, plan = _run(str(tmp_path / "b"), order=(2, 1))
     for _ in range(3):
         ledger.start(0)
     ledger.commit(output(plan, 0, VALUES[0]), ledger.start(0), started=7.0)
-    second = _publish(ledger, plan)
+    second = _publish(plan)
     assert first["content_digest"] == second["content_digest"]
     digests = [ledger.manifest(number, 0)["content_digest"] for number in range(3)]
     assert first["content_digest"] == hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def test_nothing_is_published_before_all_is_committed(out_url: str) -> None:
-    ledger, plan = _run(out_url, order=(0, 2))
+    _, plan = _run(out_url, order=(0, 2))
     with pytest.raises(RunError, match=r"1 of 3 shards are not committed \(the first is 1\)"):
-        _publish(ledger, plan)
+        _publish(plan)
     assert plan.out.list("results") == []
 
 
 def test_publishing_again_changes_nothing(tmp_path: Path) -> None:
-    ledger, plan = _run(str(tmp_path))
-    first = _publish(ledger, plan)
+    _, plan = _run(str(tmp_path))
+    first = _publish(plan)
     files = {info.name: plan.out.read(info.name) for info in plan.out.list("results")}
-    assert _publish(ledger, plan) == first
+    assert _publish(plan) == first
     assert {info.name: plan.out.read(info.name) for info in plan.out.list("results")} == files
 
 
 def test_long_results_are_cut_into_parts_of_whole_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # two shards of two rows make five rows at most
     monkeypatch.setattr(publish_module, "PART_ROWS", 5)
-    ledger, plan = _run(str(tmp_path))
-    _publish(ledger, plan)
+    _, plan = _run(str(tmp_path))
+    _publish(plan)
     parts = sorted((tmp_path / "results/small").iterdir())
     assert [(part.name, pq.read_metadata(part).num_rows) for part in parts] == [
         ("part-00000.parquet", 4),
@@ -157,7 +157,7 @@ def test_long_results_are_cut_into_parts_of_whole_shards(tmp_path: Path, monkeyp
 
 
 def test_each_manifest_and_each_rows_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ledger, plan = _run(str(tmp_path))
+    _, plan = _run(str(tmp_path))
     real, read = Folder.read, []
 
     def counted(folder: Folder, name: str) -> bytes:
@@ -165,27 +165,27 @@ def test_each_manifest_and_each_rows_file_is_read_once(tmp_path: Path, monkeypat
         return real(folder, name)
 
     monkeypatch.setattr(Folder, "read", counted)
-    _publish(ledger, plan)
+    _publish(plan)
     manifests = [f"small/manifests/000000{number}.0.json" for number in range(3)]
     assert sorted(read) == [f"small/data/000000{number}.1.parquet" for number in range(3)] + manifests
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b[:100] + bytes([b[100] ^ 1]) + b[101:], lambda b: b""])
 def test_a_rows_file_that_changed_after_its_commit_is_refused(tmp_path: Path, damage: Any) -> None:
-    ledger, plan = _run(str(tmp_path))
+    _, plan = _run(str(tmp_path))
     file = tmp_path / "small/data/0000001.1.parquet"
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(RunError, match=re.escape("0000001.1.parquet is not what was committed")):
-        _publish(ledger, plan)
+        _publish(plan)
     assert not (tmp_path / "results/small.json").exists()
 
 
 def test_a_metric_that_is_no_number_is_not_written_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ledger, plan = _run(str(tmp_path))
+    _, plan = _run(str(tmp_path))
     stage = SmallStage()
     monkeypatch.setattr(type(stage.fold), "result", lambda self, s: {"mean": float("nan")})
     with pytest.raises(RunError, match=r"results/small\.json: its values must be plain JSON"):
-        publish(plan.out, ledger, stage.fold, plan, stage)
+        publish(plan.out, plan, stage)
 
 
 def test_a_pause_between_two_runs_is_not_counted_as_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +198,7 @@ def test_a_pause_between_two_runs_is_not_counted_as_work(tmp_path: Path, monkeyp
         with monkeypatch.context() as patch:
             patch.setattr(ledger_module, "time", SimpleNamespace(time=lambda committed=committed: committed))
             ledger.commit(output(plan, number, VALUES[number]), attempt, started=started)
-    result = _publish(ledger, plan)
+    result = _publish(plan)
     # 100 to 112, and 50000 to 50003
     assert result["seconds"] == 15.0
     assert result["images_per_second"] == pytest.approx(5 / 15)

@@ -12,7 +12,6 @@ from trouble import TroubleStage, plan_of
 
 from simsam_batch.engines.torchrun import TorchrunEngine
 from simsam_batch.runs.execute import ExecuteOptions, execute
-from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.publish import publish
 from simsam_batch.runs.runner import RunnerFactory, ShardRunner
 
@@ -25,7 +24,7 @@ def main() -> None:
             out, plan = plan_of(folder / "out", uris, 2)
             engine.job = json.dumps({"stage": stage.name})
             execute(out, plan, stage, engine, ExecuteOptions(), lambda report: None)
-            publish(out, Ledger(out, stage.name), stage.fold, plan, stage)
+            publish(out, plan, stage)
         else:
 
             def runner_for(job: str) -> ShardRunner:

@@ -151,6 +151,77 @@ def test_a_one_colour_image_has_an_empty_mask_and_no_confidence(tmp_path: Path) 
     assert row["degenerate"]
 
 
+@pytest.mark.parametrize("k", [2, 15])
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_a_one_colour_image_is_empty_under_a_network_too(
+    tmp_path: Path, test_weights: Path, suffix: str, k: int
+) -> None:
+    weights = str(test_weights / "vit_tiny_patch16_224.supervised.safetensors")
+    worker = worker_of(backbone="vit_tiny_patch16_224", weights=weights, block=8, k=k)
+    uri = save(tmp_path, f"grey.{suffix}", np.full((96, 96, 3), 90, np.uint8))
+    (output,) = run(worker, shard_of([uri]))
+    (row,) = output.rows.to_pylist()
+    assert (row["status"], row["degenerate"], row["confidence"], row["area_fraction"]) == ("ok", True, 0, 0)
+
+
+def test_confidence_and_gap_do_not_depend_on_how_many_pairs_are_kept(tmp_path: Path) -> None:
+    shard = shard_of([save(tmp_path, "a.png", picture())])
+    few, many = (run(worker_of(k=k, solver="eigh"), shard)[0].rows.to_pylist()[0] for k in (2, 9))
+    assert len(few["eigenvalues"]) == 2
+    assert few["mask_rle"] == many["mask_rle"]
+    assert few["confidence"] == pytest.approx(many["confidence"], abs=1e-4)
+    assert few["spectral_gap"] == pytest.approx(many["spectral_gap"], abs=1e-5)
+    assert many["spectral_gap"] == pytest.approx(many["eigenvalues"][2] - many["eigenvalues"][1], abs=1e-6)
+
+
+def test_features_that_are_not_finite_fail_their_image_and_no_other(tmp_path: Path) -> None:
+    uris = [save(tmp_path, f"{i}.png", picture(i)) for i in range(3)]
+    truth = save(tmp_path, "truth.png", np.full((160, 208), 255, np.uint8))
+    worker = worker_of(batch_size=3)
+    backbone = worker._backbone
+
+    class Broken:
+        """The same backbone with one value of the second image's features spoilt, as a bad checkpoint does."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(backbone, name)
+
+        def __call__(self, pictures: torch.Tensor) -> Any:
+            features = backbone(pictures)
+            features.descriptors[1, 7, 2] = torch.nan
+            return features
+
+    worker._backbone = Broken()
+    (output,) = run(worker, shard_of(uris, truth=[truth] * 3))
+    rows = output.rows.to_pylist()
+    assert [row["status"] for row in rows] == ["ok", "failed", "ok"]
+    assert rows[1]["error_type"] == "not_computable"
+    assert output.statistics["scores"]["images_scored"] == 2
+
+
+def test_waiting_images_are_computed_when_they_hold_too_many_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from simsam_batch.stages import segment
+
+    monkeypatch.setattr(segment, "_WAITING_PIXELS", 110_000)
+    sizes = [(160, 208), (208, 160), (160, 208), (192, 192), (160, 208), (208, 160)]
+    uris = [save(tmp_path, f"{i}.png", picture(i, size)) for i, size in enumerate(sizes)]
+    worker = worker_of(batch_size=16, k=5)
+    batches: list[int] = []
+    compute = worker._compute
+
+    def counted(batch: list[Any], results: Any) -> None:
+        batches.append(len(batch))
+        compute(batch, results)
+
+    worker._compute = counted
+    (output,) = run(worker, shard_of(uris))
+    assert output.rows.column("status").to_pylist() == ["ok"] * 6
+    # 33,280 pixels an image, 36,864 the square one: the fourth goes over the limit, and so does the last.
+    assert batches == [2, 2, 1, 1]
+
+
 def test_truth_of_another_size_is_said_in_the_row_and_scores_nothing(tmp_path: Path) -> None:
     truth = save(tmp_path, "truth.png", np.zeros((160, 207), np.uint8))
     (output,) = run(worker_of(), shard_of([save(tmp_path, "a.png", picture())], truth=[truth]))
