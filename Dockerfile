@@ -5,8 +5,8 @@
 ARG PYTHON=3.11
 
 FROM python:${PYTHON}-slim AS build
-# gpu13: eigenproblems on the GPU. A CPU image: --build-arg EXTRAS=ray,s3
-ARG EXTRAS=ray,s3,gpu13
+# gpu: eigenproblems on the GPU. A CPU image: --build-arg EXTRAS=ray,s3
+ARG EXTRAS=ray,s3,gpu
 RUN python -m venv /opt/simsam
 WORKDIR /source
 COPY constraints.txt pyproject.toml README.md LICENSE ./

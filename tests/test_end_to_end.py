@@ -119,22 +119,23 @@ def test_a_killed_run_goes_on_where_it_stopped(pictures: Path, tmp_path: Path, e
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("engine", "number"), [("local", signal.SIGINT), ("ray", signal.SIGTERM)])
 def test_an_interrupted_run_exits_with_130_and_goes_on(
-    pictures: Path, tmp_path: Path, expected: dict[str, Any]
+    pictures: Path, tmp_path: Path, expected: dict[str, Any], engine: str, number: signal.Signals
 ) -> None:
     out = tmp_path / "out"
-    launch = command(pictures, out, "--workers", "1")
+    launch = command(pictures, out, "--workers", "1", "--engine", engine)
     manifests = out / "segment" / "manifests"
     process = subprocess.Popen(launch, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not (manifests.exists() and any(manifests.glob("*.json"))):
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, text = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "run the same command again" in text
-    assert run(launch[3:]) == 0
+    assert run([*launch[3:-1], "local"]) == 0
     assert result_of(out)["content_digest"] == expected["content_digest"]
 
 

@@ -113,7 +113,8 @@ class RayEngine:
                     **quiet,
                 )
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            raise RunError(f"no Ray at {self._address or 'this machine'}: {error}") from error
+            hint = "; a cluster with tokens needs RAY_AUTH_MODE=token and its token here too" if self._address else ""
+            raise RunError(f"no Ray at {self._address or 'this machine'}: {error}{hint}") from error
         finally:
             # Ray puts its own handler in place, which ends the process at once.
             if threading.current_thread() is threading.main_thread():
