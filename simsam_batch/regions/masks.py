@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-
-T = TypeVar("T", bound=np.generic)
 
 Threshold = Literal["zero", "mean"]
 Side = Literal["smaller", "border", "largest-entry"]
@@ -205,15 +203,12 @@ def upsample_index(
     return rows, columns
 
 
-def upsample(grid_map: NDArray[T], index: UpsampleIndex) -> NDArray[T]:
-    """Give every pixel of the full image the value of its patch.
+def patch_pixels(grid: tuple[int, int], index: UpsampleIndex) -> NDArray[np.int64]:
+    """Count the full image's pixels in each patch: (Hp, Wp) int64; 0 where a small image has none.
 
     Args:
-        grid_map: (Hp, Wp), any dtype.
+        grid: (Hp, Wp).
         index: from `upsample_index`.
-
-    Returns:
-        (H, W), same dtype.
     """
-    rows, columns = index
-    return grid_map.take(columns, axis=1).take(rows, axis=0)
+    heights, widths = (np.bincount(along, minlength=patches) for along, patches in zip(index, grid, strict=True))
+    return np.outer(heights, widths).astype(np.int64)

@@ -32,17 +32,62 @@ class OverlapCounts:
     pixels: int
 
 
-def overlap_counts(prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) -> OverlapCounts:
-    """Count agreement of two masks (H, W).
+@dataclass(frozen=True, slots=True)
+class TruthCounts:
+    """The truth of one image, summed over the cells that predictions are made for: patches, or single pixels.
+
+    Attributes:
+        on_object: (Hp, Wp) int64, the truth's object pixels in each cell.
+        pixels: (Hp, Wp) int64, all pixels in each cell; 0 where an image smaller than its grid has none.
+    """
+
+    on_object: NDArray[np.int64]
+    pixels: NDArray[np.int64]
+
+
+def count_truth(
+    truth: NDArray[np.bool_],
+    index: tuple[NDArray[np.intp], NDArray[np.intp]] | None = None,
+    grid: tuple[int, int] | None = None,
+) -> TruthCounts:
+    """Sum a truth mask over the patches of a grid, so that scores of patch maps cost no pass over the pixels.
+
+    Args:
+        truth: (H, W) bool.
+        index: the patch row of each pixel row (H,) and the patch column of each pixel column (W,), both ascending;
+            None for cells of one pixel.
+        grid: (Hp, Wp), with ``index``.
+
+    Raises:
+        ValueError: the index does not fit the truth.
+    """
+    if index is None or grid is None:
+        return TruthCounts(truth.astype(np.int64), np.ones(truth.shape, dtype=np.int64))
+    rows, columns = index
+    if truth.shape != (len(rows), len(columns)):
+        raise ValueError(f"the index is for an image of {(len(rows), len(columns))}, the truth is {truth.shape}")
+    patch_rows, first_rows, heights = np.unique(rows, return_index=True, return_counts=True)
+    patch_columns, first_columns, widths = np.unique(columns, return_index=True, return_counts=True)
+    # Sums over runs of equal patch row, then of equal patch column; bytes first, since that pass sees every pixel.
+    down = np.add.reduceat(truth.view(np.uint8), first_rows, axis=0, dtype=np.uint32)
+    counts = TruthCounts(np.zeros(grid, dtype=np.int64), np.zeros(grid, dtype=np.int64))
+    held = np.ix_(patch_rows, patch_columns)
+    counts.on_object[held] = np.add.reduceat(down, first_columns, axis=1, dtype=np.int64)
+    counts.pixels[held] = np.outer(heights, widths)
+    return counts
+
+
+def overlap_counts(prediction: NDArray[np.bool_], truth: TruthCounts) -> OverlapCounts:
+    """Count the pixels on which a mask of cells (Hp, Wp) and the truth agree.
 
     Raises:
         ValueError: the shapes differ.
     """
-    if prediction.shape != truth.shape:
-        raise ValueError(f"the prediction is {prediction.shape}, the truth {truth.shape}")
-    both = int(np.count_nonzero(prediction & truth))
-    either = int(np.count_nonzero(prediction)) + int(np.count_nonzero(truth)) - both
-    return OverlapCounts(intersection=both, union=either, correct=truth.size - either + both, pixels=truth.size)
+    _require_same_cells(prediction, truth)
+    both = int(truth.on_object[prediction].sum())
+    predicted, pixels = int(truth.pixels[prediction].sum()), int(truth.pixels.sum())
+    either = predicted + int(truth.on_object.sum()) - both
+    return OverlapCounts(intersection=both, union=either, correct=pixels - either + both, pixels=pixels)
 
 
 def iou(counts: OverlapCounts) -> float:
@@ -55,12 +100,12 @@ def accuracy(counts: OverlapCounts) -> float:
     return counts.correct / counts.pixels if counts.pixels else 0.0
 
 
-def threshold_histograms(soft: NDArray[np.floating[Any]], truth: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Count the pixels of each level of a soft map, apart for the truth's background and object.
+def threshold_histograms(soft: NDArray[np.floating[Any]], truth: TruthCounts) -> NDArray[np.int64]:
+    """Count the pixels of each level of a soft map of cells, apart for the truth's background and object.
 
     Args:
-        soft: (H, W) in 0..1; the level is ``soft * 255`` rounded, half to even.
-        truth: (H, W) bool.
+        soft: (Hp, Wp) in 0..1; the level is ``soft * 255`` rounded, half to even.
+        truth: of the same cells.
 
     Returns:
         (2, 256) int64: row 0 background, row 1 object.
@@ -68,45 +113,17 @@ def threshold_histograms(soft: NDArray[np.floating[Any]], truth: NDArray[np.bool
     Raises:
         ValueError: the shapes differ.
     """
-    if soft.shape != truth.shape:
-        raise ValueError(f"the soft map is {soft.shape}, the truth {truth.shape}")
+    _require_same_cells(soft, truth)
     levels = _levels(soft)
-    everything = np.bincount(levels.ravel(), minlength=LEVELS)
-    on_object = np.bincount(levels[truth], minlength=LEVELS)
-    return np.stack([everything - on_object, on_object]).astype(np.int64)
-
-
-def threshold_histograms_on_grid(
-    soft: NDArray[np.floating[Any]],
-    index: tuple[NDArray[np.intp], NDArray[np.intp]],
-    truth: NDArray[np.bool_],
-) -> NDArray[np.int64]:
-    """Do as `threshold_histograms` does for a map of patches spread over the image, without spreading it.
-
-    Args:
-        soft: (Hp, Wp) in 0..1.
-        index: the patch row of each pixel row (H,) and the patch column of each pixel column (W,), both ascending.
-        truth: (H, W) bool.
-
-    Returns:
-        (2, 256) int64, equal to the histograms of the map at full size.
-
-    Raises:
-        ValueError: the index does not fit the truth.
-    """
-    rows, columns = index
-    if truth.shape != (len(rows), len(columns)):
-        raise ValueError(f"the index is for an image of {(len(rows), len(columns))}, the truth is {truth.shape}")
-    patch_rows, first_rows, heights = np.unique(rows, return_index=True, return_counts=True)
-    patch_columns, first_columns, widths = np.unique(columns, return_index=True, return_counts=True)
-    # Sums over the runs of equal patch row, then over those of equal patch column: the object's pixels in each patch.
-    on_object = np.add.reduceat(np.add.reduceat(truth, first_rows, axis=0, dtype=np.int64), first_columns, axis=1)
-    background = np.outer(heights, widths) - on_object
-    levels = _levels(soft[np.ix_(patch_rows, patch_columns)])
     histograms = np.zeros((2, LEVELS), dtype=np.int64)
-    np.add.at(histograms[0], levels, background)
-    np.add.at(histograms[1], levels, on_object)
+    np.add.at(histograms[0], levels, truth.pixels - truth.on_object)
+    np.add.at(histograms[1], levels, truth.on_object)
     return histograms
+
+
+def _require_same_cells(cells: NDArray[Any], truth: TruthCounts) -> None:
+    if cells.shape != truth.pixels.shape:
+        raise ValueError(f"the prediction is {cells.shape}, the truth {truth.pixels.shape}")
 
 
 def _levels(soft: NDArray[np.floating[Any]]) -> NDArray[np.intp]:

@@ -17,8 +17,8 @@ from simsam_batch.regions.masks import (
     confidence,
     degenerate,
     fiedler_mask,
+    patch_pixels,
     soft_map,
-    upsample,
     upsample_index,
 )
 
@@ -184,8 +184,14 @@ def test_a_centre_on_a_patch_edge_belongs_to_the_patch_that_begins_there() -> No
 def test_an_unresized_image_repeats_each_patch() -> None:
     grid_map = np.arange(6, dtype=np.uint8).reshape(2, 3)
     index = upsample_index((2, 3), 16, (32, 48), (32, 48))
-    assert np.array_equal(upsample(grid_map, index), np.kron(grid_map, np.ones((16, 16), dtype=np.uint8)))
-    assert upsample(grid_map, index).dtype == np.uint8
+    assert np.array_equal(grid_map[np.ix_(*index)], np.kron(grid_map, np.ones((16, 16), dtype=np.uint8)))
+    assert (patch_pixels(grid_map.shape, index) == 256).all()
+
+
+def test_every_pixel_belongs_to_one_patch_and_a_small_image_leaves_patches_without_any() -> None:
+    # 3 pixels over 5 patches of 4 in 20: centres at 3.3, 10, 16.7 lie in patches 0, 2 and 4.
+    pixels = patch_pixels((5, 1), upsample_index((5, 1), 4, (20, 4), (3, 7)))
+    assert pixels.tolist() == [[7], [0], [7], [0], [7]]
 
 
 @settings(deadline=None)

@@ -15,12 +15,12 @@ from simsam_batch.scores.overlap import (
     ObjectScores,
     OverlapCounts,
     accuracy,
+    count_truth,
     f_beta,
     iou,
     overlap_counts,
     precision_recall,
     threshold_histograms,
-    threshold_histograms_on_grid,
 )
 
 
@@ -35,37 +35,37 @@ EMPTY = np.zeros((4, 4), dtype=np.bool_)
 
 def test_counts_of_two_masks_of_4_by_4_by_hand() -> None:
     # Predicted 4, true 4, common 3: union 4 + 4 - 3 = 5; they differ at 2 of 16 pixels.
-    counts = overlap_counts(PREDICTION, TRUTH)
+    counts = overlap_counts(PREDICTION, count_truth(TRUTH))
     assert counts == OverlapCounts(intersection=3, union=5, correct=14, pixels=16)
     assert iou(counts) == 3 / 5
     assert accuracy(counts) == 14 / 16
 
 
 def test_two_empty_masks_have_no_overlap_but_agree() -> None:
-    counts = overlap_counts(EMPTY, EMPTY)
+    counts = overlap_counts(EMPTY, count_truth(EMPTY))
     assert iou(counts) == 0.0
     assert accuracy(counts) == 1.0
 
 
 def test_an_empty_prediction_scores_zero_and_a_perfect_one_scores_one() -> None:
-    assert iou(overlap_counts(EMPTY, TRUTH)) == 0.0
-    assert iou(overlap_counts(TRUTH, TRUTH)) == 1.0
+    assert iou(overlap_counts(EMPTY, count_truth(TRUTH))) == 0.0
+    assert iou(overlap_counts(TRUTH, count_truth(TRUTH))) == 1.0
 
 
 def test_masks_of_other_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\(4, 4\), the truth \(2, 2\)"):
-        overlap_counts(TRUTH, TRUTH[:2, :2])
+        overlap_counts(TRUTH, count_truth(TRUTH[:2, :2]))
     with pytest.raises(ValueError, match="the truth"):
-        threshold_histograms(np.zeros((4, 4)), TRUTH[:2])
+        threshold_histograms(np.zeros((4, 4)), count_truth(TRUTH[:2]))
     with pytest.raises(ValueError, match="the truth"):
-        threshold_histograms_on_grid(np.zeros((1, 1)), (np.zeros(3, dtype=int), np.zeros(4, dtype=int)), TRUTH)
+        count_truth(TRUTH, (np.zeros(3, dtype=int), np.zeros(4, dtype=int)), (1, 1))
 
 
 def test_histograms_count_levels_apart_for_background_and_object() -> None:
     # Levels 0, 1.0 -> 255, .5 * 255 = 127.5 -> 128 (half to even), .2 * 255 = 51.
     soft = np.array([[0.0, 1.0], [0.5, 0.2]])
     truth = np.array([[False, True], [True, False]])
-    histograms = threshold_histograms(soft, truth)
+    histograms = threshold_histograms(soft, count_truth(truth))
     assert histograms.shape == (2, 256)
     assert histograms.dtype == np.int64
     assert {(int(row), int(level)) for row, level in np.argwhere(histograms)} == {(0, 0), (1, 255), (1, 128), (0, 51)}
@@ -85,7 +85,7 @@ def test_precision_and_recall_of_four_pixels_by_hand() -> None:
 
 
 def test_a_truth_without_object_has_no_recall_and_no_f_beta() -> None:
-    precision, recall = precision_recall(threshold_histograms(np.full((4, 4), 0.4), EMPTY))
+    precision, recall = precision_recall(threshold_histograms(np.full((4, 4), 0.4), count_truth(EMPTY)))
     assert not precision.any()
     assert not recall.any()
     assert not f_beta(precision, recall).any()
@@ -96,12 +96,12 @@ def test_a_truth_without_object_has_no_recall_and_no_f_beta() -> None:
 def test_scores_agree_with_scikit_learn(seed: int, density: float, height: int, width: int) -> None:
     rng = np.random.default_rng(seed)
     prediction, truth = rng.random((2, height, width)) < density
-    counts = overlap_counts(prediction, truth)
+    counts = overlap_counts(prediction, count_truth(truth))
     assert iou(counts) == pytest.approx(jaccard_score(truth.ravel(), prediction.ravel(), zero_division=0))
 
     soft = rng.random((height, width))
     threshold = int(rng.integers(256))
-    precision, recall = precision_recall(threshold_histograms(soft, truth))
+    precision, recall = precision_recall(threshold_histograms(soft, count_truth(truth)))
     hard = np.rint(soft * 255).ravel() >= threshold
     assert precision[threshold] == pytest.approx(precision_score(truth.ravel(), hard, zero_division=0))
     assert recall[threshold] == pytest.approx(recall_score(truth.ravel(), hard, zero_division=0))
@@ -115,20 +115,23 @@ def test_scores_agree_with_scikit_learn(seed: int, density: float, height: int, 
     grid=st.tuples(st.integers(1, 6), st.integers(1, 6)),
     size=st.tuples(st.integers(1, 20), st.integers(1, 20)),
 )
-def test_histograms_of_patches_equal_those_of_the_map_spread_over_the_image(
+def test_patches_score_as_the_map_spread_over_the_image_does(
     seed: int, grid: tuple[int, int], size: tuple[int, int]
 ) -> None:
     rng = np.random.default_rng(seed)
     soft, truth = rng.random(grid).astype(np.float32), rng.random(size) < 0.4
     # Images smaller than the grid leave patches without any pixel.
     rows, columns = (np.arange(pixels) * patches // pixels for pixels, patches in zip(size, grid, strict=True))
-    expected = threshold_histograms(soft[np.ix_(rows, columns)], truth)
-    assert np.array_equal(threshold_histograms_on_grid(soft, (rows, columns), truth), expected)
+    spread, on_grid = np.ix_(rows, columns), count_truth(truth, (rows, columns), grid)
+    assert np.array_equal(threshold_histograms(soft, on_grid), threshold_histograms(soft[spread], count_truth(truth)))
+    mask = soft > 0.5
+    assert overlap_counts(mask, on_grid) == overlap_counts(mask[spread], count_truth(truth))
 
 
 def state_of(prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) -> dict[str, object]:
+    counted = count_truth(truth)
     return ObjectScores().of_image(
-        overlap_counts(prediction, truth), threshold_histograms(prediction.astype(np.float64), truth)
+        overlap_counts(prediction, counted), threshold_histograms(prediction.astype(np.float64), counted)
     )
 
 

@@ -18,7 +18,8 @@ from pycocotools import mask as coco
 from simsam_batch.config import PRESETS, SegmentSettings, resolve
 from simsam_batch.runs.schema import Shard, ShardOutput
 from simsam_batch.stages.backbone import resolve_backbone
-from simsam_batch.stages.segment import SegmentStage, image_seed
+from simsam_batch.stages.segment import SegmentStage
+from simsam_batch.stages.segment_worker import image_seed
 
 DISC = (slice(40, 104), slice(64, 128))
 
@@ -202,9 +203,9 @@ def test_features_that_are_not_finite_fail_their_image_and_no_other(tmp_path: Pa
 def test_waiting_images_are_computed_when_they_hold_too_many_pixels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from simsam_batch.stages import segment
+    from simsam_batch.stages import segment_worker
 
-    monkeypatch.setattr(segment, "_WAITING_PIXELS", 110_000)
+    monkeypatch.setattr(segment_worker, "_WAITING_PIXELS", 110_000)
     sizes = [(160, 208), (208, 160), (160, 208), (192, 192), (160, 208), (208, 160)]
     uris = [save(tmp_path, f"{i}.png", picture(i, size)) for i, size in enumerate(sizes)]
     worker = worker_of(batch_size=16, k=5)

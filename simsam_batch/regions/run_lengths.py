@@ -1,0 +1,42 @@
+"""Masks of patches as COCO's run-length encoding of the full image."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simsam_batch.regions.masks import UpsampleIndex
+
+
+class RunLengths(TypedDict):
+    """COCO's compressed run-length encoding: ``size`` [height, width], ``counts`` in column order."""
+
+    size: list[int]
+    counts: str
+
+
+def run_lengths(grid_mask: NDArray[np.bool_], index: UpsampleIndex) -> RunLengths:
+    """Encode the mask that gives every pixel of the image the value of its patch, without making it.
+
+    Args:
+        grid_mask: (Hp, Wp).
+        index: from `simsam_batch.regions.masks.upsample_index`; (H,) and (W,).
+
+    Returns:
+        What ``pycocotools.mask.encode`` gives for the mask at full size.
+    """
+    from pycocotools import mask as coco
+
+    rows, columns = index
+    patch_rows, heights = np.unique(rows, return_counts=True)
+    # The image column by column, each a run for each patch row; then neighbouring runs of one value become one.
+    values = np.take(grid_mask[patch_rows], columns, axis=1).T.ravel()
+    lengths = np.tile(heights, len(columns))
+    starts = np.flatnonzero(np.diff(values, prepend=~values[:1]))
+    runs = np.add.reduceat(lengths, starts).tolist()
+    size = [len(rows), len(columns)]
+    # Counts begin with the background, be it of no length.
+    encoded = coco.frPyObjects({"size": size, "counts": [0, *runs] if values[0] else runs}, *size)
+    return {"size": size, "counts": encoded["counts"].decode("ascii")}
