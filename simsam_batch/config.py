@@ -47,7 +47,11 @@ class RunSettings(BaseModel):
     limit: int = _input(0, "only the first N images, for a trial; 0: all", ge=0)
     shard_size: int = _input(0, "images per shard; 0: images/64, at least 8 and at most 1024", ge=0)
 
-    resize: str = _result("Images", "short:384", "native | HEIGHTxWIDTH | short:PIXELS (the shorter side)")
+    resize: str = _result(
+        "Images",
+        "short:384",
+        "native | HEIGHTxWIDTH | short:PIXELS (the shorter side) | bucket:PIXELS (few grids, for full GPU batches)",
+    )
     max_bytes: int = _result("Images", 200_000_000, "largest image file in bytes", ge=1)
     max_pixels: int = _result("Images", 100_000_000, "largest image in pixels, before any resize", ge=1)
     max_patches: int = _result("Images", 8192, "largest patch grid; memory grows with its square", ge=4)
@@ -65,7 +69,7 @@ class RunSettings(BaseModel):
     workers: int = _operation(0, "worker processes; 0: one per GPU, else one per --threads CPU cores", ge=0)
     device: Literal["auto", "cpu", "cuda"] = _operation("auto", "where workers compute; auto: cuda if there is one")
     ray_address: str | None = _operation(None, "Ray cluster to join; none: RAY_ADDRESS, else a local one")
-    decode_threads: int = _operation(2, "threads of one worker that read and decode ahead", ge=1)
+    decode_threads: int = _operation(0, "threads of one worker that read and decode ahead; 0: 2, beside a GPU 8", ge=0)
     starts_before_quarantine: int = _operation(
         3, "a shard started this often without a commit runs image by image in a child process", ge=1
     )
@@ -106,7 +110,7 @@ class SegmentSettings(RunSettings):
     )
     patches_per_step: int = _result("Head", 32, "patch pairs of one training step", ge=1)
     learning_rate: float = _result("Head", 0.96, "of plain SGD; scale it with --patches-per-step", gt=0)
-    epochs: int = _result("Head", 10, "passes over an image's patches", ge=1)
+    epochs: int = _result("Head", 5, "passes over an image's patches", ge=1)
 
     affinity: Literal["cosine", "binary"] = _result("Affinity", "cosine", "binary: TokenCut's thresholded graph")
     shift: Literal["mean", "max/3", "zero"] = _result(

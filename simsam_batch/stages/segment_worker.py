@@ -27,6 +27,8 @@ from simsam_batch.stages.segment import SegmentStage
 from simsam_batch.stages.segmentation import Segmented, Timer, segment_batch
 
 _WAITING_PIXELS = 100_000_000
+_LARGEST_BATCH = 64
+_DECODE_THREADS_BESIDE_A_GPU = 8
 
 
 def image_seed(seed: int, image_id: str) -> int:
@@ -95,7 +97,8 @@ class SegmentWorker:
         self._backbone = load_backbone(stage.options, stage.resolved, str(self._device))
         self._limits = images.ImageLimits(stage.options.max_bytes, stage.options.max_pixels)
         self._resize = images.parse_resize(stage.options.resize)
-        self._timer = Timer()
+        self._batch_sizes: dict[tuple[int, int], int] = {}
+        self._timer = Timer(self._device)
         self._facts = {
             "device": torch.cuda.get_device_name() if self._device.type == "cuda" else "cpu",
             "precision": self._backbone.describe().get("precision", "fp32"),
@@ -103,8 +106,11 @@ class SegmentWorker:
 
     def run(self, shards: Iterator[Shard]) -> Iterator[ShardOutput]:
         """Outputs of the shards, in order; the next images are decoded while these are computed."""
-        threads = self._settings.decode_threads
-        decoded = images.decode_ahead(_items(shards), self._load, threads=threads, max_pending=4 * threads)
+        threads = self._settings.decode_threads or (_DECODE_THREADS_BESIDE_A_GPU if self._device.type == "cuda" else 2)
+        # While one batch is computed the next must become ready; at native size few images already hold much memory.
+        batch = self._settings.batch_size or (_LARGEST_BATCH if self._device.type == "cuda" else 1)
+        ahead = 4 * threads if self._resize.kind == "native" else max(4 * threads, 2 * batch)
+        decoded = images.decode_ahead(_items(shards), self._load, threads=threads, max_pending=ahead)
         with closing(decoded):
             while (arrived := self._wait(decoded)) is not None:
                 yield self._run_shard(arrived, decoded)
@@ -169,22 +175,38 @@ class SegmentWorker:
         return _Loaded(prepared, index, overlap.count_truth(truth, index, prepared.grid), None)
 
     def _batch_size(self, grid: tuple[int, int]) -> int:
-        if self._settings.batch_size:
-            return self._settings.batch_size
+        """Images of a grid computed together; fixed when the grid first comes, and less once memory ran out."""
+        if grid not in self._batch_sizes:
+            self._batch_sizes[grid] = self._settings.batch_size or self._batch_size_by_memory(grid)
+        return self._batch_sizes[grid]
+
+    def _batch_size_by_memory(self, grid: tuple[int, int]) -> int:
         if self._device.type == "cpu":
             return 1
         # Eight matrices of N x N stand at the peak; half of the free memory is left to the backbone and the allocator.
         n = grid[0] * grid[1]
-        free, _ = torch.cuda.mem_get_info(self._device)
-        return max(1, min(64, free // 2 // (8 * 4 * n * n)))
+        free = torch.cuda.mem_get_info(self._device)[0]
+        free += torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
+        return max(1, min(_LARGEST_BATCH, free // 2 // (8 * 4 * n * n)))
 
     def _compute(self, batch: list[tuple[_Item, _Loaded]], results: _Results) -> None:
-        """Segment a batch; if the arithmetic fails, each image on its own, so that one costs no other."""
+        """Segment a batch; if memory runs out, in halves; if the arithmetic fails, each image on its own."""
         pictures = torch.from_numpy(np.stack([loaded.image.rgb for _, loaded in batch])).to(self._device)
         seeds = [image_seed(self._settings.seed, item.record["image_id"]) for item, _ in batch]
         grid = batch[0][1].image.grid
         try:
             found = segment_batch(pictures, grid, seeds, self._backbone, self._settings, self._timer)
+        except (torch.OutOfMemoryError, MemoryError):
+            if len(batch) == 1:
+                raise
+            half = len(batch) // 2
+            self._batch_sizes[grid] = half
+            del pictures
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
+            for part in (batch[:half], batch[half:]):
+                self._compute(part, results)
+            return
         except (ArithmeticError, np.linalg.LinAlgError) as error:
             if len(batch) > 1:
                 for single in batch:

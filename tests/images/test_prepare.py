@@ -37,7 +37,7 @@ def noise(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(height * 1000 + width).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("text", ["native", "480x640", "short:384", "1x1"])
+@pytest.mark.parametrize("text", ["native", "480x640", "short:384", "bucket:384", "1x1"])
 def test_a_resize_is_printed_as_it_is_written(text: str) -> None:
     assert str(parse_resize(text)) == text
 
@@ -58,6 +58,13 @@ def test_a_resize_that_cannot_be_read_says_what_is_allowed(text: str) -> None:
         ((333, 500), "short:384", (384, 577)),  # 500 * 384 / 333 = 576.58
         ((500, 333), "short:384", (577, 384)),
         ((100, 100), "short:384", (384, 384)),
+        ((100, 100), "bucket:384", (384, 384)),
+        ((333, 500), "bucket:384", (384, 576)),  # 1.502 is nearest to 3/2
+        ((500, 400), "bucket:384", (512, 384)),  # 1.25: a factor 1.067 to 4/3, 1.071 to 7/6
+        ((100, 240), "bucket:384", (384, 960)),  # 2.4: 1.042 to 5/2, 1.2 to 2
+        ((100, 340), "bucket:384", (384, 1152)),  # 3.4: 1.133 to 3, 1.176 to 4
+        ((100, 350), "bucket:384", (384, 1536)),  # 3.5: 1.167 to 3, 1.143 to 4
+        ((1000, 100), "bucket:30", (300, 30)),
         ((8, 9), "short:4", (4, 5)),  # 4.5: a half goes up
         ((8, 11), "short:4", (4, 6)),  # 5.5 goes up to 6, as round-half-to-even would too
         ((8, 13), "short:4", (4, 7)),  # 6.5 goes up to 7, where round-half-to-even gives 6
@@ -162,3 +169,17 @@ def test_threads_do_not_change_what_comes_out() -> None:
     with ThreadPoolExecutor(8) as pool:
         for _ in range(3):
             assert list(pool.map(pixels, files)) == alone
+
+
+@given(height=st.integers(1, 5000), width=st.integers(1, 5000))
+def test_a_bucket_stretches_little_and_there_are_few_of_them(height: int, width: int) -> None:
+    h, w = working_size((height, width), parse_resize("bucket:384"))
+    assert min(h, w) == 384
+    proportion = max(height, width) / min(height, width)
+    stretch = max(h / w / (height / width), (height / width) / (h / w))
+    if proportion <= 2:
+        assert stretch <= 1.081
+        assert max(h, w) in {384, 448, 512, 576, 672, 768}
+    if proportion <= 3:
+        assert stretch <= 1.119
+    assert (h <= w) == (height <= width) or h == w

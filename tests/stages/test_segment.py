@@ -223,6 +223,43 @@ def test_waiting_images_are_computed_when_they_hold_too_many_pixels(
     assert batches == [2, 2, 1, 1]
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError])
+def test_a_batch_too_large_for_the_memory_is_halved_and_the_size_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    from simsam_batch.stages import segment_worker
+
+    tried: list[int] = []
+    compute = segment_worker.segment_batch
+
+    def with_room_for_three(pictures: torch.Tensor, *rest: Any) -> Any:
+        tried.append(len(pictures))
+        if len(pictures) > 3:
+            raise error("no memory for so many")
+        return compute(pictures, *rest)
+
+    monkeypatch.setattr(segment_worker, "segment_batch", with_room_for_three)
+    shard = shard_of([save(tmp_path, f"{i}.png", picture(i)) for i in range(8)])
+    worker = worker_of(batch_size=8, k=5)
+    (output,) = run(worker, shard)
+    assert output.rows.column("status").to_pylist() == ["ok"] * 8
+    assert tried == [8, 4, 2, 2, 4, 2, 2]
+    tried.clear()
+    run(worker, shard)
+    assert tried == [2, 2, 2, 2]
+
+
+def test_an_image_too_large_for_the_memory_fails_the_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from simsam_batch.stages import segment_worker
+
+    def without_room(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("no memory at all")
+
+    monkeypatch.setattr(segment_worker, "segment_batch", without_room)
+    with pytest.raises(torch.OutOfMemoryError):
+        run(worker_of(), shard_of([save(tmp_path, "a.png", picture())]))
+
+
 def test_truth_of_another_size_is_said_in_the_row_and_scores_nothing(tmp_path: Path) -> None:
     truth = save(tmp_path, "truth.png", np.zeros((160, 207), np.uint8))
     (output,) = run(worker_of(), shard_of([save(tmp_path, "a.png", picture())], truth=[truth]))
