@@ -29,6 +29,8 @@ from simsam_batch.stages.segmentation import Segmented, Timer, segment_batch
 _WAITING_PIXELS = 100_000_000
 _LARGEST_BATCH = 64
 _DECODE_THREADS_BESIDE_A_GPU = 8
+_OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
+_ARITHMETIC = (ArithmeticError, np.linalg.LinAlgError, torch.linalg.LinAlgError)
 
 
 def image_seed(seed: int, image_id: str) -> int:
@@ -110,6 +112,7 @@ class SegmentWorker:
         # While one batch is computed the next must become ready; at native size few images already hold much memory.
         batch = self._settings.batch_size or (_LARGEST_BATCH if self._device.type == "cuda" else 1)
         ahead = 4 * threads if self._resize.kind == "native" else max(4 * threads, 2 * batch)
+        self._timer.seconds.clear()
         decoded = images.decode_ahead(_items(shards), self._load, threads=threads, max_pending=ahead)
         with closing(decoded):
             while (arrived := self._wait(decoded)) is not None:
@@ -191,28 +194,22 @@ class SegmentWorker:
 
     def _compute(self, batch: list[tuple[_Item, _Loaded]], results: _Results) -> None:
         """Segment a batch; if memory runs out, in halves; if the arithmetic fails, each image on its own."""
-        pictures = torch.from_numpy(np.stack([loaded.image.rgb for _, loaded in batch])).to(self._device)
-        seeds = [image_seed(self._settings.seed, item.record["image_id"]) for item, _ in batch]
-        grid = batch[0][1].image.grid
-        try:
-            found = segment_batch(pictures, grid, seeds, self._backbone, self._settings, self._timer)
-        except (torch.OutOfMemoryError, MemoryError):
+        found = self._segment(batch)
+        if isinstance(found, Exception):
             if len(batch) == 1:
-                raise
-            half = len(batch) // 2
-            self._batch_sizes[grid] = half
-            del pictures
-            if self._device.type == "cuda":
-                torch.cuda.empty_cache()
-            for part in (batch[:half], batch[half:]):
-                self._compute(part, results)
-            return
-        except (ArithmeticError, np.linalg.LinAlgError) as error:
-            if len(batch) > 1:
-                for single in batch:
-                    self._compute([single], results)
-            else:
-                results.rows[batch[0][0].row] = _failed(_not_computable(f"{type(error).__name__}: {error}"))
+                if not isinstance(found, _ARITHMETIC):
+                    raise found
+                failure = _not_computable(f"{type(found).__name__}: {found}")
+                results.rows[batch[0][0].row] = _failed(failure)
+                return
+            part = 1
+            if isinstance(found, _OUT_OF_MEMORY):
+                part = len(batch) // 2
+                self._batch_sizes[batch[0][1].image.grid] = part
+                if self._device.type == "cuda":
+                    torch.cuda.empty_cache()
+            for first in range(0, len(batch), part):
+                self._compute(batch[first : first + part], results)
             return
         with self._timer.step("encode"):
             for i, (item, loaded) in enumerate(batch):
@@ -220,6 +217,16 @@ class SegmentWorker:
                     results.rows[item.row] = _failed(_not_computable("the backbone's features are not finite"))
                 else:
                     self._encode(item, loaded, found, i, results)
+
+    def _segment(self, batch: list[tuple[_Item, _Loaded]]) -> Segmented | Exception:
+        """What the batch came to, or why it did not; without a traceback, which would keep its memory in use."""
+        seeds = [image_seed(self._settings.seed, item.record["image_id"]) for item, _ in batch]
+        grid = batch[0][1].image.grid
+        try:
+            pictures = torch.from_numpy(np.stack([loaded.image.rgb for _, loaded in batch])).to(self._device)
+            return segment_batch(pictures, grid, seeds, self._backbone, self._settings, self._timer)
+        except (*_OUT_OF_MEMORY, *_ARITHMETIC) as error:
+            return error.with_traceback(None)
 
     def _encode(self, item: _Item, loaded: _Loaded, found: Segmented, i: int, results: _Results) -> None:
         """Fill one image's row, arrays and share of the statistics from image ``i`` of a batch."""
