@@ -2,6 +2,7 @@
 # make test   lint, types, layering and every test
 # make lint   only the first three
 # make format ruff's fixes and layout
+# make bench  ratios against what else one would run, about 5 minutes on 2 quiet cores; make bench-gpu on CUDA
 # make docs   docs/settings.md, from the declarations of the settings
 # make clean  remove what the others made
 # make help   this list
@@ -10,8 +11,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TEST_FLAGS ?=
+BENCH_FLAGS ?=
 
-.PHONY: help demo test lint format docs clean
+.PHONY: help demo test lint format bench bench-gpu docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -39,6 +41,12 @@ test: lint
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks $(BENCH_FLAGS)
+
+bench-gpu: $(READY)
+	$(BIN)/python -m benchmarks --device cuda $(BENCH_FLAGS)
 
 docs: $(READY)
 	$(BIN)/python docs/write_settings.py

@@ -1,0 +1,53 @@
+"""``python -m benchmarks``: measure, print the table, write the JSON."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from benchmarks import eigen, head, memory, pipeline, table
+from benchmarks.measure import Row, Setup, machine
+
+GROUPS = {"head": head.rows, "eigen": eigen.rows, "pipeline": pipeline.rows, "memory": memory.rows}
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> int:
+    """Exit code 0 when everything was measured, 2 without the device asked for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--only", choices=list(GROUPS), nargs="+", default=list(GROUPS), help="groups of rows")
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes, to see that everything runs")
+    parser.add_argument("--json", type=Path, help="where to write; without it results/DEVICE.json, and --smoke nothing")
+    arguments = parser.parse_args()
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        print("benchmarks: this machine has no usable CUDA device; `make bench` measures on the CPU", file=sys.stderr)
+        return 2
+    setup = Setup(torch.device(arguments.device), smoke=arguments.smoke)
+    facts = machine(setup)
+    progress = Console(stderr=True)
+    progress.print(f"load average {facts['load_average_at_start']} on {facts['cores']} cores")
+    rows: list[Row] = []
+    began = time.perf_counter()
+    for group in arguments.only:
+        for row in GROUPS[group](setup):
+            rows.append(row)
+            shown = "skipped" if row.ratio is None else f"{row.ratio:.2f} {row.verdict}"
+            at = f"{time.perf_counter() - began:4.0f} s"
+            progress.print(f"{at}  {group}: {row.what} / {row.peer}: {shown}", markup=False, highlight=False)
+    table.show(rows, facts, Console(width=None if sys.stdout.isatty() else 150))
+    name = re.sub(r"[^a-z0-9]+", "-", str(facts["gpu"] or "cpu").lower())
+    path = arguments.json or (None if arguments.smoke else RESULTS / f"{name}.json")
+    if path is not None:
+        table.write(rows, facts, path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""The benchmarks run: every row, at tiny sizes; and what they conclude from times follows from the times."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.measure import Row
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks", *arguments]
+    return subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    path = tmp_path_factory.mktemp("bench") / "smoke.json"
+    done = run("--smoke", "--json", str(path))
+    assert done.returncode == 0, done.stderr
+    assert "met?" in done.stdout
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def test_every_group_has_rows_with_a_ratio_in_its_own_spread(smoke: dict[str, Any]) -> None:
+    assert {row["group"] for row in smoke["rows"]} == {"head", "eigen", "pipeline", "memory"}
+    for row in smoke["rows"]:
+        assert row["pairs"] >= 1
+        assert 0 <= row["ratio_low"] <= row["ratio"] <= row["ratio_high"]
+        assert row["threads"]
+
+
+def test_every_solver_meets_the_residual_it_is_compared_at(smoke: dict[str, Any]) -> None:
+    rows = [row for row in smoke["rows"] if row["group"] == "eigen"]
+    assert len(rows) == 5
+    for row in rows:
+        for side in (row["details"]["ours"], row["details"]["peer"]):
+            assert side["residual"] <= 1e-4
+            # A residual r bounds the error of a symmetric problem's eigenvalue by r.
+            assert side["value_error"] <= 1e-4
+
+
+def test_results_state_the_hardware_and_no_place_on_it(smoke: dict[str, Any]) -> None:
+    assert smoke["machine"]["torch"] == torch.__version__.split("+")[0]
+    assert smoke["machine"]["cores"] >= 1
+    assert smoke["machine"]["load_average_at_start"] >= 0
+    text = json.dumps(smoke)
+    assert str(ROOT) not in text
+    assert str(Path.home()) + "/" not in text
+
+
+def row(samples: list[float], target: float | None, *, at_most: bool = False) -> Row:
+    return Row("group", "what", "ours", "peer", samples, target=target, at_most=at_most)
+
+
+def test_a_verdict_says_by_how_much_a_target_was_missed() -> None:
+    # Medians of 3 and 0.5; 3 is 40 % below 5, 0.5 is 25 % above 0.4.
+    assert row([1.0, 3.0, 9.0], 3.0).verdict == "met"
+    assert row([1.0, 3.0, 9.0], 5.0).verdict == "missed by 40 %"
+    assert row([0.5], 0.5, at_most=True).verdict == "met"
+    assert row([0.5], 0.4, at_most=True).verdict == "missed by 25 %"
+    assert row([0.5], None).verdict == ""
+    assert row([], 1.0).verdict == "skipped"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_without_a_cuda_device_the_gpu_benchmark_says_so() -> None:
+    done = run("--device", "cuda", "--smoke")
+    assert done.returncode == 2
+    assert "no usable CUDA device" in done.stderr
