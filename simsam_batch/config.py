@@ -127,7 +127,9 @@ class SegmentSettings(RunSettings):
     )
 
     k: int = _result("Eigenproblem", 15, "eigenpairs to keep, the constant one among them", ge=2)
-    solver: Literal["auto", "arpack", "lobpcg", "eigh"] = _result("Eigenproblem", "auto", "auto: by device and size")
+    solver: Literal["auto", "block-lanczos", "arpack", "lobpcg", "eigh"] = _result(
+        "Eigenproblem", "auto", "auto: by device and size"
+    )
     tolerance: float = _result("Eigenproblem", 1e-4, "largest residual of a kept pair", gt=0)
     eigenvectors: Literal["none", "fp16", "fp32"] = _result("Eigenproblem", "fp16", "how eigenvectors are stored")
 

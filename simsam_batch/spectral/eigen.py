@@ -1,27 +1,35 @@
-"""The smallest eigenpairs of normalised Laplacians: library solvers, whose answers are checked."""
+"""The smallest eigenpairs of normalised Laplacians, for a whole batch at once where that is faster."""
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from simsam_batch.spectral import block_lanczos
 from simsam_batch.spectral.laplacian import SMALLEST_DEGREE, degrees, normalized_affinity
+from simsam_batch.spectral.solvers import (
+    Pairs,
+    constant_pair,
+    solve_by_arpack,
+    solve_by_lobpcg,
+    solve_densely,
+)
 
-Solver = Literal["auto", "arpack", "lobpcg", "eigh"]
+Solver = Literal["auto", "block-lanczos", "arpack", "lobpcg", "eigh"]
 
 CPU_DENSE_BELOW = 128
 """On a CPU ``auto`` solves graphs of fewer patches densely. Measured: one thread, K = 15."""
 
-CUDA_DENSE_UP_TO = 1536
-"""On CUDA ``auto`` solves up to this many patches densely, the whole batch at once, and larger ones by LOBPCG."""
-
-PROBES = 8
-"""Random directions searched for pairs that an iterative solver has missed."""
+CUDA_DENSE_UP_TO = 512
+"""On CUDA ``auto`` solves up to this many patches densely, and larger graphs by block Lanczos. An estimate."""
 
 NOT_FINITE = "none (not finite)"
 """`EigenResult.solver` of an image whose affinities are not finite."""
@@ -39,11 +47,12 @@ class EigenResult:
             constant and positive on all patches that have an edge.
         residual: (B,) float32, the largest ``||A u - nu u||`` over the pairs, with A = D^-1/2 W D^-1/2, nu = 1 - mu and
             unit vectors u = D^1/2 v; NaN where nothing could be solved.
-        iterations: (B,) int32; 0 for a direct solver, -1 where the library does not tell.
+        iterations: (B,) int32, for ``block-lanczos`` how often A was applied to a block; 0 for a direct solver, -1
+            where the library does not tell.
         converged: (B,) bool, residual within the tolerance. False as well for a graph without valid patches, and
             for affinities that are not finite.
-        solver: for each image what produced its pairs: ``arpack``, ``lobpcg``, ``eigh``, ``eigh (after arpack)`` for a
-            fall-back, ``none (no patches)`` or ``none (not finite)``.
+        solver: for each image what produced its pairs: ``block-lanczos``, ``arpack``, ``lobpcg``, ``eigh``,
+            ``eigh (after arpack)`` for a fall-back, ``none (no patches)`` or ``none (not finite)``.
     """
 
     values: Tensor
@@ -52,25 +61,6 @@ class EigenResult:
     iterations: Tensor
     converged: Tensor
     solver: list[str]
-
-
-@dataclass(frozen=True, slots=True)
-class _Pairs:
-    """Eigenpairs of one normalised affinity without the constant one: nu (k,) descending, unit vectors u (n, k)."""
-
-    nu: Tensor
-    u: Tensor
-    residual: float
-    iterations: int
-
-
-@dataclass(frozen=True, slots=True)
-class _ConstantPair:
-    """The pair known beforehand: unit vector u (n,), the same as v = D^-1/2 u (n,), and its nu."""
-
-    u: Tensor
-    v: Tensor
-    nu: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +85,8 @@ def smallest_eigenpairs(
 ) -> EigenResult:
     """Solve (D - W) v = mu D v for the K smallest mu, as the K largest eigenpairs of A = D^-1/2 W D^-1/2.
 
-    The constant vector (mu = 0) is known and taken out of A beforehand. What an iterative solver returns goes
+    The constant vector (mu = 0) is known and taken out of A beforehand. ``block-lanczos``, and on CUDA ``eigh``, solve
+    the whole batch at once. The other solvers take image by image; what a library's iterative solver returns goes
     through a Rayleigh-Ritz step together with a few random directions, so that a missed copy of a multiple eigenvalue
     shows as a residual, provided that this eigenvalue stands apart from those not asked for. An image whose solver
     fails or misses the tolerance is solved again, densely and in fp64.
@@ -110,45 +101,45 @@ def smallest_eigenpairs(
         valid: (B, N) bool, patches that belong to the graph; rows and columns of others are not read.
         k: number of pairs, the constant one included; at least 1. More than the graph has patches is allowed, see
             `EigenResult`.
-        solver: ``arpack`` (SciPy, CPU only), ``lobpcg`` (SciPy or CuPy, by device), ``eigh`` (dense: LAPACK in fp64 on
-            the CPU, batched in fp32 on CUDA), or ``auto``. A graph too small for an iterative solver is solved densely.
+        solver: ``block-lanczos`` (`simsam_batch.spectral.block_lanczos`: NumPy or, on CUDA, CuPy), ``arpack`` (SciPy,
+            CPU only), ``lobpcg`` (SciPy's or CuPy's, by device), ``eigh`` (dense: LAPACK in fp64 on the CPU, batched in
+            fp32 on CUDA), or ``auto``, by device and size. A graph too small for an iterative solver is solved densely.
         tolerance: accepted residual.
-        max_iterations: of ``lobpcg``, and restarts of ``arpack``.
+        max_iterations: of ``lobpcg``, block products of ``block-lanczos``, restarts of ``arpack``.
 
     Raises:
         ValueError: shapes that do not fit, k below 1, a negative affinity, ``arpack`` on CUDA.
     """
     _check(w, valid, k, solver)
     batch, patches, _ = w.shape
-    result = EigenResult(
-        values=torch.full((batch, k), torch.nan, device=w.device),
-        vectors=torch.zeros((batch, k, patches), device=w.device),
-        residual=torch.full((batch,), torch.nan, device=w.device),
-        iterations=torch.zeros(batch, dtype=torch.int32, device=w.device),
-        converged=torch.zeros(batch, dtype=torch.bool, device=w.device),
-        solver=["none (no patches)"] * batch,
-    )
-    dense_on_cuda = w.is_cuda and (solver == "eigh" or (solver == "auto" and patches <= CUDA_DENSE_UP_TO))
-    batched = _dense_batch(w, valid, k) if dense_on_cuda else None
-    for image, size in enumerate(valid.sum(dim=1).tolist()):
-        if size == 0:
-            continue
+    if not w.numel():
+        return _empty_result(batch, k, patches, w.device)
+    # One wait for the device answers both questions.
+    *sizes, negative = torch.cat([valid.sum(dim=1), (w.amin() < 0).long().unsqueeze(0)]).tolist()
+    if negative:
+        raise ValueError("affinities must not be negative: clip them at zero")
+    method = _batched_method(solver, patches, min(k, patches) - 1, cuda=w.is_cuda)
+    if method is None:
+        result = _empty_result(batch, k, patches, w.device)
+        unsolved = [image for image in range(batch) if sizes[image]]
+    else:
+        result, unsolved = _solve_batch(w, valid, sizes, k, method, tolerance, max_iterations)
+    for image in unsolved:
+        inside = valid[image].nonzero().squeeze(1)
         graph = w[image]
-        if size < patches:
-            inside = valid[image].nonzero().squeeze(1)
+        if sizes[image] < patches:
             graph = graph.index_select(0, inside).index_select(1, inside)
-        ready = batched[image] if batched is not None else None
-        solved = _solve(graph, k, solver, tolerance, max_iterations, ready)
+        solved = _solve(graph, k, solver if method is None else "eigh", tolerance, max_iterations)
         if solved is None:
             result.solver[image] = NOT_FINITE
             continue
         found = len(solved.values)
         result.values[image, :found] = solved.values
-        result.vectors[image, :found, valid[image]] = solved.vectors
+        result.vectors[image, :found, inside] = solved.vectors
         result.residual[image] = solved.residual
         result.iterations[image] = solved.iterations
         result.converged[image] = solved.residual <= tolerance
-        result.solver[image] = solved.solver
+        result.solver[image] = solved.solver if method is None else f"eigh (after {method})"
     return result
 
 
@@ -174,37 +165,178 @@ def _check(w: Tensor, valid: Tensor, k: int, solver: Solver) -> None:
         raise ValueError(f"affinities {tuple(w.shape)} and valid {tuple(valid.shape)} are not (B, N, N) and (B, N)")
     if k < 1:
         raise ValueError(f"k is {k}: at least one eigenpair must be asked for")
-    if solver not in ("auto", "arpack", "lobpcg", "eigh"):
-        raise ValueError(f"solver is {solver!r}: it must be auto, arpack, lobpcg or eigh")
+    if solver not in get_args(Solver):
+        raise ValueError(f"solver is {solver!r}: it must be one of {', '.join(get_args(Solver))}")
     if solver == "arpack" and w.is_cuda:
-        raise ValueError("solver arpack runs on the CPU only: on CUDA use auto, lobpcg or eigh")
-    if w.numel() and float(w.amin()) < 0:
-        raise ValueError("affinities must not be negative: clip them at zero")
+        raise ValueError("solver arpack runs on the CPU only: on CUDA use auto, block-lanczos, lobpcg or eigh")
 
 
-def _solve(
-    graph: Tensor, k: int, solver: Solver, tolerance: float, max_iterations: int, ready: _Pairs | None
-) -> _Solved | None:
-    """Solve one graph (n, n) without patches to leave out; ``ready`` holds pairs that a batched solver found."""
+def _empty_result(batch: int, k: int, patches: int, device: torch.device) -> EigenResult:
+    return EigenResult(
+        values=torch.full((batch, k), torch.nan, device=device),
+        vectors=torch.zeros((batch, k, patches), device=device),
+        residual=torch.full((batch,), torch.nan, device=device),
+        iterations=torch.zeros(batch, dtype=torch.int32, device=device),
+        converged=torch.zeros(batch, dtype=torch.bool, device=device),
+        solver=["none (no patches)"] * batch,
+    )
+
+
+def _batched_method(
+    solver: Solver, patches: int, others: int, *, cuda: bool
+) -> Literal["block-lanczos", "eigh"] | None:
+    """Name the method for the whole batch, of which up to ``others`` pairs besides the constant one are wanted.
+
+    None: image by image.
+    """
+    dense: Literal["eigh"] | None = "eigh" if cuda else None
+    # A search space that would fill much of the whole space is no saving.
+    roomy = others > 0 and (block_lanczos.STEPS + 1) * (others + block_lanczos.GUARDS) < patches
+    if solver == "block-lanczos":
+        return "block-lanczos" if roomy else dense
+    if solver == "eigh":
+        return dense
+    if solver == "auto" and cuda:
+        return "block-lanczos" if roomy and patches > CUDA_DENSE_UP_TO and find_spec("cupy") else "eigh"
+    return None
+
+
+def _solve_batch(
+    w: Tensor,
+    valid: Tensor,
+    sizes: list[int],
+    k: int,
+    method: Literal["block-lanczos", "eigh"],
+    tolerance: float,
+    max_iterations: int,
+) -> tuple[EigenResult, list[int]]:
+    """Solve all graphs of a batch together, and name the images that need another solver."""
+    batch, patches, _ = w.shape
+    if min(sizes) < patches:
+        w = w.masked_fill(~(valid.unsqueeze(1) & valid.unsqueeze(2)), 0)
+    sums = w.sum(dim=-1)
+    finite = torch.isfinite(sums).all(dim=1)
+    sums = torch.where(finite[:, None], sums, 0)
+    # The constant vector as in `constant_pair`, for every image.
+    root = torch.where(sums < SMALLEST_DEGREE, 0, sums).sqrt()
+    edges = root.any(dim=1, keepdim=True)
+    root = torch.where(edges, root, valid.to(root))
+    length = root.norm(dim=1, keepdim=True).clamp(min=SMALLEST_DEGREE)
+    constant, nu_constant = root / length, edges.to(root)
+    scale = torch.where(sums < SMALLEST_DEGREE, 1, sums)
+    a = normalized_affinity(w, scale).masked_fill_(~finite[:, None, None], 0)
+    of_constant = (torch.bmm(a, constant.unsqueeze(2)).squeeze(2) - nu_constant * constant).norm(dim=1)
+
+    pairs = max(min(k, max(sizes)), 1)
+    count = torch.tensor([min(k, size) for size in sizes], device=w.device)
+    if pairs == 1:
+        nu, u = a.new_zeros((batch, 0)), a.new_zeros((batch, 0, patches))
+        residual, iterations = torch.zeros_like(of_constant), torch.zeros_like(count)
+    elif method == "eigh":
+        nu, u, residual = _dense_batch(a, constant, valid, count - 1, pairs - 1)
+        iterations = torch.zeros_like(count)
+    else:
+        others = np.array([max(min(k, size) - 1, 0) for size in sizes])
+        nu, u, residual, iterations = _block_lanczos(a, constant, valid, others, tolerance, max_iterations)
+    residual = torch.maximum(residual, of_constant)
+
+    result = _empty_result(batch, k, patches, w.device)
+    there = (torch.arange(pairs, device=w.device) < count[:, None]) & finite[:, None]
+    # Rounding can leave nu a little above 1, which the theory forbids.
+    mu = torch.cat([1 - nu_constant, (1 - nu).clamp(min=0)], dim=1)
+    vectors = torch.cat([((root > 0) / length).unsqueeze(1), u * scale.rsqrt().unsqueeze(1)], dim=1)
+    result.values[:, :pairs] = mu.masked_fill(~there, torch.nan)
+    # A dense solver leaves rounding errors outside the graph.
+    result.vectors[:, :pairs] = vectors.masked_fill(~(there.unsqueeze(2) & valid.unsqueeze(1)), 0)
+    solved = there.any(dim=1)
+    result.residual.copy_(residual.masked_fill(~solved, torch.nan))
+    result.iterations.copy_(iterations.masked_fill(~solved, 0))
+    result.converged.copy_(solved & (residual <= tolerance))
+    unsolved = []
+    for image, (good, done) in enumerate(torch.stack([finite, result.converged], dim=1).tolist()):
+        if sizes[image]:
+            result.solver[image] = method if good else NOT_FINITE
+            if good and not done:
+                unsolved.append(image)
+    return result, unsolved
+
+
+def _dense_batch(
+    a: Tensor, constant: Tensor, valid: Tensor, others: Tensor, most: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Solve all graphs by one call of ``torch.linalg.eigh`` in fp32: nu (B, most), u (B, most, N), residual (B,).
+
+    Patches that are not valid, and the constant vector, are moved below all eigenvalues that can occur, -1 to 1.
+    """
+    shifted = torch.baddbmm(a, constant.unsqueeze(2), constant.unsqueeze(1), alpha=-3)
+    shifted.diagonal(dim1=1, dim2=2).sub_(5 * (~valid).to(a))
+    try:
+        nu, u = torch.linalg.eigh(shifted)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # torch does not list it as public
+        # One graph on which the library does not converge fails the call for all; each is then solved by itself.
+        batch, patches, _ = a.shape
+        return a.new_zeros((batch, most)), a.new_zeros((batch, most, patches)), a.new_full((batch,), torch.inf)
+    nu, u = nu.flip(1)[:, :most], u.flip(2)[:, :, :most].mT.contiguous()
+    residuals = (torch.bmm(u, a) - nu.unsqueeze(2) * u).norm(dim=2)
+    wanted = torch.arange(most, device=a.device) < others[:, None]
+    # Beyond the pairs wanted stand those moved away, which have no residual to speak of.
+    return nu, u, residuals.masked_fill(~wanted, 0).amax(dim=1)
+
+
+def _block_lanczos(
+    a: Tensor, constant: Tensor, valid: Tensor, others: np.typing.NDArray[np.int64], tolerance: float, products: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Hand the batch to `block_lanczos` without copying it: nu (B, k), u (B, k, N), residual (B,), iterations (B,)."""
+    from torch.utils.dlpack import from_dlpack
+
+    with _array_library(a) as (xp, to_array):
+        found = block_lanczos.largest_eigenpairs(
+            to_array(a),
+            to_array(constant),
+            to_array(valid.to(torch.uint8)),
+            others,
+            xp=xp,
+            tolerance=tolerance,
+            max_products=products,
+        )
+        nu, u = from_dlpack(found.nu), from_dlpack(found.u)
+    return nu, u, torch.from_numpy(found.residual).to(a), torch.from_numpy(found.products).to(a.device)
+
+
+@contextmanager
+def _array_library(like: Tensor) -> Iterator[tuple[ModuleType, Any]]:
+    """Give NumPy or CuPy, and what turns a tensor into its array; CuPy works on the stream that torch is using."""
+    if not like.is_cuda:
+        yield np, Tensor.numpy
+        return
+    import cupy
+
+    stream = torch.cuda.current_stream(like.device)
+    with cupy.cuda.Device(like.device.index), cupy.cuda.ExternalStream(stream.cuda_stream, like.device.index):
+        yield cupy, cupy.from_dlpack
+
+
+def _solve(graph: Tensor, k: int, solver: Solver, tolerance: float, max_iterations: int) -> _Solved | None:
+    """Solve one graph (n, n) without patches to leave out."""
     degree = degrees(graph)
     if not bool(torch.isfinite(degree).all()):
         return None
-    constant = _constant_pair(graph)
+    constant = constant_pair(graph)
     a = normalized_affinity(graph, degree)
     constant_residual = float((a @ constant.u - constant.nu * constant.u).norm())
     # From here on A has the constant vector at the lower end of its spectrum, -1. The other pairs are the same.
     a.addr_(constant.u, constant.u, alpha=-(constant.nu + 1))
     others = min(k, len(graph)) - 1
-    name = "eigh" if ready is not None else _choose(solver, size=len(graph), others=others, cuda=graph.is_cuda)
-    pairs = ready
+    name = _choose(solver, size=len(graph), others=others)
+    pairs: Pairs | None = None
     if name == "arpack":
-        pairs = _arpack(a, constant, others, tolerance, max_iterations)
+        pairs = solve_by_arpack(a, constant, others, tolerance, max_iterations)
     elif name == "lobpcg":
-        pairs = _lobpcg(a, constant, others, tolerance, max_iterations)
-    elif pairs is None:
-        pairs = _eigh(a, constant, others)
+        pairs = solve_by_lobpcg(a, constant, others, tolerance, max_iterations)
+    else:
+        pairs = solve_densely(a, constant, others)
     if pairs is None or not pairs.residual <= tolerance:
-        pairs = _eigh(a, constant, others)
+        pairs = solve_densely(a, constant, others)
         name = f"eigh (after {name})"
     # Rounding can leave nu a little above 1, which the theory forbids.
     mu = torch.cat([pairs.nu.new_tensor([1 - constant.nu]), (1 - pairs.nu).clamp(min=0)])
@@ -213,169 +345,10 @@ def _solve(
     return _Solved(values=mu, vectors=vectors, residual=residual, iterations=pairs.iterations, solver=name)
 
 
-def _constant_pair(graph: Tensor) -> _ConstantPair:
-    """D^1/2 1 is an eigenvector of A with nu = 1; patches without edges take no part in it.
-
-    In a graph without any edge A is zero, and every vector belongs to nu = 0.
-    """
-    sums = graph.sum(dim=1)
-    root = torch.where(sums < SMALLEST_DEGREE, torch.zeros_like(sums), sums).sqrt()
-    edges = bool(root.any())
-    if not edges:
-        root = torch.ones_like(root)
-    length = root.norm()
-    return _ConstantPair(u=root / length, v=(root > 0) / length, nu=float(edges))
-
-
-def _choose(solver: Solver, *, size: int, others: int, cuda: bool) -> str:
+def _choose(solver: Solver, *, size: int, others: int) -> str:
     """Name the solver for a graph of ``size`` patches of which ``others`` pairs are wanted besides the constant one."""
     if solver == "auto":
-        solver = "lobpcg" if cuda else "arpack" if size >= CPU_DENSE_BELOW else "eigh"
+        solver = "arpack" if size >= CPU_DENSE_BELOW else "eigh"
     # ARPACK needs a basis larger than what it returns; LOBPCG's block may take a fifth of the space.
-    room = {"arpack": size - 2, "lobpcg": (size - 1) // 5, "eigh": 0}[solver]
+    room = {"arpack": size - 2, "lobpcg": (size - 1) // 5}.get(solver, 0)
     return solver if 0 < others <= room else "eigh"
-
-
-def _eigh(a: Tensor, constant: _ConstantPair, others: int) -> _Pairs:
-    """Solve densely in fp64 by LAPACK on the CPU, for the wanted pairs only."""
-    from scipy.linalg import eigh
-
-    size = len(a)
-    if others == 0:
-        return _Pairs(nu=a.new_zeros(0), u=a.new_zeros((size, 0)), residual=0.0, iterations=0)
-    full = a.cpu().double().numpy()
-    u0 = constant.u.cpu().double().numpy()
-    # Eigenvalues of A are at least -1. At -2 the constant vector comes last, and is left out.
-    full -= np.outer(u0, u0)
-    nu, u = eigh(full, subset_by_index=[size - others, size - 1])
-    if len(nu) != others:
-        # LAPACK's search by index returns too few pairs of some spectra with many equal values (the identity, N = 31).
-        nu, u = (part[..., -others:] for part in eigh(full, driver="evd"))
-    residual = float(np.linalg.norm(full @ u - u * nu, axis=0).max())
-    descending = torch.from_numpy(nu[::-1].copy()).to(a), torch.from_numpy(u[:, ::-1].copy()).to(a)
-    return _Pairs(*descending, residual=residual, iterations=0)
-
-
-def _arpack(a: Tensor, constant: _ConstantPair, others: int, tolerance: float, max_iterations: int) -> _Pairs | None:
-    """Solve by SciPy's implicitly restarted Lanczos method in fp32; None where it gives up."""
-    from scipy.sparse.linalg import ArpackError, eigsh
-
-    start = _random_block(a, constant, 1)[:, 0]
-    try:
-        _, u = eigsh(
-            a.numpy(),
-            k=others,
-            which="LA",
-            v0=start.numpy(),
-            tol=tolerance,
-            maxiter=max_iterations,
-        )
-    except (ArpackError, ValueError):
-        # Equal affinities leave nothing to start from, and where the Krylov space ends early SciPy 1.17 trips over
-        # arrays of unequal length. Either way the dense solver takes the image, and the result says so.
-        return None
-    return _rayleigh_ritz(a, constant, torch.from_numpy(u).to(a), iterations=-1)
-
-
-def _lobpcg(a: Tensor, constant: _ConstantPair, others: int, tolerance: float, max_iterations: int) -> _Pairs | None:
-    """Solve by LOBPCG of SciPy or, on CUDA, CuPy; None where it gives up."""
-    block = _random_block(a, constant, others)
-    # A margin: the recurrences' residuals drift from the true ones in fp32.
-    options: dict[str, Any] = {
-        "tol": tolerance / 2,
-        "maxiter": max_iterations,
-        "largest": True,
-        "retResidualNormsHistory": True,
-    }
-    try:
-        if a.is_cuda:
-            import cupy
-            from cupyx.scipy.sparse.linalg import lobpcg as cupy_lobpcg
-            from torch.utils.dlpack import from_dlpack
-
-            # DLPack makes each library's stream wait for the other's; nothing is copied.
-            with cupy.cuda.Device(a.device.index):
-                operator, start = cupy.from_dlpack(a), cupy.from_dlpack(block)
-                _, found, history = cupy_lobpcg(operator, start, **options)
-                u, iterations = from_dlpack(found), len(history) - 1
-        else:
-            from scipy.sparse.linalg import lobpcg
-
-            with warnings.catch_warnings():
-                # It warns of a missed tolerance and of near-singular blocks. The residual measured below decides.
-                warnings.simplefilter("ignore")
-                _, found, history = lobpcg(a.numpy(), block.numpy(), **options)
-            u, iterations = torch.from_numpy(found).to(a), len(history) - 2
-    except (ValueError, TypeError, AttributeError, np.linalg.LinAlgError):
-        # Both libraries end like this, CuPy with an operation on None, when a Cholesky factorisation breaks down on
-        # a block that has lost its rank. The dense solver takes the image, and the result says so.
-        return None
-    return _rayleigh_ritz(a, constant, u, iterations=iterations)
-
-
-def _random_block(a: Tensor, constant: _ConstantPair, columns: int, *, seed: int = 0) -> Tensor:
-    """Return the same normal numbers (n, columns) on every call and device, orthogonal to the constant vector."""
-    block = torch.randn((len(a), columns), generator=torch.Generator().manual_seed(seed)).to(a)
-    return block - torch.outer(constant.u, constant.u @ block)
-
-
-def _rayleigh_ritz(a: Tensor, constant: _ConstantPair, u: Tensor, *, iterations: int) -> _Pairs | None:
-    """Take the best pairs out of the span of ``u`` (n, k) and of a few random vectors multiplied by A.
-
-    A small residual of each pair does not prove that they are the largest: a Lanczos method may return one copy of an
-    eigenvalue that occurs several times. Three products with A bring a missed copy to the fore in the random vectors,
-    if it stands apart from the rest of the spectrum, as separate parts of a graph do. It then displaces one of the
-    pairs, as good as found or with a residual that fails the tolerance.
-    """
-    if not bool(torch.isfinite(u).all()):
-        return None
-    wanted = u.shape[1]
-    # As rows: the product with a symmetric matrix is the same, and faster.
-    probes = _random_block(a, constant, min(PROBES, len(a) - 1 - wanted), seed=1).T.contiguous()
-    for _ in range(3):
-        probes = probes @ a
-    # Householder's QR keeps its columns orthogonal also where they depend on each other; the first is the constant.
-    basis = torch.linalg.qr(torch.cat([constant.u.unsqueeze(1), u, probes.T], dim=1)).Q[:, 1:]
-    image = a @ basis
-    gram = (basis.T @ image).double()
-    nu, mix = torch.linalg.eigh((gram + gram.T) / 2)
-    nu, mix = nu[-wanted:].flip(0).to(a), mix[:, -wanted:].flip(1).to(a)
-    u = basis @ mix
-    residual = float((image @ mix - u * nu).norm(dim=0).max())
-    return _Pairs(nu=nu, u=u, residual=residual, iterations=iterations)
-
-
-def _dense_batch(w: Tensor, valid: Tensor, k: int) -> list[_Pairs | None]:
-    """Solve all graphs of a batch by one call of ``torch.linalg.eigh`` in the precision of ``w``.
-
-    Patches that are not valid, and the constant vector, are moved below all eigenvalues that can occur, -1 to 1.
-    None for a graph that cannot be solved this way.
-    """
-    keep = valid.unsqueeze(1) & valid.unsqueeze(2)
-    w = w.masked_fill(~keep, 0)
-    finite = torch.isfinite(w.sum(dim=(1, 2)))
-    w = w.masked_fill(~finite[:, None, None], 0)
-    sums = w.sum(dim=-1)
-    root = torch.where(sums < SMALLEST_DEGREE, torch.zeros_like(sums), sums).sqrt()
-    root = torch.where(root.any(dim=1, keepdim=True), root, valid.to(root))
-    constant = root / root.norm(dim=1, keepdim=True).clamp(min=SMALLEST_DEGREE)
-    a = normalized_affinity(w, degrees(w))
-    shifted = torch.baddbmm(a, constant.unsqueeze(2), constant.unsqueeze(1), alpha=-3)
-    shifted.diagonal(dim1=1, dim2=2).sub_(5 * (~valid).to(a))
-    try:
-        nu, u = torch.linalg.eigh(shifted)
-    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # torch does not list it as public
-        # One graph on which the library does not converge fails the call for all; each is then solved by itself.
-        return [None] * len(w)
-    most = min(k, w.shape[1]) - 1
-    nu, u = nu.flip(1)[:, :most], u.flip(2)[:, :, :most]
-    residuals = (a @ u - u * nu.unsqueeze(1)).norm(dim=1)
-    pairs: list[_Pairs | None] = []
-    for image, size in enumerate(valid.sum(dim=1).tolist()):
-        if size == 0 or not bool(finite[image]):
-            pairs.append(None)
-            continue
-        others = min(k, size) - 1
-        residual = float(residuals[image, :others].amax()) if others else 0.0
-        pairs.append(_Pairs(nu[image, :others], u[image, valid[image], :others], residual, iterations=0))
-    return pairs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from scipy.linalg import eigh, subspace_angles
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from simsam_batch.spectral import eigen
+from simsam_batch.spectral import eigen, solvers
 from simsam_batch.spectral.eigen import EigenResult, Solver, apply_sign_rule, smallest_eigenpairs
 from simsam_batch.spectral.laplacian import degrees, normalized_affinity
 
@@ -65,7 +66,7 @@ def true_residual(w: Tensor, result: EigenResult, image: int, inside: Tensor) ->
     return float((u @ a - nu[kept, None] * u).norm(dim=1).max())
 
 
-@pytest.mark.parametrize("solver", ["auto", "arpack", "lobpcg", "eigh"])
+@pytest.mark.parametrize("solver", ["auto", "block-lanczos", "arpack", "lobpcg", "eigh"])
 @pytest.mark.parametrize("patches", [200, 900])
 def test_pairs_equal_those_of_the_published_problem_in_fp64(solver: Solver, patches: int) -> None:
     w, k = clustered_affinity(patches), 15
@@ -139,7 +140,7 @@ def test_two_separate_parts_are_told_apart_by_the_second_vector() -> None:
     assert result.vectors[0, 0].tolist() == pytest.approx([13**-0.5] * 5, abs=1e-6)
 
 
-@pytest.mark.parametrize("solver", ["arpack", "lobpcg"])
+@pytest.mark.parametrize("solver", ["block-lanczos", "arpack", "lobpcg"])
 @pytest.mark.parametrize("seed", range(3))
 def test_every_copy_of_a_multiple_eigenvalue_is_found(solver: Solver, seed: int) -> None:
     # Ten parts without any edge between them: mu = 0 ten times, once with the constant vector.
@@ -154,17 +155,17 @@ def test_every_copy_of_a_multiple_eigenvalue_is_found(solver: Solver, seed: int)
 def test_a_missed_copy_comes_back_with_a_residual_that_tells() -> None:
     part = torch.arange(90) % 3
     graph = clustered_affinity(90, clusters=1)[0] * (part[:, None] == part)
-    constant = eigen._constant_pair(graph)
+    constant = solvers.constant_pair(graph)
     a = normalized_affinity(graph, degrees(graph))
     a = a - 2 * torch.outer(constant.u, constant.u)
-    complete = eigen._eigh(a, constant, 6)
+    complete = solvers.solve_densely(a, constant, 6)
     assert complete.nu[:3].tolist() == [
         pytest.approx(1, abs=1e-6),
         pytest.approx(1, abs=1e-6),
         pytest.approx(0.3, abs=0.3),
     ]
-    found_all = eigen._rayleigh_ritz(a, constant, complete.u[:, :5], iterations=0)
-    missed_one = eigen._rayleigh_ritz(a, constant, complete.u[:, [0, 2, 3, 4, 5]], iterations=0)
+    found_all = solvers.rayleigh_ritz(a, constant, complete.u[:, :5], iterations=0)
+    missed_one = solvers.rayleigh_ritz(a, constant, complete.u[:, [0, 2, 3, 4, 5]], iterations=0)
     assert found_all is not None
     assert missed_one is not None
     assert found_all.residual < 1e-5
@@ -172,10 +173,11 @@ def test_a_missed_copy_comes_back_with_a_residual_that_tells() -> None:
     assert missed_one.residual > 1e-4
 
 
-def test_a_solver_that_misses_the_tolerance_is_replaced_and_named() -> None:
+@pytest.mark.parametrize("solver", ["block-lanczos", "lobpcg"])
+def test_a_solver_that_misses_the_tolerance_is_replaced_and_named(solver: Solver) -> None:
     w = clustered_affinity(300)
-    result = smallest_eigenpairs(w, everywhere(w), 15, solver="lobpcg", max_iterations=1)
-    assert result.solver == ["eigh (after lobpcg)"]
+    result = smallest_eigenpairs(w, everywhere(w), 15, solver=solver, max_iterations=1, tolerance=3e-6)
+    assert result.solver == [f"eigh (after {solver})"]
     assert bool(result.converged[0])
     values, _, _ = reference(w[0])
     assert np.abs(result.values[0].numpy() - values[:15]).max() < 1e-5
@@ -241,7 +243,7 @@ def graph_of(kind: str, patches: int, rng: np.random.Generator) -> Tensor:
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kind=st.sampled_from(["constant", "no edges", "self-loops only", "clustered", "ring", "disconnected"]),
-    solver=st.sampled_from(["auto", "arpack", "lobpcg", "eigh"]),
+    solver=st.sampled_from(["auto", "block-lanczos", "arpack", "lobpcg", "eigh"]),
     patches=st.integers(1, 150),
     k=st.integers(1, 18),
     left_out=st.sampled_from([0.0, 0.3, 1.0]),
@@ -282,31 +284,45 @@ def test_any_graph_is_solved_and_its_residual_is_true(
     assert torch.allclose((v * degree) @ v.T, torch.eye(found, dtype=torch.float64), atol=1e-4)
 
 
-def test_the_batched_dense_solver_agrees_with_the_single_one() -> None:
-    k = 8
-    w = torch.cat([clustered_affinity(40, seed=seed) for seed in range(5)])
+@pytest.mark.parametrize("method", ["eigh", "block-lanczos"])
+def test_a_batch_solved_together_agrees_with_its_images_solved_singly(method: Literal["eigh", "block-lanczos"]) -> None:
+    # What CUDA does with the batch runs on the CPU just as well.
+    k, patches = 8, 70
+    w = torch.cat([clustered_affinity(patches, seed=seed) for seed in range(6)])
     w[1] = 0.0
     w[3, 0, 0] = torch.nan
-    valid = torch.ones((5, 40), dtype=torch.bool)
+    valid = torch.ones((6, patches), dtype=torch.bool)
     valid[0, 5:30] = False
     # Without self-loops four patches have negative nu, below the zeros that patches left out would give.
     valid[2, 4:] = False
     w[2].fill_diagonal_(0)
     valid[4] = False
-    batched = eigen._dense_batch(w, valid, k)
-    assert batched[3] is None
-    assert batched[4] is None
-    for image in range(3):
-        pairs = batched[image]
-        assert pairs is not None
+    # What stands in the rows and columns of patches left out is not read.
+    w[0, 7] = torch.nan
+    result, unsolved = eigen._solve_batch(w, valid, valid.sum(1).tolist(), k, method, 1e-4, 200)
+    assert unsolved == []
+    assert result.solver == [method, method, method, "none (not finite)", "none (no patches)", method]
+    assert result.converged.tolist() == [True, True, True, False, False, True]
+    assert not result.vectors[[3, 4]].any()
+    assert result.residual[[3, 4]].isnan().all()
+    for image in (0, 1, 2, 5):
         inside = valid[image]
         graph = w[image][inside][:, inside]
         expected = smallest_eigenpairs(graph[None], everywhere(graph[None]), k, solver="eigh")
-        others = min(k, len(graph)) - 1
-        assert pairs.u.shape == (len(graph), others)
-        assert pairs.residual < 1e-5
-        assert torch.allclose(1 - pairs.nu, expected.values[0, 1 : others + 1], atol=1e-5)
-        assert torch.allclose(pairs.u.T @ pairs.u, torch.eye(others), atol=1e-5)
+        assert torch.allclose(result.values[image], expected.values[0], atol=1e-5, equal_nan=True)
+        assert not result.vectors[image][:, ~inside].any()
+        found = min(k, len(graph))
+        v = result.vectors[image, :found][:, inside].double()
+        assert torch.allclose((v * degrees(graph.double())) @ v.T, torch.eye(found, dtype=torch.float64), atol=1e-5)
+        assert true_residual(w, result, image, inside) == pytest.approx(float(result.residual[image]), abs=3e-6)
+
+
+def test_only_the_images_that_missed_the_tolerance_are_solved_again() -> None:
+    w = torch.stack([torch.full((150, 150), 0.6), clustered_affinity(150, seed=1)[0]])
+    # Equal affinities leave nothing to iterate for; the other graph needs more than one restart.
+    result = smallest_eigenpairs(w, everywhere(w), 4, solver="block-lanczos", max_iterations=1, tolerance=2e-6)
+    assert result.solver == ["block-lanczos", "eigh (after block-lanczos)"]
+    assert bool(result.converged.all())
 
 
 @pytest.mark.parametrize(
@@ -344,10 +360,10 @@ def test_the_sign_rule_makes_the_smaller_side_positive_by_hand() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("solver", ["auto", "lobpcg", "eigh"])
+@pytest.mark.parametrize("solver", ["auto", "block-lanczos", "lobpcg", "eigh"])
 @pytest.mark.parametrize("patches", [200, 1600])
 def test_cuda_agrees_with_the_cpu(solver: Solver, patches: int) -> None:
-    if solver == "lobpcg" or patches > eigen.CUDA_DENSE_UP_TO:
+    if solver in ("block-lanczos", "lobpcg") or (solver == "auto" and patches > eigen.CUDA_DENSE_UP_TO):
         pytest.importorskip("cupy")
     w = torch.cat([clustered_affinity(patches, seed=seed) for seed in range(2)])
     valid = everywhere(w)
