@@ -30,7 +30,7 @@ _WAITING_PIXELS = 100_000_000
 _LARGEST_BATCH = 64
 _DECODE_THREADS_BESIDE_A_GPU = 8
 _OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
-_ARITHMETIC = (ArithmeticError, np.linalg.LinAlgError, torch.linalg.LinAlgError)
+_ARITHMETIC = (ArithmeticError, np.linalg.LinAlgError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
 
 
 def image_seed(seed: int, image_id: str) -> int:
