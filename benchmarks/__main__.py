@@ -40,7 +40,9 @@ def main() -> int:
             rows.append(row)
             shown = "skipped" if row.ratio is None else f"{row.ratio:.2f} {row.verdict}"
             at = f"{time.perf_counter() - began:4.0f} s"
-            progress.print(f"{at}  {group}: {row.what} / {row.peer}: {shown}", markup=False, highlight=False)
+            progress.print(
+                f"{at}  {group}: {row.what} / {row.peer}: {shown}", markup=False, highlight=False, soft_wrap=True
+            )
     table.show(rows, facts, Console(width=None if sys.stdout.isatty() else 150))
     name = re.sub(r"[^a-z0-9]+", "-", str(facts["gpu"] or "cpu").lower())
     path = arguments.json or (None if arguments.smoke else RESULTS / f"{name}.json")

@@ -96,7 +96,7 @@ class Row:
             "ratio": self.ratio,
             "ratio_low": min(self.samples, default=None),
             "ratio_high": max(self.samples, default=None),
-            "pairs": len(self.samples),
+            "samples": list(self.samples),
             "threads": self.threads,
             "target": None if self.target is None else f"{sign} {self.target:g}",
             "verdict": self.verdict,

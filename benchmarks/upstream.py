@@ -28,7 +28,7 @@ class Head:
     def train(self, alpha: Tensor, beta: Tensor, *, patches: int = PATCHES, epochs: int = EPOCHS) -> None:
         """Descend on two views (n, C), whose rows belong together."""
         for _ in range(epochs):
-            for places in torch.randperm(len(alpha), device=alpha.device).split(patches):
+            for places in torch.split(torch.randperm(len(alpha), device=alpha.device), patches):
                 z_alpha, z_beta = self.projector(alpha[places]), self.projector(beta[places])
                 p_alpha, p_beta = self.predictor(z_alpha), self.predictor(z_beta)
                 to_beta = functional.cosine_similarity(p_alpha, z_beta.detach()).mean()
