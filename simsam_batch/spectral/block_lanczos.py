@@ -24,8 +24,8 @@ STEPS = 6
 _BREAKDOWN = 2e-6
 """Directions shorter than this, in what A makes of unit vectors, are rounding noise in fp32."""
 
-_DEPENDENT = 1e-3
-"""Unit vectors of which less than this is left outside the basis count as inside it."""
+_DEPENDENT = 0.05
+"""Directions of which unit vectors hold less than this outside the basis are left out: in fp32 they are not exact."""
 
 _BELOW_ALL = -9.0
 """Stands for the eigenvalue of a basis row that is zero; real ones are at least -1."""
@@ -223,9 +223,10 @@ def _next_block(space: _Space, block: int, width: int, noise: Array, xp: Any) ->
     return _settle(fresh, basis, xp)
 
 
-def _settle(fresh: Array, basis: Array, xp: Any) -> tuple[Array, Array]:
-    """Orthonormalise nearly orthonormal rows again, after which they are so to rounding."""
-    return _orthonormal(_outside(fresh, basis, xp), _DEPENDENT, xp)
+def _settle(rows: Array, basis: Array, xp: Any) -> tuple[Array, Array]:
+    """Make rows of about unit length orthonormal, and orthogonal to the basis, to rounding."""
+    # Once is not enough for random rows: what the basis lacks in orthogonality would grow from block to block.
+    return _orthonormal(_outside(_outside(rows, basis, xp), basis, xp), _DEPENDENT, xp)
 
 
 def _outside(rows: Array, basis: Array, xp: Any) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -114,16 +115,19 @@ def smallest_eigenpairs(
     batch, patches, _ = w.shape
     if not w.numel():
         return _empty_result(batch, k, patches, w.device)
-    # One wait for the device answers both questions.
-    *sizes, negative = torch.cat([valid.sum(dim=1), (w.amin() < 0).long().unsqueeze(0)]).tolist()
-    if negative:
+    # One wait for the device answers all these questions. NaN, if there is any, is the least and the largest.
+    *counts, least, largest = torch.cat([valid.sum(dim=1).double(), torch.stack(torch.aminmax(w)).double()]).tolist()
+    sizes = [int(count) for count in counts]
+    if least < 0:
         raise ValueError("affinities must not be negative: clip them at zero")
     method = _batched_method(solver, patches, min(k, patches) - 1, cuda=w.is_cuda)
     if method is None:
         result = _empty_result(batch, k, patches, w.device)
         unsolved = [image for image in range(batch) if sizes[image]]
     else:
-        result, unsolved = _solve_batch(w, valid, sizes, k, method, tolerance, max_iterations)
+        result, unsolved = _solve_batch(
+            w, valid, sizes, k, method, tolerance, max_iterations, clean=math.isfinite(least + largest)
+        )
     for image in unsolved:
         inside = valid[image].nonzero().squeeze(1)
         graph = w[image]
@@ -209,23 +213,31 @@ def _solve_batch(
     method: Literal["block-lanczos", "eigh"],
     tolerance: float,
     max_iterations: int,
+    *,
+    clean: bool,
 ) -> tuple[EigenResult, list[int]]:
-    """Solve all graphs of a batch together, and name the images that need another solver."""
+    """Solve all graphs of a batch together, and name the images that need another solver.
+
+    ``clean`` promises that all affinities are finite, also outside the graphs.
+    """
     batch, patches, _ = w.shape
-    if min(sizes) < patches:
+    inside = valid.to(w.dtype)
+    finite = torch.ones_like(valid[:, 0])
+    if not clean:
         w = w.masked_fill(~(valid.unsqueeze(1) & valid.unsqueeze(2)), 0)
-    sums = w.sum(dim=-1)
-    finite = torch.isfinite(sums).all(dim=1)
-    sums = torch.where(finite[:, None], sums, 0)
+        finite = torch.isfinite(w.sum(dim=(1, 2)))
+        w = w.masked_fill(~finite[:, None, None], 0)
+    sums = torch.bmm(w, inside.unsqueeze(2)).squeeze(2) * inside
     # The constant vector as in `constant_pair`, for every image.
     root = torch.where(sums < SMALLEST_DEGREE, 0, sums).sqrt()
     edges = root.any(dim=1, keepdim=True)
-    root = torch.where(edges, root, valid.to(root))
+    root = torch.where(edges, root, inside)
     length = root.norm(dim=1, keepdim=True).clamp(min=SMALLEST_DEGREE)
     constant, nu_constant = root / length, edges.to(root)
-    scale = torch.where(sums < SMALLEST_DEGREE, 1, sums)
-    a = normalized_affinity(w, scale).masked_fill_(~finite[:, None, None], 0)
-    of_constant = (torch.bmm(a, constant.unsqueeze(2)).squeeze(2) - nu_constant * constant).norm(dim=1)
+    degree = torch.where(sums < SMALLEST_DEGREE, 1, sums)
+    # An infinite degree makes a patch's row and column zero.
+    a = normalized_affinity(w, degree.masked_fill(~valid, torch.inf))
+    of_constant = (torch.bmm(constant.unsqueeze(1), a).squeeze(1) - nu_constant * constant).norm(dim=1)
 
     pairs = max(min(k, max(sizes)), 1)
     count = torch.tensor([min(k, size) for size in sizes], device=w.device)
@@ -244,7 +256,7 @@ def _solve_batch(
     there = (torch.arange(pairs, device=w.device) < count[:, None]) & finite[:, None]
     # Rounding can leave nu a little above 1, which the theory forbids.
     mu = torch.cat([1 - nu_constant, (1 - nu).clamp(min=0)], dim=1)
-    vectors = torch.cat([((root > 0) / length).unsqueeze(1), u * scale.rsqrt().unsqueeze(1)], dim=1)
+    vectors = torch.cat([((root > 0) / length).unsqueeze(1), u * degree.rsqrt().unsqueeze(1)], dim=1)
     result.values[:, :pairs] = mu.masked_fill(~there, torch.nan)
     # A dense solver leaves rounding errors outside the graph.
     result.vectors[:, :pairs] = vectors.masked_fill(~(there.unsqueeze(2) & valid.unsqueeze(1)), 0)

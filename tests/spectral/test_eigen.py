@@ -298,8 +298,10 @@ def test_a_batch_solved_together_agrees_with_its_images_solved_singly(method: Li
     w[2].fill_diagonal_(0)
     valid[4] = False
     # What stands in the rows and columns of patches left out is not read.
-    w[0, 7] = torch.nan
-    result, unsolved = eigen._solve_batch(w, valid, valid.sum(1).tolist(), k, method, 1e-4, 200)
+    w[0, 7, 8] = torch.nan
+    w[5, 9] = torch.inf
+    valid[5, 9] = False
+    result, unsolved = eigen._solve_batch(w, valid, valid.sum(1).tolist(), k, method, 1e-4, 200, clean=False)
     assert unsolved == []
     assert result.solver == [method, method, method, "none (not finite)", "none (no patches)", method]
     assert result.converged.tolist() == [True, True, True, False, False, True]
