@@ -328,6 +328,36 @@ def test_only_the_images_that_missed_the_tolerance_are_solved_again() -> None:
 
 
 @pytest.mark.parametrize(
+    ("solver", "patches", "others", "cuda", "cupy", "expected"),
+    [
+        ("auto", 900, 14, False, False, None),
+        ("auto", 900, 14, True, True, "block-lanczos"),
+        ("auto", 900, 14, True, False, "eigh"),  # no CuPy: nothing to run block Lanczos with
+        ("auto", eigen.CUDA_DENSE_UP_TO, 14, True, True, "eigh"),
+        ("auto", 900, 0, True, True, "eigh"),  # the constant pair alone
+        ("auto", 900, 200, True, True, "eigh"),  # seven blocks of 202 would exceed the whole space
+        ("lobpcg", 900, 14, True, True, None),
+        ("eigh", 900, 14, True, True, "eigh"),
+        ("eigh", 900, 14, False, True, None),
+        ("block-lanczos", 113, 14, False, False, "block-lanczos"),  # seven blocks of 16 are 112
+        ("block-lanczos", 112, 14, False, False, None),
+        ("block-lanczos", 112, 14, True, True, "eigh"),
+    ],
+)
+def test_what_is_solved_together_and_how(
+    monkeypatch: pytest.MonkeyPatch,
+    solver: Solver,
+    patches: int,
+    others: int,
+    cuda: bool,
+    cupy: bool,
+    expected: str | None,
+) -> None:
+    monkeypatch.setattr(eigen, "find_spec", lambda name: object() if cupy else None)
+    assert eigen._batched_method(solver, patches, others, cuda=cuda) == expected
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"k": 0}, "k is 0"),
@@ -387,3 +417,15 @@ def test_arpack_is_refused_on_cuda() -> None:
     w = torch.ones((1, 4, 4), device="cuda")
     with pytest.raises(ValueError, match="CPU only"):
         smallest_eigenpairs(w, everywhere(w), 2, solver="arpack")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_tensors_reach_cupy_without_a_copy_and_on_the_stream_of_torch() -> None:
+    cupy = pytest.importorskip("cupy")
+    tensor = torch.ones((2, 3), device="cuda")
+    for stream in (torch.cuda.default_stream(), torch.cuda.Stream()):
+        with torch.cuda.stream(stream), eigen._array_library(tensor) as (library, to_array):
+            assert library is cupy
+            assert to_array(tensor).data.ptr == tensor.data_ptr()
+            assert cupy.cuda.get_current_stream().ptr == stream.cuda_stream
