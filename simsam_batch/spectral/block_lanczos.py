@@ -118,7 +118,8 @@ def largest_eigenpairs(
         wanted: (B,) pairs asked for, on the host; at most the number of patches inside less one.
         xp: the namespace of the arrays, ``numpy`` or ``cupy``.
         tolerance: residual at which an image is done.
-        max_products: products of A with a block after which an image is given up; its best pairs are returned.
+        max_products: products of A with a block after which an image is given up; its best pairs are returned. The
+            first ``steps + 1`` are always made.
         steps: blocks added between two restarts.
         guards: rows of a block beyond the largest number wanted.
     """
