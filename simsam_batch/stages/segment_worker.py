@@ -95,7 +95,7 @@ class SegmentWorker:
         threadpool_limits(stage.options.threads)
         self._device = torch.device(compute_device(stage.options.device))
         if stage.options.solver == "arpack" and self._device.type == "cuda":
-            raise SettingsError("solver: 'arpack' runs on a CPU only; use auto, lobpcg or eigh, or --device cpu")
+            raise SettingsError("solver: 'arpack' runs on a CPU only; choose another --solver, or --device cpu")
         self._backbone = load_backbone(stage.options, stage.resolved, str(self._device))
         self._limits = images.ImageLimits(stage.options.max_bytes, stage.options.max_pixels)
         self._resize = images.parse_resize(stage.options.resize)
