@@ -12,13 +12,14 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from simsam_batch.spectral import block_lanczos
-from simsam_batch.spectral.laplacian import SMALLEST_DEGREE, degrees, normalized_affinity
+from simsam_batch.spectral.laplacian import SMALLEST_DEGREE, normalized_affinity
 from simsam_batch.spectral.solvers import (
     Pairs,
-    constant_pair,
+    normalized_graph,
     solve_by_arpack,
     solve_by_lobpcg,
     solve_densely,
@@ -48,8 +49,8 @@ class EigenResult:
             constant and positive on all patches that have an edge.
         residual: (B,) float32, the largest ``||A u - nu u||`` over the pairs, with A = D^-1/2 W D^-1/2, nu = 1 - mu and
             unit vectors u = D^1/2 v; NaN where nothing could be solved.
-        iterations: (B,) int32, for ``block-lanczos`` how often A was applied to a block; 0 for a direct solver, -1
-            where the library does not tell.
+        iterations: (B,) int32, how often A was applied, to a block by ``block-lanczos``, to a vector by ``arpack``;
+            iterations of ``lobpcg``; 0 for a direct solver.
         converged: (B,) bool, residual within the tolerance. False as well for a graph without valid patches, and
             for affinities that are not finite.
         solver: for each image what produced its pairs: ``block-lanczos``, ``arpack``, ``lobpcg``, ``eigh``,
@@ -66,7 +67,7 @@ class EigenResult:
 
 @dataclass(frozen=True, slots=True)
 class _Solved:
-    """What `EigenResult` says of one image: values (m,), vectors (m, n) over its n valid patches."""
+    """What `EigenResult` says of one image: values (m,), vectors (m, N)."""
 
     values: Tensor
     vectors: Tensor
@@ -88,9 +89,9 @@ def smallest_eigenpairs(
 
     The constant vector (mu = 0) is known and taken out of A beforehand. ``block-lanczos``, and on CUDA ``eigh``, solve
     the whole batch at once. The other solvers take image by image; what a library's iterative solver returns goes
-    through a Rayleigh-Ritz step together with a few random directions, so that a missed copy of a multiple eigenvalue
-    shows as a residual, provided that this eigenvalue stands apart from those not asked for. An image whose solver
-    fails or misses the tolerance is solved again, densely and in fp64.
+    through a Rayleigh-Ritz step, and a few Lanczos steps look for a missed copy of a multiple eigenvalue, which they
+    find if it stands apart from those not asked for. An image whose solver fails, misses a pair or the tolerance is
+    solved again, densely and in fp64.
 
     Where eigenvalues coincide (equal affinities everywhere, three or more separate parts) eigenvectors are not unique:
     some orthonormal set is returned, the same on every call, and the spectral gap mu_2 - mu_1 is near zero.
@@ -129,17 +130,15 @@ def smallest_eigenpairs(
             w, valid, sizes, k, method, tolerance, max_iterations, clean=math.isfinite(least + largest)
         )
     for image in unsolved:
-        inside = valid[image].nonzero().squeeze(1)
-        graph = w[image]
-        if sizes[image] < patches:
-            graph = graph.index_select(0, inside).index_select(1, inside)
-        solved = _solve(graph, k, solver if method is None else "eigh", tolerance, max_iterations)
+        graph = np.ascontiguousarray(w[image].cpu().numpy()), valid[image].cpu().numpy()
+        chosen: Solver = solver if method is None else "eigh"
+        solved = _solve(*graph, k, chosen, tolerance, max_iterations, cuda=w.device.index if w.is_cuda else None)
         if solved is None:
             result.solver[image] = NOT_FINITE
             continue
         found = len(solved.values)
         result.values[image, :found] = solved.values
-        result.vectors[image, :found, inside] = solved.vectors
+        result.vectors[image, :found] = solved.vectors
         result.residual[image] = solved.residual
         result.iterations[image] = solved.iterations
         result.converged[image] = solved.residual <= tolerance
@@ -228,7 +227,7 @@ def _solve_batch(
         finite = torch.isfinite(w.sum(dim=(1, 2)))
         w = w.masked_fill(~finite[:, None, None], 0)
     sums = torch.bmm(w, inside.unsqueeze(2)).squeeze(2) * inside
-    # The constant vector as in `constant_pair`, for every image.
+    # The constant vector as in `solvers.Graph`, for every image.
     root = torch.where(sums < SMALLEST_DEGREE, 0, sums).sqrt()
     edges = root.any(dim=1, keepdim=True)
     root = torch.where(edges, root, inside)
@@ -296,7 +295,7 @@ def _dense_batch(
 
 
 def _block_lanczos(
-    a: Tensor, constant: Tensor, valid: Tensor, others: np.typing.NDArray[np.int64], tolerance: float, products: int
+    a: Tensor, constant: Tensor, valid: Tensor, others: NDArray[np.int64], tolerance: float, products: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Hand the batch to `block_lanczos` without copying it: nu (B, k), u (B, k, N), residual (B,), iterations (B,)."""
     from torch.utils.dlpack import from_dlpack
@@ -328,33 +327,38 @@ def _array_library(like: Tensor) -> Iterator[tuple[ModuleType, Any]]:
         yield cupy, cupy.from_dlpack
 
 
-def _solve(graph: Tensor, k: int, solver: Solver, tolerance: float, max_iterations: int) -> _Solved | None:
-    """Solve one graph (n, n) without patches to leave out."""
-    degree = degrees(graph)
-    if not bool(torch.isfinite(degree).all()):
+def _solve(
+    w: NDArray[np.float32],
+    inside: NDArray[np.bool_],
+    k: int,
+    solver: Solver,
+    tolerance: float,
+    max_iterations: int,
+    *,
+    cuda: int | None,
+) -> _Solved | None:
+    """Solve the graph of one image; None if its affinities are not finite."""
+    graph = normalized_graph(w, inside)
+    if graph is None:
         return None
-    constant = constant_pair(graph)
-    a = normalized_affinity(graph, degree)
-    constant_residual = float((a @ constant.u - constant.nu * constant.u).norm())
-    # From here on A has the constant vector at the lower end of its spectrum, -1. The other pairs are the same.
-    a.addr_(constant.u, constant.u, alpha=-(constant.nu + 1))
-    others = min(k, len(graph)) - 1
-    name = _choose(solver, size=len(graph), others=others)
+    size = int(inside.sum())
+    others = min(k, size) - 1
+    name = _choose(solver, size=size, others=others)
     pairs: Pairs | None = None
     if name == "arpack":
-        pairs = solve_by_arpack(a, constant, others, tolerance, max_iterations)
+        pairs = solve_by_arpack(graph, others, tolerance, max_iterations)
     elif name == "lobpcg":
-        pairs = solve_by_lobpcg(a, constant, others, tolerance, max_iterations)
+        pairs = solve_by_lobpcg(graph, others, tolerance, max_iterations, cuda=cuda)
     else:
-        pairs = solve_densely(a, constant, others)
+        pairs = solve_densely(graph, others)
     if pairs is None or not pairs.residual <= tolerance:
-        pairs = solve_densely(a, constant, others)
+        pairs = solve_densely(graph, others)
         name = f"eigh (after {name})"
     # Rounding can leave nu a little above 1, which the theory forbids.
-    mu = torch.cat([pairs.nu.new_tensor([1 - constant.nu]), (1 - pairs.nu).clamp(min=0)])
-    vectors = torch.cat([constant.v.unsqueeze(0), (pairs.u * degree.rsqrt().unsqueeze(1)).T])
-    residual = max(pairs.residual, constant_residual)
-    return _Solved(values=mu, vectors=vectors, residual=residual, iterations=pairs.iterations, solver=name)
+    mu = np.concatenate([[1 - graph.nu], np.maximum(1 - pairs.nu, 0)], dtype=np.float32)
+    vectors = np.concatenate([graph.first[None], pairs.u.T * graph.scale])
+    residual = max(pairs.residual, graph.residual)
+    return _Solved(torch.from_numpy(mu), torch.from_numpy(vectors), residual, pairs.iterations, name)
 
 
 def _choose(solver: Solver, *, size: int, others: int) -> str:

@@ -112,8 +112,11 @@ def test_patches_left_out_do_not_change_the_others() -> None:
     w[0, :, ~valid[0]] = 0.9
     result = smallest_eigenpairs(w, valid, 5)
     expected = smallest_eigenpairs(alone, everywhere(alone), 5)
-    assert torch.equal(result.values, expected.values)
-    assert torch.equal(result.vectors[:, :, keep], expected.vectors)
+    # Products over more zeros round otherwise, and the sign of a vector is arbitrary.
+    assert torch.allclose(result.values, expected.values, atol=1e-5)
+    vectors = result.vectors[:, :, keep]
+    signs = (vectors * expected.vectors).sum(dim=2, keepdim=True).sign()
+    assert torch.allclose(signs * vectors, expected.vectors, atol=1e-5)
     assert not result.vectors[:, :, ~valid[0]].any()
 
 
@@ -152,25 +155,37 @@ def test_every_copy_of_a_multiple_eigenvalue_is_found(solver: Solver, seed: int)
     assert np.abs(result.values[0].numpy() - expected[:15]).max() < 1e-4
 
 
-def test_a_missed_copy_comes_back_with_a_residual_that_tells() -> None:
+@pytest.mark.parametrize("left_out", [0, 7])
+def test_pairs_that_lack_a_copy_are_turned_down(left_out: int) -> None:
+    # Three separate parts: nu = 1 three times, once of them with the constant vector.
     part = torch.arange(90) % 3
-    graph = clustered_affinity(90, clusters=1)[0] * (part[:, None] == part)
-    constant = solvers.constant_pair(graph)
-    a = normalized_affinity(graph, degrees(graph))
-    a = a - 2 * torch.outer(constant.u, constant.u)
-    complete = solvers.solve_densely(a, constant, 6)
-    assert complete.nu[:3].tolist() == [
-        pytest.approx(1, abs=1e-6),
-        pytest.approx(1, abs=1e-6),
-        pytest.approx(0.3, abs=0.3),
-    ]
-    found_all = solvers.rayleigh_ritz(a, constant, complete.u[:, :5], iterations=0)
-    missed_one = solvers.rayleigh_ritz(a, constant, complete.u[:, [0, 2, 3, 4, 5]], iterations=0)
+    w = clustered_affinity(90, clusters=1)[0] * (part[:, None] == part)
+    graph = solvers.normalized_graph(w.numpy(), np.arange(90) >= left_out)
+    assert graph is not None
+    complete = solvers.solve_densely(graph, 6)
+    assert complete.nu[:2].tolist() == pytest.approx([1, 1], abs=1e-6)
+    assert complete.nu[2] < 0.6
+    found_all = solvers.checked_pairs(graph, complete.u[:, :5], 1e-4, iterations=0)
     assert found_all is not None
-    assert missed_one is not None
     assert found_all.residual < 1e-5
-    assert missed_one.nu[:2].tolist() == pytest.approx([1, 1], abs=1e-3)
-    assert missed_one.residual > 1e-4
+    assert found_all.nu == pytest.approx(complete.nu[:5], abs=1e-6)
+    assert solvers.checked_pairs(graph, complete.u[:, [0, 2, 3, 4, 5]], 1e-4, iterations=0) is None
+
+
+def test_the_operator_equals_the_matrix_that_it_stands_for() -> None:
+    w = clustered_affinity(40)[0].numpy()
+    inside = np.arange(40) % 7 > 0
+    graph = solvers.normalized_graph(w, inside)
+    assert graph is not None
+    kept = w[np.ix_(inside, inside)].astype(np.float64)
+    degree = kept.sum(axis=1)
+    constant = np.sqrt(degree / degree.sum())
+    a = kept / np.sqrt(np.outer(degree, degree)) - 2 * np.outer(constant, constant)
+    x = np.random.default_rng(0).standard_normal((40, 3)).astype(np.float32)
+    assert (graph @ x)[inside] == pytest.approx(a @ x[inside], abs=1e-5)
+    assert (graph @ x[:, 0])[inside] == pytest.approx(a @ x[inside, 0], abs=1e-5)
+    assert not (graph @ x)[~inside].any()
+    assert graph.matrix(np.float64) == pytest.approx(a, abs=1e-6)
 
 
 @pytest.mark.parametrize("solver", ["block-lanczos", "lobpcg"])
@@ -217,7 +232,7 @@ def test_more_pairs_than_patches_are_padded() -> None:
 def test_an_image_that_is_not_finite_does_not_cost_its_neighbours() -> None:
     w = clustered_affinity(140).repeat(2, 1, 1)
     expected = smallest_eigenpairs(w[1:], everywhere(w[1:]), 4)
-    w[0, 5, 7] = torch.nan
+    w[0, [5, 7], [7, 5]] = torch.nan
     result = smallest_eigenpairs(w, everywhere(w), 4)
     assert result.solver[0] == "none (not finite)"
     assert not result.vectors[0].any()
