@@ -111,6 +111,9 @@ class SegmentSettings(RunSettings):
     patches_per_step: int = _result("Head", 32, "patch pairs of one training step", ge=1)
     learning_rate: float = _result("Head", 0.96, "of plain SGD; scale it with --patches-per-step", gt=0)
     epochs: int = _result("Head", 5, "passes over an image's patches", ge=1)
+    head_precision: Literal["fp32", "tf32", "bf16"] = _result(
+        "Head", "fp32", "of the products in the head's training; tf32 is fp32 on a CPU, bf16 needs a GPU to be fast"
+    )
 
     affinity: Literal["cosine", "binary"] = _result("Affinity", "cosine", "binary: TokenCut's thresholded graph")
     shift: Literal["mean", "max/3", "zero"] = _result(

@@ -16,16 +16,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
+from simsam_batch.spectral.descent import Heads, Schedule, descend
+from simsam_batch.spectral.linear import Precision, cuda_tf32
 from simsam_batch.spectral.views import random_affine, uniforms, upstream_view, warp
 
-# Lower bound of the norms in a cosine; torch's own default.
-_EPS = 1e-8
 # A warped place counts if invalid or missing patches make up less than this share of it: float32 coordinates are off
 # by about 1e-6 patches.
 _BLEND_TOLERANCE = 1e-3
@@ -49,41 +50,6 @@ class HeadOutput:
     loss_last: Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class Heads:
-    """Parameters of B heads, input dimension first: ``(B, C, C)`` matrices and ``(B, 1, C)`` biases."""
-
-    projector: Tensor
-    projector_bias: Tensor
-    predictor: Tensor
-    predictor_bias: Tensor
-
-    def project(self, x: Tensor) -> Tensor:
-        """``z`` of ``(B, M, C)`` rows."""
-        return functional.elu(torch.baddbmm(self.projector_bias, x, self.projector), inplace=True)
-
-    def predict(self, z: Tensor) -> Tensor:
-        """``p`` of ``(B, M, C)`` rows."""
-        return torch.baddbmm(self.predictor_bias, z, self.predictor)
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """Which patches of the two views meet at which step.
-
-    Attributes:
-        alpha: ``(B, T, S)`` int64, row numbers of S patches a step; -1 where an image has no patch to take.
-        beta: the same for the other view, -1 in the same places.
-        steps_per_epoch: ``(B,)`` int64; an image with fewer pairs has fewer steps and rests at the end.
-        epochs: how many.
-    """
-
-    alpha: Tensor
-    beta: Tensor
-    steps_per_epoch: Tensor
-    epochs: int
-
-
 @torch.no_grad()
 def train_head(
     features: Tensor,
@@ -99,6 +65,7 @@ def train_head(
     rotate: float = 15.0,
     shear: float = 0.0,
     group: int | None = None,
+    precision: Precision = "fp32",
 ) -> HeadOutput:
     """Train one head per image as the paper describes it and apply it: ``p = predictor(projector(F))``.
 
@@ -121,14 +88,19 @@ def train_head(
         shear: largest shear, per axis.
         group: train at most so many images together. None is 1 on the CPU, where the weights of more images leave
             the cache, and the whole batch elsewhere.
+        precision: of the matrix products in the training. ``fp32``: the features' dtype, on CUDA without TF32 whatever
+            the process has set. ``tf32``: TF32 on CUDA. It is a permission to round, as in torch, so that one set of
+            settings serves all devices: a device without TF32, any CPU among them, computes what fp32 computes.
+            ``bf16``: bf16 operands with the parameters, norms, cosines and updates in the features' dtype; for GPUs,
+            slower than fp32 on a CPU without bf16 instructions. A trained head is always applied without TF32 or bf16.
 
     Returns:
         Outputs of all patches, invalid ones too. An image without a single pair keeps its initial head.
 
     Raises:
-        ValueError: if shapes, seeds or counts do not fit together.
+        ValueError: if shapes, seeds or counts do not fit together, or the precision is unknown.
     """
-    _check(features, grid, seeds, patches_per_step, epochs)
+    _check(features, grid, seeds, patches_per_step, epochs, precision)
     if valid.shape != features.shape[:2]:
         raise ValueError(f"valid has the shape {tuple(valid.shape)}, these features need {tuple(features.shape[:2])}")
     generators = [Generator("cpu").manual_seed(seed) for seed in seeds]
@@ -142,8 +114,10 @@ def train_head(
         view = features[part]
         heads = initial_heads(generators[part], view)
         schedule = paired_schedule(paired[part], generators[part], patches_per_step, epochs)
-        cosines = descend(heads, view, warp(view, grid, affine[part]), schedule, learning_rate)
-        outputs = heads.predict(heads.project(view))
+        beta = warp(view, grid, affine[part])
+        cosines = descend(heads, view, beta, schedule, learning_rate, precision=precision)
+        with cuda_tf32(view.device, allowed=False):
+            outputs = heads.predict(heads.project(view))
         collapse = mean_pairwise_cosine(outputs, valid[part])
         done.append((outputs, collapse, *_epoch_losses(cosines, schedule)))
     return HeadOutput(*(torch.cat(column) for column in zip(*done, strict=True)))
@@ -160,6 +134,7 @@ def upstream_head(
     learning_rate: float = 0.06,
     epochs: int = 10,
     group: int | None = None,
+    precision: Precision = "fp32",
 ) -> HeadOutput:
     """Compute what SimSAM's published code computes, which is not what its paper describes.
 
@@ -178,14 +153,15 @@ def upstream_head(
         learning_rate: of both layers.
         epochs: passes over the patches.
         group: as in `train_head`.
+        precision: as in `train_head`; without training there is nothing that it changes.
 
     Returns:
         Outputs of all patches; without training both losses are NaN.
 
     Raises:
-        ValueError: if shapes, seeds or counts do not fit together.
+        ValueError: if shapes, seeds or counts do not fit together, or the precision is unknown.
     """
-    _check(features, grid, seeds, patches_per_step, epochs)
+    _check(features, grid, seeds, patches_per_step, epochs, precision)
     generators = [Generator("cpu").manual_seed(seed) for seed in seeds]
     draws = uniforms(generators)
     count = features.shape[1]
@@ -196,96 +172,14 @@ def upstream_head(
         losses = (view.new_full((len(view),), math.nan),) * 2
         if train:
             schedule = unpaired_schedule(count, generators[part], patches_per_step, epochs)
-            cosines = descend(heads, view, upstream_view(view, draws[part]), schedule, learning_rate)
+            beta = upstream_view(view, draws[part])
+            cosines = descend(heads, view, beta, schedule, learning_rate, precision=precision)
             losses = _epoch_losses(cosines, schedule)
-        outputs = heads.predict(view)
+        with cuda_tf32(view.device, allowed=False):
+            outputs = heads.predict(view)
         everything = torch.ones(outputs.shape[:2], dtype=torch.bool, device=outputs.device)
         done.append((outputs, mean_pairwise_cosine(outputs, everything), *losses))
     return HeadOutput(*(torch.cat(column) for column in zip(*done, strict=True)))
-
-
-@torch.no_grad()
-def descend(heads: Heads, alpha: Tensor, beta: Tensor, schedule: Schedule, learning_rate: float) -> Tensor:
-    """Take all SGD steps of a schedule for all heads at once; ``heads`` are changed in place.
-
-    With ``n`` pairs at a step, ``t`` the other view's ``z`` and ``c = cos(p, t)``::
-
-        dp = -(t / (|p| |t|) - c p / |p|^2) / (2 n)
-        dG = z^T dp,  dg = sum dp,  dz = dp G^T  (the target passes no gradient)
-        dh = dz ELU'(h),  ELU'(h) = 1 + min(z, 0)
-        dA = x^T dh,  da = sum dh
-
-    A step without pairs leaves an image's head as it is. The loop reuses its buffers and never waits for
-    the device.
-
-    Args:
-        heads: B heads, float32 or float64.
-        alpha: ``(B, N, C)`` first view, dtype and device of the heads.
-        beta: ``(B, N, C)`` second view.
-        schedule: which rows meet.
-        learning_rate: of both layers.
-
-    Returns:
-        ``(T, B, 2, S)`` cosines before each step, alpha's predictions first; meaningless where the schedule is -1.
-    """
-    batch, count, width = alpha.shape
-    steps, patches = schedule.alpha.shape[1:]
-    both = 2 * patches
-    views = torch.cat((alpha, beta), 1).view(-1, width)
-    rows, weights = _rows_and_weights(schedule, count, alpha)
-    cosines = alpha.new_empty(steps, batch, 2, patches, 1)
-
-    inputs = alpha.new_empty(batch, both, width)
-    activations = alpha.new_empty(2, batch, both, width)
-    norms = alpha.new_empty(2, batch, both, 1)
-    gradient, hidden, negative = alpha.new_empty(3, batch, both, width)
-    dots, product, toward, along = alpha.new_empty(4, batch, 2, patches, 1)
-    ones = alpha.new_ones(batch, 1, both)
-    flat_inputs = inputs.view(-1, width)
-    z, p = activations
-    z_norm, p_norm = norms.view(2, batch, 2, patches, 1)
-    z_norm_alpha, z_norm_beta = z_norm.unbind(1)
-    p_norm_alpha, p_norm_beta = p_norm.unbind(1)
-    product_alpha, product_beta = product.unbind(1)
-    z_alpha, z_beta = z.view(batch, 2, patches, width).unbind(1)
-    p_alpha, p_beta = p.view(batch, 2, patches, width).unbind(1)
-    gradient_by_view = gradient.view(batch, 2, patches, width)
-    gradient_alpha, gradient_beta = gradient_by_view.unbind(1)
-    toward_alpha, toward_beta = toward.unbind(1)
-    along_rows = along.view(batch, both, 1)
-    x_t, z_t, predictor_t = inputs.mT, z.mT, heads.predictor.mT
-
-    for row, weight, cosine in zip(rows.unbind(0), weights.unbind(0), cosines.unbind(0), strict=True):
-        torch.index_select(views, 0, row, out=flat_inputs)
-        torch.baddbmm(heads.projector_bias, inputs, heads.projector, out=z)
-        # ELU in four vectorised passes; torch's own elu takes twice as long on a CPU.
-        torch.clamp(z, max=0.0, out=negative).expm1_()
-        z.clamp_(min=0.0).add_(negative)
-        torch.baddbmm(heads.predictor_bias, z, heads.predictor, out=p)
-
-        torch.linalg.vector_norm(activations, dim=-1, keepdim=True, out=norms)
-        norms.clamp_(min=_EPS)
-        torch.mul(p_norm_alpha, z_norm_beta, out=product_alpha)
-        torch.mul(p_norm_beta, z_norm_alpha, out=product_beta)
-        torch.mul(p_alpha, z_beta, out=gradient_alpha)
-        torch.mul(p_beta, z_alpha, out=gradient_beta)
-        torch.sum(gradient_by_view, -1, keepdim=True, out=dots)
-        torch.div(dots, product, out=cosine)
-
-        torch.div(weight, product, out=toward)
-        torch.mul(weight, cosine, out=along)
-        along.div_(p_norm).div_(p_norm)
-        torch.mul(toward_alpha, z_beta, out=gradient_alpha)
-        torch.mul(toward_beta, z_alpha, out=gradient_beta)
-        gradient.addcmul_(along_rows, p, value=-1.0)
-
-        torch.bmm(gradient, predictor_t, out=hidden)
-        heads.predictor.baddbmm_(z_t, gradient, alpha=-learning_rate)
-        heads.predictor_bias.baddbmm_(ones, gradient, alpha=-learning_rate)
-        hidden.addcmul_(hidden, negative)
-        heads.projector.baddbmm_(x_t, hidden, alpha=-learning_rate)
-        heads.projector_bias.baddbmm_(ones, hidden, alpha=-learning_rate)
-    return cosines[..., 0]
 
 
 def initial_heads(generators: Sequence[Generator], like: Tensor) -> Heads:
@@ -338,19 +232,6 @@ def _shuffled(places: Tensor, generator: Generator, patches: int, epochs: int) -
     return order.view(epochs, steps, patches)
 
 
-def _rows_and_weights(schedule: Schedule, count: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Row numbers in the stacked views ``(T, B 2 S)`` and loss weights ``-1 / (2 n)`` or 0, ``(T, B, 2, S, 1)``."""
-    batch, steps, patches = schedule.alpha.shape
-    rows = torch.stack((schedule.alpha, schedule.beta + count), 2)
-    rows = rows.clamp_(min=0) + (2 * count * torch.arange(batch))[:, None, None, None]
-    used = (schedule.alpha >= 0).to(like.dtype)
-    weights = -used / (2.0 * used.sum(2, keepdim=True).clamp_min(1.0))
-    weights = weights.transpose(0, 1)[:, :, None, :, None].expand(steps, batch, 2, patches, 1)
-    return rows.transpose(0, 1).reshape(steps, batch * 2 * patches).to(like.device), weights.contiguous().to(
-        like.device
-    )
-
-
 def _epoch_losses(cosines: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
     """Mean loss of the first and of the last epoch, ``(B,)`` each."""
     used = (schedule.alpha >= 0).transpose(0, 1)
@@ -369,7 +250,14 @@ def _parts(features: Tensor, group: int | None) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, len(features), size))
 
 
-def _check(features: Tensor, grid: tuple[int, int], seeds: Sequence[int], patches_per_step: int, epochs: int) -> None:
+def _check(
+    features: Tensor,
+    grid: tuple[int, int],
+    seeds: Sequence[int],
+    patches_per_step: int,
+    epochs: int,
+    precision: Precision,
+) -> None:
     batch, count, _ = features.shape
     if batch == 0 or count != grid[0] * grid[1]:
         raise ValueError(
@@ -379,3 +267,5 @@ def _check(features: Tensor, grid: tuple[int, int], seeds: Sequence[int], patche
         raise ValueError(f"{len(seeds)} seeds for {batch} images; give one for each")
     if patches_per_step < 1 or epochs < 1:
         raise ValueError(f"patches_per_step={patches_per_step} and epochs={epochs} must both be at least 1")
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision={precision!r} is none of {', '.join(get_args(Precision))}")

@@ -213,6 +213,7 @@ def _head(
             patches_per_step=step,
             learning_rate=settings.learning_rate,
             epochs=settings.epochs,
+            precision=settings.head_precision,
         )
     return head.train_head(
         rows,
@@ -222,4 +223,5 @@ def _head(
         patches_per_step=step,
         learning_rate=settings.learning_rate,
         epochs=settings.epochs,
+        precision=settings.head_precision,
     )

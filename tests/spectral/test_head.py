@@ -13,14 +13,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from simsam_batch.spectral.affinity import combine, feature_affinity, head_affinity, normalize_rows
+from simsam_batch.spectral.descent import Heads, Schedule, descend
 from simsam_batch.spectral.head import (
-    Heads,
-    Schedule,
-    descend,
     initial_heads,
     mean_pairwise_cosine,
     paired_schedule,
@@ -28,6 +27,7 @@ from simsam_batch.spectral.head import (
     unpaired_schedule,
     upstream_head,
 )
+from simsam_batch.spectral.linear import Linear, Precision, RoundedLinear, cuda_tf32
 from simsam_batch.spectral.views import random_affine, upstream_view, warp
 
 GRID = (12, 16)
@@ -193,12 +193,13 @@ def test_the_collapse_number_tells_published_rates_with_large_steps_from_the_def
     assert bad.collapse.mean() > good.collapse.mean() + 0.1
 
 
-def test_an_image_alone_gives_the_same_bits_as_in_a_batch_on_the_cpu_default() -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_image_alone_gives_the_same_bits_as_in_a_batch_on_the_cpu_default(precision: Precision) -> None:
     features, valid, seeds = objects_on_backgrounds(5), masks(5), [9, 8, 7, 6, 5]
-    together = train_head(features, GRID, valid, seeds)
+    together = train_head(features, GRID, valid, seeds, precision=precision)
     for image in range(5):
         one = slice(image, image + 1)
-        alone = train_head(features[one], GRID, valid[one], seeds[one])
+        alone = train_head(features[one], GRID, valid[one], seeds[one], precision=precision)
         for name in ("outputs", "collapse", "loss_first", "loss_last"):
             assert torch.equal(getattr(alone, name), getattr(together, name)[one])
 
@@ -209,6 +210,149 @@ def test_images_trained_as_one_group_differ_from_single_ones_by_rounding_only() 
     group = train_head(features, GRID, valid, seeds, group=5)
     for name in ("outputs", "collapse", "loss_first", "loss_last"):
         torch.testing.assert_close(getattr(group, name), getattr(single, name), rtol=1e-5, atol=1e-5)
+
+
+def test_one_step_of_a_layer_rounds_operands_to_bf16_and_keeps_its_parameters() -> None:
+    # bf16 has 7 bits of mantissa: 1 + 2^-9 becomes 1 as an operand; bias and parameters keep their 2^-12.
+    odd, small = 1 + 2**-9, 2**-12
+    for layer, y, dx, w in (
+        # y = x w + b, dx = dy w, w - rate x dy with x = w = odd, b = rate = small, dy = 1; exact in float64.
+        (Linear, odd * odd + small, odd, odd - small * odd),
+        (RoundedLinear, 1 + small, 1.0, odd - small),
+    ):
+        weight, inputs = (torch.full((1, 1, 1), odd, dtype=torch.float64) for _ in range(2))
+        bias, back, out = torch.full((3, 1, 1, 1), small, dtype=torch.float64).unbind(0)
+        one = layer(weight, bias, inputs)
+        one.forward(out=out)
+        one.step(torch.ones_like(out), small, back=back)
+        assert (out.item(), back.item(), weight.item(), bias.item()) == (y, dx, w, 0.0)
+
+
+def pairwise_cosines(outputs: Tensor) -> Tensor:
+    """Centred pairwise cosines of every image's patches, one row an image: what the affinity takes from a head."""
+    unit = functional.normalize(outputs.double(), dim=-1)
+    cosines = (unit @ unit.mT).flatten(1)
+    return cosines - cosines.mean(1, keepdim=True)
+
+
+def test_bf16_trains_heads_that_relate_patches_as_fp32_does_but_are_not_the_same() -> None:
+    features, valid, seeds = objects_on_backgrounds(4), masks(4), [1, 2, 3, 4]
+    fp32 = train_head(features, GRID, valid, seeds)
+    bf16 = train_head(features, GRID, valid, seeds, precision="bf16")
+    initial = train_head(features, GRID, valid, seeds, learning_rate=0.0)
+    assert bf16.outputs.dtype == torch.float32
+    assert bool(((bf16.outputs - fp32.outputs).abs().amax((1, 2)) > 1e-4).all())
+    for name in ("loss_first", "loss_last", "collapse"):
+        torch.testing.assert_close(getattr(bf16, name), getattr(fp32, name), rtol=0, atol=0.01)
+    alike, before = (
+        functional.cosine_similarity(pairwise_cosines(other.outputs), pairwise_cosines(fp32.outputs))
+        for other in (bf16, initial)
+    )
+    # The bound is one that the initial heads miss by far.
+    assert bool((alike > 0.999).all())
+    assert bool((before < 0.98).all())
+
+
+def test_the_loss_curve_in_bf16_follows_that_in_fp32() -> None:
+    features = objects_on_backgrounds(3)
+    schedule = paired_schedule(torch.ones(3, 192, dtype=torch.bool), generators(1, 2, 3), 32, 10)
+    beta = features.roll(1, 1)
+    curves = []
+    precisions: tuple[Precision, ...] = ("fp32", "bf16")
+    for precision in precisions:
+        heads = initial_heads(generators(1, 2, 3), features)
+        curves.append(-descend(heads, features, beta, schedule, 0.96, precision=precision).mean((2, 3)))
+    assert bool((curves[0][-6:].mean(0) < curves[0][:6].mean(0) - 0.02).all())
+    torch.testing.assert_close(curves[1], curves[0], rtol=0, atol=0.01)
+    assert not torch.equal(curves[1], curves[0])
+
+
+def test_steps_smaller_than_the_spacing_of_bf16_are_not_lost() -> None:
+    # Parameters up to 24^-1/2 = 0.2 have neighbours 2^-10 away in bf16; sixty steps move them by less in all.
+    features = objects_on_backgrounds(2)
+    schedule = paired_schedule(torch.ones(2, 192, dtype=torch.bool), generators(1, 2), 32, 10)
+    moved = []
+    precisions: tuple[Precision, ...] = ("fp32", "bf16")
+    for precision in precisions:
+        heads = initial_heads(generators(1, 2), features)
+        before = torch.cat((heads.projector, heads.predictor), 1)
+        descend(heads, features, features.roll(1, 1), schedule, 1e-4, precision=precision)
+        moved.append((torch.cat((heads.projector, heads.predictor), 1) - before).flatten(1))
+    assert bool((moved[0].abs().amax(1) < 2**-10).all())
+    assert bool((functional.cosine_similarity(*moved) > 0.999).all())
+
+
+def test_on_a_cpu_tf32_is_fp32() -> None:
+    features, valid = objects_on_backgrounds(2), masks(2)
+    fp32, tf32 = (train_head(features, GRID, valid, [1, 2], precision=p) for p in ("fp32", "tf32"))
+    assert torch.equal(fp32.outputs, tf32.outputs)
+
+
+def test_the_notebooks_training_takes_the_precision_too() -> None:
+    features = objects_on_backgrounds(1)
+    fp32, bf16 = (upstream_head(features, GRID, [1], train=True, epochs=2, precision=p) for p in ("fp32", "bf16"))
+    assert bool((fp32.outputs - bf16.outputs).abs().max() > 1e-4)
+    torch.testing.assert_close(bf16.loss_last, fp32.loss_last, rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize("process", [False, True])
+@pytest.mark.parametrize("allowed", [False, True])
+def test_tf32_is_as_asked_inside_and_as_the_process_has_it_after_an_exception(process: bool, allowed: bool) -> None:
+    # The setting can be read and written without a CUDA device.
+    def interrupted() -> None:
+        with cuda_tf32(torch.device("cuda"), allowed=allowed):
+            assert tf32_is_allowed() == allowed
+            raise RuntimeError("in between")
+
+    matmul = torch.backends.cuda.matmul
+    original, matmul.allow_tf32 = matmul.allow_tf32, process
+    try:
+        with pytest.raises(RuntimeError, match="in between"):
+            interrupted()
+        assert matmul.allow_tf32 == tf32_is_allowed() == process
+        with cuda_tf32(torch.device("cpu"), allowed=allowed):
+            assert tf32_is_allowed() == process
+    finally:
+        matmul.allow_tf32 = original
+
+
+@pytest.mark.parametrize(("precision", "allowed"), [("fp32", False), ("tf32", True), ("bf16", False)])
+def test_products_of_a_cuda_device_are_launched_with_tf32_only_if_it_was_asked_for(
+    precision: Precision, allowed: bool
+) -> None:
+    # Fake tensors say they are on a GPU and compute nothing, so this holds without one. They also refuse every read
+    # of a number from the device, as the step loop must.
+    class Recorder(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.products: list[tuple[bool, torch.dtype]] = []
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            if func.overloadpacket in (torch.ops.aten.bmm, torch.ops.aten.baddbmm, torch.ops.aten.baddbmm_):
+                self.products.append((tf32_is_allowed(), args[-1].dtype))
+            return func(*args, **(kwargs or {}))
+
+    schedule = paired_schedule(torch.ones(2, 192, dtype=torch.bool), generators(1, 2), 32, 1)
+    matmul = torch.backends.cuda.matmul
+    original, matmul.allow_tf32 = matmul.allow_tf32, not allowed
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True), Recorder() as recorder:
+            features = torch.empty(2, 192, 24, device="cuda")
+            heads = Heads(*(torch.empty(2, n, 24, device="cuda") for n in (24, 1, 24, 1)))
+            descend(heads, features, features, schedule, 0.96, precision=precision)
+    finally:
+        matmul.allow_tf32 = original
+    # Six steps of five products with matrices and two sums for the biases.
+    assert len(recorder.products) == 6 * 7
+    assert {found for found, _ in recorder.products} == {allowed}
+    in_bf16 = sum(dtype == torch.bfloat16 for _, dtype in recorder.products)
+    assert in_bf16 == (6 * 5 if precision == "bf16" else 0)
+
+
+def tf32_is_allowed() -> bool:
+    """What float32 products on CUDA do now, under either name of the setting."""
+    matmul = torch.backends.cuda.matmul
+    return matmul.fp32_precision == "tf32" if hasattr(matmul, "fp32_precision") else matmul.allow_tf32
 
 
 def test_the_number_of_tensor_operations_does_not_grow_with_the_batch() -> None:
@@ -510,6 +654,8 @@ def test_wrong_shapes_and_counts_are_refused_with_the_number_that_is_wrong() -> 
         train_head(features, GRID, valid, [1, 2], epochs=0)
     with pytest.raises(ValueError, match="patches_per_step=0"):
         upstream_head(features, GRID, [1, 2], train=True, patches_per_step=0)
+    with pytest.raises(ValueError, match="precision='fp16' is none of fp32, tf32, bf16"):
+        train_head(features, GRID, valid, [1, 2], precision="fp16")  # type: ignore[arg-type]
 
 
 @pytest.mark.gpu
@@ -520,3 +666,43 @@ def test_a_gpu_gives_the_numbers_of_the_cpu() -> None:
     on_gpu = train_head(features.cuda(), GRID, valid.cuda(), seeds)
     torch.testing.assert_close(on_gpu.outputs.cpu(), on_cpu.outputs, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(on_gpu.loss_last.cpu(), on_cpu.loss_last, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_a_gpu_only_the_precision_asked_for_decides_about_tf32() -> None:
+    if torch.cuda.get_device_capability() < (8, 0):
+        pytest.skip("TF32 came with compute capability 8.0")
+    features, valid, seeds = objects_on_backgrounds(5, width=64).cuda(), masks(5).cuda(), range(5)
+    matmul = torch.backends.cuda.matmul
+    original, found = matmul.allow_tf32, {}
+    try:
+        for process in (False, True):
+            matmul.allow_tf32 = process
+            for precision in ("fp32", "tf32"):
+                found[precision, process] = train_head(features, GRID, valid, seeds, precision=precision)
+                assert matmul.allow_tf32 == process
+            heads = initial_heads(generators(0), features[:, :, :32])
+            schedule = paired_schedule(torch.ones(1, 192, dtype=torch.bool), generators(0), 32, 1)
+            with pytest.raises(RuntimeError):
+                descend(heads, features[:1], features[:1], schedule, 0.96, precision="tf32")
+            assert matmul.allow_tf32 == process
+    finally:
+        matmul.allow_tf32 = original
+    on_cpu = train_head(features.cpu(), GRID, valid.cpu(), seeds)
+    distance = {key: (one.outputs.cpu() - on_cpu.outputs).abs().max().item() for key, one in found.items()}
+    # TF32 rounds operands to 2^-11 of themselves, float32 to 2^-24; sixty steps add up to more.
+    for process in (False, True):
+        assert distance["fp32", process] < 0.1 * distance["tf32", process]
+        torch.testing.assert_close(found["tf32", process].loss_last.cpu(), on_cpu.loss_last, rtol=0, atol=0.01)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_bf16_on_a_gpu_relates_patches_as_bf16_on_a_cpu() -> None:
+    features, valid, seeds = objects_on_backgrounds(4), masks(4), [1, 2, 3, 4]
+    on_cpu = train_head(features, GRID, valid, seeds, precision="bf16")
+    on_gpu = train_head(features.cuda(), GRID, valid.cuda(), seeds, precision="bf16")
+    torch.testing.assert_close(on_gpu.loss_last.cpu(), on_cpu.loss_last, rtol=0, atol=0.01)
+    alike = functional.cosine_similarity(pairwise_cosines(on_gpu.outputs.cpu()), pairwise_cosines(on_cpu.outputs))
+    assert bool((alike > 0.999).all())
