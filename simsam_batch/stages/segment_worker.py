@@ -112,7 +112,7 @@ class SegmentWorker:
         # While one batch is computed the next must become ready; at native size few images already hold much memory.
         batch = self._settings.batch_size or (_LARGEST_BATCH if self._device.type == "cuda" else 1)
         ahead = 4 * threads if self._resize.kind == "native" else max(4 * threads, 2 * batch)
-        self._timer.seconds.clear()
+        self._timer.take()
         decoded = images.decode_ahead(_items(shards), self._load, threads=threads, max_pending=ahead)
         with closing(decoded):
             while (arrived := self._wait(decoded)) is not None:
@@ -136,9 +136,7 @@ class SegmentWorker:
             arrived = None if arrived[0].is_last else self._wait(decoded)
         for batch in waiting.values():
             self._compute(batch, results)
-        output = self._output(results)
-        self._timer.seconds.clear()
-        return output
+        return self._output(results)
 
     def _take(self, item: _Item, loaded: _Loaded | Exception, results: _Results, waiting: _Waiting) -> None:
         """Note a failed image; let a good one wait for others of its grid, and compute what is full or too much.
@@ -223,10 +221,24 @@ class SegmentWorker:
         seeds = [image_seed(self._settings.seed, item.record["image_id"]) for item, _ in batch]
         grid = batch[0][1].image.grid
         try:
-            pictures = torch.from_numpy(np.stack([loaded.image.rgb for _, loaded in batch])).to(self._device)
-            return segment_batch(pictures, grid, seeds, self._backbone, self._settings, self._timer)
+            return segment_batch(
+                self._upload([loaded.image.rgb for _, loaded in batch]),
+                grid,
+                seeds,
+                self._backbone,
+                self._settings,
+                self._timer,
+            )
         except (*_OUT_OF_MEMORY, *_ARITHMETIC) as error:
             return error.with_traceback(None)
+
+    def _upload(self, pictures: list[NDArray[np.uint8]]) -> torch.Tensor:
+        """Stack pictures on the device; a GPU fetches them out of pinned memory while the host goes on."""
+        # torch keeps pinned memory for the next batch, and does not hand it out before the copy is done.
+        pinned = self._device.type == "cuda"
+        stacked = torch.empty((len(pictures), *pictures[0].shape), dtype=torch.uint8, pin_memory=pinned)
+        np.stack(pictures, out=stacked.numpy())
+        return stacked.to(self._device, non_blocking=True)
 
     def _encode(self, item: _Item, loaded: _Loaded, found: Segmented, i: int, results: _Results) -> None:
         """Fill one image's row, arrays and share of the statistics from image ``i`` of a batch."""
@@ -288,7 +300,7 @@ class SegmentWorker:
             rows=pa.table({name: columns[name] for name in schema.names}, schema=schema),
             arrays=results.arrays,
             statistics=results.state,
-            seconds=dict(self._timer.seconds),
+            seconds=self._timer.take(),
             facts=self._facts,
         )
 
