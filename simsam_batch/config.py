@@ -90,8 +90,8 @@ class RunSettings(BaseModel):
         return {name: dumped[name] for name in self.fields_of(kind)}
 
 
-class SegmentSettings(RunSettings):
-    """Settings of ``simsam segment``: one object mask and K eigenvectors for each image."""
+class SpectralSettings(RunSettings):
+    """What every stage that solves the eigenproblem of each image's patches shares: features, head, affinity, solver."""
 
     backbone: str = _result(
         "Features", "dino_vits16", "timm name of a ViT, a DINO alias, or 'descriptors' (no weights)"
@@ -134,15 +134,6 @@ class SegmentSettings(RunSettings):
         "Eigenproblem", "auto", "auto: by device and size"
     )
     tolerance: float = _result("Eigenproblem", 1e-4, "largest residual of a kept pair", gt=0)
-    eigenvectors: Literal["none", "fp16", "fp32"] = _result("Eigenproblem", "fp16", "how eigenvectors are stored")
-
-    threshold: Literal["zero", "mean"] = _result("Mask", "mean", "of the second eigenvector")
-    side: Literal["smaller", "border", "largest-entry"] = _result(
-        "Mask", "border", "which side is the object: the smaller, the one off the border, or that of the peak"
-    )
-    component: Literal["all", "peak"] = _result(
-        "Mask", "all", "keep all of that side, or the part connected to the peak of the second eigenvector"
-    )
 
     @model_validator(mode="after")
     def _combinations_make_sense(self) -> Self:
@@ -159,6 +150,20 @@ class SegmentSettings(RunSettings):
             msg = f"center_head: upstream's affinity is not centred; allowed with head {self.head!r}: false"
             raise ValueError(msg)
         return self
+
+
+class SegmentSettings(SpectralSettings):
+    """Settings of ``simsam segment``: one object mask and K eigenvectors for each image."""
+
+    eigenvectors: Literal["none", "fp16", "fp32"] = _result("Eigenproblem", "fp16", "how eigenvectors are stored")
+
+    threshold: Literal["zero", "mean"] = _result("Mask", "mean", "of the second eigenvector")
+    side: Literal["smaller", "border", "largest-entry"] = _result(
+        "Mask", "border", "which side is the object: the smaller, the one off the border, or that of the peak"
+    )
+    component: Literal["all", "peak"] = _result(
+        "Mask", "all", "keep all of that side, or the part connected to the peak of the second eigenvector"
+    )
 
 
 _PUBLISHED: dict[str, Any] = {
