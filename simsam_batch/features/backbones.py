@@ -40,6 +40,7 @@ def load_backbone(
     facet: str = "key",
     device: str = "cpu",
     precision: Literal["fp32", "bf16"] = "fp32",
+    whole: bool = False,
 ) -> ViTBackbone:
     """Load a ViT by its timm name, or a DINO alias, with weights from a file or by timm's own download.
 
@@ -54,6 +55,7 @@ def load_backbone(
         facet: ``key``, ``query``, ``value`` or ``token``.
         device: torch's name of the device.
         precision: of the blocks; results are float32 either way. ``fp32`` uses no TF32.
+        whole: keep the final norm, for `ViTBackbone.pooled`; the facet must be ``token`` and the block the last.
 
     Raises:
         SettingsError: unknown name, facet, precision or block; a model that is no plain ViT with variable grids;
@@ -69,7 +71,7 @@ def load_backbone(
     at = _resolve_block(len(model.blocks), block, name)
     _check_projection(model.blocks[at], facet, name)
     if checkpoint is not None:
-        fit_checkpoint(model, name, checkpoint, partial(_takes_part, block=at, facet=facet))
+        fit_checkpoint(model, name, checkpoint, partial(_takes_part, block=at, facet=facet, whole=whole))
 
     model.to(device)
     self_distilled = checkpoint is not None and checkpoint.layout in {"dino", "ibot"}
@@ -85,6 +87,7 @@ def load_backbone(
         std=std,
         precision=precision,
         dino=is_dino,
+        whole=whole,
     )
     _try_out(backbone, name)
     return backbone
@@ -145,10 +148,12 @@ def _check_projection(block: nn.Module, facet: str, name: str) -> None:
         )
 
 
-def _takes_part(parameter: str, *, block: int, facet: str) -> bool:
+def _takes_part(parameter: str, *, block: int, facet: str, whole: bool) -> bool:
     """Whether a parameter, by timm's name, is needed for this facet of this block."""
     inside = re.match(r"blocks\.(\d+)\.(.*)", parameter)
     if inside is None:
+        if whole and re.match(r"(norm|fc_norm)\.", parameter):
+            return True
         return not re.match(r"(head|norm|fc_norm|attn_pool)\w*\.", parameter) or parameter.startswith("norm_pre.")
     index, rest = int(inside[1]), inside[2]
     if index != block or facet == "token":

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from timm.layers import resample_abs_pos_embed
@@ -42,6 +42,7 @@ class ViTBackbone:
         std: Triple,
         precision: str,
         dino: bool,
+        whole: bool = False,
     ) -> None:
         """Cut ``model`` (timm's, with its weights, on its device) off where ``facet`` of ``block`` is known.
 
@@ -55,7 +56,14 @@ class ViTBackbone:
             std: of the normalisation.
             precision: ``fp32`` (without TF32) or ``bf16``.
             dino: whether positions are resampled as DINO does rather than as timm does.
+            whole: keep the final norm, for `pooled`; ``facet`` must be ``token`` and ``block`` the last.
+
+        Raises:
+            ValueError: ``whole`` with another facet or block.
         """
+        if whole and (facet != "token" or block != len(model.blocks) - 1):
+            msg = f"pooled vectors need the tokens of the last block, not {facet} of block {block}"
+            raise ValueError(msg)
         blocks, last = model.blocks, model.blocks[block]
         self.name = name
         self.patch: int = model.patch_embed.patch_size[0]
@@ -76,8 +84,11 @@ class ViTBackbone:
             self.channels = rows.out_features
             self._projection = nn.Sequential(last.norm1, rows).eval().requires_grad_(requires_grad=False)
         model.blocks = blocks[: block + (facet == "token")]
+        # One of the two is the identity, by how the model was pooled in training.
+        self._final_norm = nn.Sequential(model.norm, model.fc_norm).eval() if whole else None
         model.norm = model.fc_norm = nn.Identity()
         model.attn_pool = None
+        self._has_class_token = getattr(model, "cls_token", None) is not None
         self._model = model.eval().requires_grad_(requires_grad=False)
 
         self._native_grid: tuple[int, int] = tuple(model.patch_embed.grid_size)
@@ -104,16 +115,37 @@ class ViTBackbone:
         Raises:
             ValueError: H or W is no multiple of ``patch``.
         """
-        height, width = images.shape[-2:]
-        if height % self.patch or width % self.patch or not height or not width:
-            msg = f"images of {height}x{width} pixels do not divide into patches of {self.patch}"
-            raise ValueError(msg)
-        self._set_grid((height // self.patch, width // self.patch))
+        self._require_whole_patches(images)
         images = images.to(self._device)
         with torch.no_grad(), _arithmetic(self._device, self._precision):
             stream = self._model.forward_features(images)[:, self.prefix_tokens :]
             descriptors = stream if self._projection is None else self._projection(stream)
         return Features(descriptors.float().contiguous(), torch.linalg.vector_norm(stream.float(), dim=-1))
+
+    def pooled(self, images: Tensor, pooling: Literal["class-token", "mean-token"]) -> Tensor:
+        """Describe whole images, each by one vector after the network's final norm.
+
+        Args:
+            images: (B, 3, H, W) as for ``__call__``.
+            pooling: the class token (Deep Spectral Methods), or the mean of the patch tokens; the mean as well for a
+                network without a class token.
+
+        Returns:
+            (B, C) float32.
+
+        Raises:
+            ValueError: H or W is no multiple of ``patch``, or the final norm was not kept.
+        """
+        if self._final_norm is None:
+            msg = "the final norm was not kept: load the backbone with whole=True"
+            raise ValueError(msg)
+        self._require_whole_patches(images)
+        images = images.to(self._device)
+        with torch.no_grad(), _arithmetic(self._device, self._precision):
+            tokens = self._final_norm(self._model.forward_features(images))
+        if pooling == "class-token" and self._has_class_token:
+            return torch.as_tensor(tokens[:, 0].float())
+        return torch.as_tensor(tokens[:, self.prefix_tokens :].float().mean(dim=1))
 
     def describe(self) -> dict[str, Any]:
         """Everything that identifies the backbone, as plain JSON values."""
@@ -136,7 +168,7 @@ class ViTBackbone:
     def digest(self) -> str:
         """Sha256 over the names and values of the parameters in use; the same on every device."""
         hashed = hashlib.sha256()
-        modules = [self._model, *([] if self._projection is None else [self._projection])]
+        modules = [module for module in (self._model, self._projection, self._final_norm) if module is not None]
         tensors = [item for module in modules for item in module.named_parameters()]
         for name, tensor in tensors:
             hashed.update(name.encode())
@@ -144,6 +176,13 @@ class ViTBackbone:
         if self._positions is not None:
             hashed.update(self._positions(self._native_grid).to("cpu", torch.float32).contiguous().numpy().tobytes())
         return hashed.hexdigest()
+
+    def _require_whole_patches(self, images: Tensor) -> None:
+        height, width = images.shape[-2:]
+        if height % self.patch or width % self.patch or not height or not width:
+            msg = f"images of {height}x{width} pixels do not divide into patches of {self.patch}"
+            raise ValueError(msg)
+        self._set_grid((height // self.patch, width // self.patch))
 
     def _set_grid(self, grid: tuple[int, int]) -> None:
         """Hand timm a position table made for this very grid, which it then adds as it is."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -286,3 +286,32 @@ def test_real_keys_and_outlier_tokens_of_a_photograph(test_weights: Path, test_d
     ratios = features.norms[0] / features.norms[0].median()
     assert ratios[~outliers].max() < 3
     assert ratios.max() > 20
+
+
+@pytest.mark.parametrize("pooling", ["class-token", "mean-token"])
+def test_pooled_vectors_are_those_of_the_whole_network(
+    tmp_path: Path, pooling: Literal["class-token", "mean-token"]
+) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=0, dynamic_img_size=True).eval()
+    # timm begins with norms that change nothing.
+    torch.nn.init.normal_(model.norm.weight)
+    torch.nn.init.normal_(model.norm.bias)
+    file = tmp_path / "whole.safetensors"
+    save_file(model.state_dict(), file)
+    backbone = load_backbone("vit_tiny_patch16_224", weights=file, facet="token", whole=True)
+    images = torch.randn(3, 3, 48, 64)
+    with torch.no_grad():
+        tokens = model.forward_features(images)
+    expected = tokens[:, 0] if pooling == "class-token" else tokens[:, 1:].mean(dim=1)
+    assert torch.allclose(backbone.pooled(images, pooling), expected, atol=1e-4)
+
+
+def test_a_backbone_that_was_cut_off_has_no_pooled_vectors(tmp_path: Path) -> None:
+    model = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=0)
+    file = tmp_path / "whole.safetensors"
+    save_file(model.state_dict(), file)
+    with pytest.raises(ValueError, match="last block"):
+        load_backbone("vit_tiny_patch16_224", weights=file, block=3, facet="token", whole=True)
+    with pytest.raises(ValueError, match="whole=True"):
+        load_backbone("vit_tiny_patch16_224", weights=file).pooled(torch.zeros(1, 3, 32, 32), "class-token")
