@@ -23,7 +23,7 @@ _OUTCOMES = (LOW_RANK, NO_PATCHES, NOT_FINITE, NEGATIVE)
 # Eigenvalues of the Gram matrix below this share of the largest (or of 1, which A's cannot exceed) are taken for zero.
 # They come with an error of about 1e-16, so that vectors above the share are orthonormal to fp32.
 _RANK_CUTOFF = 1e-9
-# Sums of affinities are known to this share of what is summed: features are fp32.
+# Affinities are known to this share of the numbers of the map: features are fp32, and so is the least cosine.
 _ROUNDING = 1e-6
 _NO_CONTRAST = 1e-5
 
@@ -127,11 +127,13 @@ def smallest_eigenpairs_of_low_rank(
 
     others = min(k, patches) - 1
     nu, u, rank = _other_pairs(w, shrink, constant, max(others, 0))
-    # 1 for the constant vector, which has an edge to itself or does not count towards the range.
+    # The constant vector adds 1 to the rank; without any edge nothing does.
     full = rank + some_edge.squeeze(1) >= size
     there = torch.arange(nu.shape[1], device=nu.device) < rank.unsqueeze(1)
     there &= (nu > _RANK_CUTOFF) | full.unsqueeze(1)
-    negative |= (there & (nu > 1 + _ROUNDING)).any(dim=1)
+    # |D^-1/2 E D^-1/2| is at most sum(1 / d) for entries of E up to 1: so far can rounding lift nu above 1.
+    lift = (w.rounding() * shrink.square().sum(dim=1)).unsqueeze(1)
+    negative |= (there & (nu > 1 + lift)).any(dim=1)
 
     nu = torch.cat([nu_constant, nu], dim=1)
     u = torch.cat([constant.unsqueeze(2), u], dim=2)
@@ -174,10 +176,14 @@ class _Affinity:
         from_one = self.offset[:, None, None] * torch.bmm(self.inside.unsqueeze(1), x)
         return torch.baddbmm(self.inside.unsqueeze(2) * from_one, self.rows, from_rows)
 
+    def rounding(self) -> Tensor:
+        """Return (B,) how far below zero an affinity may come by rounding alone."""
+        return _ROUNDING * (self.scale.abs() + self.offset.abs())
+
     def degrees(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return degrees (B, N), 1 where a patch has no edge; who has one (B, N); where any is negative (B,)."""
         sums = self.apply(self.inside.unsqueeze(2))[:, :, 0]
-        rounding = _ROUNDING * self.inside.sum(dim=1, keepdim=True) * (self.scale.abs() + self.offset.abs())[:, None]
+        rounding = self.rounding().unsqueeze(1)
         negative = (sums < -rounding).any(dim=1)
         edged = (sums > rounding) & ~negative.unsqueeze(1)
         return torch.where(edged, sums, 1), edged, negative
