@@ -14,7 +14,8 @@ import torch
 from benchmarks import material, pipeline
 from benchmarks.measure import Row, Setup, threads
 from simsam_batch.config import SegmentSettings
-from simsam_batch.stages.segmentation import Timer, segment_batch
+from simsam_batch.stages.decomposition import Timer
+from simsam_batch.stages.segmentation import segment_batch
 
 _MIB = 2**20
 

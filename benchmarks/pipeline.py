@@ -25,8 +25,9 @@ from simsam_batch.operations import segment
 from simsam_batch.report.console import reporter
 from simsam_batch.runs.schema import PLAN_FIELDS, Shard
 from simsam_batch.stages.backbone import resolve_backbone
+from simsam_batch.stages.decomposition import Timer
 from simsam_batch.stages.segment import SegmentStage
-from simsam_batch.stages.segmentation import Timer, segment_batch
+from simsam_batch.stages.segmentation import segment_batch
 
 AFTER_FORWARD = ("head", "affinity", "eigen", "masks")
 RANDOM = "ViT-S/16 with random weights"

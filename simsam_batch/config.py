@@ -91,7 +91,7 @@ class RunSettings(BaseModel):
 
 
 class SpectralSettings(RunSettings):
-    """What every stage that solves the eigenproblem of each image's patches shares: features, head, affinity, solver."""
+    """What all stages share that solve the eigenproblem of each image: features, head, affinity, solver."""
 
     backbone: str = _result(
         "Features", "dino_vits16", "timm name of a ViT, a DINO alias, or 'descriptors' (no weights)"
@@ -163,6 +163,45 @@ class SegmentSettings(SpectralSettings):
     )
     component: Literal["all", "peak"] = _result(
         "Mask", "all", "keep all of that side, or the part connected to the peak of the second eigenvector"
+    )
+
+
+class SemanticSettings(SpectralSettings):
+    """Settings of ``simsam semantic``: regions of every image, clustered over the whole set."""
+
+    regions: int = _result(
+        "Regions", 0, "regions of an image, background included; 0: as many as the eigengap says", ge=0
+    )
+    region_source: Literal["eigenvectors", "features"] = _result(
+        "Regions", "eigenvectors", "what k-means groups patches by; features: the baseline without a graph"
+    )
+    region_vectors: int = _result("Regions", 0, "eigenvectors used for it, after the constant one; 0: all", ge=0)
+    split_regions: bool = _result("Regions", False, "make each connected part of a region a region of its own")
+    background: bool = _result("Regions", True, "take the region with the most border for background, label 0")
+    erode: int = _result("Regions", 2, "erosions of a region before its box is drawn", ge=0)
+    dilate: int = _result("Regions", 3, "dilations after them", ge=0)
+    region_feature: Literal["class-token", "mean-token", "patches"] = _result(
+        "Regions",
+        "class-token",
+        "what describes a region: the class token or the mean token of its box seen alone, or its patches' mean",
+    )
+    crop_size: int = _result("Regions", 224, "side in pixels that boxes are resized to; 0: their own size", ge=0)
+
+    clusters: int = _result("Clusters", 20, "labels over the whole set, background not counted", ge=1)
+    pca_dim: int = _result("Clusters", 0, "principal components kept before clustering; 0: all, no PCA", ge=0)
+    cluster_method: Literal["kmeans", "minibatch"] = _result(
+        "Clusters", "kmeans", "minibatch: what published code uses"
+    )
+    sample: int = _result("Clusters", 1_000_000, "regions that the clusters are fitted on, at most", ge=1)
+    repeats: int = _result("Clusters", 1, "fits with different seeds; scores get a mean and a deviation", ge=1, le=100)
+
+    class_names: str | None = _operation(
+        None, "text file with a name for each class of the truth, a line each from id 0"
+    )
+    classes: int = _result("Scores", 256, "ids that the truth may hold, from 0", ge=2, le=65536)
+    ignore_label: int = _result("Scores", -1, "id in the truth that is not scored; -1: none", ge=-1)
+    matching: Literal["hungarian", "majority"] = _result(
+        "Scores", "hungarian", "clusters to classes: one to one, or each to its best class"
     )
 
 

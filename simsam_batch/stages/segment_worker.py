@@ -23,8 +23,9 @@ from simsam_batch.runs.schema import Shard, ShardOutput
 from simsam_batch.scores import overlap
 from simsam_batch.spectral.eigen import NOT_FINITE
 from simsam_batch.stages.backbone import compute_device, load_backbone
+from simsam_batch.stages.decomposition import Timer
 from simsam_batch.stages.segment import SegmentStage
-from simsam_batch.stages.segmentation import Segmented, Timer, segment_batch
+from simsam_batch.stages.segmentation import Segmented, segment_batch
 
 _WAITING_PIXELS = 100_000_000
 _LARGEST_BATCH = 64

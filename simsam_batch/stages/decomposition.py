@@ -1,0 +1,221 @@
+"""From a batch of equally large images to the eigenpairs of their patch graphs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from simsam_batch.config import SpectralSettings
+from simsam_batch.spectral import affinity, color, eigen, head, laplacian
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from simsam_batch.features.contract import Backbone
+
+
+@dataclass(slots=True)
+class Timer:
+    """Adds up the time of named steps; on a GPU between events in its queue, so that work counts where it is done.
+
+    Nothing waits for the GPU at the end of a step. `settle` does, once for all steps before it.
+    """
+
+    device: torch.device
+    seconds: dict[str, float] = field(default_factory=dict)
+    _events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = field(default_factory=list, init=False)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Count what runs inside as time of ``name``."""
+        if self.device.type == "cuda":
+            begin = self._event()
+            try:
+                yield
+            finally:
+                self._events.append((name, begin, self._event()))
+            return
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._add(name, time.perf_counter() - started)
+
+    def settle(self) -> None:
+        """Wait until the GPU has done the steps given to it, and enter their times."""
+        for name, begin, end in self._events:
+            end.synchronize()
+            self._add(name, begin.elapsed_time(end) / 1000)
+        self._events.clear()
+
+    def take(self) -> dict[str, float]:
+        """Return the seconds of each step, and begin anew."""
+        self.settle()
+        taken = dict(self.seconds)
+        self.seconds.clear()
+        return taken
+
+    def _event(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(self.device))
+        return event
+
+    def _add(self, name: str, seconds: float) -> None:
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Decomposed:
+    """The graphs of a batch of B images with N patches, solved; tensors on the device that computed them.
+
+    Attributes:
+        rows: (B, N, C) float32, unit descriptors of the patches.
+        valid: (B, N) bool, patches that belong to the graph.
+        pairs: eigenpairs of the normalised Laplacian, at least three where the graph has so many.
+        vectors: (B, K, N) float32, their vectors on the whole grid: left-out patches filled in, after the sign rule.
+        one_colour: (B,) bool, images whose pixels are all equal.
+        outliers, islands, components: (B,) counts of patches left out, and of components before that.
+        collapse, loss_first, loss_last: (B,) float32, of the head; NaN without one.
+    """
+
+    rows: Tensor
+    valid: Tensor
+    pairs: eigen.EigenResult
+    vectors: Tensor
+    one_colour: Tensor
+    outliers: Tensor
+    islands: Tensor
+    components: Tensor
+    collapse: Tensor
+    loss_first: Tensor
+    loss_last: Tensor
+
+
+def decompose_batch(
+    images: Tensor,
+    grid: tuple[int, int],
+    seeds: Sequence[int],
+    backbone: Backbone,
+    settings: SpectralSettings,
+    timer: Timer,
+) -> Decomposed:
+    """Describe a batch of images of one size and solve their graphs; each image's result is its own.
+
+    Args:
+        images: (B, height, width, 3) uint8 RGB on the device to compute on, cropped to whole patches.
+        grid: patches down and across; N is their product.
+        seeds: one seed an image, for the head.
+        backbone: what describes the patches.
+        settings: result settings.
+        timer: where the time of each step is added.
+    """
+    # A network's positions give even a one-colour image a structure, so that is judged by the pixels.
+    one_colour = (images.amin((1, 2)) == images.amax((1, 2))).all(1)
+    with timer.step("forward"), torch.inference_mode():
+        features = backbone(normalized(images, backbone.mean, backbone.std))
+        valid = torch.ones_like(features.norms, dtype=torch.bool)
+        if settings.outlier_ratio:
+            from simsam_batch.features.outliers import spike_mask
+
+            valid = ~spike_mask(features.norms, settings.outlier_ratio)
+        rows = affinity.normalize_rows(features.descriptors)
+    outliers = (~valid).sum(1)
+    with torch.inference_mode():
+        graph, of_head = _graph(images, rows, valid, grid, seeds, settings, timer)
+        with timer.step("affinity"):
+            labels, components = laplacian.components(graph, valid, above=2 * settings.floor)
+            islands = laplacian.small_islands(labels, components, share=settings.island_share)
+            valid = valid & ~islands
+            graph.mul_(valid[:, :, None]).mul_(valid[:, None, :])
+        with timer.step("eigen"):
+            # The spectral gap needs three pairs, however few are kept.
+            pairs = eigen.smallest_eigenpairs(
+                graph, valid, max(settings.k, 3), solver=settings.solver, tolerance=settings.tolerance
+            )
+            vectors = eigen.apply_sign_rule(laplacian.fill_left_out(pairs.vectors, valid, grid))
+        return Decomposed(rows, valid, pairs, vectors, one_colour, outliers, islands.sum(1), components, *of_head)
+
+
+def normalized(images: Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]) -> Tensor:
+    """Pictures (B, H, W, 3) uint8 as a backbone takes them, (B, 3, H, W) float32."""
+    pixels = images.permute(0, 3, 1, 2).to(torch.float32).div_(255.0)
+    shift, scale = torch.tensor([mean, std], dtype=pixels.dtype).to(pixels.device, non_blocking=True)
+    return pixels.sub_(shift[:, None, None]).div_(scale[:, None, None])
+
+
+def _graph(
+    images: Tensor,
+    rows: Tensor,
+    valid: Tensor,
+    grid: tuple[int, int],
+    seeds: Sequence[int],
+    settings: SpectralSettings,
+    timer: Timer,
+) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """The affinity matrices (B, N, N), and the heads' collapse, first and last loss, each (B,)."""
+    none = rows.new_full((len(rows),), torch.nan)
+    of_head = (none, none, none)
+    if settings.affinity == "binary":
+        with timer.step("affinity"):
+            return affinity.binary_affinity(rows, valid, tau=settings.tau, floor=settings.floor), of_head
+    with timer.step("affinity"):
+        weights = affinity.feature_affinity(rows, valid, shift=settings.shift)
+    if settings.head != "none":
+        with timer.step("head"):
+            trained = _head(rows, valid, grid, seeds, settings)
+        with timer.step("affinity"):
+            of_head = (trained.collapse, trained.loss_first, trained.loss_last)
+            w_sa = affinity.head_affinity(
+                trained.outputs, valid, normalize=settings.head == "trained", center=settings.center_head
+            )
+            weights = affinity.combine(weights, w_sa, settings.kappa)
+    with timer.step("affinity"):
+        tint = _color_affinity(images, grid, settings).to(rows.device) if settings.color_weight else None
+        return (
+            affinity.graph(weights, valid, floor=settings.floor, color=tint, color_weight=settings.color_weight),
+            of_head,
+        )
+
+
+def _color_affinity(images: Tensor, grid: tuple[int, int], settings: SpectralSettings) -> Tensor:
+    """Colour affinities (B, N, N) float32 of the images at one pixel a patch."""
+    of_color = color.knn_affinity if settings.color == "knn" else color.random_walk_affinity
+    pixels = images.permute(0, 3, 1, 2).to(torch.float32).div_(255.0)
+    small = torch.nn.functional.interpolate(pixels, size=grid, mode="bilinear", antialias=True).clamp_(0.0, 1.0)
+    pictures = small.permute(0, 2, 3, 1).cpu().numpy()
+    return torch.stack([torch.as_tensor(of_color(picture).toarray(), dtype=torch.float32) for picture in pictures])
+
+
+def _head(
+    rows: Tensor, valid: Tensor, grid: tuple[int, int], seeds: Sequence[int], settings: SpectralSettings
+) -> head.HeadOutput:
+    if settings.head == "upstream-cli":
+        return head.upstream_head(rows, grid, seeds, train=False)
+    step = settings.patches_per_step
+    if settings.head == "upstream-notebook":
+        return head.upstream_head(
+            rows,
+            grid,
+            seeds,
+            train=True,
+            patches_per_step=step,
+            learning_rate=settings.learning_rate,
+            epochs=settings.epochs,
+            precision=settings.head_precision,
+        )
+    return head.train_head(
+        rows,
+        grid,
+        valid,
+        seeds,
+        patches_per_step=step,
+        learning_rate=settings.learning_rate,
+        epochs=settings.epochs,
+        precision=settings.head_precision,
+    )
