@@ -2,246 +2,45 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
-from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from simsam_batch import images
-from simsam_batch.errors import ImageError, RunError, SettingsError
 from simsam_batch.regions import boxes, masks
 from simsam_batch.regions.run_lengths import run_lengths
-from simsam_batch.runs.schema import Shard, ShardOutput
 from simsam_batch.scores import overlap
-from simsam_batch.spectral.eigen import NOT_FINITE
-from simsam_batch.stages.backbone import compute_device, load_backbone
-from simsam_batch.stages.decomposition import Timer
+from simsam_batch.stages.image_worker import ImageWorker, Item, Loaded, Results, finite_or_none
 from simsam_batch.stages.segment import SegmentStage
 from simsam_batch.stages.segmentation import Segmented, segment_batch
 
-_WAITING_PIXELS = 100_000_000
-_LARGEST_BATCH = 64
-_DECODE_THREADS_BESIDE_A_GPU = 8
-_OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
-_ARITHMETIC = (ArithmeticError, np.linalg.LinAlgError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
 
-
-def image_seed(seed: int, image_id: str) -> int:
-    """Seed of one image's random draws: it depends on the run's seed and the image's id alone."""
-    digest = hashlib.sha256(f"{seed}:{image_id}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
-@dataclass(frozen=True, slots=True)
-class _Item:
-    """One image of one shard, on its way to be read."""
-
-    shard: Shard
-    row: int
-    record: dict[str, Any]
-
-    @property
-    def is_last(self) -> bool:
-        return self.row + 1 == len(self.shard.records)
-
-
-@dataclass(frozen=True, slots=True)
-class _Loaded:
-    """One image read, decoded and cut to whole patches; where its patches lie, and its truth if it has one."""
-
-    image: images.Prepared
-    index: masks.UpsampleIndex
-    truth: overlap.TruthCounts | None
-    truth_error: str | None
-
-    @property
-    def pixels(self) -> int:
-        """Pixels held in memory."""
-        return self.image.rgb.size // 3
-
-
-_Arrived = tuple[_Item, _Loaded | Exception]
-_Waiting = dict[tuple[int, int], list[tuple[_Item, _Loaded]]]
-
-
-@dataclass(slots=True)
-class _Results:
-    """Rows and arrays of one shard while they come in."""
-
-    shard: Shard
-    rows: list[dict[str, Any]]
-    arrays: list[Mapping[str, NDArray[np.generic]]]
-    state: dict[str, Any]
-
-    @classmethod
-    def of(cls, shard: Shard, state: dict[str, Any]) -> _Results:
-        n = shard.records.num_rows
-        return cls(shard, [{} for _ in range(n)], [{} for _ in range(n)], state)
-
-
-class SegmentWorker:
-    """Decodes ahead in threads, groups images of equal grid into batches, and computes them with one backbone."""
+class SegmentWorker(ImageWorker[Segmented]):
+    """Segments batches of images, and scores the masks of those that have a truth."""
 
     def __init__(self, stage: SegmentStage, beat: Callable[[], None]) -> None:
-        self._stage, self._settings, self._beat = stage, stage.options, beat
-        torch.set_num_threads(stage.options.threads)
-        threadpool_limits(stage.options.threads)
-        self._device = torch.device(compute_device(stage.options.device))
-        if stage.options.solver == "arpack" and self._device.type == "cuda":
-            raise SettingsError("solver: 'arpack' runs on a CPU only; choose another --solver, or --device cpu")
-        self._backbone = load_backbone(stage.options, stage.resolved, str(self._device))
-        self._limits = images.ImageLimits(stage.options.max_bytes, stage.options.max_pixels)
-        self._resize = images.parse_resize(stage.options.resize)
-        self._batch_sizes: dict[tuple[int, int], int] = {}
-        self._timer = Timer(self._device)
-        self._facts = {
-            "device": torch.cuda.get_device_name() if self._device.type == "cuda" else "cpu",
-            "precision": self._backbone.describe().get("precision", "fp32"),
-        }
+        super().__init__(stage, beat)
+        self._options, self._scores = stage.options, stage.fold.scores
 
-    def run(self, shards: Iterator[Shard]) -> Iterator[ShardOutput]:
-        """Outputs of the shards, in order; the next images are decoded while these are computed."""
-        threads = self._settings.decode_threads or (_DECODE_THREADS_BESIDE_A_GPU if self._device.type == "cuda" else 2)
-        # While one batch is computed the next must become ready; at native size few images already hold much memory.
-        batch = self._settings.batch_size or (_LARGEST_BATCH if self._device.type == "cuda" else 1)
-        ahead = 4 * threads if self._resize.kind == "native" else max(4 * threads, 2 * batch)
-        self._timer.take()
-        decoded = images.decode_ahead(_items(shards), self._load, threads=threads, max_pending=ahead)
-        with closing(decoded):
-            while (arrived := self._wait(decoded)) is not None:
-                yield self._run_shard(arrived, decoded)
+    def compute(self, pictures: torch.Tensor, grid: tuple[int, int], seeds: Sequence[int]) -> Segmented:
+        """Segment a batch."""
+        return segment_batch(pictures, grid, seeds, self.backbone, self._options, self.timer)
 
-    def _wait(self, decoded: Iterator[_Arrived]) -> _Arrived | None:
-        with self._timer.step("wait"):
-            return next(decoded, None)
-
-    def _run_shard(self, first: _Arrived, decoded: Iterator[_Arrived]) -> ShardOutput:
-        """The output of the shard that ``first`` opens; nothing beyond its last image is drawn."""
-        shard = first[0].shard
-        results = _Results.of(shard, self._stage.fold.zero())
-        waiting: _Waiting = {}
-        arrived: _Arrived | None = first
-        for _ in range(len(shard.records)):
-            if arrived is None:
-                raise RunError(f"shard {shard.number} ended before its last image")
-            self._take(*arrived, results, waiting)
-            self._beat()
-            arrived = None if arrived[0].is_last else self._wait(decoded)
-        for batch in waiting.values():
-            self._compute(batch, results)
-        return self._output(results)
-
-    def _take(self, item: _Item, loaded: _Loaded | Exception, results: _Results, waiting: _Waiting) -> None:
-        """Note a failed image; let a good one wait for others of its grid, and compute what is full or too much.
-
-        When a batch is computed depends on the images alone, never on time, so that a shard's batches are always the
-        same.
-        """
-        if isinstance(loaded, ImageError):
-            results.rows[item.row] = _failed(loaded)
-            return
-        if isinstance(loaded, Exception):
-            raise loaded
-        grid = loaded.image.grid
-        waiting.setdefault(grid, []).append((item, loaded))
-        if len(waiting[grid]) >= self._batch_size(grid):
-            self._compute(waiting.pop(grid), results)
-        elif sum(one.pixels for batch in waiting.values() for _, one in batch) > _WAITING_PIXELS:
-            fullest = max(waiting, key=lambda each: len(waiting[each]))
-            self._compute(waiting.pop(fullest), results)
-
-    def _load(self, item: _Item) -> _Loaded:
-        record, settings = item.record, self._settings
-        prepared = images.prepare(
-            images.fetch(record["uri"], self._limits),
-            limits=self._limits,
-            resize=self._resize,
-            patch=self._backbone.patch,
-            max_patches=settings.max_patches,
-        )
-        index = masks.upsample_index(prepared.grid, self._backbone.patch, prepared.working_size, prepared.full_size)
+    def load_truth(
+        self, record: dict[str, Any], image: images.Prepared, index: masks.UpsampleIndex
+    ) -> tuple[overlap.TruthCounts | None, str | None]:
+        """The truth mask summed over the patches."""
         if record["truth_uri"] is None:
-            return _Loaded(prepared, index, None, None)
+            return None, None
         try:
-            truth = images.load_truth(record["truth_uri"], self._limits, prepared.full_size)
+            truth = images.load_truth(record["truth_uri"], self.limits, image.full_size)
         except images.TruthError as error:
-            return _Loaded(prepared, index, None, str(error))
-        return _Loaded(prepared, index, overlap.count_truth(truth, index, prepared.grid), None)
+            return None, str(error)
+        return overlap.count_truth(truth, index, image.grid), None
 
-    def _batch_size(self, grid: tuple[int, int]) -> int:
-        """Images of a grid computed together; fixed when the grid first comes, and less once memory ran out."""
-        if grid not in self._batch_sizes:
-            self._batch_sizes[grid] = self._settings.batch_size or self._batch_size_by_memory(grid)
-        return self._batch_sizes[grid]
-
-    def _batch_size_by_memory(self, grid: tuple[int, int]) -> int:
-        if self._device.type == "cpu":
-            return 1
-        # Eight matrices of N x N stand at the peak; half of the free memory is left to the backbone and the allocator.
-        n = grid[0] * grid[1]
-        free = torch.cuda.mem_get_info(self._device)[0]
-        free += torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
-        return max(1, min(_LARGEST_BATCH, free // 2 // (8 * 4 * n * n)))
-
-    def _compute(self, batch: list[tuple[_Item, _Loaded]], results: _Results) -> None:
-        """Segment a batch; if memory runs out, in halves; if the arithmetic fails, each image on its own."""
-        found = self._segment(batch)
-        if isinstance(found, Exception):
-            if len(batch) == 1:
-                if not isinstance(found, _ARITHMETIC):
-                    raise found
-                failure = _not_computable(f"{type(found).__name__}: {found}")
-                results.rows[batch[0][0].row] = _failed(failure)
-                return
-            part = 1
-            if isinstance(found, _OUT_OF_MEMORY):
-                part = len(batch) // 2
-                self._batch_sizes[batch[0][1].image.grid] = part
-                if self._device.type == "cuda":
-                    torch.cuda.empty_cache()
-            for first in range(0, len(batch), part):
-                self._compute(batch[first : first + part], results)
-            return
-        with self._timer.step("encode"):
-            for i, (item, loaded) in enumerate(batch):
-                if found.solver[i] == NOT_FINITE:
-                    results.rows[item.row] = _failed(_not_computable("the backbone's features are not finite"))
-                else:
-                    self._encode(item, loaded, found, i, results)
-
-    def _segment(self, batch: list[tuple[_Item, _Loaded]]) -> Segmented | Exception:
-        """What the batch came to, or why it did not; without a traceback, which would keep its memory in use."""
-        seeds = [image_seed(self._settings.seed, item.record["image_id"]) for item, _ in batch]
-        grid = batch[0][1].image.grid
-        try:
-            return segment_batch(
-                self._upload([loaded.image.rgb for _, loaded in batch]),
-                grid,
-                seeds,
-                self._backbone,
-                self._settings,
-                self._timer,
-            )
-        except (*_OUT_OF_MEMORY, *_ARITHMETIC) as error:
-            return error.with_traceback(None)
-
-    def _upload(self, pictures: list[NDArray[np.uint8]]) -> torch.Tensor:
-        """Stack pictures on the device; a GPU fetches them out of pinned memory while the host goes on."""
-        # torch keeps pinned memory for the next batch, and does not hand it out before the copy is done.
-        pinned = self._device.type == "cuda"
-        stacked = torch.empty((len(pictures), *pictures[0].shape), dtype=torch.uint8, pin_memory=pinned)
-        np.stack(pictures, out=stacked.numpy())
-        return stacked.to(self._device, non_blocking=True)
-
-    def _encode(self, item: _Item, loaded: _Loaded, found: Segmented, i: int, results: _Results) -> None:
+    def encode(self, item: Item, loaded: Loaded, found: Segmented, i: int, results: Results) -> None:
         """Fill one image's row, arrays and share of the statistics from image ``i`` of a batch."""
         image, index, (height, width) = loaded.image, loaded.index, loaded.image.grid
         mask = found.masks[i].numpy().reshape(height, width)
@@ -249,14 +48,7 @@ class SegmentWorker:
         kept = int(np.isfinite(values := found.values[i].numpy()).sum())
         degenerate = bool(found.degenerate[i])
         row: dict[str, Any] = {
-            "status": "ok",
-            "width": image.full_size[1],
-            "height": image.full_size[0],
-            "orientation": image.orientation,
-            "content_sha256": image.content_sha256,
-            "grid_h": height,
-            "grid_w": width,
-            "patch": self._backbone.patch,
+            **self.image_columns(loaded),
             "outlier_tokens": int(found.outliers[i]),
             "island_patches": int(found.islands[i]),
             "components": int(found.components[i]),
@@ -264,14 +56,14 @@ class SegmentWorker:
             "bbox_xyxy": boxes.tight_box(mask, index),
             "area_fraction": int(pixels[mask].sum()) / int(pixels.sum()),
             "eigenvalues": values[:kept].tolist(),
-            "spectral_gap": _number(found.gap[i]),
+            "spectral_gap": finite_or_none(found.gap[i]),
             "solver": found.solver[i],
             "solver_iterations": int(found.iterations[i]),
             "converged": bool(found.converged[i]),
-            "residual_max": _number(found.residual[i]),
-            "head_collapse": _number(found.collapse[i]),
-            "head_loss_first": _number(found.loss_first[i]),
-            "head_loss_last": _number(found.loss_last[i]),
+            "residual_max": finite_or_none(found.residual[i]),
+            "head_collapse": finite_or_none(found.collapse[i]),
+            "head_loss_first": finite_or_none(found.loss_first[i]),
+            "head_loss_last": finite_or_none(found.loss_last[i]),
             "confidence": float(found.confidence[i]),
             "degenerate": degenerate,
             "truth_error": loaded.truth_error,
@@ -281,46 +73,10 @@ class SegmentWorker:
         if loaded.truth is not None:
             counts = overlap.overlap_counts(mask, loaded.truth)
             soft = found.soft[i].numpy().reshape(height, width)
-            scores = self._stage.fold.scores
-            state = scores.of_image(counts, overlap.threshold_histograms(soft, loaded.truth))
-            results.state["scores"] = scores.merge(results.state["scores"], state)
+            state = self._scores.of_image(counts, overlap.threshold_histograms(soft, loaded.truth))
+            results.state["scores"] = self._scores.merge(results.state["scores"], state)
             row |= {"iou": overlap.iou(counts), "accuracy": overlap.accuracy(counts)}
         results.rows[item.row] = row
-        if self._settings.eigenvectors != "none":
-            dtype = np.float16 if self._settings.eigenvectors == "fp16" else np.float32
+        if self._options.eigenvectors != "none":
+            dtype = np.float16 if self._options.eigenvectors == "fp16" else np.float32
             results.arrays[item.row] = {"eigenvectors": found.vectors[i, :kept].numpy().astype(dtype)}
-
-    def _output(self, results: _Results) -> ShardOutput:
-        records, schema = results.shard.records, self._stage.schema
-        columns = {name: records.column(name) for name in records.column_names if name in schema.names}
-        for column in schema.names:
-            if column not in columns:
-                columns[column] = pa.array([row.get(column) for row in results.rows], schema.field(column).type)
-        return ShardOutput(
-            number=results.shard.number,
-            rows=pa.table({name: columns[name] for name in schema.names}, schema=schema),
-            arrays=results.arrays,
-            statistics=results.state,
-            seconds=self._timer.take(),
-            facts=self._facts,
-        )
-
-
-def _items(shards: Iterator[Shard]) -> Iterator[_Item]:
-    for shard in shards:
-        for row, record in enumerate(shard.records.to_pylist()):
-            yield _Item(shard, row, record)
-
-
-def _not_computable(cause: str) -> ImageError:
-    return ImageError("not_computable", cause, "compute")
-
-
-def _number(value: torch.Tensor) -> float | None:
-    """A float for a column; null where there is no such number."""
-    number = value.item()
-    return number if math.isfinite(number) else None
-
-
-def _failed(error: ImageError) -> dict[str, Any]:
-    return {"status": "failed", "error_type": error.kind, "error": error.message, "failed_step": error.step}

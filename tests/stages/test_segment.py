@@ -19,7 +19,7 @@ from simsam_batch.config import PRESETS, SegmentSettings, resolve
 from simsam_batch.runs.schema import Shard, ShardOutput
 from simsam_batch.stages.backbone import resolve_backbone
 from simsam_batch.stages.segment import SegmentStage
-from simsam_batch.stages.segment_worker import image_seed
+from simsam_batch.stages.image_worker import image_seed
 
 DISC = (slice(40, 104), slice(64, 128))
 
@@ -179,7 +179,7 @@ def test_features_that_are_not_finite_fail_their_image_and_no_other(tmp_path: Pa
     uris = [save(tmp_path, f"{i}.png", picture(i)) for i in range(3)]
     truth = save(tmp_path, "truth.png", np.full((160, 208), 255, np.uint8))
     worker = worker_of(batch_size=3)
-    backbone = worker._backbone
+    backbone = worker.backbone
 
     class Broken:
         """The same backbone with one value of the second image's features spoilt, as a bad checkpoint does."""
@@ -192,7 +192,7 @@ def test_features_that_are_not_finite_fail_their_image_and_no_other(tmp_path: Pa
             features.descriptors[1, 7, 2] = torch.nan
             return features
 
-    worker._backbone = Broken()
+    worker.backbone = Broken()
     (output,) = run(worker, shard_of(uris, truth=[truth] * 3))
     rows = output.rows.to_pylist()
     assert [row["status"] for row in rows] == ["ok", "failed", "ok"]
@@ -203,9 +203,9 @@ def test_features_that_are_not_finite_fail_their_image_and_no_other(tmp_path: Pa
 def test_waiting_images_are_computed_when_they_hold_too_many_pixels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from simsam_batch.stages import segment_worker
+    from simsam_batch.stages import image_worker
 
-    monkeypatch.setattr(segment_worker, "_WAITING_PIXELS", 110_000)
+    monkeypatch.setattr(image_worker, "_WAITING_PIXELS", 110_000)
     sizes = [(160, 208), (208, 160), (160, 208), (192, 192), (160, 208), (208, 160)]
     uris = [save(tmp_path, f"{i}.png", picture(i, size)) for i, size in enumerate(sizes)]
     worker = worker_of(batch_size=16, k=5)

@@ -1,0 +1,324 @@
+"""What the workers of all stages over images share: decode ahead, batches of equal grid, what to do without memory."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from simsam_batch import images
+from simsam_batch.config import SpectralSettings
+from simsam_batch.errors import ImageError, RunError, SettingsError
+from simsam_batch.regions import masks
+from simsam_batch.runs.schema import Shard, ShardOutput, Stage
+from simsam_batch.spectral.eigen import NOT_FINITE
+from simsam_batch.stages.backbone import compute_device, load_backbone
+from simsam_batch.stages.decomposition import Timer
+
+_WAITING_PIXELS = 100_000_000
+_LARGEST_BATCH = 64
+_DECODE_THREADS_BESIDE_A_GPU = 8
+_OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
+_ARITHMETIC = (ArithmeticError, np.linalg.LinAlgError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
+
+
+def image_seed(seed: int, image_id: str) -> int:
+    """Seed of one image's random draws: it depends on the run's seed and the image's id alone."""
+    digest = hashlib.sha256(f"{seed}:{image_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One image of one shard, on its way to be read."""
+
+    shard: Shard
+    row: int
+    record: dict[str, Any]
+
+    @property
+    def is_last(self) -> bool:
+        """Whether its shard has no further image."""
+        return self.row + 1 == len(self.shard.records)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """One image read, decoded and cut to whole patches; where its patches lie, and its truth if it has one."""
+
+    image: images.Prepared
+    index: masks.UpsampleIndex
+    truth: Any
+    truth_error: str | None
+
+    @property
+    def pixels(self) -> int:
+        """Pixels held in memory."""
+        return self.image.rgb.size // 3
+
+
+class _Found(Protocol):
+    """What a batch came to.
+
+    Attributes:
+        solver: what solved each image's eigenproblem.
+    """
+
+    @property
+    def solver(self) -> list[str]: ...
+
+
+F = TypeVar("F", bound=_Found)
+
+
+class ImageStage(Stage, Protocol):
+    """A stage whose workers look at images."""
+
+    @property
+    def options(self) -> SpectralSettings:
+        """All settings."""
+        ...
+
+
+_Arrived = tuple[Item, Loaded | Exception]
+_Waiting = dict[tuple[int, int], list[tuple[Item, Loaded]]]
+
+
+@dataclass(slots=True)
+class Results:
+    """Rows and arrays of one shard while they come in."""
+
+    shard: Shard
+    rows: list[dict[str, Any]]
+    arrays: list[Mapping[str, NDArray[np.generic]]]
+    state: dict[str, Any]
+
+    @classmethod
+    def of(cls, shard: Shard, state: dict[str, Any]) -> Results:
+        """Nothing yet of a shard."""
+        n = shard.records.num_rows
+        return cls(shard, [{} for _ in range(n)], [{} for _ in range(n)], state)
+
+
+class ImageWorker(ABC, Generic[F]):
+    """Decodes ahead in threads, groups images of equal grid into batches, and computes them with one backbone.
+
+    Attributes:
+        settings: of the stage.
+        device: what batches are computed on.
+        backbone: what describes the patches.
+        timer: adds up the time of each step.
+        limits: what one image may cost.
+    """
+
+    def __init__(self, stage: ImageStage, beat: Callable[[], None]) -> None:
+        self._stage, self.settings, self._beat = stage, stage.options, beat
+        torch.set_num_threads(stage.options.threads)
+        threadpool_limits(stage.options.threads)
+        self.device = torch.device(compute_device(stage.options.device))
+        if stage.options.solver == "arpack" and self.device.type == "cuda":
+            raise SettingsError("solver: 'arpack' runs on a CPU only; choose another --solver, or --device cpu")
+        self.backbone = load_backbone(stage.options, stage.resolved, str(self.device))
+        self.limits = images.ImageLimits(stage.options.max_bytes, stage.options.max_pixels)
+        self._resize = images.parse_resize(stage.options.resize)
+        self._batch_sizes: dict[tuple[int, int], int] = {}
+        self.timer = Timer(self.device)
+        self._facts = {
+            "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
+            "precision": self.backbone.describe().get("precision", "fp32"),
+        }
+
+    @abstractmethod
+    def compute(self, pictures: torch.Tensor, grid: tuple[int, int], seeds: Sequence[int]) -> F:
+        """Compute a batch of pictures (B, height, width, 3) uint8 on the device, with one seed for each."""
+
+    @abstractmethod
+    def encode(self, item: Item, loaded: Loaded, found: F, i: int, results: Results) -> None:
+        """Fill one image's row, arrays and share of the statistics from image ``i`` of a batch."""
+
+    def load_truth(
+        self, record: dict[str, Any], image: images.Prepared, index: masks.UpsampleIndex
+    ) -> tuple[Any, str | None]:
+        """What is compared with the result of an image, and why there is nothing; in a thread that decodes."""
+        del record, image, index
+        return None, None
+
+    def image_columns(self, loaded: Loaded) -> dict[str, Any]:
+        """The columns that say what was read and how it was cut to patches."""
+        image = loaded.image
+        return {
+            "status": "ok",
+            "width": image.full_size[1],
+            "height": image.full_size[0],
+            "orientation": image.orientation,
+            "content_sha256": image.content_sha256,
+            "grid_h": image.grid[0],
+            "grid_w": image.grid[1],
+            "patch": self.backbone.patch,
+        }
+
+    def run(self, shards: Iterator[Shard]) -> Iterator[ShardOutput]:
+        """Outputs of the shards, in order; the next images are decoded while these are computed."""
+        threads = self.settings.decode_threads or (_DECODE_THREADS_BESIDE_A_GPU if self.device.type == "cuda" else 2)
+        # While one batch is computed the next must become ready; at native size few images already hold much memory.
+        batch = self.settings.batch_size or (_LARGEST_BATCH if self.device.type == "cuda" else 1)
+        ahead = 4 * threads if self._resize.kind == "native" else max(4 * threads, 2 * batch)
+        self.timer.take()
+        decoded = images.decode_ahead(_items(shards), self._load, threads=threads, max_pending=ahead)
+        with closing(decoded):
+            while (arrived := self._wait(decoded)) is not None:
+                yield self._run_shard(arrived, decoded)
+
+    def _wait(self, decoded: Iterator[_Arrived]) -> _Arrived | None:
+        with self.timer.step("wait"):
+            return next(decoded, None)
+
+    def _run_shard(self, first: _Arrived, decoded: Iterator[_Arrived]) -> ShardOutput:
+        """The output of the shard that ``first`` opens; nothing beyond its last image is drawn."""
+        shard = first[0].shard
+        results = Results.of(shard, self._stage.fold.zero())
+        waiting: _Waiting = {}
+        arrived: _Arrived | None = first
+        for _ in range(len(shard.records)):
+            if arrived is None:
+                raise RunError(f"shard {shard.number} ended before its last image")
+            self._take(*arrived, results, waiting)
+            self._beat()
+            arrived = None if arrived[0].is_last else self._wait(decoded)
+        for batch in waiting.values():
+            self._compute(batch, results)
+        return self._output(results)
+
+    def _take(self, item: Item, loaded: Loaded | Exception, results: Results, waiting: _Waiting) -> None:
+        """Note a failed image; let a good one wait for others of its grid, and compute what is full or too much.
+
+        When a batch is computed depends on the images alone, never on time, so that a shard's batches are always the
+        same.
+        """
+        if isinstance(loaded, ImageError):
+            results.rows[item.row] = _failed(loaded)
+            return
+        if isinstance(loaded, Exception):
+            raise loaded
+        grid = loaded.image.grid
+        waiting.setdefault(grid, []).append((item, loaded))
+        if len(waiting[grid]) >= self._batch_size(grid):
+            self._compute(waiting.pop(grid), results)
+        elif sum(one.pixels for batch in waiting.values() for _, one in batch) > _WAITING_PIXELS:
+            fullest = max(waiting, key=lambda each: len(waiting[each]))
+            self._compute(waiting.pop(fullest), results)
+
+    def _load(self, item: Item) -> Loaded:
+        record, settings = item.record, self.settings
+        prepared = images.prepare(
+            images.fetch(record["uri"], self.limits),
+            limits=self.limits,
+            resize=self._resize,
+            patch=self.backbone.patch,
+            max_patches=settings.max_patches,
+        )
+        index = masks.upsample_index(prepared.grid, self.backbone.patch, prepared.working_size, prepared.full_size)
+        return Loaded(prepared, index, *self.load_truth(record, prepared, index))
+
+    def _batch_size(self, grid: tuple[int, int]) -> int:
+        """Images of a grid computed together; fixed when the grid first comes, and less once memory ran out."""
+        if grid not in self._batch_sizes:
+            self._batch_sizes[grid] = self.settings.batch_size or self._batch_size_by_memory(grid)
+        return self._batch_sizes[grid]
+
+    def _batch_size_by_memory(self, grid: tuple[int, int]) -> int:
+        if self.device.type == "cpu":
+            return 1
+        # Eight matrices of N x N stand at the peak; half of the free memory is left to the backbone and the allocator.
+        n = grid[0] * grid[1]
+        free = torch.cuda.mem_get_info(self.device)[0]
+        free += torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        return max(1, min(_LARGEST_BATCH, free // 2 // (8 * 4 * n * n)))
+
+    def _compute(self, batch: list[tuple[Item, Loaded]], results: Results) -> None:
+        """Segment a batch; if memory runs out, in halves; if the arithmetic fails, each image on its own."""
+        found = self._try(batch)
+        if isinstance(found, Exception):
+            if len(batch) == 1:
+                if not isinstance(found, _ARITHMETIC):
+                    raise found
+                failure = _not_computable(f"{type(found).__name__}: {found}")
+                results.rows[batch[0][0].row] = _failed(failure)
+                return
+            part = 1
+            if isinstance(found, _OUT_OF_MEMORY):
+                part = len(batch) // 2
+                self._batch_sizes[batch[0][1].image.grid] = part
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+            for first in range(0, len(batch), part):
+                self._compute(batch[first : first + part], results)
+            return
+        with self.timer.step("encode"):
+            for i, (item, loaded) in enumerate(batch):
+                if found.solver[i] == NOT_FINITE:
+                    results.rows[item.row] = _failed(_not_computable("the backbone's features are not finite"))
+                else:
+                    self.encode(item, loaded, found, i, results)
+
+    def _try(self, batch: list[tuple[Item, Loaded]]) -> F | Exception:
+        """What the batch came to, or why it did not; without a traceback, which would keep its memory in use."""
+        seeds = [image_seed(self.settings.seed, item.record["image_id"]) for item, _ in batch]
+        try:
+            pictures = self._upload([loaded.image.rgb for _, loaded in batch])
+            return self.compute(pictures, batch[0][1].image.grid, seeds)
+        except (*_OUT_OF_MEMORY, *_ARITHMETIC) as error:
+            return error.with_traceback(None)
+
+    def _upload(self, pictures: list[NDArray[np.uint8]]) -> torch.Tensor:
+        """Stack pictures on the device; a GPU fetches them out of pinned memory while the host goes on."""
+        # torch keeps pinned memory for the next batch, and does not hand it out before the copy is done.
+        pinned = self.device.type == "cuda"
+        stacked = torch.empty((len(pictures), *pictures[0].shape), dtype=torch.uint8, pin_memory=pinned)
+        np.stack(pictures, out=stacked.numpy())
+        return stacked.to(self.device, non_blocking=True)
+
+    def _output(self, results: Results) -> ShardOutput:
+        records, schema = results.shard.records, self._stage.schema
+        columns = {name: records.column(name) for name in records.column_names if name in schema.names}
+        for column in schema.names:
+            if column not in columns:
+                columns[column] = pa.array([row.get(column) for row in results.rows], schema.field(column).type)
+        return ShardOutput(
+            number=results.shard.number,
+            rows=pa.table({name: columns[name] for name in schema.names}, schema=schema),
+            arrays=results.arrays,
+            statistics=results.state,
+            seconds=self.timer.take(),
+            facts=self._facts,
+        )
+
+
+def _items(shards: Iterator[Shard]) -> Iterator[Item]:
+    for shard in shards:
+        for row, record in enumerate(shard.records.to_pylist()):
+            yield Item(shard, row, record)
+
+
+def _not_computable(cause: str) -> ImageError:
+    return ImageError("not_computable", cause, "compute")
+
+
+def finite_or_none(value: torch.Tensor) -> float | None:
+    """A float for a column; null where there is no such number."""
+    number = value.item()
+    return number if math.isfinite(number) else None
+
+
+def _failed(error: ImageError) -> dict[str, Any]:
+    return {"status": "failed", "error_type": error.kind, "error": error.message, "failed_step": error.step}
