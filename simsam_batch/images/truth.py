@@ -1,7 +1,8 @@
-"""Binary truth masks from image files."""
+"""Truth masks and label maps from image files."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ class TruthError(SimsamError):
     """A truth mask that cannot be used; the image itself is not at fault.
 
     Attributes:
-        kind: short stable name of the cause: ``unreadable``, ``other_size`` or ``not_a_mask``.
+        kind: short stable name of the cause: ``unreadable``, ``other_size``, ``not_a_mask`` or ``not_labels``.
     """
 
     def __init__(self, kind: str, message: str) -> None:
@@ -50,9 +51,49 @@ def load_truth(uri: str, limits: ImageLimits, size: tuple[int, int]) -> NDArray[
         TruthError: not found, not readable, of another size, or not a mask of two values.
         StorageError: the storage did not answer; the read may be repeated.
     """
+    return _foreground(*_read(uri, limits, size, _first_channel), uri)
+
+
+def load_labels(
+    uri: str, limits: ImageLimits, size: tuple[int, int], *, classes: int, ignore: int | None
+) -> NDArray[np.integer[Any]]:
+    """The truth of one image as class ids: palette indices, or grey values as they are stored.
+
+    Args:
+        uri: of an image file, read like any image.
+        limits: as for images.
+        size: (height, width) that the map must have: the image's own, after its orientation.
+        classes: ids must be below this.
+        ignore: an id that is allowed besides, for pixels that do not count.
+
+    Returns:
+        ``size`` ids, in the dtype of the file.
+
+    Raises:
+        TruthError: not found, not readable, of another size, in colours, or with an id out of range.
+        StorageError: the storage did not answer; the read may be repeated.
+    """
+    values, form = _read(uri, limits, size, _ids)
+    present = np.flatnonzero(np.bincount(values.ravel())) if values.itemsize == 1 else np.unique(values)
+    wrong = present[((present < 0) | (present >= classes)) & (present != (-1 if ignore is None else ignore))]
+    if wrong.size:
+        shown = ", ".join(map(str, wrong[:5])) + (" ..." if wrong.size > 5 else "")
+        raise TruthError(
+            "not_labels",
+            f"truth {uri}: its {form} hold {shown}, and class ids run from 0 to {classes - 1}. "
+            "To mend it: raise --classes, or name the id of pixels that do not count with --ignore-label",
+        )
+    return values
+
+
+_Reader = Callable[[ImageFile.ImageFile], tuple[NDArray[Any], str]]
+
+
+def _read(uri: str, limits: ImageLimits, size: tuple[int, int], read: _Reader) -> tuple[NDArray[Any], str]:
+    """What ``read`` takes out of a file, upright, of the size asked for; and what it is, in words."""
     try:
         with opened(fetch(uri, limits), limits) as (image, _):
-            values, form = _first_channel(image)
+            values, form = read(image)
             values = oriented(values, orientation_of(image))
     except ImageError as error:
         raise TruthError("unreadable", f"truth {uri}: {error}") from error
@@ -62,7 +103,23 @@ def load_truth(uri: str, limits: ImageLimits, size: tuple[int, int]) -> NDArray[
             f"truth {uri}: it is {values.shape[1]}x{values.shape[0]} pixels (width x height), its image "
             f"{size[1]}x{size[0]}. To mend it: give truth of the image's own size",
         )
-    return _foreground(values, form, uri)
+    return values, form
+
+
+def _ids(image: ImageFile.ImageFile) -> tuple[NDArray[Any], str]:
+    """Class ids ``(H, W)``: never colours, of which several could mean the same."""
+    if image.mode in ("P", "PA"):
+        return np.asarray(image if image.mode == "P" else image.getchannel("P")), "palette indices"
+    if image.mode == "1":
+        return np.asarray(image).astype(np.uint8), "grey values"
+    if image.mode == "L" or image.mode.startswith("I"):
+        return np.asarray(image), "grey values"
+    channels = np.asarray(image.convert("RGB"))
+    if image.mode in ("RGB", "RGBA", "LA") and (channels == channels[:, :, :1]).all():
+        return channels[:, :, 0], "grey values"
+    raise ImageError(
+        "unsupported", f"it has colours (mode {image.mode}), and class ids are grey values or palette indices", "decode"
+    )
 
 
 def _first_channel(image: ImageFile.ImageFile) -> tuple[NDArray[Any], str]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from simsam_batch.images import ImageLimits, TruthError, load_truth
+from simsam_batch.images import ImageLimits, TruthError, load_labels, load_truth
 
 LIMITS = ImageLimits()
 SIZE = (24, 40)
@@ -132,3 +132,39 @@ def test_the_horses_masks_read_as_their_first_channel(test_data: Path) -> None:
             expected = np.asarray(image.convert("RGB"))[:, :, 0] > 127
         np.testing.assert_array_equal(load_truth(str(path), LIMITS, expected.shape), expected)
         assert 0.02 < expected.mean() < 0.9
+
+
+def test_label_maps_are_read_as_they_are_stored(tmp_path: Path) -> None:
+    ids = np.array([[0, 1, 2], [11, 11, 58]], dtype=np.uint8)
+    palette = Image.fromarray(ids, "L").convert("P")
+    palette.putdata(ids.ravel().tolist())
+    palette.putpalette([7 * i % 256 for i in range(768)])
+    forms = {
+        "grey.png": Image.fromarray(ids),
+        "palette.png": palette,
+        "deep.png": Image.fromarray(ids.astype(np.uint16)),
+        "same in three.png": Image.merge("RGB", [Image.fromarray(ids)] * 3),
+    }
+    for name, image in forms.items():
+        image.save(tmp_path / name)
+        read = load_labels(str(tmp_path / name), LIMITS, (2, 3), classes=59, ignore=None)
+        assert np.array_equal(read, ids), name
+
+
+def test_ids_out_of_range_are_named_with_the_mend_and_ignored_ones_are_not(tmp_path: Path) -> None:
+    file = tmp_path / "labels.png"
+    Image.fromarray(np.array([[0, 3], [254, 255]], dtype=np.uint8)).save(file)
+    with pytest.raises(TruthError, match=r"hold 254, and class ids run from 0 to 3.*--classes"):
+        load_labels(str(file), LIMITS, (2, 2), classes=4, ignore=255)
+    read = load_labels(str(file), LIMITS, (2, 2), classes=255, ignore=255)
+    assert read.tolist() == [[0, 3], [254, 255]]
+
+
+def test_coloured_label_maps_and_other_sizes_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "labels.png"
+    Image.new("RGB", (2, 2), (1, 2, 3)).save(file)
+    with pytest.raises(TruthError, match="it has colours"):
+        load_labels(str(file), LIMITS, (2, 2), classes=4, ignore=None)
+    Image.new("L", (2, 2)).save(file)
+    with pytest.raises(TruthError, match="2x2 pixels"):
+        load_labels(str(file), LIMITS, (3, 2), classes=4, ignore=None)
