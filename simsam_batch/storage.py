@@ -269,6 +269,28 @@ def walk(url: str) -> Iterator[tuple[str, ObjectInfo]]:
             raise StorageError(redact(f"cannot list {url}: nothing is there. To mend it: check the URL"))
 
 
+def entries(url: str) -> list[str]:
+    """Names of the files and, with a slash behind them, folders directly in a folder, sorted; empty if there is none.
+
+    Raises:
+        StorageError: the storage did not answer.
+    """
+    url = absolute_url(url)
+    with _reported("list", url):
+        if _protocol(url) == "file":
+            folder = Path(url)
+            inside = folder.iterdir() if folder.is_dir() else ()
+            return sorted(path.name + "/" * path.is_dir() for path in inside)
+        fs, path = _filesystem(url)
+        below = path.rstrip("/") + "/"
+        try:
+            listed = fs.ls(path, detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        names = [(info["name"].rstrip("/"), info["type"] == "directory") for info in listed]
+        return sorted(name.removeprefix(below) + "/" * is_dir for name, is_dir in names if name.startswith(below))
+
+
 def _walk_remote(fs: Any, path: str) -> Iterator[tuple[str, ObjectInfo]]:
     prefix = path.rstrip("/") + "/"
     for _, _, files in fs.walk(path, detail=True, on_error="raise"):

@@ -1,6 +1,18 @@
-"""What a run is about: a folder, a list or a Parquet table becomes one Arrow table of image records."""
+"""What a run is about: a folder, a list, a Parquet table or a dataset by name becomes one Arrow table of records."""
 
+from simsam_batch.catalog.datasets import DATASETS, absolute_input
+from simsam_batch.catalog.facts import BOXES_COLUMN, DatasetFacts, center_crops, facts_of
 from simsam_batch.catalog.folders import SUFFIXES
 from simsam_batch.catalog.read import Catalog, read_catalog
 
-__all__ = ["SUFFIXES", "Catalog", "read_catalog"]
+__all__ = [
+    "BOXES_COLUMN",
+    "DATASETS",
+    "SUFFIXES",
+    "Catalog",
+    "DatasetFacts",
+    "absolute_input",
+    "center_crops",
+    "facts_of",
+    "read_catalog",
+]

@@ -18,7 +18,8 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 """Files that count as images, in any case."""
 
 ACCEPTED = {
-    "IMAGES": "IMAGES is a folder, a .txt list with one path or URL a line, or Parquet with a column 'uri'",
+    "IMAGES": "IMAGES is a folder, a .txt list with one path or URL a line, Parquet with a column 'uri', or a dataset "
+    "such as ecssd:ROOT",
     "truth": "Truth is a folder of mask files",
 }
 _CHUNK = 65536

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from simsam_batch.catalog.datasets import named_dataset, read_dataset
+from simsam_batch.catalog.facts import DatasetFacts
 from simsam_batch.catalog.folders import folder_records
 from simsam_batch.catalog.records import COLUMNS, quoted, repeated_values
 from simsam_batch.catalog.tables import list_records, parquet_records
@@ -27,12 +29,15 @@ class Catalog:
 
     Attributes:
         table: columns ``image_id``, ``uri`` (strings, never null), ``size`` (int64), ``etag``, ``truth_uri`` (strings),
-            and then the kept columns; one row for each image, in the order of the run.
+            and then the kept columns, or `BOXES_COLUMN` where the truth of a dataset is boxes; one row for each image,
+            in the order of the run.
         notes: what a person should know about it, one sentence each (files left out, images without truth).
+        dataset: how the truth is meant, of a dataset by name.
     """
 
     table: pa.Table
     notes: list[str]
+    dataset: DatasetFacts | None = None
 
 
 def read_catalog(
@@ -40,32 +45,45 @@ def read_catalog(
     *,
     root: str | None = None,
     truth: str | None = None,
+    split: str | None = None,
     keep_columns: Sequence[str] = (),
     limit: int | None = None,
 ) -> Catalog:
-    """List the images of a folder, a ``.txt`` list or Parquet, and join truth masks to them by name.
+    """List the images of a folder, a ``.txt`` list, Parquet or a dataset by name, and join truth to them by name.
 
     A folder is searched with all its sub-folders for files with one of `SUFFIXES`, in the order of their relative
     paths; hidden files and folders are left out. A list or table keeps its own order, and nobody asks whether its files
-    exist. Truth belongs to the image with the same sub-folder and file stem.
+    exist. Truth belongs to the image with the same sub-folder and file stem. A dataset brings its own truth.
 
     Args:
-        images: path or URL of the folder, the list, the Parquet file or a folder of Parquet files.
+        images: path or URL of the folder, the list, the Parquet file or a folder of Parquet files; or ``NAME:ROOT``.
         root: folder that relative paths of a list or table start from; the folder of the list or table if None.
         truth: folder of truth masks; None for no truth, or for a table's own column ``truth_uri``.
+        split: of a dataset by name; None for its usual one.
         keep_columns: further columns of a table to pass through.
         limit: keep only so many images, from the start; None for all.
 
     Raises:
         SettingsError: nothing there, no image in it, names that are not unique, a path that leaves ``root``, URLs that
-            carry credentials, columns that do not exist, or truth that is ambiguous or matches nothing.
+            carry credentials, columns that do not exist, truth that is ambiguous or matches nothing, or a dataset that
+            has not its layout.
         StorageError: the storage did not answer.
     """
     if limit is not None and limit < 1:
         raise SettingsError(f"limit: {limit} images are none; give 1 or more")
     _check_kept(keep_columns)
+    named = named_dataset(images)
+    if named is None and split is not None:
+        raise SettingsError(f"split: {redact(images)} has none; a dataset by name has, such as voc2012:ROOT")
+    if named is not None:
+        for option, value in (("root", root), ("truth", truth), ("keep_columns", ", ".join(keep_columns))):
+            if value:
+                raise SettingsError(f"{option}: {redact(value)} has no meaning for {named[0].name}:ROOT; leave it out")
+        table, notes, split = read_dataset(*named, split)
+        _check_credentials(table, images)
+        return Catalog(table.slice(0, limit), notes, named[0].facts(split))
     suffix = posixpath.splitext(images.rstrip("/"))[1].lower()
-    notes: list[str] = []
+    notes = []
     if suffix == ".txt":
         table = list_records(images, root)
     elif suffix == ".parquet":

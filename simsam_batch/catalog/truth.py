@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 _SUFFIX_PATTERN = rf"(?i)({'|'.join(map(re.escape, SUFFIXES))})$"
 
 
-def with_truth(table: pa.Table, truth: str, images: str, notes: list[str]) -> pa.Table:
-    """The table with ``truth_uri`` filled from a folder, by the path without its suffix."""
+def with_truth(table: pa.Table, truth: str, images: str, notes: list[str], *, note_extra: bool = True) -> pa.Table:
+    """The table with ``truth_uri`` filled from a folder, by the path without its suffix.
+
+    ``note_extra`` says whether masks without an image are worth a note: not where the table is a part of a set.
+    """
     import pyarrow.compute as pc
 
     if table["truth_uri"].null_count < table.num_rows:
@@ -50,7 +53,7 @@ def with_truth(table: pa.Table, truth: str, images: str, notes: list[str]) -> pa
     if len(without):
         notes.append(f"{len(without)} of {table.num_rows} images have no truth: {quoted(without[:5], len(without))}")
     extra = masks["name"].filter(pc.invert(pc.is_in(mask_stems, stems)))
-    if len(extra):
+    if note_extra and len(extra):
         notes.append(f"{len(extra)} truth files belong to no image: {quoted(extra[:5], len(extra))}")
     at = table.column_names.index("truth_uri")
     return table.set_column(at, table.schema.field(at), masks["uri"].take(position))

@@ -1,0 +1,93 @@
+"""Datasets by name: ``NAME:ROOT``, with the layout, splits, truth and protocol that their authors published."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import TYPE_CHECKING
+
+from simsam_batch.catalog.datasets import coco, cub, saliency, voc
+from simsam_batch.catalog.datasets.layout import Dataset, Home
+from simsam_batch.errors import SettingsError, StorageError
+from simsam_batch.storage import absolute_url, redact, walk
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+DATASETS = {
+    dataset.name: dataset
+    for dataset in (
+        *(saliency.ECSSD, saliency.DUTS_TE, saliency.DUT_OMRON, cub.CUB),
+        *(voc.VOC2007, voc.VOC2012, voc.VOC2007_BOXES, voc.VOC2012_BOXES, coco.COCO20K),
+    )
+}
+"""Every known dataset by its name."""
+
+__all__ = ["DATASETS", "Dataset", "absolute_input", "named_dataset", "read_dataset"]
+
+
+def named_dataset(images: str) -> tuple[Dataset, str] | None:
+    """The dataset and ROOT that ``NAME:ROOT`` means; None for a path or URL.
+
+    A name has at least two letters, so that ``C:`` is none, and no ``//`` or second colon after its own, so that
+    ``s3://`` is none. A path that begins like a known name is written with ``./`` before it.
+
+    Raises:
+        SettingsError: no dataset has that name and nothing of that name is there, or the ROOT is missing.
+    """
+    parts = re.fullmatch(r"([A-Za-z][A-Za-z0-9_-]+):(?!:)(.*)", images, re.DOTALL)
+    if parts is None:
+        return None
+    name, root = parts[1].lower(), parts[2]
+    if name in DATASETS:
+        if not root or root.startswith("//"):
+            raise SettingsError(f"{redact(images)}: a dataset is written {name}:ROOT, where ROOT is a path or URL")
+        return DATASETS[name], root
+    if root.startswith("//") or _is_there(images):
+        return None
+    near = difflib.get_close_matches(name, DATASETS, n=1)
+    raise SettingsError(
+        f"{redact(images)}: nothing is there, and no dataset has the name {name!r}"
+        + (f"; did you mean {near[0]}:ROOT?" if near else "")
+        + f" Known names are {', '.join(DATASETS)}"
+    )
+
+
+def _is_there(images: str) -> bool:
+    from simsam_batch.catalog.folders import is_file
+
+    try:
+        return is_file(images) or next(walk(images), None) is not None
+    except StorageError:
+        return False
+
+
+def absolute_input(images: str) -> str:
+    """What IMAGES names, the same from every working folder and without credentials; nothing is listed.
+
+    Raises:
+        SettingsError: as `named_dataset`.
+    """
+    named = named_dataset(images)
+    return redact(absolute_url(images)) if named is None else f"{named[0].name}:{redact(absolute_url(named[1]))}"
+
+
+def read_dataset(dataset: Dataset, root: str, split: str | None) -> tuple[pa.Table, list[str], str]:
+    """The image records of a split with their truth, what a person should know, and the split's name.
+
+    Raises:
+        SettingsError: no such split, or ROOT has not the dataset's layout, which the message shows.
+        StorageError: the storage did not answer.
+    """
+    split = next(iter(dataset.splits)) if split is None else split
+    if split not in dataset.splits:
+        raise SettingsError(f"split: {split!r} is not one of {' | '.join(dataset.splits)} of {dataset.name}")
+    home = Home(dataset, root)
+    table = dataset.read(home, split)
+    published = dataset.splits[split]
+    if table.num_rows != published:
+        home.notes.append(
+            f"{dataset.name} split {split!r}: {table.num_rows} images are there and {published} were published; "
+            "scores are not comparable with published ones"
+        )
+    return table, home.notes, split

@@ -1,0 +1,61 @@
+"""What a dataset by name knows of its truth; recorded with the plan, read by every later stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self
+
+TruthKind = Literal["object", "semantic", "boxes"]
+
+BOXES_COLUMN = "truth_boxes"
+"""Column of a catalog with the boxes of each image: a list of xmin, ymin, xmax, ymax in pixels, max exclusive; null
+where there is no annotation, empty where it has no object."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetFacts:
+    """The dataset a run is about, and how its truth is meant.
+
+    Attributes:
+        name: of the dataset, as in ``NAME:ROOT``.
+        split: the part of it.
+        published_images: how many images the split was published with.
+        kind: what the truth is: object masks, maps of class ids (both at ``truth_uri``), or boxes (`BOXES_COLUMN`).
+        protocol: name of the evaluation that figures on this set are published with.
+        classes: names of the class ids 0, 1, ... of a semantic truth.
+        ignore_label: id in a semantic truth that is not scored.
+        threshold: share of full scale above which the first channel of an object mask is object.
+        center_crop: whether the protocol scores only the central square, whose side is the image's shorter one.
+    """
+
+    name: str
+    split: str
+    published_images: int
+    kind: TruthKind
+    protocol: str
+    classes: tuple[str, ...] = ()
+    ignore_label: int | None = None
+    threshold: float | None = None
+    center_crop: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """The facts as plain JSON values."""
+        return asdict(self) | {"classes": list(self.classes)}
+
+    @classmethod
+    def from_json(cls, held: Mapping[str, Any]) -> Self:
+        """The facts that `to_json` wrote."""
+        return cls(**{**held, "classes": tuple(held["classes"])})
+
+
+def facts_of(source: Mapping[str, Any]) -> DatasetFacts | None:
+    """The dataset that a plan's ``source`` names; None for a folder, a list or a table."""
+    held = source.get("dataset")
+    return None if held is None else DatasetFacts.from_json(held)
+
+
+def center_crops(source: Mapping[str, Any]) -> bool:
+    """Whether scores are to see the central square alone: as ``truth_crop`` says, else the dataset's protocol."""
+    choice, facts = source.get("truth_crop", "auto"), facts_of(source)
+    return choice == "center" or (choice == "auto" and facts is not None and facts.center_crop)
