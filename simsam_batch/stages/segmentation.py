@@ -63,6 +63,9 @@ def segment_batch(
 ) -> Segmented:
     """Segment a batch of images of one size; each image's result is its own, whatever its batch mates are.
 
+    Between the forward pass and the results the host waits for a GPU at most 28 times, whatever B is, once for all
+    results together; and once more for each further ring of left-out patches and restart of block Lanczos.
+
     Args:
         images: (B, height, width, 3) uint8 RGB on the device to compute on, cropped to whole patches.
         grid: patches down and across; N is their product.
