@@ -43,6 +43,10 @@ class RunSettings(BaseModel):
 
     root: str | None = _input(None, "folder that relative paths of a list or table start from")
     truth: str | None = _input(None, "folder of truth masks, joined to images by sub-folder and file stem")
+    split: str | None = _input(None, "part of a dataset by name, such as val; none: the one its figures are given for")
+    truth_crop: Literal["auto", "none", "center"] = _input(
+        "auto", "center: score the central square of each image alone; auto: as the dataset by name was published"
+    )
     keep_columns: tuple[str, ...] = _input((), "columns of an input table to pass through to the results")
     limit: int = _input(0, "only the first N images, for a trial; 0: all", ge=0)
     shard_size: int = _input(0, "images per shard; 0: images/64, at least 8 and at most 1024", ge=0)

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from simsam_batch.config import RunSettings, SegmentSettings
+from simsam_batch.config import RunSettings, SegmentSettings, SemanticSettings, SpectralSettings
 from simsam_batch.errors import RunError, SettingsError
 from simsam_batch.storage import Folder, absolute_url, redact
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from simsam_batch.engines.contract import Runner
+    from simsam_batch.engines.contract import Engine, Runner
     from simsam_batch.engines.local import LocalEngine
     from simsam_batch.engines.ray import RayEngine
     from simsam_batch.engines.torchrun import TorchrunEngine
     from simsam_batch.report.console import Reporter
     from simsam_batch.runs.execute import ExecuteOptions
     from simsam_batch.runs.plan import Plan
+    from simsam_batch.runs.schema import Stage
     from simsam_batch.stages.segment import SegmentStage
 
+S = TypeVar("S", bound=SpectralSettings)
 _WORTH_SAYING = 1e9
 
 
@@ -31,7 +34,7 @@ def segment(images: str, out: str, settings: SegmentSettings, report: Reporter) 
     """Write an object mask and K eigenvectors for every image; run it again to go on where it stopped.
 
     Args:
-        images: folder, ``.txt`` list or Parquet table, as a path or any fsspec URL.
+        images: folder, ``.txt`` list or Parquet table, as a path or any fsspec URL; or a dataset as ``NAME:ROOT``.
         out: folder of the run, likewise; nothing is written outside it.
         settings: see `simsam_batch.config.SegmentSettings`.
         report: is told what happens.
@@ -46,50 +49,133 @@ def segment(images: str, out: str, settings: SegmentSettings, report: Reporter) 
     """
     from simsam_batch.engines.torchrun import TorchrunEngine
     from simsam_batch.images import check_resize, parse_resize
-    from simsam_batch.runs.execute import ExecuteOptions, execute
-    from simsam_batch.runs.publish import publish
     from simsam_batch.stages.backbone import resolve_backbone
-    from simsam_batch.stages.segment import check_kept_columns
+    from simsam_batch.stages.segment import SegmentStage, check_kept_columns, kept_columns
 
     resize = parse_resize(settings.resize)
     check_kept_columns(settings.keep_columns)
-    if settings.weights is not None:
-        # A worker on another machine, or of a cluster started elsewhere, has another working folder.
-        settings = settings.model_copy(update={"weights": absolute_url(settings.weights)})
+    settings = _with_absolute_weights(settings)
     folder = Folder(absolute_url(out))
-    options = ExecuteOptions(
-        starts_before_quarantine=settings.starts_before_quarantine, stall_seconds=60 * settings.stall_minutes
-    )
     with closing(make_engine(settings)) as engine:
         if isinstance(engine, TorchrunEngine) and not engine.is_driver:
-            engine.serve(partial(_segment_runner, settings, options))
+            engine.serve(partial(_runner_of_job, settings))
             return None
         resolved = resolve_backbone(settings)
         check_resize(resize, resolved["patch"])
         plan = open_plan(images, folder, settings, report)
-        stage = _segment_stage(settings, resolved, plan)
-        if isinstance(engine, TorchrunEngine):
-            engine.job = json.dumps({"out": folder.url, "resolved": resolved})
-        execute(folder, plan, stage, engine, options, report.shard, partial(_announce, plan, stage, report))
+        stage = SegmentStage(settings, resolved, kept_columns(plan.shard(0).records.schema))
+        return _run_stage(folder, plan, stage, engine, settings, report, _note_size)
+
+
+def semantic(images: str, out: str, settings: SemanticSettings, report: Reporter) -> dict[str, Any] | None:
+    """Cut every image into regions, cluster the regions of the whole set, and write label maps; resumes like `segment`.
+
+    Three steps, each committed on its own: the stage ``regions``, one fit of the clusters, the stage ``semantic``.
+
+    Args:
+        images: folder, ``.txt`` list or Parquet table, as a path or any fsspec URL.
+        out: folder of the run, likewise; nothing is written outside it.
+        settings: see `simsam_batch.config.SemanticSettings`.
+        report: is told what happens.
+
+    Returns:
+        What ``OUT/results/semantic.json`` holds; None on a torchrun rank that only helps.
+
+    Raises:
+        SettingsError: the input or a setting cannot be used, or OUT holds a run with other result settings.
+        StorageError: IMAGES cannot be listed or OUT cannot be written.
+        RunError: workers cannot be kept alive, or shards could not be committed.
+    """
+    from simsam_batch.engines.torchrun import TorchrunEngine
+    from simsam_batch.images import check_resize, parse_resize
+    from simsam_batch.stages.backbone import resolve_backbone
+    from simsam_batch.stages.clusters import fit_clusters
+    from simsam_batch.stages.regions import RegionsStage, check_crop_size
+    from simsam_batch.stages.semantic import SemanticStage, read_class_names
+
+    resize = parse_resize(settings.resize)
+    names = read_class_names(settings.class_names)
+    settings = _with_absolute_weights(settings)
+    folder = Folder(absolute_url(out))
+    with closing(make_engine(settings)) as engine:
+        if isinstance(engine, TorchrunEngine) and not engine.is_driver:
+            engine.serve(partial(_runner_of_job, settings))
+            return None
+        resolved = resolve_backbone(settings)
+        check_resize(resize, resolved["patch"])
+        check_crop_size(settings, resolved)
+        plan = open_plan(images, folder, settings, report)
+        regions = RegionsStage(settings, resolved)
+        of_regions = _run_stage(folder, plan, regions, engine, settings, report, _note_nothing)
+        report.note(f"{of_regions['metrics']['regions']} regions are clustered")
+        fitted = fit_clusters(folder, settings, of_regions["content_digest"])
+        stage = SemanticStage.after(settings, folder, of_regions["content_digest"], fitted, names)
+        return _run_stage(folder, plan, stage, engine, settings, report, _note_nothing)
+
+
+def _with_absolute_weights(settings: S) -> S:
+    """A worker on another machine, or of a cluster started elsewhere, has another working folder."""
+    if settings.weights is None:
+        return settings
+    return settings.model_copy(update={"weights": absolute_url(settings.weights)})
+
+
+def _run_stage(
+    folder: Folder,
+    plan: Plan,
+    stage: Stage,
+    engine: Engine,
+    settings: SpectralSettings,
+    report: Reporter,
+    note: Callable[[Plan, Any, Reporter], None],
+) -> dict[str, Any]:
+    """Execute one stage and publish what it came to."""
+    from simsam_batch.engines.torchrun import TorchrunEngine
+    from simsam_batch.runs.execute import execute
+    from simsam_batch.runs.publish import publish
+
+    if isinstance(engine, TorchrunEngine):
+        engine.job = json.dumps({"out": folder.url, "stage": stage.name, "resolved": stage.resolved})
+
+    def announce(pending: int) -> None:
+        done = plan.shards - pending
+        if not done:
+            note(plan, stage, report)
+        images = min(done * plan.shard_size, plan.images)
+        report.plan(stage.name, images=plan.images, shards=plan.shards, done_shards=done, done_images=images)
+
+    execute(folder, plan, stage, engine, _execute_options(settings), report.shard, announce)
     result = publish(folder, plan, stage)
     report.finish(result, f"{folder.url}/results/{stage.name}.json")
     return result
 
 
-def _announce(plan: Plan, stage: SegmentStage, report: Reporter, pending: int) -> None:
+def _execute_options(settings: RunSettings) -> ExecuteOptions:
+    from simsam_batch.runs.execute import ExecuteOptions
+
+    return ExecuteOptions(
+        starts_before_quarantine=settings.starts_before_quarantine, stall_seconds=60 * settings.stall_minutes
+    )
+
+
+def _note_size(plan: Plan, stage: SegmentStage, report: Reporter) -> None:
     from rich.filesize import decimal
 
-    done = plan.shards - pending
-    if not done and (size := stage.array_bytes(plan) or 0) > _WORTH_SAYING:
+    if (size := stage.array_bytes(plan) or 0) > _WORTH_SAYING:
         report.note(f"the eigenvectors will take about {decimal(round(size))}; --eigenvectors none leaves them out")
-    images = min(done * plan.shard_size, plan.images)
-    report.plan(images=plan.images, shards=plan.shards, done_shards=done, done_images=images)
 
 
-def _segment_runner(settings: SegmentSettings, options: ExecuteOptions, job: str) -> Runner:
+def _note_nothing(plan: Plan, stage: Stage, report: Reporter) -> None:
+    """These stages store little."""
+
+
+def _runner_of_job(settings: SpectralSettings, job: str) -> Runner:
     """The runner of a torchrun rank that helps, from what the driver told it."""
     from simsam_batch.runs.plan import load_plan
     from simsam_batch.runs.runner import RunnerFactory
+    from simsam_batch.stages.regions import RegionsStage
+    from simsam_batch.stages.segment import SegmentStage, kept_columns
+    from simsam_batch.stages.semantic import SemanticStage, read_class_names
 
     told = json.loads(job)
     folder = Folder(told["out"])
@@ -99,13 +185,16 @@ def _segment_runner(settings: SegmentSettings, options: ExecuteOptions, job: str
             f"rank 0 works on {folder.url}, and there is no run there for this rank: do all ranks see the same storage?"
         )
         raise RunError(msg)
-    return RunnerFactory(folder, plan, _segment_stage(settings, told["resolved"], plan), options)()
-
-
-def _segment_stage(settings: SegmentSettings, resolved: dict[str, Any], plan: Plan) -> SegmentStage:
-    from simsam_batch.stages.segment import SegmentStage, kept_columns
-
-    return SegmentStage(settings, resolved, kept_columns(plan.shard(0).records.schema))
+    stage: Stage
+    if isinstance(settings, SegmentSettings):
+        stage = SegmentStage(settings, told["resolved"], kept_columns(plan.shard(0).records.schema))
+    elif not isinstance(settings, SemanticSettings):
+        raise RunError(f"no stage has settings of {type(settings).__name__}")
+    elif told["stage"] == "regions":
+        stage = RegionsStage(settings, told["resolved"])
+    else:
+        stage = SemanticStage(settings, told["resolved"], folder, read_class_names(settings.class_names))
+    return RunnerFactory(folder, plan, stage, _execute_options(settings))()
 
 
 def open_plan(images: str, out: Folder, settings: RunSettings, report: Reporter) -> Plan:
@@ -117,10 +206,10 @@ def open_plan(images: str, out: Folder, settings: RunSettings, report: Reporter)
     Raises:
         SettingsError: IMAGES holds no images or cannot be used, or the run in OUT is about another input.
     """
-    from simsam_batch.catalog import read_catalog
+    from simsam_batch.catalog import absolute_input, read_catalog
     from simsam_batch.runs.plan import load_plan, make_plan
 
-    source = {"images": redact(absolute_url(images))} | settings.values_of("input")
+    source = {"images": absolute_input(images)} | settings.values_of("input")
     for name in ("root", "truth"):
         if source[name] is not None:
             source[name] = redact(absolute_url(source[name]))
@@ -133,13 +222,15 @@ def open_plan(images: str, out: Folder, settings: RunSettings, report: Reporter)
         images,
         root=settings.root,
         truth=settings.truth,
+        split=settings.split,
         keep_columns=settings.keep_columns,
         limit=settings.limit or None,
     )
     for note in catalog.notes:
         report.note(note)
     if plan is None:
-        plan = make_plan(out, catalog.table, shard_size=wanted_size or None, source=source)
+        facts = {} if catalog.dataset is None else {"dataset": catalog.dataset.to_json()}
+        plan = make_plan(out, catalog.table, shard_size=wanted_size or None, source=source | facts)
         # Another driver may have been first, with another input.
         _require_same_input(plan, source, wanted_size)
         return plan

@@ -4,7 +4,7 @@ from simsam_batch.images.ahead import decode_ahead
 from simsam_batch.images.decode import Decoded, ImageLimits, decode, fetch, image_size
 from simsam_batch.images.prepare import Prepared, prepare
 from simsam_batch.images.resize import Resize, check_resize, crop_to_grid, parse_resize, resize_image, working_size
-from simsam_batch.images.truth import TruthError, load_labels, load_truth
+from simsam_batch.images.truth import TruthError, central_square, load_labels, load_truth
 
 __all__ = [
     "Decoded",
@@ -12,6 +12,7 @@ __all__ = [
     "Prepared",
     "Resize",
     "TruthError",
+    "central_square",
     "check_resize",
     "crop_to_grid",
     "decode",

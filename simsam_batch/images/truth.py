@@ -54,6 +54,19 @@ def load_truth(uri: str, limits: ImageLimits, size: tuple[int, int]) -> NDArray[
     return _foreground(*_read(uri, limits, size, _first_channel), uri)
 
 
+def central_square(size: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns of the largest square in the middle of an image; an odd remainder is larger at the end.
+
+    Deep Spectral Methods scores CUB-200-2011 on it alone.
+
+    Args:
+        size: (height, width).
+    """
+    side = min(size)
+    top, left = ((length - side) // 2 for length in size)
+    return slice(top, top + side), slice(left, left + side)
+
+
 def load_labels(
     uri: str, limits: ImageLimits, size: tuple[int, int], *, classes: int, ignore: int | None
 ) -> NDArray[np.integer[Any]]:

@@ -82,11 +82,21 @@ class SegmentFold:
 
 @dataclass(frozen=True)
 class SegmentStage:
-    """What every worker needs to know: the settings, what they resolved to, and the plan's further columns."""
+    """What every worker needs to know.
+
+    Attributes:
+        options: the settings.
+        resolved: what the backbone's name resolved to.
+        kept: the plan's further columns.
+        object_truth: whether ``truth_uri`` leads to object masks, which alone are scored here.
+        center_crop: whether only the central square of each image is scored.
+    """
 
     options: SegmentSettings
     resolved: dict[str, Any]
     kept: Sequence[pa.Field] = ()
+    object_truth: bool = True
+    center_crop: bool = False
     name: str = "segment"
     fold: SegmentFold = field(default_factory=SegmentFold)
 

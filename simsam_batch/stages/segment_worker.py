@@ -23,6 +23,7 @@ class SegmentWorker(ImageWorker[Segmented]):
     def __init__(self, stage: SegmentStage, beat: Callable[[], None]) -> None:
         super().__init__(stage, beat)
         self._options, self._scores = stage.options, stage.fold.scores
+        self._object_truth, self._center_crop = stage.object_truth, stage.center_crop
 
     def compute(self, pictures: torch.Tensor, grid: tuple[int, int], seeds: Sequence[int]) -> Segmented:
         """Segment a batch."""
@@ -32,12 +33,15 @@ class SegmentWorker(ImageWorker[Segmented]):
         self, record: dict[str, Any], image: images.Prepared, index: masks.UpsampleIndex
     ) -> tuple[overlap.TruthCounts | None, str | None]:
         """The truth mask summed over the patches."""
-        if record["truth_uri"] is None:
+        if record["truth_uri"] is None or not self._object_truth:
             return None, None
         try:
             truth = images.load_truth(record["truth_uri"], self.limits, image.full_size)
         except images.TruthError as error:
             return None, str(error)
+        if self._center_crop:
+            rows, columns = images.central_square(image.full_size)
+            truth, index = truth[rows, columns], (index[0][rows], index[1][columns])
         return overlap.count_truth(truth, index, image.grid), None
 
     def encode(self, item: Item, loaded: Loaded, found: Segmented, i: int, results: Results) -> None:
