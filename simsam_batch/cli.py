@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import click
 
@@ -91,26 +92,29 @@ def _options(model: type[RunSettings]) -> list[click.Parameter]:
     return options
 
 
-def _segment(images: str | None, out: str | None, **given: Any) -> int:
-    from simsam_batch.config import SegmentSettings, read_yaml, resolve
+def _run_stage_command(
+    name: Literal["segment", "semantic"], model: type[RunSettings], images: str | None, out: str | None, **given: Any
+) -> int:
+    from simsam_batch.config import read_yaml, resolve
 
     config, print_config = given.pop("config"), given.pop("print_config")
     given.pop("debug")
     flags = {name: value for name, value in given.items() if value is not None and value != ()}
-    settings = resolve(SegmentSettings, flags, read_yaml(config) if config else None, f"--config {config}")
+    settings = resolve(model, flags, read_yaml(config) if config else None, f"--config {config}")
     if print_config:
         import yaml
 
         click.echo(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), nl=False)
         return 0
     if images is None or out is None:
-        msg = "segment needs IMAGES and OUT: simsam segment IMAGES OUT [OPTIONS]; see simsam segment --help"
+        msg = f"{name} needs IMAGES and OUT: simsam {name} IMAGES OUT [OPTIONS]; see simsam {name} --help"
         raise click.UsageError(msg)
     from simsam_batch import operations
     from simsam_batch.report.console import reporter
 
+    operation: Callable[..., dict[str, Any] | None] = getattr(operations, name)
     with reporter(settings.log_format, quiet=settings.quiet) as report:
-        result = operations.segment(images, out, settings, report)
+        result = operation(images, out, settings, report)
     if result is None:
         return 0
     tolerated = settings.allow_failed * result["images"]
@@ -130,7 +134,7 @@ def _segment_command() -> click.Command:
     return StageCommand(
         SegmentSettings,
         name="segment",
-        callback=_segment,
+        callback=partial(_run_stage_command, "segment", SegmentSettings),
         params=[
             click.Argument(["images"], required=False),
             click.Argument(["out"], required=False),
@@ -139,6 +143,25 @@ def _segment_command() -> click.Command:
         "IMAGES is a folder, a .txt list, a Parquet table with a 'uri' column, or a dataset by name with its folder, "
         "such as ecssd:ROOT; IMAGES, OUT and ROOT take local paths and any fsspec URL, such as s3://bucket/photos. Run the "
         "same command again to go on after an interruption.\n\n"
+        "Exit codes: 0 done; 1 could not run; 3 more images failed than --allow-failed; 130 interrupted.",
+    )
+
+
+def _semantic_command() -> click.Command:
+    from simsam_batch.config import SemanticSettings
+
+    return StageCommand(
+        SemanticSettings,
+        name="semantic",
+        callback=partial(_run_stage_command, "semantic", SemanticSettings),
+        params=[
+            click.Argument(["images"], required=False),
+            click.Argument(["out"], required=False),
+        ],
+        help="Cut every image into regions, cluster the regions of the whole set, and write label maps.\n\n"
+        "IMAGES and OUT are as for simsam segment. Labels are 0 for background and 1 to --clusters. With --truth, a "
+        "folder of class id images, labels are matched to classes and scored. Run the same command again to go on "
+        "after an interruption, from whichever step it was in.\n\n"
         "Exit codes: 0 done; 1 could not run; 3 more images failed than --allow-failed; 130 interrupted.",
     )
 
@@ -157,6 +180,7 @@ class _Commands(click.Group):
 
     summaries: ClassVar[dict[str, tuple[Callable[[], click.Command], str]]] = {
         "demo": (_demo_command, "Segment photographs that ship with scikit-image; needs no download."),
+        "semantic": (_semantic_command, "Give the regions of all images labels shared by the whole collection."),
         "segment": (_segment_command, "Write an object mask and eigenvectors for every image of a collection."),
     }
 

@@ -139,6 +139,11 @@ class SpectralSettings(RunSettings):
     )
     tolerance: float = _result("Eigenproblem", 1e-4, "largest residual of a kept pair", gt=0)
 
+    refine: Literal["none", "crf"] = _result("Refinement", "none", "crf: labels follow edges, by a dense CRF")
+    refine_max_side: int = _result(
+        "Refinement", 1024, "longest side in pixels that refinement works at; memory grows with its square", ge=16
+    )
+
     @model_validator(mode="after")
     def _combinations_make_sense(self) -> Self:
         if self.affinity == "binary" and self.head != "none":
@@ -202,7 +207,6 @@ class SemanticSettings(SpectralSettings):
     class_names: str | None = _operation(
         None, "text file with a name for each class of the truth, a line each from id 0"
     )
-    classes: int = _result("Scores", 256, "ids that the truth may hold, from 0", ge=2, le=65536)
     ignore_label: int = _result("Scores", -1, "id in the truth that is not scored; -1: none", ge=-1)
     matching: Literal["hungarian", "majority"] = _result(
         "Scores", "hungarian", "clusters to classes: one to one, or each to its best class"

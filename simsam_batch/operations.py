@@ -50,7 +50,7 @@ def segment(images: str, out: str, settings: SegmentSettings, report: Reporter) 
     from simsam_batch.engines.torchrun import TorchrunEngine
     from simsam_batch.images import check_resize, parse_resize
     from simsam_batch.stages.backbone import resolve_backbone
-    from simsam_batch.stages.segment import SegmentStage, check_kept_columns, kept_columns
+    from simsam_batch.stages.segment import check_kept_columns
 
     resize = parse_resize(settings.resize)
     check_kept_columns(settings.keep_columns)
@@ -63,7 +63,7 @@ def segment(images: str, out: str, settings: SegmentSettings, report: Reporter) 
         resolved = resolve_backbone(settings)
         check_resize(resize, resolved["patch"])
         plan = open_plan(images, folder, settings, report)
-        stage = SegmentStage(settings, resolved, kept_columns(plan.shard(0).records.schema))
+        stage = _segment_stage(settings, resolved, plan)
         return _run_stage(folder, plan, stage, engine, settings, report, _note_size)
 
 
@@ -150,6 +150,12 @@ def _run_stage(
     return result
 
 
+def _segment_stage(settings: SegmentSettings, resolved: dict[str, Any], plan: Plan) -> SegmentStage:
+    from simsam_batch.stages.segment import SegmentStage, kept_columns
+
+    return SegmentStage(settings, resolved, kept_columns(plan.shard(0).records.schema))
+
+
 def _execute_options(settings: RunSettings) -> ExecuteOptions:
     from simsam_batch.runs.execute import ExecuteOptions
 
@@ -174,8 +180,7 @@ def _runner_of_job(settings: SpectralSettings, job: str) -> Runner:
     from simsam_batch.runs.plan import load_plan
     from simsam_batch.runs.runner import RunnerFactory
     from simsam_batch.stages.regions import RegionsStage
-    from simsam_batch.stages.segment import SegmentStage, kept_columns
-    from simsam_batch.stages.semantic import SemanticStage, read_class_names
+    from simsam_batch.stages.semantic import SemanticStage
 
     told = json.loads(job)
     folder = Folder(told["out"])
@@ -187,13 +192,13 @@ def _runner_of_job(settings: SpectralSettings, job: str) -> Runner:
         raise RunError(msg)
     stage: Stage
     if isinstance(settings, SegmentSettings):
-        stage = SegmentStage(settings, told["resolved"], kept_columns(plan.shard(0).records.schema))
+        stage = _segment_stage(settings, told["resolved"], plan)
     elif not isinstance(settings, SemanticSettings):
         raise RunError(f"no stage has settings of {type(settings).__name__}")
     elif told["stage"] == "regions":
         stage = RegionsStage(settings, told["resolved"])
     else:
-        stage = SemanticStage(settings, told["resolved"], folder, read_class_names(settings.class_names))
+        stage = SemanticStage(settings, told["resolved"], folder)
     return RunnerFactory(folder, plan, stage, _execute_options(settings))()
 
 

@@ -19,7 +19,7 @@ class Reporter(Protocol):
         """Something worth knowing that does not stop the run."""
         ...
 
-    def plan(self, *, images: int, shards: int, done_shards: int, done_images: int) -> None:
+    def plan(self, stage: str, *, images: int, shards: int, done_shards: int, done_images: int) -> None:
         """The run is about to start, or to go on."""
         ...
 
@@ -44,9 +44,11 @@ class JsonLines:
     def note(self, text: str) -> None:
         self._write("note", text=text)
 
-    def plan(self, *, images: int, shards: int, done_shards: int, done_images: int) -> None:
+    def plan(self, stage: str, *, images: int, shards: int, done_shards: int, done_images: int) -> None:
         if not self._quiet:
-            self._write("plan", images=images, shards=shards, done_shards=done_shards, done_images=done_images)
+            self._write(
+                "plan", stage=stage, images=images, shards=shards, done_shards=done_shards, done_images=done_images
+            )
 
     def shard(self, report: ShardReport) -> None:
         if self._quiet and report.status == "committed" and not report.failed:
@@ -97,14 +99,15 @@ class Text:
     def note(self, text: str) -> None:
         self._line(text, "yellow")
 
-    def plan(self, *, images: int, shards: int, done_shards: int, done_images: int) -> None:
+    def plan(self, stage: str, *, images: int, shards: int, done_shards: int, done_images: int) -> None:
         self._images, self._done, self._before = images, done_images, done_images
+        self._failed = self._said = 0
         self._started = time.monotonic()
         self._bar.start()
-        self._bar.update(self._task, total=images, completed=done_images)
+        self._bar.update(self._task, description=stage, total=images, completed=done_images)
         if not self._quiet:
             going_on = f"; going on, {done_shards} done before" if done_shards else ""
-            self._line(f"{_count(images, 'image')} in {_count(shards, 'shard')}{going_on}")
+            self._line(f"{stage}: {_count(images, 'image')} in {_count(shards, 'shard')}{going_on}")
 
     def shard(self, report: ShardReport) -> None:
         for image_id, reason in report.failures:

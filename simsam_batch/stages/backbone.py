@@ -7,14 +7,15 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from simsam_batch.config import SpectralSettings
+from simsam_batch.config import SemanticSettings, SpectralSettings
 from simsam_batch.errors import RunError, SettingsError
 from simsam_batch.storage import ObjectNotFound, read_url, redact
 
 if TYPE_CHECKING:
     from simsam_batch.features.contract import Backbone
+    from simsam_batch.features.vit import ViTBackbone
 
 DESCRIPTORS = "descriptors"
 
@@ -67,9 +68,6 @@ def _load(settings: SpectralSettings, device: str) -> tuple[Backbone, dict[str, 
         return weightless, weightless.describe()
     from simsam_batch.features import backbones
 
-    precision = settings.precision
-    if precision == "auto":
-        precision = "bf16" if device.startswith("cuda") else "fp32"
     with _weights_file(settings.weights) as (path, digest):
         backbone = backbones.load_backbone(
             settings.backbone,
@@ -77,12 +75,43 @@ def _load(settings: SpectralSettings, device: str) -> tuple[Backbone, dict[str, 
             block=settings.block,
             facet=settings.facet,
             device=device,
-            precision=precision,
+            precision=_precision(settings, device),
         )
     found = backbone.describe() | {"weights_sha256": digest or backbone.digest()}
     # Driver and workers may compute on different devices; what each used stands in the manifests.
     del found["precision"]
     return backbone, found
+
+
+def load_encoder(settings: SemanticSettings, resolved: dict[str, Any], device: str) -> ViTBackbone | None:
+    """The same network uncut, to describe crops by; None where regions are described by their patches.
+
+    Raises:
+        RunError: the weights have changed since the driver resolved them.
+    """
+    if settings.region_feature == "patches" or settings.backbone == DESCRIPTORS:
+        return None
+    from simsam_batch.features import backbones
+
+    with _weights_file(settings.weights) as (path, digest):
+        encoder = backbones.load_backbone(
+            settings.backbone,
+            weights=path,
+            facet="token",
+            device=device,
+            precision=_precision(settings, device),
+            whole=True,
+        )
+    if digest is not None and digest != resolved.get("weights_sha256"):
+        msg = f"the weights are not those this run began with: {resolved.get('weights_sha256')}, here {digest}"
+        raise RunError(msg)
+    return encoder
+
+
+def _precision(settings: SpectralSettings, device: str) -> Literal["fp32", "bf16"]:
+    if settings.precision == "auto":
+        return "bf16" if device.startswith("cuda") else "fp32"
+    return settings.precision
 
 
 @contextmanager

@@ -1,0 +1,156 @@
+"""The ``semantic`` stage: regions and clusters to label maps, compared with class ids where there is truth."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from simsam_batch.config import SemanticSettings, extra
+from simsam_batch.errors import SettingsError
+from simsam_batch.runs.schema import ROW_FIELDS
+from simsam_batch.scores.semantic import SemanticScores
+from simsam_batch.stages.segment import RLE
+from simsam_batch.storage import Folder, ObjectNotFound, read_url, redact
+
+if TYPE_CHECKING:
+    from simsam_batch.stages.clusters import FittedClusters
+    from simsam_batch.stages.semantic_worker import SemanticWorker
+
+SEGMENT = pa.struct(
+    [
+        ("label", pa.int32()),
+        ("area_fraction", pa.float64()),
+        ("bbox_xyxy", pa.list_(pa.int32())),
+        ("mask_rle", RLE),
+    ]
+)
+
+SEMANTIC_FIELDS = [
+    pa.field("width", pa.int32()),
+    pa.field("height", pa.int32()),
+    pa.field("labels", pa.list_(pa.int32())),
+    pa.field("segments", pa.list_(SEGMENT)),
+    pa.field("refined", pa.bool_()),
+    pa.field("degenerate", pa.bool_()),
+    pa.field("truth_error", pa.string()),
+]
+"""Columns of a row of this stage after `ROW_FIELDS`. All null where the image failed."""
+
+_AVERAGED = ("miou_over_classes", "pixel_accuracy")
+_UNNAMED_CLASSES = 256
+
+
+class SemanticFold:
+    """Scores of each repeat, and how many images could not be scored.
+
+    Args:
+        scores: what turns a confusion into scores.
+        repeats: how many sets of clusters there are.
+    """
+
+    def __init__(self, scores: SemanticScores, repeats: int) -> None:
+        self.scores, self.repeats = scores, repeats
+
+    def zero(self) -> dict[str, Any]:
+        """The state of no image."""
+        return {"repeats": [self.scores.zero() for _ in range(self.repeats)], "truth_errors": 0}
+
+    def merge(self, a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+        """The state of the images of both."""
+        pairs = zip(a["repeats"], b["repeats"], strict=True)
+        return {
+            "repeats": [self.scores.merge(x, y) for x, y in pairs],
+            "truth_errors": a["truth_errors"] + b["truth_errors"],
+        }
+
+    def result(self, s: dict[str, Any]) -> dict[str, Any]:
+        """The scores of the first repeat, whose labels are in the rows; then mean and deviation over all."""
+        found = [self.scores.result(state) for state in s["repeats"]]
+        result = dict(found[0])
+        if "iou_by_class" in result:
+            result["iou_by_class"] = {name: iou for name, iou in result["iou_by_class"].items() if iou is not None}
+        if len(found) > 1 and found[0]:
+            for name in _AVERAGED:
+                values = [each[name] for each in found if each[name] is not None]
+                if len(values) < len(found):
+                    continue
+                result[f"{name}_mean"], result[f"{name}_std"] = statistics.fmean(values), statistics.stdev(values)
+            result["repeats"] = len(found)
+        if s["truth_errors"]:
+            result["truth_errors"] = s["truth_errors"]
+        return result
+
+
+@dataclass(frozen=True)
+class SemanticStage:
+    """What every worker of this stage needs to know.
+
+    Attributes:
+        resolved: ``regions``, the digest of what the stage reads; ``codebooks``, name and sha256 of each repeat's;
+            ``classes``, the names of the truth's classes from id 0.
+        out: the run's folder, which holds the regions and the codebooks.
+    """
+
+    options: SemanticSettings
+    resolved: dict[str, Any]
+    out: Folder
+    name: str = "semantic"
+
+    @classmethod
+    def after(
+        cls, options: SemanticSettings, out: Folder, regions: str, fitted: FittedClusters, classes: Sequence[str]
+    ) -> SemanticStage:
+        """The stage that reads those regions, named by their content digest, and those clusters."""
+        files = [list(file) for file in fitted.files]
+        return cls(options, {"regions": regions, "codebooks": files, "classes": list(classes), **fitted.facts}, out)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The result settings of this stage as plain JSON values; the regions and clusters are named by digests."""
+        fields = SemanticSettings.model_fields
+        values = self.options.values_of("result")
+        groups = ("Scores", "Refinement")
+        return {name: value for name, value in values.items() if extra(fields[name])["group"] in groups}
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """Arrow schema of the rows."""
+        return pa.schema([*ROW_FIELDS, *SEMANTIC_FIELDS])
+
+    @cached_property
+    def fold(self) -> SemanticFold:
+        """Merges confusions."""
+        options = self.options
+        scores = SemanticScores(
+            self.resolved["classes"],
+            predicted=options.clusters + 1,
+            ignore=None if options.ignore_label < 0 else options.ignore_label,
+            matching=options.matching,
+        )
+        return SemanticFold(scores, len(self.resolved["codebooks"]))
+
+    def make_worker(self, beat: Callable[[], None]) -> SemanticWorker:
+        """Read the codebooks and be ready for shards."""
+        from simsam_batch.stages.semantic_worker import SemanticWorker
+
+        return SemanticWorker(self, beat)
+
+
+def read_class_names(url: str | None) -> tuple[str, ...]:
+    """The lines of a text file, the name of class 0 first; without a file ids from 0 to 255 as names.
+
+    Raises:
+        SettingsError: there is no such file, or it is no text.
+    """
+    if url is None:
+        return tuple(map(str, range(_UNNAMED_CLASSES)))
+    try:
+        text = read_url(url).decode("utf-8")
+    except (ObjectNotFound, UnicodeDecodeError) as error:
+        raise SettingsError(f"class_names: {redact(url)} cannot be read as text: {error}") from error
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
