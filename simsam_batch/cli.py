@@ -141,8 +141,8 @@ def _segment_command() -> click.Command:
         ],
         help="Write an object mask and K eigenvectors for every image.\n\n"
         "IMAGES is a folder, a .txt list, a Parquet table with a 'uri' column, or a dataset by name with its folder, "
-        "such as ecssd:ROOT; IMAGES, OUT and ROOT take local paths and any fsspec URL, such as s3://bucket/photos. Run the "
-        "same command again to go on after an interruption.\n\n"
+        "such as ecssd:ROOT; IMAGES, OUT and ROOT take local paths and any fsspec URL, such as s3://bucket/photos. "
+        "Run the same command again to go on after an interruption.\n\n"
         "Exit codes: 0 done; 1 could not run; 3 more images failed than --allow-failed; 130 interrupted.",
     )
 
