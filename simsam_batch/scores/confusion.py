@@ -1,0 +1,74 @@
+"""Which ids were predicted where which classes are true: exact pixel counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_PIXELS_AT_ONCE = 1 << 15
+"""NumPy counts 8-byte integers; those of so many pixels stay in a core's cache."""
+
+
+def confusion(
+    prediction: NDArray[np.integer[Any]] | NDArray[np.bool_],
+    truth: NDArray[np.integer[Any]] | NDArray[np.bool_],
+    predicted: int,
+    true: int,
+    ignore: int | None = None,
+) -> tuple[NDArray[np.int64], int]:
+    """Count the pixels of every pair of predicted id and true class, in one pass.
+
+    Args:
+        prediction: (H, W) ids 0 to ``predicted`` - 1 (clusters or classes).
+        truth: (H, W) classes 0 to ``true`` - 1, or ``ignore``.
+        predicted: how many ids can be predicted.
+        true: how many classes there are.
+        ignore: true value of pixels that are not counted; it may lie inside or outside of the classes' range.
+
+    Returns:
+        (predicted, true) int64: entry (i, j) counts pixels predicted as i that are j. And how many pixels were ignored.
+
+    Raises:
+        ValueError: the shapes differ, the maps do not hold integers, or an id is out of range; it is named.
+    """
+    if prediction.shape != truth.shape:
+        raise ValueError(f"the prediction is {prediction.shape}, the truth {truth.shape}")
+    # A view of the same memory unless a map is cut out of a larger one.
+    ids, classes = _as_integers(prediction, "prediction"), _as_integers(truth, "truth")
+    _require_range(ids, predicted, "prediction")
+    # Truth beyond the classes is counted in a column of its own; it must be the pixels that are ignored.
+    columns = true + 1
+    joint = np.min_scalar_type(max(predicted * columns - 1, 0))
+    counts = np.zeros(predicted * columns, dtype=np.int64)
+    for start in range(0, ids.size, _PIXELS_AT_ONCE):
+        part = slice(start, start + _PIXELS_AT_ONCE)
+        pairs = np.multiply(ids[part], columns, dtype=joint, casting="unsafe")
+        pairs += np.minimum(classes[part], true).astype(joint, copy=False)
+        counts += np.bincount(pairs, minlength=counts.size)
+    table = counts.reshape(predicted, columns)
+    beyond = int(table[:, true].sum())
+    negative = classes.dtype.kind == "i" and bool(classes.size) and int(classes.min()) < 0
+    if negative or (beyond and (ignore is None or beyond != np.count_nonzero(classes == ignore))):
+        _require_range(classes if ignore is None else classes[classes != ignore], true, "truth")
+    table = np.ascontiguousarray(table[:, :true])
+    if ignore is not None and 0 <= ignore < true:
+        beyond = int(table[:, ignore].sum())
+        table[:, ignore] = 0
+    return table, beyond
+
+
+def _as_integers(values: NDArray[Any], what: str) -> NDArray[np.integer[Any]]:
+    if values.dtype.kind not in "biu":
+        raise ValueError(f"the {what} holds {values.dtype} values; ids are integers")
+    return (values.view(np.uint8) if values.dtype.kind == "b" else values).reshape(-1)
+
+
+def _require_range(values: NDArray[np.integer[Any]], count: int, what: str) -> None:
+    if not values.size:
+        return
+    low = int(values.min()) if values.dtype.kind == "i" else 0
+    high = int(values.max())
+    if low < 0 or high >= count:
+        raise ValueError(f"the {what} has the id {low if low < 0 else high}; ids run from 0 to {count - 1}")
