@@ -20,6 +20,8 @@ from simsam_batch.runs.schema import SCHEMA_VERSION, Fold, Stage
 from simsam_batch.storage import Folder
 
 PART_ROWS = 100_000
+PART_BYTES = 256_000_000
+"""A part file ends with the shard that reaches one of these; bytes are those of the shards' own files of rows."""
 
 ARRAY_FIELDS = [pa.field("arrays_path", pa.string()), pa.field("arrays_member", pa.string())]
 """Columns that publishing adds: the ``.npz`` file relative to OUT, and the first part of its members' names."""
@@ -46,12 +48,13 @@ def publish(out: Folder, plan: Plan, stage: Stage) -> dict[str, Any]:
     totals = _Totals(stage.fold, plan)
     shards_in_part = max(1, PART_ROWS // plan.shard_size)
     waiting: list[dict[str, Any]] = []
-    part = 0
+    part = size = 0
     for manifest in ledger.manifests():
         waiting.append(totals.add(manifest))
-        if len(waiting) == shards_in_part:
+        size += _files(waiting[-1])[0]["size"]
+        if len(waiting) == shards_in_part or size >= PART_BYTES:
             _publish_part(out, plan, stage, part, waiting)
-            waiting, part = [], part + 1
+            waiting, part, size = [], part + 1, 0
     if waiting:
         _publish_part(out, plan, stage, part, waiting)
     result = totals.result(stage)

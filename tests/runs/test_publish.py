@@ -156,6 +156,15 @@ def test_long_results_are_cut_into_parts_of_whole_shards(tmp_path: Path, monkeyp
     ]
 
 
+def test_rows_that_take_much_room_make_more_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # every shard's file is larger than a byte
+    monkeypatch.setattr(publish_module, "PART_BYTES", 1)
+    _, plan = _run(str(tmp_path))
+    _publish(plan)
+    parts = sorted((tmp_path / "results/small").iterdir())
+    assert [pq.read_metadata(part).num_rows for part in parts] == [2, 2, 1]
+
+
 def test_each_manifest_and_each_rows_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, plan = _run(str(tmp_path))
     real, read = Folder.read, []
