@@ -1,9 +1,11 @@
-"""Boxes of masks, in pixels, the maximum exclusive."""
+"""Boxes of masks and regions, in pixels, the maximum exclusive."""
 
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from simsam_batch.regions.masks import UpsampleIndex
 
@@ -25,3 +27,62 @@ def tight_box(grid_mask: NDArray[np.bool_], index: UpsampleIndex) -> Box | None:
         return None
     across = np.flatnonzero(np.any(grid_mask[rows], axis=0)[columns])
     return int(across[0]), int(down[0]), int(across[-1]) + 1, int(down[-1]) + 1
+
+
+def region_boxes(
+    labels: NDArray[np.integer], index: UpsampleIndex, *, erode: int = 2, dilate: int = 3
+) -> list[tuple[int, Box]]:
+    """Put a box around every region but the background, after erosions and then dilations of its mask.
+
+    Each step takes a cross of 3 x 3 patches; what lies outside the grid does not erode. An erosion that would leave
+    nothing of a region is left out for it, and so are all after it. A region of several parts has one box around all
+    (boxes of Deep Spectral Methods).
+
+    Args:
+        labels: (Hp, Wp) whole numbers; 0 is the background, it and negative ones get no box.
+        index: from `simsam_batch.regions.masks.upsample_index`.
+        erode: erosions.
+        dilate: dilations.
+
+    Returns:
+        (id, box) by ascending id; without the regions that have no pixel, as may be in images smaller than the grid.
+    """
+    from scipy.ndimage import binary_dilation, binary_erosion
+
+    ids = np.unique(labels[labels > 0])
+    masks = labels == ids[:, None, None]
+    cross = np.zeros((3, 3, 3), dtype=bool)
+    cross[1] = [[False, True, False], [True, True, True], [False, True, False]]
+    for _ in range(erode):
+        smaller = binary_erosion(masks, cross, border_value=1)
+        masks = np.where(smaller.any(axis=(1, 2), keepdims=True), smaller, masks)
+    if dilate and len(ids):
+        masks = binary_dilation(masks, cross, iterations=dilate)
+    boxes = ((int(region), tight_box(mask, index)) for region, mask in zip(ids, masks, strict=True))
+    return [(region, box) for region, box in boxes if box is not None]
+
+
+def largest_component(mask: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Keep the connected part of each mask that has the most patches, of equal ones the part with the first patch.
+
+    Patches are connected along their sides and across their corners (localisation of Deep Spectral Methods).
+
+    Args:
+        mask: (B, N) bool, row-major. An empty one stays empty.
+        grid: (Hp, Wp).
+
+    Returns:
+        (B, N) bool.
+    """
+    from scipy.ndimage import label
+
+    around = np.zeros((3, 3, 3), dtype=bool)
+    around[1] = True
+    parts, _ = label(mask.cpu().numpy().reshape(-1, *grid), structure=around)
+    parts = parts.reshape(len(mask), -1)
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    # The first patch of those whose part is largest.
+    peak = sizes[parts].argmax(axis=1)
+    kept = parts == parts[np.arange(len(parts)), peak, None]
+    return mask & torch.from_numpy(kept).to(mask.device)
