@@ -30,26 +30,27 @@ def tight_box(grid_mask: NDArray[np.bool_], index: UpsampleIndex) -> Box | None:
 
 
 def region_boxes(
-    labels: NDArray[np.integer], index: UpsampleIndex, *, erode: int = 2, dilate: int = 3
+    labels: NDArray[np.integer], index: UpsampleIndex, *, erode: int = 2, dilate: int = 3, first: int = 1
 ) -> list[tuple[int, Box]]:
-    """Put a box around every region but the background, after erosions and then dilations of its mask.
+    """Put a box around every region, after erosions and then dilations of its mask.
 
     Each step takes a cross of 3 x 3 patches; what lies outside the grid does not erode. An erosion that would leave
     nothing of a region is left out for it, and so are all after it. A region of several parts has one box around all
     (boxes of Deep Spectral Methods).
 
     Args:
-        labels: (Hp, Wp) whole numbers; 0 is the background, it and negative ones get no box.
+        labels: (Hp, Wp) whole numbers.
         index: from `simsam_batch.regions.masks.upsample_index`.
         erode: erosions.
         dilate: dilations.
+        first: lowest id that gets a box: 1 leaves the background out.
 
     Returns:
         (id, box) by ascending id; without the regions that have no pixel, as may be in images smaller than the grid.
     """
     from scipy.ndimage import binary_dilation, binary_erosion
 
-    ids = np.unique(labels[labels > 0])
+    ids = np.unique(labels[labels >= first])
     masks = labels == ids[:, None, None]
     cross = np.zeros((3, 3, 3), dtype=bool)
     cross[1] = [[False, True, False], [True, True, True], [False, True, False]]

@@ -19,78 +19,63 @@ from simsam_batch.regions.masks import degenerate
 def partition(
     values: Tensor,
     vectors: Tensor,
-    seeds: Sequence[int],
     grid: tuple[int, int],
+    seeds: Sequence[int],
     *,
-    segments: int | None,
+    regions: int | None,
     vectors_used: int | None = None,
+    features: Tensor | None = None,
+    valid: Tensor | None = None,
+    background: bool = True,
+    split: bool = False,
     restarts: int = 10,
     iterations: int = 300,
 ) -> Tensor:
-    """Divide each image into regions by k-means on the rows of [v_1 .. v_m].
+    """Divide each image into regions by k-means on the rows of [v_1 .. v_m], or on its features.
 
     A degenerate graph, whose eigenvectors mean nothing, gives the single region 0.
 
     Args:
         values: ``(B, K)`` ascending eigenvalues, NaN where the graph has fewer.
-        vectors: ``(B, K, N)`` eigenvectors on the whole grid, zero where the graph has fewer.
-        seeds: one per image.
+        vectors: ``(B, K, N)`` eigenvectors on the whole grid, row-major, zero where the graph has fewer.
         grid: ``(Hp, Wp)``.
-        segments: regions wanted in every image, the background among them; None: `eigengap_count` of each image.
+        seeds: one per image.
+        regions: how many in every image, the background among them; None: `eigengap_count` of each image.
         vectors_used: m, the vectors after the constant one that are used; None, or more than there are: all.
+        features: ``(B, N, C)``, the points instead of the eigenvectors: the baseline without a graph. What the graph
+            is like is then of no account, but for the number of regions where that is None.
+        valid: ``(B, N)`` bool, the patches that take part; None: all.
+        background: whether 0 is the background, found by `background_first`; else it is a region like all others.
+        split: make each connected part a region, by `split_components`; there may be more than asked for then.
         restarts: of k-means.
         iterations: most of Lloyd's iterations.
 
     Returns:
-        ``(B, N)`` int32, 0..n-1, 0 the background. n is less than asked for where fewer patches differ.
+        ``(B, N)`` int32, 0..n-1, and -1 where not valid. n is less than asked for where fewer patches differ.
 
     Raises:
-        ValueError: if shapes and counts do not fit together, or vectors are not finite.
+        ValueError: if shapes and counts do not fit together, or a point is not finite.
     """
+    patches = grid[0] * grid[1]
+    if vectors.shape[2] != patches or (features is not None and features.shape[1] != patches):
+        given = tuple((vectors if features is None else features).shape)
+        raise ValueError(f"points of the shape {given} do not fit a grid of {grid}, which has {patches} patches")
     if vectors_used is not None and vectors_used < 1:
         raise ValueError(f"vectors_used={vectors_used} must be at least 1, or None for all")
-    meaningless = degenerate(values, vectors)
-    wanted = eigengap_count(values) if segments is None else torch.full_like(meaningless, segments, dtype=torch.int64)
-    # One cluster asks nothing of its points: whatever a degenerate graph has for vectors is left unread.
-    points = vectors[:, 1:].mT if vectors.shape[1] > 1 else torch.zeros_like(vectors).mT
-    points = points[:, :, :vectors_used].masked_fill(meaningless[:, None, None], 0.0)
-    wanted = torch.where(meaningless, wanted.clamp(max=1), wanted)
-    return partition_points(points, wanted, seeds, grid, restarts=restarts, iterations=iterations)
-
-
-def partition_points(
-    points: Tensor,
-    wanted: Tensor,
-    seeds: Sequence[int],
-    grid: tuple[int, int],
-    *,
-    valid: Tensor | None = None,
-    restarts: int = 10,
-    iterations: int = 300,
-) -> Tensor:
-    """Divide each image into regions by k-means on any points: with features for points, the baseline without a graph.
-
-    Args:
-        points: ``(B, N, D)``, row-major on the grid.
-        wanted: ``(B,)`` regions wanted, the background among them.
-        seeds: one per image.
-        grid: ``(Hp, Wp)``.
-        valid: ``(B, N)`` bool, the patches that take part; None: all.
-        restarts: of k-means.
-        iterations: most of Lloyd's iterations.
-
-    Returns:
-        ``(B, N)`` int32, 0 the background by `background_first`, -1 where not valid.
-
-    Raises:
-        ValueError: if shapes and counts do not fit together, or a valid point is not finite.
-    """
-    if points.shape[1] != grid[0] * grid[1]:
-        raise ValueError(f"points have the shape {tuple(points.shape)}; a grid of {grid} has {grid[0] * grid[1]} rows")
+    wanted = eigengap_count(values) if regions is None else torch.full_like(values[:, 0], regions, dtype=torch.int64)
+    points = features
+    if points is None:
+        meaningless = degenerate(values, vectors)
+        wanted = torch.where(meaningless, wanted.clamp(max=1), wanted)
+        points = vectors[:, 1:].mT if vectors.shape[1] > 1 else vectors.mT
+        # One cluster asks nothing of its points: whatever a degenerate graph has for vectors is left unread.
+        points = points[:, :, :vectors_used].masked_fill(meaningless[:, None, None], 0.0)
     if valid is None:
         valid = torch.ones(points.shape[:2], dtype=torch.bool, device=points.device)
-    found = kmeans(points, valid, wanted, seeds, restarts=restarts, iterations=iterations)
-    return background_first(found.labels, grid).to(torch.int32)
+    labels = kmeans(points, valid, wanted, seeds, restarts=restarts, iterations=iterations).labels.to(torch.int32)
+    if background:
+        labels = background_first(labels, grid)
+    return split_components(labels, grid, first=int(background)) if split else labels
 
 
 def eigengap_count(values: Tensor) -> Tensor:
@@ -134,14 +119,15 @@ def background_first(labels: Tensor, grid: tuple[int, int]) -> Tensor:
     return torch.where(labels == background, torch.zeros_like(labels), swapped)
 
 
-def split_components(labels: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Make every connected part of a region a region of its own; the background stays one.
+def split_components(labels: Tensor, grid: tuple[int, int], *, first: int = 1) -> Tensor:
+    """Make every connected part of a region a region of its own.
 
-    Patches are connected along their sides. Parts are numbered from 1 in the order of their first patches.
+    Patches are connected along their sides. Parts are numbered from ``first`` on, in the order of their first patches.
 
     Args:
-        labels: ``(B, N)`` whole numbers, row-major; 0 is the background, it and negative ones stay as they are.
+        labels: ``(B, N)`` whole numbers, row-major.
         grid: ``(Hp, Wp)``.
+        first: lowest id that is split, lower ones stay as they are: 1 keeps the background one region, 0 does not.
 
     Returns:
         ``(B, N)`` int32, as many ids as there are parts.
@@ -156,10 +142,10 @@ def split_components(labels: Tensor, grid: tuple[int, int]) -> Tensor:
     head = np.concatenate([places[:, :, 1:][beside], places[:, 1:][below]])
     graph = coo_array((np.ones(len(tail), dtype=np.int8), (tail, head)), shape=(planes.size,) * 2)
     _, numbered = connected_components(graph, directed=False)
-    _, first, part = np.unique(numbered, return_index=True, return_inverse=True)
-    # The patches that open a part of the foreground, counted along each image: a part's number is that of its first.
+    _, opening, part = np.unique(numbered, return_index=True, return_inverse=True)
+    # The patches that open a part, counted along each image: a part's number is that of its first patch.
     opens = np.zeros(planes.size, dtype=np.int64)
-    opens[first] = planes.ravel()[first] > 0
-    number = opens.reshape(len(planes), -1).cumsum(axis=1).ravel()[first][part].reshape(labels.shape)
-    split = torch.from_numpy(number).to(labels.device, torch.int32)
-    return torch.where(labels > 0, split, labels.to(torch.int32))
+    opens[opening] = planes.ravel()[opening] >= first
+    number = opens.reshape(len(planes), -1).cumsum(axis=1).ravel()[opening][part].reshape(labels.shape)
+    split = torch.from_numpy(number + (first - 1)).to(labels.device, torch.int32)
+    return torch.where(labels >= first, split, labels.to(torch.int32))
