@@ -64,6 +64,8 @@ def segment(images: str, out: str, settings: SegmentSettings, report: Reporter) 
         check_resize(resize, resolved["patch"])
         plan = open_plan(images, folder, settings, report)
         stage = _segment_stage(settings, resolved, plan)
+        if not stage.object_truth:
+            report.note("masks are not scored: the truth of this dataset is not one of object masks")
         return _run_stage(folder, plan, stage, engine, settings, report, _note_size)
 
 
@@ -151,9 +153,17 @@ def _run_stage(
 
 
 def _segment_stage(settings: SegmentSettings, resolved: dict[str, Any], plan: Plan) -> SegmentStage:
+    from simsam_batch.catalog import center_crops, facts_of
     from simsam_batch.stages.segment import SegmentStage, kept_columns
 
-    return SegmentStage(settings, resolved, kept_columns(plan.shard(0).records.schema))
+    facts = facts_of(plan.source)
+    return SegmentStage(
+        settings,
+        resolved,
+        kept_columns(plan.shard(0).records.schema),
+        object_truth=facts is None or facts.kind == "object",
+        center_crop=center_crops(plan.source),
+    )
 
 
 def _execute_options(settings: RunSettings) -> ExecuteOptions:
