@@ -1,0 +1,180 @@
+"""Refinement by a dense CRF: borders go to the picture's edges, and what has no border stays."""
+
+from __future__ import annotations
+
+import builtins
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from simsam_batch.errors import SettingsError
+from simsam_batch.regions.masks import upsample_index
+from simsam_batch.regions.refine import SCALED, UPSTREAM, CrfParameters, refine
+
+RED, BLUE, GREEN = (200, 40, 30), (30, 60, 190), (40, 170, 60)
+
+
+def two_colours(height: int = 64, width: int = 80, edge: int = 37) -> np.ndarray:
+    """Red left of the column ``edge``, blue from there on."""
+    rgb = np.empty((height, width, 3), np.uint8)
+    rgb[:, :edge], rgb[:, edge:] = RED, BLUE
+    return rgb
+
+
+@pytest.mark.parametrize("parameters", [SCALED, UPSTREAM])
+def test_a_border_of_patches_snaps_to_the_edge_of_the_picture(parameters: CrfParameters) -> None:
+    rgb = two_colours(edge=37)
+    patches = np.zeros((4, 5), bool)
+    # Patches of 16: the border lies at column 32, five pixels before the edge.
+    patches[:, 2:] = True
+    index = upsample_index((4, 5), 16, (64, 80), (64, 80))
+    refined = refine(rgb, patches, parameters, index=index)
+    expected = np.zeros((64, 80), bool)
+    expected[:, 37:] = True
+    assert np.array_equal(refined, expected)
+
+
+def test_a_map_of_pixels_and_a_map_of_patches_with_its_index_come_out_the_same() -> None:
+    rgb = two_colours()
+    patches = np.zeros((4, 5), np.int64)
+    patches[1:, 2:] = 3
+    pixels = np.repeat(np.repeat(patches, 16, axis=0), 16, axis=1)
+    index = upsample_index((4, 5), 16, (64, 80), (64, 80))
+    assert np.array_equal(refine(rgb, pixels), refine(rgb, patches, index=index))
+
+
+def test_three_regions_with_ids_beyond_a_byte_keep_their_ids_and_find_their_edges() -> None:
+    rgb = two_colours(96, 96, edge=48)
+    rgb[51:] = GREEN
+    labels = np.full((96, 96), 70_000, np.int32)
+    labels[:, 44:] = 256
+    labels[48:] = -1
+    expected = np.full((96, 96), 70_000, np.int32)
+    expected[:, 48:] = 256
+    expected[51:] = -1
+    refined = refine(rgb, labels)
+    assert refined.dtype == np.int32
+    assert np.array_equal(refined, expected)
+
+
+@pytest.mark.parametrize("label", [0, 1, 255, 300])
+def test_a_map_of_one_label_comes_out_as_it_is(label: int) -> None:
+    labels = np.full((64, 80), label, np.int64)
+    refined = refine(two_colours(), labels)
+    assert np.array_equal(refined, labels)
+    assert refined is not labels
+
+
+def test_without_kernels_the_map_itself_comes_out_however_many_labels_it_holds() -> None:
+    """A certainty just over one half is enough even among twelve labels: it is about odds against each other one."""
+    none = CrfParameters(certainty=0.51, bilateral_weight=0, gaussian_weight=0)
+    labels = np.arange(12).reshape(3, 4)
+    assert np.array_equal(refine(np.zeros((3, 4, 3), np.uint8), labels, none), labels)
+
+
+def dense_mean_field(rgb: np.ndarray, labels: np.ndarray, parameters: CrfParameters) -> np.ndarray:
+    """Krähenbühl and Koltun's mean field with the kernels written out, pixel by pixel, in fp64.
+
+    Kernels are normalised as their second code does: K_ij / sqrt(n_i n_j), n the row sums.
+    """
+    height, width = labels.shape
+    ys, xs = np.mgrid[:height, :width].reshape(2, -1).astype(float)
+    colours = rgb.reshape(-1, 3).astype(float)
+    apart = (ys[:, None] - ys) ** 2 + (xs[:, None] - xs) ** 2
+    unlike = ((colours[:, None] - colours) ** 2).sum(-1)
+    reach = parameters.bilateral_xy * min(height, width) / parameters.reference_side
+    kernels = [
+        (parameters.gaussian_weight, np.exp(-apart / (2 * parameters.gaussian_xy**2))),
+        (
+            parameters.bilateral_weight,
+            np.exp(-apart / (2 * reach**2) - unlike / (2 * parameters.bilateral_rgb**2)),
+        ),
+    ]
+    own = labels.ravel()[:, None] == np.unique(labels)
+    prior = np.where(own, parameters.certainty, 1 - parameters.certainty)
+    beliefs = prior / prior.sum(1, keepdims=True)
+    for _ in range(parameters.iterations):
+        field = np.log(prior)
+        for weight, kernel in kernels:
+            norm = np.sqrt(kernel.sum(1))
+            field = field + weight * (kernel / np.outer(norm, norm)) @ beliefs
+        field -= field.max(1, keepdims=True)
+        beliefs = np.exp(field) / np.exp(field).sum(1, keepdims=True)
+    return np.unique(labels)[beliefs.argmax(1)].reshape(height, width)
+
+
+def test_a_noisy_picture_comes_out_nearly_as_by_the_mean_field_written_out() -> None:
+    """The permutohedral lattice approximates the kernels, so a few pixels at the border may differ."""
+    rng = np.random.default_rng(3)
+    rgb = two_colours(32, 40, edge=19).astype(int)
+    rgb = np.clip(rgb + rng.integers(-12, 13, rgb.shape), 0, 255).astype(np.uint8)
+    labels = np.zeros((32, 40), np.int64)
+    labels[:16, 16:], labels[16:, 24:] = 1, 1
+    ours, exact = refine(rgb, labels, SCALED), dense_mean_field(rgb, labels, SCALED)
+    assert (labels != exact).mean() > 0.05
+    assert (ours != exact).mean() < 0.01
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_shape_type_and_the_set_of_labels_survive(data: st.DataObject) -> None:
+    size = data.draw(st.tuples(st.integers(1, 12), st.integers(1, 12)))
+    rgb = data.draw(arrays.arrays(np.uint8, (*size, 3)))
+    dtype = data.draw(st.sampled_from([np.bool_, np.uint8, np.uint16, np.int64]))
+    labels = data.draw(arrays.arrays(dtype, size))
+    before = labels.copy(), rgb.copy()
+    refined = refine(rgb, labels)
+    assert refined.shape == labels.shape
+    assert refined.dtype == labels.dtype
+    assert set(refined.ravel()) <= set(labels.ravel())
+    assert np.array_equal(refined, refine(rgb, labels))
+    assert np.array_equal(labels, before[0])
+    assert np.array_equal(rgb, before[1])
+
+
+def test_the_scaled_crf_sees_a_picture_and_its_enlargement_alike() -> None:
+    """Each pixel four times as large in area: the bilateral kernel grows along, and the border stays where it was."""
+    rgb, labels = two_colours(edge=37), np.zeros((64, 80), bool)
+    labels[:, 32:] = True
+    large = [np.repeat(np.repeat(each, 2, axis=0), 2, axis=1) for each in (rgb, labels)]
+    refined = refine(*large)
+    assert np.array_equal(refined[::2, ::2], refine(rgb, labels))
+
+
+def test_pictures_in_any_memory_layout_are_taken() -> None:
+    rgb, labels = two_colours(), np.zeros((64, 80), bool)
+    labels[:, 32:] = True
+    assert np.array_equal(refine(np.asfortranarray(rgb), np.asfortranarray(labels)), refine(rgb, labels))
+    assert np.array_equal(refine(rgb[:, ::-1], labels[:, ::-1])[:, ::-1], refine(rgb, labels))
+
+
+@pytest.mark.parametrize(
+    ("rgb", "labels", "problem"),
+    [
+        (np.zeros((4, 5, 3), np.float32), np.zeros((4, 5), bool), "float32"),
+        (np.zeros((4, 5), np.uint8), np.zeros((4, 5), bool), r"\(4, 5\) of uint8"),
+        (np.zeros((4, 5, 3), np.uint8), np.zeros((5, 4), bool), r"covers \(5, 4\)"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(rgb: Any, labels: Any, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        refine(rgb, labels)
+
+
+def test_without_the_package_the_message_says_how_to_mend_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def absent(name: str, *rest: Any) -> Any:
+        if name.startswith("pydensecrf"):
+            raise ModuleNotFoundError(f"No module named {name!r}")
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", absent)
+    monkeypatch.delitem(sys.modules, "pydensecrf.densecrf", raising=False)
+    with pytest.raises(SettingsError, match=r"simsam-batch\[crf\].*--refine none"):
+        refine(np.zeros((1, 2, 3), np.uint8), np.array([[False, True]]))
