@@ -1,0 +1,671 @@
+"""Datasets by name: made-up copies of their published layouts, what differs from them, and a run from end to end."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from simsam_batch.catalog import (
+    BOXES_COLUMN,
+    DATASETS,
+    Catalog,
+    DatasetFacts,
+    absolute_input,
+    center_crops,
+    facts_of,
+    read_catalog,
+)
+from simsam_batch.catalog.datasets import coco, named_dataset, voc
+from simsam_batch.cli import run
+from simsam_batch.errors import SettingsError
+from simsam_batch.images import ImageLimits, TruthError, central_square, load_labels, load_truth
+from simsam_batch.storage import Folder, entries, read_url
+
+LIMITS = ImageLimits()
+RUN = ["--backbone", "descriptors", "--resize", "native", "--epochs", "1", "--k", "4", "--workers", "1", "--quiet"]
+
+
+def photograph(path: Path, place: tuple[slice, slice] = (slice(32, 80), slice(48, 96)), width: int = 160) -> None:
+    """A red rectangle on noise, 128 pixels high."""
+    pixels = np.random.default_rng(0).integers(80, 120, (128, width, 3)).astype(np.uint8)
+    pixels[place] = (210, 40, 40)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def mask(path: Path, place: tuple[slice, slice] = (slice(32, 80), slice(48, 96)), width: int = 160) -> None:
+    truth = np.zeros((128, width), np.uint8)
+    truth[place] = 255
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(truth).save(path)
+
+
+def class_map(path: Path) -> None:
+    """Class 13 within a border of pixels that do not count, on background; colours as VOC has them."""
+    ids = np.zeros((128, 160), np.uint8)
+    ids[32:80, 48:96], ids[34:78, 50:94] = 255, 13
+    image = Image.fromarray(ids)
+    palette = np.zeros((256, 3), np.uint8)
+    palette[13], palette[255] = (192, 0, 128), (224, 224, 192)
+    image.putpalette(palette.tobytes())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
+def annotation(path: Path, *objects: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"<annotation><size><width>160</width></size>{''.join(objects)}</annotation>")
+
+
+def box(xmin: Any, ymin: Any, xmax: Any, ymax: Any, more: str = "") -> str:
+    corners = f"<xmax>{xmax}</xmax><xmin>{xmin}</xmin><ymin>{ymin}</ymin><ymax>{ymax}</ymax>"
+    return f"<object><name>dog</name>{more}<bndbox>{corners}</bndbox></object>"
+
+
+def lines(path: Path, *content: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in content))
+
+
+def saliency_copy(root: Path, images: str, masks: str) -> None:
+    for i in range(4):
+        place = (slice(32, 80), slice(32 + 16 * i, 80 + 16 * i))
+        photograph(root / images / f"{i:04}.jpg", place)
+        mask(root / masks / f"{i:04}.png", place)
+
+
+def cub_copy(root: Path) -> None:
+    """Four birds of two species; numbers 2 and 4 are of the test split, and the lists have different orders."""
+    home = root / "CUB_200_2011"
+    names = {1: "001.Auk/a.jpg", 2: "001.Auk/b.jpg", 3: "002.Wren/a.jpg", 4: "002.Wren/b.jpg"}
+    lines(home / "images.txt", *(f"{number} {name}" for number, name in names.items()))
+    lines(home / "train_test_split.txt", "4 0", "3 1", "2 0", "1 1")
+    for name in names.values():
+        photograph(home / "images" / name)
+        mask(root / "segmentations" / name.replace(".jpg", ".png"))
+
+
+def voc_copy(root: Path, year: int = 2012) -> None:
+    """Five photographs: 3 and 1 are the val split of the class maps, all but 4 have boxes in trainval."""
+    home = root / "VOCdevkit" / f"VOC{year}"
+    for i in range(5):
+        photograph(home / "JPEGImages" / f"2007_{i:06}.jpg")
+        annotation(home / "Annotations" / f"2007_{i:06}.xml", box(49, 33, 96, 80), box(1, 1, 20, 30 + i))
+    for i in (0, 1, 3):
+        class_map(home / "SegmentationClass" / f"2007_{i:06}.png")
+    lines(home / "ImageSets/Segmentation/val.txt", "2007_000003", "2007_000001", "")
+    lines(home / "ImageSets/Segmentation/train.txt", "2007_000000")
+    lines(home / "ImageSets/Segmentation/trainval.txt", "2007_000000", "2007_000001", "2007_000003")
+    lines(home / "ImageSets/Main/trainval.txt", *(f"2007_{i:06}" for i in range(4)))
+    lines(home / "ImageSets/Main/train.txt", "2007_000002")
+
+
+def coco_copy(root: Path) -> None:
+    """Three photographs, of which the list selects 9 and 4, in this order."""
+    names = {n: f"COCO_train2014_{n:012}.jpg" for n in (4, 7, 9)}
+    for name in names.values():
+        photograph(root / "train2014" / name)
+    lines(root / "coco_20k_filenames.txt", f"train2014/{names[9]}", f"train2014/{names[4]}")
+    boxes = [
+        {"image_id": 4, "bbox": [10.5, 20, 30.25, 40], "iscrowd": 0, "segmentation": [[1.0, 2.0, 3.0]]},
+        {"image_id": 9, "bbox": [0, 0, 9, 9], "iscrowd": 1, "segmentation": {"counts": [1], "size": [3, 3]}},
+        {"image_id": 4, "bbox": [1, 2, 3, 4], "iscrowd": 0, "segmentation": []},
+        {"image_id": 7, "bbox": [5, 5, 5, 5], "iscrowd": 0, "segmentation": []},
+    ]
+    held = {"images": [{"id": n, "file_name": name} for n, name in names.items()], "annotations": boxes}
+    (root / "annotations").mkdir()
+    (root / "annotations" / "instances_train2014.json").write_text(json.dumps(held))
+
+
+COPIES: dict[str, Callable[[Path], None]] = {
+    "ecssd": lambda root: saliency_copy(root, "images", "ground_truth_mask"),
+    "duts-te": lambda root: saliency_copy(root / "DUTS-TE", "DUTS-TE-Image", "DUTS-TE-Mask"),
+    "dut-omron": lambda root: saliency_copy(root, "DUT-OMRON-image", "pixelwiseGT-new-PNG"),
+    "cub-200-2011": cub_copy,
+    "voc2007": lambda root: voc_copy(root, 2007),
+    "voc2012": voc_copy,
+    "voc2007-boxes": lambda root: voc_copy(root, 2007),
+    "voc2012-boxes": voc_copy,
+    "coco20k": coco_copy,
+}
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Callable[[str], Path]:
+    def make(name: str) -> Path:
+        root = tmp_path / "sets" / name
+        root.mkdir(parents=True)
+        COPIES[name](root)
+        return root
+
+    return make
+
+
+def ids(catalog: Catalog) -> list[str]:
+    return list(catalog.table["image_id"].to_pylist())
+
+
+def pairs(catalog: Catalog, root: Path) -> dict[str, tuple[str, str | None]]:
+    """Photograph and truth of each record, below ROOT."""
+    rows = catalog.table.select(["image_id", "uri", "truth_uri"]).to_pylist()
+    return {
+        row["image_id"]: tuple(uri and uri.removeprefix(f"{root}/") for uri in (row["uri"], row["truth_uri"]))
+        for row in rows
+    }
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        "url", ["s3://bucket/ecssd", "memory://ecssd/x", "C:/photos", "/data/ecssd:x", "./ecssd:x", "ecssd", "a::b://c"]
+    )
+    def test_urls_and_paths_are_no_names(self, url: str) -> None:
+        assert named_dataset(url) is None
+
+    @pytest.mark.parametrize(
+        ("given", "name", "root"),
+        [
+            ("ecssd:/data/ECSSD", "ecssd", "/data/ECSSD"),
+            ("ECSSD:data", "ecssd", "data"),
+            ("voc2012-boxes:s3://bucket/VOC2012", "voc2012-boxes", "s3://bucket/VOC2012"),
+            ("duts-te:a:b", "duts-te", "a:b"),
+        ],
+    )
+    def test_a_name_and_its_root_are_told_apart(self, given: str, name: str, root: str) -> None:
+        named = named_dataset(given)
+        assert named is not None
+        assert (named[0].name, named[1]) == (name, root)
+
+    @pytest.mark.parametrize("given", ["ecssd:", "ecssd://data/ECSSD"])
+    def test_a_name_without_a_root_is_refused(self, given: str) -> None:
+        with pytest.raises(SettingsError, match="written ecssd:ROOT"):
+            named_dataset(given)
+
+    def test_an_unknown_name_is_refused_with_the_known_ones(self) -> None:
+        with pytest.raises(SettingsError, match=r"no dataset has the name 'ecsd'; did you mean ecssd:ROOT\?.*voc2012"):
+            read_catalog("ecsd:/data")
+
+    def test_a_folder_with_a_colon_in_its_name_stays_a_folder(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        photograph(tmp_path / "trip:2024" / "a.png")
+        monkeypatch.chdir(tmp_path)
+        assert ids(read_catalog("trip:2024")) == ["a.png"]
+
+    def test_the_input_is_named_the_same_from_everywhere_and_without_credentials(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert absolute_input("ECSSD:sets/x/") == f"ecssd:{tmp_path}/sets/x"
+        assert absolute_input("ecssd:s3://user:word@bucket/x") == "ecssd:s3://bucket/x"
+        assert absolute_input("s3://bucket/x/") == "s3://bucket/x"
+
+    def test_every_dataset_has_a_made_up_copy_here(self) -> None:
+        assert set(COPIES) == set(DATASETS)
+
+
+class TestLayouts:
+    @pytest.mark.parametrize(
+        ("name", "images", "masks"),
+        [
+            ("ecssd", "images", "ground_truth_mask"),
+            ("duts-te", "DUTS-TE/DUTS-TE-Image", "DUTS-TE/DUTS-TE-Mask"),
+            ("dut-omron", "DUT-OMRON-image", "pixelwiseGT-new-PNG"),
+        ],
+    )
+    def test_photographs_and_masks_are_paired_by_stem(
+        self, copy: Callable[[str], Path], name: str, images: str, masks: str
+    ) -> None:
+        root = copy(name)
+        expected = {f"{i:04}.jpg": (f"{images}/{i:04}.jpg", f"{masks}/{i:04}.png") for i in range(4)}
+        catalog = read_catalog(f"{name}:{root}")
+        assert pairs(catalog, root) == expected
+        assert catalog.table["size"].to_pylist() == [(root / image).stat().st_size for image, _ in expected.values()]
+
+    def test_a_named_dataset_and_its_folders_make_the_same_records(self, copy: Callable[[str], Path]) -> None:
+        root = copy("ecssd")
+        by_folder = read_catalog(f"{root}/images", truth=f"{root}/ground_truth_mask")
+        assert read_catalog(f"ecssd:{root}").table.equals(by_folder.table)
+
+    def test_cub_takes_the_official_test_split_by_number_not_by_line(self, copy: Callable[[str], Path]) -> None:
+        root = copy("cub-200-2011")
+        expected = {
+            f"{name}.jpg": (f"CUB_200_2011/images/{name}.jpg", f"segmentations/{name}.png")
+            for name in ("001.Auk/b", "002.Wren/b")
+        }
+        assert pairs(read_catalog(f"cub-200-2011:{root}"), root) == expected
+        train = read_catalog(f"cub-200-2011:{root}", split="train")
+        assert ids(train) == ["001.Auk/a.jpg", "002.Wren/a.jpg"]
+        assert len(ids(read_catalog(f"cub-200-2011:{root}", split="all"))) == 4
+
+    @pytest.mark.parametrize("given", ["", "CUB_200_2011"])
+    def test_cubs_masks_may_lie_among_its_photographs(self, copy: Callable[[str], Path], given: str) -> None:
+        root = copy("cub-200-2011")
+        (root / "segmentations").rename(root / "CUB_200_2011" / "segmentations")
+        catalog = read_catalog(f"cub-200-2011:{root / given}")
+        assert catalog.table["truth_uri"].null_count == 0
+
+    @pytest.mark.parametrize("given", ["", "VOCdevkit", "VOCdevkit/VOC2012"])
+    def test_voc_is_found_where_its_archives_unpack(self, copy: Callable[[str], Path], given: str) -> None:
+        root = copy("voc2012")
+        home = "VOCdevkit/VOC2012"
+        # in the order of the list
+        assert pairs(read_catalog(f"voc2012:{root / given}"), root) == {
+            f"2007_{i:06}.jpg": (
+                f"{home}/JPEGImages/2007_{i:06}.jpg",
+                f"{home}/SegmentationClass/2007_{i:06}.png",
+            )
+            for i in (3, 1)
+        }
+
+    @pytest.mark.parametrize("name", ["voc2007", "voc2012"])
+    def test_voc_has_its_splits(self, copy: Callable[[str], Path], name: str) -> None:
+        root = copy(name)
+        assert [len(ids(read_catalog(f"{name}:{root}", split=s))) for s in ("train", "val", "trainval")] == [1, 2, 3]
+
+    @pytest.mark.parametrize("name", ["voc2007-boxes", "voc2012-boxes"])
+    def test_voc_boxes_count_pixels_from_zero(self, copy: Callable[[str], Path], name: str) -> None:
+        catalog = read_catalog(f"{name}:{copy(name)}")
+        assert ids(catalog) == [f"2007_{i:06}.jpg" for i in range(4)]
+        # 49 33 96 80 in the file; the first pixel of a row or column is 1 there and 0 here
+        assert catalog.table[BOXES_COLUMN].to_pylist() == [[[48, 32, 96, 80], [0, 0, 20, 30 + i]] for i in range(4)]
+        assert catalog.table["truth_uri"].null_count == 4
+
+    def test_coco_boxes_are_corners_without_crowds(self, copy: Callable[[str], Path]) -> None:
+        catalog = read_catalog(f"coco20k:{copy('coco20k')}")
+        assert ids(catalog) == ["COCO_train2014_000000000009.jpg", "COCO_train2014_000000000004.jpg"]
+        # x y width height in the file
+        assert catalog.table[BOXES_COLUMN].to_pylist() == [[], [[10.5, 20, 40.75, 60], [1, 2, 4, 6]]]
+        assert "1 of 2 images have an annotation without any object that counts" in catalog.notes
+
+    def test_a_dataset_is_read_from_every_storage(self, tmp_path: Path, out_url: str) -> None:
+        voc_copy(tmp_path / "here")
+        folder = Folder(out_url)
+        for path in (tmp_path / "here").rglob("*"):
+            if path.is_file():
+                folder.replace(path.relative_to(tmp_path / "here").as_posix(), path.read_bytes())
+        home = f"{out_url}/VOCdevkit/VOC2012"
+        assert entries(home) == ["Annotations/", "ImageSets/", "JPEGImages/", "SegmentationClass/"]
+        semantic = read_catalog(f"voc2012:{out_url}").table
+        for column, kind in (("uri", "JPEGImages/2007_{:06}.jpg"), ("truth_uri", "SegmentationClass/2007_{:06}.png")):
+            for uri, i in zip(semantic[column].to_pylist(), (3, 1), strict=True):
+                assert uri.endswith(f"/VOCdevkit/VOC2012/{kind.format(i)}")
+                assert read_url(uri) == folder.read(f"VOCdevkit/VOC2012/{kind.format(i)}")
+        assert read_catalog(f"voc2012-boxes:{out_url}").table[BOXES_COLUMN].null_count == 0
+
+    def test_entries_tell_files_from_folders_on_every_storage(self, out_url: str) -> None:
+        assert entries(out_url) == []
+        for name in ("b.txt", "a/deep/c.txt"):
+            Folder(out_url).replace(name, b"x")
+        assert entries(out_url) == ["a/", "b.txt"]
+        assert entries(f"{out_url}/a") == ["deep/"]
+        assert entries(f"{out_url}/b.txt") == []
+
+
+class TestWhatDiffers:
+    @pytest.mark.parametrize("name", DATASETS)
+    def test_a_root_that_is_not_there_shows_the_layout(self, tmp_path: Path, name: str) -> None:
+        with pytest.raises(SettingsError) as refused:
+            read_catalog(f"{name}:{tmp_path}/nothing")
+        assert f"{name}: {tmp_path}/nothing has not the layout" in str(refused.value)
+        assert "is empty or not there" in str(refused.value)
+        assert DATASETS[name].layout in str(refused.value)
+
+    @pytest.mark.parametrize(
+        ("name", "need"), [(name, need) for name, dataset in DATASETS.items() for need in dataset.needs]
+    )
+    def test_whatever_is_lacking_is_named_beside_what_is_there(
+        self, copy: Callable[[str], Path], name: str, need: str
+    ) -> None:
+        root = copy(name)
+        (path,) = [path for path in root.rglob(need.rstrip("/")) if path.is_dir() == need.endswith("/")]
+        path.rename(path.with_name("elsewhere"))
+        with pytest.raises(SettingsError) as refused:
+            read_catalog(f"{name}:{root}")
+        message = str(refused.value)
+        assert f"{path.parent} lacks {need} and has " in message
+        assert "elsewhere" in message.split(" and has ")[1]
+        assert DATASETS[name].layout in message
+
+    @pytest.mark.parametrize(
+        ("name", "emptied", "reason"),
+        [
+            ("ecssd", "images", "no file of images/ ends in .jpg"),
+            ("ecssd", "ground_truth_mask", "no file of ground_truth_mask/ ends in"),
+            ("cub-200-2011", "CUB_200_2011/images", "no file of images/ ends in"),
+            ("voc2012", "VOCdevkit/VOC2012/SegmentationClass", "no file of SegmentationClass/"),
+            ("voc2012", "VOCdevkit/VOC2012/ImageSets/Segmentation", "no file ImageSets/Segmentation/val.txt"),
+            ("voc2012-boxes", "VOCdevkit/VOC2012/Annotations", "no file of Annotations/ ends in .xml"),
+            ("voc2012-boxes", "VOCdevkit/VOC2012/ImageSets/Main", "no file ImageSets/Main/trainval.txt"),
+            ("coco20k", "annotations", "no file annotations/instances_train2014.json"),
+        ],
+    )
+    def test_an_empty_folder_is_refused(
+        self, copy: Callable[[str], Path], name: str, emptied: str, reason: str
+    ) -> None:
+        root = copy(name)
+        for path in (root / emptied).rglob("*"):
+            if path.is_file():
+                path.unlink()
+        with pytest.raises(SettingsError) as refused:
+            read_catalog(f"{name}:{root}")
+        assert reason in str(refused.value)
+        assert "Expected:\nROOT\n├──" in str(refused.value)
+
+    @pytest.mark.parametrize(
+        ("name", "file", "content", "reason"),
+        [
+            ("cub-200-2011", "CUB_200_2011/images.txt", "1\n", "images.txt has '1' where 2 columns are expected"),
+            ("cub-200-2011", "CUB_200_2011/images.txt", "", "images.txt has no line in it"),
+            ("cub-200-2011", "CUB_200_2011/images.txt", "9 x/y.jpg\n", "does not know 'x/y.jpg'"),
+            ("cub-200-2011", "CUB_200_2011/train_test_split.txt", "1 2\n", "marks images by 0 and 1, and has '2'"),
+            (
+                "cub-200-2011",
+                "CUB_200_2011/train_test_split.txt",
+                "1 1\n2 1\n3 1\n4 1\n",
+                "no image of the split 'test'",
+            ),
+            ("voc2012", "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt", "a\nb\n", "none of the 2 images"),
+            ("voc2012", "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt", "a\na\n", "lists 'a' more than once"),
+            ("voc2012", "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt", b"\xff\n", "val.txt is not UTF-8 text"),
+            ("coco20k", "annotations/instances_train2014.json", "{", "is not COCO's: JSONDecodeError"),
+            ("coco20k", "annotations/instances_train2014.json", '{"images": []}', "is not COCO's: KeyError"),
+            ("coco20k", "annotations/instances_train2014.json", "[]", "is not COCO's: TypeError"),
+        ],
+    )
+    def test_lists_that_cannot_be_meant_are_refused(
+        self, copy: Callable[[str], Path], name: str, file: str, content: str | bytes, reason: str
+    ) -> None:
+        root = copy(name)
+        (root / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+        with pytest.raises(SettingsError) as refused:
+            read_catalog(f"{name}:{root}")
+        assert reason in str(refused.value)
+
+    def test_cub_without_masks_is_refused(self, copy: Callable[[str], Path]) -> None:
+        root = copy("cub-200-2011")
+        (root / "segmentations").rename(root / "masks")
+        with pytest.raises(SettingsError, match="there is no folder segmentations"):
+            read_catalog(f"cub-200-2011:{root}")
+
+    def test_two_photographs_for_one_listed_id_are_refused(self, copy: Callable[[str], Path]) -> None:
+        root = copy("voc2012")
+        photograph(root / "VOCdevkit/VOC2012/JPEGImages/2007_000003.png")
+        with pytest.raises(SettingsError, match="more than one image file is there for '2007_000003'"):
+            read_catalog(f"voc2012:{root}")
+
+    def test_a_missing_and_a_stray_file_shift_nothing(self, copy: Callable[[str], Path]) -> None:
+        root = copy("ecssd")
+        (root / "ground_truth_mask" / "0001.png").unlink()
+        mask(root / "ground_truth_mask" / "0000b.png")
+        (root / "images" / "Thumbs.db").write_bytes(b"x")
+        catalog = read_catalog(f"ecssd:{root}")
+        truths = {name: truth and Path(truth).stem for name, (_, truth) in pairs(catalog, root).items()}
+        assert truths == {"0000.jpg": "0000", "0001.jpg": None, "0002.jpg": "0002", "0003.jpg": "0003"}
+        assert any(note.startswith("1 of 4 images have no truth: '0001.jpg'") for note in catalog.notes)
+        assert any(note.startswith("1 truth files belong to no image: '0000b.png'") for note in catalog.notes)
+
+    def test_listed_images_that_are_not_there_are_named_and_left_out(self, copy: Callable[[str], Path]) -> None:
+        root = copy("voc2012")
+        (root / "VOCdevkit/VOC2012/JPEGImages/2007_000003.jpg").unlink()
+        catalog = read_catalog(f"voc2012:{root}")
+        assert ids(catalog) == ["2007_000001.jpg"]
+        assert "1 of 2 images that ImageSets/Segmentation/val.txt lists are not there" in catalog.notes[0]
+        assert "'2007_000003'" in catalog.notes[0]
+
+    def test_photographs_outside_the_split_are_no_news(self, copy: Callable[[str], Path]) -> None:
+        (note,) = read_catalog(f"voc2012:{copy('voc2012')}").notes
+        assert note.startswith("voc2012 split 'val': 2 images are there and 1449 were published")
+
+    def test_a_missing_and_a_broken_annotation_are_told_apart_from_an_empty_one(
+        self, copy: Callable[[str], Path]
+    ) -> None:
+        root = copy("voc2012-boxes")
+        folder = root / "VOCdevkit/VOC2012/Annotations"
+        (folder / "2007_000000.xml").unlink()
+        (folder / "2007_000001.xml").write_text("<annotation>")
+        annotation(folder / "2007_000002.xml")
+        catalog = read_catalog(f"voc2012-boxes:{root}")
+        assert catalog.table[BOXES_COLUMN].to_pylist() == [None, None, [], [[48, 32, 96, 80], [0, 0, 20, 33]]]
+        unreadable, without, empty, _ = catalog.notes
+        assert re.match("1 annotations cannot be read: ['\"]2007_000001.xml: not XML: ", unreadable)
+        assert without == "2 of 4 images have no annotation: '2007_000000.jpg', '2007_000001.jpg'"
+        assert empty == "1 of 4 images have an annotation without any object that counts"
+
+    def test_a_split_of_the_published_size_needs_no_note(
+        self, copy: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(DATASETS["ecssd"].splits, "all", 4)  # type: ignore[arg-type]
+        assert read_catalog(f"ecssd:{copy('ecssd')}").notes == []
+
+    def test_other_splits_and_options_of_folders_are_refused(self, copy: Callable[[str], Path]) -> None:
+        root = copy("voc2012")
+        with pytest.raises(SettingsError, match=r"split: 'test' is not one of val \| train \| trainval of voc2012"):
+            read_catalog(f"voc2012:{root}", split="test")
+        with pytest.raises(SettingsError, match=r"split: .* has none"):
+            read_catalog(str(root), split="val")
+        for option in ({"truth": "x"}, {"root": "x"}, {"keep_columns": ["x"]}):
+            with pytest.raises(SettingsError, match=f"{next(iter(option))}: x has no meaning for voc2012:ROOT"):
+                read_catalog(f"voc2012:{root}", **option)  # type: ignore[arg-type]
+
+    def test_a_limit_counts_after_the_whole_split_was_compared(self, copy: Callable[[str], Path]) -> None:
+        catalog = read_catalog(f"ecssd:{copy('ecssd')}", limit=2)
+        assert ids(catalog) == ["0000.jpg", "0001.jpg"]
+        assert "4 images are there and 1000 were published" in catalog.notes[0]
+
+
+class TestAnnotations:
+    def test_difficult_objects_count_and_parts_do_not(self, tmp_path: Path) -> None:
+        part = "<part><bndbox><xmin>9</xmin><ymin>9</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></part>"
+        annotation(tmp_path / "a.xml", box(5, 6, 7.5, 8, "<difficult>1</difficult>" + part))
+        assert voc.boxes_of((tmp_path / "a.xml").read_bytes()) == [[4, 5, 7.5, 8]]
+
+    def test_a_box_of_one_pixel_has_an_area(self, tmp_path: Path) -> None:
+        annotation(tmp_path / "a.xml", box(5, 6, 5, 6))
+        assert voc.boxes_of((tmp_path / "a.xml").read_bytes()) == [[4, 5, 5, 6]]
+
+    @pytest.mark.parametrize(
+        "corners", [(5, 6, 4, 9), (0, 1, 4, 9), ("", 1, 4, 9), ("nan", 1, 4, 9), (1, 1, "inf", 9), ("x", 1, 4, 9)]
+    )
+    def test_corners_out_of_order_or_no_numbers_are_refused(self, tmp_path: Path, corners: tuple[Any, ...]) -> None:
+        annotation(tmp_path / "a.xml", box(1, 1, 2, 2), box(*corners))
+        with pytest.raises(ValueError, match="object 1 has the corners"):
+            voc.boxes_of((tmp_path / "a.xml").read_bytes())
+
+    def test_other_xml_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="outer element is 'svg'"):
+            voc.boxes_of(b"<svg/>")
+
+    def test_coco_refuses_boxes_of_other_than_four_numbers(self) -> None:
+        held = {"images": [{"id": 1, "file_name": "a.jpg"}]}
+        wrong = held | {"annotations": [{"image_id": 1, "iscrowd": 0, "bbox": [1, 2, 3]}]}
+        with pytest.raises(ValueError, match="not enough values"):
+            coco.boxes_of(json.dumps(wrong).encode())
+
+
+class TestFacts:
+    def test_each_dataset_says_how_it_is_scored(self) -> None:
+        told = {name: (d.protocol, d.kind, d.ignore_label, d.center_crop) for name, d in DATASETS.items()}
+        masks, labels, corloc = ("dsm-object", "object", None), ("voc-semantic", "semantic", 255), ("corloc", "boxes")
+        assert told == {
+            **dict.fromkeys(("ecssd", "duts-te", "dut-omron"), (*masks, False)),
+            "cub-200-2011": (*masks, True),
+            **dict.fromkeys(("voc2007", "voc2012"), (*labels, False)),
+            **dict.fromkeys(("voc2007-boxes", "voc2012-boxes", "coco20k"), (*corloc, None, False)),
+        }
+
+    def test_published_sizes_of_splits_add_up(self) -> None:
+        for name in ("voc2007", "voc2012", "voc2007-boxes", "voc2012-boxes"):
+            splits = DATASETS[name].splits
+            assert splits["train"] + splits["val"] == splits["trainval"]
+        cub = DATASETS["cub-200-2011"].splits
+        assert cub["test"] + cub["train"] == cub["all"]
+
+    def test_voc_has_21_classes_with_background_first(self) -> None:
+        classes = DATASETS["voc2012"].classes
+        assert (len(classes), classes[0], classes[15], classes[20]) == (21, "background", "person", "tvmonitor")
+
+    @pytest.mark.parametrize("name", DATASETS)
+    def test_facts_survive_the_plan(self, name: str) -> None:
+        split = next(iter(DATASETS[name].splits))
+        facts = DATASETS[name].facts(split)
+        assert (facts.name, facts.split, facts.published_images) == (name, split, DATASETS[name].splits[split])
+        assert facts_of({"images": "x", "dataset": json.loads(json.dumps(facts.to_json()))}) == facts
+
+    @pytest.mark.parametrize(
+        ("choice", "of_dataset", "expected"),
+        [
+            *(("auto", True, True), ("auto", False, False), ("auto", None, False)),
+            *(("none", True, False), ("center", False, True), ("center", None, True)),
+        ],
+    )
+    def test_the_crop_is_the_datasets_unless_one_is_asked_for(
+        self, choice: str, of_dataset: bool | None, expected: bool
+    ) -> None:
+        source: dict[str, Any] = {"truth_crop": choice}
+        if of_dataset is not None:
+            facts = DatasetFacts("a", "b", 1, "object", "dsm-object", center_crop=of_dataset)
+            source["dataset"] = facts.to_json()
+        assert center_crops(source) is expected
+        assert not center_crops({})
+
+    @pytest.mark.parametrize(
+        ("size", "expected"),
+        [((4, 4), (0, 4, 0, 4)), ((4, 10), (0, 4, 3, 7)), ((11, 4), (3, 7, 0, 4)), ((1, 2), (0, 1, 0, 1))],
+    )
+    def test_the_central_square_has_the_shorter_side(
+        self, size: tuple[int, int], expected: tuple[int, int, int, int]
+    ) -> None:
+        rows, columns = central_square(size)
+        assert (rows.start, rows.stop, columns.start, columns.stop) == expected
+
+
+class TestTruthFiles:
+    def test_vocs_palette_holds_class_ids(self, tmp_path: Path) -> None:
+        class_map(tmp_path / "a.png")
+        ids = load_labels(str(tmp_path / "a.png"), LIMITS, (128, 160), classes=21, ignore=255)
+        # 48 x 48 pixels, of which the inner 44 x 44 are a horse
+        assert [(ids == i).sum() for i in (0, 13, 255)] == [128 * 160 - 48 * 48, 44 * 44, 48 * 48 - 44 * 44]
+
+    def test_a_class_map_is_no_object_mask(self, tmp_path: Path) -> None:
+        class_map(tmp_path / "a.png")
+        with pytest.raises(TruthError, match="run from 0 to 255"):
+            load_truth(str(tmp_path / "a.png"), LIMITS, (128, 160))
+
+    def test_masks_of_several_people_count_over_one_half(self, tmp_path: Path) -> None:
+        # CUB's masks: each of five people adds 51; three of five are over one half
+        votes = np.repeat(np.array([0, 51, 102, 153, 204, 255], np.uint8), 4).reshape(4, 6, order="F")
+        Image.fromarray(votes).save(tmp_path / "a.png")
+        truth = load_truth(str(tmp_path / "a.png"), LIMITS, (4, 6))
+        np.testing.assert_array_equal(truth, votes >= 153)
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    return list(pq.read_table(out / "results" / "segment").to_pylist())
+
+
+def found_masks(out: Path) -> list[np.ndarray]:
+    from pycocotools import mask as coco_masks
+
+    return [coco_masks.decode(row["mask_rle"]).astype(bool) for row in rows_of(out)]
+
+
+def metrics(out: Path) -> dict[str, Any]:
+    return dict(json.loads((out / "results" / "segment.json").read_text())["metrics"])
+
+
+class TestRuns:
+    def test_segment_scores_ecssd_and_records_its_protocol(
+        self, copy: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        root, out = copy("ecssd"), tmp_path / "out"
+        mask(root / "ground_truth_mask" / "0003.png", width=100)
+        assert run(["segment", f"ecssd:{root}", str(out), *RUN]) == 0
+        rows = rows_of(out)
+        assert [row["image_id"] for row in rows] == [f"{i:04}.jpg" for i in range(4)]
+        scores = [row["iou"] for row in rows]
+        for i, found in enumerate(found_masks(out)[:3]):
+            truth = np.zeros((128, 160), bool)
+            truth[32:80, 32 + 16 * i : 80 + 16 * i] = True
+            assert scores[i] == pytest.approx((found & truth).sum() / (found | truth).sum())
+            assert scores[i] > 0.5
+        assert scores[3] is None
+        assert "100x128 pixels (width x height), its image 160x128" in rows[3]["truth_error"]
+        assert metrics(out)["iou_per_image_mean"] == pytest.approx(sum(scores[:3]) / 3)
+        assert (metrics(out)["images_scored"], metrics(out)["truth_errors"]) == (3, 1)
+        source = json.loads((out / "run.json").read_text())["source"]
+        assert source["images"] == f"ecssd:{root}"
+        assert facts_of(source) == DATASETS["ecssd"].facts("all")
+        # goes on without looking at ROOT; another split is another input
+        root.rename(root.with_name("gone"))
+        assert run(["segment", f"ECSSD:{root}/", str(out), *RUN]) == 0
+        assert run(["segment", f"ecssd:{root}", str(out), *RUN, "--split", "all"]) == 1
+        assert "split: the run in OUT has None, this command has 'all'" in capsys.readouterr().err
+
+    def test_cub_is_scored_on_the_central_square_unless_told_otherwise(
+        self, copy: Callable[[str], Path], tmp_path: Path
+    ) -> None:
+        root = copy("cub-200-2011")
+        for name in ("001.Auk/b", "002.Wren/b"):
+            # 128 x 256 pixels: the square is columns 64 to 192, and the object lies half in it
+            photograph(root / "CUB_200_2011" / "images" / f"{name}.jpg", (slice(32, 96), slice(32, 96)), 256)
+            mask(root / "segmentations" / f"{name}.png", (slice(32, 96), slice(32, 128)), 256)
+        truth = np.zeros((128, 256), bool)
+        truth[32:96, 32:128] = True
+        scores = []
+        for choice, columns in (("none", slice(0, 256)), ("auto", slice(64, 192))):
+            out = tmp_path / choice
+            assert run(["segment", f"cub-200-2011:{root}", str(out), *RUN, "--truth-crop", choice]) == 0
+            found, wanted = [m[:, columns] for m in found_masks(out)], truth[:, columns]
+            scores.append([row["iou"] for row in rows_of(out)])
+            assert scores[-1] == pytest.approx([(m & wanted).sum() / (m | wanted).sum() for m in found])
+            assert metrics(out)["accuracy"] == pytest.approx(np.mean([m == wanted for m in found]))
+        assert scores[0] != scores[1]
+
+    def test_class_maps_are_not_taken_for_object_masks(
+        self, copy: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        root, out = copy("voc2012"), tmp_path / "out"
+        loud = [word for word in RUN if word != "--quiet"]
+        assert run(["segment", f"voc2012:{root}", str(out), *loud, "--split", "trainval"]) == 0
+        assert [(row["iou"], row["truth_error"]) for row in rows_of(out)] == [(None, None)] * 3
+        assert "masks are not scored" in " ".join(capsys.readouterr().err.split())
+
+    def test_boxes_pass_through_to_the_rows(self, copy: Callable[[str], Path], tmp_path: Path) -> None:
+        root, out = copy("voc2007-boxes"), tmp_path / "out"
+        assert run(["segment", f"voc2007-boxes:{root}", str(out), *RUN]) == 0
+        rows = rows_of(out)
+        assert [row[BOXES_COLUMN][0] for row in rows] == [[48, 32, 96, 80]] * 4
+        assert [row["bbox_xyxy"] for row in rows] == [[48, 32, 96, 80]] * 4
+
+    @pytest.mark.parametrize("given", ["ecssd:{0}/nothing", "ecsd:{0}"])
+    def test_a_wrong_name_or_root_is_one_message(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], given: str
+    ) -> None:
+        assert run(["segment", given.format(tmp_path), str(tmp_path / "out"), *RUN]) == 1
+        message = capsys.readouterr().err
+        assert message.startswith("simsam: ")
+        assert "Traceback" not in message
+
+
+def test_every_dataset_is_on_the_page_that_describes_them() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "datasets.md").read_text(encoding="utf-8")
+    described = {row.split("|")[1].strip(" `"): row for row in page.splitlines() if row.startswith("| `")}
+    assert set(described) == set(DATASETS)
+    for name, dataset in DATASETS.items():
+        for fact in (dataset.protocol, *(f"{split} {size:,}" for split, size in dataset.splits.items())):
+            assert fact in described[name], f"{name}: {fact}"
+        for need in needs(dataset.layout):
+            assert need in page, need
+
+
+def needs(layout: str) -> Iterable[str]:
+    """Folders and files named in a layout's tree."""
+    return [line.split("── ")[1].split()[0].split("/")[0] for line in layout.splitlines() if "── " in line]
