@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from torch import Tensor
 
-from simsam_batch.regions.boxes import tight_box
+from simsam_batch.regions.boxes import Box, largest_component, region_boxes, tight_box
 from simsam_batch.regions.masks import upsample_index
 
 
@@ -17,6 +19,10 @@ def mask_of(*rows: str) -> NDArray[np.bool_]:
 
 def pixel_by_pixel(mask: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     return np.arange(mask.shape[0]), np.arange(mask.shape[1])
+
+
+def labels_of(*rows: str) -> NDArray[np.int32]:
+    return np.array([[int(cell) for cell in row] for row in rows], dtype=np.int32)
 
 
 def test_a_box_is_tight_with_an_exclusive_maximum() -> None:
@@ -53,3 +59,151 @@ def test_the_box_is_that_of_the_mask_spread_over_the_image(
     ys, xs = np.nonzero(mask[np.ix_(*index)])
     expected = (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1) if len(xs) else None
     assert tight_box(mask, index) == expected
+
+
+def test_every_region_but_the_background_has_a_box_in_pixels() -> None:
+    labels = labels_of("0020", "0320", "0000")
+    # Patches of 16 pixels; nothing eroded or dilated.
+    index = upsample_index((3, 4), 16, (48, 64), (48, 64))
+    boxes = region_boxes(labels, index, erode=0, dilate=0)
+    assert boxes == [(2, (32, 0, 48, 32)), (3, (16, 16, 32, 32))]
+    assert all(type(number) is int for region, box in boxes for number in (region, *box))
+    assert region_boxes(labels, index, erode=0, dilate=0, first=0)[0] == (0, (0, 0, 64, 48))
+
+
+def test_an_erosion_that_would_leave_nothing_is_left_out() -> None:
+    # Region 1, 3 x 3: the first erosion leaves its centre, the second would leave nothing. Region 2 is one patch:
+    # no erosion at all. Region 3, 5 x 5: both, down to its centre.
+    labels = np.zeros((14, 14), dtype=np.int32)
+    labels[2:5, 2:5] = 1
+    labels[10, 3] = 2
+    labels[6:11, 7:12] = 3
+    assert region_boxes(labels, pixel_by_pixel(labels), dilate=0) == [
+        (1, (3, 3, 4, 4)),
+        (2, (3, 10, 4, 11)),
+        (3, (9, 8, 10, 9)),
+    ]
+
+
+def test_three_dilations_widen_a_box_by_three_patches_and_stop_at_the_border() -> None:
+    labels = np.zeros((9, 9), dtype=np.int32)
+    labels[4, 1] = 5
+    assert region_boxes(labels, pixel_by_pixel(labels)) == [(5, (0, 1, 5, 8))]
+
+
+def test_what_lies_outside_the_grid_does_not_erode() -> None:
+    # A region that fills the grid stays; one in a corner loses its inner sides only: 3 x 3 to 2 x 2 to 1 x 1.
+    assert region_boxes(labels_of("11", "11"), (np.arange(2), np.arange(2)), dilate=0) == [(1, (0, 0, 2, 2))]
+    labels = np.zeros((6, 6), dtype=np.int32)
+    labels[:3, :3] = 4
+    assert region_boxes(labels, pixel_by_pixel(labels), dilate=0) == [(4, (0, 0, 1, 1))]
+
+
+def test_regions_do_not_erode_or_dilate_each_other() -> None:
+    # Each alone in its grid gives what both give side by side.
+    labels = np.zeros((8, 9), dtype=np.int32)
+    labels[1:7, 1:5], labels[2:6, 5:8] = 1, 2
+    apart = [region_boxes(np.where(labels == region, region, 0), pixel_by_pixel(labels))[0] for region in (1, 2)]
+    assert region_boxes(labels, pixel_by_pixel(labels)) == apart
+
+
+def test_a_region_of_two_parts_has_one_box_around_both() -> None:
+    assert region_boxes(labels_of("1000", "0000", "0001"), (np.arange(3), np.arange(4)), dilate=0) == [
+        (1, (0, 0, 4, 3))
+    ]
+
+
+def test_an_all_background_map_has_no_boxes() -> None:
+    assert region_boxes(labels_of("000", "000"), (np.arange(2), np.arange(3))) == []
+
+
+def test_boxes_are_keyed_by_the_ids_of_the_map_whatever_they_are() -> None:
+    labels = labels_of("00", "01") * 255
+    assert region_boxes(labels, (np.arange(2), np.arange(2)), dilate=0) == [(255, (1, 1, 2, 2))]
+    assert region_boxes(labels * 1000, (np.arange(2), np.arange(2)), dilate=0) == [(255000, (1, 1, 2, 2))]
+
+
+def test_a_region_without_a_pixel_has_no_box() -> None:
+    # Three patches side by side over two pixels: the middle one has none.
+    index = (np.array([0]), np.array([0, 2]))
+    assert region_boxes(labels_of("123"), index, dilate=0) == [(1, (0, 0, 1, 1)), (3, (1, 0, 2, 1))]
+
+
+def neighbours(plane: NDArray[np.bool_], outside: bool) -> NDArray[np.bool_]:
+    """The patch itself and its four neighbours, (5, Hp, Wp)."""
+    padded = np.pad(plane, 1, constant_values=outside)
+    return np.stack([plane, padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]])
+
+
+def box_step_by_step(mask: NDArray[np.bool_], erode: int, dilate: int) -> Box:
+    for _ in range(erode):
+        smaller = neighbours(mask, outside=True).all(axis=0)
+        mask = smaller if smaller.any() else mask
+    for _ in range(dilate):
+        mask = neighbours(mask, outside=False).any(axis=0)
+    ys, xs = np.nonzero(mask)
+    return int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1
+
+
+@settings(deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    grid=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    erode=st.integers(0, 3),
+    dilate=st.integers(0, 3),
+)
+def test_boxes_are_those_of_each_region_step_by_step(seed: int, grid: tuple[int, int], erode: int, dilate: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels = np.kron(rng.integers(0, 4, (3, 3)), np.ones((3, 3), dtype=np.int32))[: grid[0], : grid[1]]
+    boxes = region_boxes(labels, pixel_by_pixel(labels), erode=erode, dilate=dilate)
+    expected = [(int(r), box_step_by_step(labels == r, erode, dilate)) for r in np.unique(labels[labels > 0])]
+    assert boxes == expected
+
+
+def batch_of(*masks: NDArray[np.bool_]) -> Tensor:
+    return torch.from_numpy(np.stack(masks)).flatten(1)
+
+
+def test_the_largest_component_is_connected_across_corners() -> None:
+    mask = mask_of("##...", "...#.", "..#..", ".#...")
+    expected = mask_of(".....", "...#.", "..#..", ".#...")
+    assert torch.equal(largest_component(batch_of(mask), (4, 5)), batch_of(expected))
+
+
+def test_of_components_of_equal_size_the_one_with_the_first_patch_is_kept() -> None:
+    # The column at the right begins in the first row, the row at the left below it.
+    mask = mask_of("...#", "...#", "##..")
+    assert torch.equal(largest_component(batch_of(mask), (3, 4)), batch_of(mask_of("...#", "...#", "....")))
+
+
+def test_components_do_not_reach_into_the_next_image_and_empty_masks_stay_empty() -> None:
+    masks = batch_of(mask_of("#..", "###"), mask_of("###", "..."), mask_of("...", "..."), mask_of("#.#", "..#"))
+    kept = largest_component(masks, (2, 3))
+    assert torch.equal(
+        kept, batch_of(mask_of("#..", "###"), mask_of("###", "..."), mask_of("...", "..."), mask_of("..#", "..#"))
+    )
+    assert not largest_component(masks[2:3], (2, 3)).any()
+
+
+def flood(plane: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The largest component by flooding from every patch in turn; a later one replaces it only if larger."""
+    best = np.zeros_like(plane)
+    for start in zip(*np.nonzero(plane), strict=True):
+        seen, waiting = {start}, [start]
+        while waiting:
+            y, x = waiting.pop()
+            around = {(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)} - seen
+            new = [p for p in around if 0 <= p[0] < plane.shape[0] and 0 <= p[1] < plane.shape[1] and plane[p]]
+            seen.update(new)
+            waiting.extend(new)
+        if len(seen) > best.sum():
+            best = np.zeros_like(plane)
+            best[tuple(np.array(sorted(seen)).T)] = True
+    return best
+
+
+@settings(deadline=None, max_examples=50)
+@given(seed=st.integers(0, 10**6), grid=st.tuples(st.integers(1, 6), st.integers(1, 6)), density=st.floats(0, 1))
+def test_the_largest_component_is_that_of_a_flood(seed: int, grid: tuple[int, int], density: float) -> None:
+    masks = np.random.default_rng(seed).random((3, *grid)) < density
+    assert torch.equal(largest_component(batch_of(*masks), grid), batch_of(*(flood(mask) for mask in masks)))
