@@ -164,7 +164,16 @@ def pairs(catalog: Catalog, root: Path) -> dict[str, tuple[str, str | None]]:
 
 class TestNames:
     @pytest.mark.parametrize(
-        "url", ["s3://bucket/ecssd", "memory://ecssd/x", "C:/photos", "/data/ecssd:x", "./ecssd:x", "ecssd", "a::b://c"]
+        "url",
+        [
+            "s3://bucket/ecssd",
+            "memory://ecssd/x",
+            "C:/photos",
+            "/data/ecssd:x",
+            "./ecssd:x",
+            "ecssd",
+            "filecache::s3://b/c",
+        ],
     )
     def test_urls_and_paths_are_no_names(self, url: str) -> None:
         assert named_dataset(url) is None
@@ -241,6 +250,9 @@ class TestLayouts:
             for name in ("001.Auk/b", "002.Wren/b")
         }
         assert pairs(read_catalog(f"cub-200-2011:{root}"), root) == expected
+        # masks of the other split are no news
+        (note,) = read_catalog(f"cub-200-2011:{root}").notes
+        assert note.startswith("cub-200-2011 split 'test': 2 images are there and 5794 were published")
         train = read_catalog(f"cub-200-2011:{root}", split="train")
         assert ids(train) == ["001.Auk/a.jpg", "002.Wren/a.jpg"]
         assert len(ids(read_catalog(f"cub-200-2011:{root}", split="all"))) == 4
