@@ -175,11 +175,72 @@ def _demo_command() -> click.Command:
     )
 
 
+def _score(
+    predictions: str, *, json_file: str | None, classes: str | None, resize_prediction: str, **given: Any
+) -> int:
+    from simsam_batch import operations
+    from simsam_batch.report.console import metric_lines, reporter
+    from simsam_batch.stages.scoring import ScoreOptions, class_names
+
+    del given["debug"]
+    names = None if classes is None else class_names(classes)
+    options = ScoreOptions(classes=names, resize_prediction=resize_prediction == "nearest", **given)
+    with reporter("text", quiet=True) as report:
+        result = operations.score(predictions, options, report, json_file)
+    click.echo("\n".join(metric_lines(result["metrics"])))
+    return 0
+
+
+def _score_command() -> click.Command:
+    def option(*names: str, **attributes: Any) -> click.Option:
+        return click.Option(list(names), **attributes)
+
+    return click.Command(
+        "score",
+        callback=_score,
+        params=[
+            click.Argument(["predictions"]),
+            option("--truth", metavar="FOLDER", help="truth masks or class id images, by sub-folder and stem"),
+            option("--boxes", metavar="FOLDER|FILE", help="VOC's XML files or COCO's .json file, for CorLoc instead"),
+            option("--stage", default="segment", show_default=True, help="of a run, whose results are scored"),
+            option("--kind", type=click.Choice(["object", "semantic"]), help="what a folder holds  [object]"),
+            option("--classes", metavar="FILE|N", help="names of the true classes, one a line, or how many there are"),
+            option("--clusters", type=click.IntRange(1), help="label maps hold 0 and clusters 1 to N, not classes"),
+            option(
+                "--matching",
+                type=click.Choice(["none", "hungarian", "majority"]),
+                help="of clusters to classes  [hungarian for as many labels as classes, else majority]",
+            ),
+            option("--ignore-label", type=int, help="id in the truth that is not scored"),
+            option(
+                "--protocol",
+                type=click.Choice(["semantic", "voc-semantic"]),
+                help="voc-semantic: VOC's 21 classes, 255 not scored, all classes count  [semantic]",
+            ),
+            option(
+                "--resize-prediction",
+                type=click.Choice(["none", "nearest"]),
+                default="none",
+                show_default=True,
+                help="bring predictions of a folder to the truth's size",
+            ),
+            option("--center-crop/--no-center-crop", default=None, help="score central squares  [as the run was]"),
+            option("--json", "json_file", metavar="FILE", help="write the scores there  [OUT/results/score-*.json]"),
+            option("--debug", is_flag=True, help="show the traceback of an error"),
+        ],
+        help="Compare a finished run, or a folder of masks that any tool wrote, with truth.\n\n"
+        "PREDICTIONS is a run's OUT or a folder of image files: object masks of 0 and 1 or 0 and 255, or maps of class "
+        "or cluster ids. Without --truth and --boxes, a run is scored with the truth it was planned with. Scores go to "
+        "standard output.",
+    )
+
+
 class _Commands(click.Group):
     """Builds a command only when it is asked for, so that ``simsam --help`` imports nothing heavy."""
 
     summaries: ClassVar[dict[str, tuple[Callable[[], click.Command], str]]] = {
         "demo": (_demo_command, "Segment photographs that ship with scikit-image; needs no download."),
+        "score": (_score_command, "Compare a finished run, or masks of any tool, with truth."),
         "semantic": (_semantic_command, "Give the regions of all images labels shared by the whole collection."),
         "segment": (_segment_command, "Write an object mask and eigenvectors for every image of a collection."),
     }

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from simsam_batch.runs.execute import ExecuteOptions
     from simsam_batch.runs.plan import Plan
     from simsam_batch.runs.schema import Stage
+    from simsam_batch.stages.scoring import ScoreOptions
     from simsam_batch.stages.segment import SegmentStage
 
 S = TypeVar("S", bound=SpectralSettings)
@@ -318,3 +319,34 @@ def make_engine(settings: RunSettings) -> LocalEngine | RayEngine | TorchrunEngi
         return TorchrunEngine(settings.threads, gpus=gpus > 0)
     workers = settings.workers or gpus or max(1, len(os.sched_getaffinity(0)) // settings.threads)
     return LocalEngine(workers, settings.threads, gpus=gpus > 0)
+
+
+def score(predictions: str, options: ScoreOptions, report: Reporter, json_file: str | None = None) -> dict[str, Any]:
+    """Compare masks or label maps that are there already with truth, under a named protocol; nothing is computed anew.
+
+    Args:
+        predictions: a finished run, or a folder of masks or label maps that any tool wrote.
+        options: see `simsam_batch.stages.scoring.ScoreOptions`.
+        report: is told of files without a partner.
+        json_file: path or URL that the result is written to; None: for a run
+            ``results/score-<stage>-<protocol>.json`` in it, for a folder nowhere.
+
+    Returns:
+        What the file holds.
+
+    Raises:
+        SettingsError: nothing to compare, or a prediction that cannot be.
+        StorageError: the storage did not answer.
+    """
+    from simsam_batch.runs.records import to_json
+    from simsam_batch.runs.schema import SCHEMA_VERSION
+    from simsam_batch.stages.scoring import score_predictions
+
+    result = {"schema_version": SCHEMA_VERSION} | score_predictions(predictions, options, report.note)
+    if json_file is not None:
+        folder, _, name = absolute_url(json_file).rpartition("/")
+        Folder(folder).replace(name, to_json(result, json_file))
+    elif result["stage"] is not None:
+        name = f"results/score-{result['stage']}-{result['metrics']['protocol']}.json"
+        Folder(predictions).replace(name, to_json(result, name))
+    return result

@@ -122,6 +122,7 @@ def test_flags_in_running_text_exist(page: Path) -> None:
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     known = {f"--{name.replace('_', '-')}" for name in SegmentSettings.model_fields}
     known |= {f"--no-{name.replace('_', '-')}" for name in SegmentSettings.model_fields}
+    known |= {name for option in cli._score_command().params for name in (*option.opts, *option.secondary_opts)}
     known |= {"--preset", "--config", "--print-config", "--debug", "--help", "--version"}
     of_others = {
         "--gpus",  # docker run

@@ -51,7 +51,7 @@ def load_truth(uri: str, limits: ImageLimits, size: tuple[int, int]) -> NDArray[
         TruthError: not found, not readable, of another size, or not a mask of two values.
         StorageError: the storage did not answer; the read may be repeated.
     """
-    return _foreground(*_read(uri, limits, size, _first_channel), uri)
+    return _foreground(*_read(uri, limits, size, first_channel), uri)
 
 
 def central_square(size: tuple[int, int]) -> tuple[slice, slice]:
@@ -86,7 +86,7 @@ def load_labels(
         TruthError: not found, not readable, of another size, in colours, or with an id out of range.
         StorageError: the storage did not answer; the read may be repeated.
     """
-    values, form = _read(uri, limits, size, _ids)
+    values, form = _read(uri, limits, size, class_ids)
     present = np.flatnonzero(np.bincount(values.ravel())) if values.itemsize == 1 else np.unique(values)
     wrong = present[((present < 0) | (present >= classes)) & (present != (-1 if ignore is None else ignore))]
     if wrong.size:
@@ -119,7 +119,7 @@ def _read(uri: str, limits: ImageLimits, size: tuple[int, int], read: _Reader) -
     return values, form
 
 
-def _ids(image: ImageFile.ImageFile) -> tuple[NDArray[Any], str]:
+def class_ids(image: ImageFile.ImageFile) -> tuple[NDArray[Any], str]:
     """Class ids ``(H, W)``: never colours, of which several could mean the same."""
     if image.mode in ("P", "PA"):
         return np.asarray(image if image.mode == "P" else image.getchannel("P")), "palette indices"
@@ -135,7 +135,7 @@ def _ids(image: ImageFile.ImageFile) -> tuple[NDArray[Any], str]:
     )
 
 
-def _first_channel(image: ImageFile.ImageFile) -> tuple[NDArray[Any], str]:
+def first_channel(image: ImageFile.ImageFile) -> tuple[NDArray[Any], str]:
     """Values ``(H, W)`` that say what is object, and what they are, for messages."""
     if image.mode in ("P", "PA"):
         indices = np.asarray(image if image.mode == "P" else image.getchannel("P"))

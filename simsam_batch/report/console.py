@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, Protocol
 
@@ -67,7 +67,9 @@ class JsonLines:
 
     def finish(self, result: dict[str, Any], where: str) -> None:
         if not self._quiet:
-            self._write("done", where=where, **{k: result[k] for k in ("images", "ok", "failed", "metrics", "seconds")})
+            metrics = {name: value for name, value in result["metrics"].items() if name != "curve"}
+            counts = {name: result[name] for name in ("images", "ok", "failed", "seconds")}
+            self._write("done", where=where, **counts, metrics=metrics)
 
 
 class Text:
@@ -133,8 +135,8 @@ class Text:
         rate = result["images_per_second"]
         speed = "" if rate is None else f", {rate:.2f} images/s"
         self._line(f"{_count(result['ok'], 'image')} done, {result['failed']} failed{speed}")
-        for name, value in result["metrics"].items():
-            self._line(f"  {name:22} {value:.4f}" if isinstance(value, float) else f"  {name:22} {value}")
+        for line in metric_lines(result["metrics"]):
+            self._line(line)
         self._line(f"results: {where}")
 
     def close(self) -> None:
@@ -144,6 +146,30 @@ class Text:
 
 def _count(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def metric_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """Scores for people, one a line: a mean with its interval, a table of classes below its name; no curves."""
+    lines = []
+    for name, value in metrics.items():
+        if name == "curve" or name.endswith("_ci"):
+            continue
+        shown = _number(value)
+        if (interval := metrics.get(f"{name}_ci")) is not None:
+            shown += f"  95 %: {_number(interval[0])} to {_number(interval[1])}"
+        if isinstance(value, Mapping):
+            lines += [f"  {name}", *(f"    {key:20} {_number(inner)}" for key, inner in value.items())]
+        elif isinstance(value, list):
+            lines += [f"  {name}", *(f"    {number:<20} {_number(inner)}" for number, inner in enumerate(value))]
+        else:
+            lines.append(f"  {name:22} {shown}")
+    return lines
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 @contextmanager

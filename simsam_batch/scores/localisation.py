@@ -67,4 +67,4 @@ class LocalisationScores:
             return counts if s["images_without_annotation"] else {}
         share = correct / images
         bins = {str(STEPS): correct, "0": images - correct}
-        return {"protocol": "dsm-corloc", "corloc": share, "corloc_ci": interval_of_mean(bins, share), **counts}
+        return {"protocol": "corloc", "corloc": share, "corloc_ci": interval_of_mean(bins, share), **counts}

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from simsam_batch.scores.bootstrap import bin_of, interval_of_mean, merge_bins
+
 LEVELS = 256
 """Soft maps are compared with thresholds t/255, t = 0..255."""
 
@@ -90,6 +92,23 @@ def overlap_counts(prediction: NDArray[np.bool_], truth: TruthCounts) -> Overlap
     return OverlapCounts(intersection=both, union=either, correct=pixels - either + both, pixels=pixels)
 
 
+def mask_overlap(prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) -> OverlapCounts:
+    """Count the pixels on which two masks of pixels agree; what `overlap_counts` gives, without sums over cells.
+
+    Args:
+        prediction: (H, W), True on the object.
+        truth: of the same size.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if prediction.shape != truth.shape:
+        raise ValueError(f"the prediction is {prediction.shape}, the truth {truth.shape}")
+    both = int(np.count_nonzero(prediction & truth))
+    either = int(np.count_nonzero(prediction)) + int(np.count_nonzero(truth)) - both
+    return OverlapCounts(both, either, correct=truth.size - either + both, pixels=truth.size)
+
+
 def iou(counts: OverlapCounts) -> float:
     """Return the foreground's intersection over union; 0 where both masks are empty (Deep Spectral Methods' code)."""
     return counts.intersection / counts.union if counts.union else 0.0
@@ -156,10 +175,15 @@ def f_beta(
     return value
 
 
+_CURVES = ("precision_sum", "recall_sum")
+_BINS = ("iou_bins", "accuracy_bins")
+
+
 class ObjectScores:
     """The fold of object masks over a set: a state for each image, merged by addition.
 
-    States are plain JSON values: integers of any size, and lists of 256 floats for the two curves.
+    States are plain JSON values: integers of any size, sums of floats, histograms of the two scores that have an
+    interval, and lists of 256 floats for the two curves, which images with a soft map add to.
     """
 
     def zero(self) -> dict[str, Any]:
@@ -172,14 +196,16 @@ class ObjectScores:
             "pixels": 0,
             "iou_sum": 0.0,
             "accuracy_sum": 0.0,
+            "iou_bins": {},
+            "accuracy_bins": {},
+            "soft_maps": 0,
             "precision_sum": [0.0] * LEVELS,
             "recall_sum": [0.0] * LEVELS,
         }
 
-    def of_image(self, counts: OverlapCounts, histograms: NDArray[np.int64]) -> dict[str, Any]:
-        """Return the state of one image, from its `overlap_counts` and `threshold_histograms`."""
-        precision, recall = precision_recall(histograms)
-        return {
+    def of_image(self, counts: OverlapCounts, histograms: NDArray[np.int64] | None = None) -> dict[str, Any]:
+        """Return the state of one image, from its overlap and, if it has a soft map, its `threshold_histograms`."""
+        state = self.zero() | {
             "images_scored": 1,
             "intersection": counts.intersection,
             "union": counts.union,
@@ -187,35 +213,55 @@ class ObjectScores:
             "pixels": counts.pixels,
             "iou_sum": iou(counts),
             "accuracy_sum": accuracy(counts),
-            "precision_sum": precision.tolist(),
-            "recall_sum": recall.tolist(),
+            "iou_bins": bin_of(iou(counts)),
+            "accuracy_bins": bin_of(accuracy(counts)),
         }
+        if histograms is not None:
+            precision, recall = precision_recall(histograms)
+            state |= {"soft_maps": 1, "precision_sum": precision.tolist(), "recall_sum": recall.tolist()}
+        return state
 
     def merge(self, a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
         """Add two states. Counts are exact in any order; sums of floats repeat if the order does."""
-        curves = ("precision_sum", "recall_sum")
-        merged = {name: a[name] + b[name] for name in a if name not in curves}
-        return merged | {name: [x + y for x, y in zip(a[name], b[name], strict=True)] for name in curves}
+        merged = {name: a[name] + b[name] for name in a if name not in _CURVES + _BINS}
+        merged |= {name: merge_bins(a[name], b[name]) for name in _BINS}
+        if not b["soft_maps"]:
+            return merged | {name: a[name] for name in _CURVES}
+        return merged | {name: [x + y for x, y in zip(a[name], b[name], strict=True)] for name in _CURVES}
 
     def result(self, s: dict[str, Any]) -> dict[str, Any]:
         """Return the scores of the set; nothing if no image had a truth.
 
         ``iou_per_image_mean`` and ``accuracy`` are means over images (what the literature on unsupervised object
-        segmentation calls mIoU and Acc), the ``_pooled`` ones are ratios of sums over all pixels. ``f_beta_max`` is
-        the best F-beta of the precision and recall curves averaged over images, at ``f_beta_threshold`` in 0..1.
+        segmentation calls mIoU and Acc) with their intervals ``_ci``, the ``_pooled`` ones are ratios of sums over all
+        pixels. ``f_beta_max`` is the best F-beta of the precision and recall ``curve`` averaged over images, at
+        ``f_beta_threshold`` in 0..1; all three only with soft maps. The curve has an entry for each threshold t/255,
+        t = 0..255, rounded to four digits.
         """
         images = s["images_scored"]
         if images == 0:
             return {}
-        curve = f_beta(np.array(s["precision_sum"]) / images, np.array(s["recall_sum"]) / images)
-        best = int(curve.argmax())
         pooled = OverlapCounts(s["intersection"], s["union"], s["correct"], s["pixels"])
-        return {
+        scores = {
+            "protocol": "dsm-object",
             "iou_per_image_mean": s["iou_sum"] / images,
+            "iou_per_image_mean_ci": interval_of_mean(s["iou_bins"], s["iou_sum"] / images),
             "iou_pooled": iou(pooled),
             "accuracy": s["accuracy_sum"] / images,
+            "accuracy_ci": interval_of_mean(s["accuracy_bins"], s["accuracy_sum"] / images),
             "accuracy_pooled": accuracy(pooled),
-            "f_beta_max": float(curve[best]),
-            "f_beta_threshold": best / (LEVELS - 1),
             "images_scored": images,
         }
+        return scores | _curve(s) if s["soft_maps"] else scores
+
+
+def _curve(s: dict[str, Any]) -> dict[str, Any]:
+    """The averaged precision and recall of a state with soft maps, and their best F-beta."""
+    curves = {name.removesuffix("_sum"): np.array(s[name]) / s["soft_maps"] for name in _CURVES}
+    values = f_beta(**curves)
+    best = int(values.argmax())
+    return {
+        "f_beta_max": float(values[best]),
+        "f_beta_threshold": best / (LEVELS - 1),
+        "curve": {name: values.round(4).tolist() for name, values in curves.items()},
+    }

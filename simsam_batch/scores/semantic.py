@@ -11,14 +11,6 @@ from numpy.typing import NDArray
 from simsam_batch.scores.confusion import confusion
 from simsam_batch.scores.matching import UNMATCHED, Matching, hungarian, iou_table, majority, rename
 
-VOC_CLASSES = (
-    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
-    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
-)
-"""The 21 labels of PASCAL VOC by their value; 255 marks what is not scored."""
-
-VOC_IGNORE = 255
-
 FITTED_ON_ITSELF = "the scored images themselves"
 
 

@@ -1,0 +1,69 @@
+"""Boxes joined to images by name, from VOC's XML files or COCO's instances file."""
+
+from __future__ import annotations
+
+import posixpath
+from typing import TYPE_CHECKING
+
+from simsam_batch.catalog.datasets import coco, voc
+from simsam_batch.catalog.facts import BOXES_COLUMN
+from simsam_batch.catalog.records import quoted
+from simsam_batch.errors import SettingsError
+from simsam_batch.storage import Folder, ObjectNotFound, absolute_url, read_url, redact
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_XML = ".xml"
+
+
+def with_annotations(table: pa.Table, url: str, notes: list[str]) -> pa.Table:
+    """The records with `BOXES_COLUMN`, by the path without its suffix: null for images without an annotation.
+
+    Args:
+        table: a catalog's.
+        url: of a folder of XML files, or of a ``.json`` file.
+        notes: what people should know is added here.
+
+    Raises:
+        SettingsError: nothing there, it cannot be read, or nothing in it belongs to any of the images.
+        StorageError: the storage did not answer.
+    """
+    import pyarrow as pa
+
+    boxes = _of_coco(url) if url.lower().endswith(".json") else _of_voc(url)
+    stems = [posixpath.splitext(name)[0] for name in table["image_id"].to_pylist()]
+    column = [boxes.get(stem) for stem in stems]
+    without = [stem for stem, held in zip(stems, column, strict=True) if held is None]
+    if len(without) == len(stems):
+        shown = f"such as {min(boxes)!r}" if boxes else "and there are none"
+        raise SettingsError(
+            f"boxes: no annotation of {redact(url)} ({shown}) has the sub-folder and stem of any image "
+            f"(such as {stems[0]!r})"
+        )
+    if without:
+        notes.append(f"{len(without)} of {len(stems)} images have no annotation: {quoted(without[:5], len(without))}")
+    if extra := sorted(boxes.keys() - stems):
+        notes.append(f"{len(extra)} annotations belong to no image: {quoted(extra[:5], len(extra))}")
+    return table.append_column(BOXES_COLUMN, pa.array(column, pa.list_(pa.list_(pa.float64()))))
+
+
+def _of_coco(url: str) -> dict[str, list[list[float]]]:
+    try:
+        return coco.boxes_of(read_url(url))
+    except (ObjectNotFound, ValueError, KeyError, TypeError) as error:
+        raise SettingsError(f"boxes: {redact(url)} is not COCO's: {type(error).__name__}: {error}") from error
+
+
+def _of_voc(url: str) -> dict[str, list[list[float]]]:
+    folder = Folder(absolute_url(url))
+    names = [info.name for info in folder.list() if info.name.lower().endswith(_XML)]
+    if not names:
+        raise SettingsError(f"boxes: {folder.url} has no XML file in it; give VOC's Annotations, or COCO's .json file")
+    boxes = {}
+    for name, content in zip(names, folder.read_many(names), strict=True):
+        try:
+            boxes[name[: -len(_XML)]] = voc.boxes_of(content)
+        except ValueError as error:
+            raise SettingsError(f"boxes: {folder.url}/{name}: {error}") from error
+    return boxes

@@ -1,0 +1,173 @@
+"""Predictions to be scored: the rows of a finished run, or a folder of image files that any tool wrote."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from simsam_batch import images
+from simsam_batch.catalog.facts import BOXES_COLUMN
+from simsam_batch.catalog.folders import is_image, listed_files
+from simsam_batch.catalog.records import records_table
+from simsam_batch.errors import ImageError, SettingsError
+from simsam_batch.runs.plan import Plan, load_plan
+from simsam_batch.storage import Folder, absolute_url, redact
+
+Kind = Literal["object", "semantic"]
+
+_ROWS_AT_ONCE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class RunPredictions:
+    """The published rows of one stage of a run.
+
+    Attributes:
+        out: the run's folder.
+        parts: names of the Parquet files, in order.
+        records: a catalog's table, one row for each image in the order of the rows.
+        kind: whether the stage makes object masks or label maps.
+        about: ``settings`` and ``resolved`` of the stage.
+        source: where the run's images and truth came from.
+    """
+
+    out: Folder
+    parts: tuple[str, ...]
+    records: pa.Table
+    kind: Kind
+    about: dict[str, Any]
+    source: dict[str, Any]
+
+    def items(self) -> Iterator[Mapping[str, Any]]:
+        """What `load` needs of each image, in order; memory holds a few hundred rows."""
+        column = "mask_rle" if self.kind == "object" else "segments"
+        for part in self.parts:
+            with self.out.open(part) as file:
+                columns = ["image_id", "status", "width", "height", column]
+                for batch in pq.ParquetFile(file).iter_batches(_ROWS_AT_ONCE, columns=columns):
+                    yield from batch.to_pylist()
+
+    def load(self, row: Mapping[str, Any]) -> NDArray[Any] | None:
+        """The mask or label map of a row, (height, width); None for a failed image."""
+        if row["status"] != "ok":
+            return None
+        if self.kind == "object":
+            return np.ascontiguousarray(_decoded(row["mask_rle"]).view(np.bool_))
+        labels = np.zeros((row["height"], row["width"]), dtype=np.int32)
+        for segment in row["segments"]:
+            labels[_decoded(segment["mask_rle"]).view(np.bool_)] = segment["label"]
+        return labels
+
+    def most_clusters(self) -> int:
+        """The highest label in any row."""
+        import pyarrow.compute as pc
+
+        highest = 0
+        for part in self.parts:
+            with self.out.open(part) as file:
+                column = pq.read_table(file, columns=["labels"])["labels"]
+            highest = max(highest, pc.max(pc.list_flatten(column)).as_py() or 0)
+        return highest
+
+
+def _decoded(encoded: Mapping[str, Any]) -> NDArray[np.uint8]:
+    from pycocotools import mask as coco
+
+    found: NDArray[np.uint8] = coco.decode({"size": encoded["size"], "counts": encoded["counts"].encode("ascii")})
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class FilePredictions:
+    """A folder of masks or label maps; attributes as in `RunPredictions`."""
+
+    records: pa.Table
+    kind: Kind
+
+    def items(self) -> Iterator[Mapping[str, Any]]:
+        """What `load` needs of each image, in order."""
+        for batch in self.records.select(["image_id", "uri"]).to_batches(_ROWS_AT_ONCE):
+            yield from batch.to_pylist()
+
+    def load(self, row: Mapping[str, Any]) -> NDArray[Any]:
+        """The mask or label map in a file, at the size it has.
+
+        Raises:
+            SettingsError: it cannot be used; the message names it.
+        """
+        read = images.load_mask if self.kind == "object" else images.load_label_map
+        try:
+            return read(row["uri"], images.ImageLimits())
+        except ImageError as error:
+            raise SettingsError(f"prediction {redact(row['uri'])}: {error}") from error
+
+
+Predictions = RunPredictions | FilePredictions
+
+
+def open_predictions(url: str, stage: str, kind: Kind | None, truth: str | None) -> Predictions:
+    """The predictions at a URL: of a run if there is a ``run.json``, else of a folder of image files.
+
+    Args:
+        url: of either.
+        stage: whose results of a run.
+        kind: None for what the stage makes, and object masks in a folder.
+        truth: where the truth is; if that is a sub-folder of ``url``, its files are no predictions.
+
+    Raises:
+        SettingsError: nothing there, a run without results of that stage, or results of another kind.
+    """
+    out = Folder(absolute_url(url))
+    plan = load_plan(out)
+    if plan is None:
+        return FilePredictions(_files(url, truth), kind or "object")
+    parts = tuple(info.name for info in out.list(f"results/{stage}") if info.name.endswith(".parquet"))
+    if not parts:
+        raise SettingsError(
+            f"{out.url} is a run without results/{stage}. To mend it: finish it with the command that began it, or "
+            "name another --stage"
+        )
+    with out.open(parts[0]) as file:
+        schema = pq.read_schema(file)
+    made: dict[str, Kind] = {"mask_rle": "object", "segments": "semantic"}
+    found = next((made[name] for name in schema.names if name in made), None)
+    if found is None or (kind is not None and kind != found):
+        raise SettingsError(
+            f"the stage {stage} of {out.url} has "
+            + (f"{found} predictions, not {kind} ones" if found else "neither masks nor label maps to score")
+        )
+    about = {
+        name.decode(): json.loads(text)
+        for name, text in (schema.metadata or {}).items()
+        if name in (b"settings", b"resolved")
+    }
+    return RunPredictions(out, parts, _image_records(plan), found, about, plan.source)
+
+
+def _files(url: str, truth: str | None) -> pa.Table:
+    here, there = absolute_url(url).rstrip("/"), absolute_url(truth).rstrip("/") if truth else ""
+    inside = there.removeprefix(here + "/") if there.startswith(here + "/") else None
+    if here == there:
+        raise SettingsError(f"truth: {redact(url)} would be compared with itself; give the folder of the truth")
+    found, _ = listed_files("IMAGES", url, is_image, inside)
+    if not found.num_rows:
+        raise SettingsError(f"{redact(url)} is neither a run nor a folder with image files in it")
+    return records_table({"image_id": found["name"], "uri": found["uri"]})
+
+
+def _image_records(plan: Plan) -> pa.Table:
+    """The images of a run in the order of its rows, with the truth it was planned with."""
+    names = ["image_id", "uri", "truth_uri"]
+    tables = [plan.shard(number).records for number in range(plan.shards)]
+    rows = pa.concat_tables(
+        [table.select([n for n in (*names, BOXES_COLUMN) if n in table.column_names]) for table in tables]
+    )
+    boxes = {BOXES_COLUMN: rows[BOXES_COLUMN]} if BOXES_COLUMN in rows.column_names else {}
+    return records_table({name: rows[name] for name in names}, boxes)
