@@ -89,15 +89,15 @@ def semantic(images: str, out: str, settings: SemanticSettings, report: Reporter
         StorageError: IMAGES cannot be listed or OUT cannot be written.
         RunError: workers cannot be kept alive, or shards could not be committed.
     """
+    from simsam_batch.catalog import facts_of
     from simsam_batch.engines.torchrun import TorchrunEngine
     from simsam_batch.images import check_resize, parse_resize
     from simsam_batch.stages.backbone import resolve_backbone
     from simsam_batch.stages.clusters import fit_clusters
     from simsam_batch.stages.regions import RegionsStage, check_crop_size
-    from simsam_batch.stages.semantic import SemanticStage, read_class_names
+    from simsam_batch.stages.semantic import SemanticStage, truth_of
 
     resize = parse_resize(settings.resize)
-    names = read_class_names(settings.class_names)
     settings = _with_absolute_weights(settings)
     folder = Folder(absolute_url(out))
     with closing(make_engine(settings)) as engine:
@@ -108,11 +108,12 @@ def semantic(images: str, out: str, settings: SemanticSettings, report: Reporter
         check_resize(resize, resolved["patch"])
         check_crop_size(settings, resolved)
         plan = open_plan(images, folder, settings, report)
+        truth = truth_of(settings, facts_of(plan.source))
         regions = RegionsStage(settings, resolved)
         of_regions = _run_stage(folder, plan, regions, engine, settings, report, _note_nothing)
         report.note(f"{of_regions['metrics']['regions']} regions are clustered")
         fitted = fit_clusters(folder, settings, of_regions["content_digest"])
-        stage = SemanticStage.after(settings, folder, of_regions["content_digest"], fitted, names)
+        stage = SemanticStage.after(settings, folder, of_regions["content_digest"], fitted, truth)
         return _run_stage(folder, plan, stage, engine, settings, report, _note_nothing)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from simsam_batch.stages.segment import RLE
 from simsam_batch.storage import Folder, ObjectNotFound, read_url, redact
 
 if TYPE_CHECKING:
+    from simsam_batch.catalog.facts import DatasetFacts
     from simsam_batch.stages.clusters import FittedClusters
     from simsam_batch.stages.semantic_worker import SemanticWorker
 
@@ -92,7 +93,7 @@ class SemanticStage:
 
     Attributes:
         resolved: ``regions``, the digest of what the stage reads; ``codebooks``, name and sha256 of each repeat's;
-            ``classes``, the names of the truth's classes from id 0.
+            ``truth``, see `truth_of`.
         out: the run's folder, which holds the regions and the codebooks.
     """
 
@@ -103,11 +104,11 @@ class SemanticStage:
 
     @classmethod
     def after(
-        cls, options: SemanticSettings, out: Folder, regions: str, fitted: FittedClusters, classes: Sequence[str]
+        cls, options: SemanticSettings, out: Folder, regions: str, fitted: FittedClusters, truth: dict[str, Any] | None
     ) -> SemanticStage:
         """The stage that reads those regions, named by their content digest, and those clusters."""
         files = [list(file) for file in fitted.files]
-        return cls(options, {"regions": regions, "codebooks": files, "classes": list(classes), **fitted.facts}, out)
+        return cls(options, {"regions": regions, "codebooks": files, "truth": truth, **fitted.facts}, out)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -125,12 +126,13 @@ class SemanticStage:
     @cached_property
     def fold(self) -> SemanticFold:
         """Merges confusions."""
-        options = self.options
+        truth = self.resolved["truth"] or {"classes": [], "ignore_label": None, "protocol": "semantic"}
         scores = SemanticScores(
-            self.resolved["classes"],
-            predicted=options.clusters + 1,
-            ignore=None if options.ignore_label < 0 else options.ignore_label,
-            matching=options.matching,
+            truth["classes"],
+            predicted=self.options.clusters + 1,
+            ignore=truth["ignore_label"],
+            matching=self.options.matching,
+            protocol=truth["protocol"],
         )
         return SemanticFold(scores, len(self.resolved["codebooks"]))
 
@@ -141,16 +143,39 @@ class SemanticStage:
         return SemanticWorker(self, beat)
 
 
-def read_class_names(url: str | None) -> tuple[str, ...]:
-    """The lines of a text file, the name of class 0 first; without a file ids from 0 to 255 as names.
+def truth_of(options: SemanticSettings, facts: DatasetFacts | None) -> dict[str, Any] | None:
+    """How the truth is to be read: ``classes`` (names by id), ``ignore_label``, ``protocol``; None for no class ids.
+
+    A dataset by name knows all of it; otherwise the settings say it, and unnamed classes are called by their ids.
 
     Raises:
-        SettingsError: there is no such file, or it is no text.
+        SettingsError: the file of class names cannot be read.
     """
-    if url is None:
-        return tuple(map(str, range(_UNNAMED_CLASSES)))
+    if facts is not None and facts.kind != "semantic":
+        return None
+    ignore = None if options.ignore_label < 0 else options.ignore_label
+    classes, protocol = tuple(map(str, range(_UNNAMED_CLASSES))), "semantic"
+    if facts is not None:
+        classes, protocol = facts.classes, facts.protocol
+        ignore = facts.ignore_label if ignore is None else ignore
+    if options.class_names is not None:
+        classes = read_class_names(options.class_names)
+    return {"classes": list(classes), "ignore_label": ignore, "protocol": protocol}
+
+
+def read_class_names(url: str) -> tuple[str, ...]:
+    """The lines of a text file, the name of class 0 first.
+
+    Raises:
+        SettingsError: there is no such file, it is no text, or it holds a name twice or none.
+    """
     try:
         text = read_url(url).decode("utf-8")
     except (ObjectNotFound, UnicodeDecodeError) as error:
         raise SettingsError(f"class_names: {redact(url)} cannot be read as text: {error}") from error
-    return tuple(line.strip() for line in text.splitlines() if line.strip())
+    names = tuple(line.strip() for line in text.splitlines() if line.strip())
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated or not names:
+        fault = f"holds {', '.join(repeated)} more than once" if repeated else "holds no name"
+        raise SettingsError(f"class_names: {redact(url)} {fault}; one name a line is needed, that of id 0 first")
+    return names

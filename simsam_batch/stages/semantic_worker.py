@@ -97,13 +97,17 @@ class SemanticWorker:
         rgb = None
         if options.refine != "none":
             rgb = images.decode(images.fetch(record["uri"], self._limits), self._limits).rgb
-        if record["truth_uri"] is None:
+        truth_is = self._stage.resolved["truth"]
+        if record["truth_uri"] is None or truth_is is None:
             return _Loaded(None, None, rgb)
         size = found["height"], found["width"]
-        ignore = None if options.ignore_label < 0 else options.ignore_label
         try:
             truth = images.load_labels(
-                record["truth_uri"], self._limits, size, classes=len(self._stage.resolved["classes"]), ignore=ignore
+                record["truth_uri"],
+                self._limits,
+                size,
+                classes=len(truth_is["classes"]),
+                ignore=truth_is["ignore_label"],
             )
         except images.TruthError as error:
             return _Loaded(None, str(error), rgb)
