@@ -40,17 +40,19 @@ def confusion(
     _require_range(ids, predicted, "prediction")
     # Truth beyond the classes is counted in a column of its own; it must be the pixels that are ignored.
     columns = true + 1
-    joint = np.min_scalar_type(max(predicted * columns - 1, 0))
+    # Read without their sign, negative values lie beyond the classes too.
+    unsigned = classes.view(classes.dtype.str.replace("i", "u"))
+    beyond_all = min(true, np.iinfo(unsigned.dtype).max)
+    joint = np.min_scalar_type(predicted * columns)
     counts = np.zeros(predicted * columns, dtype=np.int64)
     for start in range(0, ids.size, _PIXELS_AT_ONCE):
         part = slice(start, start + _PIXELS_AT_ONCE)
         pairs = np.multiply(ids[part], columns, dtype=joint, casting="unsafe")
-        pairs += np.minimum(classes[part], true).astype(joint, copy=False)
+        pairs += np.minimum(unsigned[part], beyond_all).astype(joint, copy=False)
         counts += np.bincount(pairs, minlength=counts.size)
     table = counts.reshape(predicted, columns)
     beyond = int(table[:, true].sum())
-    negative = classes.dtype.kind == "i" and bool(classes.size) and int(classes.min()) < 0
-    if negative or (beyond and (ignore is None or beyond != np.count_nonzero(classes == ignore))):
+    if beyond and (ignore is None or beyond != np.count_nonzero(classes == ignore)):
         _require_range(classes if ignore is None else classes[classes != ignore], true, "truth")
     table = np.ascontiguousarray(table[:, :true])
     if ignore is not None and 0 <= ignore < true:

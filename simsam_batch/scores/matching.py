@@ -61,14 +61,15 @@ def majority(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 
     Source: evaluation of Deep Spectral Methods, there for other numbers of clusters than of classes.
     """
-    if not counts.shape[1]:
-        return np.full(len(counts), UNMATCHED, dtype=np.int64)
-    return _without_overlap_unmatched(iou_table(counts).argmax(axis=1).astype(np.int64), counts)
+    best = iou_table(counts).argmax(axis=1) if counts.shape[1] else np.full(len(counts), UNMATCHED)
+    return _without_overlap_unmatched(best.astype(np.int64), counts)
 
 
 def _without_overlap_unmatched(matched: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    shared = (matched != UNMATCHED) & (np.take_along_axis(counts, np.maximum(matched, 0)[:, None], axis=1)[:, 0] > 0)
-    return np.where(shared, matched, UNMATCHED)
+    for cluster in np.flatnonzero(matched != UNMATCHED):
+        if counts[cluster, matched[cluster]] == 0:
+            matched[cluster] = UNMATCHED
+    return matched
 
 
 def rename(counts: NDArray[np.int64], matched: NDArray[np.int64], classes: int) -> NDArray[np.int64]:

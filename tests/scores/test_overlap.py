@@ -18,6 +18,7 @@ from simsam_batch.scores.overlap import (
     count_truth,
     f_beta,
     iou,
+    mask_overlap,
     overlap_counts,
     precision_recall,
     threshold_histograms,
@@ -58,6 +59,8 @@ def test_masks_of_other_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="the truth"):
         threshold_histograms(np.zeros((4, 4)), count_truth(TRUTH[:2]))
     with pytest.raises(ValueError, match="the truth"):
+        mask_overlap(TRUTH, TRUTH[:2])
+    with pytest.raises(ValueError, match="the truth"):
         count_truth(TRUTH, (np.zeros(3, dtype=int), np.zeros(4, dtype=int)), (1, 1))
 
 
@@ -97,6 +100,7 @@ def test_scores_agree_with_scikit_learn(seed: int, density: float, height: int, 
     rng = np.random.default_rng(seed)
     prediction, truth = rng.random((2, height, width)) < density
     counts = overlap_counts(prediction, count_truth(truth))
+    assert mask_overlap(prediction, truth) == counts
     assert iou(counts) == pytest.approx(jaccard_score(truth.ravel(), prediction.ravel(), zero_division=0))
 
     soft = rng.random((height, width))
@@ -153,6 +157,25 @@ def test_a_set_of_three_images_by_hand() -> None:
     # At t = 0 everything is object: precision 4/16, 2/4, 1/4 (mean 1/3), recall 1: F = 1.3 / 3 / 1.1 = .394.
     assert result["f_beta_max"] == pytest.approx(7 / 12)
     assert result["f_beta_threshold"] == 1 / 255
+    assert result["protocol"] == "dsm-object"
+    assert result["curve"]["precision"] == [0.3333] + 255 * [0.5833]
+    assert result["curve"]["recall"] == [1.0] + 255 * [0.5833]
+    for name in ("iou_per_image_mean", "accuracy"):
+        low, high = result[f"{name}_ci"]
+        assert 0 <= low < result[name] < high <= 1
+
+
+def test_masks_without_soft_maps_have_no_curve_and_do_not_thin_that_of_others() -> None:
+    fold = ObjectScores()
+    hard = fold.of_image(mask_overlap(PREDICTION, TRUTH))
+    alone = fold.result(fold.merge(hard, hard))
+    assert alone["iou_per_image_mean"] == 3 / 5
+    assert alone["iou_per_image_mean_ci"] == [3 / 5, 3 / 5]
+    assert not {"curve", "f_beta_max", "f_beta_threshold"} & alone.keys()
+    soft = state_of(PREDICTION, TRUTH)
+    mixed, other = fold.result(fold.merge(hard, soft)), fold.result(fold.merge(soft, hard))
+    assert mixed["images_scored"] == 2
+    assert mixed["curve"] == other["curve"] == fold.result(soft)["curve"]
 
 
 def test_nothing_scored_is_no_result() -> None:
@@ -177,7 +200,7 @@ def test_merging_is_associative_and_zero_changes_nothing(seeds: list[int]) -> No
     fold = ObjectScores()
     a, b, c = (state_of(*(np.random.default_rng(seed).random((2, 5, 7)) < 0.5)) for seed in seeds)
     left, right = fold.merge(fold.merge(a, b), c), fold.merge(a, fold.merge(b, c))
-    for name in ("images_scored", "intersection", "union", "correct", "pixels"):
+    for name in ("images_scored", "intersection", "union", "correct", "pixels", "iou_bins", "accuracy_bins"):
         assert left[name] == right[name]
     for name in ("iou_sum", "accuracy_sum", "precision_sum", "recall_sum"):
         assert left[name] == pytest.approx(right[name], rel=1e-14)
