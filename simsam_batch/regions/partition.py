@@ -66,9 +66,8 @@ def partition(
     points = features
     if points is None:
         meaningless = degenerate(values, vectors)
-        wanted = torch.where(meaningless, wanted.clamp(max=1), wanted)
         points = vectors[:, 1:].mT if vectors.shape[1] > 1 else vectors.mT
-        # One cluster asks nothing of its points: whatever a degenerate graph has for vectors is left unread.
+        # Whatever a degenerate graph has for vectors: points that are all the same make one region.
         points = points[:, :, :vectors_used].masked_fill(meaningless[:, None, None], 0.0)
     if valid is None:
         valid = torch.ones(points.shape[:2], dtype=torch.bool, device=points.device)

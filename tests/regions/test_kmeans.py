@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans as ReferenceKMeans
 from torch import Tensor
 
-from simsam_batch.regions.kmeans import KMeans, _lloyd, kmeans
+from simsam_batch.regions import kmeans as module
+from simsam_batch.regions.kmeans import KMeans, _lloyd, _refill, _to_fixed_point, kmeans
 
 
 @pytest.fixture(autouse=True)
@@ -124,6 +125,61 @@ def test_a_cluster_that_loses_its_points_goes_on_from_the_farthest() -> None:
     # 1: the mean 4100/3 = 1367; the second centre goes to the farthest point, 4000. 2: {0, 100} and {4000}: means 50
     # and 4000; the third goes to a point farthest from 50, to the first: 0. 3: {100}, {4000}, {0}. 4: nothing moves.
     assert rounds.item() == 3
+
+
+def test_the_first_empty_cluster_of_a_restart_is_refilled_from_the_farthest_point() -> None:
+    points = torch.tensor([[[5.0, 1], [6, 1], [7, 1]]])
+    centers = torch.zeros(1, 2, 3, 1)
+    empty = torch.tensor([[[False, True, True], [False, False, False]]])
+    _refill(centers, empty, points, torch.tensor([[[1.0, 9, 4], [0, 0, 3]]]))
+    assert centers.flatten().tolist() == [0, 6, 0, 0, 0, 0]
+
+
+def test_clusters_left_empty_when_iterations_end_leave_no_gap_in_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Seeds of which only the third has points: k-means++ gives none such, so they are put in its place. The one
+    # iteration refills the first from the farthest point; the second stays empty.
+    def seeds_far_away(points: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+        far = torch.tensor([2.0**25, 2.0**26, 0.0], dtype=torch.float64)
+        return far[None, None, :, None], torch.ones(1, 1, 3, dtype=torch.bool)
+
+    monkeypatch.setattr(module, "_plus_plus", seeds_far_away)
+    points = line(0, 1, 2, 90)
+    result = kmeans(points, everywhere(points), torch.tensor([3]), [0], restarts=1, iterations=1)
+    assert result.counts.tolist() == [2]
+    assert result.labels.tolist() == [[1, 1, 1, 0]]
+    assert result.centers[0, :2].flatten().tolist() == [90.0, 1.0]
+    assert result.centers[0, 2].isnan().all()
+
+
+def test_restarts_move_as_if_each_were_alone() -> None:
+    points = torch.randint(-500, 500, (2, 80, 3), generator=torch.Generator().manual_seed(0)).double()
+    points[:, :, -1] = 1
+    centers = torch.randint(-500, 500, (2, 6, 7, 2), generator=torch.Generator().manual_seed(1)).double()
+    present = torch.ones(2, 6, 7, dtype=torch.bool)
+    moved, rounds = _lloyd(points, centers, present, 300)
+    assert len(rounds.unique()) > 3
+    for image in range(2):
+        for restart in range(6):
+            one = (slice(image, image + 1), slice(restart, restart + 1))
+            alone, own_rounds = _lloyd(points[one[0]], centers[one], present[one], 300)
+            assert torch.equal(alone, moved[one])
+            assert torch.equal(own_rounds, rounds[one])
+
+
+@pytest.mark.parametrize("shape", [(3, 50, 1), (3, 50, 14), (3, 20, 384)])
+def test_points_become_whole_numbers_in_rows_that_keep_every_sum_exact(shape: tuple[int, int, int]) -> None:
+    points = draw_points("normal", 5, shape)
+    valid = torch.rand(shape[:2], generator=torch.Generator().manual_seed(0)) < 0.7
+    whole, step = _to_fixed_point(points, valid)
+    assert torch.equal(whole, whole.round())
+    assert torch.equal(whole[:, :, -1], valid.double())
+    rows = whole[:, :, :-1]
+    # Rounding adds at most sqrt(D) / 2 to a row of 2^24.
+    assert float(rows.norm(dim=2).max()) <= 2**24 + math.sqrt(shape[2]) / 2
+    # The grid is no coarser than it must: two powers of two, above sqrt(D) and above the largest entry.
+    largest = points.masked_fill(~valid[:, :, None], 0).abs().amax(dim=(1, 2))
+    assert (step[:, 0, 0] <= largest * 2 * math.sqrt(4 * shape[2]) / 2**24).all()
+    assert (((rows * step - points) / step)[valid].abs() <= 0.5).all()
 
 
 def test_of_two_centers_at_equal_distance_the_first_gets_the_point() -> None:
