@@ -32,17 +32,18 @@ def with_annotations(table: pa.Table, url: str, notes: list[str]) -> pa.Table:
     import pyarrow as pa
 
     boxes = _of_coco(url) if url.lower().endswith(".json") else _of_voc(url)
-    stems = [posixpath.splitext(name)[0] for name in table["image_id"].to_pylist()]
+    names = table["image_id"].to_pylist()
+    stems = [posixpath.splitext(name)[0] for name in names]
     column = [boxes.get(stem) for stem in stems]
-    without = [stem for stem, held in zip(stems, column, strict=True) if held is None]
-    if len(without) == len(stems):
+    without = [name for name, held in zip(names, column, strict=True) if held is None]
+    if len(without) == len(names):
         shown = f"such as {min(boxes)!r}" if boxes else "and there are none"
         raise SettingsError(
             f"boxes: no annotation of {redact(url)} ({shown}) has the sub-folder and stem of any image "
-            f"(such as {stems[0]!r})"
+            f"(such as {names[0]!r})"
         )
     if without:
-        notes.append(f"{len(without)} of {len(stems)} images have no annotation: {quoted(without[:5], len(without))}")
+        notes.append(f"{len(without)} of {len(names)} images have no annotation: {quoted(without[:5], len(without))}")
     if extra := sorted(boxes.keys() - stems):
         notes.append(f"{len(extra)} annotations belong to no image: {quoted(extra[:5], len(extra))}")
     return table.append_column(BOXES_COLUMN, pa.array(column, pa.list_(pa.list_(pa.float64()))))

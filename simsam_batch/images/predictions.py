@@ -28,15 +28,15 @@ def load_mask(uri: str, limits: ImageLimits) -> NDArray[np.bool_]:
     with opened(fetch(uri, limits), limits) as (image, _):
         values, form = first_channel(image)
         values = oriented(values, orientation_of(image))
-    top = values.max()
-    if (top != 0 and top not in _OBJECT_VALUES) or np.count_nonzero(values) != np.count_nonzero(values == top):
+    top, lit = values.max(), np.count_nonzero(values)
+    if lit and (top not in _OBJECT_VALUES or lit != np.count_nonzero(values == top)):
         raise ImageError(
             "unsupported",
             f"its {form} run from {values.min()} to {top}, and a mask has 0 and 1 or 0 and 255 alone. To mend it: "
             "threshold a soft map before it is written; a map of class ids is scored with --kind semantic",
             "decode",
         )
-    return np.asarray(values == top) if top != 0 else np.zeros(values.shape, dtype=np.bool_)
+    return np.asarray(values != 0)
 
 
 def load_label_map(uri: str, limits: ImageLimits) -> NDArray[np.integer[Any]]:
