@@ -16,6 +16,7 @@ from pycocotools import mask as coco
 from sklearn.metrics import jaccard_score
 
 from simsam_batch.cli import run
+from simsam_batch.report.console import metric_lines
 from simsam_batch.stages.scoring import largest_box, nearest
 
 SETTINGS = ["--backbone", "descriptors", "--resize", "native", "--epochs", "1", "--k", "3", "--workers", "1", "--quiet"]
@@ -202,6 +203,42 @@ def test_label_maps_of_clusters_are_matched_and_scored(tmp_path: Path, capsys: p
     assert "iou_per_image_mean" not in found
 
 
+def test_a_semantic_run_and_its_exported_label_maps_have_the_same_scores(home: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ["semantic", str(home / "photos"), str(out), "--backbone", "descriptors", "--region-feature", "patches"]
+    arguments += [
+        "--resize",
+        "native",
+        "--clusters",
+        "2",
+        "--workers",
+        "1",
+        "--quiet",
+        "--truth",
+        str(tmp_path / "ids"),
+    ]
+    for path in (home / "truth").rglob("[0-9].png"):
+        ids = (np.asarray(Image.open(path)) > 0).astype(np.uint8)
+        ids[:3] = 9
+        target = tmp_path / "ids" / path.relative_to(home / "truth")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(ids).save(target)
+    assert run([*arguments, "--ignore-label", "9"]) == 3
+    for row in pq.read_table(out / "results" / "semantic").to_pylist():
+        if row["status"] == "ok":
+            labels = np.zeros((row["height"], row["width"]), np.uint8)
+            for segment in row["segments"]:
+                labels[coco.decode(segment["mask_rle"]) > 0] = segment["label"]
+            save((tmp_path / "maps" / row["image_id"]).parent, **{Path(row["image_id"]).stem: labels})
+    own = json.loads((out / "results" / "semantic.json").read_text())["metrics"]
+    of_run = score(out, "--stage", "semantic", into=tmp_path)["metrics"]
+    assert of_run == own
+    options = ["--kind", "semantic", "--truth", tmp_path / "ids", "--ignore-label", 9, "--classes", 256]
+    options += ["--clusters", 2, "--matching", "hungarian"]
+    assert score(tmp_path / "maps", *options, into=tmp_path)["metrics"] == own
+    assert own["ignored_pixels"] == 3 * 128 * 4
+
+
 def test_vocs_palettes_and_border_label_are_understood(tmp_path: Path) -> None:
     for folder, values in (("maps", [[0, 8, 8, 15]]), ("truth", [[0, 8, 255, 8]])):
         (tmp_path / folder).mkdir()
@@ -305,6 +342,15 @@ def test_masks_with_their_truth_in_a_sub_folder_are_told_apart(home: Path, tmp_p
     shutil.copytree(home / "truth", tmp_path / "all" / "truth")
     found = score(tmp_path / "all", "--truth", tmp_path / "all" / "truth", into=tmp_path)
     assert found["metrics"] == score(home / "masks", "--truth", home / "truth", into=tmp_path)["metrics"]
+
+
+def test_metrics_are_printed_with_their_intervals_and_without_curves() -> None:
+    metrics = {"mean": 0.5, "mean_ci": [0.4, 0.61], "curve": {"precision": 256 * [0.1]}, "images": 3, "none": None}
+    assert metric_lines(metrics) == [
+        "  mean                   0.5000  95 %: 0.4000 to 0.6100",
+        "  images                 3",
+        "  none                   -",
+    ]
 
 
 def brute_force_parts(mask: NDArray[np.bool_]) -> list[set[tuple[int, int]]]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from simsam_batch import images
 from simsam_batch.catalog.annotations import with_annotations
 from simsam_batch.catalog.datasets.voc import CLASSES as VOC_CLASSES
-from simsam_batch.catalog.facts import BOXES_COLUMN, center_crops, facts_of
+from simsam_batch.catalog.facts import BOXES_COLUMN, center_crops
 from simsam_batch.catalog.truth import with_truth
 from simsam_batch.errors import ImageError, RunError, SettingsError
 from simsam_batch.scores.localisation import LocalisationScores
@@ -46,8 +46,8 @@ class ScoreOptions:
         matching: of clusters to classes; None: ``hungarian`` for as many labels as classes, else ``majority``, which
             is upstream's rule.
         ignore_label: id in the truth that is not scored.
-        protocol: ``voc-semantic`` sets VOC's classes and ignored label; None: that of the run's dataset, else
-            ``semantic``.
+        protocol: ``semantic`` or ``voc-semantic``, which brings VOC's classes and ignored label; None: that of
+            the run, else ``semantic``.
         resize_prediction: bring predictions to the truth's size, each pixel from the nearest.
         center_crop: score the central square of each image alone; None: as the run was.
     """
@@ -193,20 +193,18 @@ def _comparison(predictions: Predictions, records: pa.Table, options: ScoreOptio
 
 
 def _semantic_scores(predictions: Predictions, options: ScoreOptions) -> SemanticScores:
-    """The fold for label maps; what the options leave open, the dataset of a run decides, then the run's stage."""
+    """The fold for label maps; what the options leave open is as the run's stage had it."""
     run = predictions if isinstance(predictions, RunPredictions) else None
-    facts = facts_of(run.source) if run else None
-    settings = run.about.get("settings", {}) if run else {}
-    protocol = options.protocol or (facts.protocol if facts and facts.kind == "semantic" else "semantic")
+    settings = run.about["settings"] if run else {}
+    as_run = (run.about["resolved"].get("truth") if run else None) or {}
+    protocol = options.protocol or as_run.get("protocol", "semantic")
     is_voc = protocol == "voc-semantic"
-    names = options.classes or (VOC_CLASSES if is_voc else ()) or (facts.classes if facts else ())
-    names = names or (run.about.get("resolved", {}).get("classes", ()) if run else ())
+    names = options.classes or as_run.get("classes") or (VOC_CLASSES if is_voc else ())
     if not names:
         raise SettingsError("classes: label maps need the classes of the truth: give --classes FILE or a number")
     ignore = options.ignore_label
     if ignore is None:
-        given = facts.ignore_label if facts else settings.get("ignore_label", -1)
-        ignore = _VOC_IGNORE if is_voc else None if given == -1 else given
+        ignore = as_run.get("ignore_label", _VOC_IGNORE if is_voc else None)
     clusters = run.most_clusters() if run and options.clusters is None else options.clusters
     labels = len(names) if clusters is None else clusters + 1
     matching = options.matching or settings.get("matching")
