@@ -51,10 +51,10 @@ def segment(images: str, out: str, settings: SegmentSettings, report: Reporter) 
     from simsam_batch.engines.torchrun import TorchrunEngine
     from simsam_batch.images import check_resize, parse_resize
     from simsam_batch.stages.backbone import resolve_backbone
-    from simsam_batch.stages.segment import check_kept_columns
+    from simsam_batch.stages.segment import SEGMENT_FIELDS, check_kept_columns
 
     resize = parse_resize(settings.resize)
-    check_kept_columns(settings.keep_columns)
+    check_kept_columns(settings.keep_columns, SEGMENT_FIELDS)
     settings = _with_absolute_weights(settings)
     folder = Folder(absolute_url(out))
     with closing(make_engine(settings)) as engine:
@@ -89,15 +89,17 @@ def semantic(images: str, out: str, settings: SemanticSettings, report: Reporter
         StorageError: IMAGES cannot be listed or OUT cannot be written.
         RunError: workers cannot be kept alive, or shards could not be committed.
     """
-    from simsam_batch.catalog import facts_of
+    from simsam_batch.catalog import center_crops, facts_of
     from simsam_batch.engines.torchrun import TorchrunEngine
     from simsam_batch.images import check_resize, parse_resize
     from simsam_batch.stages.backbone import resolve_backbone
     from simsam_batch.stages.clusters import fit_clusters
     from simsam_batch.stages.regions import RegionsStage, check_crop_size
-    from simsam_batch.stages.semantic import SemanticStage, truth_of
+    from simsam_batch.stages.segment import check_kept_columns, kept_columns
+    from simsam_batch.stages.semantic import SEMANTIC_FIELDS, SemanticStage, truth_of
 
     resize = parse_resize(settings.resize)
+    check_kept_columns(settings.keep_columns, SEMANTIC_FIELDS)
     settings = _with_absolute_weights(settings)
     folder = Folder(absolute_url(out))
     with closing(make_engine(settings)) as engine:
@@ -108,12 +110,13 @@ def semantic(images: str, out: str, settings: SemanticSettings, report: Reporter
         check_resize(resize, resolved["patch"])
         check_crop_size(settings, resolved)
         plan = open_plan(images, folder, settings, report)
-        truth = truth_of(settings, facts_of(plan.source))
+        truth = truth_of(settings, facts_of(plan.source), center_crop=center_crops(plan.source))
         regions = RegionsStage(settings, resolved)
         of_regions = _run_stage(folder, plan, regions, engine, settings, report, _note_nothing)
         report.note(f"{of_regions['metrics']['regions']} regions are clustered")
         fitted = fit_clusters(folder, settings, of_regions["content_digest"])
-        stage = SemanticStage.after(settings, folder, of_regions["content_digest"], fitted, truth)
+        kept = kept_columns(plan.shard(0).records.schema)
+        stage = SemanticStage.after(settings, folder, of_regions["content_digest"], fitted, truth, kept)
         return _run_stage(folder, plan, stage, engine, settings, report, _note_nothing)
 
 
@@ -192,6 +195,7 @@ def _runner_of_job(settings: SpectralSettings, job: str) -> Runner:
     from simsam_batch.runs.plan import load_plan
     from simsam_batch.runs.runner import RunnerFactory
     from simsam_batch.stages.regions import RegionsStage
+    from simsam_batch.stages.segment import kept_columns
     from simsam_batch.stages.semantic import SemanticStage
 
     told = json.loads(job)
@@ -210,7 +214,7 @@ def _runner_of_job(settings: SpectralSettings, job: str) -> Runner:
     elif told["stage"] == "regions":
         stage = RegionsStage(settings, told["resolved"])
     else:
-        stage = SemanticStage(settings, told["resolved"], folder)
+        stage = SemanticStage(settings, told["resolved"], folder, kept_columns(plan.shard(0).records.schema))
     return RunnerFactory(folder, plan, stage, _execute_options(settings))()
 
 

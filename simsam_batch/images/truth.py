@@ -94,7 +94,7 @@ def load_labels(
         raise TruthError(
             "not_labels",
             f"truth {uri}: its {form} hold {shown}, and class ids run from 0 to {classes - 1}. "
-            "To mend it: raise --classes, or name the id of pixels that do not count with --ignore-label",
+            "To mend it: name more classes, or the id of pixels that do not count with --ignore-label",
         )
     return values
 

@@ -139,13 +139,13 @@ class SegmentStage:
         return SegmentWorker(self, beat)
 
 
-def check_kept_columns(names: Sequence[str]) -> None:
-    """Refuse kept columns that have the name of one this stage writes.
+def check_kept_columns(names: Sequence[str], own: Sequence[pa.Field]) -> None:
+    """Refuse kept columns that have the name of one of a stage's own.
 
     Raises:
         SettingsError: naming them.
     """
-    clashing = sorted(set(names) & {field.name for field in SEGMENT_FIELDS})
+    clashing = sorted(set(names) & {field.name for field in own})
     if clashing:
         msg = f"keep_columns: {', '.join(clashing)}: the results have columns of that name; rename them in the input"
         raise SettingsError(msg)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -40,7 +40,7 @@ SEMANTIC_FIELDS = [
     pa.field("degenerate", pa.bool_()),
     pa.field("truth_error", pa.string()),
 ]
-"""Columns of a row of this stage after `ROW_FIELDS`. All null where the image failed."""
+"""Columns of a row of this stage after `ROW_FIELDS`; kept input columns follow. All null where the image failed."""
 
 _AVERAGED = ("miou_over_classes", "pixel_accuracy")
 _UNNAMED_CLASSES = 256
@@ -95,20 +95,28 @@ class SemanticStage:
         resolved: ``regions``, the digest of what the stage reads; ``codebooks``, name and sha256 of each repeat's;
             ``truth``, see `truth_of`.
         out: the run's folder, which holds the regions and the codebooks.
+        kept: the plan's further columns.
     """
 
     options: SemanticSettings
     resolved: dict[str, Any]
     out: Folder
+    kept: Sequence[pa.Field] = ()
     name: str = "semantic"
 
     @classmethod
     def after(
-        cls, options: SemanticSettings, out: Folder, regions: str, fitted: FittedClusters, truth: dict[str, Any] | None
+        cls,
+        options: SemanticSettings,
+        out: Folder,
+        regions: str,
+        fitted: FittedClusters,
+        truth: dict[str, Any] | None,
+        kept: Sequence[pa.Field],
     ) -> SemanticStage:
         """The stage that reads those regions, named by their content digest, and those clusters."""
         files = [list(file) for file in fitted.files]
-        return cls(options, {"regions": regions, "codebooks": files, "truth": truth, **fitted.facts}, out)
+        return cls(options, {"regions": regions, "codebooks": files, "truth": truth, **fitted.facts}, out, kept)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -121,7 +129,7 @@ class SemanticStage:
     @cached_property
     def schema(self) -> pa.Schema:
         """Arrow schema of the rows."""
-        return pa.schema([*ROW_FIELDS, *SEMANTIC_FIELDS])
+        return pa.schema([*ROW_FIELDS, *SEMANTIC_FIELDS, *self.kept])
 
     @cached_property
     def fold(self) -> SemanticFold:
@@ -143,8 +151,10 @@ class SemanticStage:
         return SemanticWorker(self, beat)
 
 
-def truth_of(options: SemanticSettings, facts: DatasetFacts | None) -> dict[str, Any] | None:
-    """How the truth is to be read: ``classes`` (names by id), ``ignore_label``, ``protocol``; None for no class ids.
+def truth_of(options: SemanticSettings, facts: DatasetFacts | None, *, center_crop: bool) -> dict[str, Any] | None:
+    """How the truth is to be read: ``classes`` (names by id), ``ignore_label``, ``protocol``, ``center_crop``.
+
+    None where the truth is not one of class ids.
 
     A dataset by name knows all of it; otherwise the settings say it, and unnamed classes are called by their ids.
 
@@ -160,7 +170,7 @@ def truth_of(options: SemanticSettings, facts: DatasetFacts | None) -> dict[str,
         ignore = facts.ignore_label if ignore is None else ignore
     if options.class_names is not None:
         classes = read_class_names(options.class_names)
-    return {"classes": list(classes), "ignore_label": ignore, "protocol": protocol}
+    return {"classes": list(classes), "ignore_label": ignore, "protocol": protocol, "center_crop": center_crop}
 
 
 def read_class_names(url: str) -> tuple[str, ...]:

@@ -76,12 +76,12 @@ class SemanticWorker:
 
     def _items(self, shards: Iterator[Shard]) -> Iterator[_Item]:
         for shard in shards:
-            found = self._regions(shard.number).to_pylist()
-            records = shard.records.to_pylist()
-            if [each["image_id"] for each in found] != [each["image_id"] for each in records]:
-                raise RunError(f"the regions of shard {shard.number} are not those of the plan's images")
-            for row, (record, regions) in enumerate(zip(records, found, strict=True)):
-                yield _Item(shard, row, record, regions)
+            found = {each["image_id"]: each for each in self._regions(shard.number).to_pylist()}
+            # In quarantine a shard comes as one image at a time.
+            for row, record in enumerate(shard.records.to_pylist()):
+                if record["image_id"] not in found:
+                    raise RunError(f"the regions of shard {shard.number} lack the plan's image {record['image_id']!r}")
+                yield _Item(shard, row, record, found[record["image_id"]])
 
     def _regions(self, number: int) -> pa.Table:
         if number not in self._generations:
@@ -171,14 +171,17 @@ class SemanticWorker:
         return maps
 
     def _refined(self, rgb: NDArray[np.uint8], labels: NDArray[np.int32]) -> NDArray[np.int32]:
-        from simsam_batch.regions.refine import refine
+        from simsam_batch.regions.refine import CRF, refine
 
-        return refine(rgb, labels, max_side=self._options.refine_max_side)
+        return refine(rgb, labels, CRF[self._options.refine], max_side=self._options.refine_max_side)
 
     def _score(self, full: list[NDArray[np.int32]], truth: NDArray[np.integer[Any]], state: dict[str, Any]) -> None:
-        scores = self._stage.fold.scores
+        scores, truth_is = self._stage.fold.scores, self._stage.resolved["truth"]
+        part = images.central_square(truth.shape) if truth_is["center_crop"] else (slice(None), slice(None))
         for repeat, labels in enumerate(full):
-            state["repeats"][repeat] = scores.merge(state["repeats"][repeat], scores.of_image(labels, truth))
+            state["repeats"][repeat] = scores.merge(
+                state["repeats"][repeat], scores.of_image(labels[part], truth[part])
+            )
 
     def _output(self, shard: Shard, rows: list[dict[str, Any]], state: dict[str, Any]) -> ShardOutput:
         records, schema = shard.records, self._stage.schema
