@@ -56,6 +56,7 @@ def segment(images: str, out: str, settings: SegmentSettings, report: Reporter) 
     resize = parse_resize(settings.resize)
     check_kept_columns(settings.keep_columns, SEGMENT_FIELDS)
     settings = _with_absolute_weights(settings)
+    _require_refinement(settings)
     folder = Folder(absolute_url(out))
     with closing(make_engine(settings)) as engine:
         if isinstance(engine, TorchrunEngine) and not engine.is_driver:
@@ -101,6 +102,7 @@ def semantic(images: str, out: str, settings: SemanticSettings, report: Reporter
     resize = parse_resize(settings.resize)
     check_kept_columns(settings.keep_columns, SEMANTIC_FIELDS)
     settings = _with_absolute_weights(settings)
+    _require_refinement(settings)
     folder = Folder(absolute_url(out))
     with closing(make_engine(settings)) as engine:
         if isinstance(engine, TorchrunEngine) and not engine.is_driver:
@@ -125,6 +127,14 @@ def _with_absolute_weights(settings: S) -> S:
     if settings.weights is None:
         return settings
     return settings.model_copy(update={"weights": absolute_url(settings.weights)})
+
+
+def _require_refinement(settings: SpectralSettings) -> None:
+    """Say at once, and not in every worker, that what refines is not installed."""
+    from simsam_batch.regions.refine import load_crf
+
+    if settings.refine != "none":
+        load_crf()
 
 
 def _run_stage(

@@ -3,7 +3,7 @@
 from simsam_batch.images.ahead import decode_ahead
 from simsam_batch.images.decode import Decoded, ImageLimits, decode, fetch, image_size
 from simsam_batch.images.predictions import load_label_map, load_mask
-from simsam_batch.images.prepare import Prepared, prepare
+from simsam_batch.images.prepare import Prepared, prepare, prepare_decoded
 from simsam_batch.images.resize import Resize, check_resize, crop_to_grid, parse_resize, resize_image, working_size
 from simsam_batch.images.truth import TruthError, central_square, load_labels, load_truth
 
@@ -26,6 +26,7 @@ __all__ = [
     "load_truth",
     "parse_resize",
     "prepare",
+    "prepare_decoded",
     "resize_image",
     "working_size",
 ]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simsam_batch.errors import ImageError
-from simsam_batch.images.decode import ImageLimits, decode
+from simsam_batch.images.decode import Decoded, ImageLimits, decode
 from simsam_batch.images.resize import (
     MINIMUM_PATCHES,
     Resize,
@@ -58,7 +58,19 @@ def prepare(
         SettingsError: the resize leaves no image 2x2 patches.
     """
     check_resize(resize, patch)
-    decoded = decode(data, limits)
+    return prepare_decoded(decode(data, limits), limits=limits, resize=resize, patch=patch, max_patches=max_patches)
+
+
+def prepare_decoded(
+    decoded: Decoded, *, limits: ImageLimits, resize: Resize, patch: int, max_patches: int | None = None
+) -> Prepared:
+    """Do what `prepare` does, from an image that is decoded already.
+
+    Raises:
+        ImageError: ``too_small`` or ``too_large``, as `prepare`.
+        SettingsError: the resize leaves no image 2x2 patches.
+    """
+    check_resize(resize, patch)
     full = decoded.height, decoded.width
     least = MINIMUM_PATCHES * patch
     if min(full) < least:

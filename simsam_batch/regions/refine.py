@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from types import ModuleType
-from typing import Any, TypeVar
+from types import MappingProxyType, ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from simsam_batch.errors import SettingsError
-from simsam_batch.regions.masks import UpsampleIndex
+
+if TYPE_CHECKING:
+    from simsam_batch.regions.masks import UpsampleIndex
 
 L = TypeVar("L", bound=np.generic)
 
@@ -32,7 +36,7 @@ class CrfParameters:
         iterations: of mean-field inference.
     """
 
-    certainty: float
+    certainty: float = 0.99
     bilateral_weight: float = 10.0
     bilateral_xy: float = 80.0
     bilateral_rgb: float = 13.0
@@ -42,12 +46,15 @@ class CrfParameters:
     iterations: int = 5
 
 
-SCALED = CrfParameters(certainty=0.7, reference_side=400)
-"""The published kernels, the long one a fifth of the shorter side so that a picture's size does not matter, over a map
-that is believed less: maps of patches are wrong along every edge (this project)."""
-
-UPSTREAM = CrfParameters(certainty=0.99)
+UPSTREAM = CrfParameters()
 """What the code of Deep Spectral Methods and SimSAM asks of SimpleCRF, which clamps probabilities to 0.01..0.99."""
+
+SCALED = CrfParameters(reference_side=400)
+"""The same with the long kernel a fifth of the shorter side, so that a picture's size does not matter (this project).
+"""
+
+CRF: Mapping[str, CrfParameters] = MappingProxyType({"crf": SCALED, "crf-upstream": UPSTREAM})
+"""Parameters by the word for them in the settings."""
 
 
 def load_crf() -> ModuleType:
@@ -68,28 +75,46 @@ def load_crf() -> ModuleType:
     return module
 
 
+def shrink(rgb: NDArray[np.uint8], max_side: int) -> NDArray[np.uint8]:
+    """Return a picture (H, W, 3) whose longer side is at most ``max_side`` pixels, as it is or shrunk by averaging.
+
+    The other side is rounded to the nearest pixel, halves up, and is at least 1.
+    """
+    height, width = rgb.shape[:2]
+    longer = max(height, width)
+    if longer <= max_side:
+        return rgb
+    height, width = (max(1, (2 * side * max_side + longer) // (2 * longer)) for side in (height, width))
+    return np.array(Image.fromarray(rgb).resize((width, height), Image.Resampling.BOX))
+
+
 def refine(
     rgb: NDArray[np.uint8],
     labels: NDArray[L],
     parameters: CrfParameters = SCALED,
     *,
     index: UpsampleIndex | None = None,
+    max_side: int | None = None,
 ) -> NDArray[L]:
     """Move the borders of a label map to the edges of its picture.
 
     Mean-field inference in a fully connected CRF with Potts compatibility over two Gaussian kernels, one of position
     and colour and one of position (Krähenbühl and Koltun 2011, eq. 3). Only labels that the map holds can come out;
     small regions may vanish. A map of a single label comes out as it is. One thread, and the same bits every time.
-    Time and memory grow with pixels times labels: about 160 bytes a pixel at two labels.
+
+    Time and memory grow with pixels and labels: at 1024 x 768 about a second, and 200 bytes a pixel for two labels,
+    700 for twenty. No other thread of the process runs Python meanwhile: the package keeps the interpreter's lock.
 
     Args:
         rgb: (H, W, 3) uint8.
         labels: (H, W) of any integers or booleans; with ``index`` (Hp, Wp).
         parameters: of the CRF.
         index: the patch row of each pixel row (H,) and the patch column of each pixel column (W,).
+        max_side: a picture with a longer side is refined after `shrink`, and the labels are enlarged again, each pixel
+            taking that of the shrunk pixel that covers it.
 
     Returns:
-        (H, W), the dtype and the values of ``labels``.
+        (H, W), the dtype and values of ``labels``.
 
     Raises:
         ValueError: the picture is not 8-bit RGB, or the map does not fit it.
@@ -97,15 +122,28 @@ def refine(
     """
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
         raise ValueError(f"a picture (H, W, 3) of uint8 is needed, this one is {rgb.shape} of {rgb.dtype}")
-    coarse = labels if index is None else labels[np.ix_(*index)]
-    if coarse.shape != rgb.shape[:2]:
-        raise ValueError(f"the label map covers {coarse.shape} pixels, the picture has {rgb.shape[:2]}")
+    covered = labels.shape if index is None else (len(index[0]), len(index[1]))
+    if covered != rgb.shape[:2]:
+        raise ValueError(f"the label map covers {covered} pixels, the picture has {rgb.shape[:2]}")
+    if max_side is not None and max(covered) > max_side:
+        return _refine_shrunk(rgb, labels if index is None else labels[np.ix_(*index)], parameters, max_side)
+    coarse = labels.copy() if index is None else labels[np.ix_(*index)]
     present, member = np.unique(coarse, return_inverse=True)
     if len(present) < 2:
-        return coarse.copy()
+        return coarse
     beliefs = _mean_field(rgb, member.ravel(), len(present), parameters)
     refined: NDArray[L] = present[beliefs.argmax(axis=0).reshape(coarse.shape)]
     return refined
+
+
+def _refine_shrunk(rgb: NDArray[np.uint8], labels: NDArray[L], parameters: CrfParameters, max_side: int) -> NDArray[L]:
+    # Processes that do nothing but refine must not load torch, which that module needs for other things.
+    from simsam_batch.regions.masks import upsample_index
+
+    small, full = shrink(rgb, max_side), (rgb.shape[0], rgb.shape[1])
+    size = small.shape[0], small.shape[1]
+    down, up = upsample_index(full, 1, full, size), upsample_index(size, 1, size, full)
+    return refine(small, labels[np.ix_(*down)], parameters)[np.ix_(*up)]
 
 
 def _mean_field(

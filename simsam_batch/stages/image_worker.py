@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -54,17 +55,21 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """One image read, decoded and cut to whole patches; where its patches lie, and its truth if it has one."""
+    """One image read, decoded and cut to whole patches; where its patches lie, and its truth if it has one.
+
+    ``picture`` is the whole of it as the stage's results want to see it, if they do; see `ImageWorker.picture`.
+    """
 
     image: images.Prepared
     index: masks.UpsampleIndex
+    picture: NDArray[np.uint8] | None
     truth: Any
     truth_error: str | None
 
     @property
     def pixels(self) -> int:
         """Pixels held in memory."""
-        return self.image.rgb.size // 3
+        return (self.image.rgb.size + (0 if self.picture is None else self.picture.size)) // 3
 
 
 class _Found(Protocol):
@@ -96,12 +101,16 @@ _Waiting = dict[tuple[int, int], list[tuple[Item, Loaded]]]
 
 @dataclass(slots=True)
 class Results:
-    """Rows and arrays of one shard while they come in."""
+    """Rows and arrays of one shard while they come in.
+
+    ``pending`` holds what some images still wait for, each call filling in one; they are called in order.
+    """
 
     shard: Shard
     rows: list[dict[str, Any]]
     arrays: list[Mapping[str, NDArray[np.generic]]]
     state: dict[str, Any]
+    pending: deque[Callable[[], None]] = field(default_factory=deque)
 
     @classmethod
     def of(cls, shard: Shard, state: dict[str, Any]) -> Results:
@@ -119,7 +128,10 @@ class ImageWorker(ABC, Generic[F]):
         backbone: what describes the patches.
         timer: adds up the time of each step.
         limits: what one image may cost.
+        may_wait: results that may be pending while the next batch is computed.
     """
+
+    may_wait = 0
 
     def __init__(self, stage: ImageStage, beat: Callable[[], None]) -> None:
         self._stage, self.settings, self._beat = stage, stage.options, beat
@@ -144,7 +156,12 @@ class ImageWorker(ABC, Generic[F]):
 
     @abstractmethod
     def encode(self, item: Item, loaded: Loaded, found: F, i: int, results: Results) -> None:
-        """Fill one image's row, arrays and share of the statistics from image ``i`` of a batch."""
+        """Fill one image's row, arrays and share of the statistics from image ``i`` of a batch, now or when pending."""
+
+    def picture(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
+        """What is kept of a decoded image (H, W, 3) until its result is encoded; in a thread that decodes."""
+        del rgb
+        return None
 
     def load_truth(
         self, record: dict[str, Any], image: images.Prepared, index: masks.UpsampleIndex
@@ -197,6 +214,7 @@ class ImageWorker(ABC, Generic[F]):
             arrived = None if arrived[0].is_last else self._wait(decoded)
         for batch in waiting.values():
             self._compute(batch, results)
+        self._settle(results, 0)
         return self._output(results)
 
     def _take(self, item: Item, loaded: Loaded | Exception, results: Results, waiting: _Waiting) -> None:
@@ -220,15 +238,19 @@ class ImageWorker(ABC, Generic[F]):
 
     def _load(self, item: Item) -> Loaded:
         record, settings = item.record, self.settings
-        prepared = images.prepare(
-            images.fetch(record["uri"], self.limits),
+        decoded = images.decode(images.fetch(record["uri"], self.limits), self.limits)
+        prepared = images.prepare_decoded(
+            decoded,
             limits=self.limits,
             resize=self._resize,
             patch=self.backbone.patch,
             max_patches=settings.max_patches,
         )
         index = masks.upsample_index(prepared.grid, self.backbone.patch, prepared.working_size, prepared.full_size)
-        return Loaded(prepared, index, *self.load_truth(record, prepared, index))
+        picture = self.picture(decoded.rgb)
+        # The truth may be as large as the image; both at once are not needed.
+        del decoded
+        return Loaded(prepared, index, picture, *self.load_truth(record, prepared, index))
 
     def _batch_size(self, grid: tuple[int, int]) -> int:
         """Images of a grid computed together; fixed when the grid first comes, and less once memory ran out."""
@@ -270,6 +292,13 @@ class ImageWorker(ABC, Generic[F]):
                     results.rows[item.row] = _failed(_not_computable("the backbone's features are not finite"))
                 else:
                     self.encode(item, loaded, found, i, results)
+        self._settle(results, self.may_wait)
+
+    def _settle(self, results: Results, may_wait: int) -> None:
+        """Fill in what is pending, the oldest first, until at most so many wait."""
+        while len(results.pending) > may_wait:
+            results.pending.popleft()()
+            self._beat()
 
     def _try(self, batch: list[tuple[Item, Loaded]]) -> F | Exception:
         """What the batch came to, or why it did not; without a traceback, which would keep its memory in use."""

@@ -49,6 +49,7 @@ SEGMENT_FIELDS = [
     pa.field("head_loss_last", pa.float32()),
     pa.field("confidence", pa.float32()),
     pa.field("degenerate", pa.bool_()),
+    pa.field("refined", pa.bool_()),
     pa.field("iou", pa.float64()),
     pa.field("accuracy", pa.float64()),
     pa.field("truth_error", pa.string()),

@@ -2,19 +2,50 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from simsam_batch import images
 from simsam_batch.regions import boxes, masks
+from simsam_batch.regions.refine import CRF, shrink
 from simsam_batch.regions.run_lengths import run_lengths
 from simsam_batch.scores import overlap
 from simsam_batch.stages.image_worker import ImageWorker, Item, Loaded, Results, finite_or_none
+from simsam_batch.stages.refinement import Refiner
 from simsam_batch.stages.segment import SegmentStage
 from simsam_batch.stages.segmentation import Segmented, segment_batch
+
+_REFINERS_BESIDE_A_GPU = 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Truth:
+    """The object of one image, on the part of it that is scored.
+
+    Attributes:
+        patches: its sums over the patches.
+        rows, columns: that part.
+        pixels: if masks are refined, (H, W) bool of that part as a row of bits, since many images wait at once.
+    """
+
+    patches: overlap.TruthCounts
+    rows: slice
+    columns: slice
+    pixels: NDArray[np.uint8] | None
+
+    def overlap_with(self, mask: NDArray[np.bool_], index: masks.UpsampleIndex) -> overlap.OverlapCounts:
+        """Compare with a mask of cells, pixel by pixel; ``index`` tells the cell of each pixel of the whole image."""
+        assert self.pixels is not None  # noqa: S101  kept wherever masks are refined
+        predicted = mask[np.ix_(index[0][self.rows], index[1][self.columns])]
+        truth = np.unpackbits(self.pixels, count=predicted.size).view(np.bool_).reshape(predicted.shape)
+        return overlap.mask_overlap(predicted, truth)
 
 
 class SegmentWorker(ImageWorker[Segmented]):
@@ -24,6 +55,18 @@ class SegmentWorker(ImageWorker[Segmented]):
         super().__init__(stage, beat)
         self._options, self._scores = stage.options, stage.fold.scores
         self._object_truth, self._center_crop = stage.object_truth, stage.center_crop
+        self._refiner = Refiner(self._refining_processes()) if stage.options.refine != "none" else None
+        self.may_wait = self._refiner.may_wait if self._refiner else 0
+
+    def _refining_processes(self) -> int:
+        if self._options.refine_processes or self.device.type == "cpu":
+            # Beside a CPU there is nothing to keep busy: workers are as many as the cores already.
+            return self._options.refine_processes
+        return min(_REFINERS_BESIDE_A_GPU, len(os.sched_getaffinity(0)))
+
+    def picture(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
+        """What refinement looks at."""
+        return None if self._refiner is None else shrink(rgb, self._options.refine_max_side)
 
     def compute(self, pictures: torch.Tensor, grid: tuple[int, int], seeds: Sequence[int]) -> Segmented:
         """Segment a batch."""
@@ -31,24 +74,63 @@ class SegmentWorker(ImageWorker[Segmented]):
 
     def load_truth(
         self, record: dict[str, Any], image: images.Prepared, index: masks.UpsampleIndex
-    ) -> tuple[overlap.TruthCounts | None, str | None]:
-        """The truth mask summed over the patches."""
+    ) -> tuple[_Truth | None, str | None]:
+        """The truth mask summed over the patches, and its pixels if masks are refined."""
         if record["truth_uri"] is None or not self._object_truth:
             return None, None
         try:
             truth = images.load_truth(record["truth_uri"], self.limits, image.full_size)
         except images.TruthError as error:
             return None, str(error)
-        if self._center_crop:
-            rows, columns = images.central_square(image.full_size)
-            truth, index = truth[rows, columns], (index[0][rows], index[1][columns])
-        return overlap.count_truth(truth, index, image.grid), None
+        rows, columns = images.central_square(image.full_size) if self._center_crop else (slice(None), slice(None))
+        truth = truth[rows, columns]
+        patches = overlap.count_truth(truth, (index[0][rows], index[1][columns]), image.grid)
+        return _Truth(patches, rows, columns, None if self._refiner is None else np.packbits(truth)), None
 
     def encode(self, item: Item, loaded: Loaded, found: Segmented, i: int, results: Results) -> None:
-        """Fill one image's row, arrays and share of the statistics from image ``i`` of a batch."""
-        image, index, (height, width) = loaded.image, loaded.index, loaded.image.grid
-        mask = found.masks[i].numpy().reshape(height, width)
-        pixels = masks.patch_pixels(image.grid, index)
+        """Fill one image's row, arrays and share of the statistics from image ``i`` of a batch, now or when refined."""
+        image = loaded.image
+        mask = found.masks[i].numpy().reshape(image.grid)
+        if self._refiner is None or loaded.picture is None:
+            counts = overlap.overlap_counts(mask, loaded.truth.patches) if loaded.truth else None
+            self._fill(item, loaded, found, i, results, mask, loaded.index, counts)
+            return
+        size = loaded.picture.shape[0], loaded.picture.shape[1]
+        index = masks.upsample_index(image.grid, self.backbone.patch, image.working_size, size)
+        parameters = CRF[self._options.refine]
+        refined = self._refiner.submit(loaded.picture, mask, index=index, parameters=parameters)
+        results.pending.append(partial(self._encode_refined, item, loaded, found, i, results, refined))
+
+    def _encode_refined(
+        self,
+        item: Item,
+        loaded: Loaded,
+        found: Segmented,
+        i: int,
+        results: Results,
+        refined: Callable[[], NDArray[np.bool_]],
+    ) -> None:
+        with self.timer.step("refine"):
+            mask = refined()
+        with self.timer.step("encode"):
+            size = mask.shape[0], mask.shape[1]
+            index = masks.upsample_index(size, 1, size, loaded.image.full_size)
+            counts = loaded.truth.overlap_with(mask, index) if loaded.truth else None
+            self._fill(item, loaded, found, i, results, mask, index, counts)
+
+    def _fill(
+        self,
+        item: Item,
+        loaded: Loaded,
+        found: Segmented,
+        i: int,
+        results: Results,
+        mask: NDArray[np.bool_],
+        index: masks.UpsampleIndex,
+        counts: overlap.OverlapCounts | None,
+    ) -> None:
+        """Fill in an image whose final mask is ``mask``, on cells that ``index`` finds for each pixel of the image."""
+        pixels = masks.patch_pixels((mask.shape[0], mask.shape[1]), index)
         kept = int(np.isfinite(values := found.values[i].numpy()).sum())
         degenerate = bool(found.degenerate[i])
         row: dict[str, Any] = {
@@ -70,14 +152,14 @@ class SegmentWorker(ImageWorker[Segmented]):
             "head_loss_last": finite_or_none(found.loss_last[i]),
             "confidence": float(found.confidence[i]),
             "degenerate": degenerate,
+            "refined": self._refiner is not None,
             "truth_error": loaded.truth_error,
         }
         results.state["degenerate"] += degenerate
         results.state["truth_errors"] += loaded.truth_error is not None
-        if loaded.truth is not None:
-            counts = overlap.overlap_counts(mask, loaded.truth)
-            soft = found.soft[i].numpy().reshape(height, width)
-            state = self._scores.of_image(counts, overlap.threshold_histograms(soft, loaded.truth))
+        if counts is not None:
+            soft = found.soft[i].numpy().reshape(loaded.image.grid)
+            state = self._scores.of_image(counts, overlap.threshold_histograms(soft, loaded.truth.patches))
             results.state["scores"] = self._scores.merge(results.state["scores"], state)
             row |= {"iou": overlap.iou(counts), "accuracy": overlap.accuracy(counts)}
         results.rows[item.row] = row

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as arrays
 
 from simsam_batch.errors import SettingsError
 from simsam_batch.regions.masks import upsample_index
-from simsam_batch.regions.refine import SCALED, UPSTREAM, CrfParameters, refine
+from simsam_batch.regions.refine import SCALED, UPSTREAM, CrfParameters, refine, shrink
 
 RED, BLUE, GREEN = (200, 40, 30), (30, 60, 190), (40, 170, 60)
 
@@ -28,14 +28,14 @@ def two_colours(height: int = 64, width: int = 80, edge: int = 37) -> np.ndarray
 
 @pytest.mark.parametrize("parameters", [SCALED, UPSTREAM])
 def test_a_border_of_patches_snaps_to_the_edge_of_the_picture(parameters: CrfParameters) -> None:
-    rgb = two_colours(edge=37)
-    patches = np.zeros((4, 5), bool)
-    # Patches of 16: the border lies at column 32, five pixels before the edge.
-    patches[:, 2:] = True
-    index = upsample_index((4, 5), 16, (64, 80), (64, 80))
+    rgb = two_colours(160, 208, edge=101)
+    patches = np.zeros((10, 13), bool)
+    # Patches of 16: the border lies at column 96, five pixels before the edge.
+    patches[:, 6:] = True
+    index = upsample_index((10, 13), 16, (160, 208), (160, 208))
     refined = refine(rgb, patches, parameters, index=index)
-    expected = np.zeros((64, 80), bool)
-    expected[:, 37:] = True
+    expected = np.zeros((160, 208), bool)
+    expected[:, 101:] = True
     assert np.array_equal(refined, expected)
 
 
@@ -116,7 +116,7 @@ def test_a_noisy_picture_comes_out_nearly_as_by_the_mean_field_written_out() -> 
     labels = np.zeros((32, 40), np.int64)
     labels[:16, 16:], labels[16:, 24:] = 1, 1
     ours, exact = refine(rgb, labels, SCALED), dense_mean_field(rgb, labels, SCALED)
-    assert (labels != exact).mean() > 0.05
+    assert (labels != exact).mean() > 0.05, "nothing to refine"
     assert (ours != exact).mean() < 0.01
 
 
@@ -137,20 +137,51 @@ def test_shape_type_and_the_set_of_labels_survive(data: st.DataObject) -> None:
     assert np.array_equal(rgb, before[1])
 
 
-def test_the_scaled_crf_sees_a_picture_and_its_enlargement_alike() -> None:
-    """Each pixel four times as large in area: the bilateral kernel grows along, and the border stays where it was."""
-    rgb, labels = two_colours(edge=37), np.zeros((64, 80), bool)
-    labels[:, 32:] = True
-    large = [np.repeat(np.repeat(each, 2, axis=0), 2, axis=1) for each in (rgb, labels)]
-    refined = refine(*large)
-    assert np.array_equal(refined[::2, ::2], refine(rgb, labels))
+def test_the_scaled_crf_reaches_farther_in_an_enlarged_picture_and_the_published_one_does_not() -> None:
+    """A border a tenth of the height off the edge; UPSTREAM's 80 pixels are half of 160, and a sixth of 480."""
+    rgb, labels = two_colours(160, 208, edge=112), np.zeros((160, 208), bool)
+    labels[:, 96:] = True
+    large = [np.repeat(np.repeat(each, 3, axis=0), 3, axis=1) for each in (rgb, labels)]
+    wrong = {
+        (name, picture.shape[0]): (refine(picture, mask, parameters) != (picture[..., 2] == BLUE[2])).mean()
+        for name, parameters in (("scaled", SCALED), ("upstream", UPSTREAM))
+        for picture, mask in ((rgb, labels), large)
+    }
+    assert wrong["scaled", 480] == pytest.approx(wrong["scaled", 160], abs=0.005)
+    assert wrong["upstream", 160] == 0
+    assert wrong["upstream", 480] > 0.05
 
 
 def test_pictures_in_any_memory_layout_are_taken() -> None:
     rgb, labels = two_colours(), np.zeros((64, 80), bool)
     labels[:, 32:] = True
-    assert np.array_equal(refine(np.asfortranarray(rgb), np.asfortranarray(labels)), refine(rgb, labels))
-    assert np.array_equal(refine(rgb[:, ::-1], labels[:, ::-1])[:, ::-1], refine(rgb, labels))
+    expected = refine(rgb, labels)
+    assert np.array_equal(refine(np.asfortranarray(rgb), np.asfortranarray(labels)), expected)
+    padded = np.zeros((64, 160, 3), np.uint8)
+    padded[:, ::2] = rgb
+    assert np.array_equal(refine(padded[:, ::2], labels), expected)
+
+
+def test_a_picture_over_the_limit_is_refined_small_and_comes_back_in_its_own_size() -> None:
+    rgb, labels = two_colours(320, 416, edge=202), np.full((320, 416), 300, np.int32)
+    labels[:, 192:] = 7
+    refined = refine(rgb, labels, max_side=208)
+    # Every pixel of the picture at half its size is two by two of its own; the edge at 202 is one of them.
+    expected = np.full((320, 416), 300, np.int32)
+    expected[:, 202:] = 7
+    assert refined.dtype == np.int32
+    assert np.array_equal(refined, expected)
+
+
+def test_a_picture_is_shrunk_by_averages_to_the_longest_side_and_no_further() -> None:
+    rgb = np.zeros((4, 6, 3), np.uint8)
+    rgb[:2, :2] = [[[10, 0, 0], [20, 0, 0]], [[30, 0, 0], [60, 0, 0]]]
+    small = shrink(rgb, 3)
+    assert small.shape == (2, 3, 3)
+    assert small[0, 0].tolist() == [30, 0, 0]
+    assert shrink(rgb, 6) is rgb
+    # 2 * 10 / 400 is nearer to 0 than to 1, and no side may vanish
+    assert shrink(np.zeros((2, 400, 3), np.uint8), 10).shape == (1, 10, 3)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,81 @@
+"""Refinement of label maps beside the work of a worker: in processes of its own, or in the worker itself."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simsam_batch.engines.child import Child, Failure, Receive, Send
+from simsam_batch.engines.devices import thread_environment
+from simsam_batch.errors import RunError
+from simsam_batch.regions.refine import refine
+
+_MAPS_FOR_EACH = 2
+
+
+class Refiner:
+    """Refines label maps in child processes, each with one thread; they end with this process, however it ends.
+
+    A CRF keeps the interpreter's lock for as long as it takes, so that threads would hold up the worker. The processes
+    start with the first maps; they import no torch and see no GPU.
+
+    Args:
+        processes: how many; 0: none, maps are refined here when their result is asked for.
+
+    Attributes:
+        may_wait: results that keep all processes busy while they are not yet asked for.
+    """
+
+    def __init__(self, processes: int) -> None:
+        self.may_wait = _MAPS_FOR_EACH * processes
+        self._threads = ThreadPoolExecutor(processes, "simsam-refine") if processes else None
+        self._idle: queue.SimpleQueue[Child] = queue.SimpleQueue()
+        self._environment = thread_environment(1) | {"CUDA_VISIBLE_DEVICES": ""}
+
+    def submit(self, rgb: NDArray[np.uint8], labels: NDArray[Any], **settings: Any) -> Callable[[], NDArray[Any]]:
+        """Begin to refine a map; takes what `simsam_batch.regions.refine.refine` takes.
+
+        Returns:
+            What waits for the refined map and returns it; beside RunError, where the process that refined it ended or
+            gave up, it raises what `refine` raises.
+        """
+        if self._threads is None:
+            return lambda: refine(rgb, labels, **settings)
+        return self._threads.submit(self._in_a_child, (rgb, labels, settings)).result
+
+    def close(self) -> None:
+        """End the processes; what has not begun is dropped, and what runs is waited for."""
+        if self._threads is not None:
+            self._threads.shutdown(cancel_futures=True)
+        while not self._idle.empty():
+            self._idle.get().end()
+
+    def _in_a_child(self, job: tuple[Any, ...]) -> NDArray[Any]:
+        # There are as many threads as processes: where none is idle, one is missing.
+        try:
+            child = self._idle.get_nowait()
+        except queue.Empty:
+            child = Child(serve_refinements, self._environment)
+        child.send(job)
+        try:
+            answer: NDArray[Any] | Failure = child.receive()
+        except EOFError:
+            msg = f"a process that refines label maps ended ({child.end()}) over one of {job[0].shape[:2]} pixels"
+            raise RunError(msg) from None
+        if isinstance(answer, Failure):
+            child.end()
+            raise RunError(f"a label map could not be refined: {answer.reason}")
+        self._idle.put(child)
+        return answer
+
+
+def serve_refinements(receive: Receive, send: Send) -> None:
+    """The child's work: pictures and label maps in, refined maps out."""
+    while True:
+        rgb, labels, settings = receive()
+        send(refine(rgb, labels, **settings))
