@@ -190,7 +190,7 @@ class SemanticSettings(SpectralSettings):
     """Settings of ``simsam semantic``: regions of every image, clustered over the whole set."""
 
     regions: int = _result(
-        "Regions", 0, "regions of an image, background included; 0: as many as the eigengap says", ge=0
+        "Regions", 15, "regions of an image, background included; 0: as many as the eigengap says", ge=0
     )
     region_source: Literal["eigenvectors", "features"] = _result(
         "Regions", "eigenvectors", "what k-means groups patches by; features: the baseline without a graph"
@@ -200,10 +200,10 @@ class SemanticSettings(SpectralSettings):
     background: bool = _result("Regions", True, "take the region with the most border for background, label 0")
     erode: int = _result("Regions", 2, "erosions of a region before its box is drawn", ge=0)
     dilate: int = _result("Regions", 3, "dilations after them", ge=0)
-    region_feature: Literal["class-token", "mean-token", "patches"] = _result(
+    region_feature: Literal["patches", "class-token", "mean-token"] = _result(
         "Regions",
-        "class-token",
-        "what describes a region: the class token or the mean token of its box seen alone, or its patches' mean",
+        "patches",
+        "what describes a region: its patches' mean, or the class token or mean token of its box seen alone",
     )
     crop_size: int = _result("Regions", 224, "side in pixels that boxes are resized to; 0: their own size", ge=0)
 
@@ -233,6 +233,9 @@ _PUBLISHED: dict[str, Any] = {
     "floor": 0.0,
     "threshold": "zero",
     "side": "smaller",
+    "region_feature": "class-token",
+    "crop_size": 0,
+    "cluster_method": "minibatch",
 }
 _UPSTREAM: dict[str, Any] = _PUBLISHED | {"shift": "max/3", "kappa": 0.1, "center_head": False}
 
