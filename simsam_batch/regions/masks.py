@@ -81,7 +81,9 @@ def choose_side(mask: Tensor, vectors: Tensor, grid: tuple[int, int], *, side: S
         wrong = 2 * mask.sum(dim=1) > patches
     elif side == "border":
         plane = mask.reshape(batch, *grid)
-        on_border = plane[:, [0, -1]].sum(dim=(1, 2)) + plane[:, :, [0, -1]].sum(dim=(1, 2))
+        # Of a single row or column, the first is the last as well, and counts as both.
+        edges = torch.cat([plane[:, 0], plane[:, -1], plane[:, :, 0], plane[:, :, -1]], dim=1)
+        on_border = edges.sum(dim=1)
         wrong = on_border > sum(grid)
     elif vectors.shape[1] < 2:
         return mask

@@ -32,8 +32,8 @@ def normalize_rows(features: Tensor) -> Tensor:
         without any texture gives one direction for all patches. A row that is not finite gives a row of NaN.
     """
     norms = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
-    constant = features.new_tensor(features.shape[-1] ** -0.5)
-    return torch.where(norms <= _SMALLEST_NORM, constant, features / norms)
+    # A number of Python, not a tensor: on a GPU that would be a copy to wait for.
+    return torch.where(norms <= _SMALLEST_NORM, features.shape[-1] ** -0.5, features / norms)
 
 
 def feature_affinity(features: Tensor, valid: Tensor, *, shift: Shift) -> Tensor:

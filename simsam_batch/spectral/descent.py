@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from simsam_batch.spectral.linear import Linear, Precision, RoundedLinear, cuda_tf32
+from simsam_batch.spectral.transfer import upload
 
 # Lower bound of the norms in a cosine; torch's own default.
 _EPS = 1e-8
@@ -151,6 +152,5 @@ def _rows_and_weights(schedule: Schedule, count: int, like: Tensor) -> tuple[Ten
     used = (schedule.alpha >= 0).to(like.dtype)
     weights = -used / (2.0 * used.sum(2, keepdim=True).clamp_min(1.0))
     weights = weights.transpose(0, 1)[:, :, None, :, None].expand(steps, batch, 2, patches, 1)
-    return rows.transpose(0, 1).reshape(steps, batch * 2 * patches).to(like.device), weights.contiguous().to(
-        like.device
-    )
+    rows = rows.transpose(0, 1).reshape(steps, batch * 2 * patches)
+    return upload(rows, like.device), upload(weights.contiguous(), like.device)

@@ -24,6 +24,7 @@ from simsam_batch.spectral.solvers import (
     solve_by_lobpcg,
     solve_densely,
 )
+from simsam_batch.spectral.transfer import upload
 
 Solver = Literal["auto", "block-lanczos", "arpack", "lobpcg", "eigh"]
 
@@ -239,7 +240,7 @@ def _solve_batch(
     of_constant = (torch.bmm(constant.unsqueeze(1), a).squeeze(1) - nu_constant * constant).norm(dim=1)
 
     pairs = max(min(k, max(sizes)), 1)
-    count = torch.tensor([min(k, size) for size in sizes], device=w.device)
+    count = upload(torch.tensor([min(k, size) for size in sizes]), w.device)
     if pairs == 1:
         nu, u = a.new_zeros((batch, 0)), a.new_zeros((batch, 0, patches))
         residual, iterations = torch.zeros_like(of_constant), torch.zeros_like(count)
@@ -311,7 +312,8 @@ def _block_lanczos(
             max_products=products,
         )
         nu, u = from_dlpack(found.nu), from_dlpack(found.u)
-    return nu, u, torch.from_numpy(found.residual).to(a), torch.from_numpy(found.products).to(a.device)
+    residual, iterations = (upload(torch.from_numpy(each), a.device) for each in (found.residual, found.products))
+    return nu, u, residual, iterations
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from simsam_batch.spectral.descent import Heads, Schedule, descend
 from simsam_batch.spectral.linear import Precision, cuda_tf32
+from simsam_batch.spectral.transfer import upload
 from simsam_batch.spectral.views import random_affine, uniforms, upstream_view, warp
 
 # A warped place counts if invalid or missing patches make up less than this share of it: float32 coordinates are off
@@ -189,7 +190,7 @@ def initial_heads(generators: Sequence[Generator], like: Tensor) -> Heads:
 
     def draw(rows: int) -> Tensor:
         drawn = [torch.empty(rows, width).uniform_(-bound, bound, generator=generator) for generator in generators]
-        return torch.stack(drawn).to(like)
+        return upload(torch.stack(drawn).to(like.dtype), like.device)
 
     return Heads(draw(width), draw(1), draw(width), draw(1))
 
@@ -238,7 +239,7 @@ def _epoch_losses(cosines: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
     step = torch.arange(len(used))[:, None]
 
     def mean(during: Tensor) -> Tensor:
-        counted = (used & during[:, :, None]).to(cosines)[:, :, None]
+        counted = upload((used & during[:, :, None]).to(cosines.dtype), cosines.device)[:, :, None]
         return -(cosines * counted).sum((0, 2, 3)) / (2.0 * counted.sum((0, 2, 3)))
 
     return mean(step < schedule.steps_per_epoch), mean(step >= (schedule.epochs - 1) * schedule.steps_per_epoch)

@@ -9,6 +9,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
+from simsam_batch.spectral.transfer import upload
+
 
 def uniforms(generators: Sequence[Generator]) -> Tensor:
     """Draw the six numbers behind an affine, ``(B, 6)`` from U(0, 1): scale, two translations, angle, two shears."""
@@ -55,9 +57,11 @@ def warp(features: Tensor, grid: tuple[int, int], affine: Tensor) -> Tensor:
     places = torch.cartesian_prod(*(torch.arange(n, dtype=torch.float64) - (n - 1) / 2.0 for n in grid))
     source = places @ affine[:, :, :2].mT + affine[:, None, :, 2]
     # With align_corners=False the map's outer edges are -1 and 1: an offset of half its size is 1. x comes first.
-    sampling = (2.0 * source / size).flip(-1).view(-1, *grid, 2).to(features)
+    sampling = (2.0 * source / size).flip(-1).view(-1, *grid, 2).to(features.dtype)
     maps = features.mT.reshape(features.shape[0], -1, *grid)
-    warped = functional.grid_sample(maps, sampling, mode="bilinear", padding_mode="zeros", align_corners=False)
+    warped = functional.grid_sample(
+        maps, upload(sampling, maps.device), mode="bilinear", padding_mode="zeros", align_corners=False
+    )
     return warped.flatten(2).mT
 
 
@@ -88,4 +92,4 @@ def upstream_view(features: Tensor, draws: Tensor) -> Tensor:
             [0.0, 0.0, 1.0],
         ]
         views.append(torch.from_numpy(affine_transform(image, matrix)))
-    return torch.stack(views).to(features)
+    return upload(torch.stack(views).to(features.dtype), features.device)

@@ -130,7 +130,7 @@ def decompose_batch(
         graph, of_head = _graph(images, rows, valid, grid, seeds, settings, timer)
         with timer.step("affinity"):
             labels, components = laplacian.components(graph, valid, above=2 * settings.floor)
-            islands = laplacian.small_islands(labels, components, share=settings.island_share)
+            islands = laplacian.small_islands(labels, share=settings.island_share)
             valid = valid & ~islands
             graph.mul_(valid[:, :, None]).mul_(valid[:, None, :])
         with timer.step("eigen"):

@@ -16,12 +16,12 @@ from pretend_gpu import CountedNumPy, OnDevice, PretendGpu
 from simsam_batch.config import SegmentSettings, resolve
 from simsam_batch.features.contract import Features
 from simsam_batch.features.descriptors import Descriptors
-from simsam_batch.spectral import eigen
+from simsam_batch.spectral import eigen, laplacian
 from simsam_batch.stages.decomposition import Timer
 from simsam_batch.stages.segmentation import Segmented, segment_batch
 
 GRID, EPOCHS = (10, 13), 2
-WAITS = 28
+WAITS = 7
 """What the docstring of `segment_batch` says of a batch of any size."""
 
 MORE_KERNELS = 4
@@ -117,6 +117,27 @@ def test_the_host_waits_as_often_as_the_docstring_says(gpu: PretendGpu, solver: 
     assert gpu.waits.total() <= WAITS, gpu.waits
     assert gpu.waits["synchronize"] == 1
     assert f"at most {WAITS} times" in " ".join(str(segment_batch.__doc__).split())
+
+
+@pytest.mark.parametrize("length", [20, 130])
+def test_long_chains_of_patches_cost_no_more_waits(gpu: PretendGpu, length: int) -> None:
+    w = torch.zeros((2, 130, 130))
+    w[:, range(length - 1), range(1, length)] = 1.0
+    with gpu:
+        found = laplacian.components(gpu.put(w + w.mT), gpu.put(torch.ones((2, 130), dtype=torch.bool)), above=0.5)
+    assert gpu.waits.total() == 1, gpu.waits
+    # The chain is one component, every other patch is its own.
+    assert found[1].held.tolist() == [1 + 130 - length] * 2
+
+
+@pytest.mark.parametrize("rings", [0, 1, 9])
+def test_rings_of_left_out_patches_cost_no_more_waits(gpu: PretendGpu, rings: int) -> None:
+    valid = torch.zeros((2, 100), dtype=torch.bool)
+    valid[:, : 100 - 10 * rings] = True
+    with gpu:
+        filled = laplacian.fill_left_out(gpu.put(torch.ones((2, 3, 100))), gpu.put(valid), (10, 10))
+    assert gpu.waits.total() == 1, gpu.waits
+    assert (filled.held == 1).all()
 
 
 def test_steps_on_a_gpu_are_timed_by_events_and_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
