@@ -1,0 +1,524 @@
+"""``simsam semantic`` on real processes: three steps in a row, every engine, interruptions, wrong input."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from pycocotools import mask as coco
+
+from simsam_batch.cli import run
+
+SETTINGS = ["--backbone", "descriptors", "--resize", "native", "--head", "none", "--shift", "zero", "--k", "5"]
+SETTINGS += ["--region-feature", "patches", "--regions", "4", "--clusters", "3"]
+COLOURS = [(200, 40, 40), (40, 170, 60), (50, 60, 200)]
+PLACES = [(16, 16), (16, 128), (128, 16), (128, 128)]
+IMAGES = 24
+
+
+def picture(i: int) -> tuple[np.ndarray, np.ndarray]:
+    """A red, a green and a blue square of 6x6 patches on grey noise, in varying places; and their class ids 1 to 3."""
+    rng = np.random.default_rng(i)
+    pixels = rng.integers(90, 140, (240, 240, 3)).astype(np.uint8)
+    truth = np.zeros((240, 240), np.uint8)
+    for number, place in enumerate(rng.permutation(4)[:3]):
+        top, left = PLACES[place]
+        square = slice(top, top + 96), slice(left, left + 96)
+        pixels[square], truth[square] = COLOURS[number], number + 1
+    return pixels, truth
+
+
+def save(path: Path, pixels: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photographs in ``images/``, class ids in ``truth/``."""
+    root = tmp_path_factory.mktemp("photographs")
+    for i in range(IMAGES):
+        pixels, truth = picture(i)
+        save(root / "images" / f"{i:02d}.png", pixels)
+        save(root / "truth" / f"{i:02d}.png", truth)
+    return root
+
+
+def command(pictures: Path, out: Path, *more: str) -> list[str]:
+    base = [sys.executable, "-m", "simsam_batch", "semantic", f"{pictures}/images", str(out)]
+    return [*base, "--truth", f"{pictures}/truth", "--shard-size", "1", *SETTINGS, *more]
+
+
+@pytest.fixture(scope="module")
+def finished(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """OUT of an undisturbed run on two local workers."""
+    out = tmp_path_factory.mktemp("finished") / "out"
+    assert run(command(pictures, out, "--workers", "2")[3:]) == 0
+    return out
+
+
+def result_of(out: Path, stage: str = "semantic") -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((out / "results" / f"{stage}.json").read_text())
+    return result
+
+
+def rows_of(out: Path, stage: str = "semantic") -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pq.read_table(out / "results" / stage).to_pylist()
+    return rows
+
+
+def codebooks_of(out: Path) -> list[dict[str, str]]:
+    books: list[dict[str, str]] = json.loads((out / "clusters" / "clusters.json").read_text())["codebooks"]
+    return books
+
+
+def digests(out: Path) -> tuple[Any, ...]:
+    """What each of the three steps came to."""
+    contents = [result_of(out, stage)["content_digest"] for stage in ("regions", "semantic")]
+    return (*contents, codebooks_of(out))
+
+
+def label_map(row: dict[str, Any]) -> np.ndarray:
+    """Labels of all pixels; what no segment covers is background."""
+    labels = np.zeros((row["height"], row["width"]), np.int64)
+    for segment in row["segments"]:
+        rle = segment["mask_rle"]
+        mask = coco.decode({"size": rle["size"], "counts": rle["counts"].encode()}).astype(bool)
+        assert not labels[mask].any(), "segments overlap"
+        labels[mask] = segment["label"]
+    return labels
+
+
+def test_clusters_are_the_classes_and_the_scores_are_those_of_the_label_maps(pictures: Path, finished: Path) -> None:
+    """A 3x3 median of the descriptors takes the corner patches of each square: 32 of 36 remain, an IoU of .89."""
+    result, rows = result_of(finished), rows_of(finished)
+    metrics = result["metrics"]
+    assert (result["images"], result["ok"], result["failed"]) == (IMAGES, IMAGES, 0)
+    assert [row["image_id"] for row in rows] == [f"{i:02d}.png" for i in range(IMAGES)]
+    assert metrics["miou_over_classes"] > 0.8
+    assert metrics["class_of_cluster"][0] == "0"
+    assert sorted(metrics["class_of_cluster"]) == ["0", "1", "2", "3"]
+    assert metrics["matching_fitted_on"] == "the scored images themselves"
+
+    confusion = np.zeros((4, 4), np.int64)
+    class_of = np.array(metrics["class_of_cluster"], int)
+    for row in rows:
+        labels = label_map(row)
+        truth = np.array(Image.open(pictures / "truth" / row["image_id"]))
+        np.add.at(confusion, (class_of[labels].ravel(), truth.ravel()), 1)
+        assert row["labels"] == sorted(set(np.unique(labels).tolist()) - {0})
+        for segment in row["segments"]:
+            mask = labels == segment["label"]
+            ys, xs = np.nonzero(mask)
+            assert segment["bbox_xyxy"] == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+            assert segment["area_fraction"] == pytest.approx(mask.mean())
+    both = np.diagonal(confusion)
+    ious = both / (confusion.sum(0) + confusion.sum(1) - both)
+    assert list(metrics["iou_by_class"].values()) == pytest.approx(ious)
+    assert metrics["miou_over_classes"] == pytest.approx(ious.mean())
+    assert metrics["pixel_accuracy"] == pytest.approx(both.sum() / confusion.sum())
+    assert metrics["images_scored"] == IMAGES
+
+
+def test_every_region_has_the_label_of_its_nearest_centre(finished: Path) -> None:
+    (book,) = codebooks_of(finished)
+    with np.load(finished / book["name"], allow_pickle=False) as members:
+        centers = members["centers"]
+    labelled = {row["image_id"]: label_map(row) for row in rows_of(finished)}
+    for row in rows_of(finished, "regions"):
+        for region in row["regions"]:
+            feature = np.array(region["feature"]) / np.linalg.norm(region["feature"])
+            label = np.square(centers - feature).sum(1).argmin() + 1
+            patches = np.array(row["region_map"]).reshape(15, 15) == region["region"]
+            pixels = patches.repeat(16, 0).repeat(16, 1)
+            assert (labelled[row["image_id"]][pixels] == label).all()
+
+
+def test_results_depend_on_neither_workers_nor_shards(pictures: Path, tmp_path: Path, finished: Path) -> None:
+    out = tmp_path / "out"
+    arguments = command(pictures, out, "--workers", "1", "--shard-size", "5")[3:]
+    assert run(arguments) == 0
+    # the bits of the fit and of the rows; digests of results are over shards, and these are others here
+    assert codebooks_of(out) == codebooks_of(finished)
+    assert rows_of(out) == rows_of(finished)
+    assert rows_of(out, "regions") == rows_of(finished, "regions")
+    assert result_of(out)["metrics"] == result_of(finished)["metrics"]
+
+
+def test_a_finished_run_is_published_again_from_what_is_committed(pictures: Path, finished: Path) -> None:
+    before = committed(finished)
+    assert run(command(pictures, finished, "--workers", "1")[3:]) == 0
+    assert committed(finished) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["local", "ray", "torchrun"])
+def test_every_engine_computes_the_same_bits_in_all_three_steps(
+    pictures: Path, tmp_path: Path, finished: Path, engine: str
+) -> None:
+    out = tmp_path / "out"
+    if engine == "torchrun":
+        arguments = command(pictures, out, "--engine", "torchrun")[1:]
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments]
+        done = subprocess.run(launch, capture_output=True, text=True, timeout=240, check=False)
+        assert done.returncode == 0, done.stderr
+    else:
+        pytest.importorskip(engine if engine == "ray" else "simsam_batch")
+        workers = {"local": "1", "ray": "2"}[engine]
+        assert run(command(pictures, out, "--engine", engine, "--workers", workers)[3:]) == 0
+    assert digests(out) == digests(finished)
+    assert result_of(out)["metrics"] == result_of(finished)["metrics"]
+
+
+def committed(out: Path) -> dict[str, tuple[int, int]]:
+    """Inode and time of everything that commits."""
+    patterns = ("*/manifests/*.json", "*/stage.json", "clusters/*", "run.json")
+    paths = [path for pattern in patterns for path in out.glob(pattern)]
+    return {path.relative_to(out).as_posix(): (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
+
+
+def manifests(out: Path, stage: str) -> int:
+    return len(list((out / stage / "manifests").glob("*.json")))
+
+
+KILLS: dict[str, tuple[Callable[[Path], bool], Callable[[Path], bool]]] = {
+    "inside regions": (
+        lambda out: manifests(out, "regions") >= 2,
+        lambda out: manifests(out, "regions") < IMAGES and not (out / "results").exists(),
+    ),
+    "between the stages": (
+        lambda out: (out / "results" / "regions.json").exists(),
+        lambda out: not (out / "clusters" / "clusters.json").exists(),
+    ),
+    "inside semantic": (
+        lambda out: manifests(out, "semantic") >= 1,
+        lambda out: manifests(out, "semantic") < IMAGES and not (out / "results" / "semantic.json").exists(),
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", KILLS)
+def test_a_killed_run_goes_on_at_the_step_it_was_in(
+    pictures: Path, tmp_path: Path, finished: Path, where: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, (reached, still) = tmp_path / "out", KILLS[where]
+    launch = command(pictures, out, "--workers", "1")
+    process = subprocess.Popen(launch, start_new_session=True, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 150
+    while not reached(out):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert still(out), "killed too late to show anything"
+    before = committed(out)
+    done = {stage: manifests(out, stage) for stage in ("regions", "semantic")}
+
+    assert run(launch[3:]) == 0
+    text = capsys.readouterr().err
+    after = committed(out)
+    assert {name: after[name] for name in before} == before
+    assert digests(out) == digests(finished)
+    for stage, count in done.items():
+        assert (f"{stage}: {IMAGES} images in {IMAGES} shards; going on, {count} done before" in text) == (count > 0)
+    # what was committed before was not computed again
+    starts = [len(list((out / stage / "attempts").iterdir())) for stage in ("regions", "semantic")]
+    assert all(started <= IMAGES + 4 for started in starts)
+
+
+@pytest.fixture(scope="module")
+def mixed(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run over good and bad images, and truth that cannot be used; ``errors`` holds what it said."""
+    root = tmp_path_factory.mktemp("mixed")
+    for i in range(4):
+        pixels, truth = picture(i)
+        save(root / "images" / f"good{i}.png", pixels)
+        save(root / "truth" / f"good{i}.png", truth)
+    pixels, truth = picture(4)
+    for name, other in {
+        "other ids": np.where(truth == 3, 7, truth).astype(np.uint8),
+        "other size": truth[:200],
+        "colours": np.dstack([truth, truth * 2, truth * 3]),
+        "nothing true": np.full_like(truth, 255),
+    }.items():
+        save(root / "images" / f"{name}.png", pixels)
+        save(root / "truth" / f"{name}.png", other)
+    save(root / "images" / "flat.png", np.full((240, 240, 3), 90, np.uint8))
+    save(root / "truth" / "flat.png", np.full((240, 240), 2, np.uint8))
+    save(root / "images" / "without truth.png", pixels)
+    (root / "images" / "words.jpg").write_text("no picture")
+    (root / "names.txt").write_text("ground\nred\ngreen\nblue\n")
+    arguments = command(root, root / "out", "--class-names", f"{root}/names.txt", "--ignore-label", "255")[3:]
+    launch = [sys.executable, "-m", "simsam_batch", *arguments, "--workers", "1", "--shard-size", "6"]
+    done = subprocess.run(launch, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 3, done.stderr
+    (root / "errors").write_text(done.stderr)
+    return root
+
+
+def test_truth_that_cannot_be_used_is_explained_and_its_image_labelled(mixed: Path) -> None:
+    rows = {row["image_id"].rpartition(".")[0]: row for row in rows_of(mixed / "out")}
+    told = {name: row["truth_error"] for name, row in rows.items() if row["truth_error"]}
+    assert sorted(told) == ["colours", "other ids", "other size"]
+    assert "its grey values hold 7, and class ids run from 0 to 3" in told["other ids"]
+    assert "it is 240x200 pixels (width x height), its image 240x240" in told["other size"]
+    assert "colours" in told["colours"]
+    assert all(rows[name]["status"] == "ok" and len(rows[name]["labels"]) == 3 for name in told)
+    metrics = result_of(mixed / "out")["metrics"]
+    assert metrics["truth_errors"] == 3
+    # four good ones, the flat one, and the one whose truth is all to be ignored
+    assert metrics["images_scored"] == 6
+    assert metrics["ignored_pixels"] == 240 * 240
+
+
+def test_classes_go_by_their_names(mixed: Path) -> None:
+    metrics = result_of(mixed / "out")["metrics"]
+    assert set(metrics["iou_by_class"]) == {"ground", "red", "green", "blue"}
+    assert metrics["class_of_cluster"][0] == "ground"
+    assert set(metrics["class_of_cluster"]) == {"ground", "red", "green", "blue"}
+    # the flat image is background throughout, and green in truth: 57600 pixels that are missed, of 4 * 9216 + 57600
+    assert metrics["iou_by_class"]["green"] <= 4 * 9216 / (4 * 9216 + 57600)
+    assert metrics["iou_by_class"]["red"] > 0.6
+
+
+def test_a_bad_image_is_one_failed_row_of_each_step_and_told_once(mixed: Path) -> None:
+    for stage in ("regions", "semantic"):
+        rows = rows_of(mixed / "out", stage)
+        assert [row["image_id"] for row in rows if row["status"] == "failed"] == ["words.jpg"]
+        (row,) = (row for row in rows if row["status"] == "failed")
+        assert (row["error_type"], row["failed_step"]) == ("not_an_image", "decode")
+        assert result_of(mixed / "out", stage)["failed"] == 1
+    semantic = next(row for row in rows_of(mixed / "out") if row["status"] == "failed")
+    assert all(value is None for name, value in semantic.items() if name in ("labels", "segments", "truth_error"))
+
+
+def test_an_image_without_any_region_is_background_throughout(mixed: Path) -> None:
+    (row,) = (row for row in rows_of(mixed / "out") if row["image_id"] == "flat.png")
+    assert (row["status"], row["labels"], row["segments"], row["degenerate"]) == ("ok", [], [], True)
+    assert result_of(mixed / "out", "regions")["metrics"]["images_without_regions"] == 1
+
+
+def few(root: Path, folder: Path, n: int = 2) -> list[str]:
+    """Arguments for the first images, without truth."""
+    for i in range(n):
+        save(folder / f"{i}.png", picture(i)[0])
+    return ["semantic", str(folder), str(root / "out"), *SETTINGS, "--workers", "1", "--quiet"]
+
+
+def test_more_clusters_than_regions_are_refused_with_the_number_there_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = few(tmp_path, tmp_path / "images")
+    assert run([*arguments, "--clusters", "7"]) == 1
+    assert "6 regions do not make 7 clusters; ask for at most 6" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "clusters").exists()
+    before = committed(tmp_path / "out")
+    assert run([*arguments, "--clusters", "6"]) == 0, "the regions are used again"
+    assert before.items() <= committed(tmp_path / "out").items()
+
+
+def test_a_set_without_any_region_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(2):
+        save(tmp_path / "images" / f"{i}.png", np.full((96, 96, 3), 40 * i, np.uint8))
+    arguments = few(tmp_path, tmp_path / "images", 0)
+    assert run(arguments) == 1
+    text = capsys.readouterr().err
+    assert "nothing to cluster" in text
+    assert "defect" not in text
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (["--regions", "3"], "regions: "),
+        (["--seed", "1"], "seed: "),
+        (["--clusters", "2"], "clusters: 3 there, 2 here"),
+        (["--pca-dim", "4"], "pca_dim: 0 there, 4 here"),
+        (["--repeats", "2"], "repeats: 1 there, 2 here"),
+        (["--matching", "majority"], "matching: "),
+        (["--ignore-label", "3"], "ignore_label: "),
+        (["--limit", "3"], "limit: "),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_other_settings_on_an_existing_run_are_refused_by_name(
+    pictures: Path, finished: Path, capsys: pytest.CaptureFixture[str], change: list[str], named: str
+) -> None:
+    before = committed(finished)
+    assert run([*command(pictures, finished, "--quiet")[3:], *change]) == 1
+    text = capsys.readouterr().err
+    assert named in text
+    assert "another OUT" in text
+    assert committed(finished) == before
+
+
+@pytest.mark.slow
+def test_label_ids_over_255_survive(pictures: Path, tmp_path: Path) -> None:
+    """H35: upstream writes label maps as 8-bit images, which end at 255."""
+    folder = tmp_path / "images"
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        # eight bars of colours of their own, on black: more than 300 different regions in all
+        pixels = rng.integers(0, 30, (160, 320, 3)).astype(np.uint8)
+        for bar in range(8):
+            pixels[16:144, 40 * bar + 8 : 40 * bar + 40] = rng.integers(60, 256, 3)
+        save(folder / f"{i:02d}.png", pixels)
+        save(tmp_path / "truth" / f"{i:02d}.png", np.full((160, 320), i % 5, np.uint8))
+    arguments = ["semantic", str(folder), str(tmp_path / "out"), "--truth", str(tmp_path / "truth"), *SETTINGS]
+    arguments += ["--regions", "10", "--k", "10", "--clusters", "300", "--matching", "majority", "--quiet"]
+    assert run(arguments) == 0
+    rows = rows_of(tmp_path / "out")
+    labels = {label for row in rows for label in row["labels"]}
+    assert max(labels) == 300
+    assert min(labels) == 1
+    assert len(labels) == 300
+    assert all(set(np.unique(label_map(row))) - {0} == set(row["labels"]) for row in rows)
+    assert len(result_of(tmp_path / "out")["metrics"]["class_of_cluster"]) == 301
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read as text"),
+        (b"\xff\xfe\x00", "cannot be read as text"),
+        (b"\n \n", "holds no name"),
+        (b"sky\nroad\nsky\n", "holds sky more than once"),
+    ],
+    ids=["missing", "no text", "empty", "a name twice"],
+)
+def test_class_names_that_cannot_be_used_are_explained(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, message: str
+) -> None:
+    names = tmp_path / "names.txt"
+    if content is not None:
+        names.write_bytes(content)
+    assert run([*command(pictures, tmp_path / "out", "--quiet")[3:], "--class-names", str(names)]) == 1
+    text = capsys.readouterr().err
+    assert "class_names: " in text
+    assert message in text
+    assert not (tmp_path / "out" / "regions").exists(), "found before any work"
+
+
+def test_a_crop_that_does_not_divide_into_patches_is_refused_with_sizes_that_do(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*command(pictures, tmp_path / "out", "--quiet")[3:], "--region-feature", "mean-token"]
+    assert run([*arguments, "--crop-size", "100"]) == 1
+    assert "crop_size: 100 is no multiple of the patch size 16; 96 and 112 are" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def majority_miou(labels: np.ndarray, truth: np.ndarray) -> float:
+    """Each label counts as the class it has the best IoU with; the mean IoU of the classes then."""
+
+    def iou(a: np.ndarray, b: np.ndarray) -> float:
+        return float((a & b).sum() / (a | b).sum())
+
+    class_of = [int(np.argmax([iou(labels == k, truth == c) for c in range(4)])) for k in range(labels.max() + 1)]
+    named = np.array(class_of)[labels]
+    return float(np.mean([iou(named == c, truth == c) for c in range(4)]))
+
+
+@pytest.mark.slow
+def test_repeats_report_mean_and_deviation_and_label_maps_of_the_first(pictures: Path, tmp_path: Path) -> None:
+    """Twelve clusters for three kinds of regions: where the others fall depends on the seed."""
+    out = tmp_path / "out"
+    arguments = [*command(pictures, out, "--quiet", "--shard-size", "12")[3:], "--clusters", "12"]
+    assert run([*arguments, "--repeats", "3", "--matching", "majority"]) == 0
+    books = codebooks_of(out)
+    assert len({book["sha256"] for book in books}) == len(books) == 3
+    regions = rows_of(out, "regions")
+    truth = np.stack([np.array(Image.open(pictures / "truth" / row["image_id"])) for row in regions])
+    each, label_maps = [], []
+    for book in books:
+        with np.load(out / book["name"], allow_pickle=False) as members:
+            centers = members["centers"]
+        maps = []
+        for row in regions:
+            label_of = np.zeros(4, int)
+            for region in row["regions"]:
+                feature = np.array(region["feature"]) / np.linalg.norm(region["feature"])
+                label_of[region["region"]] = np.square(centers - feature).sum(1).argmin() + 1
+            maps.append(label_of[np.array(row["region_map"])].reshape(15, 15).repeat(16, 0).repeat(16, 1))
+        label_maps.append(np.stack(maps))
+        each.append(majority_miou(label_maps[-1], truth))
+    assert (np.stack([label_map(row) for row in rows_of(out)]) == label_maps[0]).all()
+    assert not all((other == label_maps[0]).all() for other in label_maps[1:]), "seeds make no difference here"
+    metrics = result_of(out)["metrics"]
+    assert metrics["repeats"] == 3
+    assert metrics["miou_over_classes"] == pytest.approx(each[0])
+    assert metrics["miou_over_classes_mean"] == pytest.approx(np.mean(each))
+    assert metrics["miou_over_classes_std"] == pytest.approx(np.std(each, ddof=1))
+    assert {"pixel_accuracy_mean", "pixel_accuracy_std"} <= set(metrics)
+
+
+def test_images_alone_in_quarantine_get_the_same_labels(mixed: Path, tmp_path: Path) -> None:
+    """A shard that was started before without a commit is run image by image, in the last step as well."""
+    out = tmp_path / "out"
+    shutil.copytree(mixed / "out", out)
+    shutil.rmtree(out / "results")
+    (out / "semantic" / "manifests" / "0000001.0.json").unlink()
+    again = ["--class-names", f"{mixed}/names.txt", "--ignore-label", "255", "--shard-size", "6"]
+    assert run(command(mixed, out, *again, "--starts-before-quarantine", "1", "--workers", "1")[3:]) == 3
+    manifest = json.loads((out / "semantic" / "manifests" / "0000001.0.json").read_text())
+    assert manifest["facts"]["quarantine"]
+    assert manifest["images"] > 1
+    assert rows_of(out) == rows_of(mixed / "out")
+    assert digests(out) == digests(mixed / "out")
+
+
+def test_kept_columns_pass_through_and_the_central_square_alone_is_scored(tmp_path: Path) -> None:
+    uris, truths = [], []
+    for i in range(2):
+        pixels, truth = picture(i)
+        sides = np.full((240, 40), 9, np.uint8)
+        wide = np.dstack([np.pad(pixels[..., c], ((0, 0), (40, 40)), mode="symmetric") for c in range(3)])
+        uris.append(str(save(tmp_path / f"{i}.png", wide)))
+        truths.append(str(save(tmp_path / f"truth{i}.png", np.hstack([sides, truth, sides]))))
+    table = pa.table({"uri": uris, "truth_uri": truths, "place": ["north", None], "unused": [1, 2]})
+    pq.write_table(table, tmp_path / "table.parquet")
+    arguments = ["semantic", str(tmp_path / "table.parquet"), str(tmp_path / "out"), *SETTINGS, "--quiet"]
+    assert run([*arguments, "--keep-columns", "place", "--truth-crop", "center"]) == 0
+    rows = rows_of(tmp_path / "out")
+    assert [row["place"] for row in rows] == ["north", None]
+    assert "unused" not in rows[0]
+    # class 9 stands at the sides alone
+    assert set(result_of(tmp_path / "out")["metrics"]["iou_by_class"]) == {"0", "1", "2", "3"}
+
+
+def test_a_kept_column_of_the_results_own_name_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    uri = str(save(tmp_path / "0.png", picture(0)[0]))
+    pq.write_table(pa.table({"uri": [uri], "labels": [1]}), tmp_path / "table.parquet")
+    arguments = ["semantic", str(tmp_path / "table.parquet"), str(tmp_path / "out"), *SETTINGS, "--quiet"]
+    assert run([*arguments, "--keep-columns", "labels"]) == 1
+    assert "keep_columns: labels" in capsys.readouterr().err
+
+
+def test_damaged_clusters_are_named_and_nothing_is_computed_with_them(
+    pictures: Path, tmp_path: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    shutil.rmtree(out / "semantic")
+    (book,) = codebooks_of(out)
+    (out / book["name"]).write_bytes(b"other bytes")
+    assert run(command(pictures, out, "--quiet", "--workers", "1")[3:]) == 1
+    text = capsys.readouterr().err
+    assert book["name"] in text
+    assert "is not what was committed" in text
