@@ -151,6 +151,9 @@ class SpectralSettings(RunSettings):
         ge=16,
         le=8192,
     )
+    refine_processes: int = _operation(
+        0, "processes of one worker that refine masks; 0: the worker itself, beside a GPU 8 or one per core", ge=0
+    )
 
     @model_validator(mode="after")
     def _combinations_make_sense(self) -> Self:
@@ -180,9 +183,6 @@ class SegmentSettings(SpectralSettings):
     )
     component: Literal["all", "peak"] = _result(
         "Mask", "all", "keep all of that side, or the part connected to the peak of the second eigenvector"
-    )
-    refine_processes: int = _operation(
-        0, "processes of one worker that refine masks; 0: the worker itself, beside a GPU 8 or one per core", ge=0
     )
 
 

@@ -16,11 +16,13 @@ from threadpoolctl import threadpool_limits
 from simsam_batch import images
 from simsam_batch.errors import ImageError, RunError
 from simsam_batch.regions import boxes, codebook, masks
+from simsam_batch.regions.refine import CRF, shrink
 from simsam_batch.regions.run_lengths import run_lengths
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.schema import Shard, ShardOutput
 from simsam_batch.stages.clusters import load_codebook
 from simsam_batch.stages.decomposition import Timer
+from simsam_batch.stages.refinement import Refiner
 from simsam_batch.stages.semantic import SemanticStage
 
 _COPIED = ("width", "height", "degenerate")
@@ -38,11 +40,19 @@ class _Item:
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
-    """What this stage reads of an image: its truth if it has one, its pixels only if labels are refined."""
+    """What a thread has prepared of an image.
 
+    Attributes:
+        maps: for each codebook the label of every cell; cells are patches or, of refined maps, pixels.
+        index: the cell of each pixel of the image.
+        truth: (H, W) class ids if there are any.
+        truth_error: why there are none.
+    """
+
+    maps: list[NDArray[np.int32]]
+    index: masks.UpsampleIndex
     truth: NDArray[np.integer[Any]] | None
     truth_error: str | None
-    rgb: NDArray[np.uint8] | None
 
 
 class SemanticWorker:
@@ -58,10 +68,11 @@ class SemanticWorker:
         self._generations = self._ledger.committed()
         self._limits = images.ImageLimits(stage.options.max_bytes, stage.options.max_pixels)
         self._resize = images.parse_resize(stage.options.resize)
+        self._refiner = Refiner(stage.options.refine_processes) if stage.options.refine != "none" else None
         self._timer = Timer(torch.device("cpu"))
 
     def run(self, shards: Iterator[Shard]) -> Iterator[ShardOutput]:
-        """Outputs of the shards, in order; the next truths are read while these are compared."""
+        """Outputs of the shards, in order; the next images are labelled and refined while these are compared."""
         threads = self._options.decode_threads or 2
         arrived = images.decode_ahead(self._items(shards), self._load, threads=threads, max_pending=4 * threads)
         with closing(arrived):
@@ -90,30 +101,43 @@ class SemanticWorker:
         name = next(str(file["name"]) for file in manifest["files"] if file["name"].endswith(".parquet"))
         return pq.read_table(pa.BufferReader(self._stage.out.read(name)))
 
-    def _load(self, item: _Item) -> _Loaded:
-        record, found, options = item.record, item.found, self._options
+    def _load(self, item: _Item) -> _Loaded | None:
+        """Label and refine an image, and read its truth; None for one that has failed before."""
+        record, found = item.record, item.found
         if found["status"] != "ok":
-            return _Loaded(None, None, None)
-        rgb = None
-        if options.refine != "none":
-            rgb = images.decode(images.fetch(record["uri"], self._limits), self._limits).rgb
+            return None
+        maps, index = self._labelled(record["uri"], found)
         truth_is = self._stage.resolved["truth"]
         if record["truth_uri"] is None or truth_is is None:
-            return _Loaded(None, None, rgb)
-        size = found["height"], found["width"]
+            return _Loaded(maps, index, None, None)
         try:
             truth = images.load_labels(
                 record["truth_uri"],
                 self._limits,
-                size,
+                (found["height"], found["width"]),
                 classes=len(truth_is["classes"]),
                 ignore=truth_is["ignore_label"],
             )
         except images.TruthError as error:
-            return _Loaded(None, str(error), rgb)
-        return _Loaded(truth, None, rgb)
+            return _Loaded(maps, index, None, str(error))
+        return _Loaded(maps, index, truth, None)
 
-    def _row(self, item: _Item, loaded: _Loaded | Exception, state: dict[str, Any]) -> dict[str, Any]:
+    def _labelled(self, uri: str, found: dict[str, Any]) -> tuple[list[NDArray[np.int32]], masks.UpsampleIndex]:
+        """The label maps of an image, and the cell of each of its pixels."""
+        maps = self._label_maps(found)
+        size, grid = (found["height"], found["width"]), (found["grid_h"], found["grid_w"])
+        working = images.working_size(size, self._resize)
+        if self._refiner is None:
+            return maps, masks.upsample_index(grid, found["patch"], working, size)
+        rgb = images.decode(images.fetch(uri, self._limits), self._limits).rgb
+        picture = shrink(rgb, self._options.refine_max_side)
+        cells = picture.shape[0], picture.shape[1]
+        index = masks.upsample_index(grid, found["patch"], working, cells)
+        parameters = CRF[self._options.refine]
+        waiting = [self._refiner.submit(picture, labels, index=index, parameters=parameters) for labels in maps]
+        return [refined() for refined in waiting], masks.upsample_index(cells, 1, cells, size)
+
+    def _row(self, item: _Item, loaded: _Loaded | Exception | None, state: dict[str, Any]) -> dict[str, Any]:
         """One image's row; its share of the confusions goes to ``state``."""
         if isinstance(loaded, ImageError):
             return {
@@ -124,34 +148,20 @@ class SemanticWorker:
             }
         if isinstance(loaded, Exception):
             raise loaded
-        found = item.found
-        if found["status"] != "ok":
-            return {name: found[name] for name in ("status", "error_type", "error", "failed_step")}
-        with self._timer.step("labels"):
-            maps = self._label_maps(found)
-        size = found["height"], found["width"]
-        grid = found["grid_h"], found["grid_w"]
-        index = masks.upsample_index(grid, found["patch"], images.working_size(size, self._resize), size)
-        if loaded.rgb is None:
-            with self._timer.step("encode"):
-                segments = _segments(maps[0], index)
-            full = [labels[np.ix_(*index)] for labels in maps] if loaded.truth is not None else []
-        else:
-            with self._timer.step("refine"):
-                wanted = maps if loaded.truth is not None else maps[:1]
-                full = [self._refined(loaded.rgb, labels[np.ix_(*index)]) for labels in wanted]
-            with self._timer.step("encode"):
-                segments = _segments(full[0], (np.arange(size[0]), np.arange(size[1])))
+        if loaded is None:
+            return {name: item.found[name] for name in ("status", "error_type", "error", "failed_step")}
+        with self._timer.step("encode"):
+            segments = _segments(loaded.maps[0], loaded.index)
         if loaded.truth is not None:
             with self._timer.step("score"):
-                self._score(full, loaded.truth, state)
+                self._score(loaded.maps, loaded.index, loaded.truth, state)
         state["truth_errors"] += loaded.truth_error is not None
         return {
             "status": "ok",
-            **{name: found[name] for name in _COPIED},
+            **{name: item.found[name] for name in _COPIED},
             "labels": [each["label"] for each in segments],
             "segments": segments,
-            "refined": loaded.rgb is not None,
+            "refined": self._refiner is not None,
             "truth_error": loaded.truth_error,
         }
 
@@ -170,18 +180,19 @@ class SemanticWorker:
             maps.append(label_of[region_map])
         return maps
 
-    def _refined(self, rgb: NDArray[np.uint8], labels: NDArray[np.int32]) -> NDArray[np.int32]:
-        from simsam_batch.regions.refine import CRF, refine
-
-        return refine(rgb, labels, CRF[self._options.refine], max_side=self._options.refine_max_side)
-
-    def _score(self, full: list[NDArray[np.int32]], truth: NDArray[np.integer[Any]], state: dict[str, Any]) -> None:
+    def _score(
+        self,
+        maps: list[NDArray[np.int32]],
+        index: masks.UpsampleIndex,
+        truth: NDArray[np.integer[Any]],
+        state: dict[str, Any],
+    ) -> None:
         scores, truth_is = self._stage.fold.scores, self._stage.resolved["truth"]
         part = images.central_square(truth.shape) if truth_is["center_crop"] else (slice(None), slice(None))
-        for repeat, labels in enumerate(full):
-            state["repeats"][repeat] = scores.merge(
-                state["repeats"][repeat], scores.of_image(labels[part], truth[part])
-            )
+        cells = np.ix_(index[0][part[0]], index[1][part[1]])
+        for repeat, labels in enumerate(maps):
+            of_image = scores.of_image(labels[cells], truth[part])
+            state["repeats"][repeat] = scores.merge(state["repeats"][repeat], of_image)
 
     def _output(self, shard: Shard, rows: list[dict[str, Any]], state: dict[str, Any]) -> ShardOutput:
         records, schema = shard.records, self._stage.schema
