@@ -16,5 +16,5 @@ def upload(tensor: Tensor, device: torch.device) -> Tensor:
         device: where to; on the CPU nothing is copied.
     """
     if device.type == "cuda":
-        tensor = tensor.pin_memory()
+        tensor = torch.empty_like(tensor, pin_memory=True).copy_(tensor)
     return tensor.to(device, non_blocking=True)
