@@ -155,6 +155,13 @@ class SpectralSettings(RunSettings):
         0, "processes of one worker that refine masks; 0: the worker itself, beside a GPU 8 or one per core", ge=0
     )
 
+    region_source: Literal["eigenvectors", "features"] = _result(
+        "Regions", "eigenvectors", "what k-means groups patches by; features: the baseline without a graph"
+    )
+    region_vectors: int = _result("Regions", 0, "eigenvectors used for it, after the constant one; 0: all", ge=0)
+    split_regions: bool = _result("Regions", False, "make each connected part of a region a region of its own")
+    background: bool = _result("Regions", True, "take the region with the most border for background, label 0")
+
     @model_validator(mode="after")
     def _combinations_make_sense(self) -> Self:
         if self.affinity == "binary" and self.head != "none":
@@ -177,6 +184,15 @@ class SegmentSettings(SpectralSettings):
 
     eigenvectors: Literal["none", "fp16", "fp32"] = _result("Eigenproblem", "fp16", "how eigenvectors are stored")
 
+    regions: int = _result(
+        "Regions",
+        -1,
+        "further cut each image into so many regions, background included; 0: as the eigengap says; -1: do not",
+        ge=-1,
+    )
+
+    repeats: int = _result("Head", 1, "heads with different seeds; scores get a mean and a deviation", ge=1, le=100)
+
     threshold: Literal["zero", "mean"] = _result("Mask", "mean", "of the second eigenvector")
     side: Literal["smaller", "border", "largest-entry"] = _result(
         "Mask", "border", "which side is the object: the smaller, the one off the border, or that of the peak"
@@ -185,6 +201,13 @@ class SegmentSettings(SpectralSettings):
         "Mask", "all", "keep all of that side, or the part connected to the peak of the second eigenvector"
     )
 
+    @model_validator(mode="after")
+    def _repeats_are_comparable(self) -> Self:
+        if self.repeats > 1 and self.refine != "none":
+            msg = f"repeats: {self.repeats} heads are compared by unrefined masks; allowed with it: refine 'none'"
+            raise ValueError(msg)
+        return self
+
 
 class SemanticSettings(SpectralSettings):
     """Settings of ``simsam semantic``: regions of every image, clustered over the whole set."""
@@ -192,12 +215,6 @@ class SemanticSettings(SpectralSettings):
     regions: int = _result(
         "Regions", 15, "regions of an image, background included; 0: as many as the eigengap says", ge=0
     )
-    region_source: Literal["eigenvectors", "features"] = _result(
-        "Regions", "eigenvectors", "what k-means groups patches by; features: the baseline without a graph"
-    )
-    region_vectors: int = _result("Regions", 0, "eigenvectors used for it, after the constant one; 0: all", ge=0)
-    split_regions: bool = _result("Regions", False, "make each connected part of a region a region of its own")
-    background: bool = _result("Regions", True, "take the region with the most border for background, label 0")
     erode: int = _result("Regions", 2, "erosions of a region before its box is drawn", ge=0)
     dilate: int = _result("Regions", 3, "dilations after them", ge=0)
     region_feature: Literal["patches", "class-token", "mean-token"] = _result(

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from simsam_batch.config import SpectralSettings
+from simsam_batch.config import SegmentSettings, SemanticSettings, SpectralSettings
+from simsam_batch.regions.partition import partition
 from simsam_batch.spectral import affinity, color, eigen, head, laplacian
 
 if TYPE_CHECKING:
@@ -140,6 +141,32 @@ def decompose_batch(
             )
             vectors = eigen.apply_sign_rule(laplacian.fill_left_out(pairs.vectors, valid, grid))
         return Decomposed(rows, valid, pairs, vectors, one_colour, outliers, islands.sum(1), components, *of_head)
+
+
+def regions_of(
+    found: Decomposed,
+    degenerate: Tensor,
+    grid: tuple[int, int],
+    seeds: Sequence[int],
+    settings: SegmentSettings | SemanticSettings,
+) -> Tensor:
+    """Cut the images of a batch into regions: (B, N) int32, 0 the background unless the settings know none.
+
+    An image whose second eigenvector means nothing is one region, and so is one of a single colour.
+    """
+    by_features = settings.region_source == "features"
+    labels = partition(
+        found.pairs.values[:, : settings.k],
+        found.vectors[:, : settings.k],
+        grid,
+        seeds,
+        regions=settings.regions or None,
+        vectors_used=settings.region_vectors or None,
+        features=found.rows if by_features else None,
+        background=settings.background,
+        split=settings.split_regions,
+    )
+    return labels.masked_fill((found.one_colour if by_features else degenerate)[:, None], 0)
 
 
 def normalized(images: Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]) -> Tensor:

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from simsam_batch.regions import boxes, masks
-from simsam_batch.regions.partition import partition
 from simsam_batch.stages.backbone import load_encoder
-from simsam_batch.stages.decomposition import Decomposed, decompose_batch, normalized
+from simsam_batch.stages.decomposition import Decomposed, decompose_batch, normalized, regions_of
 from simsam_batch.stages.image_worker import ImageWorker, Item, Loaded, Results, finite_or_none
 from simsam_batch.stages.regions import RegionsStage
 
@@ -61,19 +60,7 @@ class RegionsWorker(ImageWorker[Regions]):
         found = decompose_batch(pictures, grid, seeds, self.backbone, options, self.timer)
         degenerate = found.one_colour | masks.degenerate(found.pairs.values, found.vectors)
         with self.timer.step("regions"), torch.inference_mode():
-            by_features = options.region_source == "features"
-            labels = partition(
-                found.pairs.values[:, : options.k],
-                found.vectors[:, : options.k],
-                grid,
-                seeds,
-                regions=options.regions or None,
-                vectors_used=options.region_vectors or None,
-                features=found.rows if by_features else None,
-                background=options.background,
-                split=options.split_regions,
-            )
-            labels = labels.masked_fill((found.one_colour if by_features else degenerate)[:, None], 0)
+            labels = regions_of(found, degenerate, grid, seeds, options)
             planes = labels.cpu().numpy().astype(np.int32).reshape(-1, *grid)
             whole = np.arange(grid[0]), np.arange(grid[1])
             first = 1 if options.background else 0

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,13 @@ from simsam_batch.errors import ImageError, SettingsError
 from simsam_batch.runs.plan import Plan
 from simsam_batch.runs.schema import PLAN_FIELDS, ROW_FIELDS
 from simsam_batch.scores.overlap import ObjectScores
+from simsam_batch.stages.label_maps import RLE, SEGMENT
 
 if TYPE_CHECKING:
     from simsam_batch.stages.segment_worker import SegmentWorker
 
 _SAMPLE = 8
-
-RLE = pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.string())])
+_AVERAGED = ("iou_per_image_mean", "iou_pooled", "accuracy")
 
 SEGMENT_FIELDS = [
     pa.field("width", pa.int32()),
@@ -38,6 +39,7 @@ SEGMENT_FIELDS = [
     pa.field("mask_rle", RLE),
     pa.field("bbox_xyxy", pa.list_(pa.int32())),
     pa.field("area_fraction", pa.float64()),
+    pa.field("regions", pa.list_(SEGMENT)),
     pa.field("eigenvalues", pa.list_(pa.float32())),
     pa.field("spectral_gap", pa.float32()),
     pa.field("solver", pa.string()),
@@ -58,27 +60,47 @@ SEGMENT_FIELDS = [
 
 
 class SegmentFold:
-    """Object scores, and how many images could not be scored or have no certain mask."""
+    """Object scores, and how many images could not be scored or have no certain mask.
 
-    def __init__(self) -> None:
-        self.scores = ObjectScores()
+    Args:
+        repeats: how many heads every image has; scores of all are kept, the first one's with curves.
+    """
+
+    def __init__(self, repeats: int = 1) -> None:
+        self.scores, self.repeats = ObjectScores(), repeats
 
     def zero(self) -> dict[str, Any]:
         """The state of no image."""
-        return {"scores": self.scores.zero(), "degenerate": 0, "truth_errors": 0}
+        others = [self.scores.zero() for _ in range(1, self.repeats)]
+        return {"scores": self.scores.zero(), "others": others, "degenerate": 0, "truth_errors": 0}
 
     def merge(self, a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
         """The state of the images of both."""
         return {
             "scores": self.scores.merge(a["scores"], b["scores"]),
+            "others": [self.scores.merge(x, y) for x, y in zip(a["others"], b["others"], strict=True)],
             "degenerate": a["degenerate"] + b["degenerate"],
             "truth_errors": a["truth_errors"] + b["truth_errors"],
         }
 
     def result(self, s: dict[str, Any]) -> dict[str, Any]:
-        """The dataset's metrics."""
+        """The dataset's metrics: those of the first head, then mean and deviation over all of them."""
         counts = {"degenerate": s["degenerate"], "truth_errors": s["truth_errors"]}
-        return self.scores.result(s["scores"]) | {name: n for name, n in counts.items() if n}
+        first = self.scores.result(s["scores"])
+        spread = spread_of([first, *(self.scores.result(state) for state in s["others"])], _AVERAGED)
+        return first | spread | {name: n for name, n in counts.items() if n}
+
+
+def spread_of(results: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    """Mean and sample standard deviation of metrics over repeats; nothing for a single one, or without scores."""
+    if len(results) < 2:
+        return {}
+    spread: dict[str, Any] = {}
+    for name in names:
+        values = [each[name] for each in results if each.get(name) is not None]
+        if len(values) == len(results):
+            spread[f"{name}_mean"], spread[f"{name}_std"] = statistics.fmean(values), statistics.stdev(values)
+    return spread | {"repeats": len(results)} if spread else {}
 
 
 @dataclass(frozen=True)
@@ -99,12 +121,16 @@ class SegmentStage:
     object_truth: bool = True
     center_crop: bool = False
     name: str = "segment"
-    fold: SegmentFold = field(default_factory=SegmentFold)
 
     @property
     def settings(self) -> dict[str, Any]:
         """The result settings as plain JSON values."""
         return self.options.values_of("result")
+
+    @cached_property
+    def fold(self) -> SegmentFold:
+        """Merges scores and counts."""
+        return SegmentFold(self.options.repeats)
 
     @cached_property
     def schema(self) -> pa.Schema:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,8 @@ from simsam_batch.regions import boxes, masks
 from simsam_batch.regions.refine import CRF, shrink
 from simsam_batch.regions.run_lengths import run_lengths
 from simsam_batch.scores import overlap
-from simsam_batch.stages.image_worker import ImageWorker, Item, Loaded, Results, finite_or_none
+from simsam_batch.stages.image_worker import ImageWorker, Item, Loaded, Results, finite_or_none, image_seed
+from simsam_batch.stages.label_maps import segments_of
 from simsam_batch.stages.refinement import Refiner
 from simsam_batch.stages.segment import SegmentStage
 from simsam_batch.stages.segmentation import Segmented, segment_batch
@@ -69,8 +70,13 @@ class SegmentWorker(ImageWorker[Segmented]):
         return None if self._refiner is None else shrink(rgb, self._options.refine_max_side)
 
     def compute(self, pictures: torch.Tensor, grid: tuple[int, int], seeds: Sequence[int]) -> Segmented:
-        """Segment a batch."""
-        return segment_batch(pictures, grid, seeds, self.backbone, self._options, self.timer)
+        """Segment a batch, with as many heads as the settings ask for."""
+        found = segment_batch(pictures, grid, seeds, self.backbone, self._options, self.timer)
+        others = []
+        for repeat in range(1, self._options.repeats):
+            of_repeat = [image_seed(seed, str(repeat)) for seed in seeds]
+            others.append(segment_batch(pictures, grid, of_repeat, self.backbone, self._options, self.timer).masks)
+        return replace(found, other_masks=others)
 
     def load_truth(
         self, record: dict[str, Any], image: images.Prepared, index: masks.UpsampleIndex
@@ -155,12 +161,20 @@ class SegmentWorker(ImageWorker[Segmented]):
             "refined": self._refiner is not None,
             "truth_error": loaded.truth_error,
         }
+        if self._options.regions >= 0:
+            # A map without a background begins at 0; in the rows labels begin at 1.
+            labels = found.regions[i].numpy().reshape(loaded.image.grid) + (not self._options.background)
+            row["regions"] = segments_of(labels, loaded.index)
         results.state["degenerate"] += degenerate
         results.state["truth_errors"] += loaded.truth_error is not None
         if counts is not None:
             soft = found.soft[i].numpy().reshape(loaded.image.grid)
             state = self._scores.of_image(counts, overlap.threshold_histograms(soft, loaded.truth.patches))
             results.state["scores"] = self._scores.merge(results.state["scores"], state)
+            for repeat, others in enumerate(found.other_masks):
+                other = overlap.overlap_counts(others[i].numpy().reshape(loaded.image.grid), loaded.truth.patches)
+                state = self._scores.of_image(other)
+                results.state["others"][repeat] = self._scores.merge(results.state["others"][repeat], state)
             row |= {"iou": overlap.iou(counts), "accuracy": overlap.accuracy(counts)}
         results.rows[item.row] = row
         if self._options.eigenvectors != "none":

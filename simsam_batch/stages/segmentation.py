@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from simsam_batch.config import SegmentSettings
 from simsam_batch.regions import masks
-from simsam_batch.stages.decomposition import Timer, decompose_batch
+from simsam_batch.stages.decomposition import Timer, decompose_batch, regions_of
 
 if TYPE_CHECKING:
     from simsam_batch.features.contract import Backbone
@@ -32,6 +32,8 @@ class Segmented:
         collapse, loss_first, loss_last: (B,) float32, of the head; NaN without one.
         degenerate: (B,) bool, graphs that single out no second vector.
         iterations, converged, solver: of each image's eigenproblem.
+        other_masks: (B, N) bool each, from heads with other seeds.
+        regions: (B, N) int32, the region of each patch, 0 the background; no column (B, 0) unless asked for.
     """
 
     masks: Tensor
@@ -50,7 +52,9 @@ class Segmented:
     degenerate: Tensor
     iterations: Tensor
     converged: Tensor
+    regions: Tensor
     solver: list[str]
+    other_masks: list[Tensor] = field(default_factory=list)
 
 
 def segment_batch(
@@ -87,7 +91,11 @@ def segment_batch(
                 mask = masks.component_of_peak(mask, vectors, grid)
             mask &= ~found.one_colour[:, None]
             degenerate = found.one_colour | masks.degenerate(pairs.values, vectors)
+            regions = mask.new_empty((len(mask), 0), dtype=torch.int32)
+            if settings.regions >= 0:
+                regions = regions_of(found, degenerate, grid, seeds, settings)
             on_device = {
+                "regions": regions,
                 "masks": mask,
                 "soft": masks.soft_map(vectors, mask),
                 "values": pairs.values[:, : settings.k],
@@ -106,7 +114,7 @@ def segment_batch(
                 "converged": pairs.converged,
             }
             # Copies that do not block go to pinned memory by themselves; one wait is enough for all of them.
-            results = {name: tensor.to("cpu", non_blocking=True) for name, tensor in on_device.items()}
+            results: dict[str, Any] = {name: tensor.to("cpu", non_blocking=True) for name, tensor in on_device.items()}
             if images.is_cuda:
                 torch.cuda.current_stream(images.device).synchronize()
         timer.settle()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,22 +13,14 @@ from simsam_batch.config import SemanticSettings, extra
 from simsam_batch.errors import SettingsError
 from simsam_batch.runs.schema import ROW_FIELDS
 from simsam_batch.scores.semantic import SemanticScores
-from simsam_batch.stages.segment import RLE
+from simsam_batch.stages.label_maps import SEGMENT
+from simsam_batch.stages.segment import spread_of
 from simsam_batch.storage import Folder, ObjectNotFound, read_url, redact
 
 if TYPE_CHECKING:
     from simsam_batch.catalog.facts import DatasetFacts
     from simsam_batch.stages.clusters import FittedClusters
     from simsam_batch.stages.semantic_worker import SemanticWorker
-
-SEGMENT = pa.struct(
-    [
-        ("label", pa.int32()),
-        ("area_fraction", pa.float64()),
-        ("bbox_xyxy", pa.list_(pa.int32())),
-        ("mask_rle", RLE),
-    ]
-)
 
 SEMANTIC_FIELDS = [
     pa.field("width", pa.int32()),
@@ -72,16 +63,7 @@ class SemanticFold:
     def result(self, s: dict[str, Any]) -> dict[str, Any]:
         """The scores of the first repeat, whose labels are in the rows; then mean and deviation over all."""
         found = [self.scores.result(state) for state in s["repeats"]]
-        result = dict(found[0])
-        if "iou_by_class" in result:
-            result["iou_by_class"] = {name: iou for name, iou in result["iou_by_class"].items() if iou is not None}
-        if len(found) > 1 and found[0]:
-            for name in _AVERAGED:
-                values = [each[name] for each in found if each[name] is not None]
-                if len(values) < len(found):
-                    continue
-                result[f"{name}_mean"], result[f"{name}_std"] = statistics.fmean(values), statistics.stdev(values)
-            result["repeats"] = len(found)
+        result = found[0] | spread_of(found, _AVERAGED)
         if s["truth_errors"]:
             result["truth_errors"] = s["truth_errors"]
         return result

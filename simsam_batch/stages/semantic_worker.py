@@ -15,13 +15,13 @@ from threadpoolctl import threadpool_limits
 
 from simsam_batch import images
 from simsam_batch.errors import ImageError, RunError
-from simsam_batch.regions import boxes, codebook, masks
+from simsam_batch.regions import codebook, masks
 from simsam_batch.regions.refine import CRF, shrink
-from simsam_batch.regions.run_lengths import run_lengths
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.schema import Shard, ShardOutput
 from simsam_batch.stages.clusters import load_codebook
 from simsam_batch.stages.decomposition import Timer
+from simsam_batch.stages.label_maps import segments_of
 from simsam_batch.stages.refinement import Refiner
 from simsam_batch.stages.semantic import SemanticStage
 
@@ -151,7 +151,7 @@ class SemanticWorker:
         if loaded is None:
             return {name: item.found[name] for name in ("status", "error_type", "error", "failed_step")}
         with self._timer.step("encode"):
-            segments = _segments(loaded.maps[0], loaded.index)
+            segments = segments_of(loaded.maps[0], loaded.index)
         if loaded.truth is not None:
             with self._timer.step("score"):
                 self._score(loaded.maps, loaded.index, loaded.truth, state)
@@ -207,21 +207,3 @@ class SemanticWorker:
             statistics=state,
             seconds=self._timer.take(),
         )
-
-
-def _segments(labels: NDArray[np.int32], index: masks.UpsampleIndex) -> list[dict[str, Any]]:
-    """The parts of a map of cells that carry a label, as masks of the full image."""
-    pixels = masks.patch_pixels((labels.shape[0], labels.shape[1]), index)
-    found = []
-    for label in np.unique(labels[pixels > 0]).tolist():
-        mask = labels == label
-        if label:
-            found.append(
-                {
-                    "label": label,
-                    "area_fraction": int(pixels[mask].sum()) / int(pixels.sum()),
-                    "bbox_xyxy": boxes.tight_box(mask, index),
-                    "mask_rle": run_lengths(mask, index),
-                }
-            )
-    return found

@@ -18,8 +18,8 @@ from pycocotools import mask as coco
 from simsam_batch.config import PRESETS, SegmentSettings, resolve
 from simsam_batch.runs.schema import Shard, ShardOutput
 from simsam_batch.stages.backbone import resolve_backbone
-from simsam_batch.stages.segment import SegmentStage
 from simsam_batch.stages.image_worker import image_seed
+from simsam_batch.stages.segment import SegmentFold, SegmentStage
 
 DISC = (slice(40, 104), slice(64, 128))
 
@@ -89,6 +89,50 @@ def test_the_object_is_found_and_described(tmp_path: Path) -> None:
     assert output.arrays[0]["eigenvectors"].shape == (15, 130)
     assert output.arrays[0]["eigenvectors"].dtype == np.float16
     assert output.statistics["scores"]["images_scored"] == 1
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_regions_cover_the_image_without_overlap(tmp_path: Path, background: bool) -> None:
+    shard = shard_of([save(tmp_path, "a.png", picture())])
+    (output,) = run(worker_of(regions=3, background=background), shard)
+    (row,) = output.rows.to_pylist()
+    assert [region["label"] for region in row["regions"]] == ([1, 2] if background else [1, 2, 3])
+    stack = np.stack([mask_of(region) for region in row["regions"]])
+    assert stack.sum(axis=0).max() == 1
+    assert bool(stack.any(axis=0).all()) is not background
+    for region, mask in zip(row["regions"], stack, strict=True):
+        assert region["area_fraction"] == pytest.approx(mask.mean())
+        ys, xs = np.nonzero(mask)
+        assert region["bbox_xyxy"] == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+    inside, corner = (stack[:, y, x].argmax() if stack[:, y, x].any() else -1 for y, x in ((72, 96), (5, 200)))
+    assert inside != corner
+
+
+def test_an_image_of_one_colour_has_no_regions(tmp_path: Path) -> None:
+    flat = save(tmp_path, "flat.png", np.full((160, 208, 3), 90, np.uint8))
+    (output,) = run(worker_of(regions=3), shard_of([flat]))
+    assert output.rows.to_pylist()[0]["regions"] == []
+    (without,) = run(worker_of(), shard_of([flat]))
+    assert without.rows.to_pylist()[0]["regions"] is None
+
+
+def test_repeats_report_mean_and_deviation_over_heads_with_other_seeds(tmp_path: Path) -> None:
+    truth = np.zeros((160, 208), dtype=np.uint8)
+    truth[DISC] = 255
+    shard = shard_of([save(tmp_path, "a.png", picture())], truth=[save(tmp_path, "truth.png", truth)])
+    worker = worker_of(repeats=3, kappa=2.0)
+    (output,) = run(worker, shard)
+    fold = SegmentFold(3)
+    metrics = fold.result(output.statistics)
+    states = [output.statistics["scores"], *output.statistics["others"]]
+    ious = [state["iou_sum"] for state in states]
+    assert metrics["repeats"] == 3
+    assert metrics["iou_per_image_mean"] == ious[0]
+    assert metrics["iou_per_image_mean_mean"] == pytest.approx(np.mean(ious))
+    assert metrics["iou_per_image_mean_std"] == pytest.approx(np.std(ious, ddof=1))
+    (alone,) = run(worker_of(kappa=2.0), shard)
+    assert alone.statistics["scores"]["iou_sum"] == ious[0]
+    assert "repeats" not in SegmentFold().result(alone.statistics)
 
 
 def test_a_bad_image_does_not_cost_its_neighbours(tmp_path: Path) -> None:

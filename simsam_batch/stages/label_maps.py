@@ -1,0 +1,48 @@
+"""Label maps as rows: every label of an image with its mask, box and share of the image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from simsam_batch.regions import boxes, masks
+from simsam_batch.regions.run_lengths import run_lengths
+
+RLE = pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.string())])
+
+SEGMENT = pa.struct(
+    [
+        ("label", pa.int32()),
+        ("area_fraction", pa.float64()),
+        ("bbox_xyxy", pa.list_(pa.int32())),
+        ("mask_rle", RLE),
+    ]
+)
+"""One label of one image."""
+
+
+def segments_of(labels: NDArray[np.int32], index: masks.UpsampleIndex) -> list[dict[str, Any]]:
+    """The parts of a map of cells that carry a label above 0, as masks of the full image, by ascending label.
+
+    Args:
+        labels: (Hp, Wp); a label whose cells have no pixel, as may be in images smaller than the grid, is left out.
+        index: from `simsam_batch.regions.masks.upsample_index`.
+    """
+    pixels = masks.patch_pixels((labels.shape[0], labels.shape[1]), index)
+    total = int(pixels.sum())
+    found = []
+    for label in np.unique(labels[pixels > 0]).tolist():
+        if label > 0:
+            mask = labels == label
+            found.append(
+                {
+                    "label": label,
+                    "area_fraction": int(pixels[mask].sum()) / total,
+                    "bbox_xyxy": boxes.tight_box(mask, index),
+                    "mask_rle": run_lengths(mask, index),
+                }
+            )
+    return found
