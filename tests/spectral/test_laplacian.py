@@ -120,13 +120,14 @@ def test_squaring_finds_the_components_that_the_search_finds(
 
 @pytest.mark.parametrize("patches", [2, 3, 8, 9, 16, 17, 18, 256, 257, 258])
 def test_squaring_follows_a_chain_to_its_end_and_stops_at_a_gap(patches: int) -> None:
+    # The lowest two patches are the ends: 0 - 2 - 3 - ... - 1. Each would name a component of its own.
+    order = torch.tensor([0, *range(2, patches), 1])
     w = torch.zeros((2, patches, patches))
-    for image in w:
-        image.diagonal(1).fill_(1.0)
-        image.diagonal(-1).fill_(1.0)
-    w[1, patches // 2, patches // 2 - 1] = w[1, patches // 2 - 1, patches // 2] = 0.0
+    w[:, order[:-1], order[1:]] = w[:, order[1:], order[:-1]] = 1.0
+    half = patches // 2
+    w[1, order[half - 1], order[half]] = w[1, order[half], order[half - 1]] = 0.0
     labels, count = components_by_squaring(w, torch.ones((2, patches), dtype=torch.bool), above=0.5)
-    assert labels.tolist() == [[0] * patches, [0] * (patches // 2) + [1] * (patches - patches // 2)]
+    assert labels[:, order].tolist() == [[0] * patches, [0] * half + [1] * (patches - half)]
     assert count.tolist() == [1, 2]
 
 
