@@ -24,6 +24,7 @@ Method = Literal["kmeans", "minibatch"]
 
 RESTARTS = 10
 _RESTART_ROWS = 32_768
+_RESTART_ITERATIONS = 20
 _MOST_ITERATIONS = 300
 _TOLERANCE = 1e-4
 """Iterations end once the centres' squared movements add up to less than this share of the mean variance."""
@@ -46,7 +47,7 @@ class Codebook:
         sizes: (k,) int64, rows of the sample in each cluster. 0 only where more clusters were asked for than could be
             told apart.
         inertia: sum over the sample of squared distances to the nearest centre.
-        iterations: of the fit on the whole sample.
+        iterations: of the last pass of the fit, over the whole sample.
         converged: whether that ended before its limit of iterations.
         method: see `fit`.
         seed: of the fit.
@@ -125,9 +126,10 @@ def fit(
 ) -> Codebook:
     """Find clusters of unit rows with a small sum of squared distances to their centres.
 
-    ``kmeans`` is Lloyd's algorithm from k-means++ (Arthur and Vassilvitskii, SODA 2007). Its ``restarts`` run on at
-    most 32,768 of the rows, drawn by the seed; the best of them goes on over all rows (this project). ``minibatch`` is
-    what Deep Spectral Methods and SimSAM publish: scikit-learn's ``MiniBatchKMeans`` with batches of 4096.
+    ``kmeans`` is Lloyd's algorithm from k-means++ (Arthur and Vassilvitskii, SODA 2007). Its ``restarts`` run for 20
+    iterations on at most 32,768 of the rows, drawn by the seed; the best of them goes on there until it settles, and
+    then over all rows (this project). ``minibatch`` is what Deep Spectral Methods and SimSAM publish: scikit-learn's
+    ``MiniBatchKMeans`` with batches of 4096.
 
     On one machine, device and number of threads, equal arguments give equal bits.
 
@@ -275,14 +277,15 @@ def _kmeans(rows: Tensor, clusters: int, seed: int, restarts: int, device: torch
 
     def restart(state: int) -> _Found:
         start, _ = kmeans_plusplus(drawn.numpy(), clusters, random_state=state)
-        return _lloyd(on_device, torch.from_numpy(start).to(device), tolerance)
+        return _lloyd(on_device, torch.from_numpy(start).to(device), tolerance, _RESTART_ITERATIONS)
 
     states = np.random.SeedSequence(seed).generate_state(restarts).tolist()
     best = min((restart(state) for state in states), key=lambda found: found.inertia)
+    best = _lloyd(on_device, best.centers, tolerance)
     return best if drawn is rows else _lloyd(rows.to(device), best.centers, tolerance)
 
 
-def _lloyd(rows: Tensor, centers: Tensor, tolerance: float) -> _Found:
+def _lloyd(rows: Tensor, centers: Tensor, tolerance: float, most: int = _MOST_ITERATIONS) -> _Found:
     """Lloyd's iterations from given centres; sums by products with one-hot rows, whose order is fixed on any device."""
     clusters = len(centers)
     # Scores of a block stay in a CPU's cache; a GPU is kept busy by larger ones.
@@ -292,7 +295,7 @@ def _lloyd(rows: Tensor, centers: Tensor, tolerance: float) -> _Found:
     distances = torch.empty_like(squares)
     labels = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
     inertia, iteration, converged = np.inf, 0, False
-    while not converged and iteration < _MOST_ITERATIONS:
+    while not converged and iteration < most:
         iteration += 1
         before = labels.clone()
         half = centers.square().sum(dim=1, keepdim=True) / 2

@@ -122,11 +122,12 @@ class Moments:
         return Projection(self.mean(), np.ascontiguousarray(components * signs), values[::-1][:dimensions].copy())
 
 
-def unit_rows(features: NDArray[np.float32]) -> NDArray[np.float64]:
+def unit_rows(features: NDArray[np.float32], *, first: int = 0) -> NDArray[np.float64]:
     """Scale rows to unit length in fp64; each row's bits depend on this row alone.
 
     Args:
         features: (N, C) float32.
+        first: number of the first row, for messages.
 
     Returns:
         (N, C) float64; a zero row becomes the constant ``1/sqrt(C)``, as in
@@ -139,7 +140,7 @@ def unit_rows(features: NDArray[np.float32]) -> NDArray[np.float64]:
         raise ValueError(f"features have shape {features.shape}; a matrix of one row per region is needed")
     finite = np.isfinite(features).all(axis=1)
     if not finite.all():
-        raise ValueError(f"row {int(finite.argmin())} of the region features is not finite")
+        raise ValueError(f"row {first + int(finite.argmin())} of the region features is not finite")
     unit: NDArray[np.float64] = normalize_rows(torch.from_numpy(features.astype(np.float64, order="C"))).numpy()
     return unit
 
@@ -150,8 +151,6 @@ def unit_blocks(features: NDArray[np.float32]) -> Iterator[tuple[slice, NDArray[
     Raises:
         ValueError: as `unit_rows`, with the row's number in all of ``features``.
     """
-    if features.ndim == 2 and not np.isfinite(features).all():
-        unit_rows(features)
     for start in range(0, len(features), BLOCK):
         rows = slice(start, start + BLOCK)
-        yield rows, unit_rows(features[rows])
+        yield rows, unit_rows(features[rows], first=start)
