@@ -165,6 +165,40 @@ def test_a_finished_run_is_published_again_from_what_is_committed(pictures: Path
     assert committed(finished) == before
 
 
+def test_clusters_are_fitted_with_the_workers_number_of_threads(
+    tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sums over many regions change in their last bits with the number, which torchrun and a shell set differently."""
+    import torch
+    from threadpoolctl import threadpool_info
+
+    from simsam_batch.config import SemanticSettings, resolve
+    from simsam_batch.regions import codebook
+    from simsam_batch.stages.clusters import fit_clusters
+    from simsam_batch.storage import Folder
+
+    seen: list[set[int]] = []
+    fit = codebook.fit
+
+    def watched(*arguments: Any, **more: Any) -> Any:
+        seen.append({torch.get_num_threads(), *(pool["num_threads"] for pool in threadpool_info())})
+        return fit(*arguments, **more)
+
+    monkeypatch.setattr(codebook, "fit", watched)
+    shutil.copytree(finished, tmp_path / "out")
+    shutil.rmtree(tmp_path / "out" / "clusters")
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        settings = resolve(SemanticSettings, {"clusters": 3, "threads": 1})
+        fitted = fit_clusters(Folder(str(tmp_path / "out")), settings, result_of(finished, "regions")["content_digest"])
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [{1}]
+    assert [name for name, _ in fitted.files] == [book["name"] for book in codebooks_of(finished)]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["local", "ray", "torchrun"])
 def test_every_engine_computes_the_same_bits_in_all_three_steps(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from simsam_batch.config import SemanticSettings, extra
 from simsam_batch.errors import RunError, SettingsError
@@ -44,7 +47,8 @@ def fit_clusters(out: Folder, options: SemanticSettings, regions_digest: str) ->
     """Fit the clusters of the regions committed in OUT, or take those that an earlier call has committed.
 
     Features are streamed shard by shard; a sample of at most ``options.sample`` is held. The fit is the same for any
-    order and number of workers. ``clusters/clusters.json`` is the commit point.
+    order, engine and number of workers: like them it computes with ``options.threads`` threads.
+    ``clusters/clusters.json`` is the commit point.
 
     Args:
         out: the run's folder, with the stage ``regions`` complete.
@@ -59,7 +63,8 @@ def fit_clusters(out: Folder, options: SemanticSettings, regions_digest: str) ->
     try:
         return _committed(out, settings, regions_digest)
     except ObjectNotFound:
-        files, facts = _fit(out, options)
+        with _exactly(options.threads):
+            files, facts = _fit(out, options)
     record = {
         "schema_version": SCHEMA_VERSION,
         "settings": settings,
@@ -112,6 +117,22 @@ def region_features(out: Folder) -> Iterator[tuple[list[bytes], NDArray[np.float
             names = [f"{images[i]}#{number}".encode() for i, number in zip(owner.tolist(), numbers, strict=True)]
             flat = regions.field("feature").flatten().to_numpy()
             yield names, flat.reshape(len(names), -1)
+
+
+@contextmanager
+def _exactly(threads: int) -> Iterator[None]:
+    """So many threads for torch and BLAS, whose last bits depend on it; what starts the driver sets various numbers."""
+    import torch
+
+    # The limit reaches only libraries that are loaded.
+    import_module("sklearn.cluster")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with threadpool_limits(threads):
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _rows_file(manifest: dict[str, Any]) -> str:
