@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from simsam_batch.config import PRESETS, SegmentSettings, allowed, extra
+from pydantic.fields import FieldInfo
+
+from simsam_batch.config import PRESETS, SegmentSettings, SemanticSettings, allowed, extra
 
 PAGE = Path(__file__).with_name("settings.md")
 
-HEAD = """# Settings of `simsam segment`
+HEAD = """# Settings of `simsam segment` and `simsam semantic`
 
 Written from `simsam_batch/config.py` by `make docs`; change it there. Every setting is a flag and, by the name in the
 first column, a line of a YAML file for `--config`. A flag wins over the file, the file over a `--preset`.
@@ -20,11 +22,18 @@ There are three kinds:
 - **result**: changes the numbers. A run is continued only with equal ones; the differences are listed otherwise.
 - **input**: what the run is about, fixed with its plan, as IMAGES is. A run is continued only with equal ones; a
   `shard_size` left at 0 goes with any.
-- **operation**: how the work is done. May differ each time. (`weights` is one because it is only a place: the digest
-  of the file found there is kept like a result setting.)
+- **operation**: how the work is done. May differ each time. (`weights` and `class_names` are among them because they
+  are only places: the digest of the weights and the names found there are kept like result settings.)
+
+Those of `segment` come first, then those that only `semantic` has.
 """
 
-PRESET_HEAD = """## Presets
+ALONE_HEAD = """# Settings of `simsam semantic` alone
+
+They come on top of those above, or stand in their place; it has no {left_out}.
+"""
+
+PRESET_HEAD = """# Presets
 
 `--preset NAME` sets what a published method does. A cell is what the preset changes; an empty one is the default.
 """
@@ -32,22 +41,36 @@ PRESET_HEAD = """## Presets
 
 def settings_page() -> str:
     """The page's text."""
+    shared, alone = SegmentSettings.model_fields, SemanticSettings.model_fields
+    alone = {name: field for name, field in alone.items() if name not in shared or _differs(field, shared[name])}
+    left_out = ", ".join(f"`{name}`" for name in shared if name not in SemanticSettings.model_fields)
+    changed = [name for name in shared | alone if any(name in preset for preset in PRESETS.values())]
+    table = [_row(["setting", *(f"`{name}`" for name in PRESETS)]), _rule(len(PRESETS) + 1)]
+    table += [_row([f"`{name}`", *(_value(preset.get(name)) for preset in PRESETS.values())]) for name in changed]
+    return "\n".join(
+        [HEAD, *_groups(shared), ALONE_HEAD.format(left_out=left_out), *_groups(alone), PRESET_HEAD, *table, ""]
+    )
+
+
+def _differs(one: FieldInfo, other: FieldInfo) -> bool:
+    return (one.default, one.description) != (other.default, other.description)
+
+
+def _groups(fields: dict[str, FieldInfo]) -> list[str]:
+    """A heading and a table for each group of settings."""
     groups: dict[str, list[str]] = {}
-    for name, field in SegmentSettings.model_fields.items():
+    for name, field in fields.items():
         flag = f"`--{name.replace('_', '-')}`"
         if isinstance(field.default, bool):
             flag += f", `--no-{name.replace('_', '-')}`"
         cells = [f"`{name}`", flag, _value(field.default), allowed(field), extra(field)["kind"], field.description]
         groups.setdefault(extra(field)["group"], []).append(_row(cells))
-    parts = [HEAD]
+    parts = []
     for group, rows in groups.items():
         parts.append(f"## {group}\n")
         parts.append("\n".join([_row(["name", "flag", "default", "allowed", "kind", "what it is"]), _rule(6), *rows]))
         parts.append("")
-    changed = [name for name in SegmentSettings.model_fields if any(name in preset for preset in PRESETS.values())]
-    table = [_row(["setting", *(f"`{name}`" for name in PRESETS)]), _rule(len(PRESETS) + 1)]
-    table += [_row([f"`{name}`", *(_value(preset.get(name)) for preset in PRESETS.values())]) for name in changed]
-    return "\n".join([*parts, PRESET_HEAD, *table, ""])
+    return parts
 
 
 def _value(value: Any) -> str:

@@ -16,10 +16,12 @@ import yaml
 from PIL import Image
 
 from simsam_batch import __version__, cli
-from simsam_batch.config import PRESETS, SegmentSettings
+from simsam_batch.config import PRESETS, SegmentSettings, SemanticSettings
 from simsam_batch.runs.publish import ARRAY_FIELDS
 from simsam_batch.runs.schema import ROW_FIELDS
+from simsam_batch.stages.regions import REGIONS_FIELDS
 from simsam_batch.stages.segment import SEGMENT_FIELDS
+from simsam_batch.stages.semantic import SEMANTIC_FIELDS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -57,7 +59,11 @@ def simsam_commands() -> list[Any]:
                 words = shlex.split(line, comments=True)
                 for start, first in enumerate(words):
                     # `docker build -t simsam` names an image: only what is followed by a command counts
-                    if first in ("simsam", "simsam_batch") and words[start + 1 : start + 2] in (["segment"], ["demo"]):
+                    if first in ("simsam", "simsam_batch") and words[start + 1 : start + 2] in (
+                        ["segment"],
+                        ["semantic"],
+                        ["demo"],
+                    ):
                         found.append(pytest.param(words[start + 1 :], id=f"{page.name}: {' '.join(words)[:60]}"))
     return found
 
@@ -81,6 +87,19 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arguments += ["--backbone", "descriptors", "--resize", "native", "--epochs", "1", "--workers", "1", "--quiet"]
     assert cli.run(arguments) == cli.EXIT_TOO_MANY_FAILED
     return home / "out"
+
+
+@pytest.fixture(scope="module")
+def labelled(run: Path) -> Path:
+    """The run ``labels`` of `simsam semantic` over the same images, the truth of one of which is of another size."""
+    home = run.parent
+    (home / "ids").mkdir()
+    for path in (home / "masks").iterdir():
+        Image.fromarray((np.array(Image.open(path)) > 0).astype(np.uint8)).save(home / "ids" / path.name)
+    arguments = ["semantic", str(home / "photos"), str(home / "labels"), "--truth", str(home / "ids"), "--quiet"]
+    arguments += ["--backbone", "descriptors", "--resize", "native", "--head", "none", "--workers", "1"]
+    assert cli.run([*arguments, "--regions", "2", "--clusters", "2", "--repeats", "2"]) == cli.EXIT_TOO_MANY_FAILED
+    return home / "labels"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -120,8 +139,8 @@ def test_the_commands_of_the_readme_are_found() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_flags_in_running_text_exist(page: Path) -> None:
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    known = {f"--{name.replace('_', '-')}" for name in SegmentSettings.model_fields}
-    known |= {f"--no-{name.replace('_', '-')}" for name in SegmentSettings.model_fields}
+    settings = {**SegmentSettings.model_fields, **SemanticSettings.model_fields}
+    known = {f"--{no}{name.replace('_', '-')}" for name in settings for no in ("", "no-")}
     known |= {name for option in cli._score_command().params for name in (*option.opts, *option.secondary_opts)}
     known |= {"--preset", "--config", "--print-config", "--debug", "--help", "--version"}
     of_others = {
@@ -146,8 +165,14 @@ def test_make_targets_exist() -> None:
 def test_the_settings_page_is_what_config_py_declares() -> None:
     written = runpy.run_path(str(ROOT / "docs" / "write_settings.py"))["settings_page"]()
     assert (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") == written, "run make docs"
-    names = re.findall(r"^\| `(\w+)` \| `--", written, re.MULTILINE)
-    assert names == sorted(SegmentSettings.model_fields, key=names.index)
+    of_segment, of_semantic = written.split("# Settings of `simsam semantic` alone")
+    first, then = (re.findall(r"^\| `(\w+)` \| `--", part, re.MULTILINE) for part in (of_segment, of_semantic))
+    assert sorted(first) == sorted(SegmentSettings.model_fields)
+    assert sorted({*first, *then}) == sorted({**SegmentSettings.model_fields, **SemanticSettings.model_fields})
+    # a setting of both stands twice only where it is not the same
+    for name in set(first) & set(then):
+        one, other = SegmentSettings.model_fields[name], SemanticSettings.model_fields[name]
+        assert (one.default, one.description) != (other.default, other.description)
 
 
 def test_the_readmes_defaults_are_the_real_ones() -> None:
@@ -168,7 +193,7 @@ def test_the_vocabulary_is_complete() -> None:
     words = {row[0] for row in table(README, "word")}
     assert words == {
         *("image record", "catalog", "shard", "plan", "stage", "worker", "fold", "ledger", "engine", "run"),
-        *("grid", "facet", "head"),
+        *("grid", "facet", "head", "region", "cluster", "label map"),
     }
 
 
@@ -183,6 +208,35 @@ def test_every_column_of_the_rows_is_described_with_its_type(run: Path) -> None:
     assert described == [(field.name, str(field.type)) for field in fields]
     written = pq.read_schema(run / "results" / "segment" / "part-00000.parquet")
     assert [name for name, _ in described] == written.names
+
+
+@pytest.mark.parametrize(
+    ("stage", "heading", "own"),
+    [("regions", "column of regions", REGIONS_FIELDS), ("semantic", "column of label maps", SEMANTIC_FIELDS)],
+)
+def test_every_column_of_the_stages_of_semantic_is_described_with_its_type(
+    labelled: Path, stage: str, heading: str, own: list[Any]
+) -> None:
+    described = [(name, kind) for name, kind, _ in table(OUTPUT, heading)]
+    fields = [*ROW_FIELDS, *own, *ARRAY_FIELDS]
+    assert described == [(field.name, str(field.type)) for field in fields]
+    written = pq.read_schema(labelled / "results" / stage / "part-00000.parquet")
+    assert [name for name, _ in described] == written.names
+
+
+@pytest.mark.parametrize(("stage", "heading"), [("regions", "metric of regions"), ("semantic", "metric of label maps")])
+def test_every_metric_of_the_stages_of_semantic_is_described(labelled: Path, stage: str, heading: str) -> None:
+    result = json.loads((labelled / "results" / f"{stage}.json").read_text())
+    assert {name for name, _, _ in table(OUTPUT, heading)} == set(result["metrics"])
+    assert set(result) == {name for name, _, _ in table(after("`results/segment.json`"), "key")}
+
+
+def test_the_record_and_the_codebooks_of_clusters_are_described(labelled: Path) -> None:
+    record = json.loads((labelled / "clusters" / "clusters.json").read_text())
+    assert {name for name, _, _ in table(OUTPUT, "key of `clusters.json`")} == set(record)
+    with np.load(labelled / record["codebooks"][0]["name"], allow_pickle=False) as members:
+        assert all(f"`{name}`" in after("Clusters") for name in members.files)
+        assert len(members["centers"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -202,11 +256,14 @@ def test_every_metric_is_described(run: Path) -> None:
     assert (metrics["degenerate"], metrics["truth_errors"], metrics["images_scored"]) == (1, 1, 2)
 
 
-def test_every_file_of_a_run_is_described(run: Path) -> None:
+def test_every_file_of_a_run_is_described(run: Path, labelled: Path) -> None:
     described = "\n".join(row[0] for row in table(OUTPUT, "path"))
-    for path in run.rglob("*"):
+    for path in [*run.rglob("*"), *labelled.rglob("*")]:
         if path.is_file():
-            name = path.relative_to(run).as_posix()
+            home = run if path.is_relative_to(run) else labelled
+            # the stages of semantic have what segment has
+            name = re.sub(r"\b(regions|semantic)\b", "segment", path.relative_to(home).as_posix())
+            name = re.sub(r"(?<=\.)[0-9a-f]{16}(?=\.npz)", "0123456789abcdef", name)
             name = re.sub(r"[0-9a-f]{64}", "<digest>", name)
             pattern = re.sub(r"\d+", r"\\d+", re.escape(name.removesuffix(path.suffix)))
             assert re.search(pattern, described), name
@@ -222,13 +279,13 @@ def test_every_described_cause_of_failure_is_one_of_the_programs() -> None:
 
 
 def test_the_readmes_snippet_reads_a_run(
-    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: Path, labelled: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("pandas")
-    (snippet,) = code_blocks(ROOT / "README.md", "python")
+    objects, labels = code_blocks(ROOT / "README.md", "python")
     monkeypatch.chdir(run.parent)
     names: dict[str, Any] = {}
-    exec(compile(snippet, "README.md", "exec"), names)
+    exec(compile(objects, "README.md", "exec"), names)
     printed = capsys.readouterr().out
     assert "iou_per_image_mean" in printed
     assert re.search(r"words\.jpg\s+not_an_image", printed)
@@ -236,6 +293,9 @@ def test_the_readmes_snippet_reads_a_run(
     assert names["mask"].sum() == pytest.approx(names["row"].area_fraction * 96 * 128)
     assert names["fiedler"].shape == (6, 8)
     assert names["vectors"].dtype == np.float16
+    exec(compile(labels, "README.md", "exec"), names)
+    assert names["labels"].shape == (96, 128)
+    assert set(np.unique(names["labels"])) - {0} == set(names["row"].labels)
 
 
 @pytest.mark.slow
