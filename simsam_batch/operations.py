@@ -115,7 +115,8 @@ def semantic(images: str, out: str, settings: SemanticSettings, report: Reporter
         truth = truth_of(settings, facts_of(plan.source), center_crop=center_crops(plan.source))
         regions = RegionsStage(settings, resolved)
         of_regions = _run_stage(folder, plan, regions, engine, settings, report, _note_nothing)
-        report.note(f"{of_regions['metrics']['regions']} regions are clustered")
+        if not settings.quiet:
+            report.note(f"{of_regions['metrics']['regions']} regions are clustered")
         fitted = fit_clusters(folder, settings, of_regions["content_digest"])
         kept = kept_columns(plan.shard(0).records.schema)
         stage = SemanticStage.after(settings, folder, of_regions["content_digest"], fitted, truth, kept)
