@@ -151,7 +151,8 @@ def test_the_feature_by_patches_is_the_mean_of_their_unit_descriptors(tmp_path: 
 
 def test_a_backbone_without_tokens_describes_regions_by_their_patches(tmp_path: Path) -> None:
     uri = save(tmp_path, "a.png", picture())
-    assert rows_of(worker_of(regions=4), uri) == rows_of(worker_of(regions=4, region_feature="patches"), uri)
+    by_crops = rows_of(worker_of(regions=4, region_feature="class-token"), uri)
+    assert by_crops == rows_of(worker_of(regions=4, region_feature="patches"), uri)
 
 
 def test_an_image_comes_out_the_same_alone_and_among_others(tmp_path: Path) -> None:
@@ -233,7 +234,7 @@ def test_the_feature_by_crops_is_timms_own_of_the_resized_box(
 def test_native_crops_are_the_boxes_own_pixels_down_to_one_patch(tmp_path: Path, vit: dict[str, Any]) -> None:
     """H36: upstream describes one crop at a time, and fails on those narrower than a patch."""
     uri = save(tmp_path, "a.png", picture(size=(112, 144)))
-    settings = {"crop_size": 0, "split_regions": True, "erode": 0, "dilate": 0}
+    settings = {"region_feature": "class-token", "crop_size": 0, "split_regions": True, "erode": 0, "dilate": 0}
     (row,) = rows_of(worker_of(**vit["settings"] | settings), uri)
     sizes = set()
     pixels = unit_pixels(uri)
@@ -255,7 +256,7 @@ def test_the_order_of_boxes_does_not_matter(vit: dict[str, Any]) -> None:
         for left, top, right, bottom in [(0, 0, 16, 16), (16, 0, 64, 32), (0, 0, 96, 64), (80, 48, 96, 64)]
     ]
     rectangles = torch.tensor(boxes, dtype=torch.float32)
-    worker = worker_of(**vit["settings"], crop_size=0)
+    worker = worker_of(**vit["settings"], region_feature="class-token", crop_size=0)
     forwards = worker._describe(pixels, rectangles)
     order = torch.randperm(8, generator=torch.Generator().manual_seed(1))
     assert worker._describe(pixels, rectangles[order]).numpy() == pytest.approx(forwards[order].numpy(), abs=1e-5)
