@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.linalg import LinAlgError, eigh
+from scipy.linalg.blas import ssymv
 
 from simsam_batch.spectral.laplacian import SMALLEST_DEGREE
 
 Array = NDArray[Any]
 
-PROBE_STEPS = 6
+PROBE_STEPS = 4
 """Lanczos steps taken to look for pairs that an iterative solver has missed."""
 
 _LEAST_MARGIN = 1e-5
@@ -44,6 +47,7 @@ class Graph:
         inside: (N,) bool, patches that belong to the graph. Rows and columns of A of the others are zero.
         scale: (N,) float32, D^-1/2 inside, else 0; 1 where a degree is below 1e-12.
         constant: (N,) float32, the constant pair's unit vector u.
+        lift: (N,) float32, (1 + nu) u.
         first: (N,) float32, the same as v = D^-1/2 u.
         nu: of the constant pair, 1 or 0.
         residual: of the constant pair.
@@ -53,22 +57,22 @@ class Graph:
     inside: Array
     scale: Array
     constant: Array
+    lift: Array
     first: Array
     nu: float
     residual: float
 
     def __matmul__(self, x: Array) -> Array:
         """A x of a vector (N,) or of columns (N, m), float32; the constant vector gives its negative."""
-        from scipy.linalg.blas import ssymv
-
         if x.ndim == 1:
             # It reads one half of W, which on large graphs takes half the time of a general product.
-            y: Array = ssymv(1.0, self.w.T, x * self.scale) * self.scale
-            y -= (1 + self.nu) * (self.constant @ x) * self.constant
+            y: Array = ssymv(1.0, self.w.T, x * self.scale)
+            y *= self.scale
+            y -= (self.constant @ x) * self.lift
             return y
         # As rows: the product with a symmetric matrix is the same, and reads it in the order it lies in memory.
         rows: Array = (x.T * self.scale) @ self.w * self.scale
-        rows -= np.outer((1 + self.nu) * (x.T @ self.constant), self.constant)
+        rows -= np.outer(x.T @ self.constant, self.lift)
         return rows.T
 
     def matrix(self, dtype: type[np.floating[Any]]) -> Array:
@@ -110,13 +114,12 @@ def normalized_graph(w: Array, inside: Array) -> Graph | None:
     constant, first = root / length, ((root > 0) / length).astype(np.float32)
     # W times the vector of ones is known.
     residual = float(np.linalg.norm(sums * scale / length - edges * constant))
-    return Graph(w, inside, scale, constant, first, float(edges), residual)
+    lift = (1 + edges) * constant
+    return Graph(w, inside, scale, constant, lift, first, float(edges), residual)
 
 
 def solve_densely(graph: Graph, others: int) -> Pairs:
     """Solve densely in fp64 by LAPACK, for the wanted pairs only."""
-    from scipy.linalg import eigh
-
     size = int(graph.inside.sum())
     if others == 0:
         return Pairs(np.zeros(0, np.float32), np.zeros((len(graph.w), 0), np.float32), residual=0.0, iterations=0)
@@ -205,22 +208,21 @@ def checked_pairs(graph: Graph, u: Array, tolerance: float, *, iterations: int) 
     eigenvalue that occurs several times. A few Lanczos steps from a random vector outside the span show an eigenvalue
     there that exceeds those found, if it stands apart from the rest of the spectrum, as separate parts of a graph do.
     """
-    from scipy.linalg import LinAlgError, eigh
-
-    if not np.isfinite(u).all() or u[~graph.inside].any():
+    # A sum is finite if all terms are, unless it overflows.
+    if not np.isfinite(u.sum()) or (not graph.inside.all() and u[~graph.inside].any()):
         return None
     u = u - np.outer(graph.constant, graph.constant @ u)
     image = graph @ u
     exact = u.astype(np.float64)
-    cross = exact.T @ image
+    cross = exact.T @ image.astype(np.float64)
     try:
-        nu, mix = eigh((cross + cross.T) / 2, exact.T @ exact)
-    except LinAlgError:
+        nu, mix = eigh((cross + cross.T) / 2, exact.T @ exact, check_finite=False)
+    except (LinAlgError, ValueError):
         # The vectors depend on each other.
         return None
     nu, mix = nu[::-1].astype(np.float32), mix[:, ::-1].astype(np.float32)
     u, image = u @ mix, image @ mix
-    residual = float(np.linalg.norm(image - u * nu, axis=0).max())
+    residual = float(np.sqrt(np.square(image - u * nu).sum(axis=0).max()))
     if _largest_outside(graph, u) > nu[-1] + max(tolerance, _LEAST_MARGIN):
         return None
     return Pairs(nu=nu, u=u, residual=residual, iterations=iterations)
@@ -245,6 +247,12 @@ def _largest_outside(graph: Graph, u: Array) -> float:
 
 def _random_block(graph: Graph, columns: int, *, seed: int = 0) -> Array:
     """Return the same normal numbers (N, columns) on every call, zero outside, orthogonal to the constant vector."""
-    inside = np.random.default_rng(seed).standard_normal((int(graph.inside.sum()), columns), dtype=np.float32)
-    block = graph.widened(inside)
+    block = graph.widened(_normal_numbers(int(graph.inside.sum()), columns, seed))
     return block - np.outer(graph.constant, graph.constant @ block)
+
+
+@lru_cache(16)
+def _normal_numbers(rows: int, columns: int, seed: int) -> Array:
+    numbers = np.random.default_rng(seed).standard_normal((rows, columns), dtype=np.float32)
+    numbers.flags.writeable = False
+    return numbers
