@@ -82,8 +82,8 @@ def rows(setup: Setup) -> Iterator[Row]:
             if count != cores() and what != plans[0][0]:
                 continue
             with threads(count):
-                # Upstream's settings take seconds an image on both sides.
-                rounds = setup.pick(cpu=2 if mine is same else 5, cuda=5, smoke=1)
+                # Upstream's settings take seconds an image on both sides, and so does the loop with ours.
+                rounds = setup.pick(cpu=3 if what == plans[0][0] else 2, cuda=5, smoke=1)
                 found = alternate({"ours": mine, "peer": peer}, setup, rounds=rounds, warm=mine is not same)
             mine_s = [s / batch for s in found["ours"]]
             peer_s = [s * factor / len(views) for s in found["peer"]]
