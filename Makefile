@@ -2,7 +2,7 @@
 # make test   lint, types, layering and every test
 # make lint   only the first three
 # make format ruff's fixes and layout
-# make bench  ratios against what else one would run, under 10 minutes on 2 cores; make bench-gpu on CUDA
+# make bench  ratios against what else one would run, about 5 minutes on 2 cores; make bench-gpu on CUDA
 # make docs   docs/settings.md, from the declarations of the settings
 # make clean  remove what the others made
 # make help   this list
