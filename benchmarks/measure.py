@@ -154,6 +154,20 @@ def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
     return [a / b for a, b in zip(above, below, strict=True)]
 
 
+def start_new_peak() -> int:
+    """Forget the peak of resident memory so far; returns where the new one starts, in bytes."""
+    # Linux, proc(5): the peak becomes what is resident now.
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return peak_memory()
+
+
+def peak_memory() -> int:
+    """The peak of resident memory in bytes."""
+    # Not getrusage: what it says of a new process begins with the peak of the one that started it.
+    status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return 1024 * next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+
+
 def machine(setup: Setup) -> dict[str, Any]:
     """What the numbers were measured on and with; no names or paths of the machine."""
     load = os.getloadavg()[0]

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import material, pipeline
-from benchmarks.measure import Row, Setup, threads
+from benchmarks.measure import Row, Setup, peak_memory, start_new_peak, threads
 from simsam_batch.config import SegmentSettings
 from simsam_batch.stages.decomposition import Timer
 from simsam_batch.stages.segmentation import segment_batch
@@ -65,20 +65,14 @@ def measure(setup: Setup, batch: int, height: int, width: int) -> dict[str, int]
 
 def _forget_peak(setup: Setup) -> int:
     """Start a new peak, since loading the network takes more than it leaves; returns where it starts."""
-    if setup.cuda:
-        torch.cuda.reset_peak_memory_stats(setup.device)
-    else:
-        # Linux, proc(5): the peak of resident memory becomes what is resident now.
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    if not setup.cuda:
+        return start_new_peak()
+    torch.cuda.reset_peak_memory_stats(setup.device)
     return _peak(setup)
 
 
 def _peak(setup: Setup) -> int:
-    if setup.cuda:
-        return torch.cuda.max_memory_allocated(setup.device)
-    # Not getrusage: what it says of a new process begins with the peak of the one that started it.
-    status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return 1024 * next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+    return torch.cuda.max_memory_allocated(setup.device) if setup.cuda else peak_memory()
 
 
 if __name__ == "__main__":
