@@ -93,14 +93,14 @@ def semantic(images: str, out: str, settings: SemanticSettings, report: Reporter
     from simsam_batch.catalog import center_crops, facts_of
     from simsam_batch.engines.torchrun import TorchrunEngine
     from simsam_batch.images import check_resize, parse_resize
-    from simsam_batch.stages.backbone import resolve_backbone
+    from simsam_batch.stages.backbone import DESCRIPTORS, resolve_backbone
     from simsam_batch.stages.clusters import fit_clusters
-    from simsam_batch.stages.regions import RegionsStage, check_crop_size
+    from simsam_batch.stages.regions import REGIONS_FIELDS, RegionsStage, check_crop_size
     from simsam_batch.stages.segment import check_kept_columns, kept_columns
     from simsam_batch.stages.semantic import SEMANTIC_FIELDS, SemanticStage, truth_of
 
     resize = parse_resize(settings.resize)
-    check_kept_columns(settings.keep_columns, SEMANTIC_FIELDS)
+    check_kept_columns(settings.keep_columns, [*REGIONS_FIELDS, *SEMANTIC_FIELDS])
     settings = _with_absolute_weights(settings)
     _require_refinement(settings)
     folder = Folder(absolute_url(out))
@@ -113,6 +113,10 @@ def semantic(images: str, out: str, settings: SemanticSettings, report: Reporter
         check_crop_size(settings, resolved)
         plan = open_plan(images, folder, settings, report)
         truth = truth_of(settings, facts_of(plan.source), center_crop=center_crops(plan.source))
+        if truth is None:
+            report.note("label maps are not scored: the truth of this dataset is not one of class ids")
+        if settings.backbone == DESCRIPTORS and settings.region_feature != "patches":
+            report.note(f"regions are described by their patches: {DESCRIPTORS} has no {settings.region_feature}")
         regions = RegionsStage(settings, resolved)
         of_regions = _run_stage(folder, plan, regions, engine, settings, report, _note_nothing)
         if not settings.quiet:

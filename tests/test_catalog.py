@@ -393,6 +393,17 @@ def test_urls_that_carry_credentials_are_refused_without_showing_them(tmp_path: 
     assert "0123" not in str(refusal.value)
 
 
+def test_truth_that_carries_credentials_is_refused_too(tmp_path: Path) -> None:
+    table = {
+        "uri": ["https://photos.example/a.jpg"],
+        "truth_uri": ["https://photos.example/a.png?X-Amz-Signature=0123"],
+    }
+    pq.write_table(pa.table(table), tmp_path / "table.parquet")
+    with pytest.raises(SettingsError, match="carry a password, key or signature") as refusal:
+        read_catalog(str(tmp_path / "table.parquet"))
+    assert "0123" not in str(refusal.value)
+
+
 def test_urls_with_harmless_queries_are_taken(tmp_path: Path) -> None:
     uri = "https://photos.example/a.jpg?width=300&version=2"
     assert read_catalog(text_list(tmp_path, uri)).table["uri"].to_pylist() == [uri]

@@ -539,12 +539,44 @@ def test_kept_columns_pass_through_and_the_central_square_alone_is_scored(tmp_pa
     assert set(result_of(tmp_path / "out")["metrics"]["iou_by_class"]) == {"0", "1", "2", "3"}
 
 
-def test_a_kept_column_of_the_results_own_name_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("column", ["labels", "patch", "solver"])
+def test_a_kept_column_of_the_results_own_name_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], column: str
+) -> None:
     uri = str(save(tmp_path / "0.png", picture(0)[0]))
-    pq.write_table(pa.table({"uri": [uri], "labels": [1]}), tmp_path / "table.parquet")
+    pq.write_table(pa.table({"uri": [uri], column: [1]}), tmp_path / "table.parquet")
     arguments = ["semantic", str(tmp_path / "table.parquet"), str(tmp_path / "out"), *SETTINGS, "--quiet"]
-    assert run([*arguments, "--keep-columns", "labels"]) == 1
-    assert "keep_columns: labels" in capsys.readouterr().err
+    assert run([*arguments, "--keep-columns", column]) == 1
+    assert f"keep_columns: {column}" in capsys.readouterr().err
+
+
+def test_each_step_names_the_one_it_read(finished: Path) -> None:
+    digest = result_of(finished, "regions")["content_digest"]
+    assert result_of(finished)["resolved"]["regions"] == digest
+    record = json.loads((finished / "clusters" / "clusters.json").read_text())
+    assert record["regions_digest"] == digest
+
+
+def test_another_protocol_brings_its_own_classes(finished: Path, pictures: Path, tmp_path: Path) -> None:
+    scores = tmp_path / "scores.json"
+    arguments = ["score", str(finished), "--stage", "semantic", "--truth", str(pictures / "truth")]
+    assert run([*arguments, "--protocol", "voc-semantic", "--json", str(scores)]) == 0
+    metrics = json.loads(scores.read_text())["metrics"]
+    assert metrics["protocol"] == "voc-semantic"
+    assert len(metrics["iou_by_class"]) == 21
+
+
+def test_an_image_that_changed_since_its_regions_were_found_is_not_refined(tmp_path: Path) -> None:
+    pytest.importorskip("pydensecrf.densecrf")
+    for i in range(3):
+        save(tmp_path / "images" / f"{i}.png", picture(i)[0])
+    arguments = ["semantic", str(tmp_path / "images"), str(tmp_path / "out"), *SETTINGS, "--quiet", "--refine", "crf"]
+    assert run(arguments) == 0
+    for step in ("semantic", "results"):
+        shutil.rmtree(tmp_path / "out" / step)
+    save(tmp_path / "images" / "1.png", picture(7)[0])
+    assert run(arguments) == 3
+    assert [row["error_type"] for row in rows_of(tmp_path / "out")] == [None, "changed", None]
 
 
 def test_damaged_clusters_are_named_and_nothing_is_computed_with_them(

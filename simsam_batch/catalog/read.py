@@ -119,8 +119,11 @@ def _check_credentials(table: pa.Table, images: str) -> None:
     """Refuse URLs that carry a password or a signature: they would stand in the plan and in the results for ever."""
     import pyarrow.compute as pc
 
-    suspects = table.filter(pc.match_substring_regex(table["uri"], r"://[^/]*@|://.*[?&;]"))["uri"].to_pylist()
-    carrying = [uri for uri in suspects if redact(uri) != uri]
+    carrying = []
+    for name in ("uri", "truth_uri"):
+        urls = table[name].drop_null()
+        suspects = urls.filter(pc.match_substring_regex(urls, r"://[^/]*@|://.*[?&;]")).to_pylist()
+        carrying += [url for url in suspects if redact(url) != url]
     if carrying:
         raise SettingsError(
             f"{redact(images)}: {len(carrying)} URLs carry a password, key or signature: "

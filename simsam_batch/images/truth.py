@@ -11,6 +11,7 @@ from PIL import ImageFile
 
 from simsam_batch.errors import ImageError, SimsamError
 from simsam_batch.images.decode import ImageLimits, fetch, opened, orientation_of, oriented
+from simsam_batch.storage import redact
 
 _FULL_SCALES = (1, 255, 65535)
 
@@ -93,7 +94,7 @@ def load_labels(
         shown = ", ".join(map(str, wrong[:5])) + (" ..." if wrong.size > 5 else "")
         raise TruthError(
             "not_labels",
-            f"truth {uri}: its {form} hold {shown}, and class ids run from 0 to {classes - 1}. "
+            f"truth {redact(uri)}: its {form} hold {shown}, and class ids run from 0 to {classes - 1}. "
             "To mend it: name more classes, or the id of pixels that do not count with --ignore-label",
         )
     return values
@@ -109,11 +110,11 @@ def _read(uri: str, limits: ImageLimits, size: tuple[int, int], read: _Reader) -
             values, form = read(image)
             values = oriented(values, orientation_of(image))
     except ImageError as error:
-        raise TruthError("unreadable", f"truth {uri}: {error}") from error
+        raise TruthError("unreadable", f"truth {redact(uri)}: {error}") from error
     if values.shape != size:
         raise TruthError(
             "other_size",
-            f"truth {uri}: it is {values.shape[1]}x{values.shape[0]} pixels (width x height), its image "
+            f"truth {redact(uri)}: it is {values.shape[1]}x{values.shape[0]} pixels (width x height), its image "
             f"{size[1]}x{size[0]}. To mend it: give truth of the image's own size",
         )
     return values, form
@@ -168,7 +169,7 @@ def _foreground(values: NDArray[Any], form: str, uri: str) -> NDArray[np.bool_]:
     if not is_mask:
         raise TruthError(
             "not_a_mask",
-            f"truth {uri}: its {form} run from {low} to {high}, and a mask has 0 and 1 or 0 and 255. "
+            f"truth {redact(uri)}: its {form} run from {low} to {high}, and a mask has 0 and 1 or 0 and 255. "
             "To mend it: write the object as 255 and everything else as 0",
         )
     return np.asarray(values > full / 2)

@@ -63,8 +63,9 @@ class LocalisationScores:
         """Return the scores of the set; only the count of skipped images if none was annotated."""
         images, correct = s["images_scored"], s["correct"]
         counts = {"images_scored": images, "images_without_annotation": s["images_without_annotation"]}
+        counts = {"protocol": "corloc", **counts}
         if images == 0:
             return counts if s["images_without_annotation"] else {}
         share = correct / images
         bins = {str(STEPS): correct, "0": images - correct}
-        return {"protocol": "corloc", "corloc": share, "corloc_ci": interval_of_mean(bins, share), **counts}
+        return {**counts, "corloc": share, "corloc_ci": interval_of_mean(bins, share)}

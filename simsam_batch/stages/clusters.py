@@ -23,6 +23,7 @@ from simsam_batch.regions.sampling import RowSample
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.records import from_json, to_json
 from simsam_batch.runs.schema import SCHEMA_VERSION
+from simsam_batch.stages.backbone import compute_device
 from simsam_batch.storage import Folder, ObjectNotFound
 
 RECORD = "clusters/clusters.json"
@@ -140,24 +141,31 @@ def _rows_file(manifest: dict[str, Any]) -> str:
 
 
 def _fit(out: Folder, options: SemanticSettings) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    sample = RowSample(options.seed, options.sample)
-    moments: Moments | None = None
-    seen = 0
-    for names, features in region_features(out):
-        seen += len(names)
-        sample.add(names, features)
-        if options.pca_dim:
-            here = Moments.of(features)
-            moments = here if moments is None else moments.merge(here)
-    if not seen:
+    import torch
+
+    there = sum(manifest["statistics"]["regions"] for manifest in Ledger(out, "regions").manifests())
+    if not there:
         raise SettingsError("no image has a region besides the background, so there is nothing to cluster")
-    _, rows = sample.rows()
+    device = torch.device(compute_device(options.device))
     files, inertia = [], []
     try:
+        sample = RowSample(options.seed % 2**64, min(options.sample, there))
+        moments: Moments | None = None
+        for names, features in region_features(out):
+            sample.add(names, features)
+            if options.pca_dim:
+                here = Moments.of(features)
+                moments = here if moments is None else moments.merge(here)
+        _, rows = sample.rows()
         projection = moments.principal_components(options.pca_dim) if moments is not None else None
         for repeat in range(options.repeats):
             book = codebook.fit(
-                rows, options.clusters, options.seed + repeat, method=options.cluster_method, projection=projection
+                rows,
+                options.clusters,
+                (options.seed + repeat) % 2**32,
+                method=options.cluster_method,
+                projection=projection,
+                device=device,
             )
             body = book.to_bytes()
             sha256 = hashlib.sha256(body).hexdigest()
@@ -167,7 +175,7 @@ def _fit(out: Folder, options: SemanticSettings) -> tuple[list[dict[str, Any]], 
             inertia.append(book.inertia)
     except ValueError as error:
         raise SettingsError(f"the regions cannot be clustered: {error}") from error
-    return files, {"regions": seen, "sampled": len(rows), "inertia": inertia}
+    return files, {"regions": there, "sampled": len(rows), "inertia": inertia}
 
 
 def _committed(out: Folder, settings: dict[str, Any], regions_digest: str) -> FittedClusters:

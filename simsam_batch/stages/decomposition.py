@@ -155,6 +155,8 @@ def regions_of(
     An image whose second eigenvector means nothing is one region, and so is one of a single colour.
     """
     by_features = settings.region_source == "features"
+    # An image whose features are not finite fails by itself, and must not fail the batch.
+    finite = torch.isfinite(found.rows).all(dim=2).all(dim=1)
     labels = partition(
         found.pairs.values[:, : settings.k],
         found.vectors[:, : settings.k],
@@ -162,7 +164,7 @@ def regions_of(
         seeds,
         regions=settings.regions or None,
         vectors_used=settings.region_vectors or None,
-        features=found.rows if by_features else None,
+        features=found.rows.masked_fill(~finite[:, None, None], 0) if by_features else None,
         background=settings.background,
         split=settings.split_regions,
     )

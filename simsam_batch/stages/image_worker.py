@@ -224,7 +224,7 @@ class ImageWorker(ABC, Generic[F]):
         same.
         """
         if isinstance(loaded, ImageError):
-            results.rows[item.row] = _failed(loaded)
+            results.rows[item.row] = failed_row(loaded)
             return
         if isinstance(loaded, Exception):
             raise loaded
@@ -274,8 +274,8 @@ class ImageWorker(ABC, Generic[F]):
             if len(batch) == 1:
                 if not isinstance(found, _ARITHMETIC):
                     raise found
-                failure = _not_computable(f"{type(found).__name__}: {found}")
-                results.rows[batch[0][0].row] = _failed(failure)
+                failure = not_computable(f"{type(found).__name__}: {found}")
+                results.rows[batch[0][0].row] = failed_row(failure)
                 return
             part = 1
             if isinstance(found, _OUT_OF_MEMORY):
@@ -289,7 +289,7 @@ class ImageWorker(ABC, Generic[F]):
         with self.timer.step("encode"):
             for i, (item, loaded) in enumerate(batch):
                 if found.solver[i] == NOT_FINITE:
-                    results.rows[item.row] = _failed(_not_computable("the backbone's features are not finite"))
+                    results.rows[item.row] = failed_row(not_computable("the backbone's features are not finite"))
                 else:
                     self.encode(item, loaded, found, i, results)
         self._settle(results, self.may_wait)
@@ -339,7 +339,8 @@ def _items(shards: Iterator[Shard]) -> Iterator[Item]:
             yield Item(shard, row, record)
 
 
-def _not_computable(cause: str) -> ImageError:
+def not_computable(cause: str) -> ImageError:
+    """What is said of an image whose numbers came to nothing."""
     return ImageError("not_computable", cause, "compute")
 
 
@@ -349,5 +350,6 @@ def finite_or_none(value: torch.Tensor) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _failed(error: ImageError) -> dict[str, Any]:
+def failed_row(error: ImageError) -> dict[str, Any]:
+    """The row of an image that failed."""
     return {"status": "failed", "error_type": error.kind, "error": error.message, "failed_step": error.step}

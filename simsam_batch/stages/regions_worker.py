@@ -15,7 +15,15 @@ from torch import Tensor
 from simsam_batch.regions import boxes, masks
 from simsam_batch.stages.backbone import load_encoder
 from simsam_batch.stages.decomposition import Decomposed, decompose_batch, normalized, regions_of
-from simsam_batch.stages.image_worker import ImageWorker, Item, Loaded, Results, finite_or_none
+from simsam_batch.stages.image_worker import (
+    ImageWorker,
+    Item,
+    Loaded,
+    Results,
+    failed_row,
+    finite_or_none,
+    not_computable,
+)
 from simsam_batch.stages.regions import RegionsStage
 
 _CROPS_AT_ONCE = {"cpu": 32, "cuda": 512}
@@ -127,6 +135,9 @@ class RegionsWorker(ImageWorker[Regions]):
 
     def encode(self, item: Item, loaded: Loaded, found: Regions, i: int, results: Results) -> None:
         """Fill one image's row."""
+        if not np.isfinite(found.features[i]).all():
+            results.rows[item.row] = failed_row(not_computable("the features of its regions are not finite"))
+            return
         values = found.values[i]
         degenerate = bool(found.degenerate[i])
         regions = [

@@ -197,6 +197,9 @@ def _semantic_scores(predictions: Predictions, options: ScoreOptions) -> Semanti
     run = predictions if isinstance(predictions, RunPredictions) else None
     settings = run.about["settings"] if run else {}
     as_run = (run.about["resolved"].get("truth") if run else None) or {}
+    if options.protocol not in (None, as_run.get("protocol")):
+        # Another protocol has other classes.
+        as_run = {}
     protocol = options.protocol or as_run.get("protocol", "semantic")
     is_voc = protocol == "voc-semantic"
     names = options.classes or as_run.get("classes") or (VOC_CLASSES if is_voc else ())

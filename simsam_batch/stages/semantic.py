@@ -98,7 +98,7 @@ class SemanticStage:
     ) -> SemanticStage:
         """The stage that reads those regions, named by their content digest, and those clusters."""
         files = [list(file) for file in fitted.files]
-        return cls(options, {"regions": regions, "codebooks": files, "truth": truth, **fitted.facts}, out, kept)
+        return cls(options, {"regions": regions, "codebooks": files, "truth": truth, "fit": fitted.facts}, out, kept)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -165,9 +165,9 @@ def read_class_names(url: str) -> tuple[str, ...]:
         text = read_url(url).decode("utf-8")
     except (ObjectNotFound, UnicodeDecodeError) as error:
         raise SettingsError(f"class_names: {redact(url)} cannot be read as text: {error}") from error
-    names = tuple(line.strip() for line in text.splitlines() if line.strip())
+    names = tuple(line.strip() for line in text.strip().splitlines())
     repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated or not names:
-        fault = f"holds {', '.join(repeated)} more than once" if repeated else "holds no name"
+    if repeated or "" in names or not names:
+        fault = f"holds {', '.join(repeated)} more than once" if any(repeated) else "has a line without a name"
         raise SettingsError(f"class_names: {redact(url)} {fault}; one name a line is needed, that of id 0 first")
     return names

@@ -129,8 +129,11 @@ class SemanticWorker:
         working = images.working_size(size, self._resize)
         if self._refiner is None:
             return maps, masks.upsample_index(grid, found["patch"], working, size)
-        rgb = images.decode(images.fetch(uri, self._limits), self._limits).rgb
-        picture = shrink(rgb, self._options.refine_max_side)
+        decoded = images.decode(images.fetch(uri, self._limits), self._limits)
+        if decoded.content_sha256 != found["content_sha256"]:
+            message = f"{uri}: the file is not the one that its regions are of. To mend it: restore it"
+            raise ImageError("changed", message, "read")
+        picture = shrink(decoded.rgb, self._options.refine_max_side)
         cells = picture.shape[0], picture.shape[1]
         index = masks.upsample_index(grid, found["patch"], working, cells)
         parameters = CRF[self._options.refine]

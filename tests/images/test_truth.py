@@ -154,7 +154,7 @@ def test_label_maps_are_read_as_they_are_stored(tmp_path: Path) -> None:
 def test_ids_out_of_range_are_named_with_the_mend_and_ignored_ones_are_not(tmp_path: Path) -> None:
     file = tmp_path / "labels.png"
     Image.fromarray(np.array([[0, 3], [254, 255]], dtype=np.uint8)).save(file)
-    with pytest.raises(TruthError, match=r"hold 254, and class ids run from 0 to 3.*--classes"):
+    with pytest.raises(TruthError, match=r"hold 254, and class ids run from 0 to 3.*--ignore-label"):
         load_labels(str(file), LIMITS, (2, 2), classes=4, ignore=255)
     read = load_labels(str(file), LIMITS, (2, 2), classes=255, ignore=255)
     assert read.tolist() == [[0, 3], [254, 255]]

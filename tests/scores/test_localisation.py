@@ -66,7 +66,11 @@ def test_a_set_of_five_images_by_hand() -> None:
 def test_images_without_annotation_are_counted_and_alone_they_have_no_score() -> None:
     fold = LocalisationScores()
     assert fold.result(fold.zero()) == {}
-    assert fold.result(fold.of_image((0, 0, 1, 1), [])) == {"images_scored": 0, "images_without_annotation": 1}
+    assert fold.result(fold.of_image((0, 0, 1, 1), [])) == {
+        "protocol": "corloc",
+        "images_scored": 0,
+        "images_without_annotation": 1,
+    }
 
 
 corners = st.tuples(*4 * [st.integers(0, 12)])
