@@ -436,8 +436,9 @@ def test_label_ids_over_255_survive(pictures: Path, tmp_path: Path) -> None:
         (b"\xff\xfe\x00", "cannot be read as text"),
         (b"\n \n", "holds no name"),
         (b"sky\nroad\nsky\n", "holds sky more than once"),
+        (b"sky\n\nroad\n", "has a line without a name"),
     ],
-    ids=["missing", "no text", "empty", "a name twice"],
+    ids=["missing", "no text", "empty", "a name twice", "a gap"],
 )
 def test_class_names_that_cannot_be_used_are_explained(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, message: str

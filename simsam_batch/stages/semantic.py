@@ -167,7 +167,13 @@ def read_class_names(url: str) -> tuple[str, ...]:
         raise SettingsError(f"class_names: {redact(url)} cannot be read as text: {error}") from error
     names = tuple(line.strip() for line in text.strip().splitlines())
     repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated or "" in names or not names:
-        fault = f"holds {', '.join(repeated)} more than once" if any(repeated) else "has a line without a name"
+    fault = ""
+    if not names:
+        fault = "holds no name"
+    elif "" in names:
+        fault = "has a line without a name"
+    elif repeated:
+        fault = f"holds {', '.join(repeated)} more than once"
+    if fault:
         raise SettingsError(f"class_names: {redact(url)} {fault}; one name a line is needed, that of id 0 first")
     return names
