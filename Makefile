@@ -2,6 +2,7 @@
 # make test   lint, types, layering and every test
 # make lint   only the first three
 # make format ruff's fixes and layout
+# make soak   faults at length: killed processes, failing storage, damaged images; half an hour or more
 # make bench  ratios against what else one would run, about 5 minutes on 2 cores; make bench-gpu on CUDA
 # make docs   docs/settings.md, from the declarations of the settings
 # make clean  remove what the others made
@@ -13,7 +14,7 @@ READY := $(VENV)/.ready
 TEST_FLAGS ?=
 BENCH_FLAGS ?=
 
-.PHONY: help demo test lint format bench bench-gpu docs clean
+.PHONY: help demo test soak lint format bench bench-gpu docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -37,6 +38,9 @@ lint: $(READY)
 
 test: lint
 	$(BIN)/python -m pytest $(TEST_FLAGS)
+
+soak: $(READY)
+	$(BIN)/python -m pytest -m soak tests/faults $(TEST_FLAGS)
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -128,41 +128,40 @@ def _demo(out: str) -> int:
     return 0
 
 
+def _stage_command(name: Literal["segment", "semantic"], model: type[RunSettings], text: str) -> click.Command:
+    codes = "Exit codes: 0 done; 1 could not run; 3 more images failed than --allow-failed; 130 interrupted."
+    return StageCommand(
+        model,
+        name=name,
+        callback=partial(_run_stage_command, name, model),
+        params=[click.Argument(["images"], required=False), click.Argument(["out"], required=False)],
+        help=f"{text}\n\n{codes}",
+    )
+
+
 def _segment_command() -> click.Command:
     from simsam_batch.config import SegmentSettings
 
-    return StageCommand(
+    return _stage_command(
+        "segment",
         SegmentSettings,
-        name="segment",
-        callback=partial(_run_stage_command, "segment", SegmentSettings),
-        params=[
-            click.Argument(["images"], required=False),
-            click.Argument(["out"], required=False),
-        ],
-        help="Write an object mask and K eigenvectors for every image.\n\n"
+        "Write an object mask and K eigenvectors for every image.\n\n"
         "IMAGES is a folder, a .txt list, a Parquet table with a 'uri' column, or a dataset by name with its folder, "
         "such as ecssd:ROOT; IMAGES, OUT and ROOT take local paths and any fsspec URL, such as s3://bucket/photos. "
-        "Run the same command again to go on after an interruption.\n\n"
-        "Exit codes: 0 done; 1 could not run; 3 more images failed than --allow-failed; 130 interrupted.",
+        "Run the same command again to go on after an interruption.",
     )
 
 
 def _semantic_command() -> click.Command:
     from simsam_batch.config import SemanticSettings
 
-    return StageCommand(
+    return _stage_command(
+        "semantic",
         SemanticSettings,
-        name="semantic",
-        callback=partial(_run_stage_command, "semantic", SemanticSettings),
-        params=[
-            click.Argument(["images"], required=False),
-            click.Argument(["out"], required=False),
-        ],
-        help="Cut every image into regions, cluster the regions of the whole set, and write label maps.\n\n"
+        "Cut every image into regions, cluster the regions of the whole set, and write label maps.\n\n"
         "IMAGES and OUT are as for simsam segment. Labels are 0 for background and 1 to --clusters. With --truth, a "
         "folder of class id images, labels are matched to classes and scored. Run the same command again to go on "
-        "after an interruption, from whichever step it was in.\n\n"
-        "Exit codes: 0 done; 1 could not run; 3 more images failed than --allow-failed; 130 interrupted.",
+        "after an interruption, from whichever step it was in.",
     )
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from simsam_batch.config import RunSettings, SegmentSettings, SemanticSettings, SpectralSettings
 from simsam_batch.errors import RunError, SettingsError
@@ -48,27 +49,15 @@ def segment(images: str, out: str, settings: SegmentSettings, report: Reporter) 
         StorageError: IMAGES cannot be listed or OUT cannot be written.
         RunError: workers cannot be kept alive, or shards could not be committed.
     """
-    from simsam_batch.engines.torchrun import TorchrunEngine
-    from simsam_batch.images import check_resize, parse_resize
-    from simsam_batch.stages.backbone import resolve_backbone
-    from simsam_batch.stages.segment import SEGMENT_FIELDS, check_kept_columns
+    from simsam_batch.stages.segment import SEGMENT_FIELDS
 
-    resize = parse_resize(settings.resize)
-    check_kept_columns(settings.keep_columns, SEGMENT_FIELDS)
-    settings = _with_absolute_weights(settings)
-    _require_refinement(settings)
-    folder = Folder(absolute_url(out))
-    with closing(make_engine(settings)) as engine:
-        if isinstance(engine, TorchrunEngine) and not engine.is_driver:
-            engine.serve(partial(_runner_of_job, settings))
+    with _job(images, out, settings, SEGMENT_FIELDS, report) as job:
+        if job is None:
             return None
-        resolved = resolve_backbone(settings)
-        check_resize(resize, resolved["patch"])
-        plan = open_plan(images, folder, settings, report)
-        stage = _segment_stage(settings, resolved, plan)
+        stage = _segment_stage(job.settings, job.resolved, job.plan)
         if not stage.object_truth:
             report.note("masks are not scored: the truth of this dataset is not one of object masks")
-        return _run_stage(folder, plan, stage, engine, settings, report, _note_size)
+        return job.run(stage, before_first=lambda: _note_size(job.plan, stage, report))
 
 
 def semantic(images: str, out: str, settings: SemanticSettings, report: Reporter) -> dict[str, Any] | None:
@@ -91,85 +80,92 @@ def semantic(images: str, out: str, settings: SemanticSettings, report: Reporter
         RunError: workers cannot be kept alive, or shards could not be committed.
     """
     from simsam_batch.catalog import center_crops, facts_of
-    from simsam_batch.engines.torchrun import TorchrunEngine
-    from simsam_batch.images import check_resize, parse_resize
-    from simsam_batch.stages.backbone import DESCRIPTORS, resolve_backbone
+    from simsam_batch.stages.backbone import DESCRIPTORS
     from simsam_batch.stages.clusters import fit_clusters
-    from simsam_batch.stages.regions import REGIONS_FIELDS, RegionsStage, check_crop_size
-    from simsam_batch.stages.segment import check_kept_columns, kept_columns
+    from simsam_batch.stages.regions import REGIONS_FIELDS, RegionsStage
+    from simsam_batch.stages.segment import kept_columns
     from simsam_batch.stages.semantic import SEMANTIC_FIELDS, SemanticStage, truth_of
 
-    resize = parse_resize(settings.resize)
-    check_kept_columns(settings.keep_columns, [*REGIONS_FIELDS, *SEMANTIC_FIELDS])
-    settings = _with_absolute_weights(settings)
-    _require_refinement(settings)
-    folder = Folder(absolute_url(out))
-    with closing(make_engine(settings)) as engine:
-        if isinstance(engine, TorchrunEngine) and not engine.is_driver:
-            engine.serve(partial(_runner_of_job, settings))
+    with _job(images, out, settings, [*REGIONS_FIELDS, *SEMANTIC_FIELDS], report) as job:
+        if job is None:
             return None
-        resolved = resolve_backbone(settings)
-        check_resize(resize, resolved["patch"])
-        check_crop_size(settings, resolved)
-        plan = open_plan(images, folder, settings, report)
+        settings, plan = job.settings, job.plan
         truth = truth_of(settings, facts_of(plan.source), center_crop=center_crops(plan.source))
         if truth is None:
             report.note("label maps are not scored: the truth of this dataset is not one of class ids")
         if settings.backbone == DESCRIPTORS and settings.region_feature != "patches":
             report.note(f"regions are described by their patches: {DESCRIPTORS} has no {settings.region_feature}")
-        regions = RegionsStage(settings, resolved)
-        of_regions = _run_stage(folder, plan, regions, engine, settings, report, _note_nothing)
+        of_regions = job.run(RegionsStage(settings, job.resolved))
         if not settings.quiet:
             report.note(f"{of_regions['metrics']['regions']} regions are clustered")
-        fitted = fit_clusters(folder, settings, of_regions["content_digest"])
-        kept = kept_columns(plan.shard(0).records.schema)
-        stage = SemanticStage.after(settings, folder, of_regions["content_digest"], fitted, truth, kept)
-        return _run_stage(folder, plan, stage, engine, settings, report, _note_nothing)
+        digest = of_regions["content_digest"]
+        fitted = fit_clusters(job.folder, settings, digest)
+        return job.run(SemanticStage.after(settings, job.folder, digest, fitted, truth, kept_columns(plan)))
 
 
-def _with_absolute_weights(settings: S) -> S:
-    """A worker on another machine, or of a cluster started elsewhere, has another working folder."""
-    if settings.weights is None:
-        return settings
-    return settings.model_copy(update={"weights": absolute_url(settings.weights)})
+@dataclass(frozen=True, slots=True)
+class _Job(Generic[S]):
+    """A run that is ready for its stages, in the process that drives it."""
+
+    folder: Folder
+    plan: Plan
+    engine: Engine
+    settings: S
+    resolved: dict[str, Any]
+    report: Reporter
+
+    def run(self, stage: Stage, before_first: Callable[[], None] | None = None) -> dict[str, Any]:
+        """Execute a stage and publish what it came to; ``before_first`` is called if no shard of it is done yet."""
+        from simsam_batch.engines.torchrun import TorchrunEngine
+        from simsam_batch.runs.execute import execute
+        from simsam_batch.runs.publish import publish
+
+        folder, plan, report = self.folder, self.plan, self.report
+        if isinstance(self.engine, TorchrunEngine):
+            self.engine.job = json.dumps({"out": folder.url, "stage": stage.name, "resolved": stage.resolved})
+
+        def announce(pending: int) -> None:
+            done = plan.shards - pending
+            if not done and before_first is not None:
+                before_first()
+            images = min(done * plan.shard_size, plan.images)
+            report.plan(stage.name, images=plan.images, shards=plan.shards, done_shards=done, done_images=images)
+
+        execute(folder, plan, stage, self.engine, _execute_options(self.settings), report.shard, announce)
+        result = publish(folder, plan, stage)
+        report.finish(result, f"{folder.url}/results/{stage.name}.json")
+        return result
 
 
-def _require_refinement(settings: SpectralSettings) -> None:
-    """Say at once, and not in every worker, that what refines is not installed."""
-    from simsam_batch.regions.refine import load_crf
-
-    if settings.refine != "none":
-        load_crf()
-
-
-def _run_stage(
-    folder: Folder,
-    plan: Plan,
-    stage: Stage,
-    engine: Engine,
-    settings: SpectralSettings,
-    report: Reporter,
-    note: Callable[[Plan, Any, Reporter], None],
-) -> dict[str, Any]:
-    """Execute one stage and publish what it came to."""
+@contextmanager
+def _job(images: str, out: str, settings: S, columns: Sequence[pa.Field], report: Reporter) -> Iterator[_Job[S] | None]:
+    """Check what can be checked, start the engine, and open the plan; None on a torchrun rank, when it has helped."""
     from simsam_batch.engines.torchrun import TorchrunEngine
-    from simsam_batch.runs.execute import execute
-    from simsam_batch.runs.publish import publish
+    from simsam_batch.images import check_resize, parse_resize
+    from simsam_batch.regions.refine import load_crf
+    from simsam_batch.stages.backbone import resolve_backbone
+    from simsam_batch.stages.regions import check_crop_size
+    from simsam_batch.stages.segment import check_kept_columns
 
-    if isinstance(engine, TorchrunEngine):
-        engine.job = json.dumps({"out": folder.url, "stage": stage.name, "resolved": stage.resolved})
-
-    def announce(pending: int) -> None:
-        done = plan.shards - pending
-        if not done:
-            note(plan, stage, report)
-        images = min(done * plan.shard_size, plan.images)
-        report.plan(stage.name, images=plan.images, shards=plan.shards, done_shards=done, done_images=images)
-
-    execute(folder, plan, stage, engine, _execute_options(settings), report.shard, announce)
-    result = publish(folder, plan, stage)
-    report.finish(result, f"{folder.url}/results/{stage.name}.json")
-    return result
+    resize = parse_resize(settings.resize)
+    check_kept_columns(settings.keep_columns, columns)
+    if settings.weights is not None:
+        # A worker on another machine, or of a cluster started elsewhere, has another working folder.
+        settings = settings.model_copy(update={"weights": absolute_url(settings.weights)})
+    if settings.refine != "none":
+        # What refines may not be installed; that is to be said at once, and not by every worker.
+        load_crf()
+    folder = Folder(absolute_url(out))
+    with closing(make_engine(settings)) as engine:
+        if isinstance(engine, TorchrunEngine) and not engine.is_driver:
+            engine.serve(partial(_runner_of_job, settings))
+            yield None
+            return
+        resolved = resolve_backbone(settings)
+        check_resize(resize, resolved["patch"])
+        if isinstance(settings, SemanticSettings):
+            check_crop_size(settings, resolved)
+        yield _Job(folder, open_plan(images, folder, settings, report), engine, settings, resolved, report)
 
 
 def _segment_stage(settings: SegmentSettings, resolved: dict[str, Any], plan: Plan) -> SegmentStage:
@@ -180,7 +176,7 @@ def _segment_stage(settings: SegmentSettings, resolved: dict[str, Any], plan: Pl
     return SegmentStage(
         settings,
         resolved,
-        kept_columns(plan.shard(0).records.schema),
+        kept_columns(plan),
         object_truth=facts is None or facts.kind == "object",
         center_crop=center_crops(plan.source),
     )
@@ -199,10 +195,6 @@ def _note_size(plan: Plan, stage: SegmentStage, report: Reporter) -> None:
 
     if (size := stage.array_bytes(plan) or 0) > _WORTH_SAYING:
         report.note(f"the eigenvectors will take about {decimal(round(size))}; --eigenvectors none leaves them out")
-
-
-def _note_nothing(plan: Plan, stage: Stage, report: Reporter) -> None:
-    """These stages store little."""
 
 
 def _runner_of_job(settings: SpectralSettings, job: str) -> Runner:
@@ -229,7 +221,7 @@ def _runner_of_job(settings: SpectralSettings, job: str) -> Runner:
     elif told["stage"] == "regions":
         stage = RegionsStage(settings, told["resolved"])
     else:
-        stage = SemanticStage(settings, told["resolved"], folder, kept_columns(plan.shard(0).records.schema))
+        stage = SemanticStage(settings, told["resolved"], folder, kept_columns(plan))
     return RunnerFactory(folder, plan, stage, _execute_options(settings))()
 
 

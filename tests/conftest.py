@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -33,6 +35,38 @@ def test_data() -> Path:
 def test_weights() -> Path:
     """Folder with the real pretrained ViT-Ti/16."""
     return _folder_from("SIMSAM_TEST_WEIGHTS")
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """One thread for torch and every BLAS, whose last bits depend on it."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def run_on() -> Callable[[str, list[str]], None]:
+    """What runs a ``simsam`` command that must succeed, given from the interpreter's name on, on the engine named."""
+
+    def on_engine(engine: str, command: list[str]) -> None:
+        from simsam_batch.cli import run
+
+        if engine != "torchrun":
+            workers = {"local": "1", "ray": "2"}[engine]
+            assert run([*command[3:], "--engine", engine, "--workers", workers]) == 0
+            return
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        arguments = [*launch, *command[1:], "--engine", engine]
+        done = subprocess.run(arguments, capture_output=True, text=True, timeout=240, check=False)
+        assert done.returncode == 0, done.stderr
+
+    return on_engine
 
 
 class S3Server:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -80,17 +81,14 @@ def test_the_results_are_complete_readable_and_scored(pictures: Path, tmp_path: 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["local", "ray", "torchrun"])
 def test_every_engine_computes_the_same_bits(
-    pictures: Path, tmp_path: Path, expected: dict[str, Any], engine: str
+    pictures: Path,
+    tmp_path: Path,
+    expected: dict[str, Any],
+    run_on: Callable[[str, list[str]], None],
+    engine: str,
 ) -> None:
     out = tmp_path / "out"
-    if engine == "torchrun":
-        arguments = command(pictures, out, "--engine", "torchrun")[1:]
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments]
-        done = subprocess.run(launch, capture_output=True, text=True, timeout=240, check=False)
-        assert done.returncode == 0, done.stderr
-    else:
-        workers = {"local": "1", "ray": "2"}[engine]
-        assert run(command(pictures, out, "--engine", engine, "--workers", workers)[3:]) == 0
+    run_on(engine, command(pictures, out))
     assert result_of(out)["content_digest"] == expected["content_digest"]
     assert result_of(out)["metrics"] == expected["metrics"]
 

@@ -205,18 +205,10 @@ def test_clusters_are_fitted_with_the_workers_number_of_threads(
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["local", "ray", "torchrun"])
 def test_every_engine_computes_the_same_bits_in_all_three_steps(
-    pictures: Path, tmp_path: Path, finished: Path, engine: str
+    pictures: Path, tmp_path: Path, finished: Path, run_on: Callable[[str, list[str]], None], engine: str
 ) -> None:
     out = tmp_path / "out"
-    if engine == "torchrun":
-        arguments = command(pictures, out, "--engine", "torchrun")[1:]
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments]
-        done = subprocess.run(launch, capture_output=True, text=True, timeout=240, check=False)
-        assert done.returncode == 0, done.stderr
-    else:
-        pytest.importorskip(engine if engine == "ray" else "simsam_batch")
-        workers = {"local": "1", "ray": "2"}[engine]
-        assert run(command(pictures, out, "--engine", engine, "--workers", workers)[3:]) == 0
+    run_on(engine, command(pictures, out))
     assert digests(out) == digests(finished)
     assert result_of(out)["metrics"] == result_of(finished)["metrics"]
 

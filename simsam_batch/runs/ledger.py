@@ -14,7 +14,7 @@ import time
 import uuid
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -238,6 +238,31 @@ class Ledger:
                 raise RunError(f"{self.out.url}: {self.stage}/stage.json names another plan than run.json")
             self._begun = _Begun(_schema(record), plan)
         return self._begun
+
+
+def files_of(manifest: Mapping[str, Any]) -> tuple[Mapping[str, Any], str | None]:
+    """The entry of a shard's rows in its manifest, and the name of its arrays file if it has one."""
+    by_ending = {file["name"].rpartition(".")[2]: file for file in manifest["files"]}
+    if "parquet" not in by_ending:
+        raise RunError(f"the manifest of shard {manifest['shard']} names no rows. To mend it: restore it")
+    return by_ending["parquet"], by_ending["npz"]["name"] if "npz" in by_ending else None
+
+
+def committed_rows(out: Folder, manifests: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
+    """The Parquet file of each shard's rows, read ahead, in the order of the manifests.
+
+    Raises:
+        RunError: a file is not what its manifest says.
+        StorageError: one cannot be read.
+    """
+    files = [files_of(manifest)[0] for manifest in manifests]
+    for file, body in zip(files, out.read_many(file["name"] for file in files), strict=True):
+        if len(body) != file["size"] or hashlib.sha256(body).hexdigest() != file["sha256"]:
+            raise RunError(
+                f"{out.url}/{file['name']} is not what was committed ({len(body)} bytes, not {file['size']}). "
+                "To mend it: restore the file"
+            )
+        yield body
 
 
 def _token() -> str:

@@ -20,7 +20,7 @@ from simsam_batch.errors import RunError, SettingsError
 from simsam_batch.regions import codebook
 from simsam_batch.regions.moments import Moments
 from simsam_batch.regions.sampling import RowSample
-from simsam_batch.runs.ledger import Ledger
+from simsam_batch.runs.ledger import Ledger, committed_rows
 from simsam_batch.runs.records import from_json, to_json
 from simsam_batch.runs.schema import SCHEMA_VERSION
 from simsam_batch.stages.backbone import compute_device
@@ -104,8 +104,7 @@ def load_codebook(out: Folder, name: str, sha256: str) -> codebook.Codebook:
 
 def region_features(out: Folder) -> Iterator[tuple[list[bytes], NDArray[np.float32]]]:
     """The names (image and region) and features (n, C) of all committed regions, in the order of the plan."""
-    shards = [_rows_file(manifest) for manifest in Ledger(out, "regions").manifests()]
-    for body in out.read_many(shards):
+    for body in committed_rows(out, Ledger(out, "regions").manifests()):
         table = pq.ParquetFile(pa.BufferReader(body))
         for batch in table.iter_batches(_BATCH_ROWS, columns=["image_id", "regions"]):
             lists = batch.column("regions")
@@ -134,10 +133,6 @@ def _exactly(threads: int) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(before)
-
-
-def _rows_file(manifest: dict[str, Any]) -> str:
-    return next(str(file["name"]) for file in manifest["files"] if file["name"].endswith(".parquet"))
 
 
 def _fit(out: Folder, options: SemanticSettings) -> tuple[list[dict[str, Any]], dict[str, Any]]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from simsam_batch.config import SegmentSettings, SemanticSettings, SpectralSettings
+from simsam_batch.regions import masks
 from simsam_batch.regions.partition import partition
 from simsam_batch.spectral import affinity, color, eigen, head, laplacian
 
@@ -96,6 +97,10 @@ class Decomposed:
     collapse: Tensor
     loss_first: Tensor
     loss_last: Tensor
+
+    def degenerate(self) -> Tensor:
+        """(B,) bool, images that single out no second vector."""
+        return self.one_colour | masks.degenerate(self.pairs.values, self.vectors)
 
 
 def decompose_batch(

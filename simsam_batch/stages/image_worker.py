@@ -318,14 +318,9 @@ class ImageWorker(ABC, Generic[F]):
         return stacked.to(self.device, non_blocking=True)
 
     def _output(self, results: Results) -> ShardOutput:
-        records, schema = results.shard.records, self._stage.schema
-        columns = {name: records.column(name) for name in records.column_names if name in schema.names}
-        for column in schema.names:
-            if column not in columns:
-                columns[column] = pa.array([row.get(column) for row in results.rows], schema.field(column).type)
         return ShardOutput(
             number=results.shard.number,
-            rows=pa.table({name: columns[name] for name in schema.names}, schema=schema),
+            rows=table_of(results.shard.records, results.rows, self._stage.schema),
             arrays=results.arrays,
             statistics=results.state,
             seconds=self.timer.take(),
@@ -337,6 +332,15 @@ def _items(shards: Iterator[Shard]) -> Iterator[Item]:
     for shard in shards:
         for row, record in enumerate(shard.records.to_pylist()):
             yield Item(shard, row, record)
+
+
+def table_of(records: pa.Table, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Rows in a stage's schema: the plan's columns as they are, the others from each row, null where it has none."""
+    columns = {name: records.column(name) for name in records.column_names if name in schema.names}
+    for column in schema:
+        if column.name not in columns:
+            columns[column.name] = pa.array([row.get(column.name) for row in rows], column.type)
+    return pa.table({name: columns[name] for name in schema.names}, schema=schema)
 
 
 def not_computable(cause: str) -> ImageError:

@@ -12,6 +12,7 @@ import pyarrow as pa
 from simsam_batch.config import SemanticSettings, extra
 from simsam_batch.errors import SettingsError
 from simsam_batch.runs.schema import ROW_FIELDS
+from simsam_batch.stages.segment import IMAGE_FIELDS
 
 if TYPE_CHECKING:
     from simsam_batch.stages.regions_worker import RegionsWorker
@@ -29,13 +30,7 @@ REGION = pa.struct(
 )
 
 REGIONS_FIELDS = [
-    pa.field("width", pa.int32()),
-    pa.field("height", pa.int32()),
-    pa.field("orientation", pa.int8()),
-    pa.field("content_sha256", pa.string()),
-    pa.field("grid_h", pa.int32()),
-    pa.field("grid_w", pa.int32()),
-    pa.field("patch", pa.int32()),
+    *IMAGE_FIELDS,
     pa.field("outlier_tokens", pa.int32()),
     pa.field("components", pa.int32()),
     pa.field("region_count", pa.int32()),

@@ -66,7 +66,7 @@ class RegionsWorker(ImageWorker[Regions]):
         """Cut and describe a batch."""
         options = self._options
         found = decompose_batch(pictures, grid, seeds, self.backbone, options, self.timer)
-        degenerate = found.one_colour | masks.degenerate(found.pairs.values, found.vectors)
+        degenerate = found.degenerate()
         with self.timer.step("regions"), torch.inference_mode():
             labels = regions_of(found, degenerate, grid, seeds, options)
             planes = labels.cpu().numpy().astype(np.int32).reshape(-1, *grid)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _SAMPLE = 8
 _AVERAGED = ("iou_per_image_mean", "iou_pooled", "accuracy")
 
-SEGMENT_FIELDS = [
+IMAGE_FIELDS = [
     pa.field("width", pa.int32()),
     pa.field("height", pa.int32()),
     pa.field("orientation", pa.int8()),
@@ -33,6 +33,11 @@ SEGMENT_FIELDS = [
     pa.field("grid_h", pa.int32()),
     pa.field("grid_w", pa.int32()),
     pa.field("patch", pa.int32()),
+]
+"""Columns that say what was read and how it was cut to patches."""
+
+SEGMENT_FIELDS = [
+    *IMAGE_FIELDS,
     pa.field("outlier_tokens", pa.int32()),
     pa.field("island_patches", pa.int32()),
     pa.field("components", pa.int32()),
@@ -178,7 +183,7 @@ def check_kept_columns(names: Sequence[str], own: Sequence[pa.Field]) -> None:
         raise SettingsError(msg)
 
 
-def kept_columns(plan_schema: pa.Schema) -> list[pa.Field]:
+def kept_columns(plan: Plan) -> list[pa.Field]:
     """The plan's columns beyond its own, which pass through to the rows."""
     own = {f.name for f in PLAN_FIELDS} | {"shard"}
-    return [f.with_nullable(True) for f in plan_schema if f.name not in own]
+    return [f.with_nullable(True) for f in plan.shard(0).records.schema if f.name not in own]

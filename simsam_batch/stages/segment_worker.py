@@ -96,33 +96,26 @@ class SegmentWorker(ImageWorker[Segmented]):
     def encode(self, item: Item, loaded: Loaded, found: Segmented, i: int, results: Results) -> None:
         """Fill one image's row, arrays and share of the statistics from image ``i`` of a batch, now or when refined."""
         image = loaded.image
+        fill = partial(self._fill, item, loaded, found, i, results)
         mask = found.masks[i].numpy().reshape(image.grid)
         if self._refiner is None or loaded.picture is None:
-            counts = overlap.overlap_counts(mask, loaded.truth.patches) if loaded.truth else None
-            self._fill(item, loaded, found, i, results, mask, loaded.index, counts)
+            fill(mask, loaded.index, overlap.overlap_counts(mask, loaded.truth.patches) if loaded.truth else None)
             return
         size = loaded.picture.shape[0], loaded.picture.shape[1]
         index = masks.upsample_index(image.grid, self.backbone.patch, image.working_size, size)
         parameters = CRF[self._options.refine]
         refined = self._refiner.submit(loaded.picture, mask, index=index, parameters=parameters)
-        results.pending.append(partial(self._encode_refined, item, loaded, found, i, results, refined))
+        results.pending.append(partial(self._fill_refined, fill, loaded, refined))
 
-    def _encode_refined(
-        self,
-        item: Item,
-        loaded: Loaded,
-        found: Segmented,
-        i: int,
-        results: Results,
-        refined: Callable[[], NDArray[np.bool_]],
+    def _fill_refined(
+        self, fill: Callable[..., None], loaded: Loaded, refined: Callable[[], NDArray[np.bool_]]
     ) -> None:
         with self.timer.step("refine"):
             mask = refined()
         with self.timer.step("encode"):
             size = mask.shape[0], mask.shape[1]
             index = masks.upsample_index(size, 1, size, loaded.image.full_size)
-            counts = loaded.truth.overlap_with(mask, index) if loaded.truth else None
-            self._fill(item, loaded, found, i, results, mask, index, counts)
+            fill(mask, index, loaded.truth.overlap_with(mask, index) if loaded.truth else None)
 
     def _fill(
         self,

@@ -90,7 +90,7 @@ def segment_batch(
             if settings.component == "peak":
                 mask = masks.component_of_peak(mask, vectors, grid)
             mask &= ~found.one_colour[:, None]
-            degenerate = found.one_colour | masks.degenerate(pairs.values, vectors)
+            degenerate = found.degenerate()
             regions = mask.new_empty((len(mask), 0), dtype=torch.int32)
             if settings.regions >= 0:
                 regions = regions_of(found, degenerate, grid, seeds, settings)

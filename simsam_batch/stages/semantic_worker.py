@@ -17,10 +17,11 @@ from simsam_batch import images
 from simsam_batch.errors import ImageError, RunError
 from simsam_batch.regions import codebook, masks
 from simsam_batch.regions.refine import CRF, shrink
-from simsam_batch.runs.ledger import Ledger
+from simsam_batch.runs.ledger import Ledger, committed_rows
 from simsam_batch.runs.schema import Shard, ShardOutput
 from simsam_batch.stages.clusters import load_codebook
 from simsam_batch.stages.decomposition import Timer
+from simsam_batch.stages.image_worker import failed_row, table_of
 from simsam_batch.stages.label_maps import segments_of
 from simsam_batch.stages.refinement import Refiner
 from simsam_batch.stages.semantic import SemanticStage
@@ -98,8 +99,8 @@ class SemanticWorker:
         if number not in self._generations:
             self._generations = self._ledger.committed()
         manifest = self._ledger.manifest(number, self._generations[number])
-        name = next(str(file["name"]) for file in manifest["files"] if file["name"].endswith(".parquet"))
-        return pq.read_table(pa.BufferReader(self._stage.out.read(name)))
+        (body,) = committed_rows(self._stage.out, [manifest])
+        return pq.read_table(pa.BufferReader(body))
 
     def _load(self, item: _Item) -> _Loaded | None:
         """Label and refine an image, and read its truth; None for one that has failed before."""
@@ -143,12 +144,7 @@ class SemanticWorker:
     def _row(self, item: _Item, loaded: _Loaded | Exception | None, state: dict[str, Any]) -> dict[str, Any]:
         """One image's row; its share of the confusions goes to ``state``."""
         if isinstance(loaded, ImageError):
-            return {
-                "status": "failed",
-                "error_type": loaded.kind,
-                "error": loaded.message,
-                "failed_step": loaded.step,
-            }
+            return failed_row(loaded)
         if isinstance(loaded, Exception):
             raise loaded
         if loaded is None:
@@ -198,14 +194,9 @@ class SemanticWorker:
             state["repeats"][repeat] = scores.merge(state["repeats"][repeat], of_image)
 
     def _output(self, shard: Shard, rows: list[dict[str, Any]], state: dict[str, Any]) -> ShardOutput:
-        records, schema = shard.records, self._stage.schema
-        columns = {name: records.column(name) for name in records.column_names if name in schema.names}
-        for column in schema.names:
-            if column not in columns:
-                columns[column] = pa.array([row.get(column) for row in rows], schema.field(column).type)
         return ShardOutput(
             number=shard.number,
-            rows=pa.table({name: columns[name] for name in schema.names}, schema=schema),
+            rows=table_of(shard.records, rows, self._stage.schema),
             arrays=[{} for _ in rows],
             statistics=state,
             seconds=self._timer.take(),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -17,13 +16,7 @@ from torch import Tensor
 from simsam_batch.regions import kmeans as module
 from simsam_batch.regions.kmeans import KMeans, _lloyd, _refill, _to_fixed_point, kmeans
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def everywhere(points: Tensor) -> Tensor:

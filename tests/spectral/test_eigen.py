@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -12,7 +11,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.linalg import eigh, subspace_angles
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from simsam_batch.spectral import eigen, solvers
@@ -23,13 +21,7 @@ FLOOR = 1e-5
 Array = NDArray[np.float64]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with threadpool_limits(1):
-        yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def clustered_affinity(patches: int, *, clusters: int = 4, seed: int = 0) -> Tensor:

@@ -33,9 +33,7 @@ from simsam_batch.spectral.views import random_affine, upstream_view, warp
 GRID = (12, 16)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def generators(*seeds: int) -> list[torch.Generator]:
