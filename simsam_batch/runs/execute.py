@@ -6,10 +6,11 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
+from typing import Any
 
 from simsam_batch.engines.contract import Engine, ShardReport
 from simsam_batch.errors import RunError
@@ -65,6 +66,9 @@ def execute(
     options: ExecuteOptions,
     on_report: Callable[[ShardReport], None],
     on_start: Callable[[int], None] | None = None,
+    *,
+    again: Mapping[int, int] | None = None,
+    started_with: Mapping[str, Any] | None = None,
 ) -> ExecuteSummary:
     """Run every shard of the plan that the ledger does not have yet; the caller publishes afterwards.
 
@@ -79,6 +83,9 @@ def execute(
         options: limits on starts and time.
         on_report: called in this thread with each report as it comes.
         on_start: called once, before any work, with the number of pending shards.
+        again: instead of what is pending, try the failed images of these shards again, whose generation in force is
+            given (`simsam_batch.runs.retry`).
+        started_with: see `Ledger.begin`.
 
     Raises:
         SettingsError: OUT holds this stage with other settings.
@@ -88,11 +95,11 @@ def execute(
     """
     began = time.monotonic()
     ledger = Ledger(out, stage.name)
-    ledger.begin(stage, plan)
-    make_runner = RunnerFactory(out, plan, stage, options)
+    ledger.begin(stage, plan, started_with)
+    make_runner = RunnerFactory(out, plan, stage, options, again or {})
     summary = ExecuteSummary()
     unbuilt = 0
-    pending = ledger.pending(plan.shards)
+    pending = _pending(ledger, plan, again)
     if on_start is not None:
         on_start(len(pending))
     with _sigterm_as_interrupt():
@@ -106,7 +113,7 @@ def execute(
                     unbuilt += report.unbuilt
                     if not summary.shards and unbuilt == _UNBUILT_BEFORE_ANY_COMMIT:
                         raise _given_up(summary, len(pending))
-            still_pending = ledger.pending(plan.shards)
+            still_pending = _pending(ledger, plan, again)
             if still_pending and _hopeless(summary, options):
                 raise _given_up(summary, len(still_pending))
             if still_pending:
@@ -114,6 +121,14 @@ def execute(
             pending = still_pending
     summary.seconds = time.monotonic() - began
     return summary
+
+
+def _pending(ledger: Ledger, plan: Plan, again: Mapping[int, int] | None) -> list[int]:
+    """Shards without a manifest, or of those to be tried again the ones without a newer one."""
+    if again is None:
+        return ledger.pending(plan.shards)
+    committed = ledger.committed()
+    return [number for number, generation in sorted(again.items()) if committed[number] <= generation]
 
 
 def _hopeless(summary: ExecuteSummary, options: ExecuteOptions) -> bool:

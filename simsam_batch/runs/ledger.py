@@ -85,8 +85,13 @@ class Ledger:
         self.stage = stage
         self._begun: _Begun | None = None
 
-    def begin(self, stage: Stage, plan: Plan) -> None:
+    def begin(self, stage: Stage, plan: Plan, started_with: Mapping[str, Any] | None = None) -> None:
         """Record what the stage is about to do, or check that it is what the run in OUT has been doing.
+
+        Args:
+            stage: the stage.
+            plan: of the run.
+            started_with: what else its first command said, for people and for `retry`; never compared.
 
         Raises:
             SettingsError: OUT has this stage with other settings; the differences are listed.
@@ -98,12 +103,13 @@ class Ledger:
             "settings": stage.settings,
             "resolved": stage.resolved,
             "plan": plan.digest,
+            "started_with": dict(started_with or {}),
             "arrow_schema": base64.b64encode(stage.schema.remove_metadata().serialize().to_pybytes()).decode(),
             "token": uuid.uuid4().hex,
         }
         body = to_json(record, name)
         if not self.out.create(name, body):
-            differences = _differences(_comparable(self._stage_record()), _comparable(json.loads(body)))
+            differences = _differences(_comparable(self.record()), _comparable(json.loads(body)))
             if differences:
                 raise SettingsError(
                     f"{self.out.url} holds a {self.stage} run with other settings:\n  "
@@ -142,18 +148,21 @@ class Ledger:
         """Record that an attempt ended because storage did not answer, which says nothing against its images."""
         self.out.create(f"{self.stage}/storage-errors/{shard:07d}/{attempt}", to_json({"token": _token()}, "note"))
 
-    def storage_errors(self, shard: int) -> int:
-        """How many attempts at a shard ended so, by one listing of that shard's notes."""
-        return len(self.out.list(f"{self.stage}/storage-errors/{shard:07d}"))
+    def storage_errors(self, shard: int, *, after: int = 0) -> int:
+        """How many attempts at a shard, of those after one, ended so; by one listing of that shard's notes."""
+        notes = self.out.list(f"{self.stage}/storage-errors/{shard:07d}")
+        return sum(int(note.name.rpartition("/")[2]) > after for note in notes)
 
-    def commit(self, output: ShardOutput, attempt: int, *, started: float, generation: int = 0) -> Committed:
+    def commit(
+        self, output: ShardOutput, attempt: int, *, started: float, previous: Mapping[str, Any] | None = None
+    ) -> Committed:
         """Write a shard's rows and arrays, then make them visible by creating its manifest.
 
         Args:
             output: what the worker produced.
             attempt: the number that `start` gave; the data files carry it, so that no two attempts share one.
             started: unix time at which the attempt began.
-            generation: 0, or for a repeat of a committed shard the next one.
+            previous: for a second try of a committed shard the manifest that this one is to follow.
 
         Returns:
             The manifest now in force: of this attempt, or of the one that was first.
@@ -168,6 +177,7 @@ class Ledger:
         contents = {f"{stem}.parquet": _parquet(rows, output, self.stage, begun.plan.digest)}
         if any(output.arrays):
             contents[f"{stem}.npz"] = _npz(output.arrays)
+        generation = 0 if previous is None else int(previous["generation"]) + 1
         manifest = {
             "schema_version": SCHEMA_VERSION,
             "stage": self.stage,
@@ -189,6 +199,11 @@ class Ledger:
             "started": started,
             "committed": time.time(),
         }
+        if previous is not None:
+            manifest |= {
+                "first_content_digest": previous.get("first_content_digest", previous["content_digest"]),
+                "earlier": [*previous.get("earlier", ()), [previous["started"], previous["committed"]]],
+            }
         name = self._manifest_name(output.number, generation)
         to_json(manifest, name)
         for file, body in contents.items():
@@ -220,7 +235,12 @@ class Ledger:
     def _manifest_name(self, shard: int, generation: int) -> str:
         return f"{self.stage}/manifests/{shard:07d}.{generation}.json"
 
-    def _stage_record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, Any]:
+        """What ``stage.json`` says.
+
+        Raises:
+            RunError: OUT has no such stage, or the file is damaged or was written by a newer release.
+        """
         name = f"{self.stage}/stage.json"
         try:
             return from_json(self.out.read(name), f"{self.out.url}/{name}", *_STAGE_KEYS)
@@ -232,7 +252,7 @@ class Ledger:
     def _fixed(self) -> _Begun:
         """What the stage began with: from `begin` in this process, or from storage, read once."""
         if self._begun is None:
-            record = self._stage_record()
+            record = self.record()
             plan = load_plan(self.out)
             if plan is None or plan.digest != record["plan"]:
                 raise RunError(f"{self.out.url}: {self.stage}/stage.json names another plan than run.json")
@@ -240,12 +260,12 @@ class Ledger:
         return self._begun
 
 
-def files_of(manifest: Mapping[str, Any]) -> tuple[Mapping[str, Any], str | None]:
-    """The entry of a shard's rows in its manifest, and the name of its arrays file if it has one."""
+def files_of(manifest: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
+    """The entries of a shard's rows and, if it has some, of its arrays in its manifest."""
     by_ending = {file["name"].rpartition(".")[2]: file for file in manifest["files"]}
     if "parquet" not in by_ending:
         raise RunError(f"the manifest of shard {manifest['shard']} names no rows. To mend it: restore it")
-    return by_ending["parquet"], by_ending["npz"]["name"] if "npz" in by_ending else None
+    return by_ending["parquet"], by_ending.get("npz")
 
 
 def committed_rows(out: Folder, manifests: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
@@ -257,12 +277,28 @@ def committed_rows(out: Folder, manifests: Iterable[Mapping[str, Any]]) -> Itera
     """
     files = [files_of(manifest)[0] for manifest in manifests]
     for file, body in zip(files, out.read_many(file["name"] for file in files), strict=True):
-        if len(body) != file["size"] or hashlib.sha256(body).hexdigest() != file["sha256"]:
-            raise RunError(
-                f"{out.url}/{file['name']} is not what was committed ({len(body)} bytes, not {file['size']}). "
-                "To mend it: restore the file"
-            )
+        _require_committed(out, file, body)
         yield body
+
+
+def checked_file(out: Folder, file: Mapping[str, Any]) -> bytes:
+    """One file that a manifest names.
+
+    Raises:
+        RunError: it is not what the manifest says.
+        StorageError: it cannot be read.
+    """
+    body = out.read(str(file["name"]))
+    _require_committed(out, file, body)
+    return body
+
+
+def _require_committed(out: Folder, file: Mapping[str, Any], body: bytes) -> None:
+    if len(body) != file["size"] or hashlib.sha256(body).hexdigest() != file["sha256"]:
+        raise RunError(
+            f"{out.url}/{file['name']} is not what was committed ({len(body)} bytes, not {file['size']}). "
+            "To mend it: restore the file"
+        )
 
 
 def _token() -> str:

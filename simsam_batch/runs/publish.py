@@ -74,7 +74,7 @@ class _Totals:
         self._steps: dict[str, float] = {}
         self._intervals: list[tuple[float, float]] = []
         self._versions: dict[str, set[str]] = {}
-        self._digest = hashlib.sha256()
+        self._digest, self._first_digest = hashlib.sha256(), hashlib.sha256()
 
     def add(self, manifest: dict[str, Any]) -> dict[str, Any]:
         self._state = self._fold.merge(self._state, manifest["statistics"])
@@ -82,10 +82,12 @@ class _Totals:
         self._errors.update(manifest["errors_by_type"])
         for step, seconds in manifest["seconds"].items():
             self._steps[step] = self._steps.get(step, 0.0) + seconds
+        self._intervals += [(start, end) for start, end in manifest.get("earlier", ())]
         self._intervals.append((manifest["started"], manifest["committed"]))
         for package, version in manifest["versions"].items():
             self._versions.setdefault(package, set()).add(version)
         self._digest.update(manifest["content_digest"].encode())
+        self._first_digest.update(manifest.get("first_content_digest", manifest["content_digest"]).encode())
         return {key: manifest[key] for key in ("shard", "files")}
 
     def result(self, stage: Stage) -> dict[str, Any]:
@@ -99,6 +101,7 @@ class _Totals:
             "errors_by_type": dict(sorted(self._errors.items())),
             "metrics": self._fold.result(self._state),
             "content_digest": self._digest.hexdigest(),
+            "first_content_digest": self._first_digest.hexdigest(),
             "seconds": seconds,
             "images_per_second": self._counts["images"] / seconds if seconds > 0 else None,
             "seconds_by_step": self._steps,
@@ -137,7 +140,7 @@ def _publish_part(out: Folder, plan: Plan, stage: Stage, part: int, shards: Sequ
 def _published_rows(out: Folder, shards: Sequence[Mapping[str, Any]]) -> Iterator[pa.Table]:
     """Each shard's rows with the place of their arrays."""
     for shard, body in zip(shards, committed_rows(out, shards), strict=True):
-        arrays = files_of(shard)[1]
+        arrays = (files_of(shard)[1] or {}).get("name")
         table = pq.read_table(pa.BufferReader(body))
         metadata = table.schema.metadata or {}
         with_arrays = set(json.loads(metadata.get(ARRAY_ROWS_KEY.encode(), b"[]")))

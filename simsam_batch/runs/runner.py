@@ -8,8 +8,8 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from simsam_batch.engines.contract import ShardReport
@@ -17,6 +17,7 @@ from simsam_batch.errors import RunError, SimsamError, StorageError
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan
 from simsam_batch.runs.quarantine import run_in_quarantine
+from simsam_batch.runs.retry import failed_images, with_second_try
 from simsam_batch.runs.schema import Shard, ShardOutput, Stage, Worker
 from simsam_batch.storage import Folder
 
@@ -46,16 +47,21 @@ class ExecuteOptions:
 
 @dataclass(frozen=True, slots=True)
 class RunnerFactory:
-    """Builds the runner in the process that is to run it. Picklable and small."""
+    """Builds the runner in the process that is to run it. Picklable and small.
+
+    Attributes:
+        again: shards whose failed images are tried again, with the generation that is in force of each.
+    """
 
     out: Folder
     plan: Plan
     stage: Stage
     options: ExecuteOptions = ExecuteOptions()
+    again: Mapping[int, int] = field(default_factory=dict)
 
     def __call__(self) -> ShardRunner:
         """Build it; reads and loads nothing yet."""
-        return ShardRunner(Ledger(self.out, self.stage.name), self.plan, self.stage, self.options)
+        return ShardRunner(Ledger(self.out, self.stage.name), self.plan, self.stage, self.options, self.again)
 
 
 class ShardRunner:
@@ -64,15 +70,17 @@ class ShardRunner:
     One thread computes, one commits, so that the next shard is decoded and the last one uploaded meanwhile.
     """
 
-    def __init__(self, ledger: Ledger, plan: Plan, stage: Stage, options: ExecuteOptions) -> None:
-        self._ledger, self._plan, self._stage, self._options = ledger, plan, stage, options
+    def __init__(
+        self, ledger: Ledger, plan: Plan, stage: Stage, options: ExecuteOptions, again: Mapping[int, int]
+    ) -> None:
+        self._ledger, self._plan, self._stage, self._options, self._again = ledger, plan, stage, options, again
         self._worker: Worker | None = None
 
     def run(self, shards: Iterator[int]) -> Iterator[ShardReport]:
         """Yield one report for each number drawn, as its commit ends or fails; never raises. May be called again."""
         watchdog = _Watchdog(self._options.stall_seconds)
         reports: queue.SimpleQueue[ShardReport | None] = queue.SimpleQueue()
-        desk = _Desk(self._ledger, self._plan, self._options.starts_before_quarantine, watchdog, reports)
+        desk = _Desk(self._ledger, self._plan, self._stage, self._options, self._again, watchdog, reports)
         feed = _Feed(shards, desk.start)
         commits: queue.Queue[tuple[_Start, ShardOutput] | None] = queue.Queue(_OUTPUTS_WAITING)
         threads = [
@@ -248,12 +256,14 @@ class _Desk:
         self,
         ledger: Ledger,
         plan: Plan,
-        starts_before_quarantine: int,
+        stage: Stage,
+        options: ExecuteOptions,
+        again: Mapping[int, int],
         watchdog: _Watchdog,
         reports: queue.SimpleQueue[ShardReport | None],
     ) -> None:
-        self._ledger, self._plan, self._watchdog, self._reports = ledger, plan, watchdog, reports
-        self._starts_before_quarantine = starts_before_quarantine
+        self._ledger, self._plan, self._stage, self._options = ledger, plan, stage, options
+        self._again, self._watchdog, self._reports = again, watchdog, reports
 
     def start(self, number: int) -> _Start | None:
         """Record the start of a shard and read its records; None if that failed, which is then reported."""
@@ -262,25 +272,36 @@ class _Desk:
         attempt = 0
         try:
             attempt = self._ledger.start(number)
-            return _Start(self._plan.shard(number), attempt, self._is_suspect(number, attempt), unix_time, clock)
+            if number in self._again:
+                before = self._ledger.manifest(number, self._again[number])
+                shard, starts_before = failed_images(self._ledger, self._plan, before), int(before["attempt"])
+            else:
+                shard, starts_before = self._plan.shard(number), 0
+            return _Start(shard, attempt, self._is_suspect(number, attempt, starts_before), unix_time, clock)
         except Exception as error:  # noqa: BLE001 - becomes the shard's report
             self.fail(number, attempt, error)
             return None
 
-    def _is_suspect(self, number: int, attempt: int) -> bool:
-        limit = self._starts_before_quarantine
-        return attempt > limit and attempt - self._ledger.storage_errors(number) > limit
+    def _is_suspect(self, number: int, attempt: int, starts_before: int) -> bool:
+        """Whether so many starts since the last commit ended without one, other than for the storage."""
+        limit, starts = self._options.starts_before_quarantine, attempt - starts_before
+        return starts > limit and starts - self._ledger.storage_errors(number, after=starts_before) > limit
 
     def commit(self, start: _Start, output: ShardOutput) -> None:
         """Commit and report; a failure becomes the report."""
         try:
-            manifest = self._ledger.commit(output, start.attempt, started=start.unix_time).manifest
+            previous = None
+            if output.number in self._again:
+                previous = self._ledger.manifest(output.number, self._again[output.number])
+                output = with_second_try(self._ledger, self._stage.fold, previous, output)
+            committed = self._ledger.commit(output, start.attempt, started=start.unix_time, previous=previous)
+            manifest = committed.manifest
             failures = tuple((entry["image_id"], entry["error"] or "") for entry in manifest["failures"])
             report = ShardReport(
                 shard=output.number,
                 attempt=start.attempt,
                 status="committed",
-                images=manifest["images"],
+                images=manifest["images"] if previous is None else previous["failed"],
                 failed=manifest["failed"],
                 seconds=time.monotonic() - start.clock,
                 failures=failures,

@@ -56,7 +56,7 @@ class ShardOutput:
         rows: one row for each record of the shard, in the same order, in the stage's Arrow schema. Nothing that
             differs between two equal computations (time, host, attempt) may stand in it.
         arrays: for each row the arrays that go into the ``.npz`` file, by name; an empty mapping for none.
-        statistics: the fold's state for this shard, as plain JSON values.
+        statistics: the fold's state for this shard, as plain JSON values; a failed image adds nothing to it.
         seconds: time spent by step, for the manifest.
         facts: what was used (device, versions, precision, ...), for the manifest.
     """

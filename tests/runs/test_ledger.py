@@ -204,15 +204,16 @@ def test_a_commit_to_a_stage_that_never_began_is_refused(tmp_path: Path) -> None
 
 def test_the_highest_generation_is_in_force(out_url: str) -> None:
     ledger, plan = _begun(out_url)
-    ledger.commit(output(plan, 0, [1.0, None]), ledger.start(0), started=0.0)
+    first = ledger.commit(output(plan, 0, [1.0, None]), ledger.start(0), started=0.0).manifest
     ledger.commit(output(plan, 1, [5.0, 5.0]), ledger.start(1), started=0.0)
-    ledger.commit(output(plan, 0, [1.0, 2.0]), ledger.start(0), started=0.0, generation=1)
+    second = ledger.commit(output(plan, 0, [1.0, 2.0]), ledger.start(0), started=0.0, previous=first).manifest
     assert ledger.committed() == {0: 1, 1: 0}
     assert [(m["shard"], m["generation"], m["ok"]) for m in ledger.manifests()] == [(0, 1, 2), (1, 0, 2)]
     assert ledger.manifest(0, 0)["ok"] == 1
     # by name 10 comes before 2
-    for generation in (2, 10):
-        ledger.commit(output(plan, 0, [1.0, 2.0]), ledger.start(0), started=0.0, generation=generation)
+    for generation in (1, 9):
+        before = second | {"generation": generation}
+        ledger.commit(output(plan, 0, [1.0, 2.0]), ledger.start(0), started=0.0, previous=before)
     assert ledger.committed() == {0: 10, 1: 0}
 
 
@@ -342,7 +343,9 @@ def test_an_output_that_does_not_fit_is_refused_before_anything_is_written(
 
 def test_equal_outputs_give_equal_bytes(tmp_path: Path) -> None:
     ledger, plan = _begun(str(tmp_path))
-    two = [ledger.commit(output(plan, 0, [1.0, None]), ledger.start(0), started=0.0, generation=g) for g in (0, 1)]
+    first = ledger.commit(output(plan, 0, [1.0, None]), ledger.start(0), started=0.0)
+    again = ledger.commit(output(plan, 0, [1.0, None]), ledger.start(0), started=0.0, previous=first.manifest)
+    two = [first, again]
     hashes = [[file["sha256"] for file in commit.manifest["files"]] for commit in two]
     assert hashes[0] == hashes[1]
     assert two[0].manifest["content_digest"] == two[1].manifest["content_digest"]

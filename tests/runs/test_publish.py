@@ -107,14 +107,19 @@ def test_orphans_of_lost_attempts_are_not_published(tmp_path: Path) -> None:
 
 def test_a_retried_shard_replaces_its_first_generation(tmp_path: Path) -> None:
     ledger, plan = _run(str(tmp_path))
-    _publish(plan)
-    ledger.commit(output(plan, 1, [5.0, 4.0]), ledger.start(1), started=0.0, generation=1)
+    before = _publish(plan)
+    first = ledger.manifest(1, 0)
+    ledger.commit(output(plan, 1, [5.0, 4.0]), ledger.start(1), started=0.0, previous=first)
     result = _publish(plan)
     # the mean of 1, 2, 5, 4 and 8
     assert (result["ok"], result["failed"], result["metrics"]["mean"]) == (5, 0, 4.0)
     rows = pq.read_table(tmp_path / "results/small/part-00000.parquet").to_pylist()
     assert [row["value"] for row in rows] == [1.0, 2.0, 5.0, 4.0, 8.0]
     assert rows[2]["arrays_path"] == "small/data/0000001.2.npz"
+    assert result["content_digest"] != before["content_digest"]
+    assert result["first_content_digest"] == before["content_digest"] == before["first_content_digest"]
+    # The time of the first try counts too.
+    assert ledger.manifest(1, 1)["earlier"] == [[first["started"], first["committed"]]]
 
 
 def test_the_same_content_has_the_same_digest_whoever_computed_it(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """A stage whose images say by their uri what is to happen to whoever computes them. Importable by every worker process.
 
-``fine``, ``bad`` (an image's own fault), ``storage:K`` (K reads fail first), ``raise``, ``kill`` (SIGKILL), ``exit``,
-``segfault``, ``sleep:SECONDS``, ``killonce`` (SIGKILL the first time only), ``meet:K`` (waits until K processes have
-built their worker).
+``fine``, ``bad`` (an image's own fault), ``badonce`` (the first time only), ``storage:K`` (K reads fail first),
+``raise``, ``kill`` (SIGKILL), ``exit``, ``segfault``, ``sleep:SECONDS``, ``killonce`` (SIGKILL the first time only),
+``meet:K`` (waits until K processes have built their worker).
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class TroubleWorker:
 
     def _meet(self, image_id: str, uri: str) -> None:
         what, _, argument = uri.partition(":")
-        if what == "bad":
+        if what == "bad" or (what == "badonce" and self._stage.count(image_id) == 1):
             raise ImageError("truncated", "the file ends early", "decode")
         if what == "storage" and self._stage.count(image_id) <= int(argument):
             raise StorageError(f"{uri}: the connection was reset")
