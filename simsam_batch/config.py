@@ -56,9 +56,9 @@ class RunSettings(BaseModel):
         "short:384",
         "native | HEIGHTxWIDTH | short:PIXELS (the shorter side) | bucket:PIXELS (few grids, for full GPU batches)",
     )
-    max_bytes: int = _result("Images", 200_000_000, "largest image file in bytes", ge=1)
-    max_pixels: int = _result("Images", 100_000_000, "largest image in pixels, before any resize", ge=1)
-    max_patches: int = _result("Images", 8192, "largest patch grid; memory grows with its square", ge=4)
+    max_bytes: int = _result("Limits", 200_000_000, "largest image file in bytes", ge=1)
+    max_pixels: int = _result("Limits", 100_000_000, "largest image in pixels, before any resize", ge=1)
+    max_patches: int = _result("Limits", 8192, "largest patch grid; memory grows with its square", ge=4)
 
     seed: int = _result("Numbers", 0, "every random draw is seeded from this and the image's id", ge=0)
     threads: int = _result("Numbers", 1, "CPU threads of one worker; the count changes the last bits", ge=1)
@@ -87,6 +87,11 @@ class RunSettings(BaseModel):
     def fields_of(cls, kind: Kind) -> list[str]:
         """Names of the settings of one kind, in order of declaration."""
         return [name for name, field in cls.model_fields.items() if extra(field)["kind"] == kind]
+
+    @classmethod
+    def limits(cls) -> list[str]:
+        """Names of the result settings that decide which images fail, and change no number of the others."""
+        return [name for name, field in cls.model_fields.items() if extra(field)["group"] == "Limits"]
 
     def values_of(self, kind: Kind) -> dict[str, Any]:
         """The settings of one kind as plain JSON values."""
