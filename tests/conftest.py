@@ -25,6 +25,15 @@ def _folder_from(variable: str) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _storage_is_asked_again_at_once() -> Iterator[None]:
+    from simsam_batch.storage import retrying
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retrying, "PAUSES_S", (0.0,) * len(retrying.PAUSES_S))
+        yield
+
+
 @pytest.fixture(scope="session")
 def test_data() -> Path:
     """Folder with real photographs and their truth (``weizmann_horses/`` and others)."""

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from simsam_batch import storage
 from simsam_batch.errors import StorageError
-from simsam_batch.storage import Folder, ObjectNotFound, absolute_url, read_url, redact, walk
+from simsam_batch.storage import Folder, ObjectInfo, ObjectNotFound, absolute_url, read_url, redact, walk
+from simsam_batch.storage.filesystems import filesystem
 
 WRITERS = 8
 
@@ -60,15 +60,15 @@ def _lose_replies(monkeypatch: pytest.MonkeyPatch, folder: Folder, carry_out: bo
 
         monkeypatch.setattr("os.link", link)
         return
-    filesystem, _ = storage._filesystem(folder.url)
-    real_pipe = filesystem.pipe_file
+    store, _ = filesystem(folder.url)
+    real_pipe = store.pipe_file
 
     def pipe_file(*args: Any, **kwargs: Any) -> None:
         if carry_out:
             real_pipe(*args, **kwargs)
         raise TimeoutError("the connection was cut")
 
-    monkeypatch.setattr(filesystem, "pipe_file", pipe_file)
+    monkeypatch.setattr(store, "pipe_file", pipe_file)
 
 
 class TestEveryStorage:
@@ -88,9 +88,7 @@ class TestEveryStorage:
         folder, data = Folder(out_url), os.urandom(size)
         assert folder.create("large.bin", data)
         assert folder.read("large.bin") == data
-        assert folder.list() == [
-            storage.ObjectInfo("large.bin", size, folder.list()[0].etag, folder.list()[0].modified)
-        ]
+        assert folder.list() == [ObjectInfo("large.bin", size, folder.list()[0].etag, folder.list()[0].modified)]
         with folder.open("large.bin") as file:
             assert file.read() == data
 
@@ -172,10 +170,10 @@ class TestEveryStorage:
         with ThreadPoolExecutor(8) as pool:
             assert all(pool.map(lambda name: folder.create(name, b"x"), names))
         if folder.url.startswith("s3"):
-            filesystem, _ = storage._filesystem(folder.url)
-            real, pages = filesystem.call_s3, itertools.count(1)
+            store, _ = filesystem(folder.url)
+            real, pages = store.call_s3, itertools.count(1)
             monkeypatch.setattr(
-                filesystem, "call_s3", lambda *args, **kwargs: (next(pages), real(*args, MaxKeys=10, **kwargs))[1]
+                store, "call_s3", lambda *args, **kwargs: (next(pages), real(*args, MaxKeys=10, **kwargs))[1]
             )
             assert [info.name for info in folder.list("m")] == names
             # 10 + 10 + 3 keys
@@ -450,8 +448,8 @@ def test_an_error_of_the_store_is_never_taken_for_a_missing_image(
     def fail(*args: Any, **kwargs: Any) -> None:
         raise error
 
-    filesystem, _ = storage._filesystem(s3_url)
-    monkeypatch.setattr(filesystem, "cat_file", fail)
+    store, _ = filesystem(s3_url)
+    monkeypatch.setattr(store, "cat_file", fail)
     with pytest.raises(StorageError) as caught:
         read_url(f"{s3_url}/not-there.jpg", limit=limit)
     assert not isinstance(caught.value, ObjectNotFound)
@@ -478,8 +476,8 @@ def test_web_servers_can_be_read(tmp_path: Path) -> None:
 
 def test_a_refused_conflict_is_tried_again(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Folder(s3_url)
-    filesystem, _ = storage._filesystem(s3_url)
-    real, conflicts = filesystem.pipe_file, iter([True, True, False])
+    store, _ = filesystem(s3_url)
+    real, conflicts = store.pipe_file, iter([True, True, False])
 
     def pipe_file(*args: Any, **kwargs: Any) -> None:
         if next(conflicts):
@@ -487,7 +485,7 @@ def test_a_refused_conflict_is_tried_again(s3_url: str, monkeypatch: pytest.Monk
             raise OSError(5, "ConditionalRequestConflict") from cause
         real(*args, **kwargs)
 
-    monkeypatch.setattr(filesystem, "pipe_file", pipe_file)
+    monkeypatch.setattr(store, "pipe_file", pipe_file)
     assert folder.create("run.json", b"1")
     assert list(conflicts) == []
 

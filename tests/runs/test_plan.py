@@ -13,10 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_stage import catalog, small_plan
 
-from simsam_batch import storage
 from simsam_batch.errors import RunError, SettingsError
 from simsam_batch.runs.plan import default_shard_size, load_plan, make_plan
-from simsam_batch.storage import Folder
+from simsam_batch.storage import Folder, reading
 
 
 @pytest.mark.parametrize(
@@ -74,14 +73,14 @@ def test_a_shard_is_read_without_loading_the_plan(monkeypatch: pytest.MonkeyPatc
     out = Folder("memory://plan/large")
     plan = small_plan(out, images=100_000, shard_size=1000)
     [whole] = [info.size for info in out.list("plan")]
-    real, read = storage._read_remote, []
+    real, read = reading.read_range, []
 
     def counted(*args: Any, **kwargs: Any) -> bytes:
         data = real(*args, **kwargs)
         read.append(len(data))
         return data
 
-    monkeypatch.setattr(storage, "_read_remote", counted)
+    monkeypatch.setattr(reading, "read_range", counted)
     assert plan.shard(57).records["image_id"].to_pylist()[0] == "folder/057000.jpg"
     # one of ten row groups, and the footer
     assert sum(read) < whole / 2

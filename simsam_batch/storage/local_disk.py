@@ -1,4 +1,4 @@
-"""Atomic writes and listings on a local or network disk; `simsam_batch.storage` decides when."""
+"""Atomic writes, range reads and listings on a local or network disk; `simsam_batch.storage` decides when."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from simsam_batch.errors import StorageError
+from simsam_batch.storage.failures import ONE_DRIVER_ALONE
+from simsam_batch.storage.retrying import retried
 
 _Found = tuple[str, str, os.stat_result | None]
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV)
 
 
 def _sync_folder(path: Path) -> None:
@@ -45,10 +49,16 @@ def _temporary(target: Path, data: bytes) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def create(target: Path, data: bytes) -> bool:
+def create(target: Path, data: bytes, *, or_rename: bool = False) -> bool:
     """Write a file that must not exist yet: True if the file now there has exactly these bytes, False if others.
 
     The link is what makes it appear, whole and to one writer only; file and folder are on the disk when this returns.
+
+    Args:
+        target: where.
+        data: what.
+        or_rename: on a file system without hard links look whether the file is there, and else rename; of two writers
+            at once the last one's file stays.
     """
     try:
         with _temporary(target, data) as temporary:
@@ -58,10 +68,14 @@ def create(target: Path, data: bytes) -> bool:
         # also after an error the disk decides: network file systems report links that they did make as failed
         if target.is_file():
             return target.read_bytes() == data
-        if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV):
+        if error.errno in _NO_LINKS and or_rename:
+            replace(target, data)
+            return True
+        if error.errno in _NO_LINKS:
             raise StorageError(
                 f"cannot write {target}: this file system has no hard links ({error.strerror}), and without them two "
-                "writers cannot be told apart. To mend it: choose an OUT on another disk or on s3://"
+                "writers cannot be told apart. To mend it: choose an OUT on another disk or on s3://, or "
+                f"{ONE_DRIVER_ALONE}"
             ) from error
         raise
     return True
@@ -74,6 +88,13 @@ def replace(target: Path, data: bytes) -> None:
     _sync_folder(target.parent)
 
 
+def read_range(path: str, start: int, end: int) -> bytes:
+    """Bytes ``start`` up to ``end`` of a file; opened anew each time, so that a handle gone stale is no matter."""
+    with Path(path).open("rb") as file:
+        file.seek(start)
+        return file.read(end - start)
+
+
 def walk(folder: Path) -> Iterator[_Found]:
     """Files below a folder as (path, name relative to the folder, status), in the order of their names.
 
@@ -83,13 +104,10 @@ def walk(folder: Path) -> Iterator[_Found]:
     yield from _walk(folder, "", frozenset())
 
 
-def _walk(
-    folder: Path, names: str, above: frozenset[tuple[int, int]]
-) -> Iterator[tuple[str, str, os.stat_result | None]]:
-    here = folder.stat()
+def _walk(folder: Path, names: str, above: frozenset[tuple[int, int]]) -> Iterator[_Found]:
+    here = retried(f"list {folder}", folder.stat)
     above |= {(here.st_dev, here.st_ino)}
-    with os.scandir(folder) as entries:
-        ordered = sorted(entries, key=lambda entry: entry.name)
+    ordered = sorted(retried(f"list {folder}", partial(_scan, folder)), key=lambda entry: entry.name)
     for entry in ordered:
         name = names + entry.name
         try:
@@ -97,11 +115,16 @@ def _walk(
         except UnicodeEncodeError:
             message = f"cannot list {entry.path!r}: its name is not UTF-8. To mend it: rename it"
             raise StorageError(message) from None
-        status = _status(entry)
+        status = retried(f"list {entry.path}", partial(_status, entry))
         if status is None or stat.S_ISREG(status.st_mode):
             yield entry.path, name, status
         elif stat.S_ISDIR(status.st_mode) and (status.st_dev, status.st_ino) not in above:
             yield from _walk(Path(entry.path), name + "/", above)
+
+
+def _scan(folder: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return list(entries)
 
 
 def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
@@ -119,8 +142,7 @@ def files(folder: Path, name: str = "") -> Iterator[tuple[str, os.stat_result]]:
     Temporary files, those being written and those a crash left, are not among them.
     """
     try:
-        with os.scandir(folder) as entries:
-            found = list(entries)
+        found = _scan(folder)
     except (FileNotFoundError, NotADirectoryError):
         return
     for entry in found:

@@ -1,0 +1,14 @@
+"""Local disk and object storage by URL: list, read, write atomically, create conditionally. Nothing else opens a URL.
+
+Object storage goes through fsspec. Directory listings are never cached, one filesystem object is shared by all threads
+of a process, and a forked or spawned child makes its own. What can pass by itself is tried again
+(`simsam_batch.storage.retrying`).
+"""
+
+from simsam_batch.storage.failures import ObjectNotFound
+from simsam_batch.storage.filesystems import ObjectInfo
+from simsam_batch.storage.folder import Folder
+from simsam_batch.storage.reading import entries, read_url, walk
+from simsam_batch.storage.urls import absolute_url, redact
+
+__all__ = ["Folder", "ObjectInfo", "ObjectNotFound", "absolute_url", "entries", "read_url", "redact", "walk"]
