@@ -19,6 +19,10 @@ class RunError(SimsamError):
     """A run that cannot start or go on: another run in the same place, workers that die, shards that never commit."""
 
 
+class DevicePoisonedError(SimsamError):
+    """The device refuses this process from now on, as CUDA does after an illegal access; only a fresh one can go on."""
+
+
 class ImageError(SimsamError):
     """A fault of one image itself. It becomes that image's ``failed`` row and costs no other image.
 

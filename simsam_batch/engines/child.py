@@ -42,8 +42,9 @@ class Failure:
 class Child:
     """A fresh Python process that runs ``target(receive, send)``; ``target`` is a picklable callable.
 
-    Messages are pickled; both ends are this program's own. The child has its own process group, so that Ctrl-C
-    reaches only the parent, and ends at once when the parent's end of the pipe closes, even by SIGKILL.
+    Messages are pickled; both ends are this program's own. The child has its own process group and takes no notice of
+    SIGTERM and SIGINT: a launcher may send them to every process of a job, and the parent says what is still finished.
+    It ends at once when the parent's end of the pipe closes, even by SIGKILL.
     """
 
     def __init__(self, target: Target, environment: Mapping[str, str]) -> None:
@@ -97,6 +98,9 @@ class Child:
 def serve(descriptor: int) -> None:
     """The child's side: take the target from the pipe and run it. Called by the boot line above only."""
     connection = Connection(descriptor)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # a function, and not SIG_IGN, which programs started from here would inherit
+        signal.signal(number, lambda *_: None)
     try:
         target: Target = pickle.loads(connection.recv_bytes())  # noqa: S301 - from our own parent, over its pipe
         inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()

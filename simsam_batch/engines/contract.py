@@ -49,7 +49,8 @@ class Runner(Protocol):
     """Runs shards in one process; holds the model for as long as the process lives.
 
     ``run`` may draw the next shard number before it has reported the last one (it decodes ahead), reports every
-    number it draws exactly once and never raises: whatever goes wrong becomes a report with status ``error``.
+    number it draws exactly once and never raises: whatever goes wrong becomes a report with status ``error``. It may
+    end its process after a report, where only a fresh process can go on; what it then still holds is started again.
     """
 
     def run(self, shards: Iterator[int]) -> Iterator[ShardReport]:
@@ -67,6 +68,14 @@ class Engine(Protocol):
 
     def run(self, make_runner: Callable[[], Runner], shards: Sequence[int]) -> Iterator[ShardReport]:
         """Yield one report for each shard; may be called again, for what is then still pending."""
+        ...
+
+    def stop(self) -> bool:
+        """Give out no further shard: `run` ends once those in flight are reported. Safe to call in a signal handler.
+
+        Returns:
+            False if this engine cannot: its shards in flight are then to be abandoned, by ending `run`.
+        """
         ...
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from simsam_batch.errors import RunError, SettingsError
 
 _IN_FLIGHT = 2
 _FAILED_STARTS = 3
+_LOOK_S = 0.5
 _READY = "ready"
 
 _log = logging.getLogger(__name__)
@@ -30,14 +31,17 @@ class LocalEngine:
         workers: number of processes.
         threads: threads of BLAS and OpenMP in each.
         gpus: give each process one of the visible GPUs.
+        recycle_after: end a process that has had so many shards and start a fresh one in its place; 0: never.
 
     Raises:
         SettingsError: fewer than one worker or thread, or fewer GPUs than workers.
     """
 
-    def __init__(self, workers: int, threads: int = 1, gpus: bool = False) -> None:
+    def __init__(self, workers: int, threads: int = 1, gpus: bool = False, recycle_after: int = 0) -> None:
         if workers < 1:
             raise SettingsError(f"workers is {workers}; at least 1 is needed")
+        self._recycle_after = recycle_after
+        self._stopped = False
         environment = thread_environment(threads)
         if gpus:
             self._environments = [{**environment, "CUDA_VISIBLE_DEVICES": name} for name in gpu_for_each(workers)]
@@ -51,14 +55,16 @@ class LocalEngine:
             RunError: three processes in a row ended before they were ready, or a runner broke its contract.
         """
         seats = [_Seat(environment) for environment in self._environments[: len(shards)]]
-        line = _Line(deque(shards))
+        line = _Line(deque(shards), self._recycle_after)
         target = _ServeRunner(make_runner)
         failed_starts = 0
         try:
             while line.waiting or any(seat.in_flight for seat in seats):
+                if self._stopped:
+                    line.waiting.clear()
                 line.feed(seats, target)
                 children: dict[object, _Seat] = {seat.child.connection: seat for seat in seats if seat.child}
-                for ready in connection.wait([seat.child.connection for seat in seats if seat.child]):
+                for ready in connection.wait([seat.child.connection for seat in seats if seat.child], _LOOK_S):
                     seat = children[ready]
                     message = seat.receive()
                     if isinstance(message, ShardReport):
@@ -75,6 +81,11 @@ class LocalEngine:
         finally:
             for seat in seats:
                 seat.clear(None)
+
+    def stop(self) -> bool:
+        """Give out no further shard: `run` ends once those in flight are reported."""
+        self._stopped = True
+        return True
 
     def close(self) -> None:
         """Give back what is held between runs: nothing."""
@@ -105,12 +116,13 @@ def _until_none(first: int, receive: Receive) -> Iterator[int]:
 
 @dataclass(slots=True)
 class _Seat:
-    """One worker's place: its process, if it has one, and the shards it holds."""
+    """One worker's place: its process, if it has one, how many shards that was given, and those it holds."""
 
     environment: dict[str, str]
     child: Child | None = None
     ready: bool = False
     flushed: bool = False
+    given: int = 0
     in_flight: list[int] = field(default_factory=list)
 
     def receive(self) -> ShardReport | str | Failure | None:
@@ -125,7 +137,7 @@ class _Seat:
     def clear(self, failure: ShardReport | str | Failure | None) -> str:
         """End the child; returns why it ended. What was in flight stays noted."""
         reason = self.child.end() if self.child else ""
-        self.child, self.ready, self.flushed = None, False, False
+        self.child, self.ready, self.flushed, self.given = None, False, False, 0
         return failure.reason if isinstance(failure, Failure) else reason
 
 
@@ -134,6 +146,7 @@ class _Line:
     """The shards that wait. Suspects, whose process died, stand in front and run alone."""
 
     waiting: deque[int]
+    recycle_after: int
     suspects: set[int] = field(default_factory=set)
 
     def feed(self, seats: Sequence[_Seat], target: _ServeRunner) -> None:
@@ -144,6 +157,7 @@ class _Line:
                     if seat.child is None:
                         seat.child = Child(target, seat.environment)
                     seat.in_flight.append(self.waiting.popleft())
+                    seat.given += 1
                     seat.flushed = False
                     seat.child.send(seat.in_flight[-1])
         for seat in seats:
@@ -155,6 +169,8 @@ class _Line:
 
     def _may_take(self, seat: _Seat) -> bool:
         """A suspect comes only to an empty seat, and nothing comes to it while it is there."""
+        if self._is_used_up(seat):
+            return False
         return not seat.in_flight or (self.waiting[0] not in self.suspects and self.suspects.isdisjoint(seat.in_flight))
 
     def done(self, seat: _Seat, shard: int) -> None:
@@ -162,6 +178,11 @@ class _Line:
             raise RunError(f"a worker reported shard {shard}, which it did not hold; this is a defect of the runner")
         seat.in_flight.remove(shard)
         self.suspects.discard(shard)
+        if self._is_used_up(seat) and not seat.in_flight:
+            seat.clear(None)
+
+    def _is_used_up(self, seat: _Seat) -> bool:
+        return 0 < self.recycle_after <= seat.given
 
     def put_back(self, seat: _Seat, reason: str) -> None:
         if seat.in_flight:

@@ -19,6 +19,8 @@ from simsam_batch.errors import RunError, SettingsError
 
 _IN_FLIGHT = 2
 _OBJECT_STORE_BYTES = 128 * 1024**2
+_RECYCLED_EXIT_CODE = 72
+_LAST_REPORT_S = 1.0
 
 
 class RayEngine:
@@ -35,6 +37,7 @@ class RayEngine:
         address: the cluster's address; without it ``RAY_ADDRESS``, which ``ray job submit`` sets; without that a
             Ray of our own is started here and ended by `close`.
         patience_s: how long a cluster may take to offer what ``workers`` need (an autoscaler starts nodes).
+        recycle_after: an actor that has had so many shards ends its process, which Ray starts afresh; 0: never.
 
     Raises:
         SettingsError: fewer than no worker or than one thread.
@@ -47,6 +50,7 @@ class RayEngine:
         gpus: bool | None = False,
         address: str | None = None,
         patience_s: float = 300.0,
+        recycle_after: int = 0,
     ) -> None:
         if workers < 0:
             raise SettingsError(f"workers is {workers}; it is 0 for as many as there is room for, or more")
@@ -56,6 +60,7 @@ class RayEngine:
         self._gpus = gpus
         self._address = address or os.environ.get("RAY_ADDRESS")
         self._patience_s = patience_s if self._address else 0.0
+        self._recycle_after = recycle_after
         self._connected_here = False
 
     def run(self, make_runner: Callable[[], Runner], shards: Sequence[int]) -> Iterator[ShardReport]:
@@ -78,6 +83,10 @@ class RayEngine:
             raise RunError(
                 f"Ray ended the dataset: {type(error).__name__}: {error}; run the same command again"
             ) from error
+
+    def stop(self) -> bool:
+        """False: the rows of a dataset cannot be called back, so what is in flight is abandoned."""
+        return False
 
     def close(self) -> None:
         """Leave the cluster; end it if it is our own."""
@@ -149,7 +158,7 @@ class RayEngine:
         dataset = ray.data.from_items([{"shard": number} for number in shards], override_num_blocks=len(shards)).map(
             _ShardCaller,
             # Pickled here, so that a runner that cannot be loaded over there becomes reports, not a dead actor.
-            fn_constructor_args=(ray.cloudpickle.dumps(make_runner),),
+            fn_constructor_args=(ray.cloudpickle.dumps(make_runner), self._recycle_after),
             compute=ray.data.ActorPoolStrategy(
                 size=actors,
                 max_tasks_in_flight_per_actor=_IN_FLIGHT,
@@ -177,8 +186,10 @@ class _ShardCaller:
     It never raises, for Ray would end the whole dataset, and its constructor does nothing that could fail.
     """
 
-    def __init__(self, make_runner: bytes) -> None:
+    def __init__(self, make_runner: bytes, recycle_after: int = 0) -> None:
         self._make_runner = make_runner
+        self._recycle_after = recycle_after
+        self._given = 0
         self._numbers: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._answers: dict[int, Future[ShardReport]] = {}
         self._lock = threading.Lock()
@@ -212,17 +223,26 @@ class _ShardCaller:
                 reason = f"{type(error).__name__}: {error}"
                 for shard in drawn:
                     self._answer(ShardReport(shard=shard, attempt=0, status="error", error=reason))
+            if self._is_used_up():
+                # Ray takes this for a death: it starts the process again, and sends it the rows that wait here.
+                time.sleep(_LAST_REPORT_S)
+                os._exit(_RECYCLED_EXIT_CODE)
 
     def _draw(self, drawn: list[int]) -> Iterator[int]:
         """The first of ``drawn``, then what comes; ends when nothing came for long, for no call says it is the last."""
+        self._given += 1
         yield drawn[0]
-        while True:
+        while not self._is_used_up():
             try:
                 number = self._numbers.get(timeout=self._pace.patience_s())
             except queue.Empty:
                 return
             drawn.append(number)
+            self._given += 1
             yield number
+
+    def _is_used_up(self) -> bool:
+        return 0 < self._recycle_after <= self._given
 
     def _answer(self, report: ShardReport) -> None:
         self._pace.reported()

@@ -13,6 +13,7 @@ from typing import Any
 
 from simsam_batch.engines.contract import Runner, ShardReport
 from simsam_batch.engines.devices import gpu_for_each, thread_environment
+from simsam_batch.engines.interrupt import interruptible
 from simsam_batch.errors import RunError, SettingsError
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -41,13 +42,14 @@ class TorchrunEngine:
         gpus: give each rank of a machine one of its visible GPUs, by ``LOCAL_RANK``.
         silence_s: how long rank 0, its own work done, waits for any report before it gives up those missing as errors;
             whether they were committed after all is for the ledger to say.
+        grace_s: how long another rank that was asked to end waits for rank 0 to end it.
 
     Raises:
         SettingsError: this process was not started by torchrun, or there are fewer GPUs than ranks on the machine.
         RunError: the job's TCPStore cannot be reached.
     """
 
-    def __init__(self, threads: int = 1, gpus: bool = False, silence_s: float = 3600.0) -> None:
+    def __init__(self, threads: int = 1, gpus: bool = False, silence_s: float = 3600.0, grace_s: float = 20.0) -> None:
         missing = [name for name in _VARIABLES if name not in os.environ]
         if missing:
             raise SettingsError(
@@ -59,7 +61,8 @@ class TorchrunEngine:
             local_rank, on_this_machine = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
             os.environ["CUDA_VISIBLE_DEVICES"] = gpu_for_each(on_this_machine)[local_rank]
         _limit_threads(threads)
-        self._silence_s = silence_s
+        self._silence_s, self._grace_s = silence_s, grace_s
+        self._stopped = False
         self._round = 0
         self._serves_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" and self._rank == 0
         self._store = self._connect()
@@ -85,11 +88,14 @@ class TorchrunEngine:
         self._post({"job": self.job, "shards": list(shards)})
         missing = set(shards)
         own: queue.SimpleQueue[ShardReport | BaseException | None] = queue.SimpleQueue()
-        numbers = _draw(self._store, self._round, shards)
+        numbers = self._draw(self._round, shards)
         threading.Thread(target=_work, args=(make_runner, numbers, own), name="rank 0", daemon=True).start()
-        at_work = True
+        at_work, called_back = True, False
         heard = time.monotonic()
         while missing:
+            if self._stopped and not called_back:
+                missing.intersection_update(self._call_back(shards))
+                called_back = True
             reports, at_work = _collect(own, at_work)
             for report in [*reports, *self._from_other_ranks()]:
                 heard = time.monotonic()
@@ -107,20 +113,29 @@ class TorchrunEngine:
         Args:
             make_runner: builds the runner for a `job`; called again only if the job changes. If it raises, the shards
                 this rank draws are reported as errors.
+
+        Raises:
+            RunError: rank 0 or its machine is gone.
+            KeyboardInterrupt: some time after SIGINT or SIGTERM, if rank 0 has not ended this rank by then.
         """
         runner: Runner | None = None
         runner_job: str | None = None
         try:
-            while "job" in (order := self._next_order()):
-                if runner is None or order["job"] != runner_job:
-                    runner, runner_job = _built(make_runner, order["job"]), order["job"]
-                numbers = _draw(self._store, self._round, order["shards"])
-                for sent, report in enumerate(runner.run(numbers)):
-                    self._store.set(f"{self._round}/report/{self._rank}/{sent}", report.to_json())
+            with interruptible(self.stop, self._grace_s):
+                while "job" in (order := self._next_order()):
+                    if runner is None or order["job"] != runner_job:
+                        runner, runner_job = _built(make_runner, order["job"]), order["job"]
+                    for sent, report in enumerate(runner.run(self._draw(self._round, order["shards"]))):
+                        self._store.set(f"{self._round}/report/{self._rank}/{sent}", report.to_json())
         except RuntimeError as error:
             raise RunError(
                 f"rank {self._rank} lost the job's TCPStore, rank 0 or its machine is gone: {error}"
             ) from error
+
+    def stop(self) -> bool:
+        """On rank 0: let no rank draw another shard; `run` ends once those drawn are reported. Else: draw none here."""
+        self._stopped = True
+        return True
 
     def close(self) -> None:
         """On rank 0: let the other ranks end. On theirs: nothing. Calling it again does nothing."""
@@ -167,6 +182,16 @@ class TorchrunEngine:
             self._store.add("farewell", 1)
         return order
 
+    def _draw(self, round_number: int, shards: Sequence[int]) -> Iterator[int]:
+        """Numbers for this rank's runner, until all are drawn or called back."""
+        while not self._stopped and (index := self._store.add(f"{round_number}/next", 1) - 1) < len(shards):
+            yield shards[index]
+
+    def _call_back(self, shards: Sequence[int]) -> Sequence[int]:
+        """Let no rank draw another number; returns those that were drawn."""
+        counter = f"{self._round}/next"
+        return shards[: self._store.add(counter, len(shards)) - len(shards)]
+
     def _from_other_ranks(self) -> Iterator[ShardReport]:
         """Each rank numbers its reports, so that a rank that dies leaves no gap to wait for."""
         for rank in self._seen:
@@ -195,11 +220,6 @@ def _built(make_runner: Callable[[str], Runner], job: str) -> Runner:
         return make_runner(job)
     except Exception as error:  # noqa: BLE001 - becomes the reports of the shards this rank draws
         return _Unbuildable(f"rank {os.environ['RANK']} cannot build its runner: {type(error).__name__}: {error}")
-
-
-def _draw(store: Any, round_number: int, shards: Sequence[int]) -> Iterator[int]:
-    while (index := store.add(f"{round_number}/next", 1) - 1) < len(shards):
-        yield shards[index]
 
 
 def _work(
