@@ -13,10 +13,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from simsam_batch.engines.child import Child, Failure, Receive, Send
-from simsam_batch.errors import RunError, StorageError
+from simsam_batch.errors import DevicePoisonedError, RunError, StorageError
 from simsam_batch.runs.schema import Shard, ShardOutput, Stage
 
 _FAILED_STARTS = 3
+_TRIES = 2
 _READY = "ready"
 _SLICE_S = 1.0
 
@@ -24,8 +25,9 @@ _SLICE_S = 1.0
 def run_in_quarantine(stage: Stage, shard: Shard, beat: Callable[[], None], image_seconds: float) -> ShardOutput:
     """Run each image of a shard alone in a child process and merge what comes back, in row order.
 
-    An image becomes a ``failed`` row if the child dies over it (``worker_died``), does not finish it in time
-    (``timed_out``) or raises over it (``worker_raised``).
+    An image becomes a ``failed`` row if two children in a row die over it or lose their device (``worker_died``; one
+    may have been killed from outside), if it is not finished in time (``timed_out``), or if the worker raises over it
+    (``worker_raised``).
 
     Args:
         stage: builds the worker, once in each child.
@@ -70,6 +72,9 @@ class _ServeImages:
             shard: Shard = receive()
             try:
                 (output,) = worker.run(iter([shard]))
+            except DevicePoisonedError:
+                # a fresh process is needed for the next image, and this one's second try
+                raise
             except StorageError as error:
                 send(_Trouble("storage", str(error)))
             except Exception as error:  # noqa: BLE001 - becomes the image's row; it is alone, so it is the cause
@@ -86,6 +91,21 @@ class _Cell:
         self._child: Child | None = None
 
     def run(self, one: Shard) -> ShardOutput | _Trouble:
+        """What one image came to; a second child is asked if the first ended over it."""
+        reason = ""
+        for _ in range(_TRIES):
+            try:
+                return self._try(one)
+            except EOFError as error:
+                reason = str(error)
+        return _Trouble("worker_died", f"the worker's process ended {_TRIES} times over this image: {reason}")
+
+    def _try(self, one: Shard) -> ShardOutput | _Trouble:
+        """One try.
+
+        Raises:
+            EOFError: the child ended; says how.
+        """
         child = self._child or self._start()
         self._child = child
         child.send(one)
@@ -96,10 +116,10 @@ class _Cell:
             self.close()
             return _Trouble("timed_out", f"not finished after {self._image_seconds:g} seconds; its process was ended")
         except EOFError:
-            return _Trouble("worker_died", f"the worker's process ended over this image: {self.close()}")
+            raise EOFError(self.close()) from None
         if isinstance(answer, Failure):
             self.close()
-            return _Trouble("worker_raised", answer.reason)
+            raise EOFError(answer.reason)
         if isinstance(answer, _Trouble) and answer.kind == "storage":
             raise StorageError(answer.message)
         return answer

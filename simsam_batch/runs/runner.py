@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
-import os
 import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from simsam_batch.engines.contract import ShardReport
-from simsam_batch.errors import RunError, SimsamError, StorageError
+from simsam_batch.errors import DevicePoisonedError, RunError, SimsamError, StorageError
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan
 from simsam_batch.runs.quarantine import run_in_quarantine
 from simsam_batch.runs.retry import failed_images, with_second_try
 from simsam_batch.runs.schema import Shard, ShardOutput, Stage, Worker
-from simsam_batch.storage import Folder
+from simsam_batch.runs.watchdog import POISONED_EXIT_CODE, STALLED_EXIT_CODE, Watchdog, end_this_process
+from simsam_batch.storage import Folder, ObjectNotFound
 
-STALLED_EXIT_CODE = 70
 _OUTPUTS_WAITING = 2
 _CAUSE_LENGTH = 500
 
@@ -75,33 +75,46 @@ class ShardRunner:
     ) -> None:
         self._ledger, self._plan, self._stage, self._options, self._again = ledger, plan, stage, options, again
         self._worker: Worker | None = None
+        self._poisoned = ""
 
     def run(self, shards: Iterator[int]) -> Iterator[ShardReport]:
         """Yield one report for each number drawn, as its commit ends or fails; never raises. May be called again."""
-        watchdog = _Watchdog(self._options.stall_seconds)
+        watchdog = Watchdog(self._options.stall_seconds, lambda what: self._stalled(what, desk))
         reports: queue.SimpleQueue[ShardReport | None] = queue.SimpleQueue()
         desk = _Desk(self._ledger, self._plan, self._stage, self._options, self._again, watchdog, reports)
-        feed = _Feed(shards, desk.start)
+        feed = _Feed(shards, desk.begin)
         commits: queue.Queue[tuple[_Start, ShardOutput] | None] = queue.Queue(_OUTPUTS_WAITING)
         threads = [
             threading.Thread(target=self._compute, args=(feed, desk, commits, watchdog), name="compute", daemon=True),
-            threading.Thread(target=_commit_all, args=(desk, commits), name="commit", daemon=True),
+            threading.Thread(target=self._commit_all, args=(desk, commits), name="commit", daemon=True),
         ]
         with watchdog:
             for thread in threads:
                 thread.start()
             while (report := reports.get()) is not None:
                 yield report
+        if self._poisoned:
+            end_this_process(self._poisoned, POISONED_EXIT_CODE)
+
+    def _stalled(self, what: str, desk: _Desk) -> None:
+        """Report what is in hand, show where each thread is, and end the process."""
+        # a stage's worker may say what it is at
+        doing = "building the worker" if self._worker is None else getattr(self._worker, "doing", "")
+        at = "; ".join(part for part in (doing, desk.doing) if part)
+        why = f"{what}, while {at}" if at else what
+        faulthandler.dump_traceback(file=2)
+        desk.give_up(RunError(f"the worker's process was ended: {why}"))
+        end_this_process(why, STALLED_EXIT_CODE)
 
     def _compute(
         self,
         feed: _Feed,
         desk: _Desk,
         commits: queue.Queue[tuple[_Start, ShardOutput] | None],
-        watchdog: _Watchdog,
+        watchdog: Watchdog,
     ) -> None:
         try:
-            while (start := feed.next_start()) is not None:
+            while not self._poisoned and (start := feed.next_start()) is not None:
                 if start.suspect:
                     self._compute_in_quarantine(start, desk, commits, watchdog)
                 else:
@@ -115,7 +128,7 @@ class ShardRunner:
         feed: _Feed,
         desk: _Desk,
         commits: queue.Queue[tuple[_Start, ShardOutput] | None],
-        watchdog: _Watchdog,
+        watchdog: Watchdog,
     ) -> None:
         """Compute until nothing is left to draw, a shard for quarantine comes, or the worker raises."""
         try:
@@ -131,8 +144,20 @@ class ShardRunner:
                 _log.warning("the worker raised with no shard in hand: %s", _cause(error))
             else:
                 desk.fail(concerned.shard.number, concerned.attempt, error)
+            if isinstance(error, DevicePoisonedError):
+                self._poisoned = _cause(error)
 
-    def _build(self, watchdog: _Watchdog) -> Worker:
+    def _commit_all(self, desk: _Desk, commits: queue.Queue[tuple[_Start, ShardOutput] | None]) -> None:
+        while (item := commits.get()) is not None:
+            desk.doing = f"committing shard {item[1].number}"
+            desk.commit(*item)
+            desk.doing = ""
+        # what a poisoned process still holds is started again on a fresh one
+        if not self._poisoned:
+            desk.give_up(RunError("the runner ended before this shard did; see the log for its traceback"))
+        desk.close()
+
+    def _build(self, watchdog: Watchdog) -> Worker:
         try:
             return self._stage.make_worker(watchdog.beat)
         except Exception as error:
@@ -143,7 +168,7 @@ class ShardRunner:
         start: _Start,
         desk: _Desk,
         commits: queue.Queue[tuple[_Start, ShardOutput] | None],
-        watchdog: _Watchdog,
+        watchdog: Watchdog,
     ) -> None:
         _log.warning("shard %d: start %d, image by image in a child process", start.shard.number, start.attempt)
         try:
@@ -250,7 +275,11 @@ class _Feed:
 
 
 class _Desk:
-    """Starts, commits and reports; knows what is in hand."""
+    """Starts, commits and reports; knows what is in hand.
+
+    Attributes:
+        doing: what it is writing, for the watchdog's message.
+    """
 
     def __init__(
         self,
@@ -259,11 +288,32 @@ class _Desk:
         stage: Stage,
         options: ExecuteOptions,
         again: Mapping[int, int],
-        watchdog: _Watchdog,
+        watchdog: Watchdog,
         reports: queue.SimpleQueue[ShardReport | None],
     ) -> None:
         self._ledger, self._plan, self._stage, self._options = ledger, plan, stage, options
         self._again, self._watchdog, self._reports = again, watchdog, reports
+        self.doing = ""
+
+    def begin(self, number: int) -> _Start | None:
+        """Start a shard, unless another driver has committed it meanwhile; None if there is nothing to compute."""
+        self._watchdog.watch(number)
+        clock = time.monotonic()
+        try:
+            manifest = self._ledger.manifest(number, self._again.get(number, -1) + 1)
+            images = manifest["images"]
+            if number in self._again:
+                images = self._ledger.manifest(number, self._again[number])["failed"]
+        except ObjectNotFound:
+            start = self.start(number)
+            if start is not None:
+                self._watchdog.watch(number, start.attempt)
+            return start
+        except Exception as error:  # noqa: BLE001 - becomes the shard's report
+            self.fail(number, 0, error)
+        else:
+            self._put(_report(manifest, 0, clock, images))
+        return None
 
     def start(self, number: int) -> _Start | None:
         """Record the start of a shard and read its records; None if that failed, which is then reported."""
@@ -295,17 +345,8 @@ class _Desk:
                 previous = self._ledger.manifest(output.number, self._again[output.number])
                 output = with_second_try(self._ledger, self._stage.fold, previous, output)
             committed = self._ledger.commit(output, start.attempt, started=start.unix_time, previous=previous)
-            manifest = committed.manifest
-            failures = tuple((entry["image_id"], entry["error"] or "") for entry in manifest["failures"])
-            report = ShardReport(
-                shard=output.number,
-                attempt=start.attempt,
-                status="committed",
-                images=manifest["images"] if previous is None else previous["failed"],
-                failed=manifest["failed"],
-                seconds=time.monotonic() - start.clock,
-                failures=failures,
-            )
+            images = committed.manifest["images"] if previous is None else previous["failed"]
+            report = _report(committed.manifest, start.attempt, start.clock, images)
         except Exception as error:  # noqa: BLE001 - becomes the shard's report
             self.fail(output.number, start.attempt, error)
         else:
@@ -322,67 +363,32 @@ class _Desk:
         unbuilt = isinstance(error, _UnbuiltError)
         self._put(ShardReport(shard=number, attempt=attempt, status="error", error=_cause(error), unbuilt=unbuilt))
 
+    def give_up(self, error: RunError) -> None:
+        """Report as failed what is still in hand: of a worker that is stuck, or by a defect."""
+        for number, attempt in self._watchdog.watched().items():
+            self.fail(number, attempt, error)
+
     def close(self) -> None:
-        """Report as failed what is still in hand (only a defect leaves anything), then say that all is reported."""
-        for number in self._watchdog.watched():
-            self.fail(number, 0, RunError("the runner ended before this shard did; see the log for its traceback"))
+        """Say that all is reported that will be."""
         self._reports.put(None)
 
     def _put(self, report: ShardReport) -> None:
-        self._watchdog.unwatch(report.shard)
-        self._reports.put(report)
+        # a thread that was given up for stuck may still come back
+        if self._watchdog.unwatch(report.shard):
+            self._reports.put(report)
 
 
-def _commit_all(desk: _Desk, commits: queue.Queue[tuple[_Start, ShardOutput] | None]) -> None:
-    while (item := commits.get()) is not None:
-        desk.commit(*item)
-    desk.close()
-
-
-class _Watchdog:
-    """Ends this process when shards are in hand and nothing has got on for too long, however the worker is stuck."""
-
-    def __init__(self, stall_seconds: float) -> None:
-        self._stall_seconds = stall_seconds
-        self._last = time.monotonic()
-        self._in_hand: set[int] = set()
-        self._lock = threading.Lock()
-        self._over = threading.Event()
-
-    def __enter__(self) -> None:
-        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-
-    def beat(self) -> None:
-        """Note that something got on."""
-        self._last = time.monotonic()
-
-    def watch(self, number: int) -> None:
-        """Note that a shard is in hand."""
-        with self._lock:
-            self._in_hand.add(number)
-        self.beat()
-
-    def unwatch(self, number: int) -> None:
-        """Note that a shard is reported."""
-        with self._lock:
-            self._in_hand.discard(number)
-        self.beat()
-
-    def watched(self) -> list[int]:
-        """The shards in hand, in order of their numbers."""
-        with self._lock:
-            return sorted(self._in_hand)
-
-    def _watch(self) -> None:
-        while not self._over.wait(min(self._stall_seconds / 4, 10.0)):
-            in_hand = self.watched()
-            if in_hand and time.monotonic() - self._last > self._stall_seconds:
-                what = f"no progress for {self._stall_seconds:g} s on shard(s) {in_hand}"
-                os.write(2, f"process {os.getpid()} ends itself: {what}\n".encode())
-                os._exit(STALLED_EXIT_CODE)
+def _report(manifest: Mapping[str, Any], attempt: int, began: float, images: int) -> ShardReport:
+    """What to say of a committed shard, at whose attempt work began at a monotonic time."""
+    return ShardReport(
+        shard=manifest["shard"],
+        attempt=attempt,
+        status="committed",
+        images=images,
+        failed=manifest["failed"],
+        seconds=time.monotonic() - began,
+        failures=tuple((entry["image_id"], entry["error"] or "") for entry in manifest["failures"]),
+    )
 
 
 def _cause(error: Exception) -> str:
