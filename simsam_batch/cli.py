@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -15,18 +15,18 @@ from simsam_batch.errors import SimsamError
 if TYPE_CHECKING:
     from simsam_batch.config import RunSettings
 
+_EXIT_CODES = "Exit codes: 0 done; 1 could not run; 3 more images failed than --allow-failed; 130 interrupted."
 EXIT_COULD_NOT_RUN = 1
 EXIT_TOO_MANY_FAILED = 3
 EXIT_INTERRUPTED = 130
 
 
 class StageCommand(click.Command):
-    """A command whose options are the fields of a settings model, grouped in ``--help`` as they are declared."""
+    """A command whose options are fields of a settings model, grouped in ``--help`` as they are declared."""
 
-    def __init__(self, model: type[RunSettings], **attributes: Any) -> None:
+    def __init__(self, model: type[RunSettings], names: Sequence[str], **attributes: Any) -> None:
         super().__init__(**attributes)
-        self.model = model
-        self.params += _options(model)
+        self.params += _options(model, names)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one section for each group of settings."""
@@ -51,11 +51,12 @@ class SettingOption(click.Option):
         self.group = group
 
 
-def _options(model: type[RunSettings]) -> list[click.Parameter]:
-    from simsam_batch.config import PRESETS, allowed, extra
+def _options(model: type[RunSettings], names: Sequence[str]) -> list[click.Parameter]:
+    from simsam_batch.config import allowed, extra
 
     options: list[click.Parameter] = []
-    for name, field in model.model_fields.items():
+    for name in names:
+        field = model.model_fields[name]
         flag = "--" + name.replace("_", "-")
         group, default = extra(field)["group"], field.default
         shown = "" if default in (None, ()) else f"  [{default}]"
@@ -80,8 +81,14 @@ def _options(model: type[RunSettings]) -> list[click.Parameter]:
                 help=f"{field.description}{shown}",
             )
         )
+    return options
+
+
+def _general_options() -> list[click.Parameter]:
+    from simsam_batch.config import PRESETS
+
     general = {"group": "General"}
-    options += [
+    return [
         SettingOption(
             "--preset", metavar="|".join(PRESETS), help="a published method's whole set of settings", **general
         ),
@@ -89,7 +96,6 @@ def _options(model: type[RunSettings]) -> list[click.Parameter]:
         SettingOption("--print-config", is_flag=True, help="print the resolved settings and stop", **general),
         SettingOption("--debug", is_flag=True, help="show the traceback of an error", **general),
     ]
-    return options
 
 
 def _run_stage_command(
@@ -129,13 +135,14 @@ def _demo(out: str) -> int:
 
 
 def _stage_command(name: Literal["segment", "semantic"], model: type[RunSettings], text: str) -> click.Command:
-    codes = "Exit codes: 0 done; 1 could not run; 3 more images failed than --allow-failed; 130 interrupted."
+    arguments = [click.Argument(["images"], required=False), click.Argument(["out"], required=False)]
     return StageCommand(
         model,
+        list(model.model_fields),
         name=name,
         callback=partial(_run_stage_command, name, model),
-        params=[click.Argument(["images"], required=False), click.Argument(["out"], required=False)],
-        help=f"{text}\n\n{codes}",
+        params=[*arguments, *_general_options()],
+        help=f"{text}\n\n{_EXIT_CODES}",
     )
 
 
@@ -162,6 +169,71 @@ def _semantic_command() -> click.Command:
         "IMAGES and OUT are as for simsam segment. Labels are 0 for background and 1 to --clusters. With --truth, a "
         "folder of class id images, labels are matched to classes and scored. Run the same command again to go on "
         "after an interruption, from whichever step it was in.",
+    )
+
+
+def _status(out: str, *, as_json: bool, quick: bool) -> int:
+    from simsam_batch import operations
+    from simsam_batch.report.status import status_lines
+
+    found = operations.status(out, failures=not quick)
+    click.echo(_json(found) if as_json else "\n".join(status_lines(found)))
+    return 0
+
+
+def _json(found: Any) -> str:
+    import json
+
+    return json.dumps(found, indent=1)
+
+
+def _status_command() -> click.Command:
+    return click.Command(
+        "status",
+        callback=_status,
+        params=[
+            click.Argument(["out"]),
+            click.Option(["--json", "as_json"], is_flag=True, help="print one JSON object"),
+            click.Option(["--quick"], is_flag=True, help="listings only; failed images are not counted"),
+        ],
+        help="Say how far a run is: what is done, pending and failed, how fast it goes, how long it will take.\n\n"
+        "Reads nothing but OUT, so that it works from another machine and while the run goes on.",
+    )
+
+
+def _retry(out: str, **given: Any) -> int:
+    from simsam_batch import operations
+    from simsam_batch.config import RunSettings
+    from simsam_batch.report.console import reporter
+
+    del given["debug"]
+    changes = {name: value for name, value in given.items() if value is not None}
+    chosen = RunSettings.model_validate({n: v for n, v in changes.items() if n in ("quiet", "log_format")})
+    with reporter(chosen.log_format, quiet=chosen.quiet) as report:
+        results = operations.retry(out, changes, report)
+    tolerated = float(changes.get("allow_failed", 0.0))
+    too_many = any(result["failed"] > tolerated * result["images"] for result in (results or {}).values())
+    return EXIT_TOO_MANY_FAILED if too_many else 0
+
+
+def _retry_command() -> click.Command:
+    from simsam_batch.config import SpectralSettings
+
+    names = [*SpectralSettings.limits(), *SpectralSettings.fields_of("operation")]
+    return StageCommand(
+        SpectralSettings,
+        [name for name in names if name != "check_input"],
+        name="retry",
+        callback=_retry,
+        params=[
+            click.Argument(["out"]),
+            click.Option(["--debug"], is_flag=True, help="show the traceback of an error"),
+        ],
+        help="Try the failed images of a run again; what was good stays as it is.\n\n"
+        "Limits may be others than those of the run, such as --max-pixels; the manifests record them. Limits and "
+        "weights that are not given are those of the run. Results are published anew. After simsam semantic, regions "
+        "are tried first, and the clusters are not fitted again.\n\n"
+        f"{_EXIT_CODES}",
     )
 
 
@@ -239,9 +311,11 @@ class _Commands(click.Group):
 
     summaries: ClassVar[dict[str, tuple[Callable[[], click.Command], str]]] = {
         "demo": (_demo_command, "Segment photographs that ship with scikit-image; needs no download."),
+        "retry": (_retry_command, "Try the failed images of a run again."),
         "score": (_score_command, "Compare a finished run, or masks of any tool, with truth."),
         "semantic": (_semantic_command, "Give the regions of all images labels shared by the whole collection."),
         "segment": (_segment_command, "Write an object mask and eigenvectors for every image of a collection."),
+        "status": (_status_command, "Say how far a run is, from its storage alone."),
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:

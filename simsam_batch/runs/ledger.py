@@ -37,8 +37,9 @@ ARRAY_ROWS_KEY = "array_rows"
 """Key of a data file's Parquet metadata: JSON list of the rows that have members in the ``.npz`` file."""
 
 _FAILURES_LISTED = 20
+_ATTEMPT_NAME = re.compile(r"(\d{7,})\.\d+")
 _MANIFEST_NAME = re.compile(r"(\d{7,})\.(\d+)\.json")
-_STAGE_KEYS = ("stage", "settings", "resolved", "plan", "arrow_schema")
+_STAGE_KEYS = ("stage", "settings", "resolved", "plan", "started_with", "arrow_schema")
 _MANIFEST_KEYS = (
     *("shard", "generation", "attempt", "files", "content_digest", "images", "ok", "failed", "errors_by_type"),
     *("statistics", "seconds", "versions", "started", "committed"),
@@ -121,12 +122,23 @@ class Ledger:
     def committed(self) -> dict[int, int]:
         """Highest generation of every committed shard, by one listing."""
         generations: dict[int, int] = {}
+        for shard, generation, _ in self.commit_times():
+            generations[shard] = max(generation, generations.get(shard, 0))
+        return generations
+
+    def commit_times(self) -> list[tuple[int, int, float | None]]:
+        """Shard, generation and unix time of every manifest, by one listing; None where the store tells no times."""
+        times = []
         for info in self.out.list(f"{self.stage}/manifests"):
             found = _MANIFEST_NAME.fullmatch(info.name.rpartition("/")[2])
             if found is not None:
-                shard, generation = int(found[1]), int(found[2])
-                generations[shard] = max(generation, generations.get(shard, 0))
-        return generations
+                times.append((int(found[1]), int(found[2]), info.modified))
+        return times
+
+    def starts(self) -> list[int]:
+        """The shard of every start that was ever recorded, by one listing."""
+        names = (info.name.rpartition("/")[2] for info in self.out.list(f"{self.stage}/attempts"))
+        return [int(found[1]) for name in names if (found := _ATTEMPT_NAME.fullmatch(name)) is not None]
 
     def pending(self, shards: int) -> list[int]:
         """Numbers below ``shards`` that have no manifest, by one listing."""

@@ -87,6 +87,16 @@ def cluster_settings(options: SemanticSettings) -> dict[str, Any]:
     }
 
 
+def committed_settings(out: Folder) -> dict[str, Any]:
+    """The settings of the fit that is committed.
+
+    Raises:
+        ObjectNotFound: there is none.
+        RunError: its record is damaged.
+    """
+    return dict(from_json(out.read(RECORD), f"{out.url}/{RECORD}", *_KEYS)["settings"])
+
+
 def load_codebook(out: Folder, name: str, sha256: str) -> codebook.Codebook:
     """One codebook.
 

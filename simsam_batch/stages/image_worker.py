@@ -148,6 +148,7 @@ class ImageWorker(ABC, Generic[F]):
         self._facts = {
             "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
             "precision": self.backbone.describe().get("precision", "fp32"),
+            "limits": limits_of(stage.options),
         }
 
     @abstractmethod
@@ -332,6 +333,11 @@ def _items(shards: Iterator[Shard]) -> Iterator[Item]:
     for shard in shards:
         for row, record in enumerate(shard.records.to_pylist()):
             yield Item(shard, row, record)
+
+
+def limits_of(settings: SpectralSettings) -> dict[str, Any]:
+    """The limits in force, for the manifest: in a second try they may be others than those of the run."""
+    return {name: getattr(settings, name) for name in settings.limits()}
 
 
 def table_of(records: pa.Table, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:

@@ -63,16 +63,25 @@ class RegionsFold:
 
 @dataclass(frozen=True)
 class RegionsStage:
-    """What every worker of this stage needs to know."""
+    """What every worker of this stage needs to know.
+
+    Attributes:
+        options: the settings.
+        resolved: what the backbone's name resolved to.
+        recorded: the settings in ``stage.json``, if limits other than those are in force.
+    """
 
     options: SemanticSettings
     resolved: dict[str, Any]
+    recorded: dict[str, Any] | None = None
     name: str = "regions"
     fold: RegionsFold = field(default_factory=RegionsFold)
 
     @property
     def settings(self) -> dict[str, Any]:
         """The result settings of this stage as plain JSON values."""
+        if self.recorded is not None:
+            return self.recorded
         fields = SemanticSettings.model_fields
         values = self.options.values_of("result")
         return {name: value for name, value in values.items() if extra(fields[name])["group"] not in LATER_GROUPS}

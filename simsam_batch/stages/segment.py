@@ -118,6 +118,7 @@ class SegmentStage:
         kept: the plan's further columns.
         object_truth: whether ``truth_uri`` leads to object masks, which alone are scored here.
         center_crop: whether only the central square of each image is scored.
+        recorded: the settings in ``stage.json``, if limits other than those are in force.
     """
 
     options: SegmentSettings
@@ -125,12 +126,13 @@ class SegmentStage:
     kept: Sequence[pa.Field] = ()
     object_truth: bool = True
     center_crop: bool = False
+    recorded: dict[str, Any] | None = None
     name: str = "segment"
 
     @property
     def settings(self) -> dict[str, Any]:
         """The result settings as plain JSON values."""
-        return self.options.values_of("result")
+        return self.options.values_of("result") if self.recorded is None else self.recorded
 
     @cached_property
     def fold(self) -> SegmentFold:

@@ -74,35 +74,24 @@ class SemanticStage:
     """What every worker of this stage needs to know.
 
     Attributes:
-        resolved: ``regions``, the digest of what the stage reads; ``codebooks``, name and sha256 of each repeat's;
-            ``truth``, see `truth_of`.
+        resolved: see `resolved_of`.
         out: the run's folder, which holds the regions and the codebooks.
         kept: the plan's further columns.
+        recorded: the settings in ``stage.json``, if limits other than those are in force.
     """
 
     options: SemanticSettings
     resolved: dict[str, Any]
     out: Folder
     kept: Sequence[pa.Field] = ()
+    recorded: dict[str, Any] | None = None
     name: str = "semantic"
-
-    @classmethod
-    def after(
-        cls,
-        options: SemanticSettings,
-        out: Folder,
-        regions: str,
-        fitted: FittedClusters,
-        truth: dict[str, Any] | None,
-        kept: Sequence[pa.Field],
-    ) -> SemanticStage:
-        """The stage that reads those regions, named by their content digest, and those clusters."""
-        files = [list(file) for file in fitted.files]
-        return cls(options, {"regions": regions, "codebooks": files, "truth": truth, "fit": fitted.facts}, out, kept)
 
     @property
     def settings(self) -> dict[str, Any]:
         """The result settings of this stage as plain JSON values; the regions and clusters are named by digests."""
+        if self.recorded is not None:
+            return self.recorded
         fields = SemanticSettings.model_fields
         values = self.options.values_of("result")
         groups = ("Scores", "Refinement")
@@ -131,6 +120,18 @@ class SemanticStage:
         from simsam_batch.stages.semantic_worker import SemanticWorker
 
         return SemanticWorker(self, beat)
+
+
+def resolved_of(regions: str, fitted: FittedClusters, truth: dict[str, Any] | None) -> dict[str, Any]:
+    """What the stage comes down to.
+
+    Args:
+        regions: the first content digest of what it reads.
+        fitted: the clusters; names and digests of the codebooks are kept, and what is known of the fit.
+        truth: see `truth_of`.
+    """
+    files = [list(file) for file in fitted.files]
+    return {"regions": regions, "codebooks": files, "truth": truth, "fit": fitted.facts}
 
 
 def truth_of(options: SemanticSettings, facts: DatasetFacts | None, *, center_crop: bool) -> dict[str, Any] | None:

@@ -21,7 +21,7 @@ from simsam_batch.runs.ledger import Ledger, committed_rows
 from simsam_batch.runs.schema import Shard, ShardOutput
 from simsam_batch.stages.clusters import load_codebook
 from simsam_batch.stages.decomposition import Timer
-from simsam_batch.stages.image_worker import failed_row, table_of
+from simsam_batch.stages.image_worker import failed_row, limits_of, table_of
 from simsam_batch.stages.label_maps import segments_of
 from simsam_batch.stages.refinement import Refiner
 from simsam_batch.stages.semantic import SemanticStage
@@ -200,4 +200,5 @@ class SemanticWorker:
             arrays=[{} for _ in rows],
             statistics=state,
             seconds=self._timer.take(),
+            facts={"limits": limits_of(self._options)},
         )

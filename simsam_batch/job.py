@@ -1,0 +1,368 @@
+"""What all operations that compute do first: the settings checked, the engine started, the plan opened."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from simsam_batch.config import RunSettings, SegmentSettings, SemanticSettings, SpectralSettings, resolve
+from simsam_batch.errors import RunError, SettingsError
+from simsam_batch.storage import Folder, ObjectNotFound, absolute_url, redact
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from simsam_batch.engines.contract import Engine, Runner
+    from simsam_batch.engines.local import LocalEngine
+    from simsam_batch.engines.ray import RayEngine
+    from simsam_batch.engines.torchrun import TorchrunEngine
+    from simsam_batch.report.console import Reporter
+    from simsam_batch.runs.execute import ExecuteOptions
+    from simsam_batch.runs.plan import Plan
+    from simsam_batch.runs.schema import Stage
+
+S = TypeVar("S", bound=SpectralSettings)
+
+
+STAGES = ("segment", "regions", "semantic")
+"""Names of the stages, each after the one it reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job(Generic[S]):
+    """A run that is ready for its stages, in the process that drives it."""
+
+    folder: Folder
+    plan: Plan
+    engine: Engine
+    settings: S
+    resolved: dict[str, Any]
+    report: Reporter
+
+    def stage(self, name: str, resolved: dict[str, Any] | None = None, recorded: dict[str, Any] | None = None) -> Stage:
+        """One of `STAGES`; see `stage_of`."""
+        return stage_of(name, self.settings, self.resolved if resolved is None else resolved, self.plan, recorded)
+
+    def run(
+        self, stage: Stage, before_first: Callable[[], None] | None = None, again: Mapping[int, int] | None = None
+    ) -> dict[str, Any]:
+        """Execute a stage and publish what it came to.
+
+        Args:
+            stage: of this run.
+            before_first: called if no shard of it is done yet.
+            again: try failed images again instead, see `simsam_batch.runs.execute.execute`.
+        """
+        from simsam_batch.engines.torchrun import TorchrunEngine
+        from simsam_batch.runs.execute import execute
+        from simsam_batch.runs.publish import publish
+
+        folder, plan, report = self.folder, self.plan, self.report
+        if isinstance(self.engine, TorchrunEngine):
+            told = {
+                "out": folder.url,
+                "stage": stage.name,
+                "resolved": stage.resolved,
+                "recorded": stage.settings,
+                "settings": self.settings.model_dump(mode="json"),
+                "again": list((again or {}).items()),
+            }
+            self.engine.job = json.dumps(told)
+
+        def announce(pending: int) -> None:
+            if again is not None:
+                return
+            done = plan.shards - pending
+            if not done and before_first is not None:
+                before_first()
+            images = min(done * plan.shard_size, plan.images)
+            report.plan(stage.name, images=plan.images, shards=plan.shards, done_shards=done, done_images=images)
+
+        defaults = type(self.settings)().values_of("operation")
+        given = {n: value for n, value in self.settings.values_of("operation").items() if value != defaults[n]}
+        options = execute_options(self.settings)
+        execute(folder, plan, stage, self.engine, options, report.shard, announce, again=again, started_with=given)
+        result = publish(folder, plan, stage)
+        report.finish(result, f"{folder.url}/results/{stage.name}.json")
+        return result
+
+
+@contextmanager
+def open_job(
+    images: str | None, out: str, settings: S, columns: Sequence[pa.Field], report: Reporter
+) -> Iterator[Job[S] | None]:
+    """Check what can be checked, start the engine, and open the plan; None on a torchrun rank, when it has helped.
+
+    Args:
+        images: what a new run is about; None for a run that exists.
+        out: folder of the run.
+        settings: of its stages.
+        columns: those that the stages make, whose names kept columns cannot have.
+        report: is told what happens.
+
+    Raises:
+        SettingsError: a setting cannot be used, or OUT holds a run about another input, or none.
+    """
+    from simsam_batch.engines.torchrun import TorchrunEngine
+    from simsam_batch.images import check_resize, parse_resize
+    from simsam_batch.regions.refine import load_crf
+    from simsam_batch.stages.backbone import resolve_backbone
+    from simsam_batch.stages.regions import check_crop_size
+    from simsam_batch.stages.segment import check_kept_columns
+
+    resize = parse_resize(settings.resize)
+    check_kept_columns(settings.keep_columns, columns)
+    if settings.weights is not None:
+        # A worker on another machine, or of a cluster started elsewhere, has another working folder.
+        settings = settings.model_copy(update={"weights": absolute_url(settings.weights)})
+    if settings.refine != "none":
+        # What refines may not be installed; that is to be said at once, and not by every worker.
+        load_crf()
+    folder = Folder(absolute_url(out))
+    with closing(make_engine(settings)) as engine:
+        if isinstance(engine, TorchrunEngine) and not engine.is_driver:
+            engine.serve(_runner_of_job)
+            yield None
+            return
+        resolved = resolve_backbone(settings)
+        check_resize(resize, resolved["patch"])
+        if isinstance(settings, SemanticSettings):
+            check_crop_size(settings, resolved)
+        plan = existing_plan(folder) if images is None else open_plan(images, folder, settings, report)
+        yield Job(folder, plan, engine, settings, resolved, report)
+
+
+def stage_of(
+    name: str,
+    settings: SpectralSettings,
+    resolved: dict[str, Any],
+    plan: Plan,
+    recorded: dict[str, Any] | None = None,
+) -> Stage:
+    """A stage of a run.
+
+    Args:
+        name: one of `STAGES`.
+        settings: of the command it belongs to.
+        resolved: what its ``stage.json`` says or is to say under that name.
+        plan: of the run.
+        recorded: the settings in ``stage.json``, where the limits in force are others.
+
+    Raises:
+        SettingsError: no stage of that name has such settings.
+    """
+    from simsam_batch.catalog import center_crops, facts_of
+    from simsam_batch.stages.regions import RegionsStage
+    from simsam_batch.stages.segment import SegmentStage, kept_columns
+    from simsam_batch.stages.semantic import SemanticStage
+
+    if name == "segment" and isinstance(settings, SegmentSettings):
+        facts, square = facts_of(plan.source), center_crops(plan.source)
+        object_truth = facts is None or facts.kind == "object"
+        return SegmentStage(settings, resolved, kept_columns(plan), object_truth, square, recorded)
+    if name == "regions" and isinstance(settings, SemanticSettings):
+        return RegionsStage(settings, resolved, recorded)
+    if name == "semantic" and isinstance(settings, SemanticSettings):
+        return SemanticStage(settings, resolved, plan.out, kept_columns(plan), recorded)
+    raise SettingsError(f"no stage {name!r} has {type(settings).__name__}; there are {', '.join(STAGES)}")
+
+
+def settings_model(stage: str) -> type[SegmentSettings] | type[SemanticSettings]:
+    """The settings of the command that a stage belongs to."""
+    return SegmentSettings if stage == "segment" else SemanticSettings
+
+
+def begun_stages(out: Folder) -> list[str]:
+    """The stages that a run has begun, each after the one it reads."""
+    begun = []
+    for name in STAGES:
+        with suppress(ObjectNotFound):
+            out.read(f"{name}/stage.json")
+            begun.append(name)
+    return begun
+
+
+def recorded_settings(out: Folder, stage: str, changes: Mapping[str, Any]) -> SegmentSettings | SemanticSettings:
+    """The settings that a stage of a run was begun with, but for some.
+
+    Args:
+        out: the run's folder.
+        stage: one of those begun.
+        changes: operation settings, and limits.
+
+    Raises:
+        SettingsError: another setting, or a value that is not allowed.
+    """
+    from simsam_batch.runs.ledger import Ledger
+    from simsam_batch.stages.clusters import committed_settings
+
+    model = settings_model(stage)
+    fixed = sorted(set(changes) - {*model.fields_of("operation"), *model.limits()})
+    if fixed:
+        raise SettingsError(
+            f"{', '.join(fixed)}: cannot be changed in a run that has begun. To mend it: use another OUT"
+        )
+    held: dict[str, Any] = {}
+    command = ("segment",) if stage == "segment" else ("regions", "semantic")
+    for name in begun_stages(out):
+        if name in command:
+            record = Ledger(out, name).record()
+            held |= {"weights": record["started_with"].get("weights")} | record["settings"]
+    if stage == "semantic":
+        held |= committed_settings(out)
+    return resolve(model, held | dict(changes))
+
+
+def execute_options(settings: RunSettings) -> ExecuteOptions:
+    """How shards are watched and given up, as the settings say."""
+    from simsam_batch.runs.execute import ExecuteOptions
+
+    return ExecuteOptions(
+        starts_before_quarantine=settings.starts_before_quarantine, stall_seconds=60 * settings.stall_minutes
+    )
+
+
+def _runner_of_job(job: str) -> Runner:
+    """The runner of a torchrun rank that helps, from what the driver told it."""
+    from simsam_batch.runs.plan import load_plan
+    from simsam_batch.runs.runner import RunnerFactory
+
+    told = json.loads(job)
+    folder = Folder(told["out"])
+    plan = load_plan(folder)
+    if plan is None:
+        msg = (
+            f"rank 0 works on {folder.url}, and there is no run there for this rank: do all ranks see the same storage?"
+        )
+        raise RunError(msg)
+    settings = settings_model(told["stage"]).model_validate(told["settings"])
+    stage = stage_of(told["stage"], settings, told["resolved"], plan, told["recorded"])
+    again = {int(shard): int(generation) for shard, generation in told["again"]}
+    return RunnerFactory(folder, plan, stage, execute_options(settings), again)()
+
+
+def existing_plan(out: Folder) -> Plan:
+    """The plan of the run in OUT.
+
+    Raises:
+        SettingsError: there is none.
+        RunError: it is damaged.
+    """
+    from simsam_batch.runs.plan import load_plan
+
+    plan = load_plan(out)
+    if plan is None:
+        raise SettingsError(f"{out.url} holds no run: it has no run.json. To mend it: give the OUT of simsam segment")
+    return plan
+
+
+def open_plan(images: str, out: Folder, settings: RunSettings, report: Reporter) -> Plan:
+    """The plan of the run in OUT; made from IMAGES if there is none yet.
+
+    A run that exists is about the images it was planned with: IMAGES is not listed again, unless ``check_input`` asks
+    for a comparison.
+
+    Raises:
+        SettingsError: IMAGES holds no images or cannot be used, or the run in OUT is about another input.
+    """
+    from simsam_batch.catalog import absolute_input, read_catalog
+    from simsam_batch.runs.plan import load_plan, make_plan
+
+    source = {"images": absolute_input(images)} | settings.values_of("input")
+    for name in ("root", "truth"):
+        if source[name] is not None:
+            source[name] = redact(absolute_url(source[name]))
+    wanted_size = source.pop("shard_size")
+    plan = load_plan(out)
+    if plan is not None and not settings.check_input:
+        _require_same_input(plan, source, wanted_size)
+        return plan
+    catalog = read_catalog(
+        images,
+        root=settings.root,
+        truth=settings.truth,
+        split=settings.split,
+        keep_columns=settings.keep_columns,
+        limit=settings.limit or None,
+    )
+    for note in catalog.notes:
+        report.note(note)
+    if plan is None:
+        facts = {} if catalog.dataset is None else {"dataset": catalog.dataset.to_json()}
+        plan = make_plan(out, catalog.table, shard_size=wanted_size or None, source=source | facts)
+        # Another driver may have been first, with another input.
+        _require_same_input(plan, source, wanted_size)
+        return plan
+    _require_same_input(plan, source, wanted_size)
+    for change in input_changes(plan, catalog.table):
+        report.note(change)
+    return plan
+
+
+def _require_same_input(plan: Plan, source: dict[str, Any], shard_size: int) -> None:
+    there, here = dict(plan.source), dict(source)
+    if shard_size and shard_size != plan.shard_size:
+        there["shard_size"], here["shard_size"] = plan.shard_size, shard_size
+    differences = [
+        f"{name}: the run in OUT has {there.get(name)!r}, this command has {value!r}"
+        for name, value in here.items()
+        if there.get(name) != value
+    ]
+    if differences:
+        msg = "\n  ".join(["OUT holds a run about another input:", *differences])
+        raise SettingsError(f"{msg}\nTo mend it: give the same input, or another OUT")
+
+
+def input_changes(plan: Plan, table: pa.Table) -> list[str]:
+    """What a new listing of the input shows that the plan does not know; the run keeps to its plan.
+
+    Returns:
+        Lines for people: images that are new, gone, or of another size or ETag, with a few names each.
+    """
+    planned: dict[str, tuple[Any, Any]] = {}
+    for number in range(plan.shards):
+        records = plan.shard(number).records.select(["image_id", "size", "etag"]).to_pydict()
+        planned |= zip(records["image_id"], zip(records["size"], records["etag"], strict=True), strict=True)
+    listed = table.select(["image_id", "size", "etag"]).to_pydict()
+    found = dict(zip(listed["image_id"], zip(listed["size"], listed["etag"], strict=True), strict=True))
+    changes = {
+        "new, not part of this run": [name for name in found if name not in planned],
+        "gone since the plan was made": [name for name in planned if name not in found],
+        "changed since the plan was made": [n for n, facts in found.items() if planned.get(n, facts) != facts],
+    }
+    lines = []
+    for what, names in changes.items():
+        if names:
+            lines.append(f"{len(names)} images are {what}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}")
+    return lines
+
+
+def make_engine(settings: RunSettings) -> LocalEngine | RayEngine | TorchrunEngine:
+    """The engine that the settings ask for, on the devices there are.
+
+    Raises:
+        SettingsError: a device or engine that this machine or installation does not have.
+    """
+    from simsam_batch.engines.devices import visible_gpus
+    from simsam_batch.engines.local import LocalEngine
+    from simsam_batch.engines.ray import RayEngine
+    from simsam_batch.engines.torchrun import TorchrunEngine
+
+    name = settings.engine
+    if name == "auto":
+        name = "torchrun" if "TORCHELASTIC_RUN_ID" in os.environ else "local"
+    if name == "ray":
+        gpus_of_cluster = None if settings.device == "auto" else settings.device == "cuda"
+        return RayEngine(settings.workers, settings.threads, gpus_of_cluster, settings.ray_address)
+    gpus = 0 if settings.device == "cpu" else len(visible_gpus())
+    if settings.device == "cuda" and not gpus:
+        msg = "device: 'cuda' was asked for and this machine shows no GPU; use --device cpu or auto"
+        raise SettingsError(msg)
+    if name == "torchrun":
+        return TorchrunEngine(settings.threads, gpus=gpus > 0)
+    workers = settings.workers or gpus or max(1, len(os.sched_getaffinity(0)) // settings.threads)
+    return LocalEngine(workers, settings.threads, gpus=gpus > 0)

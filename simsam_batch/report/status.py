@@ -1,0 +1,70 @@
+"""What `simsam_batch.operations.status` found, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_KINDS_SHOWN = 5
+
+
+def status_lines(status: Mapping[str, Any]) -> list[str]:
+    """A few lines for the run and for each of its stages."""
+    lines = [f"{status['out']}: {_count(status['images'], 'image')} in {_count(status['shards'], 'shard')}"]
+    if not status["stages"]:
+        lines.append("no stage has begun; the command that made the plan begins it")
+    for stage in status["stages"]:
+        lines += ["", *_stage_lines(stage)]
+    return lines
+
+
+def _stage_lines(stage: Mapping[str, Any]) -> list[str]:
+    done, shards = stage["done_shards"], stage["shards"]
+    # Rounded down: all but one of a million is not 100 %.
+    images = f"{stage['done_images']} of {_count(stage['images'], 'image')}"
+    percent = 100 * stage["done_images"] // stage["images"]
+    lines = [f"{stage['stage']:9} {done} of {_count(shards, 'shard')}, {images} ({percent} %)"]
+    if done < shards:
+        rate = stage["images_per_second"]
+        pace = [] if rate is None else [f"{rate:.2f} images/s", f"about {duration(stage['seconds_left'])} left"]
+        last = stage["seconds_since_commit"]
+        pace.append("nothing committed yet" if last is None else f"last commit {duration(last)} ago")
+        lines.append("          " + ", ".join(pace))
+        if stage["started_shards"]:
+            started = f"{_count(stage['started_shards'], 'shard')} begun and not committed"
+            again = f", one of them {stage['most_starts']} times" if stage["most_starts"] > 1 else ""
+            lines.append(f"          {started}{again}")
+        if stage["stalled"]:
+            lines.append("          that is long for this run: if nothing works on it, run the same command again")
+    if stage["failed"]:
+        kinds = list(stage["errors_by_type"].items())
+        shown = ", ".join(f"{kind} {count}" for kind, count in kinds[:_KINDS_SHOWN])
+        more = f", and {len(kinds) - _KINDS_SHOWN} more kinds" if len(kinds) > _KINDS_SHOWN else ""
+        lines.append(
+            f"          {_count(stage['failed'], 'image')} failed: {shown}{more}; simsam retry tries them again"
+        )
+    if stage["tried_again"]:
+        lines.append(f"          failed images of {_count(stage['tried_again'], 'shard')} were tried again")
+    if done == shards:
+        where = f"results/{stage['stage']}.json"
+        mend = "not published: run the same command again"
+        lines.append(f"          {'published in ' + where if stage['published'] else mend}")
+    return lines
+
+
+def duration(seconds: float) -> str:
+    """A time for people: ``40 s``, ``12 min``, ``5 h 20 min``, ``3 d 4 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h"
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
