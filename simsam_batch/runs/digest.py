@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 BLOCK_ROWS = 65_536
 
 
-def content_digest(rows: pa.Table, arrays: Sequence[Mapping[str, NDArray[np.generic]]] = ()) -> str:
+def content_digest(rows: pa.Table, arrays: Iterable[Mapping[str, NDArray[np.generic]]] = ()) -> str:
     """SHA-256 (hex) over the values of all columns and arrays in row order, with names, types, dtypes and shapes.
 
     Chunking, slicing, padding, schema metadata and byte order do not matter. Null differs from every value, -0.0 from

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -73,13 +74,21 @@ class Folder:
         """Names of the files and, with a slash behind them, folders directly in this one, sorted."""
         return entries(self._url)
 
+    def unfinished(self) -> list[ObjectInfo]:
+        """Temporary files of writes under way, and of writes that a crash cut off; only local disk has any."""
+        if self._local is None:
+            return []
+        with reported("list", self._url):
+            files = retried(f"list {self._url}", partial(_list_files, self._local, temporary=True))
+        return sorted((file_info(name, status) for name, status in files), key=lambda info: info.name)
+
     def list(self, prefix: str = "") -> list[ObjectInfo]:
         """Every object below the folder, or below its sub-folder ``prefix``, by name; empty if nothing is there."""
         sub = prefix.rstrip("/")
         top, start = (self._full(sub), sub + "/") if sub else (self._url, "")
         with reported("list", top):
             if self._local is not None:
-                files = retried(f"list {top}", lambda: list(local_disk.files(Path(top))))
+                files = retried(f"list {top}", partial(_list_files, Path(top), temporary=False))
                 found = [file_info(name, status) for name, status in files]
             else:
                 try:
@@ -225,3 +234,7 @@ _PROBE_TEXT = "written once; whoever writes it again must be refused"
 
 def _folder(url: str, single_driver: bool) -> Folder:
     return Folder(url, single_driver=single_driver)
+
+
+def _list_files(folder: Path, temporary: bool) -> list[tuple[str, os.stat_result]]:
+    return list(local_disk.files(folder, temporary=temporary))

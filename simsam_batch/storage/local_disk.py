@@ -136,10 +136,10 @@ def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
         return None
 
 
-def files(folder: Path, name: str = "") -> Iterator[tuple[str, os.stat_result]]:
+def files(folder: Path, name: str = "", *, temporary: bool = False) -> Iterator[tuple[str, os.stat_result]]:
     """Files below a folder that this module wrote as (relative name, status), in no order; none if it is missing.
 
-    Temporary files, those being written and those a crash left, are not among them.
+    Temporary files, those being written and those a crash left, are not among them, or with ``temporary`` they alone.
     """
     try:
         found = _scan(folder)
@@ -147,8 +147,8 @@ def files(folder: Path, name: str = "") -> Iterator[tuple[str, os.stat_result]]:
         return
     for entry in found:
         if entry.is_dir(follow_symlinks=False):
-            yield from files(Path(entry.path), f"{name}{entry.name}/")
-        elif not (entry.name.startswith(".") and entry.name.endswith(".tmp")):
+            yield from files(Path(entry.path), f"{name}{entry.name}/", temporary=temporary)
+        elif (entry.name.startswith(".") and entry.name.endswith(".tmp")) is temporary:
             status = _status(entry)
             if status is not None:
                 yield name + entry.name, status
