@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import logging
-import signal
-import threading
+import secrets
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any
 
 from simsam_batch.engines.contract import Engine, ShardReport
+from simsam_batch.engines.interrupt import interruptible
 from simsam_batch.errors import RunError
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan
 from simsam_batch.runs.runner import ExecuteOptions, RunnerFactory
 from simsam_batch.runs.schema import Stage
+from simsam_batch.runs.silence import Silence
 from simsam_batch.storage import Folder
 
 __all__ = ["ExecuteOptions", "ExecuteSummary", "execute"]
@@ -26,6 +26,7 @@ _UNBUILT_BEFORE_ANY_COMMIT = 20
 _LONGEST_PAUSE_S = 60.0
 _CAUSES_SHOWN = 5
 _ROUNDS_IN_QUARANTINE = 2
+_SILENCE_OF_STALLS = 1.25
 
 _log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ def execute(
     options: ExecuteOptions,
     on_report: Callable[[ShardReport], None],
     on_start: Callable[[int], None] | None = None,
+    on_note: Callable[[str], None] = _log.warning,
     *,
     again: Mapping[int, int] | None = None,
     started_with: Mapping[str, Any] | None = None,
@@ -73,7 +75,9 @@ def execute(
     """Run every shard of the plan that the ledger does not have yet; the caller publishes afterwards.
 
     What is pending costs one listing a round. Shards that failed run again in the next round; from a number of
-    starts on they run in quarantine. SIGTERM in the main thread is taken like Ctrl-C.
+    starts on they run in quarantine. Several drivers may work on one stage: each goes through what is pending in an
+    order of its own, and what another one has committed meanwhile is not computed again. After SIGTERM or Ctrl-C in the
+    main thread, shards in flight may finish in the grace time; the second Ctrl-C ends at once.
 
     Args:
         out: the run's folder.
@@ -83,6 +87,7 @@ def execute(
         options: limits on starts and time.
         on_report: called in this thread with each report as it comes.
         on_start: called once, before any work, with the number of pending shards.
+        on_note: told, from another thread, when no shard has come back for long, and when the run was asked to end.
         again: instead of what is pending, try the failed images of these shards again, whose generation in force is
             given (`simsam_batch.runs.retry`).
         started_with: see `Ledger.begin`.
@@ -95,24 +100,31 @@ def execute(
     """
     began = time.monotonic()
     ledger = Ledger(out, stage.name)
-    ledger.begin(stage, plan, started_with)
+    first = ledger.begin(stage, plan, started_with)
     make_runner = RunnerFactory(out, plan, stage, options, again or {})
     summary = ExecuteSummary()
     unbuilt = 0
     pending = _pending(ledger, plan, again)
     if on_start is not None:
         on_start(len(pending))
-    with _sigterm_as_interrupt():
+    silence = Silence(ledger, _SILENCE_OF_STALLS * options.stall_seconds, on_note)
+    grace = options.grace_seconds
+    with interruptible(engine.stop, grace) as asked_to_end, silence.watched(asked_to_end, grace):
         while pending:
             summary.rounds += 1
             summary.errors.clear()
-            with closing(_closable(engine.run(make_runner, pending))) as reports:
+            silence.awaits(pending)
+            with closing(_closable(engine.run(make_runner, pending if first else _turned(pending)))) as reports:
                 for report in reports:
+                    silence.heard(report.shard)
                     summary.add(report)
                     on_report(report)
                     unbuilt += report.unbuilt
                     if not summary.shards and unbuilt == _UNBUILT_BEFORE_ANY_COMMIT:
                         raise _given_up(summary, len(pending))
+            silence.awaits(())
+            if asked_to_end.is_set():
+                raise KeyboardInterrupt
             still_pending = _pending(ledger, plan, again)
             if still_pending and _hopeless(summary, options):
                 raise _given_up(summary, len(still_pending))
@@ -129,6 +141,15 @@ def _pending(ledger: Ledger, plan: Plan, again: Mapping[int, int] | None) -> lis
         return ledger.pending(plan.shards)
     committed = ledger.committed()
     return [number for number, generation in sorted(again.items()) if committed[number] <= generation]
+
+
+def _turned(pending: list[int]) -> list[int]:
+    """From a random place down to the first, then from the last down to that place.
+
+    The driver that was first goes up, so that two of them are at the same shards only where they meet.
+    """
+    place = secrets.randbelow(len(pending))
+    return [*reversed(pending[: place + 1]), *reversed(pending[place + 1 :])]
 
 
 def _hopeless(summary: ExecuteSummary, options: ExecuteOptions) -> bool:
@@ -152,20 +173,3 @@ def _given_up(summary: ExecuteSummary, pending: int) -> RunError:
 def _closable(reports: Iterator[ShardReport]) -> Generator[ShardReport, None, None]:
     """The same reports from a generator, which `closing` can end at once when the loop is left."""
     yield from reports
-
-
-@contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a signal handler's signature
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -86,13 +86,16 @@ class Ledger:
         self.stage = stage
         self._begun: _Begun | None = None
 
-    def begin(self, stage: Stage, plan: Plan, started_with: Mapping[str, Any] | None = None) -> None:
+    def begin(self, stage: Stage, plan: Plan, started_with: Mapping[str, Any] | None = None) -> bool:
         """Record what the stage is about to do, or check that it is what the run in OUT has been doing.
 
         Args:
             stage: the stage.
             plan: of the run.
             started_with: what else its first command said, for people and for `retry`; never compared.
+
+        Returns:
+            Whether this is the first to begin it; another driver may be at work otherwise.
 
         Raises:
             SettingsError: OUT has this stage with other settings; the differences are listed.
@@ -109,7 +112,8 @@ class Ledger:
             "token": uuid.uuid4().hex,
         }
         body = to_json(record, name)
-        if not self.out.create(name, body):
+        first = self.out.create(name, body)
+        if not first:
             differences = _differences(_comparable(self.record()), _comparable(json.loads(body)))
             if differences:
                 raise SettingsError(
@@ -118,6 +122,7 @@ class Ledger:
                     + "\nTo mend it: use the same settings, or another OUT"
                 )
         self._begun = _Begun(stage.schema.remove_metadata(), plan)
+        return first
 
     def committed(self) -> dict[int, int]:
         """Highest generation of every committed shard, by one listing."""

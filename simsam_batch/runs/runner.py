@@ -37,12 +37,14 @@ class ExecuteOptions:
         stall_seconds: a process whose worker does not get on for so long ends itself; its shards start elsewhere.
         image_seconds: longest time for one image in quarantine.
         pause_seconds: wait before failed shards are run again; doubled from round to round, at most a minute.
+        grace_seconds: how long shards in flight may go on after SIGTERM or Ctrl-C.
     """
 
     starts_before_quarantine: int = 3
     stall_seconds: float = 1800.0
     image_seconds: float = 600.0
     pause_seconds: float = 2.0
+    grace_seconds: float = 20.0
 
 
 @dataclass(frozen=True, slots=True)
