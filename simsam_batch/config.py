@@ -59,6 +59,7 @@ class RunSettings(BaseModel):
     max_bytes: int = _result("Limits", 200_000_000, "largest image file in bytes", ge=1)
     max_pixels: int = _result("Limits", 100_000_000, "largest image in pixels, before any resize", ge=1)
     max_patches: int = _result("Limits", 8192, "largest patch grid; memory grows with its square", ge=4)
+    decode_seconds: float = _result("Limits", 60.0, "longest time to decode one image, in processor seconds", gt=0)
 
     seed: int = _result("Numbers", 0, "every random draw is seeded from this and the image's id", ge=0)
     threads: int = _result("Numbers", 1, "CPU threads of one worker; the count changes the last bits", ge=1)
@@ -77,8 +78,17 @@ class RunSettings(BaseModel):
     starts_before_quarantine: int = _operation(
         3, "a shard started this often without a commit runs image by image in a child process", ge=1
     )
+    recycle_after: int = _operation(
+        0, "a worker that has had so many shards is replaced by a fresh one; 0: never", ge=0
+    )
+    grace_seconds: float = _operation(
+        20.0, "after SIGTERM or Ctrl-C shards in flight may take so long to finish; 0: they are dropped at once", ge=0
+    )
     stall_minutes: float = _operation(30.0, "a worker without progress for so long ends itself and is replaced", gt=0)
     allow_failed: float = _operation(0.0, "tolerated fraction of failed images before exit code 3", ge=0, le=1)
+    single_driver: bool = _operation(
+        False, "for a store without conditional create: promise that no second command works on OUT meanwhile"
+    )
     check_input: bool = _operation(False, "list IMAGES again on a resume and report what changed since the plan")
     quiet: bool = _operation(False, "print only warnings and errors")
     log_format: Literal["text", "json"] = _operation("text", "text, or one JSON object per line on stderr")

@@ -65,6 +65,7 @@ class Job(Generic[S]):
         if isinstance(self.engine, TorchrunEngine):
             told = {
                 "out": folder.url,
+                "single_driver": folder.single_driver,
                 "stage": stage.name,
                 "resolved": stage.resolved,
                 "recorded": stage.settings,
@@ -85,7 +86,11 @@ class Job(Generic[S]):
         defaults = type(self.settings)().values_of("operation")
         given = {n: value for n, value in self.settings.values_of("operation").items() if value != defaults[n]}
         options = execute_options(self.settings)
-        execute(folder, plan, stage, self.engine, options, report.shard, announce, again=again, started_with=given)
+        execute(
+            *(folder, plan, stage, self.engine, options, report.shard, announce, report.note),
+            again=again,
+            started_with=given,
+        )
         result = publish(folder, plan, stage)
         report.finish(result, f"{folder.url}/results/{stage.name}.json")
         return result
@@ -122,7 +127,7 @@ def open_job(
     if settings.refine != "none":
         # What refines may not be installed; that is to be said at once, and not by every worker.
         load_crf()
-    folder = Folder(absolute_url(out))
+    folder = Folder(absolute_url(out), single_driver=settings.single_driver)
     with closing(make_engine(settings)) as engine:
         if isinstance(engine, TorchrunEngine) and not engine.is_driver:
             engine.serve(_runner_of_job)
@@ -132,6 +137,7 @@ def open_job(
         check_resize(resize, resolved["patch"])
         if isinstance(settings, SemanticSettings):
             check_crop_size(settings, resolved)
+        folder.check_create()
         plan = existing_plan(folder) if images is None else open_plan(images, folder, settings, report)
         yield Job(folder, plan, engine, settings, resolved, report)
 
@@ -222,7 +228,9 @@ def execute_options(settings: RunSettings) -> ExecuteOptions:
     from simsam_batch.runs.execute import ExecuteOptions
 
     return ExecuteOptions(
-        starts_before_quarantine=settings.starts_before_quarantine, stall_seconds=60 * settings.stall_minutes
+        starts_before_quarantine=settings.starts_before_quarantine,
+        stall_seconds=60 * settings.stall_minutes,
+        grace_seconds=settings.grace_seconds,
     )
 
 
@@ -232,7 +240,7 @@ def _runner_of_job(job: str) -> Runner:
     from simsam_batch.runs.runner import RunnerFactory
 
     told = json.loads(job)
-    folder = Folder(told["out"])
+    folder = Folder(told["out"], single_driver=told["single_driver"])
     plan = load_plan(folder)
     if plan is None:
         msg = (
@@ -357,12 +365,21 @@ def make_engine(settings: RunSettings) -> LocalEngine | RayEngine | TorchrunEngi
         name = "torchrun" if "TORCHELASTIC_RUN_ID" in os.environ else "local"
     if name == "ray":
         gpus_of_cluster = None if settings.device == "auto" else settings.device == "cuda"
-        return RayEngine(settings.workers, settings.threads, gpus_of_cluster, settings.ray_address)
+        return RayEngine(
+            settings.workers,
+            settings.threads,
+            gpus_of_cluster,
+            settings.ray_address,
+            recycle_after=settings.recycle_after,
+        )
     gpus = 0 if settings.device == "cpu" else len(visible_gpus())
     if settings.device == "cuda" and not gpus:
         msg = "device: 'cuda' was asked for and this machine shows no GPU; use --device cpu or auto"
         raise SettingsError(msg)
     if name == "torchrun":
-        return TorchrunEngine(settings.threads, gpus=gpus > 0)
+        if settings.recycle_after:
+            msg = "recycle_after: ranks of torchrun cannot be replaced one by one; use --engine local or ray, or leave it 0"
+            raise SettingsError(msg)
+        return TorchrunEngine(settings.threads, gpus=gpus > 0, grace_s=settings.grace_seconds)
     workers = settings.workers or gpus or max(1, len(os.sched_getaffinity(0)) // settings.threads)
-    return LocalEngine(workers, settings.threads, gpus=gpus > 0)
+    return LocalEngine(workers, settings.threads, gpus=gpus > 0, recycle_after=settings.recycle_after)
