@@ -87,7 +87,14 @@ class Job(Generic[S]):
         given = {n: value for n, value in self.settings.values_of("operation").items() if value != defaults[n]}
         options = execute_options(self.settings)
         execute(
-            *(folder, plan, stage, self.engine, options, report.shard, announce, report.note),
+            folder,
+            plan,
+            stage,
+            self.engine,
+            options,
+            report.shard,
+            announce,
+            on_note=report.note,
             again=again,
             started_with=given,
         )
@@ -378,7 +385,7 @@ def make_engine(settings: RunSettings) -> LocalEngine | RayEngine | TorchrunEngi
         raise SettingsError(msg)
     if name == "torchrun":
         if settings.recycle_after:
-            msg = "recycle_after: ranks of torchrun cannot be replaced one by one; use --engine local or ray, or leave it 0"
+            msg = "recycle_after: ranks of torchrun cannot be replaced one by one; use another --engine, or leave it 0"
             raise SettingsError(msg)
         return TorchrunEngine(settings.threads, gpus=gpus > 0, grace_s=settings.grace_seconds)
     workers = settings.workers or gpus or max(1, len(os.sched_getaffinity(0)) // settings.threads)

@@ -67,8 +67,8 @@ def execute(
     options: ExecuteOptions,
     on_report: Callable[[ShardReport], None],
     on_start: Callable[[int], None] | None = None,
-    on_note: Callable[[str], None] = _log.warning,
     *,
+    on_note: Callable[[str], None] = _log.warning,
     again: Mapping[int, int] | None = None,
     started_with: Mapping[str, Any] | None = None,
 ) -> ExecuteSummary:
