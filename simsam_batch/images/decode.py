@@ -21,6 +21,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from simsam_batch.errors import ImageError
+from simsam_batch.images.bounded import TimedFile, check_tiff_pieces
 from simsam_batch.storage import ObjectNotFound, read_url
 
 _ORIENTATION = 0x0112
@@ -47,6 +48,9 @@ _OTHERS: list[tuple[str, re.Pattern[bytes]]] = [
 ]
 
 
+# A hundred scans of a progressive JPEG fit into so few bytes, and only between two blocks can it be given up.
+_JPEG_BLOCK = 8192
+
 # Of the eight EXIF orientations 5 to 8 exchange height and width.
 _FIRST_ON_ITS_SIDE = 5
 
@@ -58,10 +62,12 @@ class ImageLimits:
     Attributes:
         max_bytes: of the file as stored.
         max_pixels: width times height, in the file's header and again after the resize.
+        decode_seconds: processor time of the thread that decodes it, see `TimedFile`.
     """
 
     max_bytes: int = 200_000_000
     max_pixels: int = 100_000_000
+    decode_seconds: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +120,8 @@ def decode(data: bytes, limits: ImageLimits) -> Decoded:
     keep their high byte. The pixel limit is checked on the header, before any pixel is decoded.
 
     Raises:
-        ImageError: ``empty_file``, ``not_an_image``, ``too_large``, ``truncated``, ``unsupported`` or ``undecodable``.
+        ImageError: ``empty_file``, ``not_an_image``, ``too_large``, ``timed_out``, ``truncated``, ``unsupported`` or
+            ``undecodable``.
     """
     with opened(data, limits) as (image, orientation):
         rgb = oriented(_as_rgb(image), orientation_of(image))
@@ -141,8 +148,10 @@ def opened(data: bytes, limits: ImageLimits, *, load: bool = True) -> Iterator[t
     What remains to be turned is `orientation_of` the image: Pillow turns a TIFF itself while loading it.
     """
     name, reader = _reader(data)
+    if name == "TIFF":
+        check_tiff_pieces(data)
     try:
-        with reader(io.BytesIO(data), "") as image:
+        with reader(TimedFile(data, limits.decode_seconds), "") as image:
             width, height = image.size
             if width * height > limits.max_pixels:
                 raise ImageError(
@@ -152,6 +161,8 @@ def opened(data: bytes, limits: ImageLimits, *, load: bool = True) -> Iterator[t
                     "decode",
                 )
             stated = orientation_of(image) if isinstance(image, TiffImageFile) else None
+            if isinstance(image, JpegImageFile):
+                image.decodermaxblock = _JPEG_BLOCK
             if load:
                 image.load()
             yield image, orientation_of(image) if stated is None else stated

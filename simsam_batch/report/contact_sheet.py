@@ -133,7 +133,8 @@ def _rows_of(
 
 
 def _load(folder: Folder, plan: Plan | None, number: int, row: dict[str, Any], about: dict[str, Any]) -> _Entry:
-    limits = images.ImageLimits(**{key: about[key] for key in ("max_bytes", "max_pixels") if key in about})
+    names = ("max_bytes", "max_pixels", "decode_seconds")
+    limits = images.ImageLimits(**{key: about[key] for key in names if key in about})
     rgb = truth = vectors = None
     covered = (1.0, 1.0)
     try:

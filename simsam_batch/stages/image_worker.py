@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from simsam_batch import images
 from simsam_batch.config import SpectralSettings
-from simsam_batch.errors import ImageError, RunError, SettingsError
+from simsam_batch.errors import DevicePoisonedError, ImageError, RunError, SettingsError
 from simsam_batch.regions import masks
 from simsam_batch.runs.schema import Shard, ShardOutput, Stage
 from simsam_batch.spectral.eigen import NOT_FINITE
@@ -57,12 +57,14 @@ class Item:
 class Loaded:
     """One image read, decoded and cut to whole patches; where its patches lie, and its truth if it has one.
 
+    ``changed`` says whether the file has another size than the plan holds, None if it holds none.
     ``picture`` is the whole of it as the stage's results want to see it, if they do; see `ImageWorker.picture`.
     """
 
     image: images.Prepared
     index: masks.UpsampleIndex
     picture: NDArray[np.uint8] | None
+    changed: bool | None
     truth: Any
     truth_error: str | None
 
@@ -129,9 +131,11 @@ class ImageWorker(ABC, Generic[F]):
         timer: adds up the time of each step.
         limits: what one image may cost.
         may_wait: results that may be pending while the next batch is computed.
+        doing: what it is at, for the message of the watchdog.
     """
 
     may_wait = 0
+    doing = ""
 
     def __init__(self, stage: ImageStage, beat: Callable[[], None]) -> None:
         self._stage, self.settings, self._beat = stage, stage.options, beat
@@ -141,7 +145,8 @@ class ImageWorker(ABC, Generic[F]):
         if stage.options.solver == "arpack" and self.device.type == "cuda":
             raise SettingsError("solver: 'arpack' runs on a CPU only; choose another --solver, or --device cpu")
         self.backbone = load_backbone(stage.options, stage.resolved, str(self.device))
-        self.limits = images.ImageLimits(stage.options.max_bytes, stage.options.max_pixels)
+        options = stage.options
+        self.limits = images.ImageLimits(options.max_bytes, options.max_pixels, options.decode_seconds)
         self._resize = images.parse_resize(stage.options.resize)
         self._batch_sizes: dict[tuple[int, int], int] = {}
         self.timer = Timer(self.device)
@@ -180,20 +185,25 @@ class ImageWorker(ABC, Generic[F]):
             "height": image.full_size[0],
             "orientation": image.orientation,
             "content_sha256": image.content_sha256,
+            "changed_since_plan": loaded.changed,
             "grid_h": image.grid[0],
             "grid_w": image.grid[1],
             "patch": self.backbone.patch,
         }
 
     def run(self, shards: Iterator[Shard]) -> Iterator[ShardOutput]:
-        """Outputs of the shards, in order; the next images are decoded while these are computed."""
+        """Outputs of the shards, in order; the next images are decoded while these are computed.
+
+        Raises:
+            DevicePoisonedError: the GPU no longer answers this process.
+        """
         threads = self.settings.decode_threads or (_DECODE_THREADS_BESIDE_A_GPU if self.device.type == "cuda" else 2)
         # While one batch is computed the next must become ready; at native size few images already hold much memory.
         batch = self.settings.batch_size or (_LARGEST_BATCH if self.device.type == "cuda" else 1)
         ahead = 4 * threads if self._resize.kind == "native" else max(4 * threads, 2 * batch)
         self.timer.take()
         decoded = images.decode_ahead(_items(shards), self._load, threads=threads, max_pending=ahead)
-        with closing(decoded):
+        with closing(decoded), _poison_told(self.device):
             while (arrived := self._wait(decoded)) is not None:
                 yield self._run_shard(arrived, decoded)
 
@@ -212,6 +222,7 @@ class ImageWorker(ABC, Generic[F]):
                 raise RunError(f"shard {shard.number} ended before its last image")
             self._take(*arrived, results, waiting)
             self._beat()
+            self.doing = f"waiting for what follows {arrived[0].record['image_id']} in shard {shard.number}"
             arrived = None if arrived[0].is_last else self._wait(decoded)
         for batch in waiting.values():
             self._compute(batch, results)
@@ -238,20 +249,31 @@ class ImageWorker(ABC, Generic[F]):
             self._compute(waiting.pop(fullest), results)
 
     def _load(self, item: Item) -> Loaded:
-        record, settings = item.record, self.settings
-        decoded = images.decode(images.fetch(record["uri"], self.limits), self.limits)
+        record = item.record
+        data = images.fetch(record["uri"], self.limits)
+        changed = None if record["size"] is None else len(data) != record["size"]
+        try:
+            return self._loaded(record, data, changed)
+        except ImageError as error:
+            if not changed:
+                raise
+            since = f"{error.message}. The file has changed since the plan: {len(data)} bytes, not {record['size']}"
+            raise ImageError(error.kind, since, error.step) from error
+
+    def _loaded(self, record: dict[str, Any], data: bytes, changed: bool | None) -> Loaded:
+        decoded = images.decode(data, self.limits)
         prepared = images.prepare_decoded(
             decoded,
             limits=self.limits,
             resize=self._resize,
             patch=self.backbone.patch,
-            max_patches=settings.max_patches,
+            max_patches=self.settings.max_patches,
         )
         index = masks.upsample_index(prepared.grid, self.backbone.patch, prepared.working_size, prepared.full_size)
         picture = self.picture(decoded.rgb)
         # The truth may be as large as the image; both at once are not needed.
         del decoded
-        return Loaded(prepared, index, picture, *self.load_truth(record, prepared, index))
+        return Loaded(prepared, index, picture, changed, *self.load_truth(record, prepared, index))
 
     def _batch_size(self, grid: tuple[int, int]) -> int:
         """Images of a grid computed together; fixed when the grid first comes, and less once memory ran out."""
@@ -270,6 +292,8 @@ class ImageWorker(ABC, Generic[F]):
 
     def _compute(self, batch: list[tuple[Item, Loaded]], results: Results) -> None:
         """Segment a batch; if memory runs out, in halves; if the arithmetic fails, each image on its own."""
+        first_item = batch[0][0]
+        self.doing = f"computing {len(batch)} image(s) of shard {first_item.shard.number}, {first_item.record['image_id']} first"
         found = self._try(batch)
         if isinstance(found, Exception):
             if len(batch) == 1:
@@ -333,6 +357,24 @@ def _items(shards: Iterator[Shard]) -> Iterator[Item]:
     for shard in shards:
         for row, record in enumerate(shard.records.to_pylist()):
             yield Item(shard, row, record)
+
+
+@contextmanager
+def _poison_told(device: torch.device) -> Iterator[None]:
+    """Tell an error after which the device answers nothing more in this process from any other error.
+
+    After some errors of CUDA (an illegal access, a failed assertion on the device, a fault of its memory) every further
+    call fails, and the first to fail is seldom the one at fault.
+    """
+    try:
+        yield
+    except Exception as error:
+        if device.type == "cuda":
+            try:
+                torch.cuda.synchronize(device)
+            except RuntimeError:
+                raise DevicePoisonedError(f"{device} is lost to its process: {type(error).__name__}: {error}") from error
+        raise
 
 
 def limits_of(settings: SpectralSettings) -> dict[str, Any]:

@@ -30,6 +30,7 @@ IMAGE_FIELDS = [
     pa.field("height", pa.int32()),
     pa.field("orientation", pa.int8()),
     pa.field("content_sha256", pa.string()),
+    pa.field("changed_since_plan", pa.bool_()),
     pa.field("grid_h", pa.int32()),
     pa.field("grid_w", pa.int32()),
     pa.field("patch", pa.int32()),
@@ -151,7 +152,7 @@ class SegmentStage:
         """
         if self.options.eigenvectors == "none":
             return None
-        limits = images.ImageLimits(self.options.max_bytes, self.options.max_pixels)
+        limits = images.ImageLimits(self.options.max_bytes, self.options.max_pixels, self.options.decode_seconds)
         resize, patch = images.parse_resize(self.options.resize), self.resolved["patch"]
         patches = []
         for number in {i * plan.shards // _SAMPLE for i in range(_SAMPLE)}:

@@ -67,7 +67,8 @@ class SemanticWorker:
         self._codebooks = [load_codebook(stage.out, name, sha256) for name, sha256 in stage.resolved["codebooks"]]
         self._ledger = Ledger(stage.out, "regions")
         self._generations = self._ledger.committed()
-        self._limits = images.ImageLimits(stage.options.max_bytes, stage.options.max_pixels)
+        options = stage.options
+        self._limits = images.ImageLimits(options.max_bytes, options.max_pixels, options.decode_seconds)
         self._resize = images.parse_resize(stage.options.resize)
         self._refiner = Refiner(stage.options.refine_processes) if stage.options.refine != "none" else None
         self._timer = Timer(torch.device("cpu"))
