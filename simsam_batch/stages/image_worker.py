@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -292,8 +292,8 @@ class ImageWorker(ABC, Generic[F]):
 
     def _compute(self, batch: list[tuple[Item, Loaded]], results: Results) -> None:
         """Segment a batch; if memory runs out, in halves; if the arithmetic fails, each image on its own."""
-        first_item = batch[0][0]
-        self.doing = f"computing {len(batch)} image(s) of shard {first_item.shard.number}, {first_item.record['image_id']} first"
+        one = batch[0][0]
+        self.doing = f"computing {one.record['image_id']} and {len(batch) - 1} more of shard {one.shard.number}"
         found = self._try(batch)
         if isinstance(found, Exception):
             if len(batch) == 1:

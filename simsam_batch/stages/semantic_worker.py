@@ -57,7 +57,13 @@ class _Loaded:
 
 
 class SemanticWorker:
-    """Gives every region the label of its cluster, and every pixel that of its region."""
+    """Gives every region the label of its cluster, and every pixel that of its region.
+
+    Attributes:
+        doing: what it is at, for the message of the watchdog.
+    """
+
+    doing = ""
 
     def __init__(self, stage: SemanticStage, beat: Callable[[], None]) -> None:
         import torch
@@ -81,7 +87,9 @@ class SemanticWorker:
             rows: list[dict[str, Any]] = []
             state = self._stage.fold.zero()
             for item, loaded in arrived:
+                self.doing = f"comparing {item.record['image_id']} of shard {item.shard.number}"
                 rows.append(self._row(item, loaded, state))
+                self.doing = f"waiting for what follows {item.record['image_id']} in shard {item.shard.number}"
                 self._beat()
                 if len(rows) == len(item.shard.records):
                     yield self._output(item.shard, rows, state)
