@@ -373,7 +373,9 @@ def _poison_told(device: torch.device) -> Iterator[None]:
             try:
                 torch.cuda.synchronize(device)
             except RuntimeError:
-                raise DevicePoisonedError(f"{device} is lost to its process: {type(error).__name__}: {error}") from error
+                raise DevicePoisonedError(
+                    f"{device} is lost to its process: {type(error).__name__}: {error}"
+                ) from error
         raise
 
 
