@@ -136,7 +136,9 @@ def image_size(data: bytes, limits: ImageLimits) -> tuple[int, int]:
     """
     with opened(data, limits, load=False) as (image, orientation):
         width, height = image.size
-    return (width, height) if orientation >= _FIRST_ON_ITS_SIDE else (height, width)
+        # of a TIFF, Pillow gives the size upright
+        turned = orientation >= _FIRST_ON_ITS_SIDE and not isinstance(image, TiffImageFile)
+    return (width, height) if turned else (height, width)
 
 
 @contextmanager
