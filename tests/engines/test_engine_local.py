@@ -72,6 +72,25 @@ def test_leaving_the_loop_ends_the_processes(tmp_path: Path) -> None:
     assert not process.exists()
 
 
+def test_a_process_is_replaced_after_so_many_shards_and_none_is_started_twice(tmp_path: Path) -> None:
+    reports = list(LocalEngine(1, recycle_after=3).run(PlainRunner(str(tmp_path)), range(8)))
+    assert sorted((report.shard, report.attempt) for report in reports) == [(number, 1) for number in range(8)]
+    processes = [report.error.split()[0] for report in reports]
+    assert [processes.count(process) for process in dict.fromkeys(processes)] == [3, 3, 2]
+    assert [process for process in processes if Path("/proc", process).exists()] == []
+
+
+def test_after_stop_only_what_is_in_flight_comes_back(tmp_path: Path) -> None:
+    engine = LocalEngine(2)
+    reports = engine.run(PlainRunner(str(tmp_path)), range(1000))
+    seen = [next(reports).shard]
+    assert engine.stop()
+    seen += [report.shard for report in reports]
+    # two processes with two shards each, and one that took the place of the first report
+    assert len(seen) <= 6
+    assert len(seen) == len(list(tmp_path.glob("starts.*")))
+
+
 def test_wrong_numbers_are_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError, match="workers is 0"):
         LocalEngine(0)

@@ -216,9 +216,74 @@ def test_a_stalled_process_ends_itself_and_the_image_is_found(tmp_path: Path) ->
     uris = ["fine"] * 4
     uris[1] = "sleep:1000"
     options = ExecuteOptions(starts_before_quarantine=1, stall_seconds=2, image_seconds=3)
-    run(tmp_path, uris, shard_size=2, options=options)
+    _, reports, _ = run(tmp_path, uris, shard_size=2, options=options)
     (row,) = [row for row in published(tmp_path) if row["status"] == "failed"]
     assert (row["image_id"], row["error_type"]) == ("image-001", "timed_out")
+    (stalled,) = [report for report in reports if report.status == "error" and report.shard == 0]
+    assert "no progress for 2 s on shard(s) [0, 1], while computing image-001" in stalled.error
+
+
+def test_a_process_that_lost_its_device_says_so_and_a_fresh_one_goes_on(tmp_path: Path) -> None:
+    uris = ["fine"] * 8
+    uris[3] = "poisononce"
+    summary, reports, stage = run(tmp_path, uris, shard_size=2)
+    (error,) = [report for report in reports if report.status == "error"]
+    assert (error.shard, error.attempt) == (1, 1)
+    assert "illegal memory access" in error.error
+    assert (summary.failed, summary.images) == (0, 8)
+    assert {report.shard: report.attempt for report in reports}[1] == 2
+    # the poisoned process computed nothing after the error
+    poisoned = stage.events("built")[0][1]
+    assert [number for number, pid, _, _ in stage.events("computed") if pid == poisoned] == ["0"]
+    assert len({pid for _, pid, _, _ in stage.events("built")} - {poisoned}) >= 1
+
+
+def test_an_image_that_poisons_every_process_costs_only_itself(tmp_path: Path) -> None:
+    uris = ["fine"] * 6
+    uris[2] = "poison"
+    run(tmp_path, uris, shard_size=3, options=ExecuteOptions(starts_before_quarantine=1, pause_seconds=0.01))
+    (row,) = [row for row in published(tmp_path) if row["status"] == "failed"]
+    assert (row["image_id"], row["error_type"]) == ("image-002", "worker_died")
+    assert "illegal memory access" in str(row["error"])
+
+
+def test_a_silent_run_says_what_is_in_flight_and_goes_on_when_its_worker_is_ended(tmp_path: Path) -> None:
+    out, plan = plan_of(tmp_path / "out", ["fine", "stoponce", "fine"], 1)
+    stage = TroubleStage(str(tmp_path))
+    notes: list[str] = []
+
+    def note(text: str) -> None:
+        if not notes:
+            os.kill(int(stage.events("built")[0][1]), signal.SIGKILL)
+        notes.append(text)
+
+    # 1.25 times as long as the watchdog of a worker would wait, which stands still with its process here
+    options = ExecuteOptions(stall_seconds=2.4, pause_seconds=0.01)
+    summary = execute(out, plan, stage, LocalEngine(1), options, lambda report: None, on_note=note)
+    pid = stage.events("built")[0][1]
+    assert notes[0].startswith("no shard came back for 3 s; in flight: ")
+    assert f"shard 1 (start 1, process {pid} on " in notes[0]
+    assert (summary.images, summary.failed) == (3, 0)
+
+
+def test_a_shard_that_another_driver_committed_meanwhile_is_not_computed_again(tmp_path: Path) -> None:
+    out, plan = plan_of(tmp_path / "out", ["fine", "bad", "fine"], 1)
+    here, there = TroubleStage(str(tmp_path)), TroubleStage(str(tmp_path / "there"))
+    (tmp_path / "there").mkdir()
+    Ledger(out, here.name).begin(here, plan)
+    assert [report.status for report in RunnerFactory(out, plan, there, QUICK)().run(iter([1]))] == ["committed"]
+    reports = list(RunnerFactory(out, plan, here, QUICK)().run(iter([0, 1, 2])))
+    assert [(r.shard, r.attempt, r.images, r.failed) for r in sorted(reports, key=lambda r: r.shard)] == [
+        (0, 1, 1, 0),
+        (1, 0, 1, 1),
+        (2, 1, 1, 0),
+    ]
+    assert [number for number, _, _, _ in here.events("drawn")] == ["0", "2"]
+    assert sorted(path.name for path in (tmp_path / "out/trouble/attempts").iterdir()) == [
+        "0000000.1",
+        "0000001.1",
+        "0000002.1",
+    ]
 
 
 def test_the_next_shard_is_drawn_before_the_last_one_is_reported(tmp_path: Path) -> None:
@@ -257,17 +322,18 @@ from simsam_batch.engines.local import LocalEngine
 from simsam_batch.runs.execute import ExecuteOptions, execute
 folder = Path(sys.argv[1])
 out, plan = plan_of(folder / "out", ["fine"] * 40, 2)
-stage = TroubleStage(str(folder), pause=0.1)
+stage = TroubleStage(str(folder), pause=float(sys.argv[2]))
+options = ExecuteOptions(grace_seconds=float(sys.argv[3]))
 try:
-    execute(out, plan, stage, LocalEngine(2), ExecuteOptions(), lambda report: print(report.shard, flush=True))
+    execute(out, plan, stage, LocalEngine(2), options, lambda report: print(report.shard, flush=True))
 except KeyboardInterrupt:
     sys.exit(130)
 """
 
 
-def start_driver(tmp_path: Path) -> subprocess.Popen[str]:
+def start_driver(tmp_path: Path, pause: float = 0.1, grace: float = 20.0) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    command = [sys.executable, "-c", DRIVER, str(tmp_path)]
+    command = [sys.executable, "-c", DRIVER, str(tmp_path), str(pause), str(grace)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
@@ -307,6 +373,48 @@ def test_a_driver_that_ends_half_way_leaves_no_process_and_the_next_run_finishes
     assert summary.shards == 20 - len(before)
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in before} == before
     assert [row["image_id"] for row in published(tmp_path)] == [f"image-{n:03d}" for n in range(40)]
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
+def test_what_is_in_flight_is_finished_before_an_orderly_end(tmp_path: Path, ending: signal.Signals) -> None:
+    driver = start_driver(tmp_path, pause=0.3)
+    assert driver.stdout is not None
+    assert driver.stdout.readline().strip()
+    driver.send_signal(ending)
+    # a launcher may send it to every process; workers leave it to their driver
+    for pid in {int(pid) for _, pid, _, _ in TroubleStage(str(tmp_path)).events("built")}:
+        os.kill(pid, ending)
+    assert driver.wait(timeout=20) == 130
+    driver.stdout.close()
+    run_folder = tmp_path / "out/trouble"
+    committed = {path.name[:7] for path in (run_folder / "manifests").iterdir()}
+    assert committed == {path.name[:7] for path in (run_folder / "attempts").iterdir()}
+    # the one that was reported, two in flight in each worker, and one on its way
+    assert 1 <= len(committed) <= 6
+
+
+@pytest.mark.parametrize(("grace", "signals"), [(60.0, 2), (1.0, 1), (0.0, 1)])
+def test_a_second_signal_or_the_end_of_the_grace_time_drops_what_is_in_flight(
+    tmp_path: Path, grace: float, signals: int
+) -> None:
+    driver = start_driver(tmp_path, pause=30.0, grace=grace)
+    assert driver.stdout is not None
+    stage = TroubleStage(str(tmp_path))
+    deadline = time.monotonic() + 30
+    while len(stage.events("drawn")) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    began = time.monotonic()
+    driver.send_signal(signal.SIGINT)
+    if signals == 2:
+        time.sleep(1.2)
+        assert driver.poll() is None
+        driver.send_signal(signal.SIGINT)
+    assert driver.wait(timeout=20) == 130
+    driver.stdout.close()
+    assert time.monotonic() - began < 10
+    wait_until_gone({int(pid) for _, pid, _, _ in stage.events("built")})
+    assert not (tmp_path / "out/trouble/manifests").exists()
 
 
 def test_a_worker_killed_from_outside_costs_no_shard(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 ``fine``, ``bad`` (an image's own fault), ``badonce`` (the first time only), ``storage:K`` (K reads fail first),
 ``raise``, ``kill`` (SIGKILL), ``exit``, ``segfault``, ``sleep:SECONDS``, ``killonce`` (SIGKILL the first time only),
-``meet:K`` (waits until K processes have built their worker).
+``meet:K`` (waits until K processes have built their worker), ``poison`` (the device is lost), ``poisononce``,
+``stoponce`` (SIGSTOP the first time only).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from simsam_batch.errors import ImageError, StorageError
+from simsam_batch.errors import DevicePoisonedError, ImageError, StorageError
 from simsam_batch.runs.plan import Plan, make_plan
 from simsam_batch.runs.schema import ROW_FIELDS, Shard, ShardOutput
 from simsam_batch.storage import Folder
@@ -90,6 +91,8 @@ class TroubleStage:
 class TroubleWorker:
     """Draws the next shard before it computes the current one."""
 
+    doing = ""
+
     def __init__(self, stage: TroubleStage, beat: Callable[[], None]) -> None:
         self._stage, self._beat = stage, beat
 
@@ -115,6 +118,7 @@ class TroubleWorker:
         statistics = fold.zero()
         for record in shard.records.to_pylist():
             self._beat()
+            self.doing = f"computing {record['image_id']}"
             row: dict[str, Any] = {"image_id": record["image_id"], "uri": record["uri"], "status": "ok"}
             try:
                 self._meet(record["image_id"], record["uri"])
@@ -140,6 +144,10 @@ class TroubleWorker:
             time.sleep(float(argument))
         while what == "meet" and len({pid for _, pid, _, _ in self._stage.events("built")}) < int(argument):
             time.sleep(0.05)
+        if what == "poison" or (what == "poisononce" and self._stage.count(image_id) == 1):
+            raise DevicePoisonedError("CUDA error: an illegal memory access was encountered")
+        if what == "stoponce" and self._stage.count(image_id) == 1:
+            os.kill(os.getpid(), signal.SIGSTOP)
         if what == "exit":
             os._exit(3)
         if what == "segfault":
