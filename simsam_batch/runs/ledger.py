@@ -243,9 +243,14 @@ class Ledger:
         name = self._manifest_name(shard, generation)
         return from_json(self.out.read(name), f"{self.out.url}/{name}", *_MANIFEST_KEYS)
 
-    def manifests(self) -> Iterator[dict[str, Any]]:
-        """The manifest in force of every committed shard, in shard order; each is read once."""
-        names = [self._manifest_name(shard, generation) for shard, generation in sorted(self.committed().items())]
+    def manifests(self, generations: Mapping[int, int] | None = None) -> Iterator[dict[str, Any]]:
+        """The manifest in force of every committed shard, in shard order; each is read once.
+
+        Args:
+            generations: what `committed` gave, where that is known; else it is listed.
+        """
+        held = self.committed() if generations is None else generations
+        names = [self._manifest_name(shard, generation) for shard, generation in sorted(held.items())]
         for name, body in zip(names, self.out.read_many(names), strict=True):
             yield from_json(body, f"{self.out.url}/{name}", *_MANIFEST_KEYS)
 

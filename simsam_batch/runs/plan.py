@@ -27,6 +27,11 @@ from simsam_batch.storage import Folder, ObjectNotFound
 
 RUN_FILE = "run.json"
 ROWS_PER_GROUP = 10_000
+GROUPS_KEPT = 4
+"""Row groups that a process holds of the plan: one worker of many is given shards far apart and commits behind."""
+
+_DUPLICATES_COUNTED = 1000
+_OWN_TO_EACH_IMAGE = ("image_id", "uri", "etag", "truth_uri")
 
 
 def default_shard_size(images: int) -> int:
@@ -58,7 +63,7 @@ class Plan:
         return hash((self.out, self.digest))
 
     def shard(self, number: int) -> Shard:
-        """One shard's records; reads only the part of the plan that holds them, and keeps that part for the next call.
+        """One shard's records; reads only the part of the plan that holds them, and keeps the last few parts.
 
         Raises:
             RunError: the plan's file does not hold what ``run.json`` says, or there is no such shard.
@@ -70,13 +75,13 @@ class Plan:
 
 
 class _Reader:
-    """The plan's Parquet file, opened once in a process, with the row group read last."""
+    """The plan's Parquet file, opened once in a process, with the row groups read last."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._name = _plan_name(plan.digest)
         self._lock = threading.Lock()
-        self._kept: tuple[int, pa.Table] | None = None
+        self._kept: dict[int, pa.Table] = {}
         with _damage_reported(f"{plan.out.url}/{self._name}"):
             self._file = pq.ParquetFile(plan.out.open(self._name), pre_buffer=True)
         if self._file.metadata.num_rows != plan.images:
@@ -90,10 +95,12 @@ class _Reader:
         start = number * self._plan.shard_size
         group, offset = divmod(start, self._rows_per_group)
         with self._lock:
-            if self._kept is None or self._kept[0] != group:
+            if group not in self._kept:
                 with _damage_reported(f"{self._plan.out.url}/{self._name}"):
-                    self._kept = (group, self._file.read_row_group(group))
-            table = self._kept[1]
+                    self._kept[group] = self._file.read_row_group(group)
+                if len(self._kept) > GROUPS_KEPT:
+                    del self._kept[next(iter(self._kept))]
+            table = self._kept[group]
         return table.slice(offset, min(self._plan.shard_size, self._plan.images - start))
 
 
@@ -200,26 +207,43 @@ def _checked(catalog: pa.Table) -> pa.Table:
 
 
 def _duplicates(ids: pa.ChunkedArray) -> list[str]:
-    """Values that come more than once, found by 8-byte hashes so that millions of names need no second copy."""
+    """Values that come more than once, found by 8-byte hashes so that millions of names need no second copy.
+
+    Of very many some are returned, whichever.
+    """
     hashes = np.empty(len(ids), dtype=np.int64)
-    start = 0
-    for chunk in ids.chunks:
-        for first in range(0, len(chunk), ROWS_PER_GROUP):
-            names = chunk.slice(first, ROWS_PER_GROUP).to_pylist()
-            hashes[start : start + len(names)] = np.fromiter(map(hash, names), dtype=np.int64, count=len(names))
-            start += len(names)
+    for start, block in _blocks(ids):
+        hashes[start : start + len(block)] = np.fromiter(map(hash, block.to_pylist()), dtype=np.int64, count=len(block))
     ordered = np.sort(hashes)
-    again = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    again = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])[:_DUPLICATES_COUNTED]
     if again.size == 0:
         return []
-    counts = Counter(ids.take(pa.array(np.flatnonzero(np.isin(hashes, again)))).to_pylist())
+    counts: Counter[str] = Counter()
+    for start, block in _blocks(ids):
+        suspect = np.isin(hashes[start : start + len(block)], again)
+        counts.update(block.filter(pa.array(suspect)).to_pylist())
     return [name for name, count in counts.items() if count > 1]
+
+
+def _blocks(values: pa.ChunkedArray) -> Iterator[tuple[int, pa.Array]]:
+    """A column in blocks of a bounded number of rows, each with the number of its first row."""
+    start = 0
+    for chunk in values.chunks:
+        for first in range(0, len(chunk), ROWS_PER_GROUP):
+            block = chunk.slice(first, ROWS_PER_GROUP)
+            yield start, block
+            start += len(block)
 
 
 def _as_parquet(table: pa.Table, shard_size: int) -> bytes:
     rows = max(1, ROWS_PER_GROUP // shard_size) * shard_size
     target = io.BytesIO()
-    with pq.ParquetWriter(target, table.schema, compression="zstd") as writer:
+    # dictionaries of values that come once only cost; names of neighbours begin alike, which this encoding leaves out
+    repeating = [name for name in table.column_names if name not in _OWN_TO_EACH_IMAGE]
+    alike = dict.fromkeys(("image_id", "uri"), "DELTA_BYTE_ARRAY")
+    with pq.ParquetWriter(
+        target, table.schema, compression="zstd", use_dictionary=repeating, column_encoding=alike
+    ) as writer:
         for start in range(0, table.num_rows, rows):
             writer.write_table(table.slice(start, rows), row_group_size=rows)
     return target.getvalue()

@@ -23,6 +23,10 @@ PART_ROWS = 100_000
 PART_BYTES = 256_000_000
 """A part file ends with the shard that reaches one of these; bytes are those of the shards' own files of rows."""
 
+GROUP_ROWS = 10_000
+GROUP_BYTES = 64_000_000
+"""A row group of a part file ends likewise; bytes are those of Arrow."""
+
 ARRAY_FIELDS = [pa.field("arrays_path", pa.string()), pa.field("arrays_member", pa.string())]
 """Columns that publishing adds: the ``.npz`` file relative to OUT, and the first part of its members' names."""
 
@@ -30,7 +34,8 @@ ARRAY_FIELDS = [pa.field("arrays_path", pa.string()), pa.field("arrays_member", 
 def publish(out: Folder, plan: Plan, stage: Stage) -> dict[str, Any]:
     """Merge all shards into ``results/<stage>.json`` and ``results/<stage>/part-*.parquet``; repeating it is harmless.
 
-    Each manifest and each shard's rows are read once, in shard order; memory holds one part file.
+    What is committed costs one listing; each manifest and each shard's rows are read once, in shard order. Memory holds
+    one part file.
 
     Returns:
         The content of ``results/<stage>.json``. Its ``seconds`` count time during which some shard was being worked on.
@@ -39,7 +44,8 @@ def publish(out: Folder, plan: Plan, stage: Stage) -> dict[str, Any]:
         RunError: a shard is not committed, or committed files are not what their manifests say.
     """
     ledger = Ledger(out, stage.name)
-    pending = ledger.pending(plan.shards)
+    committed = ledger.committed()
+    pending = [number for number in range(plan.shards) if number not in committed]
     if pending:
         raise RunError(
             f"{len(pending)} of {plan.shards} shards are not committed (the first is {pending[0]}), so nothing can be "
@@ -49,7 +55,7 @@ def publish(out: Folder, plan: Plan, stage: Stage) -> dict[str, Any]:
     shards_in_part = max(1, PART_ROWS // plan.shard_size)
     waiting: list[dict[str, Any]] = []
     part = size = 0
-    for manifest in ledger.manifests():
+    for manifest in ledger.manifests(committed):
         waiting.append(totals.add(manifest))
         size += files_of(waiting[-1])[0]["size"]
         if len(waiting) == shards_in_part or size >= PART_BYTES:
@@ -132,16 +138,30 @@ def _publish_part(out: Folder, plan: Plan, stage: Stage, part: int, shards: Sequ
     schema = pa.schema([*stage.schema, *ARRAY_FIELDS], metadata=about)
     target = io.BytesIO()
     with pq.ParquetWriter(target, schema, compression="zstd") as writer:
-        for table in _published_rows(out, shards):
+        for table in _row_groups(_published_rows(out, shards)):
             writer.write_table(table.cast(schema))
     out.replace(f"results/{stage.name}/part-{part:05d}.parquet", target.getvalue())
+
+
+def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Whole shards put together, since whoever reads the parts pays for each row group."""
+    held: list[pa.Table] = []
+    rows = size = 0
+    for table in tables:
+        held.append(table)
+        rows, size = rows + table.num_rows, size + table.nbytes
+        if rows >= GROUP_ROWS or size >= GROUP_BYTES:
+            yield pa.concat_tables(held)
+            held, rows, size = [], 0, 0
+    if held:
+        yield pa.concat_tables(held)
 
 
 def _published_rows(out: Folder, shards: Sequence[Mapping[str, Any]]) -> Iterator[pa.Table]:
     """Each shard's rows with the place of their arrays."""
     for shard, body in zip(shards, committed_rows(out, shards), strict=True):
         arrays = (files_of(shard)[1] or {}).get("name")
-        table = pq.read_table(pa.BufferReader(body))
+        table = pq.ParquetFile(pa.BufferReader(body)).read(use_threads=False)
         metadata = table.schema.metadata or {}
         with_arrays = set(json.loads(metadata.get(ARRAY_ROWS_KEY.encode(), b"[]")))
         held = [number in with_arrays for number in range(table.num_rows)]

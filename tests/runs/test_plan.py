@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +16,7 @@ from small_stage import catalog, small_plan
 
 from simsam_batch.errors import RunError, SettingsError
 from simsam_batch.runs.plan import default_shard_size, load_plan, make_plan
-from simsam_batch.storage import Folder, reading
+from simsam_batch.storage import Folder
 
 
 @pytest.mark.parametrize(
@@ -69,24 +70,55 @@ def test_every_image_is_in_exactly_one_shard_whatever_the_row_groups(images: int
     assert found["shard"].to_pylist() == [row // shard_size for row in range(images)]
 
 
-def test_a_shard_is_read_without_loading_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
-    out = Folder("memory://plan/large")
-    plan = small_plan(out, images=100_000, shard_size=1000)
-    [whole] = [info.size for info in out.list("plan")]
-    real, read = reading.read_range, []
+class _Counted(io.BytesIO):
+    """A file that notes how much is read of it."""
 
-    def counted(*args: Any, **kwargs: Any) -> bytes:
-        data = real(*args, **kwargs)
-        read.append(len(data))
+    def __init__(self, data: bytes, read: list[int]) -> None:
+        super().__init__(data)
+        self._read = read
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        self._read.append(len(data))
         return data
 
-    monkeypatch.setattr(reading, "read_range", counted)
+
+@pytest.fixture
+def bytes_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of all reads of files that are opened in place."""
+    read: list[int] = []
+    monkeypatch.setattr(Folder, "open", lambda folder, name: _Counted(folder.read(name), read))
+    return read
+
+
+def test_a_shard_is_read_without_loading_the_plan(bytes_read: list[int]) -> None:
+    out = Folder("memory://plan/large")
+    etags = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(100_000)]
+    plan = make_plan(out, catalog(100_000).append_column("etag", pa.array(etags)), shard_size=1000, source={})
+    [whole] = [info.size for info in out.list("plan")]
     assert plan.shard(57).records["image_id"].to_pylist()[0] == "folder/057000.jpg"
     # one of ten row groups, and the footer
-    assert sum(read) < whole / 2
-    read.clear()
+    assert sum(bytes_read) < whole / 5
+    bytes_read.clear()
     assert plan.shard(58).records["image_id"].to_pylist()[0] == "folder/058000.jpg"
-    assert read == []
+    assert bytes_read == []
+
+
+def test_a_worker_far_ahead_of_its_commits_reads_each_part_once(bytes_read: list[int]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("simsam_batch.runs.plan.ROWS_PER_GROUP", 10)
+        plan = small_plan(Folder("memory://plan/strides"), images=400, shard_size=5)
+    plan.shard(0)
+    bytes_read.clear()
+    # one of eight workers, with two shards in hand when it commits one; every eighth shard is of another row group
+    for number in range(16, 80, 8):
+        plan.shard(number)
+        reads_of_start = len(bytes_read)
+        assert reads_of_start > 0
+        if number >= 32:
+            plan.shard(number - 16)
+            assert len(bytes_read) == reads_of_start
+        bytes_read.clear()
 
 
 def test_threads_may_ask_for_shards_at_once(out_url: str) -> None:
@@ -134,6 +166,13 @@ def test_further_columns_are_kept(tmp_path: Path) -> None:
     assert plan.shard(1).records["etag"].to_pylist() == [None]
 
 
+def test_columns_of_lists_and_structs_are_kept(tmp_path: Path) -> None:
+    boxes = [[{"name": "cat", "box": [1, 2, 3, 4]}], [], None]
+    table = catalog(3).append_column("boxes", pa.array(boxes))
+    plan = make_plan(Folder(str(tmp_path)), table, shard_size=2, source={})
+    assert [plan.shard(number).records["boxes"].to_pylist() for number in (0, 1)] == [boxes[:2], boxes[2:]]
+
+
 def test_a_catalog_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="no images"):
         make_plan(Folder(str(tmp_path)), catalog(0), shard_size=None, source={})
@@ -146,6 +185,12 @@ def test_an_image_id_that_comes_twice_is_named(tmp_path: Path) -> None:
         make_plan(Folder(str(tmp_path)), table, shard_size=None, source={})
     with pytest.raises(SettingsError, match="and others"):
         make_plan(Folder(str(tmp_path)), pa.concat_tables([catalog(9), catalog(9)]), shard_size=None, source={})
+
+
+def test_a_list_that_holds_everything_twice_is_refused_by_a_few_names(tmp_path: Path) -> None:
+    twice = pa.concat_tables([catalog(30_000), catalog(30_000)])
+    with pytest.raises(SettingsError, match=r"more than one image has ('folder/0\d{5}\.jpg', ){4}.* and others"):
+        make_plan(Folder(str(tmp_path)), twice, shard_size=None, source={})
 
 
 @pytest.mark.parametrize(

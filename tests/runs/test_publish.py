@@ -184,6 +184,37 @@ def test_each_manifest_and_each_rows_file_is_read_once(tmp_path: Path, monkeypat
     assert sorted(read) == [f"small/data/000000{number}.1.parquet" for number in range(3)] + manifests
 
 
+def test_parts_have_few_row_groups_of_whole_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, plan = _run(str(tmp_path))
+    part = tmp_path / "results/small/part-00000.parquet"
+
+    def groups() -> list[int]:
+        _publish(plan)
+        held = pq.read_metadata(part)
+        return [held.row_group(group).num_rows for group in range(held.num_row_groups)]
+
+    assert groups() == [5]
+    # a group ends with the shard that brings it to three rows, or past a byte
+    monkeypatch.setattr(publish_module, "GROUP_ROWS", 3)
+    assert groups() == [4, 1]
+    monkeypatch.setattr(publish_module, "GROUP_BYTES", 1)
+    assert groups() == [2, 2, 1]
+    assert pq.read_table(part)["value"].to_pylist() == [1.0, 2.0, None, 4.0, 8.0]
+
+
+def test_what_is_committed_costs_one_listing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, plan = _run(str(tmp_path))
+    real, listed = Folder.list, []
+
+    def counted(folder: Folder, prefix: str = "") -> Any:
+        listed.append(prefix)
+        return real(folder, prefix)
+
+    monkeypatch.setattr(Folder, "list", counted)
+    _publish(plan)
+    assert listed == ["small/manifests"]
+
+
 @pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b[:100] + bytes([b[100] ^ 1]) + b[101:], lambda b: b""])
 def test_a_rows_file_that_changed_after_its_commit_is_refused(tmp_path: Path, damage: Any) -> None:
     _, plan = _run(str(tmp_path))
