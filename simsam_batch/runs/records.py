@@ -15,11 +15,13 @@ from simsam_batch.storage import redact
 def to_json(record: Mapping[str, Any], name: str) -> bytes:
     """A record as UTF-8 JSON, lists of numbers on one line, with credentials taken out of every URL in it.
 
+    Keys stay in the order they have: classes in that of their numbers, not of the numbers as text.
+
     Raises:
         RunError: a value is not plain JSON, or not finite.
     """
     try:
-        text = json.dumps(_redacted(record), indent=1, sort_keys=True, allow_nan=False)
+        text = json.dumps(_redacted(record), indent=1, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise RunError(
             f"{name}: its values must be plain JSON ({error}). To mend it: Python numbers, null where there is none"

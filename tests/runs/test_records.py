@@ -28,3 +28,10 @@ def test_lists_of_numbers_stand_on_one_line_and_text_is_left_alone() -> None:
 @given(record=st.dictionaries(st.text(max_size=4), values, max_size=4))
 def test_what_is_written_reads_back(record: dict[str, Any]) -> None:
     assert json.loads(to_json(record, "x")) == json.loads(json.dumps(record))
+
+
+def test_keys_stay_in_the_order_they_have() -> None:
+    # As text, 10 would come before 2.
+    record = {"z": {"0": 1, "2": 1, "10": 1}, "a": 0}
+    read = json.loads(to_json(record, "x"))
+    assert [list(read), list(read["z"])] == [["z", "a"], ["0", "2", "10"]]
