@@ -17,8 +17,9 @@ FITTED_ON_ITSELF = "the scored images themselves"
 class SemanticScores:
     """The fold of label maps over a set: a state for each image, merged by addition.
 
-    States are plain JSON values: the confusion as nested lists of integers, and two counts. The IoU of a class is a
-    ratio of sums over all pixels of the set, not a mean over images.
+    States are plain JSON values: two counts, and the confusion as a list for each true class that occurs, under its
+    number: how many of its pixels were predicted as each id. The IoU of a class is a ratio of sums over all pixels of
+    the set, not a mean over images.
 
     Two protocols differ in the classes that ``miou_over_classes`` is the mean of. ``voc-semantic`` (evaluation of Deep
     Spectral Methods): all of them, a class that is neither predicted nor true counting 0. ``semantic`` (this project):
@@ -65,11 +66,7 @@ class SemanticScores:
 
     def zero(self) -> dict[str, Any]:
         """Return the state of no image."""
-        return {
-            "images_scored": 0,
-            "ignored_pixels": 0,
-            "confusion": np.zeros((self.predicted, len(self.classes)), dtype=np.int64).tolist(),
-        }
+        return {"images_scored": 0, "ignored_pixels": 0, "confusion": {}}
 
     def of_image(self, prediction: NDArray[np.integer[Any]], truth: NDArray[np.integer[Any]]) -> dict[str, Any]:
         """Return the state of one image from its label maps, both (H, W).
@@ -78,25 +75,35 @@ class SemanticScores:
             ValueError: the shapes differ, or an id is out of range; it is named.
         """
         counts, ignored = confusion(prediction, truth, self.predicted, len(self.classes), self.ignore)
-        return {"images_scored": 1, "ignored_pixels": ignored, "confusion": counts.tolist()}
+        columns = {str(c): counts[:, c].tolist() for c in np.flatnonzero(counts.any(axis=0)).tolist()}
+        return {"images_scored": 1, "ignored_pixels": ignored, "confusion": columns}
 
     def merge(self, a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
         """Add two states; exact in any order."""
-        counts = np.asarray(a["confusion"], dtype=np.int64) + np.asarray(b["confusion"], dtype=np.int64)
+        columns = dict(a["confusion"])
+        for name, column in b["confusion"].items():
+            there = columns.get(name)
+            columns[name] = [x + y for x, y in zip(there, column, strict=True)] if there else column
         return {
             "images_scored": a["images_scored"] + b["images_scored"],
             "ignored_pixels": a["ignored_pixels"] + b["ignored_pixels"],
-            "confusion": counts.tolist(),
+            "confusion": columns,
         }
+
+    def counts(self, s: dict[str, Any]) -> NDArray[np.int64]:
+        """Return the confusion as a table, (predicted ids, classes)."""
+        table = np.zeros((self.predicted, len(self.classes)), dtype=np.int64)
+        for name, column in s["confusion"].items():
+            table[:, int(name)] = column
+        return table
 
     def match(self, s: dict[str, Any]) -> NDArray[np.int64]:
         """Return the class, or -1, that each predicted id stands for."""
-        counts = np.asarray(s["confusion"], dtype=np.int64).reshape(self.predicted, len(self.classes))
         if self.given is not None:
             return self.given
         if self.matching == "hungarian":
-            return hungarian(counts)
-        return majority(counts) if self.matching == "majority" else np.arange(self.predicted, dtype=np.int64)
+            return hungarian(self.counts(s))
+        return majority(self.counts(s)) if self.matching == "majority" else np.arange(self.predicted, dtype=np.int64)
 
     def result(self, s: dict[str, Any]) -> dict[str, Any]:
         """Return the scores of the set; nothing if no image had a truth.
@@ -108,9 +115,8 @@ class SemanticScores:
         """
         if s["images_scored"] == 0:
             return {}
-        counts = np.asarray(s["confusion"], dtype=np.int64).reshape(self.predicted, len(self.classes))
         matched = self.match(s)
-        table = rename(counts, matched, len(self.classes))
+        table = rename(self.counts(s), matched, len(self.classes))
         pixels = int(table.sum())
         # The extra row of pixels that stand for no class takes part in the unions of the true classes.
         ious = np.diagonal(iou_table(table)[:-1])

@@ -22,7 +22,7 @@ from simsam_batch.scores.matching import Matching
 from simsam_batch.scores.overlap import ObjectScores, mask_overlap
 from simsam_batch.scores.semantic import SemanticScores
 from simsam_batch.stages.predictions import FilePredictions, Kind, Predictions, RunPredictions, open_predictions
-from simsam_batch.stages.semantic import read_class_names
+from simsam_batch.stages.semantic import names_of, read_class_names
 from simsam_batch.storage import absolute_url, redact
 
 _VOC_IGNORE = 255
@@ -202,7 +202,7 @@ def _semantic_scores(predictions: Predictions, options: ScoreOptions) -> Semanti
         as_run = {}
     protocol = options.protocol or as_run.get("protocol", "semantic")
     is_voc = protocol == "voc-semantic"
-    names = options.classes or as_run.get("classes") or (VOC_CLASSES if is_voc else ())
+    names = options.classes or (names_of(as_run["classes"]) if as_run else VOC_CLASSES if is_voc else ())
     if not names:
         raise SettingsError("classes: label maps need the classes of the truth: give --classes FILE or a number")
     ignore = options.ignore_label

@@ -35,6 +35,7 @@ SEMANTIC_FIELDS = [
 
 _AVERAGED = ("miou_over_classes", "pixel_accuracy")
 _UNNAMED_CLASSES = 256
+"""As many ids as an 8-bit image of class ids can hold."""
 
 
 class SemanticFold:
@@ -105,9 +106,9 @@ class SemanticStage:
     @cached_property
     def fold(self) -> SemanticFold:
         """Merges confusions."""
-        truth = self.resolved["truth"] or {"classes": [], "ignore_label": None, "protocol": "semantic"}
+        truth = self.resolved["truth"] or {"classes": None, "ignore_label": None, "protocol": "semantic"}
         scores = SemanticScores(
-            truth["classes"],
+            names_of(truth["classes"]),
             predicted=self.options.clusters + 1,
             ignore=truth["ignore_label"],
             matching=self.options.matching,
@@ -135,11 +136,10 @@ def resolved_of(regions: str, fitted: FittedClusters, truth: dict[str, Any] | No
 
 
 def truth_of(options: SemanticSettings, facts: DatasetFacts | None, *, center_crop: bool) -> dict[str, Any] | None:
-    """How the truth is to be read: ``classes`` (names by id), ``ignore_label``, ``protocol``, ``center_crop``.
+    """How the truth is to be read, or None if it is not one of class ids.
 
-    None where the truth is not one of class ids.
-
-    A dataset by name knows all of it; otherwise the settings say it, and unnamed classes are called by their ids.
+    Keys are ``classes`` (names by id, None where nobody has named them, see `names_of`), ``ignore_label``, ``protocol``
+    and ``center_crop``. A dataset by name knows all of it; otherwise the settings say it.
 
     Raises:
         SettingsError: the file of class names cannot be read.
@@ -147,13 +147,20 @@ def truth_of(options: SemanticSettings, facts: DatasetFacts | None, *, center_cr
     if facts is not None and facts.kind != "semantic":
         return None
     ignore = None if options.ignore_label < 0 else options.ignore_label
-    classes, protocol = tuple(map(str, range(_UNNAMED_CLASSES))), "semantic"
+    classes: tuple[str, ...] | None = None
+    protocol = "semantic"
     if facts is not None:
         classes, protocol = facts.classes, facts.protocol
         ignore = facts.ignore_label if ignore is None else ignore
     if options.class_names is not None:
         classes = read_class_names(options.class_names)
-    return {"classes": list(classes), "ignore_label": ignore, "protocol": protocol, "center_crop": center_crop}
+    named = None if classes is None else list(classes)
+    return {"classes": named, "ignore_label": ignore, "protocol": protocol, "center_crop": center_crop}
+
+
+def names_of(classes: Sequence[str] | None) -> tuple[str, ...]:
+    """Names of classes by id; those that nobody has named are called by their ids, 0 to 255."""
+    return tuple(map(str, range(_UNNAMED_CLASSES))) if classes is None else tuple(classes)
 
 
 def read_class_names(url: str) -> tuple[str, ...]:

@@ -125,7 +125,7 @@ class SemanticWorker:
                 record["truth_uri"],
                 self._limits,
                 (found["height"], found["width"]),
-                classes=len(truth_is["classes"]),
+                classes=len(self._stage.fold.scores.classes),
                 ignore=truth_is["ignore_label"],
             )
         except images.TruthError as error:

@@ -109,6 +109,25 @@ def test_a_given_matching_is_applied_and_its_origin_told() -> None:
     assert found["class_of_cluster"] == ["background", None, "dog"]
 
 
+def test_a_state_holds_the_classes_that_occur_and_no_others() -> None:
+    # By hand as above; of 256 classes two are true somewhere, and the ignored one is none.
+    unnamed = [str(i) for i in range(256)]
+    scores = SemanticScores(unnamed, predicted=3, ignore=255, matching="hungarian")
+    state = scores.of_image(PREDICTION, TRUTH)
+    assert state == {"images_scored": 1, "ignored_pixels": 3, "confusion": {"0": [7, 2, 0], "1": [0, 0, 4]}}
+    assert scores.zero()["confusion"] == {}
+    # The second image brings class 7, and 5 more pixels of class 1, all predicted as 0.
+    merged = scores.merge(state, scores.of_image(np.zeros((2, 3), int), np.array([[1, 1, 1], [1, 1, 7]])))
+    assert merged["confusion"] == {"0": [7, 2, 0], "1": [5, 0, 4], "7": [1, 0, 0]}
+    assert state["confusion"] == {"0": [7, 2, 0], "1": [0, 0, 4]}
+
+
+def test_classes_come_in_the_order_of_their_ids_whatever_came_first() -> None:
+    scores = SemanticScores([str(i) for i in range(12)])
+    found = result_of(scores, ([[10, 2]], [[10, 2]]), ([[1, 11]], [[1, 11]]))
+    assert list(found["iou_by_class"]) == ["1", "2", "10", "11"]
+
+
 def test_settings_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ValueError, match="21 ids are more than 3 classes"):
         SemanticScores(NAMES, predicted=21)
