@@ -203,6 +203,19 @@ def test_label_maps_of_clusters_are_matched_and_scored(tmp_path: Path, capsys: p
     assert "iou_per_image_mean" not in found
 
 
+def test_classes_are_written_and_printed_in_the_order_of_their_ids(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = [[11, 10, 9, 2, 1, 0]]
+    save(tmp_path / "maps", a=ids)
+    save(tmp_path / "truth", a=ids)
+    arguments = [tmp_path / "maps", "--kind", "semantic", "--truth", tmp_path / "truth", "--classes", 12]
+    found = score(*arguments, into=tmp_path)["metrics"]["iou_by_class"]
+    assert list(found) == ["0", "1", "2", "9", "10", "11"]
+    printed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("    ")]
+    assert printed == ["0", "1", "2", "9", "10", "11"]
+
+
 def test_a_semantic_run_and_its_exported_label_maps_have_the_same_scores(home: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ["semantic", str(home / "photos"), str(out), "--backbone", "descriptors", "--region-feature", "patches"]
@@ -310,6 +323,17 @@ def test_a_run_has_a_corloc_too(home: Path, tmp_path: Path) -> None:
     of_run = score(home / "out", "--boxes", tmp_path / "xml", into=tmp_path)
     assert of_run["metrics"]["images_scored"] == 4
     assert of_run["metrics"] == score(home / "masks", "--boxes", tmp_path / "xml", into=tmp_path)["metrics"]
+
+
+def test_rows_in_another_order_than_the_plan_are_not_scored_by_their_position(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(home / "out", tmp_path / "out")
+    (part,) = (tmp_path / "out" / "results" / "segment").iterdir()
+    table = pq.read_table(part)
+    pq.write_table(table.take(list(range(table.num_rows))[::-1]), part)
+    assert run(["score", str(tmp_path / "out")]) == 1
+    assert "the results have 'b/3.png' where the plan has 'a/0.png'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -21,6 +22,13 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from simsam_batch.cli import run
+from simsam_batch.config import SemanticSettings, resolve
+from simsam_batch.errors import RunError
+from simsam_batch.runs.schema import Shard
+from simsam_batch.stages.clusters import fit_clusters
+from simsam_batch.stages.semantic import SemanticStage
+from simsam_batch.stages.semantic_worker import SemanticWorker
+from simsam_batch.storage import Folder
 
 SETTINGS = ["--backbone", "descriptors", "--resize", "native", "--head", "none", "--shift", "zero", "--k", "5"]
 SETTINGS += ["--region-feature", "patches", "--regions", "4", "--clusters", "3"]
@@ -175,10 +183,7 @@ def test_clusters_are_fitted_with_the_workers_number_of_threads(
     import torch
     from threadpoolctl import threadpool_info
 
-    from simsam_batch.config import SemanticSettings, resolve
     from simsam_batch.regions import codebook
-    from simsam_batch.stages.clusters import fit_clusters
-    from simsam_batch.storage import Folder
 
     seen: list[set[int]] = []
     fit = codebook.fit
@@ -550,6 +555,61 @@ def test_each_step_names_the_one_it_read(finished: Path) -> None:
     assert record["regions_digest"] == digest
 
 
+def test_classes_without_names_and_those_that_do_not_occur_take_no_room(finished: Path) -> None:
+    assert result_of(finished)["resolved"]["truth"]["classes"] is None
+    stage = json.loads((finished / "semantic" / "stage.json").read_text())
+    assert stage["resolved"]["truth"]["classes"] is None
+    manifests = [json.loads(path.read_text()) for path in (finished / "semantic" / "manifests").iterdir()]
+    held = [state for manifest in manifests for state in manifest["statistics"]["repeats"]]
+    # Each picture holds grey and three colours, and each label is one of 0 to 3.
+    assert len(held) == IMAGES
+    for state in held:
+        assert sorted(state["confusion"]) == ["0", "1", "2", "3"]
+        assert sum(map(sum, state["confusion"].values())) == 240 * 240
+        assert {len(column) for column in state["confusion"].values()} == {4}
+
+
+def worker_on(out: Path) -> SemanticWorker:
+    """A worker of the last step, on the regions and clusters of a run."""
+    settings = resolve(SemanticSettings, {"clusters": 3, "resize": "native"})
+    return SemanticStage(settings, result_of(out)["resolved"], Folder(str(out))).make_worker(lambda: None)
+
+
+def test_regions_that_are_not_of_the_image_stop_the_shard_by_its_name(finished: Path) -> None:
+    """Published code opens a debugger there, and an unattended run stands still."""
+    names = ["00.png", "elsewhere.png"]
+    records = pa.table({"image_id": names, "uri": names, "truth_uri": pa.nulls(2, pa.string())})
+    with pytest.raises(RunError, match=r"regions of shard 0 lack .*'elsewhere\.png'"):
+        list(worker_on(finished).run(iter([Shard(0, records)])))
+
+
+def test_a_pixel_has_the_label_of_the_patch_that_covers_it_whatever_its_size(finished: Path) -> None:
+    feature = rows_of(finished, "regions")[0]["regions"][0]["feature"]
+    # 4 x 6 patches of 8 pixels; every other column of them is of one region.
+    found = {"height": 32, "width": 48, "grid_h": 4, "grid_w": 6, "patch": 8, "region_map": 12 * [0, 1]}
+    found["regions"] = [{"region": 1, "feature": feature}]
+    (labels,), index = worker_on(finished)._labelled("", found)
+    pixels = labels[np.ix_(*index)]
+    assert pixels.shape == (32, 48)
+    assert (pixels > 0).tolist() == 32 * [3 * (8 * [False] + 8 * [True])]
+
+
+def test_an_out_with_other_files_is_used_without_a_question_and_nothing_is_written_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Published code asks on the terminal, and glues names to OUT that become folders beside it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    for i in range(2):
+        save(tmp_path / "images" / f"{i}.png", picture(i)[0])
+    assert run(["semantic", "images", "out", *SETTINGS, "--workers", "1", "--quiet"]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "out"]
+    assert sorted(path.name for path in (tmp_path / "images").iterdir()) == ["0.png", "1.png"]
+    assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+
+
 def test_another_protocol_brings_its_own_classes(finished: Path, pictures: Path, tmp_path: Path) -> None:
     scores = tmp_path / "scores.json"
     arguments = ["score", str(finished), "--stage", "semantic", "--truth", str(pictures / "truth")]
@@ -572,15 +632,23 @@ def test_an_image_that_changed_since_its_regions_were_found_is_not_refined(tmp_p
     assert [row["error_type"] for row in rows_of(tmp_path / "out")] == [None, "changed", None]
 
 
+@pytest.mark.parametrize(("content", "words"), [(b"other bytes", "is not what was committed"), (None, "is missing")])
 def test_damaged_clusters_are_named_and_nothing_is_computed_with_them(
-    pictures: Path, tmp_path: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+    pictures: Path,
+    tmp_path: Path,
+    finished: Path,
+    capsys: pytest.CaptureFixture[str],
+    content: bytes | None,
+    words: str,
 ) -> None:
     out = tmp_path / "out"
     shutil.copytree(finished, out)
     shutil.rmtree(out / "semantic")
     (book,) = codebooks_of(out)
-    (out / book["name"]).write_bytes(b"other bytes")
+    (out / book["name"]).unlink()
+    if content is not None:
+        (out / book["name"]).write_bytes(content)
     assert run(command(pictures, out, "--quiet", "--workers", "1")[3:]) == 1
     text = capsys.readouterr().err
     assert book["name"] in text
-    assert "is not what was committed" in text
+    assert words in text

@@ -94,6 +94,14 @@ def test_counts_agree_with_scikit_learn_for_every_dtype(
     assert ignored == (~counted).sum()
 
 
+def test_an_image_of_any_size_is_counted_whole() -> None:
+    # 600 x 700 pixels, more than the 500 x 500 that published code makes room for: the last row is another class.
+    prediction, truth = np.zeros((600, 700), np.uint8), np.zeros((600, 700), np.uint8)
+    prediction[599], truth[599, :300] = 2, 1
+    counts, _ = confusion(prediction, truth, 3, 2)
+    assert counts.tolist() == [[599 * 700, 0], [0, 0], [400, 300]]
+
+
 def test_masks_count_as_ids_0_and_1() -> None:
     counts, _ = confusion(np.array([[True, False]]), np.array([[True, True]]), 2, 2)
     assert counts.tolist() == [[0, 1], [0, 1]]

@@ -65,6 +65,18 @@ def test_majority_takes_the_best_class_of_each_cluster_and_the_lowest_of_equals(
         assert j == (UNMATCHED if not any(ious) else ious.index(max(ious)))
 
 
+def test_a_difference_of_one_pixel_in_billions_decides() -> None:
+    """Published code minimises pixels less IoU, where digits behind the comma are lost beside so many pixels."""
+    m = 10**9
+    # [[m + 1, m], [m, m]]: r = c = (2m + 1, 2m). Along the diagonal (m + 1) / (3m + 1) + 1 / 3, across it
+    # 2m / (3m + 1), which is 4 / (9m + 3) less, some 4e-10. With the columns swapped it is the other way round.
+    straight, crossed = np.array([[m + 1, m], [m, m]]), np.array([[m, m + 1], [m, m]])
+    gain = exact_iou(straight, 0, 0) + exact_iou(straight, 1, 1) - exact_iou(straight, 0, 1) - exact_iou(straight, 1, 0)
+    assert gain == Fraction(4, 9 * m + 3)
+    assert hungarian(straight).tolist() == [0, 1]
+    assert hungarian(crossed).tolist() == [1, 0]
+
+
 def test_clusters_without_overlap_stand_for_no_class() -> None:
     counts = np.array([[5, 0], [0, 0], [0, 3]])
     assert hungarian(counts).tolist() == [0, UNMATCHED, 1]

@@ -262,3 +262,41 @@ def test_the_order_of_boxes_does_not_matter(vit: dict[str, Any]) -> None:
     assert worker._describe(pixels, rectangles[order]).numpy() == pytest.approx(forwards[order].numpy(), abs=1e-5)
     # and the vectors are not all the same
     assert torch.pdist(forwards).min() > 1e-2
+
+
+def test_images_without_a_region_need_no_crops(tmp_path: Path, vit: dict[str, Any]) -> None:
+    """Alone in their batch, with a network for the crops: that is where upstream stops."""
+    flat = [save(tmp_path, f"{i}.png", np.full((96, 128, 3), 77 + i, np.uint8)) for i in range(2)]
+    rows = rows_of(worker_of(**vit["settings"], region_feature="class-token", batch_size=2), *flat)
+    assert [(row["status"], row["region_count"], row["regions"]) for row in rows] == 2 * [("ok", 0, [])]
+
+
+def test_crops_of_one_size_go_through_the_network_together(
+    tmp_path: Path, vit: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = worker_of(**vit["settings"], region_feature="class-token", crop_size=64, batch_size=2)
+    pooled, seen = worker._encoder.pooled, []
+
+    def counted(crops: torch.Tensor, pooling: str) -> torch.Tensor:
+        seen.append(len(crops))
+        return pooled(crops, pooling)
+
+    monkeypatch.setattr(worker._encoder, "pooled", counted)
+    rows = rows_of(worker, *(save(tmp_path, f"{i}.png", picture(i)) for i in range(2)))
+    assert seen == [sum(row["region_count"] for row in rows)]
+    assert seen[0] > 2
+
+
+def test_crops_are_cut_by_the_patches_of_the_graph_and_not_by_those_of_the_network(
+    tmp_path: Path, vit: dict[str, Any]
+) -> None:
+    uri = save(tmp_path, "a.png", picture())
+    worker = worker_of(**vit["settings"], region_feature="class-token", crop_size=64)
+    worker.backbone = Descriptors(8)
+    (row,) = rows_of(worker, uri)
+    assert (row["grid_h"], row["grid_w"], row["patch"]) == (30, 30, 8)
+    assert row["regions"]
+    for region in row["regions"]:
+        box = torch.tensor([region["bbox_xyxy"]], dtype=torch.float32)
+        crop = roi_align(unit_pixels(uri)[None], [box], (64, 64), aligned=True)[0]
+        assert region["feature"] == pytest.approx(by_timm(vit["model"], crop, "class-token"), abs=2e-4)

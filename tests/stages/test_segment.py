@@ -16,6 +16,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from simsam_batch.config import PRESETS, SegmentSettings, resolve
+from simsam_batch.features.descriptors import Descriptors
 from simsam_batch.runs.schema import Shard, ShardOutput
 from simsam_batch.stages.backbone import resolve_backbone
 from simsam_batch.stages.image_worker import image_seed
@@ -323,6 +324,40 @@ def test_more_eigenpairs_than_the_graph_has_are_cut_to_what_there_is(tmp_path: P
     assert row["status"] == "ok"
     assert len(row["eigenvalues"]) == 3 * 4
     assert output.arrays[0]["eigenvectors"].shape == (12, 12)
+
+
+def test_the_size_of_patches_is_the_backbones_and_never_guessed(tmp_path: Path) -> None:
+    """Their number does not tell: 20 x 26 patches of 8 pixels are as many as 10 x 13 of 16 on a grid twice as fine."""
+    worker = worker_of(head="none")
+    worker.backbone = Descriptors(8)
+    ((row,),) = (output.rows.to_pylist() for output in run(worker, shard_of([save(tmp_path, "a.png", picture())])))
+    assert (row["grid_h"], row["grid_w"], row["patch"]) == (20, 26, 8)
+    mask = mask_of(row)
+    assert mask.shape == (160, 208)
+    # The square is 8 x 8 patches, of which a median of 3 x 3 takes the four in the corners.
+    truth = np.zeros((160, 208), bool)
+    truth[DISC] = True
+    assert (mask & truth).sum() / (mask | truth).sum() >= 60 / 64
+    assert row["bbox_xyxy"] == [64, 40, 128, 104]
+
+
+def test_each_image_of_a_batch_is_scored_with_its_own_maps(tmp_path: Path) -> None:
+    uris, truths = [], []
+    for i in range(2):
+        truth = np.zeros((160, 208), np.uint8)
+        truth[DISC] = 255
+        # The second image has its object at the other side.
+        uris.append(save(tmp_path, f"{i}.png", picture(i)[:, :: 1 - 2 * i]))
+        truths.append(save(tmp_path, f"truth {i}.png", truth[:, :: 1 - 2 * i]))
+    (together,) = run(worker_of(head="none", batch_size=2), shard_of(uris, truth=truths))
+    singly = worker_of(head="none", batch_size=1)
+    shards = (shard_of([uri], i, [truth]) for i, (uri, truth) in enumerate(zip(uris, truths, strict=True)))
+    alone = [output.statistics["scores"] for output in run(singly, *shards)]
+    scores = together.statistics["scores"]
+    for name in ("intersection", "union", "correct", "pixels", "soft_maps"):
+        assert scores[name] == alone[0][name] + alone[1][name]
+    for name in ("precision_sum", "recall_sum"):
+        assert scores[name] == pytest.approx(np.add(alone[0][name], alone[1][name]), abs=0.02)
 
 
 def test_a_grid_over_the_limit_is_a_failed_image(tmp_path: Path) -> None:
