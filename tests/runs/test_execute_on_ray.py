@@ -120,6 +120,25 @@ def test_a_worker_that_cannot_be_built_becomes_reports_and_not_the_end_of_the_da
         run(tmp_path, ["fine"] * 4, own_ray, starts=0, unbuildable="raise")
 
 
+@pytest.mark.slow
+def test_an_actor_that_ends_itself_after_so_many_shards_loses_none(tmp_path: Path, own_ray: RayEngine) -> None:
+    summary, reports = run(tmp_path, ["fine"] * 24, RayEngine(1, recycle_after=4), pause=0.05)
+    assert sorted((report.shard, report.attempt) for report in reports) == [(number, 1) for number in range(12)]
+    assert summary.rounds == 1
+    computed = [pid for _, pid, _, _ in TroubleStage(str(tmp_path)).events("computed")]
+    assert [computed.count(pid) for pid in dict.fromkeys(computed)] == [4, 4, 4]
+
+
+@pytest.mark.slow
+def test_an_actor_that_lost_its_device_says_so_and_a_fresh_one_goes_on(tmp_path: Path, own_ray: RayEngine) -> None:
+    uris = ["fine"] * 12
+    uris[4] = "poisononce"
+    summary, reports = run(tmp_path, uris, own_ray)
+    assert (summary.images, summary.failed) == (12, 0)
+    (error,) = [report for report in reports if report.status == "error"]
+    assert (error.shard, "illegal memory access" in error.error) == (2, True)
+
+
 def test_more_than_the_cluster_has_is_an_error_and_not_a_wait(own_ray: RayEngine) -> None:
     greedy = RayEngine(workers=1, threads=64)
     with pytest.raises(RunError, match=r"need 64 CPU each.*room for 0"):

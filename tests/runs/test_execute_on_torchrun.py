@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from trouble import TroubleStage, plan_of
@@ -18,14 +21,18 @@ from simsam_batch.runs.execute import ExecuteOptions, execute
 from simsam_batch.runs.ledger import Ledger
 
 STANDALONE = ["--standalone"]
+KINDS = ("attempts", "manifests")
 
 
-def torchrun(tmp_path: Path, uris: list[str], *flags: str) -> int:
+def launch(tmp_path: Path, uris: list[str], *flags: str) -> dict[str, Any]:
     here = Path(__file__).parent
     command = [sys.executable, "-m", "torch.distributed.run", *flags, "--nproc-per-node", "2"]
     command += [str(here / "torchrun_job.py"), str(tmp_path), json.dumps(uris)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here), *sys.path])}
-    return subprocess.run(command, env=environment, timeout=110, check=False).returncode
+    return {"args": command, "env": {**os.environ, "PYTHONPATH": os.pathsep.join([str(here), *sys.path])}}
+
+
+def torchrun(tmp_path: Path, uris: list[str], *flags: str) -> int:
+    return subprocess.run(**launch(tmp_path, uris, *flags), timeout=110, check=False).returncode
 
 
 def digests(tmp_path: Path) -> list[str]:
@@ -77,6 +84,22 @@ def test_ranks_that_die_start_again_and_go_on_from_the_ledger(tmp_path: Path) ->
     assert sum(manifest["failed"] for manifest in manifests) == 0
     # the shards committed before the death were started once
     assert sum(manifest["attempt"] == 1 for manifest in manifests) >= 3
+
+
+@pytest.mark.slow
+def test_ranks_that_are_asked_to_end_finish_what_they_have_drawn(tmp_path: Path) -> None:
+    process = subprocess.Popen(**launch(tmp_path, ["meet:2", *["sleep:0.5"] * 79], *STANDALONE))
+    stage = TroubleStage(str(tmp_path))
+    deadline = time.monotonic() + 60
+    while len({pid for _, pid, _, _ in stage.events("computed")}) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=40) != 0
+    attempts, manifests = ({path.name[:7] for path in (tmp_path / "out/trouble" / kind).iterdir()} for kind in KINDS)
+    assert attempts == manifests
+    assert 2 <= len(manifests) < 20
+    assert sorted(path.name for path in tmp_path.glob("ended.*")) == ["ended.1"]
 
 
 def test_outside_torchrun_the_message_says_how_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
