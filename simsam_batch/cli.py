@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _EXIT_CODES = "Exit codes: 0 done; 1 could not run; 3 more images failed than --allow-failed; 130 interrupted."
 EXIT_COULD_NOT_RUN = 1
-EXIT_TOO_MANY_FAILED = 3
+EXIT_TOO_MANY_FAILED = EXIT_DAMAGED = 3
 EXIT_INTERRUPTED = 130
 
 
@@ -201,6 +201,50 @@ def _status_command() -> click.Command:
     )
 
 
+def _verify(out: str, *, as_json: bool, delete_orphans: bool, orphan_hours: float, debug: bool) -> int:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from simsam_batch import operations
+    from simsam_batch.runs.verify_report import as_text
+
+    del debug
+    with Progress(console=Console(stderr=True), transient=True, disable=as_json) as bar:
+        tasks: dict[str, Any] = {}
+
+        def show(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=total)
+            bar.update(tasks[stage], completed=done)
+
+        found = operations.verify(out, delete_orphans=delete_orphans, orphan_hours=orphan_hours, on_shard=show)
+    click.echo(_json(found.as_record()) if as_json else as_text(found))
+    return EXIT_DAMAGED if found.damaged else 0
+
+
+def _verify_command() -> click.Command:
+    return click.Command(
+        "verify",
+        callback=_verify,
+        params=[
+            click.Argument(["out"]),
+            click.Option(["--delete-orphans"], is_flag=True, help="delete files that no manifest names, if old enough"),
+            click.Option(
+                ["--orphan-hours"],
+                type=click.FloatRange(0),
+                default=24.0,
+                show_default=True,
+                help="how old; those of a run at work are minutes old",
+            ),
+            click.Option(["--json", "as_json"], is_flag=True, help="print one JSON object"),
+            click.Option(["--debug"], is_flag=True, help="show the traceback of an error"),
+        ],
+        help="Compare all that a run holds with its manifests and its plan, and list what nothing reads.\n\n"
+        "Every file is read and hashed. Shards still to be done are no damage. Exit codes: 0 all is as it was "
+        "committed; 1 could not run; 3 something is damaged or missing, named with what to do.",
+    )
+
+
 def _retry(out: str, **given: Any) -> int:
     from simsam_batch import operations
     from simsam_batch.config import RunSettings
@@ -316,6 +360,7 @@ class _Commands(click.Group):
         "semantic": (_semantic_command, "Give the regions of all images labels shared by the whole collection."),
         "segment": (_segment_command, "Write an object mask and eigenvectors for every image of a collection."),
         "status": (_status_command, "Say how far a run is, from its storage alone."),
+        "verify": (_verify_command, "Hash and count all that a run holds; list what nothing reads."),
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from simsam_batch.config import SegmentSettings, SemanticSettings
@@ -12,8 +12,11 @@ from simsam_batch.storage import Folder, absolute_url
 if TYPE_CHECKING:
     from simsam_batch.report.console import Reporter
     from simsam_batch.runs.plan import Plan
+    from simsam_batch.runs.verify_report import VerifyReport
     from simsam_batch.stages.scoring import ScoreOptions
     from simsam_batch.stages.segment import SegmentStage
+
+OnShard = Callable[[str, int, int], None]
 
 _WORTH_SAYING = 1e9
 
@@ -157,6 +160,28 @@ def status(out: str, *, failures: bool = True) -> dict[str, Any]:
     plan = existing_plan(folder)
     stages = [stage_status(plan, name, failures=failures).to_json() for name in begun_stages(folder)]
     return {"out": folder.url, "images": plan.images, "shards": plan.shards, "stages": stages}
+
+
+def verify(
+    out: str, *, delete_orphans: bool = False, orphan_hours: float = 24.0, on_shard: OnShard | None = None
+) -> VerifyReport:
+    """Compare all that a run holds with its manifests and its plan, and find what nothing reads.
+
+    Args:
+        out: folder of the run.
+        delete_orphans: delete files that no manifest names and that are older than ``orphan_hours``.
+        orphan_hours: such files of a run at work are minutes old.
+        on_shard: called with the stage, and how many of how many manifests are done.
+
+    Raises:
+        SettingsError: no run in OUT.
+        StorageError: the storage did not answer, which says nothing about what it holds.
+    """
+    from simsam_batch.runs.verify import verify
+
+    folder = Folder(absolute_url(out))
+    plan = existing_plan(folder)
+    return verify(folder, plan, delete_orphans=delete_orphans, orphan_age_s=3600 * orphan_hours, on_shard=on_shard)
 
 
 def _note_size(plan: Plan, stage: SegmentStage, report: Reporter) -> None:

@@ -62,6 +62,10 @@ class Plan:
     def __hash__(self) -> int:
         return hash((self.out, self.digest))
 
+    def images_of(self, number: int) -> int:
+        """How many images a shard has."""
+        return min(self.shard_size, self.images - number * self.shard_size)
+
     def shard(self, number: int) -> Shard:
         """One shard's records; reads only the part of the plan that holds them, and keeps the last few parts.
 

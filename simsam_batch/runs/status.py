@@ -82,7 +82,7 @@ def stage_status(plan: Plan, stage: str, *, failures: bool = True, now: float | 
     started = Counter(shard for shard in ledger.starts() if shard not in done)
     last = max((when for _, _, when in commits if when is not None), default=None)
     since = None if last is None else max(0.0, (time.time() if now is None else now) - last)
-    sizes = {shard: _images(plan, shard) for shard in done}
+    sizes = {shard: plan.images_of(shard) for shard in done}
     recent = sorted((when, sizes[shard]) for shard, generation, when in commits if when is not None and not generation)
     rate, gap = _pace(recent[-_RECENT:])
     left = plan.images - sum(sizes.values())
@@ -104,10 +104,6 @@ def stage_status(plan: Plan, stage: str, *, failures: bool = True, now: float | 
         stalled=bool(left and since is not None and gap and since > _GAPS_TO_STALL * gap),
         published=_exists(plan.out, f"results/{stage}.json"),
     )
-
-
-def _images(plan: Plan, shard: int) -> int:
-    return min(plan.shard_size, plan.images - shard * plan.shard_size)
 
 
 def _pace(recent: list[tuple[float, int]]) -> tuple[float | None, float | None]:

@@ -211,7 +211,7 @@ class _Stage:
             self._check_parts()
 
     def _check_parts(self) -> None:
-        """Each published file holds one row group for each shard, with the rows of that shard."""
+        """The published files hold the rows of every shard, in order; a row group has those of whole shards."""
         shards = iter(self._in_force.values())
         folder = f"results/{self._name}"
         parts = [info.name for info in self._out.list(folder) if info.name.endswith(".parquet")]
@@ -235,17 +235,23 @@ class _Stage:
         with self._out.open(part) as file, pq.ParquetFile(file) as parquet:
             for group in range(parquet.num_row_groups):
                 table = parquet.read_row_group(group)
-                shard = next(shards, None)
-                if shard is None or shard.manifest is None:
-                    return f"it has rows of more than {self._plan.shards} shards"
-                arrays = files_of(shard.manifest | {"shard": shard.shard})[1]
-                paths = table["arrays_path"].drop_null().unique().to_pylist()
-                rows = table.drop_columns([field.name for field in ARRAY_FIELDS]).replace_schema_metadata(None)
-                # a shard that is damaged itself has no digest to compare with, and is reported already
-                same = shard.rows_digest in (None, content_digest(rows.cast(self._schema)))
-                if not same or paths != ([arrays["name"]] if arrays is not None else []):
-                    return f"its rows of shard {shard.shard} are not those committed"
+                while len(table):
+                    shard = next(shards, None)
+                    if shard is None or shard.manifest is None:
+                        return f"it has rows of more than {self._plan.shards} shards"
+                    images = self._plan.images_of(shard.shard)
+                    if not self._are_of(shard, table.slice(0, images)):
+                        return f"its rows of shard {shard.shard} are not those committed"
+                    table = table.slice(images)
         return ""
+
+    def _are_of(self, shard: CheckedShard, table: pa.Table) -> bool:
+        """Whether published rows are those of a shard; of one that is damaged itself, as far as can be told."""
+        arrays = files_of((shard.manifest or {}) | {"shard": shard.shard})[1]
+        paths = table["arrays_path"].drop_null().unique().to_pylist()
+        rows = table.drop_columns([field.name for field in ARRAY_FIELDS]).replace_schema_metadata(None)
+        same = shard.rows_digest in (None, content_digest(rows.cast(self._schema)))
+        return same and paths == ([arrays["name"]] if arrays is not None else [])
 
     def find_orphans(self, data: Iterable[ObjectInfo]) -> set[str]:
         """Report the data files that no manifest names; returns those that are not to be deleted."""
