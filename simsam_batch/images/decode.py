@@ -26,6 +26,7 @@ from simsam_batch.storage import ObjectNotFound, read_url
 
 _ORIENTATION = 0x0112
 _BITS_PER_SAMPLE = 0x0102
+_TILE_SIDES = (0x0142, 0x0143)
 _FORMATS = "JPEG, PNG, WebP, TIFF and BMP can be read"
 
 # Pillow's own classes instead of Image.open: that one compares every image with a process-wide pixel limit and warns,
@@ -50,6 +51,9 @@ _OTHERS: list[tuple[str, re.Pattern[bytes]]] = [
 
 # A hundred scans of a progressive JPEG fit into so few bytes, and only between two blocks can it be given up.
 _JPEG_BLOCK = 8192
+
+# Pillow counts the bits of a line in 32-bit integers, and calls what does not fit a lack of memory.
+_LONGEST_LINE = (2**31 - 1) // 32 - 8
 
 # Of the eight EXIF orientations 5 to 8 exchange height and width.
 _FIRST_ON_ITS_SIDE = 5
@@ -76,7 +80,7 @@ class Decoded:
 
     Attributes:
         rgb: ``(H, W, 3)`` uint8, the orientation applied.
-        orientation: EXIF value as found in the file, 1 if there is none; only 2 to 8 change anything.
+        orientation: EXIF value of the file, 1 to 8; 1 if there is none or it means nothing.
         content_sha256: of the file's bytes, in hexadecimal.
     """
 
@@ -154,14 +158,17 @@ def opened(data: bytes, limits: ImageLimits, *, load: bool = True) -> Iterator[t
         check_tiff_pieces(data)
     try:
         with reader(TimedFile(data, limits.decode_seconds), "") as image:
-            width, height = image.size
-            if width * height > limits.max_pixels:
-                raise ImageError(
-                    "too_large",
-                    f"{width}x{height} pixels are more than the limit of {limits.max_pixels}. "
-                    "To mend it: raise --max-pixels, or leave it out",
-                    "decode",
-                )
+            for what, (w, h) in (("", image.size), ("tiles of ", _tile_size(image))):
+                if w * h > limits.max_pixels:
+                    raise ImageError(
+                        "too_large",
+                        f"{what}{w}x{h} pixels are more than the limit of {limits.max_pixels}. "
+                        "To mend it: raise --max-pixels, or leave it out",
+                        "decode",
+                    )
+            if image.width > _LONGEST_LINE:
+                message = f"its lines of {image.width} pixels are longer than can be decoded"
+                raise ImageError("unsupported", message, "decode")
             stated = orientation_of(image) if isinstance(image, TiffImageFile) else None
             if isinstance(image, JpegImageFile):
                 image.decodermaxblock = _JPEG_BLOCK
@@ -238,14 +245,21 @@ def _looks_like(data: bytes) -> str:
     return f"binary data that begins with {data[:8].hex(' ')}"
 
 
+def _tile_size(image: ImageFile.ImageFile) -> tuple[int, int]:
+    """Width and height of the tiles of a TIFF, which are decoded whole however small the image is; else nothing."""
+    sides = [image.tag_v2.get(tag) for tag in _TILE_SIDES] if isinstance(image, TiffImageFile) else []
+    width, height = (side if isinstance(side, int) else 0 for side in sides or (0, 0))
+    return width, height
+
+
 def orientation_of(image: ImageFile.ImageFile) -> int:
-    """The EXIF orientation of an open image; 1 if it has none or none that can be read."""
+    """The EXIF orientation of an open image, 1 to 8; 1 if it has none, none that can be read, or another number."""
     try:
         value = image.getexif().get(_ORIENTATION, 1)
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, AttributeError):
         # metadata that cannot be read does not make the pixels unreadable; if the pixels are at fault, load() says so
         return 1
-    return value if isinstance(value, int) else 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def _as_rgb(image: ImageFile.ImageFile) -> NDArray[np.uint8]:
@@ -275,7 +289,7 @@ def _classified(
     cause = " ".join(words.split())[:300] or type(error).__name__
     lower = cause.lower()
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return "too_large", cause
+        return "too_large", f"{cause} That limit is the decoder's own. To mend it: leave it out, or make it smaller"
     # a WebP states its own length; its decoder does not say what was missing
     webp_is_short = name == "WebP" and len(data) < 8 + int.from_bytes(data[4:8], "little")
     # Pillow's plugins read beyond the end of a header that was cut, and raise one of these

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps, TiffImagePlugin
 
 from simsam_batch.errors import ImageError
-from simsam_batch.images import ImageLimits, decode, fetch
+from simsam_batch.images import ImageLimits, decode, fetch, image_size
 
 LIMITS = ImageLimits()
 FORMATS = ["JPEG", "PNG", "WEBP", "TIFF", "BMP"]
@@ -204,6 +204,7 @@ def test_every_orientation_is_turned_upright_exactly_once(kind: str, orientation
     np.testing.assert_array_equal(found.rgb, UPRIGHT[orientation](stored))
     assert found.orientation == orientation
     assert (found.height, found.width) == ((24, 40) if orientation < 5 else (40, 24))
+    assert image_size(encoded(Image.fromarray(stored), kind, exif=exif, **options), LIMITS) == found.rgb.shape[:2]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -226,12 +227,18 @@ def test_a_compressed_tiff_is_turned_once_too() -> None:
     assert found.orientation == 6
 
 
-def test_an_orientation_that_means_nothing_changes_nothing() -> None:
+@pytest.mark.parametrize("value", [0, 9, 42, 65535])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+def test_an_orientation_that_means_nothing_counts_as_none(kind: str, value: int) -> None:
+    # a row's column is of 8 bits
     exif = Image.Exif()
-    exif[0x0112] = 42
-    found = decode(encoded(Image.fromarray(photograph()), "PNG", exif=exif), LIMITS)
+    exif[0x0112] = value
+    options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
+    data = encoded(Image.fromarray(photograph()), kind, exif=exif, **options)
+    found = decode(data, LIMITS)
     np.testing.assert_array_equal(found.rgb, photograph())
-    assert found.orientation == 42
+    assert found.orientation == 1
+    assert image_size(data, LIMITS) == (40, 56)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
