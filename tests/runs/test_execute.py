@@ -321,19 +321,23 @@ from trouble import TroubleStage, plan_of
 from simsam_batch.engines.local import LocalEngine
 from simsam_batch.runs.execute import ExecuteOptions, execute
 folder = Path(sys.argv[1])
-out, plan = plan_of(folder / "out", ["fine"] * 40, 2)
-stage = TroubleStage(str(folder), pause=float(sys.argv[2]))
-options = ExecuteOptions(grace_seconds=float(sys.argv[3]))
+pause, grace, workers, uri, shard_size = sys.argv[2:]
+out, plan = plan_of(folder / "out", [uri] * 40, int(shard_size))
+stage = TroubleStage(str(folder), pause=float(pause))
+options = ExecuteOptions(grace_seconds=float(grace))
 try:
-    execute(out, plan, stage, LocalEngine(2), options, lambda report: print(report.shard, flush=True))
+    execute(out, plan, stage, LocalEngine(int(workers)), options, lambda report: print(report.shard, flush=True))
 except KeyboardInterrupt:
     sys.exit(130)
 """
 
 
-def start_driver(tmp_path: Path, pause: float = 0.1, grace: float = 20.0) -> subprocess.Popen[str]:
+def start_driver(
+    tmp_path: Path, pause: float = 0.1, grace: float = 20.0, workers: int = 2, uri: str = "fine", shard_size: int = 2
+) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    command = [sys.executable, "-c", DRIVER, str(tmp_path), str(pause), str(grace)]
+    given = map(str, (tmp_path, pause, grace, workers, uri, shard_size))
+    command = [sys.executable, "-c", DRIVER, *given]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
@@ -415,6 +419,19 @@ def test_a_second_signal_or_the_end_of_the_grace_time_drops_what_is_in_flight(
     assert time.monotonic() - began < 10
     wait_until_gone({int(pid) for _, pid, _, _ in stage.events("built")})
     assert not (tmp_path / "out/trouble/manifests").exists()
+
+
+def test_two_drivers_at_once_go_different_ways(tmp_path: Path) -> None:
+    drivers = [start_driver(tmp_path, workers=1, uri="meet:2", shard_size=1) for _ in range(2)]
+    texts = [driver.communicate(timeout=60)[0] for driver in drivers]
+    assert [driver.returncode for driver in drivers] == [0, 0]
+    computed = [int(number) for number, _, _, _ in TroubleStage(str(tmp_path)).events("computed")]
+    # they meet at two places at most, where each has two shards in flight; all over again would be 80
+    assert set(computed) == set(range(40))
+    assert len(computed) <= 48
+    reported = [[int(line) for line in text.split()] for text in texts]
+    assert set(reported[0]) | set(reported[1]) == set(range(40))
+    assert min(len(numbers) for numbers in reported) >= 10
 
 
 def test_a_worker_killed_from_outside_costs_no_shard(tmp_path: Path) -> None:
