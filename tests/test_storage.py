@@ -147,6 +147,44 @@ class TestEveryStorage:
         folder.replace("results/segment.json", b"second")
         assert folder.read("results/segment.json") == b"second"
 
+    def test_what_is_deleted_is_gone_and_nothing_else(self, out_url: str) -> None:
+        folder = Folder(out_url)
+        for name in ("a/1", "a/10", "a/2", "b"):
+            folder.create(name, b"x")
+        folder.delete(["a/1", "b", "a/never-there"])
+        assert [info.name for info in folder.list()] == ["a/10", "a/2"]
+        folder.delete([])
+        folder.delete(iter(["a/10", "a/2"]))
+        assert folder.list() == []
+        assert folder.create("a/1", b"again")
+
+    def test_a_store_that_honours_conditional_create_passes_the_probe(self, out_url: str) -> None:
+        folder = Folder(out_url)
+        folder.check_create()
+        [probe] = folder.list()
+        assert probe.name == "conditional-create.json"
+        kept = folder.read(probe.name)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda _: Folder(out_url).check_create(), range(8)))
+        assert folder.read(probe.name) == kept
+
+    def test_a_single_driver_looks_and_then_writes(self, out_url: str) -> None:
+        folder = pickle.loads(pickle.dumps(Folder(out_url, single_driver=True)))
+        assert folder.single_driver
+        folder.check_create()
+        assert folder.list() == []
+        assert folder.create("run.json", b"token 1")
+        assert folder.create("run.json", b"token 1")
+        assert not folder.create("run.json", b"token 2")
+        assert folder.read("run.json") == b"token 1"
+
+    def test_the_entries_of_a_folder_are_files_and_folders(self, out_url: str) -> None:
+        folder = Folder(out_url)
+        assert folder.entries() == []
+        for name in ("run.json", "plan/a", "small/data/b"):
+            folder.create(name, b"")
+        assert folder.entries() == ["plan/", "run.json", "small/"]
+
     def test_a_listing_shows_every_object_at_once_by_name(self, out_url: str) -> None:
         folder = Folder(out_url)
         assert folder.list() == []
@@ -227,7 +265,13 @@ class TestEveryStorage:
     @pytest.mark.parametrize("name", ["/etc/passwd", "../x", "a/../../x", "", "a//b", "./a", "a/", "a\0b", "a\\..\\b"])
     def test_names_that_could_leave_the_folder_are_refused(self, out_url: str, name: str) -> None:
         folder = Folder(out_url)
-        for act in (folder.read, folder.open, lambda n: folder.create(n, b""), lambda n: folder.replace(n, b"")):
+        for act in (
+            folder.read,
+            folder.open,
+            lambda n: folder.create(n, b""),
+            lambda n: folder.replace(n, b""),
+            lambda n: folder.delete([n]),
+        ):
             with pytest.raises(StorageError, match="is not a name inside"):
                 act(name)
 
@@ -339,8 +383,12 @@ def test_a_disk_without_hard_links_is_refused_with_the_mend(
         raise OSError(error, os.strerror(error))
 
     monkeypatch.setattr("os.link", link)
-    with pytest.raises(StorageError, match=r"no hard links.*To mend it"):
+    with pytest.raises(StorageError, match=r"no hard links.*To mend it.*--single-driver"):
         Folder(str(tmp_path)).create("a", b"1")
+    alone = Folder(str(tmp_path), single_driver=True)
+    assert alone.create("a", b"1")
+    assert not alone.create("a", b"2")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"1")]
 
 
 def test_a_place_that_cannot_be_written_is_a_clear_error() -> None:
@@ -375,9 +423,15 @@ def test_a_store_without_conditional_create_is_refused(tmp_path: Path) -> None:
             return str(path).removeprefix("careless://")
 
     fsspec.register_implementation("careless", Careless, clobber=True)
-    with pytest.raises(StorageError, match=r"Careless has no conditional create.*To mend it"):
+    with pytest.raises(StorageError, match=r"Careless has no conditional create.*To mend it.*--single-driver"):
         Folder(f"careless://{tmp_path}").create("run.json", b"1")
+    with pytest.raises(StorageError, match="has no conditional create"):
+        Folder(f"careless://{tmp_path}").check_create()
     assert list(tmp_path.iterdir()) == []
+    alone = Folder(f"careless://{tmp_path}", single_driver=True)
+    alone.check_create()
+    assert alone.create("run.json", b"1")
+    assert not alone.create("run.json", b"2")
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ class Folder:
                     # S3 answers 409 while another conditional request on the same name is under way
                     passing = is_transient(error) or any(http_status(cause) == 409 for cause in causes(error))
                     if not (passing and patience.wait(error)):
-                        raise error from None
+                        raise error from error.__cause__
             else:
                 return True
 
