@@ -19,6 +19,9 @@ from simsam_batch.errors import SettingsError
 Kind = Literal["result", "input", "operation"]
 T = TypeVar("T", bound="RunSettings")
 
+_SHOWN = 200
+_DEEPEST = 8
+
 
 def _setting(kind: Kind, group: str, default: Any, description: str, **limits: Any) -> Any:
     return Field(default, description=description, json_schema_extra={"kind": kind, "group": group}, **limits)
@@ -331,12 +334,12 @@ def resolve(
         if key not in model.model_fields and key != "preset":
             near = difflib.get_close_matches(key, model.model_fields, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(model.model_fields)}"
-            msg = f"{source}: unknown setting {key!r}{hint}"
+            msg = f"{source}: unknown setting {_shown(key)}{hint}"
             raise SettingsError(msg)
     given = from_file | dict(flags)
     preset = given.pop("preset", None)
-    if preset is not None and preset not in PRESETS:
-        msg = f"preset: {preset!r} is not one of {' | '.join(PRESETS)}"
+    if preset is not None and not (isinstance(preset, str) and preset in PRESETS):
+        msg = f"preset: {_shown(preset)} is not one of {' | '.join(PRESETS)}"
         raise SettingsError(msg)
     values = {k: v for k, v in PRESETS.get(preset or "", {}).items() if k in model.model_fields} | given
     try:
@@ -351,7 +354,17 @@ def _explain(model: type[RunSettings], problem: Any) -> str:
     key = str(problem["loc"][0])
     if key not in model.model_fields:
         return f"{key}: unknown setting"
-    return f"{key}: {problem['input']!r} is not allowed; it is {allowed(model.model_fields[key])}"
+    return f"{key}: {_shown(problem['input'])} is not allowed; it is {allowed(model.model_fields[key])}"
+
+
+def _shown(value: object) -> str:
+    """A value as it was given, or its beginning."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):
+        # numbers of thousands of digits, and lists in lists in lists, have no text
+        return f"a {type(value).__name__} too large to show"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def read_yaml(path: str) -> dict[str, Any]:
@@ -365,9 +378,17 @@ def read_yaml(path: str) -> dict[str, Any]:
     import yaml
 
     try:
-        held = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        msg = f"--config {path}: cannot be read as YAML: {' '.join(str(error).split())}"
+        text = Path(path).read_text(encoding="utf-8")
+        depth = 0
+        for event in yaml.parse(text, yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            # a few lines of aliases to aliases stand for more values than any memory holds
+            if isinstance(event, yaml.AliasEvent) or depth > _DEEPEST:
+                raise yaml.YAMLError("aliases (*name) and deep nesting are not read; write each value out")
+        held = yaml.safe_load(text)
+    # beside YAML's own errors, the converters of its tags raise nearly any other
+    except Exception as error:
+        msg = f"--config {path}: cannot be read as YAML: {' '.join(str(error).split())[:500] or type(error).__name__}"
         raise SettingsError(msg) from error
     if held is None:
         return {}

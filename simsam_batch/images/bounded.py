@@ -70,5 +70,5 @@ def check_tiff_pieces(data: bytes) -> None:
                 raise ImageError(
                     "unsupported", f"a TIFF of {count} strips or tiles: {MOST_TIFF_PIECES} are allowed", "decode"
                 )
-    except struct.error:
+    except (struct.error, OverflowError):
         return
