@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from benchmarks import clustering, eigen, head, memory, pipeline, table
+from benchmarks import bookkeeping, clustering, eigen, head, memory, pipeline, table
 from benchmarks.measure import Row, Setup, machine
 
 GROUPS = {"head": head.rows, "eigen": eigen.rows, "pipeline": pipeline.rows, "memory": memory.rows}
-LONG = {"clustering": clustering.rows}
-"""Groups that are measured only when asked for: minutes on a million rows."""
+LONG = {"clustering": clustering.rows, "bookkeeping": bookkeeping.rows}
+"""Groups that are measured only when asked for: minutes on a million rows or more."""
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -29,7 +29,7 @@ def main() -> int:
         choices=[*GROUPS, *LONG],
         nargs="+",
         default=list(GROUPS),
-        help="groups of rows; clustering takes minutes",
+        help="groups of rows; clustering and bookkeeping take minutes",
     )
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, to see that everything runs")
     parser.add_argument("--json", type=Path, help="where to write; without it results/DEVICE.json, and --smoke nothing")

@@ -37,6 +37,36 @@ def test_every_group_has_rows_with_a_ratio_in_its_own_spread(smoke: dict[str, An
         assert row["threads"]
 
 
+def test_bookkeeping_is_measured_when_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "smoke.json"
+    done = run("--smoke", "--only", "bookkeeping", "--json", str(path))
+    assert done.returncode == 0, done.stderr
+    rows = {row["what"]: row for row in json.loads(path.read_text(encoding="utf-8"))["rows"]}
+    growth = [row for what, row in rows.items() if what.endswith("time at ten times the images")]
+    assert {row["details"]["step"] for row in growth} == {
+        *("table", "parquet", "list", "shards", "null", "resume", "status", "publish-null", "publish-scores")
+    }
+    for row in growth:
+        small, large = (row["details"][size]["seconds"] for size in ("small", "large"))
+        assert row["ratio"] == pytest.approx(large / small)
+        assert row["target"] == "<= 15"
+    columns = {
+        what.split(",")[0]: row["details"]["large"]["columns"] / 25_000
+        for what, row in rows.items()
+        if "bytes an image" in what
+    }
+    # a record's id of 27 bytes, URI of 51, ETag of 32, three offsets of 4, size of 8; truth that is null has an offset;
+    # a list has no ETag, no truth (null), and ids that are the whole URI
+    assert columns == pytest.approx(
+        {
+            "planning from Arrow columns": 27 + 51 + 32 + 12 + 8,
+            "planning from a Parquet table": 27 + 51 + 32 + 12 + 8 + 4,
+            "planning from a .txt list": 51 + 51 + 16 + 8,
+        },
+        abs=1,
+    )
+
+
 def test_every_solver_meets_the_residual_it_is_compared_at(smoke: dict[str, Any]) -> None:
     rows = [row for row in smoke["rows"] if row["group"] == "eigen" and row["what"].startswith("N = ")]
     assert len(rows) == 5
