@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import time
+import tracemalloc
 from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -200,9 +202,39 @@ class TestLists:
         with pytest.raises(SettingsError, match="not UTF-8"):
             read_catalog(text_list(tmp_path, b"caf\xe9.png\n"))
 
-    def test_a_long_list_is_read_whole_and_in_order(self, tmp_path: Path) -> None:
+    def test_a_long_list_is_read_whole_and_in_order(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("simsam_batch.catalog.tables._BLOCK", 100_000)
         names = [f"folder {n % 17}/image {n}.jpg" for n in range(50_000)]
         assert ids(read_catalog(text_list(tmp_path, "\n".join(names)))) == names
+
+    def test_a_line_that_is_longer_than_any_path_shows_that_it_is_no_list(self, tmp_path: Path) -> None:
+        assert ids(read_catalog(text_list(tmp_path, "a" * 65_536))) == ["a" * 65_536]
+        with pytest.raises(SettingsError, match="is no list: a line of it has more than 65536 bytes"):
+            read_catalog(text_list(tmp_path, "a.png\n" + "a" * 65_537))
+
+    def test_no_python_object_is_kept_for_a_line(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        # 200,000 Python strings of 34 characters are 17 MB; Arrow's columns are counted by Arrow
+        monkeypatch.setattr("simsam_batch.catalog.tables._BLOCK", 1 << 20)
+        path = text_list(tmp_path, "".join(f"./train/folder_{n % 100:02}/image_{n:06}.jpg\n" for n in range(200_000)))
+        tracemalloc.start()
+        table = read_catalog(path).table
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 10_000_000
+        # id and URI, each with a 4-byte offset; three columns of nulls: 8 + 4 + 4 bytes and a bit each
+        bound = 2 * (34 + 4) + len(str(tmp_path)) + 1 + 16 + 3 / 8
+        assert table.nbytes / 200_000 < bound + 1
+
+    def test_the_time_grows_with_the_lines_and_not_with_their_square(self, tmp_path: Path) -> None:
+        def seconds(lines: int) -> float:
+            path = text_list(tmp_path, "".join(f"a/{n}.jpg\n" for n in range(lines)))
+            start = time.process_time()
+            read_catalog(path)
+            return time.process_time() - start
+
+        seconds(1000)
+        # sixteen times the lines: 16 times the time, or 256 times if each met every other
+        assert seconds(320_000) < 64 * max(seconds(20_000), 0.005)
 
 
 class TestParquet:
@@ -275,6 +307,22 @@ class TestParquet:
         path = parquet(str(tmp_path), "t.parquet", **columns)
         with pytest.raises(SettingsError, match=reason):
             read_catalog(path, keep_columns=keep)
+
+    def test_two_columns_of_one_name_are_refused(self, tmp_path: Path) -> None:
+        uri, label = pa.array(["a.png"]), pa.array([1])
+        pq.write_table(pa.table([uri, uri], names=["uri", "uri"]), tmp_path / "uri.parquet")
+        pq.write_table(pa.table([uri, label, label], names=["uri", "x", "x"]), tmp_path / "kept.parquet")
+        for name, keep in (("uri", []), ("kept", ["x"])):
+            with pytest.raises(SettingsError, match="columns of the same name"):
+                read_catalog(str(tmp_path / f"{name}.parquet"), keep_columns=keep)
+        # what is not read may be called what it likes
+        assert ids(read_catalog(str(tmp_path / "kept.parquet"))) == ["a.png"]
+
+    def test_texts_that_are_not_utf8_are_refused(self, tmp_path: Path) -> None:
+        bad = pa.array([b"caf\xe9.png"]).cast(pa.binary())
+        text = pa.StringArray.from_buffers(1, bad.buffers()[1], bad.buffers()[2])
+        with pytest.raises(SettingsError, match="no Parquet file that can be read"):
+            read_catalog(parquet(str(tmp_path), "t.parquet", uri=text))
 
     def test_tables_of_different_types_are_refused(self, tmp_path: Path) -> None:
         parquet(str(tmp_path), "a.parquet", uri=["a.png"], label=[1])

@@ -143,9 +143,15 @@ def _read_parquet(url: str, root: str, keep: Sequence[str]) -> pa.Table:
                 raise SettingsError(
                     f"keep_columns: {where} has no {', '.join(absent)}; its columns are {', '.join(present)}"
                 )
-            table = parquet.read([name for name in present if name in COLUMNS or name in keep])
-    except (pa.ArrowException, OSError) as error:
-        raise SettingsError(f"{where} is no Parquet file that can be read: {error}") from error
+            wanted = [name for name in present if name in COLUMNS or name in keep]
+            if len(set(wanted)) < len(wanted):
+                raise SettingsError(f"{where} has columns of the same name; its columns are {', '.join(present)}")
+            table = parquet.read(wanted)
+        # Parquet does not check that its texts are UTF-8
+        table.validate(full=True)
+    # names that are not UTF-8 raise no error of Arrow's
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise SettingsError(f"{where} is no Parquet file that can be read: {str(error)[:500]}") from error
     columns: dict[str, Any] = {}
     for field in records_schema():
         if field.name in table.column_names:
