@@ -1,0 +1,145 @@
+"""What the doctor finds here, and in places that are not well."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from PIL import features
+
+from simsam_batch import doctor
+from simsam_batch.doctor import Check, checks, line
+from simsam_batch.spectral import eigen
+
+
+def by_name(**arguments: Any) -> dict[str, Check]:
+    return {check.name: check for check in checks(**arguments)}
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Check]:
+    out = tmp_path_factory.mktemp("doctor") / "out"
+    return by_name(out=str(out), backbone="descriptors")
+
+
+def test_a_machine_that_passes_the_suite_is_well(here: dict[str, Check]) -> None:
+    assert [line(check) for check in here.values() if not check.ok] == []
+    assert list(here)[:5] == ["python", "packages", "machine", "gpu", "cupy"]
+    assert {"eigh", "arpack", "lobpcg", "block-lanczos", "jpeg", "png", "webp", "tiff", "ray", "s3", "crf"} < set(here)
+    assert list(here)[-3:] == ["backbone", "storage", "clock"]
+
+
+def test_versions_are_those_of_the_packages(here: dict[str, Check]) -> None:
+    for package in ("torch", "numpy", "scipy", "pillow", "pyarrow"):
+        assert f"{package} {metadata.version(package)}" in here["packages"].text
+    assert here["ray"].text == metadata.version("ray")
+    assert f"libjpeg-turbo {features.version_feature('libjpeg_turbo')}" == here["jpeg"].text
+
+
+def test_the_storage_was_written_and_read(here: dict[str, Check]) -> None:
+    assert "0 entries; written and read back; honours conditional create" in here["storage"].text
+    assert here["clock"].text.startswith("within ")
+
+
+def test_a_place_that_cannot_be_written_is_a_failure_with_the_cause(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    found = by_name(out=str(tmp_path / "file" / "out"))
+    assert not found["storage"].ok
+    assert str(tmp_path / "file") in found["storage"].text
+    assert "To mend it: " in line(found["storage"])
+    assert found["python"].ok
+
+
+class OverwritingFileSystem(MemoryFileSystem):
+    """A store that takes no notice of ``If-None-Match``."""
+
+    protocol = "overwriting"
+    store: dict[str, Any] = {}  # noqa: RUF012 - the shape of its parent
+    pseudo_dirs = [""]  # noqa: RUF012
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **more: Any) -> None:
+        super().pipe_file(path, value, mode="overwrite", **more)
+
+
+@pytest.fixture
+def overwriting() -> Iterator[str]:
+    fsspec.register_implementation("overwriting", OverwritingFileSystem, clobber=True)
+    yield "overwriting://bucket/out"
+    OverwritingFileSystem.store.clear()
+
+
+def test_a_store_that_overwrites_is_a_failure_that_says_what_to_do(overwriting: str) -> None:
+    storage = by_name(out=overwriting)["storage"]
+    assert not storage.ok
+    assert "ignores If-None-Match" in storage.text
+    assert storage.mend.startswith("use a store that honours it")
+    assert by_name(out=overwriting, single_driver=True)["storage"].ok
+
+
+def test_a_backbone_that_does_not_exist_is_a_failure() -> None:
+    check = by_name(backbone="no_such_vit")["backbone"]
+    assert not check.ok
+    assert "no_such_vit" in check.text
+
+
+def test_real_weights_are_loaded_and_named_by_their_digest(test_weights: Path) -> None:
+    weights = str(test_weights / "vit_tiny_patch16_224.supervised.safetensors")
+    check = by_name(backbone="vit_tiny_patch16_224", weights=weights)["backbone"]
+    assert check.ok
+    assert "patch 16" in check.text
+
+
+def test_a_solver_that_computes_wrong_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = eigen.smallest_eigenpairs
+
+    def slightly_wrong(*arguments: Any, **settings: Any) -> eigen.EigenResult:
+        found = right(*arguments, **settings)
+        return replace(found, values=found.values + 1e-3)
+
+    monkeypatch.setattr(eigen, "smallest_eigenpairs", slightly_wrong)
+    found = by_name()
+    assert [name for name, check in found.items() if not check.ok] == ["eigh", "arpack", "lobpcg", "block-lanczos"]
+    assert "off by 1.0e-03" in found["arpack"].text
+
+
+def test_a_decoder_that_pillow_lacks_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "check", lambda feature: feature != "webp")
+    found = by_name()
+    assert [name for name, check in found.items() if not check.ok] == ["webp"]
+    assert "pillow" in found["webp"].mend
+
+
+def test_few_open_files_are_a_failure() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        check = next(check for check in checks() if check.name == "machine")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert (check.ok, check.text) == (False, "only 256 files may be open at once")
+    assert "ulimit -n" in line(check)
+
+
+def test_what_is_optional_and_absent_is_no_failure() -> None:
+    found = doctor._optional("no_such_module", "ray")
+    assert found == "absent: pip install 'simsam-batch[ray]'"
+
+
+def test_versions_are_compared_as_numbers() -> None:
+    assert doctor._numbers("2.15.0+cu132") == [2, 15, 0]
+    assert doctor._numbers("2.9.1") < doctor._numbers("2.10")
+
+
+def test_a_line_shows_the_mend_of_a_failure_alone() -> None:
+    assert line(Check("ray", ok=True, text="2.60.0", mend="unused")) == "ok      ray            2.60.0"
+    assert line(Check("ray", ok=False, text="broken", mend="do this")).splitlines() == [
+        "FAILED  ray            broken",
+        "                       To mend it: do this",
+    ]
