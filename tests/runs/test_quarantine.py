@@ -53,6 +53,20 @@ def test_the_worker_is_built_once_while_nothing_dies(tmp_path: Path) -> None:
     assert len(TroubleStage(str(tmp_path)).events("built")) == 1
 
 
+def test_one_death_from_outside_blames_no_image(tmp_path: Path) -> None:
+    rows = quarantined(tmp_path, ["fine", "killonce", "poisononce", "fine"]).rows.to_pylist()
+    assert [row["status"] for row in rows] == ["ok"] * 4
+    # the first child, and one after each of the two that ended
+    assert len(TroubleStage(str(tmp_path)).events("built")) == 3
+
+
+def test_a_device_that_is_lost_twice_over_an_image_is_its_own_fault(tmp_path: Path) -> None:
+    rows = quarantined(tmp_path, ["fine", "poison", "fine"]).rows.to_pylist()
+    assert [row["error_type"] for row in rows] == [None, "worker_died", None]
+    assert "2 times" in rows[1]["error"]
+    assert "illegal memory access" in rows[1]["error"]
+
+
 def test_a_storage_error_fails_the_attempt_and_makes_no_row(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="connection was reset"):
         quarantined(tmp_path, ["fine", "storage:1", "fine"])
