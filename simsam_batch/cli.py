@@ -245,6 +245,34 @@ def _verify_command() -> click.Command:
     )
 
 
+def _doctor(out: str | None, *, backbone: str | None, weights: str | None, single_driver: bool, debug: bool) -> int:
+    from simsam_batch import doctor
+
+    del debug
+    fit = True
+    for check in doctor.checks(out, backbone=backbone, weights=weights, single_driver=single_driver):
+        click.echo(doctor.line(check))
+        fit &= check.ok
+    return 0 if fit else EXIT_COULD_NOT_RUN
+
+
+def _doctor_command() -> click.Command:
+    return click.Command(
+        "doctor",
+        callback=_doctor,
+        params=[
+            click.Argument(["out"], required=False),
+            click.Option(["--backbone"], metavar="NAME", help="load this one too"),
+            click.Option(["--weights"], metavar="FILE", help="its weights"),
+            click.Option(["--single-driver"], is_flag=True, help="do not ask OUT for conditional create"),
+            click.Option(["--debug"], is_flag=True, help="show the traceback of an error"),
+        ],
+        help="Try out what a run needs: packages, GPU, solvers, decoders, engines and, with OUT, its storage.\n\n"
+        "Each check is ok or comes with the mend; what is optional and absent is no failure. In OUT two small files "
+        "are written. Exit codes: 0 fit for a run; 1 something failed.",
+    )
+
+
 def _retry(out: str, **given: Any) -> int:
     from simsam_batch import operations
     from simsam_batch.config import RunSettings
@@ -355,6 +383,7 @@ class _Commands(click.Group):
 
     summaries: ClassVar[dict[str, tuple[Callable[[], click.Command], str]]] = {
         "demo": (_demo_command, "Segment photographs that ship with scikit-image; needs no download."),
+        "doctor": (_doctor_command, "Try out what a run needs on this machine."),
         "retry": (_retry_command, "Try the failed images of a run again."),
         "score": (_score_command, "Compare a finished run, or masks of any tool, with truth."),
         "semantic": (_semantic_command, "Give the regions of all images labels shared by the whole collection."),
