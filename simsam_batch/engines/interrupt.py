@@ -8,11 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
 _SAME_SIGNAL_S = 1.0
-
-_Handler = Callable[[int, FrameType | None], Any] | signal.Handlers
 
 
 @contextmanager
@@ -49,13 +46,9 @@ def interruptible(stop: Callable[[], bool], grace_s: float) -> Iterator[threadin
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
-    defaults: dict[signal.Signals, _Handler] = {
-        signal.SIGINT: signal.default_int_handler,
-        signal.SIGTERM: signal.SIG_DFL,
-        signal.SIGALRM: signal.SIG_DFL,
-    }
     handlers = {signal.SIGINT: ask, signal.SIGTERM: ask, signal.SIGALRM: give_up}
-    ours = [number for number, default in defaults.items() if signal.getsignal(number) is default]
+    before = {number: signal.getsignal(number) for number in handlers}
+    ours = [number for number in handlers if before[number] in (signal.SIG_DFL, signal.default_int_handler)]
     if signal.SIGALRM not in ours:
         # the timer is somebody else's, and without it nothing would end the grace time
         grace_s = 0.0
@@ -67,4 +60,4 @@ def interruptible(stop: Callable[[], bool], grace_s: float) -> Iterator[threadin
         if asked.is_set():
             signal.setitimer(signal.ITIMER_REAL, 0.0)
         for number in ours:
-            signal.signal(number, defaults[number])
+            signal.signal(number, before[number])

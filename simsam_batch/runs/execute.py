@@ -33,10 +33,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class ExecuteSummary:
-    """What one call of `execute` did; shards committed before it do not count.
+    """What came of one call of `execute`; shards committed before it do not count.
 
     Attributes:
-        shards, images, failed: committed in this call, and how many of the images failed.
+        shards, images, failed: committed meanwhile, by this or another driver, and how many of the images failed.
         rounds: how often the pending shards were given to the engine.
         seconds: wall time.
     """

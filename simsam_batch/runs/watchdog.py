@@ -59,11 +59,13 @@ class Watchdog:
 
     def _watch(self) -> None:
         look = min(self._stall_seconds / 4, _LOOK_S)
-        while not self._over.wait(look):
+        over = False
+        while not over:
             # This thread cannot run while another one holds the interpreter's lock; the timer of faulthandler can.
             faulthandler.dump_traceback_later(self._stall_seconds + 2 * look, exit=True, file=2)
+            over = self._over.wait(look)
             in_hand = self.watched()
-            if in_hand and time.monotonic() - self._last > self._stall_seconds:
+            if not over and in_hand and time.monotonic() - self._last > self._stall_seconds:
                 self._on_stall(f"no progress for {self._stall_seconds:g} s on shard(s) {[*in_hand]}")
         faulthandler.cancel_dump_traceback_later()
 

@@ -223,6 +223,16 @@ def test_a_stalled_process_ends_itself_and_the_image_is_found(tmp_path: Path) ->
     assert "no progress for 2 s on shard(s) [0, 1], while computing image-001" in stalled.error
 
 
+@pytest.mark.slow
+def test_a_process_whose_threads_all_stand_still_ends_too_and_the_image_is_found(tmp_path: Path) -> None:
+    uris = ["fine"] * 4
+    uris[1] = "hold"
+    options = ExecuteOptions(starts_before_quarantine=1, stall_seconds=2, image_seconds=3)
+    run(tmp_path, uris, shard_size=2, options=options)
+    (row,) = [row for row in published(tmp_path) if row["status"] == "failed"]
+    assert (row["image_id"], row["error_type"]) == ("image-001", "timed_out")
+
+
 def test_a_process_that_lost_its_device_says_so_and_a_fresh_one_goes_on(tmp_path: Path) -> None:
     uris = ["fine"] * 8
     uris[3] = "poisononce"
