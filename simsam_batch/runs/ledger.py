@@ -284,8 +284,12 @@ class Ledger:
 
 def files_of(manifest: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
     """The entries of a shard's rows and, if it has some, of its arrays in its manifest."""
-    by_ending = {file["name"].rpartition(".")[2]: file for file in manifest["files"]}
-    if "parquet" not in by_ending:
+    try:
+        by_ending = {file["name"].rpartition(".")[2]: file for file in manifest["files"]}
+        complete = all({"size", "sha256"} <= file.keys() for file in manifest["files"])
+    except (TypeError, KeyError, AttributeError):
+        complete = False
+    if not complete or "parquet" not in by_ending:
         raise RunError(f"the manifest of shard {manifest['shard']} names no rows. To mend it: restore it")
     return by_ending["parquet"], by_ending.get("npz")
 

@@ -93,6 +93,11 @@ class _Reader:
                 f"{plan.out.url}/{self._name} holds {self._file.metadata.num_rows} images, but {RUN_FILE} says "
                 f"{plan.images}. To mend it: restore the file, or start again in another OUT"
             )
+        missing = [field.name for field in PLAN_FIELDS if field.name not in self._file.schema_arrow.names]
+        if missing:
+            raise RunError(
+                f"{plan.out.url}/{self._name} has no columns {', '.join(missing)}. To mend it: restore the file"
+            )
         self._rows_per_group = self._file.metadata.row_group(0).num_rows
 
     def records(self, number: int) -> pa.Table:
@@ -101,7 +106,10 @@ class _Reader:
         with self._lock:
             if group not in self._kept:
                 with _damage_reported(f"{self._plan.out.url}/{self._name}"):
-                    self._kept[group] = self._file.read_row_group(group)
+                    table = self._file.read_row_group(group)
+                    # Parquet does not check that its texts are UTF-8
+                    table.validate(full=True)
+                    self._kept[group] = table
                 if len(self._kept) > GROUPS_KEPT:
                     del self._kept[next(iter(self._kept))]
             table = self._kept[group]
@@ -112,7 +120,8 @@ class _Reader:
 def _damage_reported(url: str) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    # names that are not UTF-8 raise no error of Arrow's
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise RunError(
             f"{url} cannot be read as Parquet: {error}. To mend it: restore the file, or start again in another OUT"
         ) from error
@@ -178,11 +187,13 @@ def load_plan(out: Folder) -> Plan | None:
 
 def _plan_of(out: Folder, body: bytes) -> Plan:
     run = from_json(body, f"{out.url}/{RUN_FILE}", "plan", "images", "shards", "shard_size", "source")
-    try:
-        numbers = int(run["images"]), int(run["shards"]), int(run["shard_size"])
-        return Plan(out, str(run["plan"]), *numbers, dict(run["source"]))
-    except (TypeError, ValueError) as error:
-        raise RunError(f"{out.url}/{RUN_FILE} is damaged: {error}. To mend it: restore the file") from error
+    images, shards, size = run["images"], run["shards"], run["shard_size"]
+    if images < 1 or size < 1 or shards != -(-images // size):
+        raise RunError(
+            f"{out.url}/{RUN_FILE} is damaged: {images} images are not {shards} shards of {size}. "
+            "To mend it: restore the file"
+        )
+    return Plan(out, run["plan"], images, shards, size, dict(run["source"]))
 
 
 def _checked(catalog: pa.Table) -> pa.Table:

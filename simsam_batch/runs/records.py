@@ -11,6 +11,15 @@ from simsam_batch.errors import RunError
 from simsam_batch.runs.schema import SCHEMA_VERSION
 from simsam_batch.storage import redact
 
+# What a key holds, in whichever of the files it is asked for.
+_HOLDS: Mapping[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("plan", "stage", "arrow_schema", "content_digest"), str),
+    **dict.fromkeys(("images", "shards", "shard_size", "shard", "generation", "attempt", "ok", "failed"), int),
+    **dict.fromkeys(("source", "settings", "resolved", "statistics", "seconds", "versions", "errors_by_type"), dict),
+    **dict.fromkeys(("files", "codebooks"), list),
+    **dict.fromkeys(("started", "committed"), (int, float)),
+}
+
 
 def to_json(record: Mapping[str, Any], name: str) -> bytes:
     """A record as UTF-8 JSON, lists of numbers on one line, with credentials taken out of every URL in it.
@@ -41,7 +50,7 @@ def from_json(body: bytes, url: str, *keys: str) -> dict[str, Any]:
         version = int(record["schema_version"])
         # what a newer release left out is no damage
         missing = [key for key in keys if key not in record] if version <= SCHEMA_VERSION else []
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise _damaged(url, f"{type(error).__name__}: {error}") from error
     if version > SCHEMA_VERSION:
         raise RunError(
@@ -50,6 +59,9 @@ def from_json(body: bytes, url: str, *keys: str) -> dict[str, Any]:
         )
     if missing:
         raise _damaged(url, f"without {', '.join(missing)}")
+    wrong = [key for key in keys if not isinstance(record[key], _HOLDS.get(key, object))]
+    if wrong:
+        raise _damaged(url, f"something else in the place of {', '.join(wrong)}")
     return dict(record)
 
 
