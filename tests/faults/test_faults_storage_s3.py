@@ -29,10 +29,13 @@ def server(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 @pytest.fixture
 def quick_client(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client's own pauses between its own repeats are not slept through."""
+    """A new client, whose own pauses between its own repeats are not slept through."""
     import botocore.retryhandler
 
+    from simsam_batch.storage import filesystems
+
     monkeypatch.setattr(botocore.retryhandler, "delay_exponential", lambda *_, **__: 0.01)
+    monkeypatch.setattr(filesystems, "_filesystems", {})
 
 
 def _fails_from(first: int, last: int, kind: str) -> tuple[Callable[[str, str], str], list[str]]:
