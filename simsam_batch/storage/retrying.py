@@ -6,7 +6,6 @@ import errno
 import logging
 import random
 import socket
-import ssl
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -64,7 +63,7 @@ def is_transient(error: BaseException) -> bool:
 def _is_lasting(cause: BaseException) -> bool:
     """Faults of a connection that no waiting mends: an unknown host, a certificate that does not hold."""
     unknown_host = isinstance(cause, OSError) and cause.errno == socket.EAI_NONAME
-    return unknown_host or isinstance(cause, ssl.SSLCertVerificationError)
+    return unknown_host or type(cause).__name__ == "SSLCertVerificationError"
 
 
 class Patience:
