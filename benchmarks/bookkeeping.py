@@ -13,30 +13,22 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmarks.measure import Row, Setup, peak_memory, start_new_peak
+from benchmarks.null_run import NULL, SCORES, InProcess, NullStage, catalog
 from simsam_batch.catalog import read_catalog
-from simsam_batch.engines.contract import Runner, ShardReport
 from simsam_batch.runs.execute import execute
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan, load_plan, make_plan
 from simsam_batch.runs.publish import publish
 from simsam_batch.runs.runner import ExecuteOptions, RunnerFactory
-from simsam_batch.runs.schema import ROW_FIELDS, Fold, Shard, ShardOutput
 from simsam_batch.runs.status import stage_status
-from simsam_batch.scores.bootstrap import STEPS
-from simsam_batch.scores.overlap import LEVELS
-from simsam_batch.stages.regions import RegionsFold
-from simsam_batch.stages.segment import SegmentFold
 from simsam_batch.storage import Folder
 
 SHARD_SIZE = 250
@@ -50,7 +42,7 @@ _DRAWN_AT_RANDOM = 200
 
 def rows(setup: Setup) -> Iterator[Row]:
     """Every step at two sizes, the second ten times the first."""
-    small, large = setup.pick(cpu=(10**6, 10**7), cuda=(10**6, 10**7), smoke=(2_500, 25_000))
+    small, large = setup.pick(cpu=(10**6, 10**7), cuda=(10**6, 10**7), smoke=(1_000, 10_000))
     with tempfile.TemporaryDirectory(prefix="simsam-bench-") as folder:
         found = {
             name: [_process(name, Path(folder) / str(images), images, setup) for images in (small, large)]
@@ -157,27 +149,6 @@ def _measured(action: Callable[[], Any]) -> dict[str, float]:
     return {"seconds": seconds, "cpu_seconds": time.process_time() - cpu, "peak": peak_memory() - before}
 
 
-def catalog(images: int) -> pa.Table:
-    """Image records as a listing of object storage gives them: 60 characters of id and URI, sizes, ETags."""
-    tables = []
-    for start in range(0, images, 10**6):
-        numbers = np.arange(start, min(start + 10**6, images))
-        rng = np.random.default_rng(start)
-        folders, names = (
-            pc.utf8_lpad(pa.array(values).cast(pa.string()), 8, "0") for values in (numbers // 1000, numbers)
-        )
-        ids = pc.binary_join_element_wise("train/", folders, "/", names, ".jpg", "")
-        etags = np.frombuffer(rng.bytes(16 * len(numbers)).hex().encode(), dtype="S32")
-        columns = {
-            "image_id": ids,
-            "uri": pc.binary_join_element_wise("s3://bucket/photographs/", ids, ""),
-            "size": pa.array(rng.integers(10_000, 900_000, len(numbers))),
-            "etag": pa.array(etags).cast(pa.string()),
-        }
-        tables.append(pa.table(columns))
-    return pa.concat_tables(tables)
-
-
 def _plan(folder: Path, table: pa.Table) -> Plan:
     return make_plan(Folder(str(folder / "run")), table, shard_size=SHARD_SIZE, source={})
 
@@ -242,82 +213,6 @@ def _shards(folder: Path, _: int) -> dict[str, float]:
         "seconds_a_shard_at_random": at_random["seconds"] / _DRAWN_AT_RANDOM,
         "peer_seconds": _measured(peer)["seconds"],
     }
-
-
-SCHEMA = pa.schema([*ROW_FIELDS, pa.field("width", pa.int32()), pa.field("height", pa.int32())])
-
-
-@dataclass(frozen=True)
-class NullStage:
-    """A stage that computes nothing: rows without content, and statistics of the size that its fold's have."""
-
-    name: str
-    fold: Fold[Any]
-    schema: pa.Schema = SCHEMA
-    settings: dict[str, Any] = field(default_factory=dict)
-    resolved: dict[str, Any] = field(default_factory=dict)
-
-    def make_worker(self, beat: Callable[[], None]) -> NullWorker:
-        return NullWorker(self, beat)
-
-
-class NullWorker:
-    def __init__(self, stage: NullStage, beat: Callable[[], None]) -> None:
-        self._stage, self._beat = stage, beat
-
-    def run(self, shards: Iterator[Shard]) -> Iterator[ShardOutput]:
-        for shard in shards:
-            self._beat()
-            count = shard.records.num_rows
-            nothing = pa.nulls(count, pa.string())
-            side = pa.repeat(pa.scalar(480, pa.int32()), count)
-            ids, uris = (shard.records[name].combine_chunks() for name in ("image_id", "uri"))
-            columns = [ids, uris, pa.repeat("ok", count), nothing, nothing, nothing, side, side]
-            table = pa.Table.from_arrays(columns, schema=self._stage.schema)
-            yield ShardOutput(shard.number, table, [], _statistics(self._stage.name, count), {"compute": 0.1})
-
-
-@cache
-def _statistics(stage: str, images: int) -> dict[str, Any]:
-    """Three counts, or the scores of so many images: histograms of random values and curves of random heights."""
-    if stage == "null":
-        return {"regions": 3 * images, "images_without_regions": 0, "degenerate": 1}
-    rng = np.random.default_rng(images)
-    state = SegmentFold().zero()
-    values = rng.beta(4, 2, (2, images))
-    bins = [dict(zip(*np.unique(np.rint(v * STEPS).astype(int), return_counts=True), strict=True)) for v in values]
-    state["scores"] |= {
-        "images_scored": images,
-        "intersection": 150_000 * images,
-        "union": 200_000 * images,
-        "correct": 250_000 * images,
-        "pixels": 300_000 * images,
-        "iou_sum": float(values[0].sum()),
-        "accuracy_sum": float(values[1].sum()),
-        **{
-            name: {str(value): int(count) for value, count in of.items()}
-            for name, of in zip(("iou_bins", "accuracy_bins"), bins, strict=True)
-        },
-        "soft_maps": images,
-        **{name: (images * rng.random(LEVELS)).tolist() for name in ("precision_sum", "recall_sum")},
-    }
-    return state
-
-
-NULL, SCORES = NullStage("null", RegionsFold()), NullStage("scores", SegmentFold())
-
-
-class InProcess:
-    """An engine that runs all shards in the driver itself."""
-
-    def run(self, make_runner: Callable[[], Runner], shards: Sequence[int]) -> Iterator[ShardReport]:
-        return make_runner().run(iter(shards))
-
-    def stop(self) -> bool:
-        return False
-
-    def close(self) -> None:
-        return
 
 
 def _executed(stage: NullStage) -> Callable[[Path, int], dict[str, float]]:

@@ -51,7 +51,7 @@ def test_bookkeeping_is_measured_when_asked_for(tmp_path: Path) -> None:
         assert row["ratio"] == pytest.approx(large / small)
         assert row["target"] == "<= 15"
     columns = {
-        what.split(",")[0]: row["details"]["large"]["columns"] / 25_000
+        what.split(",")[0]: row["details"]["large"]["columns"] / 10_000
         for what, row in rows.items()
         if "bytes an image" in what
     }
