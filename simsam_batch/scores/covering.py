@@ -21,6 +21,9 @@ from simsam_batch.scores.nodes import (
     upwards,
 )
 
+NO_SUPERPIXEL = -1
+"""Stands for the superpixel of a pixel that is in none: it is of no node, not even of the root."""
+
 _WIDEST = 1 << 20
 """The labels of a hierarchy lie at most so far apart: a label is looked up in a table of them all."""
 
@@ -125,8 +128,8 @@ class CoveringScores:
         """Return the state of one image.
 
         Args:
-            superpixels: (H, W), the superpixel of each pixel of the truth, numbered as the tree's are. Scores are
-                those of the truth at its own size; a smaller truth loses regions that are smaller than a patch.
+            superpixels: (H, W), the superpixel of each pixel of the truth, numbered as the tree's are, or
+                `NO_SUPERPIXEL`. The scores are those at this size: a truth made smaller loses its small regions.
             truth: (H, W) labels.
             tree: of the image.
 
@@ -281,12 +284,16 @@ class _Lookup:
     def count(
         self, superpixels: NDArray[np.integer[Any]], truth: NDArray[np.integer[Any]], count: int
     ) -> tuple[NDArray[np.int64], int]:
-        """The (G, m) pixels of each region in each superpixel, and how many pixels are ignored."""
+        """The (G, m + 1) pixels of each region in each superpixel and at last in none; how many pixels are ignored."""
         if truth.dtype.kind not in "iu":
             raise ValueError(f"the truth holds {truth.dtype} values; labels are integers")
         places = np.clip(truth.astype(np.int64) - self.first, 0, len(self.region) - 1)
         regions = self.region[places]
-        table = confusion(superpixels, regions, count, self.regions + 2)[0].T
+        low, high = (int(end(initial=NO_SUPERPIXEL)) for end in (superpixels.min, superpixels.max))
+        if low < NO_SUPERPIXEL or high >= count:
+            raise ValueError(f"a pixel is of superpixel {high if high >= count else low}, the tree has {count}")
+        held = np.where(superpixels == NO_SUPERPIXEL, np.int32(count), superpixels)
+        table = confusion(held, regions, count + 1, self.regions + 2)[0].T
         if table[-1].any():
             unknown = truth[regions == self.regions + 1][0]
             raise ValueError(f"the truth has the label {unknown}, which the hierarchy neither names nor ignores")

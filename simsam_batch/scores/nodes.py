@@ -96,8 +96,8 @@ def overlaps(table: NDArray[np.int64], pixels: NDArray[np.int64], tree: TreeNode
     """Count the pixels that regions and nodes share, from the superpixels' counts alone: no node becomes a mask.
 
     Args:
-        table: (R, m), the pixels of each truth region in each superpixel; regions may overlap.
-        pixels: (m,), all counted pixels of each superpixel.
+        table: (R, m + 1), the pixels of each truth region in each superpixel, and in none; regions may overlap.
+        pixels: (m + 1,), all counted pixels of each superpixel, and of none.
         tree: over those m superpixels.
         nodes: (V,), which of its nodes.
     """

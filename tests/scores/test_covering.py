@@ -241,6 +241,17 @@ def test_classes_of_mixed_depth_stay_at_the_level_where_they_end() -> None:
     assert groups["iou_by_region"] == {"animal": 1.0, "sky": 1.0}
 
 
+def test_pixels_of_no_superpixel_belong_to_regions_and_to_no_node() -> None:
+    # The bottom left pixel is lost to background's node: 3/4. The other regions keep what they had.
+    found = result_of(((np.where(np.arange(16).reshape(4, 4) == 12, -1, T1[0]), T1[1]), TRUTH))
+    assert found["nmcovering"] == pytest.approx((5.55 - 1 / 4) / 7)
+    assert found["iou_by_region"]["background"] == 3 / 4
+    # A tree of nothing at all, as of a constant image.
+    nothing = TreeNodes(np.array([-1]), np.array([0]), np.array([0]), np.array([0]))
+    found = result_of(((np.full((4, 4), -1), nothing), TRUTH))
+    assert found["nmcovering"] == found["nhcovering"] == found["nfcovering"] == found["pixel_accuracy"] == 0.0
+
+
 def test_a_region_smaller_than_a_patch_counts() -> None:
     # Two patches of 8 by 8; one pixel of the left one is a class of its own. Published code samples the truth at the
     # patches, where that class is not to be found: 1 then, (63/64 + 1/64 + 1) / 3 at the truth's own size.
@@ -352,8 +363,9 @@ def test_labels_that_do_not_fit_the_regions_are_refused() -> None:
 
 
 def test_maps_that_do_not_fit_the_tree_are_refused() -> None:
-    with pytest.raises(ValueError, match="the id 4; ids run from 0 to 3"):
-        SCORES.of_image(LEAVES + 1, TRUTH, T1[1])
+    for beyond, named in ((LEAVES + 1, 4), (LEAVES - 2, -2)):
+        with pytest.raises(ValueError, match=f"a pixel is of superpixel {named}, the tree has 4"):
+            SCORES.of_image(beyond, TRUTH, T1[1])
     with pytest.raises(ValueError, match="the truth"):
         SCORES.of_image(LEAVES[:2], TRUTH, T1[1])
 
@@ -438,7 +450,7 @@ def by_masks(superpixels: np.ndarray, truth: np.ndarray, tree: TreeNodes) -> dic
 def test_scores_from_prefix_sums_are_those_of_masks(seed: int, superpixels: int) -> None:
     rng = np.random.default_rng(seed)
     tree, _ = random_tree(rng, superpixels)
-    places = rng.integers(0, superpixels, (7, 9))
+    places = rng.integers(-1, superpixels, (7, 9))
     truth = rng.choice([0, 1, 2, 3, 4, 255], (7, 9), p=rng.dirichlet(np.ones(6) / 2))
     truth[0, 0] = rng.integers(5)
     found, expected = result_of(((places, tree), truth)), by_masks(places, truth, tree)
