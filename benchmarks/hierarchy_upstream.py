@@ -68,7 +68,7 @@ def laplacian(w: Array) -> Array:
 
 
 def smallest(matrix: Array, count: int) -> tuple[Array, Array]:
-    """Smallest eigenpairs by the published call: a search for the smallest magnitudes, with a dense identity as mass."""
+    """Smallest eigenpairs by the published call: smallest magnitudes first, a dense identity as mass."""
     start = np.random.default_rng(SEED).standard_normal(len(matrix))
     values, vectors = eigsh(matrix, k=count, M=np.eye(len(matrix)), which="SM", v0=start)
     order = np.argsort(values)
@@ -105,7 +105,7 @@ def contract(w: Array, labels: Array) -> Array:
 
 
 def ncuts(a: Array, labels: Array) -> list[float]:
-    """cut / assoc of every part."""
+    """Cut over association of every part."""
     found = []
     for part in range(labels.max() + 1):
         inside = labels == part

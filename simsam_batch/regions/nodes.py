@@ -1,0 +1,67 @@
+"""What the nodes of a region tree measure: patches, boxes, mean features. Each comes from the superpixels' own by sums.
+
+A node is an interval of superpixels (see `simsam_batch.regions.tree`), so that a running sum over the superpixels gives
+every node by one subtraction.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simsam_batch.regions.tree import Tree
+
+Array = NDArray[Any]
+
+
+def node_patches(tree: Tree) -> NDArray[np.int64]:
+    """Count the patches of every node, (M,)."""
+    counts = np.bincount(tree.superpixel[tree.superpixel >= 0], minlength=int(tree.hi[0]))
+    return _interval_sums(tree, counts)
+
+
+def node_boxes(tree: Tree, grid: tuple[int, int]) -> NDArray[np.int32]:
+    """Find the box of every node, (M, 4) int32: left, top, right, bottom in patches, right and bottom exclusive.
+
+    A node without patches has a box of zeros.
+
+    Args:
+        tree: of N patches.
+        grid: (Hp, Wp), with N = Hp * Wp.
+    """
+    places = np.flatnonzero(tree.superpixel >= 0)
+    rows, columns = np.divmod(places, grid[1])
+    corners = np.stack([columns, rows, -columns - 1, -rows - 1], axis=1)
+    boxes = np.full((int(tree.hi[0]), 4), np.iinfo(np.int32).max, dtype=np.int64)
+    np.minimum.at(boxes, tree.superpixel[places], corners)
+    found = [boxes[lo:hi].min(axis=0) if hi > lo else [0] * 4 for lo, hi in zip(tree.lo, tree.hi, strict=True)]
+    return (np.array(found) * [1, 1, -1, -1]).astype(np.int32)
+
+
+def node_prototypes(tree: Tree, features: Array) -> NDArray[np.float32]:
+    """Average the features over the patches of every node and scale the mean to unit length, (M, C) float32.
+
+    The published code does so for leaves, with features as they come from the backbone. A node without patches, or
+    whose mean vanishes, has a row of zeros.
+
+    Args:
+        tree: of N patches.
+        features: (N, C) floating point; rows of patches without a superpixel are not read.
+    """
+    there = tree.superpixel >= 0
+    sums = np.zeros((int(tree.hi[0]), features.shape[1]))
+    np.add.at(sums, tree.superpixel[there], features[there].astype(np.float64))
+    means = _interval_sums(tree, sums)
+    length = np.linalg.norm(means, axis=1, keepdims=True)
+    prototypes: NDArray[np.float32] = np.divide(means, length, out=np.zeros_like(means), where=length > 0).astype(
+        np.float32
+    )
+    return prototypes
+
+
+def _interval_sums(tree: Tree, values: Array) -> Array:
+    running = np.concatenate([np.zeros_like(values[:1], shape=(1, *values.shape[1:])), values.cumsum(axis=0)])
+    sums: Array = running[tree.hi] - running[tree.lo]
+    return sums
