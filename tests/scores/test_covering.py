@@ -241,6 +241,23 @@ def test_classes_of_mixed_depth_stay_at_the_level_where_they_end() -> None:
     assert groups["iou_by_region"] == {"animal": 1.0, "sky": 1.0}
 
 
+def test_groups_of_groups_by_hand() -> None:
+    # Superpixel 0 holds the dog's 2 pixels and one of the cat's 3, 1 the others of the cat, 2 the rock: dog 2/3, cat 2/3,
+    # animal and things (0,1) (1), rock 1. As a set, the dog's line dog, animal, things has 2 nodes of 3 and animal's 1
+    # of 2.
+    names, parent = ("things", "things/animal", "dog", "cat", "rock"), (-1, 0, 1, 1, -1)
+    scores = CoveringScores(names, parent, {1: 2, 2: 3, 3: 4})
+    places, tree = image(((0, 1), 2), np.array([[0, 0, 0, 1, 1, 2, 2, 2]]))
+    found = result_of(((places, tree), np.array([[1, 1, 2, 2, 2, 3, 3, 3]])), scores=scores)
+    assert found["nmcovering"] == found["nhcovering"] == pytest.approx((1 + 1 + 2 / 3 + 2 / 3 + 1) / 5)
+    assert found["nhcovering_distinct"] == pytest.approx((1 + 1 / 2 + 4 / 9 + 4 / 9 + 1) / 5)
+    assert [list(level["iou_by_region"]) for level in found["levels"]] == [
+        ["things", "rock"],
+        ["things/animal", "rock"],
+        ["dog", "cat", "rock"],
+    ]
+
+
 def test_pixels_of_no_superpixel_belong_to_regions_and_to_no_node() -> None:
     # The bottom left pixel is lost to background's node: 3/4. The other regions keep what they had.
     found = result_of(((np.where(np.arange(16).reshape(4, 4) == 12, -1, T1[0]), T1[1]), TRUTH))
@@ -343,6 +360,14 @@ def test_trees_that_are_none_are_refused() -> None:
         arrays = [wrong if i == column else held for i, held in enumerate(root)]
         with pytest.raises(ValueError, match=message):
             TreeNodes(*map(np.array, arrays))
+
+
+def test_a_node_that_begins_before_its_parent_is_refused() -> None:
+    parent, lo, hi, depth = [-1, 0, 0, 2, 2], [0, 0, 2, 1, 3], [4, 2, 4, 3, 4], [0, 1, 1, 2, 2]
+    with pytest.raises(ValueError, match="node 3 of 5 does not lie within its parent"):
+        TreeNodes(*map(np.array, (parent, lo, hi, depth)))
+    lo[3] = 2
+    TreeNodes(*map(np.array, (parent, lo, hi, depth)))
 
 
 def test_labels_that_do_not_fit_the_regions_are_refused() -> None:
