@@ -242,9 +242,9 @@ def test_classes_of_mixed_depth_stay_at_the_level_where_they_end() -> None:
 
 
 def test_groups_of_groups_by_hand() -> None:
-    # Superpixel 0 holds the dog's 2 pixels and one of the cat's 3, 1 the others of the cat, 2 the rock: dog 2/3, cat 2/3,
-    # animal and things (0,1) (1), rock 1. As a set, the dog's line dog, animal, things has 2 nodes of 3 and animal's 1
-    # of 2.
+    # Superpixel 0 holds the 2 pixels of the dog and one of 3 of the cat, 1 the others of the cat, 2 the rock: dog 2/3,
+    # cat 2/3, animal and things (0,1) (1), rock 1. As a set, the line dog, animal, things has 2 nodes for 3 and that of
+    # animal 1 for 2.
     names, parent = ("things", "things/animal", "dog", "cat", "rock"), (-1, 0, 1, 1, -1)
     scores = CoveringScores(names, parent, {1: 2, 2: 3, 3: 4})
     places, tree = image(((0, 1), 2), np.array([[0, 0, 0, 1, 1, 2, 2, 2]]))
