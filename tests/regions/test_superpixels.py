@@ -29,9 +29,9 @@ def everywhere(features: Tensor) -> Tensor:
     return torch.ones(features.shape[:2], dtype=torch.bool)
 
 
-def explicit(features: Tensor, valid: Tensor, adjacency: str) -> NDArray[np.float64]:
+def explicit(features: Tensor, valid: NDArray[np.bool_], adjacency: str) -> NDArray[np.float64]:
     """Weights of one image in fp64, zero where not valid and on the diagonal."""
-    rows = features[valid].double().numpy()
+    rows = features.double().numpy()[valid]
     d = np.maximum(0, 1 - rows @ rows.T)
     inside = 1 - (d - d.min()) / (d.max() - d.min()) if adjacency == "minmax" else np.exp(-d / 2)
     np.fill_diagonal(inside, 0)
@@ -67,7 +67,7 @@ def test_an_edge_between_superpixels_is_the_sum_over_all_pairs_of_patches(option
     assert graph.shape == (20, 20)
     assert (labels[::7] == -1).all()
     members = (labels == np.arange(20)[:, None]).astype(float)
-    expected = members @ explicit(features[0], valid[0], options["adjacency"]) @ members.T
+    expected = members @ explicit(features[0], valid[0].numpy(), options["adjacency"]) @ members.T
     np.fill_diagonal(expected, 0)
     assert np.abs(graph - expected).max() < 1e-6 * expected.max()
     assert np.array_equal(graph, graph.T)
