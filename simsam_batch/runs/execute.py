@@ -140,7 +140,7 @@ def _pending(ledger: Ledger, plan: Plan, again: Mapping[int, int] | None) -> lis
     if again is None:
         return ledger.pending(plan.shards)
     committed = ledger.committed()
-    return [number for number, generation in sorted(again.items()) if committed[number] <= generation]
+    return [number for number, generation in sorted(again.items()) if committed.get(number, generation) <= generation]
 
 
 def _turned(pending: list[int]) -> list[int]:
