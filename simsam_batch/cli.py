@@ -423,16 +423,24 @@ def run(arguments: list[str]) -> int:
         click.echo("simsam: interrupted; run the same command again to go on", err=True)
         code = EXIT_INTERRUPTED
     except click.ClickException as error:
-        click.echo(f"simsam: {error.format_message()}", err=True)
+        _show(error, debug=False)
         code = EXIT_COULD_NOT_RUN
-    except SimsamError as error:
-        if debug:
-            raise
-        click.echo(f"simsam: {error}", err=True)
-        code = EXIT_COULD_NOT_RUN
-    except Exception as error:
-        if debug:
-            raise
-        click.echo(f"simsam: {type(error).__name__}: {error}\nThis is a defect; --debug shows where it is", err=True)
+    except Exception as error:  # noqa: BLE001  all that is left to do with any error is to show it
+        _show(error, debug=debug)
         code = EXIT_COULD_NOT_RUN
     return int(code or 0)
+
+
+def _show(error: Exception, *, debug: bool) -> None:
+    """One message, after the traceback if that is asked for, without the credentials that it may quote."""
+    from simsam_batch.storage import redact
+
+    if debug:
+        import traceback
+
+        click.echo(redact("".join(traceback.format_exception(error))), err=True)
+    if isinstance(error, SimsamError | click.ClickException):
+        text = error.format_message() if isinstance(error, click.ClickException) else str(error)
+    else:
+        text = f"{type(error).__name__}: {error}\nThis is a defect; --debug shows where it is"
+    click.echo(f"simsam: {redact(text)}", err=True)

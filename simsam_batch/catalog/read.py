@@ -122,7 +122,7 @@ def _check_credentials(table: pa.Table, images: str) -> None:
     carrying = []
     for name in ("uri", "truth_uri"):
         urls = table[name].drop_null()
-        suspects = urls.filter(pc.match_substring_regex(urls, r"://[^/]*@|://.*[?&;]")).to_pylist()
+        suspects = urls.filter(pc.match_substring_regex(urls, r"://[^/]*@|://.*[?&;#]")).to_pylist()
         carrying += [url for url in suspects if redact(url) != url]
     if carrying:
         raise SettingsError(

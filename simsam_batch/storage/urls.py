@@ -31,7 +31,7 @@ def absolute_url(path_or_url: str) -> str:
 def redact(text: str) -> str:
     """Remove user names and passwords, and the values of secret query parameters, from every URL in a text."""
     # all repetitions are bounded, so that no text takes longer than its length
-    text = re.sub(r"([A-Za-z][A-Za-z0-9+.-]{0,30}://)[^/\s@'\"]{1,500}@", r"\1", text)
-    words = "key|secret|token|signature|credential|password|passwd|sig|auth"
-    parameter = rf"([?&;][^?=&;\s'\"]{{0,40}}(?:{words})[^?=&;\s'\"]{{0,40}}=)[^&;\s'\"]*"
+    text = re.sub(r"([A-Za-z][A-Za-z0-9+.-]{0,30}://)[^/\s'\"]{1,2000}@", r"\1", text)
+    words = "key|secret|token|signature|credential|password|passwd|passphrase|pwd|sig|auth|jwt|bearer"
+    parameter = rf"([?&;#][^?=&;#\s'\"]{{0,40}}(?:{words})[^?=&;#\s'\"]{{0,40}}=)[^&;#\s'\"]*"
     return re.sub(parameter, r"\1***", text, flags=re.IGNORECASE)
