@@ -37,10 +37,11 @@ def blocks(*sizes: int, across: float) -> Array:
 
 
 def random_graph(seed: int, size: int, groups: int = 3) -> Array:
-    """Groups of random sizes with random weights, heavier inside."""
+    """Groups of superpixels of 1 to 30 patches with random weights between patches, heavier inside."""
     rng = np.random.default_rng(seed)
-    names = rng.integers(0, groups, size)
+    names, patches = rng.integers(0, groups, size), rng.integers(1, 31, size)
     weights = rng.uniform(0, 1, (size, size)) * np.where(names[:, None] == names, 1.0, rng.uniform(0.01, 0.4))
+    weights *= np.outer(patches, patches)
     graph = np.triu(weights, 1)
     return np.asarray(graph + graph.T)
 
@@ -95,6 +96,11 @@ def test_two_superpixels_without_an_edge_part() -> None:
     assert found.ncuts.tolist() == [0, 0]
 
 
+def test_a_cut_as_large_as_the_limit_is_too_large() -> None:
+    # The cut of two superpixels is exactly 1.
+    assert split(np.array([[0, 0.25], [0.25, 0]]), max_ncut=1.0).outcome == "cut"
+
+
 @pytest.mark.parametrize("limit", [1.1, None])
 def test_two_superpixels_part_where_any_cut_will_do(limit: float | None) -> None:
     assert split(np.array([[0, 0.2], [0.2, 0]]), max_ncut=limit).ncuts.tolist() == [1, 1]
@@ -131,6 +137,12 @@ def test_even_parts_of_a_clique_have_the_cut_of_their_number(parts: int, cut: fl
 def test_a_clique_is_taken_for_two_parts_the_fewest_of_equal_gaps(heuristic: Any) -> None:
     # All eigenvalues after the first are n / (n - 1), up to rounding.
     found = split(blocks(20, across=0), heuristic=heuristic)
+    assert found.parts == 2
+
+
+def test_four_superpixels_have_one_gap_to_choose() -> None:
+    # A pair and two that stand alone: the largest gap is the third, but the last eigenvalue is left out.
+    found = split(blocks(2, 1, 1, across=0.01), max_ncut=None)
     assert found.parts == 2
 
 
