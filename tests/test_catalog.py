@@ -432,6 +432,7 @@ def test_messages_hold_no_credentials(tmp_path: Path) -> None:
         "https://person:secret@photos.example/a.jpg",
         "https://photos.example/a.jpg?X-Amz-Credential=abc&X-Amz-Signature=0123",
         "https://photos.example/a.jpg?sv=2024&sig=0123",
+        "https://photos.example/a.jpg#access_token=0123",
     ],
 )
 def test_urls_that_carry_credentials_are_refused_without_showing_them(tmp_path: Path, uri: str) -> None:
