@@ -7,11 +7,11 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from simsam_batch.config import PRESETS, SegmentSettings, SemanticSettings, allowed, extra
+from simsam_batch.config import PRESETS, HierarchySettings, SegmentSettings, SemanticSettings, allowed, extra
 
 PAGE = Path(__file__).with_name("settings.md")
 
-HEAD = """# Settings of `simsam segment` and `simsam semantic`
+HEAD = """# Settings of `simsam segment`, `semantic` and `hierarchy`
 
 Written from `simsam_batch/config.py` by `make docs`; change it there. Every setting is a flag and, by the name in the
 first column, a line of a YAML file for `--config`. A flag wins over the file, the file over a `--preset`.
@@ -25,12 +25,12 @@ There are three kinds:
 - **operation**: how the work is done. May differ each time. (`weights` and `class_names` are among them because they
   are only places: the digest of the weights and the names found there are kept like result settings.)
 
-Those of `segment` come first, then those that only `semantic` has.
+Those of `segment` come first, then those that only `semantic` has, then those that only `hierarchy` has.
 """
 
-ALONE_HEAD = """# Settings of `simsam semantic` alone
+ALONE_HEAD = """# Settings of `simsam {command}` alone
 
-They come on top of those above, or stand in their place; it has no {left_out}.
+They come on top of those of `segment`, or stand in their place; it has no {left_out}.
 """
 
 PRESET_HEAD = """# Presets
@@ -41,15 +41,19 @@ PRESET_HEAD = """# Presets
 
 def settings_page() -> str:
     """The page's text."""
-    shared, alone = SegmentSettings.model_fields, SemanticSettings.model_fields
-    alone = {name: field for name, field in alone.items() if name not in shared or _differs(field, shared[name])}
-    left_out = ", ".join(f"`{name}`" for name in shared if name not in SemanticSettings.model_fields)
-    changed = [name for name in shared | alone if any(name in preset for preset in PRESETS.values())]
+    shared = dict(SegmentSettings.model_fields)
+    parts = [HEAD, *_groups(shared)]
+    every = dict(shared)
+    for command, model in (("semantic", SemanticSettings), ("hierarchy", HierarchySettings)):
+        fields = model.model_fields
+        left_out = ", ".join(f"`{name}`" for name in shared if name not in fields)
+        alone = {name: field for name, field in fields.items() if name not in shared or _differs(field, shared[name])}
+        parts += [ALONE_HEAD.format(command=command, left_out=left_out), *_groups(alone)]
+        every |= alone
+    changed = [name for name in every if any(name in preset for preset in PRESETS.values())]
     table = [_row(["setting", *(f"`{name}`" for name in PRESETS)]), _rule(len(PRESETS) + 1)]
     table += [_row([f"`{name}`", *(_value(preset.get(name)) for preset in PRESETS.values())]) for name in changed]
-    return "\n".join(
-        [HEAD, *_groups(shared), ALONE_HEAD.format(left_out=left_out), *_groups(alone), PRESET_HEAD, *table, ""]
-    )
+    return "\n".join([*parts, PRESET_HEAD, *table, ""])
 
 
 def _differs(one: FieldInfo, other: FieldInfo) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -84,22 +85,27 @@ def _options(model: type[RunSettings], names: Sequence[str]) -> list[click.Param
     return options
 
 
-def _general_options() -> list[click.Parameter]:
+def _general_options(*, presets: bool) -> list[click.Parameter]:
     from simsam_batch.config import PRESETS
 
     general = {"group": "General"}
-    return [
-        SettingOption(
-            "--preset", metavar="|".join(PRESETS), help="a published method's whole set of settings", **general
-        ),
+    options: list[click.Parameter] = [
         SettingOption("--config", metavar="FILE", help="YAML file of settings; flags win over it", **general),
         SettingOption("--print-config", is_flag=True, help="print the resolved settings and stop", **general),
         SettingOption("--debug", is_flag=True, help="show the traceback of an error", **general),
     ]
+    if presets:
+        help_of_presets = "a published method's whole set of settings"
+        options.insert(0, SettingOption("--preset", metavar="|".join(PRESETS), help=help_of_presets, **general))
+    return options
 
 
 def _run_stage_command(
-    name: Literal["segment", "semantic"], model: type[RunSettings], images: str | None, out: str | None, **given: Any
+    name: Literal["segment", "semantic", "hierarchy"],
+    model: type[RunSettings],
+    images: str | None,
+    out: str | None,
+    **given: Any,
 ) -> int:
     from simsam_batch.config import read_yaml, resolve
 
@@ -134,14 +140,16 @@ def _demo(out: str) -> int:
     return 0
 
 
-def _stage_command(name: Literal["segment", "semantic"], model: type[RunSettings], text: str) -> click.Command:
+def _stage_command(
+    name: Literal["segment", "semantic", "hierarchy"], model: type[RunSettings], text: str
+) -> click.Command:
     arguments = [click.Argument(["images"], required=False), click.Argument(["out"], required=False)]
     return StageCommand(
         model,
         list(model.model_fields),
         name=name,
         callback=partial(_run_stage_command, name, model),
-        params=[*arguments, *_general_options()],
+        params=[*arguments, *_general_options(presets=name != "hierarchy")],
         help=f"{text}\n\n{_EXIT_CODES}",
     )
 
@@ -309,6 +317,19 @@ def _retry_command() -> click.Command:
     )
 
 
+def _hierarchy_command() -> click.Command:
+    from simsam_batch.config import HierarchySettings
+
+    return _stage_command(
+        "hierarchy",
+        HierarchySettings,
+        "Split every image into a tree of regions, as deep and as wide as the image has parts.\n\n"
+        "IMAGES and OUT are as for simsam segment. With --truth, a folder of label maps, the nodes are scored by how "
+        "well they cover the labelled regions, and with --label-hierarchy those above them. Run the same command again "
+        "to go on after an interruption.",
+    )
+
+
 def _demo_command() -> click.Command:
     return click.Command(
         "demo",
@@ -384,6 +405,7 @@ class _Commands(click.Group):
     summaries: ClassVar[dict[str, tuple[Callable[[], click.Command], str]]] = {
         "demo": (_demo_command, "Segment photographs that ship with scikit-image; needs no download."),
         "doctor": (_doctor_command, "Try out what a run needs on this machine."),
+        "hierarchy": (_hierarchy_command, "Split every image into a tree of regions."),
         "retry": (_retry_command, "Try the failed images of a run again."),
         "score": (_score_command, "Compare a finished run, or masks of any tool, with truth."),
         "semantic": (_semantic_command, "Give the regions of all images labels shared by the whole collection."),
@@ -410,7 +432,8 @@ def simsam() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command and exit with its code."""
+    """Run the command and exit with its code; SIGTERM is taken like Ctrl-C, whatever the command is at."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal, Self, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 from simsam_batch.errors import SettingsError
@@ -112,8 +112,8 @@ class RunSettings(BaseModel):
         return {name: dumped[name] for name in self.fields_of(kind)}
 
 
-class SpectralSettings(RunSettings):
-    """What all stages share that solve the eigenproblem of each image: features, head, affinity, solver."""
+class FeatureSettings(RunSettings):
+    """What all stages share that describe patches by a network."""
 
     backbone: str = _result(
         "Features", "dino_vits16", "timm name of a ViT, a DINO alias, or 'descriptors' (no weights)"
@@ -126,6 +126,18 @@ class SpectralSettings(RunSettings):
     outlier_ratio: float = _result(
         "Features", 4.0, "tokens with a norm over this many medians stay out of the graph; 0: keep all", ge=0
     )
+
+    @field_validator("outlier_ratio")
+    @classmethod
+    def _leaves_most_tokens(cls, value: float) -> float:
+        if 0 < value < 1:
+            msg = f"outlier_ratio: {value:g} medians would leave out most tokens; it is 0, or at least 1"
+            raise ValueError(msg)
+        return value
+
+
+class SpectralSettings(FeatureSettings):
+    """What the stages share that cut objects and regions by eigenvectors: head, affinity, solver."""
 
     head: Literal["none", "trained", "upstream-cli", "upstream-notebook"] = _result(
         "Head", "trained", "none: Deep Spectral Methods; trained: SimSAM; upstream-*: what the published code computes"
@@ -187,9 +199,6 @@ class SpectralSettings(RunSettings):
             raise ValueError(msg)
         if self.affinity == "binary" and self.color_weight:
             msg = "affinity: 'binary' takes no colour; allowed with it: color_weight 0"
-            raise ValueError(msg)
-        if 0 < self.outlier_ratio < 1:
-            msg = f"outlier_ratio: {self.outlier_ratio:g} medians would leave out most tokens; it is 0, or at least 1"
             raise ValueError(msg)
         if self.head.startswith("upstream") and self.center_head:
             msg = f"center_head: upstream's affinity is not centred; allowed with head {self.head!r}: false"
@@ -257,6 +266,39 @@ class SemanticSettings(SpectralSettings):
     matching: Literal["hungarian", "majority"] = _result(
         "Scores", "hungarian", "clusters to classes: one to one, or each to its best class"
     )
+
+
+class HierarchySettings(FeatureSettings):
+    """Settings of ``simsam hierarchy``: a tree of regions for every image."""
+
+    facet: Literal["key", "query", "value", "token"] = _result("Features", "token", "which vector of the block")
+
+    superpixels: int = _result("Superpixels", 200, "groups of patches that the tree is made of, at most", ge=1)
+    adjacency: Literal["minmax", "exp"] = _result(
+        "Superpixels", "minmax", "weights of the patch graph; minmax: falling evenly with the cosine distance"
+    )
+    sigma: float = _result("Superpixels", 1.0, "width of the adjacency exp", gt=0)
+    form: Literal["auto", "low-rank", "dense"] = _result(
+        "Superpixels", "auto", "low-rank: no N x N matrix, at most channels + 1 superpixels; auto: wherever it is exact"
+    )
+    tolerance: float = _result("Superpixels", 1e-4, "largest residual of an eigenpair", gt=0)
+
+    heuristic: Literal["max-gap", "fiedler"] = _result(
+        "Tree", "max-gap", "parts of a node: by the largest eigengap, or always two"
+    )
+    eigenpairs: int = _result("Tree", 10, "eigenvalues looked at; a node has one part less, at most", ge=3)
+    max_ncut: float = _result("Tree", 0.8, "mean normalised cut that a split stays below; 0: any", ge=0)
+    max_perturbation: float = _result("Tree", 80.0, "perturbation over which a split is refused; 0: any", ge=0)
+    min_superpixels: int = _result("Tree", 1, "nodes of so few superpixels stay whole", ge=1)
+    max_depth: int = _result("Tree", 9, "depth of the deepest nodes", ge=0)
+    numbering: Literal["corrected", "upstream"] = _result(
+        "Tree", "corrected", "upstream: first leaves keep their parents' labels, as in the published code, to compare"
+    )
+
+    label_hierarchy: str | None = _operation(
+        None, "which labels of the truth are parts of what: a dataset's name or a YAML file; none: all stand alone"
+    )
+    ignore_label: int = _result("Scores", -1, "label in the truth that is not scored; -1: none", ge=-1)
 
 
 _PUBLISHED: dict[str, Any] = {

@@ -9,7 +9,15 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from simsam_batch.config import RunSettings, SegmentSettings, SemanticSettings, SpectralSettings, resolve
+from simsam_batch.config import (
+    FeatureSettings,
+    HierarchySettings,
+    RunSettings,
+    SegmentSettings,
+    SemanticSettings,
+    SpectralSettings,
+    resolve,
+)
 from simsam_batch.errors import RunError, SettingsError
 from simsam_batch.storage import Folder, ObjectNotFound, absolute_url, redact
 
@@ -25,10 +33,10 @@ if TYPE_CHECKING:
     from simsam_batch.runs.plan import Plan
     from simsam_batch.runs.schema import Stage
 
-S = TypeVar("S", bound=SpectralSettings)
+S = TypeVar("S", bound=FeatureSettings)
 
 
-STAGES = ("segment", "regions", "semantic")
+STAGES = ("segment", "regions", "semantic", "hierarchy")
 """Names of the stages, each after the one it reads."""
 
 
@@ -131,7 +139,7 @@ def open_job(
     if settings.weights is not None:
         # A worker on another machine, or of a cluster started elsewhere, has another working folder.
         settings = settings.model_copy(update={"weights": absolute_url(settings.weights)})
-    if settings.refine != "none":
+    if isinstance(settings, SpectralSettings) and settings.refine != "none":
         # What refines may not be installed; that is to be said at once, and not by every worker.
         load_crf()
     folder = Folder(absolute_url(out), single_driver=settings.single_driver)
@@ -151,7 +159,7 @@ def open_job(
 
 def stage_of(
     name: str,
-    settings: SpectralSettings,
+    settings: FeatureSettings,
     resolved: dict[str, Any],
     plan: Plan,
     recorded: dict[str, Any] | None = None,
@@ -169,6 +177,7 @@ def stage_of(
         SettingsError: no stage of that name has such settings.
     """
     from simsam_batch.catalog import center_crops, facts_of
+    from simsam_batch.stages.hierarchy import HierarchyStage
     from simsam_batch.stages.regions import RegionsStage
     from simsam_batch.stages.segment import SegmentStage, kept_columns
     from simsam_batch.stages.semantic import SemanticStage
@@ -181,12 +190,15 @@ def stage_of(
         return RegionsStage(settings, resolved, recorded)
     if name == "semantic" and isinstance(settings, SemanticSettings):
         return SemanticStage(settings, resolved, plan.out, kept_columns(plan), recorded)
+    if name == "hierarchy" and isinstance(settings, HierarchySettings):
+        return HierarchyStage(settings, resolved, kept_columns(plan), recorded)
     raise SettingsError(f"no stage {name!r} has {type(settings).__name__}; there are {', '.join(STAGES)}")
 
 
-def settings_model(stage: str) -> type[SegmentSettings] | type[SemanticSettings]:
+def settings_model(stage: str) -> type[FeatureSettings]:
     """The settings of the command that a stage belongs to."""
-    return SegmentSettings if stage == "segment" else SemanticSettings
+    models: dict[str, type[FeatureSettings]] = {"segment": SegmentSettings, "hierarchy": HierarchySettings}
+    return models.get(stage, SemanticSettings)
 
 
 def begun_stages(out: Folder) -> list[str]:
@@ -199,7 +211,7 @@ def begun_stages(out: Folder) -> list[str]:
     return begun
 
 
-def recorded_settings(out: Folder, stage: str, changes: Mapping[str, Any]) -> SegmentSettings | SemanticSettings:
+def recorded_settings(out: Folder, stage: str, changes: Mapping[str, Any]) -> FeatureSettings:
     """The settings that a stage of a run was begun with, but for some.
 
     Args:
@@ -220,7 +232,7 @@ def recorded_settings(out: Folder, stage: str, changes: Mapping[str, Any]) -> Se
             f"{', '.join(fixed)}: cannot be changed in a run that has begun. To mend it: use another OUT"
         )
     held: dict[str, Any] = {}
-    command = ("segment",) if stage == "segment" else ("regions", "semantic")
+    command = ("regions", "semantic") if model is SemanticSettings else (stage,)
     for name in begun_stages(out):
         if name in command:
             record = Ledger(out, name).record()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from simsam_batch.config import SegmentSettings, SemanticSettings
+from simsam_batch.config import HierarchySettings, SegmentSettings, SemanticSettings
 from simsam_batch.job import begun_stages, existing_plan, open_job, recorded_settings
 from simsam_batch.storage import Folder, absolute_url
 
@@ -92,6 +92,32 @@ def semantic(images: str, out: str, settings: SemanticSettings, report: Reporter
         return job.run(job.stage("semantic", resolved_of(digest, fitted, truth)))
 
 
+def hierarchy(images: str, out: str, settings: HierarchySettings, report: Reporter) -> dict[str, Any] | None:
+    """Split every image into a tree of regions, the number of parts estimated at each node; resumes like `segment`.
+
+    Args:
+        images: folder, ``.txt`` list or Parquet table, as a path or any fsspec URL; or a dataset as ``NAME:ROOT``.
+        out: folder of the run, likewise; nothing is written outside it.
+        settings: see `simsam_batch.config.HierarchySettings`.
+        report: is told what happens.
+
+    Returns:
+        What ``OUT/results/hierarchy.json`` holds; None on a torchrun rank that only helps.
+
+    Raises:
+        SettingsError: the input or a setting cannot be used, or OUT holds a run with other result settings.
+        StorageError: IMAGES cannot be listed or OUT cannot be written.
+        RunError: workers cannot be kept alive, or shards could not be committed.
+    """
+    from simsam_batch.stages.hierarchy import HIERARCHY_FIELDS, labels_of
+
+    labels = labels_of(settings)
+    with open_job(images, out, settings, HIERARCHY_FIELDS, report) as job:
+        if job is None:
+            return None
+        return job.run(job.stage("hierarchy", job.resolved | {"labels": labels}))
+
+
 def retry(out: str, changes: Mapping[str, Any], report: Reporter) -> dict[str, dict[str, Any]] | None:
     """Try the failed images of a run again; what was good stays as it is, and the results are published anew.
 
@@ -135,7 +161,8 @@ def retry(out: str, changes: Mapping[str, Any], report: Reporter) -> dict[str, d
                 report.note(f"{name}: no image has failed")
                 continue
             report.plan(f"{name} again", images=images, shards=len(again), done_shards=0, done_images=0)
-            resolved = record["resolved"] if name == "semantic" else job.resolved
+            # What else the stage rests on is fixed; the weights are looked at again.
+            resolved = record["resolved"] if name == "semantic" else record["resolved"] | job.resolved
             results[name] = job.run(job.stage(name, resolved, record["settings"]), again=again)
     return results
 

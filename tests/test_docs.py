@@ -17,9 +17,10 @@ import yaml
 from PIL import Image
 
 from simsam_batch import __version__, cli
-from simsam_batch.config import PRESETS, SegmentSettings, SemanticSettings
+from simsam_batch.config import PRESETS, HierarchySettings, SegmentSettings, SemanticSettings
 from simsam_batch.runs.publish import ARRAY_FIELDS
 from simsam_batch.runs.schema import ROW_FIELDS
+from simsam_batch.stages.hierarchy import HIERARCHY_FIELDS
 from simsam_batch.stages.regions import REGIONS_FIELDS
 from simsam_batch.stages.segment import SEGMENT_FIELDS
 from simsam_batch.stages.semantic import SEMANTIC_FIELDS
@@ -99,6 +100,16 @@ def labelled(run: Path) -> Path:
     return home / "labels"
 
 
+@pytest.fixture(scope="module")
+def parsed(labelled: Path) -> Path:
+    """The run ``trees`` of `simsam hierarchy` over the same images, the truth of one of which is of another size."""
+    home = labelled.parent
+    arguments = ["hierarchy", str(home / "photos"), str(home / "trees"), "--truth", str(home / "ids"), "--quiet"]
+    arguments += ["--backbone", "descriptors", "--resize", "native", "--superpixels", "8", "--workers", "1"]
+    assert cli.run(arguments) == cli.EXIT_TOO_MANY_FAILED
+    return home / "trees"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_to_files_and_headings_that_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
@@ -113,7 +124,7 @@ def test_links_lead_to_files_and_headings_that_exist(page: Path) -> None:
 
 
 def test_the_readme_stays_short() -> None:
-    assert len(README.splitlines()) <= 195
+    assert len(README.splitlines()) <= 205
     assert max(map(len, README.splitlines())) <= 120
 
 
@@ -122,7 +133,7 @@ def test_documented_commands_are_accepted(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(ROOT / "jobs")
-    if arguments[0] in ("segment", "semantic"):
+    if arguments[0] in ("segment", "semantic", "hierarchy"):
         assert cli.run([*arguments, "--print-config"]) == 0, capsys.readouterr().err
         assert yaml.safe_load(capsys.readouterr().out)["backbone"]
         return
@@ -138,7 +149,8 @@ def test_the_commands_of_the_readme_are_found() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_flags_in_running_text_exist(page: Path) -> None:
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    settings = {**SegmentSettings.model_fields, **SemanticSettings.model_fields}
+    models = (SegmentSettings, SemanticSettings, HierarchySettings)
+    settings = {name for model in models for name in model.model_fields}
     known = {f"--{no}{name.replace('_', '-')}" for name in settings for no in ("", "no-")}
     known |= {name for option in cli._score_command().params for name in (*option.opts, *option.secondary_opts)}
     known |= {"--preset", "--config", "--print-config", "--debug", "--help", "--version"}
@@ -164,14 +176,17 @@ def test_make_targets_exist() -> None:
 def test_the_settings_page_is_what_config_py_declares() -> None:
     written = runpy.run_path(str(ROOT / "docs" / "write_settings.py"))["settings_page"]()
     assert (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") == written, "run make docs"
-    of_segment, of_semantic = written.split("# Settings of `simsam semantic` alone")
-    first, then = (re.findall(r"^\| `(\w+)` \| `--", part, re.MULTILINE) for part in (of_segment, of_semantic))
+    parts = re.split(r"^# Settings of `simsam \w+` alone$", written, flags=re.MULTILINE)
+    first, *others = (re.findall(r"^\| `(\w+)` \| `--", part, re.MULTILINE) for part in parts)
     assert sorted(first) == sorted(SegmentSettings.model_fields)
-    assert sorted({*first, *then}) == sorted({**SegmentSettings.model_fields, **SemanticSettings.model_fields})
-    # a setting of both stands twice only where it is not the same
-    for name in set(first) & set(then):
-        one, other = SegmentSettings.model_fields[name], SemanticSettings.model_fields[name]
-        assert (one.default, one.description) != (other.default, other.description)
+    for then, model in zip(others, (SemanticSettings, HierarchySettings), strict=True):
+        fields = model.model_fields
+        assert set(fields) <= {*first, *then}
+        assert set(then) <= set(fields)
+        # a setting of both stands twice only where it is not the same
+        for name in set(first) & set(then):
+            one, other = SegmentSettings.model_fields[name], fields[name]
+            assert (one.default, one.description) != (other.default, other.description)
 
 
 def test_the_readmes_defaults_are_the_real_ones() -> None:
@@ -221,6 +236,13 @@ def test_every_column_of_the_stages_of_semantic_is_described_with_its_type(
     assert described == [(field.name, str(field.type)) for field in fields]
     written = pq.read_schema(labelled / "results" / stage / "part-00000.parquet")
     assert [name for name, _ in described] == written.names
+
+
+def test_every_column_and_metric_of_trees_is_described(parsed: Path) -> None:
+    described = [(name, kind) for name, kind, _ in table(OUTPUT, "column of trees")]
+    assert described == [(field.name, str(field.type)) for field in [*ROW_FIELDS, *HIERARCHY_FIELDS, *ARRAY_FIELDS]]
+    result = json.loads((parsed / "results" / "hierarchy.json").read_text())
+    assert {name for name, _, _ in table(OUTPUT, "metric of trees")} == set(result["metrics"])
 
 
 @pytest.mark.parametrize(("stage", "heading"), [("regions", "metric of regions"), ("semantic", "metric of label maps")])

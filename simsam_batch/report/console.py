@@ -157,7 +157,11 @@ def metric_lines(metrics: Mapping[str, Any]) -> list[str]:
         shown = _number(value)
         if (interval := metrics.get(f"{name}_ci")) is not None:
             shown += f"  95 %: {_number(interval[0])} to {_number(interval[1])}"
-        if isinstance(value, Mapping):
+        if isinstance(value, list) and value and isinstance(value[0], Mapping):
+            for number, inner in enumerate(value):
+                plain = {key: v for key, v in inner.items() if not isinstance(v, Mapping | list)}
+                lines += [f"  {name} {number}", *(f"    {key:20} {_number(v)}" for key, v in plain.items())]
+        elif isinstance(value, Mapping):
             lines += [f"  {name}", *(f"    {key:20} {_number(inner)}" for key, inner in value.items())]
         elif isinstance(value, list):
             lines += [f"  {name}", *(f"    {number:<20} {_number(inner)}" for number, inner in enumerate(value))]

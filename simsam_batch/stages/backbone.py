@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from simsam_batch.config import SemanticSettings, SpectralSettings
+from simsam_batch.config import FeatureSettings, SemanticSettings
 from simsam_batch.errors import RunError, SettingsError
 from simsam_batch.storage import ObjectNotFound, read_url, redact
 
@@ -34,7 +34,7 @@ def compute_device(device: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
-def resolve_backbone(settings: SpectralSettings) -> dict[str, Any]:
+def resolve_backbone(settings: FeatureSettings) -> dict[str, Any]:
     """What the backbone settings come down to: name, block, patch, normalisation and the digest of the weights.
 
     The backbone is loaded once for it, so that a wrong name, block or file is found before any work is done.
@@ -45,7 +45,7 @@ def resolve_backbone(settings: SpectralSettings) -> dict[str, Any]:
     return _load(settings, "cpu")[1]
 
 
-def load_backbone(settings: SpectralSettings, resolved: dict[str, Any], device: str) -> Backbone:
+def load_backbone(settings: FeatureSettings, resolved: dict[str, Any], device: str) -> Backbone:
     """The backbone on ``device``, with exactly the weights that the driver resolved.
 
     Raises:
@@ -60,7 +60,7 @@ def load_backbone(settings: SpectralSettings, resolved: dict[str, Any], device: 
     return backbone
 
 
-def _load(settings: SpectralSettings, device: str) -> tuple[Backbone, dict[str, Any]]:
+def _load(settings: FeatureSettings, device: str) -> tuple[Backbone, dict[str, Any]]:
     if settings.backbone == DESCRIPTORS:
         from simsam_batch.features.descriptors import Descriptors
 
@@ -108,7 +108,7 @@ def load_encoder(settings: SemanticSettings, resolved: dict[str, Any], device: s
     return encoder
 
 
-def _precision(settings: SpectralSettings, device: str) -> Literal["fp32", "bf16"]:
+def _precision(settings: FeatureSettings, device: str) -> Literal["fp32", "bf16"]:
     if settings.precision == "auto":
         return "bf16" if device.startswith("cuda") else "fp32"
     return settings.precision

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from simsam_batch import images
-from simsam_batch.config import SpectralSettings
+from simsam_batch.config import FeatureSettings, SpectralSettings
 from simsam_batch.errors import DevicePoisonedError, ImageError, RunError, SettingsError
 from simsam_batch.regions import masks
 from simsam_batch.runs.schema import Shard, ShardOutput, Stage
@@ -92,7 +92,7 @@ class ImageStage(Stage, Protocol):
     """A stage whose workers look at images."""
 
     @property
-    def options(self) -> SpectralSettings:
+    def options(self) -> FeatureSettings:
         """All settings."""
         ...
 
@@ -142,7 +142,8 @@ class ImageWorker(ABC, Generic[F]):
         torch.set_num_threads(stage.options.threads)
         threadpool_limits(stage.options.threads)
         self.device = torch.device(compute_device(stage.options.device))
-        if stage.options.solver == "arpack" and self.device.type == "cuda":
+        spectral = stage.options if isinstance(stage.options, SpectralSettings) else None
+        if spectral is not None and spectral.solver == "arpack" and self.device.type == "cuda":
             raise SettingsError("solver: 'arpack' runs on a CPU only; choose another --solver, or --device cpu")
         self.backbone = load_backbone(stage.options, stage.resolved, str(self.device))
         options = stage.options
@@ -379,7 +380,7 @@ def _poison_told(device: torch.device) -> Iterator[None]:
         raise
 
 
-def limits_of(settings: SpectralSettings) -> dict[str, Any]:
+def limits_of(settings: FeatureSettings) -> dict[str, Any]:
     """The limits in force, for the manifest: in a second try they may be others than those of the run."""
     return {name: getattr(settings, name) for name in settings.limits()}
 

@@ -160,12 +160,6 @@ def _title(pid: int) -> str:
         return ""
 
 
-def test_a_killed_node_of_ray_costs_no_image(
-    pictures: Path, expected: dict[str, Any], tmp_path: Path, draw: random.Random
-) -> None:
-    rounds_on_ray(pictures, expected, tmp_path, draw, 1)
-
-
 @pytest.mark.soak
 def test_killed_nodes_and_actors_of_ray_cost_no_image_at_length(
     pictures: Path, expected: dict[str, Any], tmp_path: Path, draw: random.Random

@@ -1,0 +1,167 @@
+"""``simsam hierarchy`` on real processes: trees that hold together, true scores, every engine, interruptions."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from simsam_batch.cli import run
+
+SETTINGS = ["--backbone", "descriptors", "--resize", "native", "--superpixels", "12", "--shard-size", "2"]
+COLOURS = [(200, 40, 40), (40, 170, 60), (50, 60, 200)]
+PLACES = [(16, 16), (16, 128), (128, 16), (128, 128)]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six pictures of three squares on grey noise in ``images/``; their labels 1 to 3 on 0 in ``truth/``."""
+    root = tmp_path_factory.mktemp("photographs")
+    for folder in ("images", "truth"):
+        (root / folder).mkdir()
+    for i in range(6):
+        rng = np.random.default_rng(i)
+        pixels = rng.integers(90, 140, (240, 240, 3)).astype(np.uint8)
+        truth = np.zeros((240, 240), np.uint8)
+        for number, place in enumerate(rng.permutation(4)[:3]):
+            top, left = PLACES[place]
+            square = slice(top, top + 96), slice(left, left + 96)
+            pixels[square], truth[square] = COLOURS[number], number + 1
+        Image.fromarray(pixels).save(root / "images" / f"{i}.png")
+        Image.fromarray(truth).save(root / "truth" / f"{i}.png")
+    return root
+
+
+def command(pictures: Path, out: Path, *more: str) -> list[str]:
+    base = [sys.executable, "-m", "simsam_batch", "hierarchy", f"{pictures}/images", str(out)]
+    return [*base, "--truth", f"{pictures}/truth", *SETTINGS, *more]
+
+
+@pytest.fixture(scope="module")
+def finished(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """OUT of an undisturbed run on one local worker."""
+    out = tmp_path_factory.mktemp("finished") / "out"
+    assert run(command(pictures, out, "--workers", "1")[3:]) == 0
+    return out
+
+
+def result_of(out: Path) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((out / "results" / "hierarchy.json").read_text())
+    return result
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pq.read_table(out / "results" / "hierarchy").to_pylist()
+    return rows
+
+
+def test_children_tile_their_parent_and_every_patch_has_a_superpixel(finished: Path) -> None:
+    for row in rows_of(finished):
+        nodes = row["nodes"]
+        assert len(row["superpixel_map"]) == row["grid_h"] * row["grid_w"]
+        assert set(row["superpixel_map"]) == set(range(row["superpixel_count"]))
+        assert (nodes[0]["parent"], nodes[0]["lo"], nodes[0]["hi"]) == (-1, 0, row["superpixel_count"])
+        assert nodes[0]["bbox_xyxy"] == [0, 0, row["width"], row["height"]]
+        assert nodes[0]["patches"] == row["grid_h"] * row["grid_w"]
+        for number, node in enumerate(nodes):
+            children = [child for child in nodes if child["parent"] == number]
+            assert len(children) != 1
+            if children:
+                assert [child["lo"] for child in children] == [node["lo"], *(c["hi"] for c in children[:-1])]
+                assert children[-1]["hi"] == node["hi"]
+                assert sum(child["patches"] for child in children) == node["patches"]
+                assert all(child["depth"] == node["depth"] + 1 for child in children)
+        with np.load(finished / row["arrays_path"], allow_pickle=False) as arrays:
+            prototypes = arrays[f"{row['arrays_member']}.prototypes"].astype(np.float64)
+        assert len(prototypes) == len(nodes)
+        assert np.linalg.norm(prototypes, axis=1) == pytest.approx(np.ones(len(nodes)), abs=2e-3)
+
+
+def test_the_covering_in_the_row_is_that_of_masks_made_from_it(pictures: Path, finished: Path) -> None:
+    """The best IoU of each labelled region with any node but the root, from boolean masks of full size."""
+    for row in rows_of(finished):
+        truth = np.asarray(Image.open(pictures / "truth" / row["image_id"]))
+        patches = np.array(row["superpixel_map"]).reshape(row["grid_h"], row["grid_w"])
+        owner = np.kron(patches, np.ones((row["patch"], row["patch"]), int))
+        assert owner.shape == truth.shape
+        masks = [(owner >= node["lo"]) & (owner < node["hi"]) for node in row["nodes"][1:]]
+        best = [max((m & (truth == v)).sum() / (m | (truth == v)).sum() for m in masks) for v in np.unique(truth)]
+        assert row["nmcovering"] == pytest.approx(np.mean(best), rel=1e-12)
+    metrics = result_of(finished)["metrics"]
+    assert metrics["nmcovering"] == pytest.approx(np.mean([row["nmcovering"] for row in rows_of(finished)]))
+    # Three squares on grey: a 3x3 median of the descriptors takes their corners, the tree some of their borders.
+    assert metrics["nmcovering"] > 0.7
+    assert metrics["images_scored"] == 6
+
+
+def test_groups_of_labels_are_scored_by_the_hierarchy_named(pictures: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.yaml"
+    labels.write_text("title: squares\nbackground: 0\nregions:\n  warm:\n    red: 1\n  cold: {green: 2, blue: 3}\n")
+    out = tmp_path / "out"
+    assert run(command(pictures, out, "--label-hierarchy", str(labels), "--limit", "2")[3:]) == 0
+    metrics = result_of(out)["metrics"]
+    assert set(metrics["iou_by_region"]) == {"warm", "warm/red", "cold", "cold/green", "cold/blue", "background"}
+    assert len(metrics["levels"]) == 2
+    assert metrics["nhcovering"] <= metrics["nmcovering"]
+
+
+def test_upstreams_numbering_takes_patches_from_the_first_leaves(
+    pictures: Path, finished: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert run(command(pictures, out, "--numbering", "upstream")[3:]) == 0
+    assert result_of(out)["metrics"]["nmcovering"] < result_of(finished)["metrics"]["nmcovering"]
+    assert all(min(node["patches"] for node in row["nodes"]) == 0 for row in rows_of(out))
+
+
+def test_an_interrupted_run_goes_on_and_ends_alike(pictures: Path, finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run(command(pictures, out, "--workers", "2")[3:]) == 0
+    assert result_of(out)["content_digest"] == result_of(finished)["content_digest"]
+    kept = {path.name: path.read_bytes() for path in (out / "hierarchy/manifests").iterdir()}
+    (out / "hierarchy/manifests/0000001.0.json").unlink()
+    (out / "results/hierarchy.json").unlink()
+    assert run(command(pictures, out)[3:]) == 0
+    assert result_of(out)["content_digest"] == result_of(finished)["content_digest"]
+    assert all((out / "hierarchy/manifests" / n).read_bytes() == body for n, body in kept.items() if n[6] != "1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ray", "torchrun"])
+def test_other_engines_grow_the_same_trees(
+    pictures: Path, tmp_path: Path, finished: Path, run_on: Callable[[str, list[str]], None], engine: str
+) -> None:
+    out = tmp_path / "out"
+    run_on(engine, command(pictures, out))
+    assert result_of(out)["content_digest"] == result_of(finished)["content_digest"]
+    assert result_of(out)["metrics"] == result_of(finished)["metrics"]
+
+
+def test_wrong_truth_and_wrong_hierarchies_are_named(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = tmp_path / "labels.yaml"
+    labels.write_text("regions:\n  square: [1, 2]\nbackground: 0\n")
+    out = tmp_path / "out"
+    assert run(command(pictures, out, "--label-hierarchy", str(labels), "--limit", "2")[3:]) == 0
+    assert all("nothing is said of its label 3" in row["truth_error"] for row in rows_of(out))
+    assert result_of(out)["metrics"]["truth_errors"] == 2
+    assert run(command(pictures, tmp_path / "other", "--label-hierarchy", "voc2010")[3:]) == 1
+    assert "voc2010" in capsys.readouterr().err
+
+
+def test_images_with_nothing_to_split_have_a_root_alone(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (96, 64), "red").save(tmp_path / "images" / "one colour.png")
+    Image.new("RGB", (64, 64), "blue").save(tmp_path / "images" / "another.png")
+    out = tmp_path / "out"
+    assert run(["hierarchy", str(tmp_path / "images"), str(out), *SETTINGS]) == 0
+    assert [len(row["nodes"]) for row in rows_of(out)] == [1, 1]
+    assert result_of(out)["metrics"]["root_only"] == 2
