@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from simsam_batch.regions.superpixels import OverClustering, over_cluster
+from simsam_batch.regions.superpixels import OverClustering, _nearest, over_cluster
 from simsam_batch.spectral.affinity import normalize_rows
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -163,6 +163,12 @@ def test_a_patch_left_out_at_the_corner_counts_as_the_first_of_its_superpixel() 
     assert filled.labels.tolist() == [[0, 0, 1, 1, 0, 0, 1, 1]]
     # Two patches on either side of the most distant pairs: no weight is left between the two groups.
     assert filled.graphs[0] == pytest.approx(np.zeros((2, 2)), abs=1e-6)
+
+
+def test_no_patch_joins_a_superpixel_that_is_not_there() -> None:
+    # Of three centres wanted two were found; the first patch is far from both.
+    centers = torch.tensor([[[1.0, 0.0], [0.6, 0.8], [torch.nan, torch.nan]]])
+    assert _nearest(torch.tensor([[[-1.0, 0.0], [0.0, 1.0], [1.0, 0.1]]]), centers).tolist() == [[1, 1, 0]]
 
 
 def test_what_does_not_fit_is_refused() -> None:
