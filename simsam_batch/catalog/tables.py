@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _ABSOLUTE_PATTERN = r"^(/|[A-Za-z][A-Za-z0-9+.-]*://)"
+_ROWS = 65_536
 _DOTS_PATTERN = r"(^|/)\.\.?(/|$)"
 # so much of a list is parsed at once, and no path or URL is longer
 _BLOCK = 16 << 20
@@ -76,6 +77,19 @@ def _entries(block: bytes, images: str) -> Any:
         raise SettingsError(f"{redact(images)} is not UTF-8 text. To mend it: save the list as UTF-8") from error
     lines = pc.utf8_trim_whitespace(pc.split_pattern(text, "\n").flatten())
     return lines.filter(pc.and_not(pc.not_equal(lines, ""), pc.starts_with(lines, "#")))
+
+
+def _resolved_column(entries: Any, root: str, source: str, *, with_ids: bool) -> tuple[Any, Any]:
+    """What `_resolved` gives, in blocks, so that what it makes on the way is never as long as the column."""
+    import pyarrow as pa
+
+    ids, uris = [], []
+    for chunk in entries.chunks:
+        for start in range(0, len(chunk), _ROWS):
+            found = _resolved(chunk.slice(start, _ROWS), root, source)
+            ids += [found[0]] if with_ids else []
+            uris.append(found[1])
+    return pa.chunked_array(ids, pa.string()), pa.chunked_array(uris, pa.string())
 
 
 def _resolved(entries: Any, root: str, source: str) -> tuple[Any, Any]:
@@ -161,8 +175,10 @@ def _read_parquet(url: str, root: str, keep: Sequence[str]) -> pa.Table:
                 raise SettingsError(f"{where}: column {field.name} cannot be read as {field.type}: {error}") from error
             if not field.nullable and columns[field.name].null_count:
                 raise SettingsError(f"{where}: column {field.name} is empty in {columns[field.name].null_count} rows")
-    ids, columns["uri"] = _resolved(columns["uri"], root, url)
-    columns.setdefault("image_id", ids)
+    has_ids = "image_id" in columns
+    ids, columns["uri"] = _resolved_column(columns["uri"], root, url, with_ids=not has_ids)
+    if not has_ids:
+        columns["image_id"] = ids
     if "truth_uri" in columns:
-        columns["truth_uri"] = _resolved(columns["truth_uri"], root, url)[1]
+        columns["truth_uri"] = _resolved_column(columns["truth_uri"], root, url, with_ids=False)[1]
     return records_table(columns, {name: table[name] for name in keep})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
@@ -27,8 +28,8 @@ class StageStatus:
         done_shards, done_images: committed.
         started_shards: begun and not committed: in hand, or given up by a process that ended.
         most_starts: of one of these.
-        failed: images that failed; None if manifests were not read, like what follows.
-        errors_by_type: of these, most frequent first.
+        failed: images that failed; None if manifests were not read.
+        errors_by_type: of these, most frequent first; likewise.
         tried_again: shards whose failed images were tried again.
         images_per_second: over the last commits; None before the second, and when all is done.
         seconds_left: at that rate.
@@ -78,7 +79,9 @@ def stage_status(plan: Plan, stage: str, *, failures: bool = True, now: float | 
     """
     ledger = Ledger(plan.out, stage)
     commits = ledger.commit_times()
-    done = {shard for shard, _, _ in commits}
+    done: dict[int, int] = {}
+    for shard, generation, _ in commits:
+        done[shard] = max(generation, done.get(shard, 0))
     started = Counter(shard for shard in ledger.starts() if shard not in done)
     last = max((when for _, _, when in commits if when is not None), default=None)
     since = None if last is None else max(0.0, (time.time() if now is None else now) - last)
@@ -86,7 +89,7 @@ def stage_status(plan: Plan, stage: str, *, failures: bool = True, now: float | 
     recent = sorted((when, sizes[shard]) for shard, generation, when in commits if when is not None and not generation)
     rate, gap = _pace(recent[-_RECENT:])
     left = plan.images - sum(sizes.values())
-    failed, errors, again = _failures(ledger) if failures else (None, None, 0)
+    failed, errors = _failures(ledger, done) if failures else (None, None)
     return StageStatus(
         stage=stage,
         shards=plan.shards,
@@ -97,7 +100,7 @@ def stage_status(plan: Plan, stage: str, *, failures: bool = True, now: float | 
         most_starts=max(started.values(), default=0),
         failed=failed,
         errors_by_type=errors,
-        tried_again=again,
+        tried_again=sum(generation > 0 for generation in done.values()),
         images_per_second=rate if left else None,
         seconds_left=left / rate if left and rate else None,
         seconds_since_commit=since,
@@ -116,14 +119,13 @@ def _pace(recent: list[tuple[float, int]]) -> tuple[float | None, float | None]:
     return sum(images for _, images in recent[1:]) / seconds, max(statistics.fmean(gaps), 1.0)
 
 
-def _failures(ledger: Ledger) -> tuple[int, dict[str, int], int]:
-    failed = again = 0
+def _failures(ledger: Ledger, generations: Mapping[int, int]) -> tuple[int, dict[str, int]]:
+    failed = 0
     errors: Counter[str] = Counter()
-    for manifest in ledger.manifests():
+    for manifest in ledger.manifests(generations):
         failed += manifest["failed"]
         errors.update(manifest["errors_by_type"])
-        again += manifest["generation"] > 0
-    return failed, dict(errors.most_common()), again
+    return failed, dict(errors.most_common())
 
 
 def _exists(out: Folder, name: str) -> bool:
