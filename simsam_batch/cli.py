@@ -283,16 +283,15 @@ def _doctor_command() -> click.Command:
 
 def _retry(out: str, **given: Any) -> int:
     from simsam_batch import operations
-    from simsam_batch.config import RunSettings
+    from simsam_batch.config import RunSettings, resolve
     from simsam_batch.report.console import reporter
 
     del given["debug"]
     changes = {name: value for name, value in given.items() if value is not None}
-    chosen = RunSettings.model_validate({n: v for n, v in changes.items() if n in ("quiet", "log_format")})
+    chosen = resolve(RunSettings, {n: v for n, v in changes.items() if n in RunSettings.fields_of("operation")})
     with reporter(chosen.log_format, quiet=chosen.quiet) as report:
         results = operations.retry(out, changes, report)
-    tolerated = float(changes.get("allow_failed", 0.0))
-    too_many = any(result["failed"] > tolerated * result["images"] for result in (results or {}).values())
+    too_many = any(result["failed"] > chosen.allow_failed * result["images"] for result in (results or {}).values())
     return EXIT_TOO_MANY_FAILED if too_many else 0
 
 

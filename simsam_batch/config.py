@@ -300,6 +300,13 @@ class HierarchySettings(FeatureSettings):
     )
     ignore_label: int = _result("Scores", -1, "label in the truth that is not scored; -1: none", ge=-1)
 
+    @model_validator(mode="after")
+    def _the_form_fits_the_graph(self) -> Self:
+        if self.form == "low-rank" and self.adjacency != "minmax":
+            msg = f"form: 'low-rank' needs the adjacency 'minmax'; allowed with {self.adjacency!r}: auto | dense"
+            raise ValueError(msg)
+        return self
+
 
 _PUBLISHED: dict[str, Any] = {
     "precision": "fp32",

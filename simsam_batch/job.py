@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from simsam_batch.config import (
@@ -64,15 +65,19 @@ class Job(Generic[S]):
             stage: of this run.
             before_first: called if no shard of it is done yet.
             again: try failed images again instead, see `simsam_batch.runs.execute.execute`.
+
+        Returns:
+            What ``results/<stage>.json`` holds; after a second try in a run that is not finished, which cannot be
+            published yet, only ``images`` that were tried and those that ``failed``.
         """
         from simsam_batch.engines.torchrun import TorchrunEngine
         from simsam_batch.runs.execute import execute
+        from simsam_batch.runs.ledger import Ledger
         from simsam_batch.runs.publish import publish
 
         folder, plan, report = self.folder, self.plan, self.report
         if isinstance(self.engine, TorchrunEngine):
             told = {
-                "out": folder.url,
                 "single_driver": folder.single_driver,
                 "stage": stage.name,
                 "resolved": stage.resolved,
@@ -94,7 +99,7 @@ class Job(Generic[S]):
         defaults = type(self.settings)().values_of("operation")
         given = {n: value for n, value in self.settings.values_of("operation").items() if value != defaults[n]}
         options = execute_options(self.settings)
-        execute(
+        summary = execute(
             folder,
             plan,
             stage,
@@ -106,6 +111,11 @@ class Job(Generic[S]):
             again=again,
             started_with=given,
         )
+        if again is not None and (pending := len(Ledger(folder, stage.name).pending(plan.shards))):
+            report.note(
+                f"{stage.name}: {pending} shards have not been done yet; the command that began the run does them"
+            )
+            return {"images": summary.images, "failed": summary.failed}
         result = publish(folder, plan, stage)
         report.finish(result, f"{folder.url}/results/{stage.name}.json")
         return result
@@ -113,29 +123,59 @@ class Job(Generic[S]):
 
 @contextmanager
 def open_job(
-    images: str | None, out: str, settings: S, columns: Sequence[pa.Field], report: Reporter
+    images: str, out: str, settings: S, columns: Sequence[pa.Field], report: Reporter
 ) -> Iterator[Job[S] | None]:
-    """Check what can be checked, start the engine, and open the plan; None on a torchrun rank, when it has helped.
+    """Start the engine, check what can be checked, and open the plan; None on a torchrun rank, when it has helped.
 
     Args:
-        images: what a new run is about; None for a run that exists.
+        images: what the run is about.
         out: folder of the run.
         settings: of its stages.
         columns: those that the stages make, whose names kept columns cannot have.
         report: is told what happens.
 
     Raises:
+        SettingsError: a setting cannot be used, or OUT holds a run about another input.
+    """
+    from simsam_batch.stages.segment import check_kept_columns
+
+    check_kept_columns(settings.keep_columns, columns)
+    with started_engine(out, settings) as engine:
+        yield None if engine is None else prepared(images, out, settings, engine, report)
+
+
+@contextmanager
+def started_engine(out: str, settings: FeatureSettings) -> Iterator[Engine | None]:
+    """The engine of a command, for all its stages; None on a torchrun rank, when it has helped with all of them."""
+    from simsam_batch.engines.torchrun import TorchrunEngine
+
+    with closing(make_engine(settings)) as engine:
+        if isinstance(engine, TorchrunEngine) and not engine.is_driver:
+            engine.serve(partial(_runner_of_job, absolute_url(out)))
+            yield None
+        else:
+            yield engine
+
+
+def prepared(images: str | None, out: str, settings: S, engine: Engine, report: Reporter) -> Job[S]:
+    """Check what can be checked before any work, and open the plan.
+
+    Args:
+        images: what a new run is about; None for a run that exists.
+        out: folder of the run.
+        settings: of its stages.
+        engine: where they are executed.
+        report: is told what happens.
+
+    Raises:
         SettingsError: a setting cannot be used, or OUT holds a run about another input, or none.
     """
-    from simsam_batch.engines.torchrun import TorchrunEngine
     from simsam_batch.images import check_resize, parse_resize
     from simsam_batch.regions.refine import load_crf
     from simsam_batch.stages.backbone import resolve_backbone
     from simsam_batch.stages.regions import check_crop_size
-    from simsam_batch.stages.segment import check_kept_columns
 
     resize = parse_resize(settings.resize)
-    check_kept_columns(settings.keep_columns, columns)
     if settings.weights is not None:
         # A worker on another machine, or of a cluster started elsewhere, has another working folder.
         settings = settings.model_copy(update={"weights": absolute_url(settings.weights)})
@@ -143,18 +183,13 @@ def open_job(
         # What refines may not be installed; that is to be said at once, and not by every worker.
         load_crf()
     folder = Folder(absolute_url(out), single_driver=settings.single_driver)
-    with closing(make_engine(settings)) as engine:
-        if isinstance(engine, TorchrunEngine) and not engine.is_driver:
-            engine.serve(_runner_of_job)
-            yield None
-            return
-        resolved = resolve_backbone(settings)
-        check_resize(resize, resolved["patch"])
-        if isinstance(settings, SemanticSettings):
-            check_crop_size(settings, resolved)
-        folder.check_create()
-        plan = existing_plan(folder) if images is None else open_plan(images, folder, settings, report)
-        yield Job(folder, plan, engine, settings, resolved, report)
+    resolved = resolve_backbone(settings)
+    check_resize(resize, resolved["patch"])
+    if isinstance(settings, SemanticSettings):
+        check_crop_size(settings, resolved)
+    folder.check_create()
+    plan = existing_plan(folder) if images is None else open_plan(images, folder, settings, report)
+    return Job(folder, plan, engine, settings, resolved, report)
 
 
 def stage_of(
@@ -226,7 +261,8 @@ def recorded_settings(out: Folder, stage: str, changes: Mapping[str, Any]) -> Fe
     from simsam_batch.stages.clusters import committed_settings
 
     model = settings_model(stage)
-    fixed = sorted(set(changes) - {*model.fields_of("operation"), *model.limits()})
+    models = (SegmentSettings, SemanticSettings, HierarchySettings)
+    fixed = sorted(set(changes) - {name for each in models for name in (*each.fields_of("operation"), *each.limits())})
     if fixed:
         raise SettingsError(
             f"{', '.join(fixed)}: cannot be changed in a run that has begun. To mend it: use another OUT"
@@ -239,7 +275,8 @@ def recorded_settings(out: Folder, stage: str, changes: Mapping[str, Any]) -> Fe
             held |= {"weights": record["started_with"].get("weights")} | record["settings"]
     if stage == "semantic":
         held |= committed_settings(out)
-    return resolve(model, held | dict(changes))
+    # What only other stages know may be given for a run that has several.
+    return resolve(model, held | {name: value for name, value in changes.items() if name in model.model_fields})
 
 
 def execute_options(settings: RunSettings) -> ExecuteOptions:
@@ -253,13 +290,13 @@ def execute_options(settings: RunSettings) -> ExecuteOptions:
     )
 
 
-def _runner_of_job(job: str) -> Runner:
+def _runner_of_job(out: str, job: str) -> Runner:
     """The runner of a torchrun rank that helps, from what the driver told it."""
     from simsam_batch.runs.plan import load_plan
     from simsam_batch.runs.runner import RunnerFactory
 
     told = json.loads(job)
-    folder = Folder(told["out"], single_driver=told["single_driver"])
+    folder = Folder(out, single_driver=told["single_driver"])
     plan = load_plan(folder)
     if plan is None:
         msg = (

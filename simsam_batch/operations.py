@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from simsam_batch.config import HierarchySettings, SegmentSettings, SemanticSettings
-from simsam_batch.job import begun_stages, existing_plan, open_job, recorded_settings
+from simsam_batch.errors import SettingsError
+from simsam_batch.job import begun_stages, existing_plan, open_job, prepared, recorded_settings, started_engine
 from simsam_batch.storage import Folder, absolute_url
 
 if TYPE_CHECKING:
@@ -130,8 +131,8 @@ def retry(out: str, changes: Mapping[str, Any], report: Reporter) -> dict[str, d
         report: is told what happens.
 
     Returns:
-        For each stage that had failed images what ``OUT/results/<stage>.json`` now holds; None on a torchrun rank
-        that only helps.
+        For each stage that had failed images what ``OUT/results/<stage>.json`` now holds, or while the run is not
+        finished ``images`` and ``failed`` of this try; None on a torchrun rank that only helps.
 
     Raises:
         SettingsError: no run in OUT, or a setting that cannot be changed.
@@ -142,24 +143,24 @@ def retry(out: str, changes: Mapping[str, Any], report: Reporter) -> dict[str, d
     from simsam_batch.runs.retry import failed_shards
 
     folder = Folder(absolute_url(out))
-    plan = existing_plan(folder)
+    existing_plan(folder)
+    stages = {name: recorded_settings(folder, name, changes) for name in begun_stages(folder)}
+    if not stages:
+        raise SettingsError(f"{folder.url}: no stage has begun, so there is nothing to try again")
     results: dict[str, dict[str, Any]] = {}
-    for name in begun_stages(folder):
-        ledger = Ledger(folder, name)
-        record = ledger.record()
-        settings = recorded_settings(folder, name, changes)
-        with open_job(None, out, settings, [], report) as job:
-            if job is None:
-                return None
+    # One engine for all stages: torchrun's ranks meet once. Workers hold themselves to the threads of their stage.
+    widest = max(stages.values(), key=lambda settings: settings.threads)
+    with started_engine(out, widest) as engine:
+        if engine is None:
+            return None
+        for name, settings in stages.items():
+            ledger = Ledger(folder, name)
             again, images = failed_shards(ledger)
-            pending = len(ledger.pending(plan.shards))
-            if pending:
-                report.note(
-                    f"{name}: {pending} shards have not been done yet; the command that began the run does them"
-                )
             if not again:
                 report.note(f"{name}: no image has failed")
                 continue
+            job = prepared(None, out, settings, engine, report)
+            record = ledger.record()
             report.plan(f"{name} again", images=images, shards=len(again), done_shards=0, done_images=0)
             # What else the stage rests on is fixed; the weights are looked at again.
             resolved = record["resolved"] if name == "semantic" else record["resolved"] | job.resolved

@@ -157,6 +157,33 @@ def test_wrong_truth_and_wrong_hierarchies_are_named(
     assert "voc2010" in capsys.readouterr().err
 
 
+def test_settings_that_cannot_be_are_refused_before_anything_is_written(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    far = tmp_path / "far.yaml"
+    far.write_text("regions:\n  near: 1\n  far: 900000000\n")
+    for more, said in (
+        (["--form", "low-rank", "--adjacency", "exp"], "form: 'low-rank' needs the adjacency 'minmax'"),
+        (["--label-hierarchy", str(far)], "label_hierarchy: "),
+    ):
+        assert run(command(pictures, out, *more)[3:]) == 1
+        assert said in capsys.readouterr().err
+        assert not out.exists()
+
+
+def test_a_label_that_a_hierarchy_names_can_be_left_out(pictures: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.yaml"
+    labels.write_text("background: 0\nregions: {red: 1, green: 2, blue: 3}\n")
+    out = tmp_path / "out"
+    more = ["--label-hierarchy", str(labels), "--ignore-label", "3", "--limit", "2"]
+    assert run(command(pictures, out, *more)[3:]) == 0
+    metrics = result_of(out)["metrics"]
+    assert set(metrics["iou_by_region"]) == {"red", "green", "background"}
+    # two squares of 96 x 96 pixels
+    assert metrics["ignored_pixels"] == 2 * 96 * 96
+
+
 def test_images_with_nothing_to_split_have_a_root_alone(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     Image.new("RGB", (96, 64), "red").save(tmp_path / "images" / "one colour.png")

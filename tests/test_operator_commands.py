@@ -115,9 +115,9 @@ def test_regions_and_label_maps_of_failed_images_are_made_with_the_clusters_ther
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["ray", "torchrun"])
-def test_every_engine_tries_again(pictures: Path, tmp_path: Path, engine: str) -> None:
+def test_every_engine_tries_all_stages_again(pictures: Path, tmp_path: Path, engine: str) -> None:
     out = tmp_path / "out"
-    assert run(["segment", str(pictures), str(out), *PLAIN, "--max-pixels", "30000"]) == 3
+    assert run(["semantic", str(pictures), str(out), *PLAIN, *REGIONS]) == 3
     mend(pictures)
     if engine == "ray":
         assert run(["retry", str(out), "--engine", "ray", "--workers", "1"]) == 0
@@ -127,7 +127,40 @@ def test_every_engine_tries_again(pictures: Path, tmp_path: Path, engine: str) -
             [*launch, "-m", "simsam_batch", "retry", str(out)], capture_output=True, text=True, timeout=240, check=False
         )
         assert done.returncode == 0, done.stderr
-    assert result_of(out)["failed"] == 0
+    assert [result_of(out, stage)["failed"] for stage in ("regions", "semantic")] == [0, 0]
+
+
+def test_a_second_try_in_a_run_that_is_not_finished_is_kept_for_when_it_is(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    command = ["segment", str(pictures), str(out), *PLAIN]
+    assert run(command) == 3
+    # As if the run had been killed before its last shard.
+    (out / "segment/manifests/0000002.0.json").unlink()
+    (out / "results/segment.json").unlink()
+    mend(pictures)
+    capsys.readouterr()
+    assert run(["retry", str(out)]) == 0
+    assert "1 shards have not been done yet" in capsys.readouterr().err
+    assert not (out / "results/segment.json").exists()
+    assert run(command) == 0
+    assert (result_of(out)["ok"], result_of(out)["failed"]) == (8, 0)
+
+
+def test_settings_of_one_stage_do_not_stop_another_and_wrong_ones_are_named(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    trees = ["hierarchy", str(pictures), str(out), "--backbone", "descriptors", "--resize", "native"]
+    assert run([*trees, "--superpixels", "8", "--shard-size", "3"]) == 3
+    mend(pictures)
+    # hierarchy knows no refinement, which retry offers for the other stages
+    assert run(["retry", str(out), "--refine-processes", "1"]) == 0
+    assert result_of(out, "hierarchy")["failed"] == 0
+    capsys.readouterr()
+    assert run(["retry", str(out), "--log-format", "xml"]) == 1
+    assert "log_format: 'xml' is not allowed; it is text | json" in capsys.readouterr().err
 
 
 def test_what_cannot_be_changed_is_refused_by_name(pictures: Path, tmp_path: Path) -> None:

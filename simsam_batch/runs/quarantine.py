@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from simsam_batch.engines.child import Child, Failure, Receive, Send
 from simsam_batch.errors import DevicePoisonedError, RunError, StorageError
 from simsam_batch.runs.schema import Shard, ShardOutput, Stage
+from simsam_batch.storage import redact
 
 _FAILED_STARTS = 3
 _TRIES = 2
@@ -78,7 +79,7 @@ class _ServeImages:
             except StorageError as error:
                 send(_Trouble("storage", str(error)))
             except Exception as error:  # noqa: BLE001 - becomes the image's row; it is alone, so it is the cause
-                send(_Trouble("worker_raised", f"{type(error).__name__}: {error}"))
+                send(_Trouble("worker_raised", redact(f"{type(error).__name__}: {error}")))
             else:
                 send(output)
 

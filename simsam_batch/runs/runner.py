@@ -20,7 +20,7 @@ from simsam_batch.runs.quarantine import run_in_quarantine
 from simsam_batch.runs.retry import failed_images, with_second_try
 from simsam_batch.runs.schema import Shard, ShardOutput, Stage, Worker
 from simsam_batch.runs.watchdog import POISONED_EXIT_CODE, STALLED_EXIT_CODE, Watchdog, end_this_process
-from simsam_batch.storage import Folder, ObjectNotFound
+from simsam_batch.storage import Folder, ObjectNotFound, redact
 
 _OUTPUTS_WAITING = 2
 _CAUSE_LENGTH = 500
@@ -395,4 +395,4 @@ def _report(manifest: Mapping[str, Any], attempt: int, began: float, images: int
 
 def _cause(error: Exception) -> str:
     text = str(error) if isinstance(error, SimsamError) else f"{type(error).__name__}: {error}"
-    return " ".join(text.split())[:_CAUSE_LENGTH]
+    return redact(" ".join(text.split()))[:_CAUSE_LENGTH]

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from simsam_batch.catalog.datasets.hierarchies import LabelHierarchy, flat_hierarchy, label_hierarchy
 from simsam_batch.config import HierarchySettings
+from simsam_batch.errors import SettingsError
 from simsam_batch.runs.schema import ROW_FIELDS
 from simsam_batch.scores.covering import CoveringScores
 from simsam_batch.stages.segment import IMAGE_FIELDS
@@ -108,15 +109,7 @@ class HierarchyStage:
     @cached_property
     def fold(self) -> HierarchyFold:
         """Merges scores and counts."""
-        labels = self.resolved["labels"]
-        scores = CoveringScores(
-            labels["names"],
-            labels["parent"],
-            {int(label): region for label, region in labels["region_of_label"].items()},
-            background=labels["background"],
-            ignore=labels["ignore"],
-        )
-        return HierarchyFold(scores)
+        return HierarchyFold(scores_of(self.resolved["labels"]))
 
     def make_worker(self, beat: Callable[[], None]) -> HierarchyWorker:
         """Load the backbone and be ready for shards."""
@@ -136,14 +129,37 @@ def labels_of(options: HierarchySettings) -> dict[str, Any]:
         found = flat_hierarchy("labels", [str(label) for label in range(_UNNAMED_LABELS)], ignore=ignore)
     else:
         found = label_hierarchy(options.label_hierarchy)
-    return _as_json(found) | {"ignore": sorted({*found.ignore, *ignore})}
+    labels = _as_json(found, {*found.ignore, *ignore})
+    try:
+        scores_of(labels)
+    except ValueError as error:
+        raise SettingsError(f"label_hierarchy: {error}") from error
+    return labels
 
 
-def _as_json(found: LabelHierarchy) -> dict[str, Any]:
+def scores_of(labels: dict[str, Any]) -> CoveringScores:
+    """The scores of a set whose labels stand for what `labels_of` says.
+
+    Raises:
+        ValueError: they cannot be scored, being too far apart.
+    """
+    return CoveringScores(
+        labels["names"],
+        labels["parent"],
+        {int(label): region for label, region in labels["region_of_label"].items()},
+        background=labels["background"],
+        ignore=labels["ignore"],
+    )
+
+
+def _as_json(found: LabelHierarchy, ignore: set[int]) -> dict[str, Any]:
     return {
         "title": found.title,
         "names": list(found.names),
         "parent": list(found.parent),
-        "region_of_label": {str(label): region for label, region in sorted(found.region_of_label.items())},
+        "region_of_label": {
+            str(label): region for label, region in sorted(found.region_of_label.items()) if label not in ignore
+        },
         "background": found.background,
+        "ignore": sorted(ignore),
     }

@@ -51,10 +51,12 @@ def reported(action: str, url: str) -> Iterator[None]:
 
 
 def _as_storage_error(error: Exception, action: str, url: str) -> StorageError:
-    cause = " ".join(str(error).split())[:500] or "no message"
+    cause = " ".join(str(error).split())
     # the cause may quote the path without the protocol, by which a URL would be known
     user = re.match(r"[A-Za-z][A-Za-z0-9+.-]*://([^/\s@]+@)", url)
     cause = cause.replace(user[1], "") if user else cause
+    # a URL that is cut before its "@" would no longer be known for one with a password
+    cause = redact(cause)[:500] or "no message"
     shown = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in url)
     text = redact(
         f"cannot {action} {shown}: {type(error).__name__}: {cause}. To mend it: {_mend(error, protocol_of(url))}"
