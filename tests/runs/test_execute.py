@@ -166,6 +166,9 @@ class FailsToStartOnce:
             return iter([ShardReport(number, 0, "error", error="the store is busy") for number in shards])
         return self._engine.run(make_runner, shards)
 
+    def stop(self) -> bool:
+        return self._engine.stop()
+
     def close(self) -> None:
         self._engine.close()
 
