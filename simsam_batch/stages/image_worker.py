@@ -252,13 +252,14 @@ class ImageWorker(ABC, Generic[F]):
     def _load(self, item: Item) -> Loaded:
         record = item.record
         data = images.fetch(record["uri"], self.limits)
-        changed = None if record["size"] is None else len(data) != record["size"]
+        planned = record.get("size")
+        changed = None if planned is None else len(data) != planned
         try:
             return self._loaded(record, data, changed)
         except ImageError as error:
             if not changed:
                 raise
-            since = f"{error.message}. The file has changed since the plan: {len(data)} bytes, not {record['size']}"
+            since = f"{error.message}. The file has changed since the plan: {len(data)} bytes, not {planned}"
             raise ImageError(error.kind, since, error.step) from error
 
     def _loaded(self, record: dict[str, Any], data: bytes, changed: bool | None) -> Loaded:
