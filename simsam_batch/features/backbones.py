@@ -15,7 +15,7 @@ from torch import nn
 
 from simsam_batch.errors import SettingsError
 from simsam_batch.features.contract import Triple
-from simsam_batch.features.vit import ViTBackbone
+from simsam_batch.features.vit import TOKEN_FACETS, ViTBackbone
 from simsam_batch.features.weights import Checkpoint, fit_checkpoint, read_checkpoint
 
 ALIASES = {
@@ -26,7 +26,7 @@ ALIASES = {
 }
 """Names of the DINO repository, for timm's names of the same networks."""
 
-FACETS = ("key", "query", "value", "token")
+FACETS = ("key", "query", "value", *TOKEN_FACETS)
 
 # Blocks that compute x + attention(norm1(x)): only there are keys a projection of norm1(x).
 _PRE_NORM_BLOCKS = {"Block", "EvaBlock"}
@@ -52,14 +52,16 @@ def load_backbone(
         name: timm name with or without tag, or one of `ALIASES`.
         weights: local safetensors or torch file in timm, DINO or iBOT key layout; None: timm's pretrained weights.
         block: from 0; negative counts from the end; None is the last.
-        facet: ``key``, ``query``, ``value`` or ``token``.
+        facet: ``key``, ``query``, ``value``, ``token``, or ``norm-token``: the last block's tokens after the network's
+            final norm, which for networks that average their tokens is the norm of the average.
         device: torch's name of the device.
         precision: of the blocks; results are float32 either way. ``fp32`` uses no TF32.
         whole: keep the final norm, for `ViTBackbone.pooled`; the facet must be ``token`` and the block the last.
 
     Raises:
-        SettingsError: unknown name, facet, precision or block; a model that is no plain ViT with variable grids;
-            weights that cannot be fetched, read or fitted. Never falls back to random weights.
+        SettingsError: unknown name, facet, precision or block; ``norm-token`` of another block than the last or of a
+            network without a final norm; a model that is no plain ViT with variable grids; weights that cannot be
+            fetched, read or fitted. Never falls back to random weights.
     """
     if facet not in FACETS:
         raise SettingsError(f"facet: {facet!r} is not known; allowed: {', '.join(FACETS)}")
@@ -69,7 +71,7 @@ def load_backbone(
     checkpoint = None if weights is None else read_checkpoint(weights)
     model = _build(full_name, name, pretrained=checkpoint is None)
     at = _resolve_block(len(model.blocks), block, name)
-    _check_projection(model.blocks[at], facet, name)
+    _check_facet(model, at, facet, name)
     if checkpoint is not None:
         fit_checkpoint(model, name, checkpoint, partial(_takes_part, block=at, facet=facet, whole=whole))
 
@@ -141,22 +143,30 @@ def _resolve_block(depth: int, block: int | None, name: str) -> int:
     return block % depth
 
 
-def _check_projection(block: nn.Module, facet: str, name: str) -> None:
-    if facet != "token" and type(block).__name__ not in _PRE_NORM_BLOCKS:
+def _check_facet(model: Any, block: int, facet: str, name: str) -> None:
+    kind, last = type(model.blocks[block]).__name__, len(model.blocks) - 1
+    if facet not in TOKEN_FACETS and kind not in _PRE_NORM_BLOCKS:
+        raise SettingsError(f"facet: blocks of {name} ({kind}) have no {facet} projection of their own; use 'token'")
+    if facet != "norm-token":
+        return
+    if block != last:
         raise SettingsError(
-            f"facet: blocks of {name} ({type(block).__name__}) have no {facet} projection of their own; use 'token'"
+            f"facet: 'norm-token' is what the final norm makes of the last block of {name}, {last}; for block {block} "
+            f"use 'token', or set block to {last} or -1"
         )
+    if all(isinstance(norm, nn.Identity) for norm in (model.norm, model.fc_norm)):
+        raise SettingsError(f"facet: {name} has no final norm, so that it has no 'norm-token'; use 'token'")
 
 
 def _takes_part(parameter: str, *, block: int, facet: str, whole: bool) -> bool:
     """Whether a parameter, by timm's name, is needed for this facet of this block."""
     inside = re.match(r"blocks\.(\d+)\.(.*)", parameter)
     if inside is None:
-        if whole and re.match(r"(norm|fc_norm)\.", parameter):
+        if (whole or facet == "norm-token") and re.match(r"(norm|fc_norm)\.", parameter):
             return True
         return not re.match(r"(head|norm|fc_norm|attn_pool)\w*\.", parameter) or parameter.startswith("norm_pre.")
     index, rest = int(inside[1]), inside[2]
-    if index != block or facet == "token":
+    if index != block or facet in TOKEN_FACETS:
         return index <= block
     letter = facet[0]
     return bool(re.match(rf"norm1\.|attn\.(qkv\.|{letter}_proj\.|{letter}_bias$)", rest))

@@ -31,7 +31,7 @@ class Backbone(Protocol):
         channels: C, length of a descriptor.
         blocks: depth of the network; 0 where there are no blocks.
         block: the block the descriptors come from, from 0.
-        facet: which vector of that block (``key``, ``query``, ``value``, ``token``).
+        facet: which vector of that block (``key``, ``query``, ``value``, ``token``, ``norm-token``).
         mean, std: per RGB channel; images are to be normalised to ``(rgb - mean) / std`` with rgb in [0, 1].
         prefix_tokens: tokens before the patches (class, registers), which take part but are not returned.
     """

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from simsam_batch.features.contract import Features, Triple
 
+TOKEN_FACETS = ("token", "norm-token")
+"""Facets of the residual stream; all others are projections inside a block."""
+
 _PROJECTION_ROW = {"query": 0, "key": 1, "value": 2}
 # Every grid needs its own position table, as large as one image's tokens; images at native size bring many grids.
 _GRIDS_REMEMBERED = 64
@@ -24,8 +27,10 @@ class ViTBackbone:
 
     Facets ``key``, ``query`` and ``value`` are the raw output of the block's linear projection, heads side by side,
     before any normalisation per head and before rotary positions. ``token`` is the block's output before the model's
-    final norm. The norms in `Features` are those of the residual stream where the computation ends: entering the
-    block for the projections, leaving it for ``token``; both show the same outlier tokens (this project, measured).
+    final norm, ``norm-token`` that of the last block after it (hierarchy-agnostic segmentation; Rossetti and Pirri,
+    NeurIPS 2024, published code). The norms in `Features` are those of the residual stream where the computation ends:
+    entering the block for the projections, leaving it for the tokens, before any final norm; both show the same outlier
+    tokens (this project, measured).
 
     One instance serves one thread: it sets the model to the grid of the images it is given.
     """
@@ -47,11 +52,11 @@ class ViTBackbone:
         """Cut ``model`` (timm's, with its weights, on its device) off where ``facet`` of ``block`` is known.
 
         Args:
-            model: changed in place; its block must be x + attention(norm1(x)) unless the facet is ``token``.
+            model: changed in place; its block must be x + attention(norm1(x)) for ``key``, ``query`` and ``value``.
             name: the resolved name.
             weights: where the weights are from, in words.
             block: from 0.
-            facet: ``key``, ``query``, ``value`` or ``token``.
+            facet: ``key``, ``query``, ``value``, ``token``, or ``norm-token``, of the last block alone.
             mean: of the normalisation.
             std: of the normalisation.
             precision: ``fp32`` (without TF32) or ``bf16``.
@@ -59,10 +64,13 @@ class ViTBackbone:
             whole: keep the final norm, for `pooled`; ``facet`` must be ``token`` and ``block`` the last.
 
         Raises:
-            ValueError: ``whole`` with another facet or block.
+            ValueError: ``whole`` with another facet or block, ``norm-token`` of another block.
         """
         if whole and (facet != "token" or block != len(model.blocks) - 1):
             msg = f"pooled vectors need the tokens of the last block, not {facet} of block {block}"
+            raise ValueError(msg)
+        if facet == "norm-token" and block != len(model.blocks) - 1:
+            msg = f"the final norm takes the tokens of the last block, not of block {block}"
             raise ValueError(msg)
         blocks, last = model.blocks, model.blocks[block]
         self.name = name
@@ -79,13 +87,14 @@ class ViTBackbone:
 
         self.channels: int = model.embed_dim
         self._projection: nn.Sequential | None = None
-        if facet != "token":
+        if facet not in TOKEN_FACETS:
             rows = _projection_rows(last.attn, facet)
             self.channels = rows.out_features
             self._projection = nn.Sequential(last.norm1, rows).eval().requires_grad_(requires_grad=False)
-        model.blocks = blocks[: block + (facet == "token")]
+        model.blocks = blocks[: block + (facet in TOKEN_FACETS)]
         # One of the two is the identity, by how the model was pooled in training.
-        self._final_norm = nn.Sequential(model.norm, model.fc_norm).eval() if whole else None
+        kept = whole or facet == "norm-token"
+        self._final_norm = nn.Sequential(model.norm, model.fc_norm).eval() if kept else None
         model.norm = model.fc_norm = nn.Identity()
         model.attn_pool = None
         self._has_class_token = getattr(model, "cls_token", None) is not None
@@ -119,7 +128,8 @@ class ViTBackbone:
         images = images.to(self._device)
         with torch.no_grad(), _arithmetic(self._device, self._precision):
             stream = self._model.forward_features(images)[:, self.prefix_tokens :]
-            descriptors = stream if self._projection is None else self._projection(stream)
+            following = self._final_norm if self.facet == "norm-token" else self._projection
+            descriptors = stream if following is None else following(stream)
         return Features(descriptors.float().contiguous(), torch.linalg.vector_norm(stream.float(), dim=-1))
 
     def pooled(self, images: Tensor, pooling: Literal["class-token", "mean-token"]) -> Tensor:

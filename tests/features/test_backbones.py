@@ -98,6 +98,49 @@ def test_tokens_are_the_output_of_the_block_before_the_final_norm(tmp_path: Path
     torch.testing.assert_close(features.norms, expected.square().sum(-1).sqrt(), atol=1e-4, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("name", "prefix"),
+    [("test_vit", 1), ("test_vit3", 1), ("vit_tiny_patch16_dinov3_qkvb", 5)],
+    ids=["class token", "register instead of class token", "class token and four registers"],
+)
+def test_norm_tokens_are_what_timm_ends_with_and_their_norms_are_of_the_stream_before(
+    tmp_path: Path, name: str, prefix: int
+) -> None:
+    model = a_model(name, dynamic_img_size=True)
+    images = some_images(64, 96)
+    with torch.no_grad():
+        expected = model.forward_features(images)[:, prefix:]
+    stream = output_of(model, model.blocks[-1], images)[:, prefix:]
+    backbone = load_backbone(name, weights=saved(model, tmp_path), facet="norm-token")
+    assert (backbone.facet, backbone.block) == ("norm-token", backbone.blocks - 1)
+    assert backbone.prefix_tokens == prefix
+    features = backbone(images)
+    torch.testing.assert_close(features.descriptors, expected, atol=2e-5, rtol=2e-5)
+    torch.testing.assert_close(features.norms, stream.square().sum(-1).sqrt(), atol=1e-4, rtol=1e-5)
+
+
+def test_norm_tokens_of_a_network_that_averages_are_those_its_average_is_of(tmp_path: Path) -> None:
+    model = a_model("test_vit2", dynamic_img_size=True)
+    assert isinstance(model.norm, torch.nn.Identity)
+    images = some_images(64, 96)
+    with torch.no_grad():
+        expected = model.fc_norm(model.forward_features(images)[:, model.num_prefix_tokens :])
+    backbone = load_backbone("test_vit2", weights=saved(model, tmp_path), facet="norm-token")
+    torch.testing.assert_close(backbone(images).descriptors, expected, atol=2e-5, rtol=2e-5)
+
+
+def test_a_backbone_of_norm_tokens_is_told_apart_by_the_norm_it_has(tmp_path: Path) -> None:
+    model = a_model("test_vit")
+    path = saved(model, tmp_path)
+    before = load_backbone("test_vit", weights=path, facet="norm-token").digest()
+    tokens = load_backbone("test_vit", weights=path, facet="token").digest()
+    with torch.no_grad():
+        model.norm.bias += 1
+    path = saved(model, tmp_path)
+    assert load_backbone("test_vit", weights=path, facet="norm-token").digest() != before
+    assert load_backbone("test_vit", weights=path, facet="token").digest() == tokens
+
+
 def test_norms_of_a_projection_are_those_of_the_stream_entering_its_block(tmp_path: Path) -> None:
     model = a_model("test_vit", dynamic_img_size=True)
     images = some_images(64, 96)
@@ -229,7 +272,9 @@ def test_an_unknown_name_is_answered_with_close_ones() -> None:
     [
         ("resnet18", {}, "resnet18 is no plain vision transformer"),
         ("swin_tiny_patch4_window7_224", {}, "swin_tiny_patch4_window7_224 is no plain vision transformer"),
-        ("test_vit", {"facet": "keys"}, "facet: 'keys' is not known; allowed: key, query, value, token"),
+        ("test_vit", {"facet": "keys"}, "facet: 'keys' is not known; allowed: key, query, value, token, norm-token"),
+        ("test_vit", {"facet": "norm-token", "block": 3}, "last block of test_vit, 5; for block 3 use 'token'"),
+        ("vit_pe_spatial_tiny_patch16_512", {"facet": "norm-token"}, "no final norm.* use 'token'"),
         ("test_vit", {"block": 6}, "has blocks 0 to 5 .* not 6"),
         ("test_vit", {"block": -7}, "has blocks 0 to 5 .* not -7"),
         ("test_vit", {"precision": "fp16"}, "precision: 'fp16'"),
@@ -286,6 +331,19 @@ def test_real_keys_and_outlier_tokens_of_a_photograph(test_weights: Path, test_d
     ratios = features.norms[0] / features.norms[0].median()
     assert ratios[~outliers].max() < 3
     assert ratios.max() > 20
+
+
+def test_real_norm_tokens_of_a_photograph(test_weights: Path, test_data: Path) -> None:
+    path = test_weights / "vit_tiny_patch16_224.supervised.safetensors"
+    backbone = load_backbone("vit_tiny_patch16_224", weights=path, facet="norm-token")
+    model = timm.create_model("vit_tiny_patch16_224", pretrained=False, dynamic_img_size=True).eval()
+    model.load_state_dict(load_file(path))
+    photograph = min((test_data / "weizmann_horses" / "images").iterdir())
+    pixels = np.asarray(Image.open(photograph).convert("RGB").resize((512, 384)), dtype=np.float32)
+    images = (torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255 - 0.5) / 0.5
+    with torch.no_grad():
+        expected = model.forward_features(images)[:, 1:]
+    torch.testing.assert_close(backbone(images).descriptors, expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("pooling", ["class-token", "mean-token"])
