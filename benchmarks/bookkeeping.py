@@ -20,8 +20,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.in_process import InProcess
 from benchmarks.measure import Row, Setup, peak_memory, start_new_peak
-from benchmarks.null_run import NULL, SCORES, InProcess, NullStage, catalog
+from benchmarks.null_run import NULL, SCORES, NullStage, catalog
 from simsam_batch.catalog import read_catalog
 from simsam_batch.runs.execute import execute
 from simsam_batch.runs.ledger import Ledger

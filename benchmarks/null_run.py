@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from simsam_batch.engines.contract import Runner, ShardReport
 from simsam_batch.runs.schema import ROW_FIELDS, Fold, Shard, ShardOutput
 from simsam_batch.scores.bootstrap import STEPS
 from simsam_batch.scores.overlap import LEVELS
@@ -101,16 +100,3 @@ def _statistics(stage: str, images: int) -> dict[str, Any]:
 
 
 NULL, SCORES = NullStage("null", RegionsFold()), NullStage("scores", SegmentFold())
-
-
-class InProcess:
-    """An engine that runs all shards in the driver itself."""
-
-    def run(self, make_runner: Callable[[], Runner], shards: Sequence[int]) -> Iterator[ShardReport]:
-        return make_runner().run(iter(shards))
-
-    def stop(self) -> bool:
-        return False
-
-    def close(self) -> None:
-        return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from simsam_batch.engines.contract import Runner, ShardReport
+from benchmarks.in_process import InProcess
 from simsam_batch.runs.execute import ExecuteOptions, execute
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan, load_plan, make_plan
@@ -77,19 +77,6 @@ def checksums(shard: Shard) -> ShardOutput:
     return ShardOutput(shard.number, table, arrays, {"images": len(good), "sum": sum(good)})
 
 
-class InThisProcess:
-    """The simplest engine."""
-
-    def run(self, make_runner: Callable[[], Runner], shards: Sequence[int]) -> Iterator[ShardReport]:
-        return make_runner().run(iter(shards))
-
-    def stop(self) -> bool:
-        return False
-
-    def close(self) -> None:
-        return
-
-
 def catalog() -> pa.Table:
     return pa.table({"image_id": IMAGES, "uri": IMAGES})
 
@@ -99,7 +86,7 @@ def run_once(out: Folder) -> dict[str, Any]:
     out.check_create()
     plan = load_plan(out) or make_plan(out, catalog(), shard_size=2, source={"kind": "test"})
     options = ExecuteOptions(pause_seconds=0.0, stall_seconds=60.0)
-    execute(out, plan, ChecksumStage(), InThisProcess(), options, lambda report: None)
+    execute(out, plan, ChecksumStage(), InProcess(), options, lambda report: None)
     return publish(out, plan, ChecksumStage())
 
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from simsam_batch.engines.contract import Runner, ShardReport
+from benchmarks.in_process import InProcess
+from simsam_batch.engines.contract import ShardReport
 from simsam_batch.runs.execute import ExecuteOptions, execute
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan, load_plan, make_plan
@@ -96,17 +97,6 @@ class NullWorker:
             yield ShardOutput(shard.number, pa.Table.from_pylist(rows, NullStage().schema), [], {"rows": len(rows)})
 
 
-class InThisProcess:
-    def run(self, make_runner: Callable[[], Runner], shards: Sequence[int]) -> Iterator[ShardReport]:
-        return make_runner().run(iter(shards))
-
-    def stop(self) -> bool:
-        return False
-
-    def close(self) -> None:
-        return
-
-
 def planned(shards: int) -> Plan:
     names = [f"{number:05d}.jpg" for number in range(SHARD_SIZE * shards)]
     folder = CountedFolder(f"memory://scale/{uuid.uuid4().hex}")
@@ -115,7 +105,7 @@ def planned(shards: int) -> Plan:
 
 def executed(plan: Plan) -> list[ShardReport]:
     reports: list[ShardReport] = []
-    execute(plan.out, plan, NullStage(), InThisProcess(), ExecuteOptions(), reports.append)
+    execute(plan.out, plan, NullStage(), InProcess(), ExecuteOptions(), reports.append)
     return reports
 
 
