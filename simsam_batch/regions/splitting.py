@@ -22,7 +22,7 @@ from simsam_batch.spectral.laplacian import SMALLEST_DEGREE, degrees, normalized
 
 Array = NDArray[Any]
 
-Outcome = Literal["split", "size", "depth", "no parts", "perturbation", "cut"]
+Outcome = Literal["split", "size", "depth", "no parts", "perturbation", "cut", "instability"]
 """What became of a node: split, or left whole because it has too few superpixels, is too deep, has rows that are all
 the same, or failed the test of that name."""
 
@@ -52,6 +52,11 @@ class SplitRules:
     max_perturbation: float | None = 80.0
     """P_max: a split in three parts or more is refused above it. Published code has 80 in its configurations but
     computes with 50. None: whatever it is."""
+
+    max_instability: float | None = None
+    """Eigenvectors that are more unstable do not count, nor do those after them: so many parts fewer are made, and a
+    node whose second is one stays whole (`instability`). It has an effect only with ``min_superpixels`` of several.
+    None: whatever they are, as in the published configurations."""
 
     min_superpixels: int = 1
     """Nodes of so few superpixels stay whole."""
@@ -85,7 +90,8 @@ class Split:
         outcome: see `Outcome`.
         labels: (n,) int64, part of every superpixel, numbered by their first ones; all zero where not split.
         ncuts: (parts,) float64, cut(c) / assoc(c) of every part; empty where not split.
-        parts: k, suggested by the eigengap (2 under ``fiedler``); 0 where no division was tried.
+        parts: k, suggested by the eigengap (2 under ``fiedler``), less what instability took, down to 1; 0 where size
+            alone decided.
         gap: the eigengap delta = lambda_{k+1} - lambda_k; NaN where there is none.
         perturbation: P of the first division tried; NaN where there is no gap.
         mean_ncut: of the division taken, else of the last one refused; NaN where none was tried.
@@ -140,6 +146,7 @@ def split_nodes(graphs: Sequence[Array], seeds: Sequence[int], rules: SplitRules
     at_work = [node for node in nodes if not _settled_by_size(node, rules)]
     for size in sorted({len(node.graph) for node in at_work}):
         _decompose([node for node in at_work if len(node.graph) == size], rules)
+    at_work = [node for node in at_work if node.parts > 1]
     _divide(at_work, rules)
     for node in at_work:
         _test(node, rules)
@@ -192,6 +199,20 @@ def perturbation(graph: Array, labels: Array, gap: float) -> float:
     return float(np.linalg.norm(normalized_laplacian(ideal) - normalized_laplacian(graph)) / gap)
 
 
+def instability(vector: Array, min_superpixels: int) -> float:
+    """Return by how much an eigenvector fails to tell groups apart: 0 if it leaves a gap, 1 if it is spread evenly.
+
+    The least over the largest count of a histogram, max(n // min_superpixels, 3) bins of equal width from the least to
+    the largest entry (after Shi and Malik, PAMI 2000; bins of the published code).
+
+    Args:
+        vector: (n,), n >= 1.
+        min_superpixels: at least 1; with 1, there is no bin without an entry only if there is one in each.
+    """
+    counts, _ = np.histogram(vector, bins=max(len(vector) // min_superpixels, 3))
+    return float(counts.min() / counts.max())
+
+
 def _node(graph: Array, seed: int) -> _Node:
     if graph.ndim != 2 or graph.shape[0] != graph.shape[1]:
         raise ValueError(f"a graph of the shape {graph.shape} is not square")
@@ -228,9 +249,21 @@ def _decompose(nodes: list[_Node], rules: SplitRules) -> None:
             node.parts = node.now = place + 2
             node.gap = float(gaps[place])
         node.vectors = _with_fixed_signs(vectors[:, : node.parts])
+        if rules.max_instability is not None:
+            _leave_out_unstable(node, rules.max_instability, rules.min_superpixels)
         if node.parts > 2:
             lengths = np.linalg.norm(node.vectors, axis=1, keepdims=True)
             node.vectors = node.vectors / np.where(lengths > _ROUNDING, lengths, 1)
+
+
+def _leave_out_unstable(node: _Node, limit: float, min_superpixels: int) -> None:
+    """Make as many parts as there are vectors before the first unstable one; the first of all is not looked at."""
+    unstable = [instability(vector, min_superpixels) > limit for vector in node.vectors.T[1:]]
+    if any(unstable):
+        node.parts = node.now = 1 + unstable.index(True)
+        node.vectors = node.vectors[:, : node.parts]
+    if node.parts == 1:
+        node.outcome = "instability"
 
 
 def _with_fixed_signs(vectors: Array) -> Array:

@@ -17,6 +17,7 @@ from simsam_batch.regions.splitting import (
     SplitRules,
     _with_fixed_signs,
     best_threshold,
+    instability,
     normalized_cuts,
     normalized_laplacian,
     perturbation,
@@ -195,6 +196,65 @@ def test_a_split_in_two_is_not_tested_for_its_perturbation() -> None:
     found = split(blocks(4, 4, across=0.05), max_perturbation=0.0)
     assert (found.outcome, found.parts) == ("split", 2)
     assert found.perturbation > 0
+
+
+@pytest.mark.parametrize(
+    ("entries", "min_superpixels", "expected"),
+    [
+        # Bins of 1/3: {0, .1, .2}, {.6}, {.7, 1}.
+        ([0, 0.1, 0.2, 0.6, 0.7, 1], 2, 1 / 3),
+        # max(6 // 6, 3) bins as well; and 6 bins of 1/6: two, one, none.
+        ([0, 0.1, 0.2, 0.6, 0.7, 1], 6, 1 / 3),
+        ([0, 0.1, 0.2, 0.6, 0.7, 1], 1, 0),
+        # Four bins of 1/4: {0, .1}, {.3, .4}, {.5, .7, .6}, {.9, 1}.
+        ([0, 0.3, 0.5, 0.9, 0.1, 0.4, 0.7, 1, 0.6], 2, 2 / 3),
+        # Two values leave the bin between them empty; evenly spread ones leave none.
+        ([-1, -1, 1, 1], 1, 0),
+        ([0, 1, 2, 3, 4], 1, 1),
+    ],
+)
+def test_an_eigenvector_is_the_more_unstable_the_more_evenly_it_is_spread(
+    entries: list[float], min_superpixels: int, expected: float
+) -> None:
+    assert instability(np.array(entries), min_superpixels) == pytest.approx(expected)
+
+
+def row_of_three_beside_a_fourth() -> Array:
+    """A - B - C, four superpixels each, A and C not joined; and twelve that hang together by less, joined to all."""
+    names = np.repeat([0, 1, 2, 3], [4, 4, 4, 12])
+    between = np.array([[1, 0.2, 0, 0.01], [0.2, 1, 0.2, 0.01], [0, 0.2, 1, 0.01], [0.01, 0.01, 0.01, 0.38]])
+    graph = between[np.ix_(names, names)]
+    np.fill_diagonal(graph, 0)
+    return graph
+
+
+def test_vectors_from_the_first_unstable_one_on_do_not_count() -> None:
+    # Three bins, 24 // 8. The first vector is the root of the degrees: 3.92 of A and C, 4.3 of the twelve, 4.72 of B,
+    # each in a bin of its own; it is not looked at. The second tells the twelve from the others: 12, 0 and 12. The
+    # third is a on A, -a on C and 0 elsewhere, by the symmetry of A and C: 4, 16 and 4, which is .25.
+    graph = row_of_three_beside_a_fourth()
+    assert split(graph, min_superpixels=8).parts == 4
+    assert split(graph, min_superpixels=8, max_instability=0.9).parts == 4
+    found = split(graph, min_superpixels=8, max_instability=0.2)
+    assert (found.outcome, found.parts) == ("split", 2)
+    assert found.labels.tolist() == [0] * 12 + [1] * 12
+    # .01 * 12 of 3.92, 4.72 and 3.92, and .01 * 12 of 4.3.
+    assert found.ncuts == pytest.approx([3 * 0.12 / 12.56, 0.12 / 4.3])
+    # With a bin for every superpixel some bin is empty.
+    assert split(graph, max_instability=0.2).parts == 4
+
+
+@pytest.mark.parametrize("heuristic", ["max-gap", "fiedler"])
+def test_a_node_whose_second_vector_is_unstable_stays_whole(heuristic: Any) -> None:
+    # A, B and C alone: the second vector is a, 0 and -a, four times each in three bins.
+    graph = row_of_three_beside_a_fourth()[:12, :12]
+    assert split(graph, heuristic=heuristic, min_superpixels=4).outcome == "split"
+    assert split(graph, heuristic=heuristic, min_superpixels=4, max_instability=1).outcome == "split"
+    found = split(graph, heuristic=heuristic, min_superpixels=4, max_instability=0.99)
+    assert (found.outcome, found.parts) == ("instability", 1)
+    assert not found.labels.any()
+    assert math.isnan(found.perturbation)
+    assert math.isnan(found.mean_ncut)
 
 
 def test_one_part_less_is_tried_where_the_cut_is_too_large() -> None:
