@@ -1,0 +1,278 @@
+"""The rows of a run, read back as they are asked for: published ones, or those that a run in progress has committed."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zipfile
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from simsam_batch.errors import RunError, SettingsError
+from simsam_batch.runs.ledger import Ledger
+from simsam_batch.runs.plan import load_plan
+from simsam_batch.runs.publish import ARRAY_FIELDS, _published_rows
+from simsam_batch.runs.records import from_json
+from simsam_batch.storage import Folder, ObjectNotFound
+
+BATCH_ROWS = 256
+
+_ABOUT = ("settings", "resolved")
+
+
+class StageRows:
+    """The rows of one stage, in the order of the plan. Nothing but their number and schema is held.
+
+    A row goes by its number, its place in the plan from 0. Where the results are published, all rows are there; else
+    those of the shards that were committed when this was made, so that numbers may be missing.
+
+    Args:
+        out: the run's folder.
+        stage: the stage's name.
+
+    Attributes:
+        out, stage: as given.
+        published: whether the rows are those of ``results/``.
+        schema: of the rows, `ARRAY_FIELDS` last; without metadata.
+        settings: the result settings they were computed with.
+        resolved: what those came down to.
+        plan: digest of the plan.
+
+    Raises:
+        SettingsError: OUT has no such stage.
+        RunError: what is there is damaged, or was written by a newer release.
+        StorageError: the storage did not answer.
+    """
+
+    def __init__(self, out: Folder, stage: str) -> None:
+        self.out, self.stage = out, stage
+        self._result = _result(out, stage)
+        self.published = self._result is not None
+        about: Mapping[str, Any]
+        self._files: Sequence[_Part | _Shard]
+        if self._result is not None:
+            self._files, self.schema, about = _parts(out, stage, int(self._result["images"]))
+        else:
+            self._files, self.schema, about = _shards(out, stage)
+        self.settings: dict[str, Any] = about["settings"]
+        self.resolved: dict[str, Any] = about["resolved"]
+        self.plan: str = about["plan"]
+        self._starts = [file.numbers.start for file in self._files]
+
+    def __len__(self) -> int:
+        """How many rows are there."""
+        return sum(len(file.numbers) for file in self._files)
+
+    @cached_property
+    def content_digest(self) -> str:
+        """What ``results/<stage>.json`` says under that name; of a run in progress the same over what is committed."""
+        if self._result is not None:
+            return str(self._result["content_digest"])
+        generations = {file.shard: file.generation for file in self._files if isinstance(file, _Shard)}
+        digest = sha256()
+        for manifest in Ledger(self.out, self.stage).manifests(generations):
+            digest.update(manifest["content_digest"].encode())
+        return digest.hexdigest()
+
+    def batches(self, columns: Iterable[str] | None = None, rows: int = BATCH_ROWS) -> Iterator[tuple[int, pa.Table]]:
+        """All rows in order, in tables of at most ``rows`` with the number of the first; numbers go on within a table.
+
+        Memory holds one row group of these columns (`simsam_batch.runs.publish.GROUP_BYTES`), or one shard.
+
+        Args:
+            columns: names; those that the stage has not are left out. None: all.
+            rows: at most so many at once.
+        """
+        names = self._known(columns)
+        for file in self._files:
+            number = file.numbers.start
+            for table in file.tables(self.out, names, rows):
+                yield number, table
+                number += table.num_rows
+
+    def each(self, columns: Iterable[str] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+        """All rows in order as Python values, with their numbers; see `batches`."""
+        for first, table in self.batches(columns):
+            yield from enumerate(table.to_pylist(), first)
+
+    def take(self, numbers: Sequence[int], columns: Iterable[str] | None = None) -> pa.Table:
+        """The rows of these numbers, in this order; of a part file only the row groups that hold some are read.
+
+        Args:
+            numbers: of rows.
+            columns: as for `batches`.
+
+        Raises:
+            RunError: a number is not there.
+        """
+        names = self._known(columns)
+        wanted = sorted(set(numbers))
+        by_file: dict[int, list[int]] = {}
+        for number in wanted:
+            by_file.setdefault(self._file_of(number), []).append(number)
+        found = [self._files[place].take(self.out, names, inside) for place, inside in by_file.items()]
+        empty = self.schema.empty_table().select(names)
+        return pa.concat_tables([empty, *found]).take(np.searchsorted(wanted, numbers).astype(np.int64))
+
+    def spread(self, count: int) -> list[int]:
+        """Numbers of at most ``count`` rows spread evenly from the first to the last."""
+        total = len(self)
+        places = np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist()
+        ends = np.cumsum([len(file.numbers) for file in self._files])
+        files = np.searchsorted(ends, places, side="right").tolist()
+        found = {self._files[file].numbers[place - int(ends[file])] for place, file in zip(places, files, strict=True)}
+        return sorted(found)
+
+    def arrays(self, row: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+        """The arrays of one row by name; none if none were stored. Other rows' members of the file are not read.
+
+        Args:
+            row: with the columns ``image_id``, ``arrays_path`` and ``arrays_member``.
+
+        Raises:
+            RunError: they are not there or cannot be read.
+        """
+        if row["arrays_path"] is None:
+            return {}
+        prefix = f"{row['arrays_member']}."
+        try:
+            with self.out.open(row["arrays_path"]) as file, np.load(file, allow_pickle=False) as members:
+                names = [name for name in members.files if name.startswith(prefix)]
+                found = {name.removeprefix(prefix): np.asarray(members[name]) for name in names}
+        except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise self._without_arrays(row, str(error)) from error
+        if not found:
+            raise self._without_arrays(row, f"it has no member {prefix}*")
+        return found
+
+    def _without_arrays(self, row: Mapping[str, Any], how: str) -> RunError:
+        return RunError(
+            f"{self.out.url}/{row['arrays_path']}: the arrays of {row['image_id']!r} cannot be read: {how}. "
+            "To mend it: restore the file"
+        )
+
+    def _known(self, columns: Iterable[str] | None) -> list[str]:
+        names: list[str] = self.schema.names
+        wanted = set(names if columns is None else columns)
+        return [name for name in names if name in wanted]
+
+    def _file_of(self, number: int) -> int:
+        place = bisect_right(self._starts, number) - 1
+        if place < 0 or number not in self._files[place].numbers:
+            there = f"{len(self)} rows" + ("" if self.published else ", those of the shards that are committed")
+            raise RunError(f"{self.out.url} has no row {number} of {self.stage}: it has {there}")
+        return place
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One published file: whole row groups are read, of the columns asked for."""
+
+    numbers: range
+    name: str
+    metadata: pq.FileMetaData
+
+    def tables(self, out: Folder, columns: list[str], rows: int) -> Iterator[pa.Table]:
+        with _damage_reported(out, self.name), out.open(self.name) as source:
+            for batch in pq.ParquetFile(source, metadata=self.metadata).iter_batches(rows, columns=columns):
+                yield pa.Table.from_batches([batch]).replace_schema_metadata(None)
+
+    def take(self, out: Folder, columns: list[str], numbers: list[int]) -> pa.Table:
+        places = np.array(numbers) - self.numbers.start
+        sizes = [self.metadata.row_group(group).num_rows for group in range(self.metadata.num_row_groups)]
+        ends = np.cumsum(sizes)
+        groups = np.searchsorted(ends, places, side="right")
+        found = []
+        with _damage_reported(out, self.name), out.open(self.name) as source:
+            file = pq.ParquetFile(source, metadata=self.metadata)
+            for group in np.unique(groups).tolist():
+                inside = places[groups == group] - (ends[group] - sizes[group])
+                found.append(file.read_row_group(group, columns=columns).take(inside))
+        return pa.concat_tables(found).replace_schema_metadata(None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shard:
+    """The rows of one committed shard, a file small enough to be read and checked whole."""
+
+    numbers: range
+    shard: int
+    generation: int
+    stage: str
+
+    def tables(self, out: Folder, columns: list[str], rows: int) -> Iterator[pa.Table]:
+        table = self._read(out, columns)
+        for start in range(0, table.num_rows, rows):
+            yield table.slice(start, rows)
+
+    def take(self, out: Folder, columns: list[str], numbers: list[int]) -> pa.Table:
+        return self._read(out, columns).take(np.array(numbers) - self.numbers.start)
+
+    def _read(self, out: Folder, columns: list[str]) -> pa.Table:
+        manifest = Ledger(out, self.stage).manifest(self.shard, self.generation)
+        [table] = _published_rows(out, [manifest])
+        return table.select(columns).replace_schema_metadata(None)
+
+
+def _result(out: Folder, stage: str) -> dict[str, Any] | None:
+    """What ``results/<stage>.json`` holds, which is written after the last part; None while there is none."""
+    name = f"results/{stage}.json"
+    try:
+        return from_json(out.read(name), f"{out.url}/{name}", "images", "content_digest")
+    except ObjectNotFound:
+        return None
+
+
+def _parts(out: Folder, stage: str, images: int) -> tuple[list[_Part], pa.Schema, dict[str, Any]]:
+    parts: list[_Part] = []
+    schema, about, start = pa.schema([]), {}, 0
+    for name in (info.name for info in out.list(f"results/{stage}") if info.name.endswith(".parquet")):
+        with _damage_reported(out, name), out.open(name) as source:
+            file = pq.ParquetFile(source)
+            schema, rows = file.schema_arrow, file.metadata.num_rows
+            held = schema.metadata or {}
+            about = {"plan": held[b"plan"].decode(), **{key: json.loads(held[key.encode()]) for key in _ABOUT}}
+        parts.append(_Part(range(start, start + rows), name, file.metadata))
+        start += rows
+    if start != images:
+        raise RunError(
+            f"{out.url}/results/{stage} holds {start} rows, but results/{stage}.json says {images}. To mend it: delete "
+            "the folder and run the same command again, which publishes it anew"
+        )
+    return parts, schema.remove_metadata(), about
+
+
+def _shards(out: Folder, stage: str) -> tuple[list[_Shard], pa.Schema, dict[str, Any]]:
+    plan = load_plan(out)
+    if plan is None or f"{stage}/" not in out.entries():
+        raise SettingsError(
+            f"{out.url} holds no results of {stage!r}. To mend it: give the OUT of a run that has this stage"
+        )
+    ledger = Ledger(out, stage)
+    about = ledger.record()
+    schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(about["arrow_schema"])))
+    shards = []
+    for shard, generation in sorted(ledger.committed().items()):
+        start = shard * plan.shard_size
+        shards.append(_Shard(range(start, start + plan.images_of(shard)), shard, generation, stage))
+    return shards, pa.schema([*schema, *ARRAY_FIELDS]), about
+
+
+@contextmanager
+def _damage_reported(out: Folder, name: str) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        raise RunError(
+            f"{out.url}/{name} cannot be read: {error}. To mend it: run the same command again, which publishes it anew"
+        ) from error

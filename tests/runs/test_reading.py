@@ -1,0 +1,197 @@
+"""Rows are read back the same from published parts and from shards, and nothing is read that was not asked for."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from small_stage import SmallStage, output, small_plan
+
+from simsam_batch.errors import RunError, SettingsError
+from simsam_batch.runs import publish as publish_module
+from simsam_batch.runs.ledger import Ledger
+from simsam_batch.runs.plan import Plan
+from simsam_batch.runs.publish import publish
+from simsam_batch.runs.reading import StageRows
+from simsam_batch.storage import Folder
+
+VALUES = {0: [0.0, 1.0], 1: [2.0, None], 2: [4.0, 5.0], 3: [6.0]}
+"""Seven images in four shards; the value is the row's number. The fourth image failed."""
+
+
+def run_at(url: str, shards: tuple[int, ...] = (0, 1, 2, 3)) -> Plan:
+    plan = small_plan(Folder(url), images=7, shard_size=2)
+    ledger = Ledger(plan.out, "small")
+    ledger.begin(SmallStage(), plan)
+    for number in shards:
+        ledger.commit(output(plan, number, VALUES[number]), ledger.start(number), started=0.0)
+    return plan
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of two shards at most, each in two row groups."""
+    monkeypatch.setattr(publish_module, "PART_ROWS", 4)
+    monkeypatch.setattr(publish_module, "GROUP_ROWS", 1)
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_rows_are_the_same_before_and_after_publishing(out_url: str) -> None:
+    plan = run_at(out_url)
+    before = StageRows(plan.out, "small")
+    result = publish(plan.out, plan, SmallStage())
+    after = StageRows(plan.out, "small")
+    assert (before.published, after.published) == (False, True)
+    assert len(before) == len(after) == 7
+    assert before.schema.equals(after.schema)
+    assert before.schema.names == [*SmallStage().schema.names, "arrays_path", "arrays_member"]
+    for rows in (before, after):
+        assert rows.settings == {"kappa": 10, "head": {"lr": 0.5}}
+        assert rows.resolved == {"weights": "sha256:ab"}
+        assert rows.plan == plan.digest
+        assert rows.content_digest == result["content_digest"]
+    assert list(before.each()) == list(after.each())
+    assert [number for number, _ in after.each()] == list(range(7))
+    assert [row["value"] for _, row in after.each()] == [0.0, 1.0, 2.0, None, 4.0, 5.0, 6.0]
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("published", [False, True])
+def test_rows_come_in_batches_of_the_columns_asked_for(tmp_path: Path, published: bool) -> None:
+    plan = run_at(str(tmp_path))
+    if published:
+        publish(plan.out, plan, SmallStage())
+    rows = StageRows(plan.out, "small")
+    assert [(first, table.num_rows) for first, table in rows.batches(rows=1)] == [(n, 1) for n in range(7)]
+    batches = list(rows.batches(["value", "no such column", "image_id"]))
+    assert all(table.column_names == ["image_id", "value"] for _, table in batches)
+    assert all(table["image_id"][0].as_py() == f"folder/{first:06d}.jpg" for first, table in batches)
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("published", [False, True])
+def test_rows_are_taken_by_number_in_the_order_asked(tmp_path: Path, published: bool) -> None:
+    plan = run_at(str(tmp_path))
+    if published:
+        publish(plan.out, plan, SmallStage())
+    rows = StageRows(plan.out, "small")
+    assert rows.take([6, 0, 5, 0], ["value"]).to_pydict() == {"value": [6.0, 0.0, 5.0, 0.0]}
+    assert rows.take([]).num_rows == 0
+    for missing in (7, -1):
+        with pytest.raises(RunError, match=f"no row {missing} of small: it has 7 rows"):
+            rows.take([0, missing])
+
+
+def test_a_run_in_progress_has_the_rows_of_its_committed_shards_under_their_own_numbers(out_url: str) -> None:
+    plan = run_at(out_url, shards=(3, 1))
+    rows = StageRows(plan.out, "small")
+    assert len(rows) == 3
+    assert [(number, row["image_id"]) for number, row in rows.each(["image_id"])] == [
+        (2, "folder/000002.jpg"),
+        (3, "folder/000003.jpg"),
+        (6, "folder/000006.jpg"),
+    ]
+    assert rows.take([6, 2], ["value"])["value"].to_pylist() == [6.0, 2.0]
+    assert rows.spread(2) == [2, 6]
+    with pytest.raises(RunError, match="no row 4 of small: it has 3 rows, those of the shards that are committed"):
+        rows.take([4])
+
+
+def test_results_of_a_publishing_that_did_not_end_are_not_read(tmp_path: Path) -> None:
+    plan = run_at(str(tmp_path))
+    publish(plan.out, plan, SmallStage())
+    (tmp_path / "results/small.json").unlink()
+    assert not StageRows(plan.out, "small").published
+
+
+def test_a_stage_that_has_begun_and_committed_nothing_has_no_rows(tmp_path: Path) -> None:
+    rows = StageRows(run_at(str(tmp_path), shards=()).out, "small")
+    assert (len(rows), list(rows.each()), rows.spread(3)) == (0, [], [])
+
+
+@pytest.mark.parametrize(("count", "numbers"), [(1, [0]), (2, [0, 6]), (3, [0, 3, 6]), (99, [0, 1, 2, 3, 4, 5, 6])])
+def test_a_sample_is_spread_from_the_first_to_the_last(tmp_path: Path, count: int, numbers: list[int]) -> None:
+    plan = run_at(str(tmp_path))
+    assert StageRows(plan.out, "small").spread(count) == numbers
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_only_the_row_groups_asked_for_are_read(tmp_path: Path) -> None:
+    """Of the first part the pages of the first row group are overwritten: rows of the second can still be taken."""
+    plan = run_at(str(tmp_path))
+    publish(plan.out, plan, SmallStage())
+    part = tmp_path / "results/small/part-00000.parquet"
+    group = pq.read_metadata(part).row_group(0)
+    start = min(group.column(i).dictionary_page_offset or group.column(i).data_page_offset for i in range(8))
+    body = bytearray(part.read_bytes())
+    body[start : start + group.total_byte_size // 2] = bytes(group.total_byte_size // 2)
+    part.write_bytes(body)
+    rows = StageRows(plan.out, "small")
+    assert rows.take([2, 4], ["image_id", "value"])["value"].to_pylist() == [2.0, 4.0]
+    with pytest.raises(RunError, match=r"(?s)part-00000\.parquet cannot be read.*run the same command again"):
+        rows.take([0])
+    with pytest.raises(RunError, match=r"part-00000\.parquet cannot be read"):
+        list(rows.batches())
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_the_arrays_of_a_row_are_those_it_was_committed_with(out_url: str, published: bool) -> None:
+    plan = run_at(out_url)
+    if published:
+        publish(plan.out, plan, SmallStage())
+    rows = StageRows(plan.out, "small")
+    for number, row in rows.each(["image_id", "arrays_path", "arrays_member"]):
+        found = rows.arrays(row)
+        if number == 3:
+            assert found == {}
+        else:
+            assert list(found) == ["eigenvectors"]
+            assert found["eigenvectors"].dtype == np.float16
+            assert (found["eigenvectors"] == np.full((2, 3), number)).all()
+
+
+def test_arrays_of_other_rows_are_not_read_and_damaged_ones_are_named(tmp_path: Path) -> None:
+    """The numbers of the first member are overwritten, which its checksum would not let pass."""
+    plan = run_at(str(tmp_path))
+    path = tmp_path / "small/data/0000000.1.npz"
+    body = bytearray(path.read_bytes())
+    with zipfile.ZipFile(io.BytesIO(body)) as archive:
+        second = archive.getinfo("0000001.eigenvectors.npy").header_offset
+    body[second - 12 : second] = b"\xff" * 12
+    path.write_bytes(body)
+    rows = StageRows(plan.out, "small")
+    damaged, whole = rows.take([0, 1]).to_pylist()
+    assert (rows.arrays(whole)["eigenvectors"] == 1).all()
+    with pytest.raises(RunError, match=r"0000000\.1\.npz: the arrays of 'folder/000000\.jpg' cannot be read"):
+        rows.arrays(damaged)
+    with pytest.raises(RunError, match=r"it has no member 0000009\.\*"):
+        rows.arrays(whole | {"arrays_member": "0000009"})
+
+
+def test_arrays_are_never_unpickled(tmp_path: Path) -> None:
+    plan = run_at(str(tmp_path))
+    np.savez(tmp_path / "small/data/0000000.1.npz", **{"0000000.eigenvectors": np.array([{}], dtype=object)})
+    rows = StageRows(plan.out, "small")
+    with pytest.raises(RunError, match="cannot be read: Object arrays cannot be loaded"):
+        rows.arrays(rows.take([0]).to_pylist()[0])
+
+
+def test_parts_that_do_not_add_up_are_reported(tmp_path: Path) -> None:
+    plan = run_at(str(tmp_path))
+    publish(plan.out, plan, SmallStage())
+    part = tmp_path / "results/small/part-00000.parquet"
+    part.with_name("part-00001.parquet").write_bytes(part.read_bytes())
+    with pytest.raises(RunError, match=r"holds 14 rows, but results/small\.json says 7\. To mend it: delete"):
+        StageRows(plan.out, "small")
+
+
+@pytest.mark.parametrize("stage", ["small", "other"])
+def test_a_folder_without_the_stage_is_refused(tmp_path: Path, stage: str) -> None:
+    if stage == "other":
+        run_at(str(tmp_path))
+    with pytest.raises(SettingsError, match=f"holds no results of '{stage}'"):
+        StageRows(Folder(str(tmp_path)), stage)
