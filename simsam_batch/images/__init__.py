@@ -1,7 +1,8 @@
-"""Images from bytes to patches: fetch, decode, orient, limit, resize, cut to the grid; truth masks; decoding ahead."""
+"""Images from bytes to patches: fetch, decode, orient, limit, resize, cut to the grid; truth; decoding ahead."""
 
 from simsam_batch.images.ahead import decode_ahead
 from simsam_batch.images.decode import Decoded, ImageLimits, decode, fetch, image_size
+from simsam_batch.images.partitions import load_partitions
 from simsam_batch.images.predictions import load_label_map, load_mask
 from simsam_batch.images.prepare import Prepared, prepare, prepare_decoded
 from simsam_batch.images.resize import Resize, check_resize, crop_to_grid, parse_resize, resize_image, working_size
@@ -23,6 +24,7 @@ __all__ = [
     "load_label_map",
     "load_labels",
     "load_mask",
+    "load_partitions",
     "load_truth",
     "parse_resize",
     "prepare",
