@@ -141,6 +141,21 @@ def test_a_clique_is_taken_for_two_parts_the_fewest_of_equal_gaps(heuristic: Any
     assert found.parts == 2
 
 
+@pytest.mark.parametrize("more", [-1e-12, 0, 1e-12])
+def test_of_equal_gaps_the_one_of_fewer_parts_counts(more: float) -> None:
+    # H' diag(mu) H / 8 has the rows of a Hadamard matrix as eigenvectors. Its degrees are 70, the first of mu; its
+    # diagonal is the mean of mu: 0. Values of L are 1 - mu / 70: 0, 54, 61, 75, 82, 96, 96 and 96 over 70. The gaps
+    # after the second to the sixth are 7, 14, 7, 14 and 0: rounding does not choose between those of 14.
+    hadamard = np.array([[(-1.0) ** (row & column).bit_count() for column in range(8)] for row in range(8)])
+    mu = np.array([70, -26, -26, -5, -26, 9, 16, -12 + 70 * more])
+    graph = hadamard.T @ np.diag(mu) @ hadamard / 8
+    np.fill_diagonal(graph, 0)
+    assert np.linalg.eigvalsh(normalized_laplacian(graph))[:6] * 70 == pytest.approx([0, 54, 61, 75, 82, 96], abs=1e-9)
+    found = split(graph, max_ncut=None)
+    assert found.parts == 3
+    assert found.gap == pytest.approx(14 / 70)
+
+
 def test_four_superpixels_have_one_gap_to_choose() -> None:
     # A pair and two that stand alone: the largest gap is the third, but the last eigenvalue is left out.
     found = split(blocks(2, 1, 1, across=0.01), max_ncut=None)
