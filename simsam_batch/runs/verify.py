@@ -11,9 +11,7 @@ import base64
 import hashlib
 import re
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
@@ -27,7 +25,7 @@ from simsam_batch.runs.publish import ARRAY_FIELDS
 from simsam_batch.runs.records import from_json
 from simsam_batch.runs.shard_check import CheckedShard, check_shard
 from simsam_batch.runs.verify_report import Orphan, Problem, StageVerified, VerifyReport
-from simsam_batch.storage import Folder, ObjectInfo, ObjectNotFound
+from simsam_batch.storage import Folder, ObjectInfo, ObjectNotFound, read_ahead
 
 ORPHAN_AGE_S = 24 * 3600.0
 SHARDS_AT_ONCE = 8
@@ -168,18 +166,11 @@ class _Stage:
     def _checked(self, numbers: Sequence[tuple[int, int]]) -> Iterator[CheckedShard]:
         """In the order of the numbers, some of them ahead."""
         ledger = Ledger(self._out, self._name)
-        waiting: deque[Future[CheckedShard]] = deque()
-        with ThreadPoolExecutor(SHARDS_AT_ONCE, "simsam-verify") as pool:
-            try:
-                for shard, generation in numbers:
-                    waiting.append(pool.submit(check_shard, ledger, self._plan, self._schema, shard, generation))
-                    if len(waiting) >= SHARDS_AT_ONCE:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                for future in waiting:
-                    future.cancel()
+
+        def check(number: tuple[int, int]) -> CheckedShard:
+            return check_shard(ledger, self._plan, self._schema, *number)
+
+        return read_ahead(numbers, check, threads=SHARDS_AT_ONCE, most=SHARDS_AT_ONCE, name="simsam-verify")
 
     def _check_results(self, readable: Sequence[Mapping[str, Any]]) -> None:
         name = f"results/{self._name}.json"

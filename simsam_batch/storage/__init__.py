@@ -5,10 +5,21 @@ of a process, and a forked or spawned child makes its own. What can pass by itse
 (`simsam_batch.storage.retrying`).
 """
 
+from simsam_batch.storage.ahead import read_ahead
 from simsam_batch.storage.failures import ObjectNotFound
 from simsam_batch.storage.filesystems import ObjectInfo
 from simsam_batch.storage.folder import Folder
 from simsam_batch.storage.reading import entries, read_url, walk
 from simsam_batch.storage.urls import absolute_url, redact
 
-__all__ = ["Folder", "ObjectInfo", "ObjectNotFound", "absolute_url", "entries", "read_url", "redact", "walk"]
+__all__ = [
+    "Folder",
+    "ObjectInfo",
+    "ObjectNotFound",
+    "absolute_url",
+    "entries",
+    "read_ahead",
+    "read_url",
+    "redact",
+    "walk",
+]

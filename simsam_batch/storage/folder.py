@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from simsam_batch.errors import StorageError
 from simsam_batch.storage import local_disk
+from simsam_batch.storage.ahead import read_ahead
 from simsam_batch.storage.failures import ONE_DRIVER_ALONE, ObjectNotFound, causes, http_status, reported
 from simsam_batch.storage.filesystems import (
     READ_THREADS,
@@ -109,18 +108,7 @@ class Folder:
 
     def read_many(self, names: Iterable[str]) -> Iterator[bytes]:
         """The contents in the order of the names, read ahead by at most `READ_THREADS` threads."""
-        waiting: deque[Future[bytes]] = deque()
-        with ThreadPoolExecutor(READ_THREADS, "simsam-read") as pool:
-            try:
-                for name in names:
-                    waiting.append(pool.submit(self.read, name))
-                    if len(waiting) >= 2 * READ_THREADS:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                for future in waiting:
-                    future.cancel()
+        return read_ahead(names, self.read, threads=READ_THREADS, most=2 * READ_THREADS, name="simsam-read")
 
     def open(self, name: str) -> BinaryIO:
         """A seekable binary file for range reads; on object storage every larger read is one request."""
