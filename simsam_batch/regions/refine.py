@@ -131,9 +131,36 @@ def refine(
     present, member = np.unique(coarse, return_inverse=True)
     if len(present) < 2:
         return coarse
-    beliefs = _mean_field(rgb, member.ravel(), len(present), parameters)
-    refined: NDArray[L] = present[beliefs.argmax(axis=0).reshape(coarse.shape)]
+    # Energies may be shifted at each pixel: only the odds between labels count.
+    energies = np.full((len(present), member.size), -math.log(1 - parameters.certainty), dtype=np.float32)
+    energies[member.ravel(), np.arange(member.size)] = -math.log(parameters.certainty)
+    refined: NDArray[L] = present[mean_field(rgb, energies, parameters).argmax(axis=0).reshape(coarse.shape)]
     return refined
+
+
+def mean_field(rgb: NDArray[np.uint8], energies: NDArray[np.float32], parameters: CrfParameters) -> NDArray[np.float32]:
+    """Beliefs (count, H*W) in each of ``count`` labels at each pixel, the sum at a pixel being 1.
+
+    Args:
+        rgb: (H, W, 3) uint8.
+        energies: (count, H*W) float32, -log of the probability of each label at each pixel, whatever is added at a
+            pixel to all of them.
+        parameters: of the CRF; ``certainty`` is not read.
+
+    Raises:
+        SettingsError: pydensecrf2 is not installed.
+    """
+    height, width = rgb.shape[:2]
+    reach = parameters.bilateral_xy
+    if parameters.reference_side is not None:
+        reach *= min(height, width) / parameters.reference_side
+    crf: Any = load_crf().DenseCRF2D(width, height, len(energies))
+    crf.setUnaryEnergy(energies)
+    crf.addPairwiseGaussian(sxy=parameters.gaussian_xy, compat=parameters.gaussian_weight)
+    crf.addPairwiseBilateral(
+        sxy=reach, srgb=parameters.bilateral_rgb, rgbim=np.ascontiguousarray(rgb), compat=parameters.bilateral_weight
+    )
+    return np.asarray(crf.inference(parameters.iterations))
 
 
 def _refine_shrunk(rgb: NDArray[np.uint8], labels: NDArray[L], parameters: CrfParameters, max_side: int) -> NDArray[L]:
@@ -144,23 +171,3 @@ def _refine_shrunk(rgb: NDArray[np.uint8], labels: NDArray[L], parameters: CrfPa
     size = small.shape[0], small.shape[1]
     down, up = upsample_index(full, 1, full, size), upsample_index(size, 1, size, full)
     return refine(small, labels[np.ix_(*down)], parameters)[np.ix_(*up)]
-
-
-def _mean_field(
-    rgb: NDArray[np.uint8], member: NDArray[np.intp], count: int, parameters: CrfParameters
-) -> NDArray[np.float32]:
-    """Belief (count, H*W) in each of ``count`` labels at each pixel, whose own label in the map is ``member``."""
-    height, width = rgb.shape[:2]
-    # Energies may be shifted at each pixel: only the odds between labels count.
-    unary = np.full((count, member.size), -math.log(1 - parameters.certainty), dtype=np.float32)
-    unary[member, np.arange(member.size)] = -math.log(parameters.certainty)
-    reach = parameters.bilateral_xy
-    if parameters.reference_side is not None:
-        reach *= min(height, width) / parameters.reference_side
-    crf: Any = load_crf().DenseCRF2D(width, height, count)
-    crf.setUnaryEnergy(unary)
-    crf.addPairwiseGaussian(sxy=parameters.gaussian_xy, compat=parameters.gaussian_weight)
-    crf.addPairwiseBilateral(
-        sxy=reach, srgb=parameters.bilateral_rgb, rgbim=np.ascontiguousarray(rgb), compat=parameters.bilateral_weight
-    )
-    return np.asarray(crf.inference(parameters.iterations))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -136,11 +136,7 @@ class CoveringScores:
         Raises:
             ValueError: the shapes differ, a superpixel is not the tree's, or a label is unknown; it is named.
         """
-        table, ignored = self.lookup.count(superpixels, truth, tree.superpixels)
-        pixels = table.sum(axis=0)
-        for region in range(len(self.names) - 1, -1, -1):
-            if self.parent[region] >= 0:
-                table[self.parent[region]] += table[region]
+        table, pixels, ignored = self._counts(superpixels, truth, tree)
         present = table.any(axis=1)
         state = self.zero() | {"ignored_pixels": ignored}
         if not present.any():
@@ -149,7 +145,7 @@ class CoveringScores:
         found = overlaps(table, pixels, tree, nodes)
         state["images_scored"] = 1
         state["levels"] = [self._match(found, np.flatnonzero(level & present))[0] for level in self.levels]
-        is_foreground = np.arange(len(self.names)) != self.background
+        is_foreground = self._is_foreground()
         if (present & is_foreground).any():
             regions = np.flatnonzero(present)
             state["hierarchy"], columns, ious = self._match(found, regions)
@@ -157,6 +153,40 @@ class CoveringScores:
             depths = _covering_by_depth(table[self.levels[-1] & present & is_foreground], pixels, tree)
             state |= {"nfcovering": _mean_of_one(depths[-1]), "nfcovering_sums": depths}
         return state
+
+    def best_ious(
+        self, superpixels: NDArray[np.integer[Any]], truth: NDArray[np.integer[Any]], tree: TreeNodes
+    ) -> list[NDArray[np.float64]]:
+        """Return the IoU of each region of one image with the node that covers it best; ``nmcovering`` is their mean.
+
+        Args:
+            superpixels: as `of_image` takes them.
+            truth: likewise.
+            tree: likewise; it need not be that of the set's images.
+
+        Returns:
+            One array, for the one partition of the truth; none where the truth has no foreground.
+        """
+        table, pixels, _ = self._counts(superpixels, truth, tree)
+        present = table.any(axis=1)
+        if not (present & self._is_foreground()).any():
+            return []
+        return [overlaps(table[present], pixels, tree, tree.candidates()).iou().max(axis=1)]
+
+    def _is_foreground(self) -> NDArray[np.bool_]:
+        foreground: NDArray[np.bool_] = np.arange(len(self.names)) != self.background
+        return foreground
+
+    def _counts(
+        self, superpixels: NDArray[np.integer[Any]], truth: NDArray[np.integer[Any]], tree: TreeNodes
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+        """Pixels of each region, groups included, in each superpixel; of each superpixel; and how many are ignored."""
+        table, ignored = self.lookup.count(superpixels, truth, tree.superpixels)
+        pixels = table.sum(axis=0)
+        for region in range(len(self.names) - 1, -1, -1):
+            if self.parent[region] >= 0:
+                table[self.parent[region]] += table[region]
+        return table, pixels, ignored
 
     def _match(
         self, found: Overlaps, regions: NDArray[np.intp]
@@ -338,15 +368,10 @@ class PartitionScores:
             ValueError: the shapes differ, or a superpixel is not the tree's.
         """
         coverings, depths = [], []
-        for partition in partitions:
-            labels = [label for label in np.unique(partition).tolist() if label not in self.ignore]
-            if labels:
-                lookup = _Lookup(len(labels), {label: i for i, label in enumerate(labels)}, self.ignore)
-                table, _ = lookup.count(superpixels, partition, tree.superpixels)
-                pixels = table.sum(axis=0)
-                iou = overlaps(table, pixels, tree, tree.candidates()).iou()
-                coverings.append(_mean(iou.max(axis=1).tolist()))
-                depths.append(_covering_by_depth(table, pixels, tree))
+        for table, pixels in self._counts(superpixels, partitions, tree):
+            iou = overlaps(table, pixels, tree, tree.candidates()).iou()
+            coverings.append(_mean(iou.max(axis=1).tolist()))
+            depths.append(_covering_by_depth(table, pixels, tree))
         if not coverings:
             return self.zero() | {"images_without_truth": 1}
         by_depth = [_mean(values) for values in zip(*depths, strict=True)]
@@ -357,6 +382,30 @@ class PartitionScores:
             "nfcovering": _mean_of_one(by_depth[-1]),
             "nfcovering_sums": by_depth,
         }
+
+    def best_ious(
+        self, superpixels: NDArray[np.integer[Any]], partitions: Sequence[NDArray[np.integer[Any]]], tree: TreeNodes
+    ) -> list[NDArray[np.float64]]:
+        """Return, for each partition, the IoU of each of its regions with the node that covers it best.
+
+        Args:
+            superpixels: as `of_image` takes them.
+            partitions: likewise.
+            tree: likewise.
+        """
+        counted = self._counts(superpixels, partitions, tree)
+        return [overlaps(table, pixels, tree, tree.candidates()).iou().max(axis=1) for table, pixels in counted]
+
+    def _counts(
+        self, superpixels: NDArray[np.integer[Any]], partitions: Sequence[NDArray[np.integer[Any]]], tree: TreeNodes
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """For each partition that counts: pixels of each region in each superpixel, and of each superpixel."""
+        for partition in partitions:
+            labels = [label for label in np.unique(partition).tolist() if label not in self.ignore]
+            if labels:
+                lookup = _Lookup(len(labels), {label: i for i, label in enumerate(labels)}, self.ignore)
+                table, _ = lookup.count(superpixels, partition, tree.superpixels)
+                yield table, table.sum(axis=0)
 
     def merge(self, a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
         """Add two states. Counts are exact in any order; sums of floats repeat if the order does."""

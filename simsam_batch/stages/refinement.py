@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from simsam_batch.engines.child import Child, Failure, Receive, Send
 from simsam_batch.engines.devices import thread_environment
 from simsam_batch.errors import RunError
+from simsam_batch.regions.leaf_refinement import LeafEvidence, refine_leaves
 from simsam_batch.regions.refine import refine
 
 _MAPS_FOR_EACH = 2
@@ -37,16 +38,24 @@ class Refiner:
         self._idle: queue.SimpleQueue[Child] = queue.SimpleQueue()
         self._environment = thread_environment(1) | {"CUDA_VISIBLE_DEVICES": ""}
 
-    def submit(self, rgb: NDArray[np.uint8], labels: NDArray[Any], **settings: Any) -> Callable[[], NDArray[Any]]:
-        """Begin to refine a map; takes what `simsam_batch.regions.refine.refine` takes.
+    def submit(
+        self, rgb: NDArray[np.uint8], coarse: NDArray[Any] | LeafEvidence, **settings: Any
+    ) -> Callable[[], NDArray[Any]]:
+        """Begin to refine a map.
+
+        Args:
+            rgb: of the picture.
+            coarse: a label map, for `simsam_batch.regions.refine.refine`, or what speaks for the leaves of a tree, for
+                `simsam_batch.regions.leaf_refinement.refine_leaves`.
+            settings: what that takes besides.
 
         Returns:
             What waits for the refined map and returns it; beside RunError, where the process that refined it ended or
-            gave up, it raises what `refine` raises.
+            gave up, it raises what those two raise.
         """
         if self._threads is None:
-            return lambda: refine(rgb, labels, **settings)
-        return self._threads.submit(self._in_a_child, (rgb, labels, settings)).result
+            return lambda: _refined(rgb, coarse, **settings)
+        return self._threads.submit(self._in_a_child, (rgb, coarse, settings)).result
 
     def close(self) -> None:
         """End the processes; what has not begun is dropped, and what runs is waited for."""
@@ -75,7 +84,13 @@ class Refiner:
 
 
 def serve_refinements(receive: Receive, send: Send) -> None:
-    """The child's work: pictures and label maps in, refined maps out."""
+    """The child's work: pictures and coarse maps in, refined maps out."""
     while True:
-        rgb, labels, settings = receive()
-        send(refine(rgb, labels, **settings))
+        rgb, coarse, settings = receive()
+        send(_refined(rgb, coarse, **settings))
+
+
+def _refined(rgb: NDArray[np.uint8], coarse: NDArray[Any] | LeafEvidence, **settings: Any) -> NDArray[Any]:
+    if isinstance(coarse, LeafEvidence):
+        return refine_leaves(rgb, coarse, **settings)
+    return refine(rgb, coarse, **settings)
