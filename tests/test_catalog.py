@@ -379,7 +379,7 @@ class TestTruth:
     def test_two_images_of_one_stem_cannot_share_a_mask(self, tmp_path: Path) -> None:
         images = fill(f"{tmp_path}/images", ["a.jpg", "a.png", "b.jpg"])
         masks = fill(f"{tmp_path}/masks", ["a.png", "b.png"])
-        with pytest.raises(SettingsError, match=r"more than one image would get the same mask: 'a'\."):
+        with pytest.raises(SettingsError, match=r"more than one image would get the same truth: 'a'\."):
             read_catalog(images, truth=masks)
 
     def test_no_match_at_all_shows_one_name_of_each_side(self, tmp_path: Path) -> None:
@@ -387,7 +387,7 @@ class TestTruth:
         masks = fill(f"{tmp_path}/masks", ["a_mask.png"])
         with pytest.raises(SettingsError, match=r"'a_mask\.png'.*'a\.jpg'"):
             read_catalog(images, truth=masks)
-        with pytest.raises(SettingsError, match="none with an image suffix"):
+        with pytest.raises(SettingsError, match=r"none ends in \.jpg .*\.npz \.mat"):
             read_catalog(images, truth=fill(f"{tmp_path}/texts", ["a.txt"]))
 
     def test_masks_inside_the_images_folder_are_no_images(self, out_url: str) -> None:
@@ -410,6 +410,42 @@ class TestTruth:
         path = parquet(str(tmp_path), "t.parquet", uri=["a.jpg"], truth_uri=["a.png"])
         with pytest.raises(SettingsError, match="truth_uri"):
             read_catalog(path, truth=masks)
+
+    @pytest.mark.parametrize("suffix", ["npz", "NPZ", "mat"])
+    def test_partitions_join_like_masks_and_say_what_they_are(self, out_url: str, suffix: str) -> None:
+        images = fill(f"{out_url}/images", ["b.jpg", "x/a.jpg"])
+        partitions = fill(f"{out_url}/partitions", [f"x/a.{suffix}", f"b.{suffix}", "readme.md"])
+        catalog = read_catalog(images, truth=partitions)
+        assert truths(catalog) == {"b.jpg": f"b.{suffix}", "x/a.jpg": f"x/a.{suffix}"}
+        assert (catalog.truth_kind, catalog.notes) == ("partitions", [])
+
+    def test_a_table_names_partitions_in_its_own_column(self, tmp_path: Path) -> None:
+        uris, remote = ["a.jpg", "b.jpg"], "https://photos.example/b.npz?version=2"
+        path = parquet(str(tmp_path), "t.parquet", uri=uris, truth_uri=pa.array([None, remote], pa.string()))
+        assert read_catalog(path).truth_kind == "partitions"
+        assert read_catalog(path, limit=1).truth_kind == "partitions"
+
+    def test_image_files_and_no_truth_have_no_kind_of_their_own(self, tmp_path: Path) -> None:
+        images = fill(f"{tmp_path}/images", ["a.jpg"])
+        assert read_catalog(images).truth_kind is None
+        assert read_catalog(images, truth=fill(f"{tmp_path}/masks", ["a.png"])).truth_kind is None
+        named = parquet(str(tmp_path), "t.parquet", uri=["a.jpg"], truth_uri=["npz/a.mat.png"])
+        assert read_catalog(named).truth_kind is None
+
+    def test_two_kinds_of_truth_are_refused_with_one_of_each(self, tmp_path: Path) -> None:
+        images = fill(f"{tmp_path}/images", ["a.jpg", "b.jpg"])
+        with pytest.raises(SettingsError, match=r"has partitions, such as 'b\.npz', and image files, such as 'a\.png'"):
+            read_catalog(images, truth=fill(f"{tmp_path}/mixed", ["a.png", "b.npz"]))
+        path = parquet(str(tmp_path), "t.parquet", uri=["a.jpg", "b.jpg"], truth_uri=["a.png", "b.mat"])
+        with pytest.raises(SettingsError, match=r"has partitions, such as '.*b\.mat', and image files"):
+            read_catalog(path)
+
+
+def test_the_berkeley_images_all_have_their_partitions(test_data: Path) -> None:
+    berkeley = test_data / "bsds500"
+    catalog = read_catalog(str(berkeley / "images"), truth=str(berkeley / "partitions"))
+    assert (catalog.table.num_rows, catalog.table["truth_uri"].null_count, catalog.notes) == (40, 0, [])
+    assert catalog.truth_kind == "partitions"
 
 
 def test_the_horses_all_have_their_masks(test_data: Path) -> None:

@@ -22,6 +22,7 @@ from simsam_batch.catalog import (
     center_crops,
     facts_of,
     read_catalog,
+    truth_kind,
 )
 from simsam_batch.catalog.datasets import coco, named_dataset, voc
 from simsam_batch.cli import run
@@ -530,6 +531,21 @@ class TestFacts:
         facts = DATASETS[name].facts(split)
         assert (facts.name, facts.split, facts.published_images) == (name, split, DATASETS[name].splits[split])
         assert facts_of({"images": "x", "dataset": json.loads(json.dumps(facts.to_json()))}) == facts
+
+    def test_facts_of_an_older_plan_are_read(self) -> None:
+        facts = DatasetFacts("a", "b", 1, "semantic", "voc-semantic", ("x", "y"), 255)
+        held = facts.to_json()
+        # a fact that came later
+        del held["label_hierarchy"]
+        assert DatasetFacts.from_json(held) == facts
+
+    def test_the_dataset_says_what_truth_is_and_else_the_plan(self) -> None:
+        facts = DatasetFacts("a", "b", 1, "boxes", "corloc").to_json()
+        assert truth_kind({}) is None
+        assert truth_kind({"truth_kind": None}) is None
+        assert truth_kind({"truth_kind": "partitions"}) == "partitions"
+        assert truth_kind({"dataset": facts}) == "boxes"
+        assert truth_kind({"dataset": facts, "truth_kind": "partitions"}) == "boxes"
 
     @pytest.mark.parametrize(
         ("choice", "of_dataset", "expected"),

@@ -1,7 +1,7 @@
 """What a run is about: a folder, a list, a Parquet table or a dataset by name becomes one Arrow table of records."""
 
 from simsam_batch.catalog.datasets import DATASETS, absolute_input
-from simsam_batch.catalog.facts import BOXES_COLUMN, DatasetFacts, center_crops, facts_of
+from simsam_batch.catalog.facts import BOXES_COLUMN, DatasetFacts, TruthKind, center_crops, facts_of, truth_kind
 from simsam_batch.catalog.folders import SUFFIXES
 from simsam_batch.catalog.read import Catalog, read_catalog
 
@@ -11,8 +11,10 @@ __all__ = [
     "SUFFIXES",
     "Catalog",
     "DatasetFacts",
+    "TruthKind",
     "absolute_input",
     "center_crops",
     "facts_of",
     "read_catalog",
+    "truth_kind",
 ]

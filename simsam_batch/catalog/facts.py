@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
-TruthKind = Literal["object", "semantic", "boxes"]
+TruthKind = Literal["object", "semantic", "boxes", "partitions"]
+"""What truth is: object masks, maps of class ids, boxes, or several partitions of each image."""
 
 BOXES_COLUMN = "truth_boxes"
 """Column of a catalog with the boxes of each image: a list of xmin, ymin, xmax, ymax in pixels, max exclusive; null
@@ -21,12 +22,14 @@ class DatasetFacts:
         name: of the dataset, as in ``NAME:ROOT``.
         split: the part of it.
         published_images: how many images the split was published with.
-        kind: what the truth is: object masks, maps of class ids (both at ``truth_uri``), or boxes (`BOXES_COLUMN`).
+        kind: what the truth is: object masks, maps of class ids, partitions (all at ``truth_uri``), or boxes
+            (`BOXES_COLUMN`).
         protocol: name of the evaluation that figures on this set are published with.
         classes: names of the class ids 0, 1, ... of a semantic truth.
         ignore_label: id in a semantic truth that is not scored.
         threshold: share of full scale above which the first channel of an object mask is object.
         center_crop: whether the protocol scores only the central square, whose side is the image's shorter one.
+        label_hierarchy: name of the hierarchy of the class ids of a semantic truth, if there is one.
     """
 
     name: str
@@ -38,6 +41,7 @@ class DatasetFacts:
     ignore_label: int | None = None
     threshold: float | None = None
     center_crop: bool = False
+    label_hierarchy: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The facts as plain JSON values."""
@@ -45,7 +49,7 @@ class DatasetFacts:
 
     @classmethod
     def from_json(cls, held: Mapping[str, Any]) -> Self:
-        """The facts that `to_json` wrote."""
+        """The facts that `to_json` wrote, now or when some of them were not yet known."""
         return cls(**{**held, "classes": tuple(held["classes"])})
 
 
@@ -53,6 +57,15 @@ def facts_of(source: Mapping[str, Any]) -> DatasetFacts | None:
     """The dataset that a plan's ``source`` names; None for a folder, a list or a table."""
     held = source.get("dataset")
     return None if held is None else DatasetFacts.from_json(held)
+
+
+def truth_kind(source: Mapping[str, Any]) -> TruthKind | None:
+    """What the truth of a plan's ``source`` is: as its dataset says, else as ``truth_kind`` does.
+
+    None is for image files, of which nobody has said yet whether they are masks or class ids, or for no truth.
+    """
+    facts = facts_of(source)
+    return source.get("truth_kind") if facts is None else facts.kind
 
 
 def center_crops(source: Mapping[str, Any]) -> bool:

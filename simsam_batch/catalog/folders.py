@@ -20,7 +20,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 ACCEPTED = {
     "IMAGES": "IMAGES is a folder, a .txt list with one path or URL a line, Parquet with a column 'uri', or a dataset "
     "such as ecssd:ROOT",
-    "truth": "Truth is a folder of mask files",
+    "truth": "Truth is a folder of masks or label maps as image files, or of partitions as .npz or .mat",
 }
 _CHUNK = 65536
 

@@ -6,14 +6,14 @@ import posixpath
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from simsam_batch.catalog.datasets import named_dataset, read_dataset
 from simsam_batch.catalog.facts import DatasetFacts
-from simsam_batch.catalog.folders import folder_records
+from simsam_batch.catalog.folders import SUFFIXES, folder_records
 from simsam_batch.catalog.records import COLUMNS, quoted, repeated_values
 from simsam_batch.catalog.tables import list_records, parquet_records
-from simsam_batch.catalog.truth import with_truth
+from simsam_batch.catalog.truth import PARTITIONS, holds_partitions, with_truth
 from simsam_batch.errors import SettingsError
 from simsam_batch.storage import redact
 
@@ -33,11 +33,14 @@ class Catalog:
             in the order of the run.
         notes: what a person should know about it, one sentence each (files left out, images without truth).
         dataset: how the truth is meant, of a dataset by name.
+        truth_kind: of a folder, a list or a table whose truth says by its suffixes what it is: partitions are of no
+            image format. None for image files and for no truth.
     """
 
     table: pa.Table
     notes: list[str]
     dataset: DatasetFacts | None = None
+    truth_kind: Literal["partitions"] | None = None
 
 
 def read_catalog(
@@ -53,20 +56,21 @@ def read_catalog(
 
     A folder is searched with all its sub-folders for files with one of `SUFFIXES`, in the order of their relative
     paths; hidden files and folders are left out. A list or table keeps its own order, and nobody asks whether its files
-    exist. Truth belongs to the image with the same sub-folder and file stem. A dataset brings its own truth.
+    exist. Truth belongs to the image with the same sub-folder and file stem; it is image files, or partitions with one
+    of `PARTITIONS`. A dataset brings its own truth.
 
     Args:
         images: path or URL of the folder, the list, the Parquet file or a folder of Parquet files; or ``NAME:ROOT``.
         root: folder that relative paths of a list or table start from; the folder of the list or table if None.
-        truth: folder of truth masks; None for no truth, or for a table's own column ``truth_uri``.
+        truth: folder of truth; None for no truth, or for a table's own column ``truth_uri``.
         split: of a dataset by name; None for its usual one.
         keep_columns: further columns of a table to pass through.
         limit: keep only so many images, from the start; None for all.
 
     Raises:
         SettingsError: nothing there, no image in it, names that are not unique, a path that leaves ``root``, URLs that
-            carry credentials, columns that do not exist, truth that is ambiguous or matches nothing, or a dataset that
-            has not its layout.
+            carry credentials, columns that do not exist, truth that is ambiguous, of two kinds or matches nothing, or a
+            dataset that has not its layout.
         StorageError: the storage did not answer.
     """
     if limit is not None and limit < 1:
@@ -100,8 +104,10 @@ def read_catalog(
     _check_ids(table, images)
     _check_credentials(table, images)
     if truth is not None:
-        table = with_truth(table, truth, images, notes)
-    return Catalog(table if limit is None else table.slice(0, limit), notes)
+        table = with_truth(table, truth, images, notes, suffixes=(*SUFFIXES, *PARTITIONS))
+    partitions = holds_partitions(table["truth_uri"], images if truth is None else truth)
+    limited = table if limit is None else table.slice(0, limit)
+    return Catalog(limited, notes, truth_kind="partitions" if partitions else None)
 
 
 def _check_kept(keep_columns: Sequence[str]) -> None:
