@@ -214,7 +214,7 @@ def _verify(out: str, *, as_json: bool, delete_orphans: bool, orphan_hours: floa
     from rich.progress import Progress
 
     from simsam_batch import operations
-    from simsam_batch.runs.verify_report import as_text
+    from simsam_batch.report.verify import as_text
 
     del debug
     with Progress(console=Console(stderr=True), transient=True, disable=as_json) as bar:
