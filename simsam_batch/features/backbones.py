@@ -52,16 +52,16 @@ def load_backbone(
         name: timm name with or without tag, or one of `ALIASES`.
         weights: local safetensors or torch file in timm, DINO or iBOT key layout; None: timm's pretrained weights.
         block: from 0; negative counts from the end; None is the last.
-        facet: ``key``, ``query``, ``value``, ``token``, or ``norm-token``: the last block's tokens after the network's
+        facet: ``key``, ``query``, ``value``, ``token``, or ``norm-token``: the block's tokens after the network's
             final norm, which for networks that average their tokens is the norm of the average.
         device: torch's name of the device.
         precision: of the blocks; results are float32 either way. ``fp32`` uses no TF32.
         whole: keep the final norm, for `ViTBackbone.pooled`; the facet must be ``token`` and the block the last.
 
     Raises:
-        SettingsError: unknown name, facet, precision or block; ``norm-token`` of another block than the last or of a
-            network without a final norm; a model that is no plain ViT with variable grids; weights that cannot be
-            fetched, read or fitted. Never falls back to random weights.
+        SettingsError: unknown name, facet, precision or block; ``norm-token`` of a network without a final norm; a
+            model that is no plain ViT with variable grids; weights that cannot be fetched, read or fitted. Never falls
+            back to random weights.
     """
     if facet not in FACETS:
         raise SettingsError(f"facet: {facet!r} is not known; allowed: {', '.join(FACETS)}")
@@ -144,17 +144,10 @@ def _resolve_block(depth: int, block: int | None, name: str) -> int:
 
 
 def _check_facet(model: Any, block: int, facet: str, name: str) -> None:
-    kind, last = type(model.blocks[block]).__name__, len(model.blocks) - 1
+    kind = type(model.blocks[block]).__name__
     if facet not in TOKEN_FACETS and kind not in _PRE_NORM_BLOCKS:
         raise SettingsError(f"facet: blocks of {name} ({kind}) have no {facet} projection of their own; use 'token'")
-    if facet != "norm-token":
-        return
-    if block != last:
-        raise SettingsError(
-            f"facet: 'norm-token' is what the final norm makes of the last block of {name}, {last}; for block {block} "
-            f"use 'token', or set block to {last} or -1"
-        )
-    if all(isinstance(norm, nn.Identity) for norm in (model.norm, model.fc_norm)):
+    if facet == "norm-token" and all(isinstance(norm, nn.Identity) for norm in (model.norm, model.fc_norm)):
         raise SettingsError(f"facet: {name} has no final norm, so that it has no 'norm-token'; use 'token'")
 
 

@@ -27,10 +27,10 @@ class ViTBackbone:
 
     Facets ``key``, ``query`` and ``value`` are the raw output of the block's linear projection, heads side by side,
     before any normalisation per head and before rotary positions. ``token`` is the block's output before the model's
-    final norm, ``norm-token`` that of the last block after it (hierarchy-agnostic segmentation; Rossetti and Pirri,
-    NeurIPS 2024, published code). The norms in `Features` are those of the residual stream where the computation ends:
-    entering the block for the projections, leaving it for the tokens, before any final norm; both show the same outlier
-    tokens (this project, measured).
+    final norm, ``norm-token`` that after it (for the last block the facet of hierarchy-agnostic segmentation, Rossetti
+    and Pirri, NeurIPS 2024; for others as in the code of DINOv2). The norms in `Features` are those of the residual
+    stream where the computation ends: entering the block for the projections, leaving it for the tokens, before any
+    final norm; both show the same outlier tokens (this project, measured).
 
     One instance serves one thread: it sets the model to the grid of the images it is given.
     """
@@ -56,7 +56,7 @@ class ViTBackbone:
             name: the resolved name.
             weights: where the weights are from, in words.
             block: from 0.
-            facet: ``key``, ``query``, ``value``, ``token``, or ``norm-token``, of the last block alone.
+            facet: ``key``, ``query``, ``value``, ``token`` or ``norm-token``.
             mean: of the normalisation.
             std: of the normalisation.
             precision: ``fp32`` (without TF32) or ``bf16``.
@@ -64,13 +64,10 @@ class ViTBackbone:
             whole: keep the final norm, for `pooled`; ``facet`` must be ``token`` and ``block`` the last.
 
         Raises:
-            ValueError: ``whole`` with another facet or block, ``norm-token`` of another block.
+            ValueError: ``whole`` with another facet or block.
         """
         if whole and (facet != "token" or block != len(model.blocks) - 1):
             msg = f"pooled vectors need the tokens of the last block, not {facet} of block {block}"
-            raise ValueError(msg)
-        if facet == "norm-token" and block != len(model.blocks) - 1:
-            msg = f"the final norm takes the tokens of the last block, not of block {block}"
             raise ValueError(msg)
         blocks, last = model.blocks, model.blocks[block]
         self.name = name

@@ -119,6 +119,15 @@ def test_norm_tokens_are_what_timm_ends_with_and_their_norms_are_of_the_stream_b
     torch.testing.assert_close(features.norms, stream.square().sum(-1).sqrt(), atol=1e-4, rtol=1e-5)
 
 
+def test_the_final_norm_takes_the_tokens_of_any_block(tmp_path: Path) -> None:
+    model = a_model("test_vit", dynamic_img_size=True)
+    images = some_images(32, 48)
+    with torch.no_grad():
+        expected = model.norm(output_of(model, model.blocks[2], images))[:, 1:]
+    backbone = load_backbone("test_vit", weights=saved(model, tmp_path), facet="norm-token", block=2)
+    torch.testing.assert_close(backbone(images).descriptors, expected, atol=2e-5, rtol=2e-5)
+
+
 def test_norm_tokens_of_a_network_that_averages_are_those_its_average_is_of(tmp_path: Path) -> None:
     model = a_model("test_vit2", dynamic_img_size=True)
     assert isinstance(model.norm, torch.nn.Identity)
@@ -273,7 +282,6 @@ def test_an_unknown_name_is_answered_with_close_ones() -> None:
         ("resnet18", {}, "resnet18 is no plain vision transformer"),
         ("swin_tiny_patch4_window7_224", {}, "swin_tiny_patch4_window7_224 is no plain vision transformer"),
         ("test_vit", {"facet": "keys"}, "facet: 'keys' is not known; allowed: key, query, value, token, norm-token"),
-        ("test_vit", {"facet": "norm-token", "block": 3}, "last block of test_vit, 5; for block 3 use 'token'"),
         ("vit_pe_spatial_tiny_patch16_512", {"facet": "norm-token"}, "no final norm.* use 'token'"),
         ("test_vit", {"block": 6}, "has blocks 0 to 5 .* not 6"),
         ("test_vit", {"block": -7}, "has blocks 0 to 5 .* not -7"),
