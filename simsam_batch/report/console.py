@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, Literal, Protocol
 
 from simsam_batch.engines.contract import ShardReport
+from simsam_batch.report.status import counted
 
 
 class Reporter(Protocol):
@@ -109,7 +110,7 @@ class Text:
         self._bar.update(self._task, description=stage, total=images, completed=done_images)
         if not self._quiet:
             going_on = f"; going on, {done_shards} done before" if done_shards else ""
-            self._line(f"{stage}: {_count(images, 'image')} in {_count(shards, 'shard')}{going_on}")
+            self._line(f"{stage}: {counted(images, 'image')} in {counted(shards, 'shard')}{going_on}")
 
     def shard(self, report: ShardReport) -> None:
         for image_id, reason in report.failures:
@@ -134,7 +135,7 @@ class Text:
             return
         rate = result["images_per_second"]
         speed = "" if rate is None else f", {rate:.2f} images/s"
-        self._line(f"{_count(result['ok'], 'image')} done, {result['failed']} failed{speed}")
+        self._line(f"{counted(result['ok'], 'image')} done, {result['failed']} failed{speed}")
         for line in metric_lines(result["metrics"]):
             self._line(line)
         self._line(f"results: {where}")
@@ -142,10 +143,6 @@ class Text:
     def close(self) -> None:
         """Take the bar off the terminal."""
         self._bar.stop()
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def metric_lines(metrics: Mapping[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ _KINDS_SHOWN = 5
 
 def status_lines(status: Mapping[str, Any]) -> list[str]:
     """A few lines for the run and for each of its stages."""
-    lines = [f"{status['out']}: {_count(status['images'], 'image')} in {_count(status['shards'], 'shard')}"]
+    lines = [f"{status['out']}: {counted(status['images'], 'image')} in {counted(status['shards'], 'shard')}"]
     if not status["stages"]:
         lines.append("no stage has begun; the command that made the plan begins it")
     for stage in status["stages"]:
@@ -21,9 +21,9 @@ def status_lines(status: Mapping[str, Any]) -> list[str]:
 def _stage_lines(stage: Mapping[str, Any]) -> list[str]:
     done, shards = stage["done_shards"], stage["shards"]
     # Rounded down: all but one of a million is not 100 %.
-    images = f"{stage['done_images']} of {_count(stage['images'], 'image')}"
+    images = f"{stage['done_images']} of {counted(stage['images'], 'image')}"
     percent = 100 * stage["done_images"] // stage["images"]
-    lines = [f"{stage['stage']:9} {done} of {_count(shards, 'shard')}, {images} ({percent} %)"]
+    lines = [f"{stage['stage']:9} {done} of {counted(shards, 'shard')}, {images} ({percent} %)"]
     if done < shards:
         rate = stage["images_per_second"]
         pace = [] if rate is None else [f"{rate:.2f} images/s", f"about {duration(stage['seconds_left'])} left"]
@@ -31,7 +31,7 @@ def _stage_lines(stage: Mapping[str, Any]) -> list[str]:
         pace.append("nothing committed yet" if last is None else f"last commit {duration(last)} ago")
         lines.append("          " + ", ".join(pace))
         if stage["started_shards"]:
-            started = f"{_count(stage['started_shards'], 'shard')} begun and not committed"
+            started = f"{counted(stage['started_shards'], 'shard')} begun and not committed"
             again = f", one of them {stage['most_starts']} times" if stage["most_starts"] > 1 else ""
             lines.append(f"          {started}{again}")
         if stage["stalled"]:
@@ -41,10 +41,10 @@ def _stage_lines(stage: Mapping[str, Any]) -> list[str]:
         shown = ", ".join(f"{kind} {count}" for kind, count in kinds[:_KINDS_SHOWN])
         more = f", and {len(kinds) - _KINDS_SHOWN} more kinds" if len(kinds) > _KINDS_SHOWN else ""
         lines.append(
-            f"          {_count(stage['failed'], 'image')} failed: {shown}{more}; simsam retry tries them again"
+            f"          {counted(stage['failed'], 'image')} failed: {shown}{more}; simsam retry tries them again"
         )
     if stage["tried_again"]:
-        lines.append(f"          failed images of {_count(stage['tried_again'], 'shard')} were tried again")
+        lines.append(f"          failed images of {counted(stage['tried_again'], 'shard')} were tried again")
     if done == shards:
         where = f"results/{stage['stage']}.json"
         mend = "not published: run the same command again"
@@ -66,5 +66,6 @@ def duration(seconds: float) -> str:
     return f"{days} d {hours} h"
 
 
-def _count(n: int, noun: str) -> str:
+def counted(n: int, noun: str) -> str:
+    """A number of things for people: ``1 image``, ``2 images``."""
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
