@@ -426,14 +426,11 @@ def read_yaml(path: str) -> dict[str, Any]:
 
     import yaml
 
+    from simsam_batch.yaml_text import check_written_out
+
     try:
         text = Path(path).read_text(encoding="utf-8")
-        depth = 0
-        for event in yaml.parse(text, yaml.SafeLoader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            # a few lines of aliases to aliases stand for more values than any memory holds
-            if isinstance(event, yaml.AliasEvent) or depth > _DEEPEST:
-                raise yaml.YAMLError("aliases (*name) and deep nesting are not read; write each value out")
+        check_written_out(text, deepest=_DEEPEST)
         held = yaml.safe_load(text)
     # beside YAML's own errors, the converters of its tags raise nearly any other
     except Exception as error:

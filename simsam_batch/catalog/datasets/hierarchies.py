@@ -13,6 +13,7 @@ import yaml
 from simsam_batch.catalog.datasets.voc import CLASSES
 from simsam_batch.errors import SettingsError
 from simsam_batch.storage import ObjectNotFound, read_url, redact
+from simsam_batch.yaml_text import check_written_out
 
 BACKGROUND = "background"
 """The one region that all labels of the background are."""
@@ -106,12 +107,7 @@ def parse_hierarchy(text: bytes, place: str) -> LabelHierarchy:
     """
     try:
         decoded = text.decode("utf-8-sig")
-        depth = 0
-        for event in yaml.parse(decoded, yaml.SafeLoader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            # A few lines of aliases to aliases stand for more regions than any memory holds.
-            if isinstance(event, yaml.AliasEvent) or depth > _DEEPEST:
-                raise yaml.YAMLError(f"aliases (*name) and more than {_DEEPEST} levels are not read")
+        check_written_out(decoded, deepest=_DEEPEST)
         # The nodes alone: names stay the text that they are (YAML reads "no" as false), and none is lost that comes
         # twice.
         root = yaml.compose(decoded, Loader=yaml.SafeLoader)
