@@ -35,7 +35,10 @@ _MANIFEST = re.compile(r"(\d{7,})\.(\d+)\.json")
 _DATA = re.compile(r"(\d{7,})\.\d+\.(parquet|npz)")
 _CODEBOOK = re.compile(r"codebook\.\d+\.[0-9a-f]{16}\.npz")
 _PLAN_FILE = re.compile(r"[0-9a-f]{64}\.parquet")
-_CLUSTERS = "clusters/clusters.json"
+_CODEBOOKS = {"semantic": "clusters", "labels": "node-clusters"}
+"""Stages that have codebooks, and the folder of each with their record, ``clusters.json``."""
+
+_RESTORE = "restore the file, or start again in another OUT"
 _PUBLISH_ANEW = "run the same command again: it publishes the results anew"
 
 
@@ -56,7 +59,7 @@ def verify(
     Args:
         out: the run's folder.
         plan: its plan.
-        stages: names of stages; None for all.
+        stages: names of stages, whose codebooks belong to them; None for all that OUT holds.
         delete_orphans: delete those older than the age, but none of a shard that has a problem: it may be what the
             shard can be mended from.
         orphan_age_s: in seconds. Below the time that a commit may take (minutes, while storage is being waited for)
@@ -82,9 +85,11 @@ def verify(
             stage = _Stage(out, plan, name, schema, report)
             stage.check(manifests, on_shard)
             kept |= stage.find_orphans(data)
+    for name, folder in _CODEBOOKS.items():
+        if stages is None or name in stages:
+            _check_codebooks(out, folder, report)
     if stages is None:
         _find_unnamed(out, "plan", _PLAN_FILE, {f"plan/{plan.digest}.parquet"}, report)
-        _check_clusters(out, report)
         report.orphans += [_orphan(info) for info in out.unfinished()]
     if delete_orphans:
         old = [o for o in report.orphans if o.age_s is not None and o.age_s > orphan_age_s and o.name not in kept]
@@ -105,7 +110,7 @@ def _check_plan(out: Folder, plan: Plan, report: VerifyReport) -> None:
     except (pa.ArrowException, OSError) as error:
         what = f"it cannot be read: {error}"
     if what:
-        report.problems.append(Problem(what, name, "restore the file, or start again in another OUT"))
+        report.problems.append(Problem(what, name, _RESTORE))
 
 
 def _stage_schema(out: Folder, plan: Plan, name: str, has_manifests: bool, report: VerifyReport) -> pa.Schema | None:
@@ -120,7 +125,7 @@ def _stage_schema(out: Folder, plan: Plan, name: str, has_manifests: bool, repor
     except (RunError, ValueError, pa.ArrowException) as error:
         what, schema = f"it is damaged: {error}", None
     if what:
-        report.problems.append(Problem(what, where, "restore the file, or start again in another OUT"))
+        report.problems.append(Problem(what, where, _RESTORE))
     return schema
 
 
@@ -269,26 +274,26 @@ def _find_unnamed(out: Folder, folder: str, own: re.Pattern[str], named: set[str
             report.orphans.append(_orphan(info)) if ours else report.foreign.append(info.name)
 
 
-def _check_clusters(out: Folder, report: VerifyReport) -> None:
-    """The codebooks of a semantic run have the hashes that their record names."""
-    mend = "restore the file, or start again in another OUT"
-    named = {_CLUSTERS}
+def _check_codebooks(out: Folder, folder: str, report: VerifyReport) -> None:
+    """The codebooks of a stage have the hashes that their record names."""
+    where = f"{folder}/clusters.json"
+    named = {where}
     try:
-        record = from_json(out.read(_CLUSTERS), f"{out.url}/{_CLUSTERS}", "codebooks")
+        record = from_json(out.read(where), f"{out.url}/{where}", "codebooks")
         codebooks = [(str(file["name"]), str(file["sha256"])) for file in record["codebooks"]]
     except ObjectNotFound:
         codebooks = []
     except (RunError, KeyError, TypeError) as error:
         # what it named is not known, so nothing here is taken for an orphan
-        report.problems.append(Problem(f"it is damaged: {error}", _CLUSTERS, mend))
+        report.problems.append(Problem(f"it is damaged: {error}", where, _RESTORE))
         return
     for name, sha256 in codebooks:
         named.add(name)
         try:
             if hashlib.sha256(out.read(name)).hexdigest() != sha256:
                 report.problems.append(
-                    Problem("its bytes are not those that were committed (sha256 differs)", name, mend)
+                    Problem("its bytes are not those that were committed (sha256 differs)", name, _RESTORE)
                 )
         except ObjectNotFound:
-            report.problems.append(Problem("it is missing", name, mend))
-    _find_unnamed(out, "clusters", _CODEBOOK, named, report)
+            report.problems.append(Problem("it is missing", name, _RESTORE))
+    _find_unnamed(out, folder, _CODEBOOK, named, report)

@@ -428,13 +428,14 @@ def test_a_damaged_plan_is_found(tmp_path: Path) -> None:
     assert problems[f"plan/{plan.digest}.parquet"] == "its rows are not those that run.json names"
 
 
-def test_codebooks_have_the_hashes_of_their_record(tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", ["clusters", "node-clusters"])
+def test_codebooks_have_the_hashes_of_their_record(tmp_path: Path, folder: str) -> None:
     _, plan = _run(str(tmp_path))
     good = b"a codebook"
     sha256 = hashlib.sha256(good).hexdigest()
-    named, orphan = f"clusters/codebook.0.{sha256[:16]}.npz", f"clusters/codebook.0.{'0' * 16}.npz"
+    named, orphan = f"{folder}/codebook.0.{sha256[:16]}.npz", f"{folder}/codebook.0.{'0' * 16}.npz"
     record = {"schema_version": 1, "codebooks": [{"name": named, "sha256": sha256}]}
-    plan.out.create("clusters/clusters.json", json.dumps(record).encode())
+    plan.out.create(f"{folder}/clusters.json", json.dumps(record).encode())
     plan.out.create(named, good)
     plan.out.create(orphan, b"of a driver that died")
     report = verify(plan.out, plan)
@@ -445,9 +446,22 @@ def test_codebooks_have_the_hashes_of_their_record(tmp_path: Path) -> None:
     ]
     plan.out.delete([named])
     assert _problems(verify(plan.out, plan)) == [(named, "it is missing")]
-    plan.out.replace("clusters/clusters.json", b"{}")
+    plan.out.replace(f"{folder}/clusters.json", b"{}")
     [(where, _)] = _problems(verify(plan.out, plan))
-    assert where == "clusters/clusters.json"
+    assert where == f"{folder}/clusters.json"
+
+
+def test_the_codebooks_of_a_stage_are_verified_with_it_alone(tmp_path: Path) -> None:
+    _, plan = _run(str(tmp_path))
+    missing = {"semantic": f"clusters/codebook.0.{'1' * 16}.npz", "labels": f"node-clusters/codebook.0.{'2' * 16}.npz"}
+    for name in missing.values():
+        record = {"schema_version": 1, "codebooks": [{"name": name, "sha256": "0" * 64}]}
+        plan.out.create(f"{name.partition('/')[0]}/clusters.json", json.dumps(record).encode())
+    lost = {stage: (name, "it is missing") for stage, name in missing.items()}
+    assert _problems(verify(plan.out, plan)) == [lost["semantic"], lost["labels"]]
+    assert _problems(verify(plan.out, plan, ["labels"])) == [lost["labels"]]
+    assert _problems(verify(plan.out, plan, ["small", "semantic"])) == [lost["semantic"]]
+    assert not verify(plan.out, plan, ["small"]).damaged
 
 
 def test_one_stage_alone_can_be_verified(tmp_path: Path) -> None:
