@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from scipy.io import savemat
 
 from simsam_batch.catalog import (
     BOXES_COLUMN,
@@ -25,9 +26,10 @@ from simsam_batch.catalog import (
     truth_kind,
 )
 from simsam_batch.catalog.datasets import coco, named_dataset, voc
+from simsam_batch.catalog.datasets.hierarchies import class_names, label_hierarchy
 from simsam_batch.cli import run
 from simsam_batch.errors import SettingsError
-from simsam_batch.images import ImageLimits, TruthError, central_square, load_labels, load_truth
+from simsam_batch.images import ImageLimits, TruthError, central_square, load_labels, load_partitions, load_truth
 from simsam_batch.storage import Folder, entries, read_url
 
 LIMITS = ImageLimits()
@@ -126,6 +128,66 @@ def coco_copy(root: Path) -> None:
     (root / "annotations" / "instances_train2014.json").write_text(json.dumps(held))
 
 
+def label_map(path: Path, *labels: int, depth: type = np.uint8) -> None:
+    """A grey map of labels in upright stripes of equal width."""
+    values = np.repeat(np.array(labels, depth), 160 // len(labels))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.tile(values, (128, 1))).save(path)
+
+
+def bsds_copy(root: Path) -> None:
+    """As its archive unpacks; two people drew each image, into two and three parts."""
+    home = root / "BSR" / "BSDS500" / "data"
+    for split, names in {"test": ["100007", "16004"], "train": ["12003"], "val": ["3096"]}.items():
+        for name in names:
+            photograph(home / "images" / split / f"{name}.jpg")
+            partitions = np.empty((1, 2), object)
+            for i, parts in enumerate(([1, 2], [1, 2, 3, 3])):
+                drawn = np.tile(np.repeat(np.array(parts, np.uint16), 160 // len(parts)), (128, 1))
+                partitions[0, i] = {"Segmentation": drawn, "Boundaries": np.zeros_like(drawn, np.uint8)}
+            path = home / "groundTruth" / split / f"{name}.mat"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            savemat(path, {"groundTruth": partitions}, do_compression=True)
+        (home / "images" / split / "Thumbs.db").write_bytes(b"x")
+
+
+def cityscapes_copy(root: Path) -> None:
+    """Two cities in val, one in train, with all kinds of files that go with a photograph."""
+    for place in ("val/frankfurt/frankfurt_000000_000294", "val/lindau/lindau_000000_000019", "train/ulm/ulm_1_2"):
+        photograph(root / "leftImg8bit" / f"{place}_leftImg8bit.png")
+        label_map(root / "gtFine" / f"{place}_gtFine_labelIds.png", 3, 7, 26, 33)
+        label_map(root / "gtFine" / f"{place}_gtFine_instanceIds.png", 3, 7, 26001, 33001, depth=np.uint16)
+        photograph(root / "gtFine" / f"{place}_gtFine_color.png")
+        (root / "gtFine" / f"{place}_gtFine_polygons.json").write_text("{}")
+
+
+def coco_maps_copy(root: Path, maps: str = "stuffthingmaps_trainval2017") -> None:
+    for split, names in {"val2017": ("000000000139", "000000000285"), "train2017": ("000000000009",)}.items():
+        for name in names:
+            photograph(root / "images" / split / f"{name}.jpg")
+            label_map(root / maps / split / f"{name}.png", 0, 90, 91, 181, 255)
+
+
+def partimagenet_copy(root: Path) -> None:
+    for split, names in {"val": ("n01440764_10", "n01440764_1009"), "train": ("n01443537_445",), "test": ()}.items():
+        for name in names:
+            photograph(root / "PartImageNet" / "images" / split / f"{name}.JPEG")
+            label_map(root / "PartImageNet" / "annotations" / split / f"{name}.png", 9, 10, 40, 40)
+            (root / "PartImageNet" / "annotations" / split / f"{name}.json").write_text("{}")
+
+
+def pascal_part_copy(root: Path) -> None:
+    """Three photographs: 2 and 0 are the val split, and 0 has no map."""
+    home = root / "VOCdevkit" / "VOC2010"
+    for i in range(3):
+        photograph(home / "JPEGImages" / f"2008_{i:06}.jpg")
+    for i in (1, 2):
+        label_map(home / "Annotations_Part_Ids" / f"2008_{i:06}.png", 0, 1, 300, 388, 389, depth=np.uint16)
+    lines(home / "ImageSets/Main/val.txt", "2008_000002", "2008_000000")
+    lines(home / "ImageSets/Main/train.txt", "2008_000001")
+    lines(home / "ImageSets/Main/trainval.txt", *(f"2008_{i:06}" for i in range(3)))
+
+
 COPIES: dict[str, Callable[[Path], None]] = {
     "ecssd": lambda root: saliency_copy(root, "images", "ground_truth_mask"),
     "duts-te": lambda root: saliency_copy(root / "DUTS-TE", "DUTS-TE-Image", "DUTS-TE-Mask"),
@@ -136,6 +198,12 @@ COPIES: dict[str, Callable[[Path], None]] = {
     "voc2007-boxes": lambda root: voc_copy(root, 2007),
     "voc2012-boxes": voc_copy,
     "coco20k": coco_copy,
+    "bsds500": bsds_copy,
+    "cityscapes": cityscapes_copy,
+    "coco-stuff": coco_maps_copy,
+    "coco-things": coco_maps_copy,
+    "partimagenet": partimagenet_copy,
+    "pascal-part": pascal_part_copy,
 }
 
 
@@ -298,6 +366,65 @@ class TestLayouts:
         assert catalog.table[BOXES_COLUMN].to_pylist() == [[], [[10.5, 20, 40.75, 60], [1, 2, 4, 6]]]
         assert "1 of 2 images have an annotation without any object that counts" in catalog.notes
 
+    @pytest.mark.parametrize("given", ["", "BSR", "BSR/BSDS500", "BSR/BSDS500/data"])
+    def test_the_berkeley_set_pairs_photographs_and_partitions_of_a_split(
+        self, copy: Callable[[str], Path], given: str
+    ) -> None:
+        root, home = copy("bsds500"), "BSR/BSDS500/data"
+        assert pairs(read_catalog(f"bsds500:{root / given}"), root) == {
+            f"{name}.jpg": (f"{home}/images/test/{name}.jpg", f"{home}/groundTruth/test/{name}.mat")
+            for name in ("100007", "16004")
+        }
+        for split, names in (("train", ["12003.jpg"]), ("val", ["3096.jpg"])):
+            assert ids(read_catalog(f"bsds500:{root}", split=split)) == names
+
+    def test_cityscapes_pairs_names_that_differ(self, copy: Callable[[str], Path]) -> None:
+        root = copy("cityscapes")
+        catalog = read_catalog(f"cityscapes:{root}")
+        assert pairs(catalog, root) == {
+            f"{place}_leftImg8bit.png": (
+                f"leftImg8bit/val/{place}_leftImg8bit.png",
+                f"gtFine/val/{place}_gtFine_labelIds.png",
+            )
+            for place in ("frankfurt/frankfurt_000000_000294", "lindau/lindau_000000_000019")
+        }
+        (note,) = catalog.notes
+        assert note.startswith("cityscapes split 'val': 2 images are there and 500 were published")
+        assert ids(read_catalog(f"cityscapes:{root}", split="train")) == ["ulm/ulm_1_2_leftImg8bit.png"]
+
+    @pytest.mark.parametrize("name", ["coco-stuff", "coco-things"])
+    @pytest.mark.parametrize("maps", ["stuffthingmaps_trainval2017", "annotations"])
+    def test_the_pixel_maps_of_coco_lie_where_they_were_unpacked(self, tmp_path: Path, name: str, maps: str) -> None:
+        coco_maps_copy(tmp_path, maps)
+        # what else is called so holds no maps
+        (tmp_path / "annotations").mkdir(exist_ok=True)
+        (tmp_path / "annotations" / "instances_val2017.json").write_text("{}")
+        assert pairs(read_catalog(f"{name}:{tmp_path}"), tmp_path) == {
+            f"{number}.jpg": (f"images/val2017/{number}.jpg", f"{maps}/val2017/{number}.png")
+            for number in ("000000000139", "000000000285")
+        }
+        assert ids(read_catalog(f"{name}:{tmp_path}", split="train2017")) == ["000000000009.jpg"]
+
+    def test_partimagenet_pairs_photographs_and_maps_of_parts(self, copy: Callable[[str], Path]) -> None:
+        root = copy("partimagenet")
+        catalog = read_catalog(f"partimagenet:{root}")
+        home = "PartImageNet"
+        assert pairs(catalog, root) == {
+            f"{name}.JPEG": (f"{home}/images/val/{name}.JPEG", f"{home}/annotations/val/{name}.png")
+            for name in ("n01440764_10", "n01440764_1009")
+        }
+        # its two releases have different splits: no number is expected
+        assert catalog.notes == []
+
+    def test_pascal_part_takes_the_lists_of_voc_and_maps_that_were_made(self, copy: Callable[[str], Path]) -> None:
+        root, home = copy("pascal-part"), "VOCdevkit/VOC2010"
+        catalog = read_catalog(f"pascal-part:{root}")
+        assert pairs(catalog, root) == {
+            "2008_000002.jpg": (f"{home}/JPEGImages/2008_000002.jpg", f"{home}/Annotations_Part_Ids/2008_000002.png"),
+            "2008_000000.jpg": (f"{home}/JPEGImages/2008_000000.jpg", None),
+        }
+        assert "1 of 2 images have no truth: '2008_000000.jpg'" in catalog.notes
+
     def test_a_dataset_is_read_from_every_storage(self, tmp_path: Path, out_url: str) -> None:
         voc_copy(tmp_path / "here")
         folder = Folder(out_url)
@@ -358,6 +485,12 @@ class TestWhatDiffers:
             ("voc2012-boxes", "VOCdevkit/VOC2012/Annotations", "no file of Annotations/ ends in .xml"),
             ("voc2012-boxes", "VOCdevkit/VOC2012/ImageSets/Main", "no file ImageSets/Main/trainval.txt"),
             ("coco20k", "annotations", "no file annotations/instances_train2014.json"),
+            ("bsds500", "BSR/BSDS500/data/groundTruth/test", "no file of groundTruth/test/ ends in .mat"),
+            ("cityscapes", "gtFine/val", "no file of gtFine/val/ ends in _gtFine_labelIds.png"),
+            ("cityscapes", "leftImg8bit/val", "no file of leftImg8bit/val/ ends in _leftImg8bit.png"),
+            ("coco-stuff", "stuffthingmaps_trainval2017", "no file of stuffthingmaps_trainval2017/val2017/ ends in"),
+            ("partimagenet", "PartImageNet/annotations/val", "no file of annotations/val/ ends in"),
+            ("pascal-part", "VOCdevkit/VOC2010/Annotations_Part_Ids", "no file of Annotations_Part_Ids/ ends in"),
         ],
     )
     def test_an_empty_folder_is_refused(
@@ -401,6 +534,13 @@ class TestWhatDiffers:
         with pytest.raises(SettingsError) as refused:
             read_catalog(f"{name}:{root}")
         assert reason in str(refused.value)
+
+    def test_coco_without_pixel_maps_is_refused(self, copy: Callable[[str], Path]) -> None:
+        root = copy("coco-things")
+        (root / "stuffthingmaps_trainval2017").rename(root / "maps")
+        missing = "no folder stuffthingmaps_trainval2017/val2017 or annotations/val2017"
+        with pytest.raises(SettingsError, match=missing):
+            read_catalog(f"coco-things:{root}")
 
     def test_cub_without_masks_is_refused(self, copy: Callable[[str], Path]) -> None:
         root = copy("cub-200-2011")
@@ -512,12 +652,47 @@ class TestFacts:
             "cub-200-2011": (*masks, True),
             **dict.fromkeys(("voc2007", "voc2012"), (*labels, False)),
             **dict.fromkeys(("voc2007-boxes", "voc2012-boxes", "coco20k"), (*corloc, None, False)),
+            "bsds500": ("segmentation-covering", "partitions", None, False),
+            "cityscapes": ("semantic", "semantic", 0, False),
+            **dict.fromkeys(("coco-stuff", "coco-things"), ("semantic", "semantic", 255, False)),
+            "partimagenet": ("semantic", "semantic", None, False),
+            "pascal-part": ("semantic", "semantic", 389, False),
         }
 
+    def test_each_hierarchy_knows_the_labels_of_its_dataset(self) -> None:
+        named = {name: d.label_hierarchy for name, d in DATASETS.items() if d.label_hierarchy is not None}
+        same = ("voc2012", "cityscapes", "coco-stuff", "coco-things", "partimagenet", "pascal-part")
+        assert named == {name: name for name in same}
+        for name, which in named.items():
+            facts, found = DATASETS[name].facts(next(iter(DATASETS[name].splits))), label_hierarchy(which)
+            assert facts.label_hierarchy == which
+            assert set(range(len(facts.classes))) <= found.region_of_label.keys() | found.ignore
+            assert facts.ignore_label is None or facts.ignore_label in found.ignore
+            assert len(set(facts.classes)) == len(facts.classes)
+
+    def test_classes_are_named_by_their_regions(self) -> None:
+        cityscapes = class_names("cityscapes")
+        assert [cityscapes[i] for i in (0, 7, 11, 23, 33)] == ["ignored 0", "road", "building", "sky", "bicycle"]
+        assert sum(not name.startswith("ignored") for name in cityscapes) == 19
+        # one map, two ways to look at it: what is background to one is named by the other
+        pixels = class_names("coco-things", "coco-stuff")
+        assert [pixels[i] for i in (0, 90, 91, 181)] == ["person", "hair brush", "banner", "wood"]
+        assert len(pixels) == 182
+        # a head is one of several animals'
+        parts = class_names("partimagenet")
+        assert [parts[i] for i in (0, 9, 40)] == ["quadruped/head", "fish/head", "background"]
+        assert len(parts) == 41
+        numbered = class_names("pascal-part")
+        assert [numbered[i] for i in (0, 14, 54, 388)] == [
+            *("background", "aeroplane/wheel_1", "boat", "tvmonitor/screen"),
+        ]
+        assert len(numbered) == 389
+
     def test_published_sizes_of_splits_add_up(self) -> None:
-        for name in ("voc2007", "voc2012", "voc2007-boxes", "voc2012-boxes"):
+        for name in ("voc2007", "voc2012", "voc2007-boxes", "voc2012-boxes", "pascal-part"):
             splits = DATASETS[name].splits
             assert splits["train"] + splits["val"] == splits["trainval"]
+        assert sum(DATASETS["bsds500"].splits.values()) == 500
         cub = DATASETS["cub-200-2011"].splits
         assert cub["test"] + cub["train"] == cub["all"]
 
@@ -576,6 +751,28 @@ class TestFacts:
 
 
 class TestTruthFiles:
+    @pytest.mark.parametrize(
+        ("name", "file", "labels"),
+        [
+            ("cityscapes", "gtFine/val/lindau/lindau_000000_000019_gtFine_labelIds.png", [3, 7, 26, 33]),
+            ("coco-stuff", "stuffthingmaps_trainval2017/val2017/000000000139.png", [0, 90, 91, 181, 255]),
+            ("partimagenet", "PartImageNet/annotations/val/n01440764_10.png", [9, 10, 40]),
+            ("pascal-part", "VOCdevkit/VOC2010/Annotations_Part_Ids/2008_000002.png", [0, 1, 300, 388, 389]),
+        ],
+    )
+    def test_every_label_of_the_maps_is_a_class_or_ignored(
+        self, copy: Callable[[str], Path], name: str, file: str, labels: list[int]
+    ) -> None:
+        root = copy(name)
+        facts = DATASETS[name].facts(next(iter(DATASETS[name].splits)))
+        found = load_labels(f"{root}/{file}", LIMITS, (128, 160), classes=len(facts.classes), ignore=facts.ignore_label)
+        assert np.unique(found).tolist() == labels
+
+    def test_the_partitions_of_the_berkeley_set_are_several(self, copy: Callable[[str], Path]) -> None:
+        (uri, _) = read_catalog(f"bsds500:{copy('bsds500')}").table["truth_uri"].to_pylist()
+        found = load_partitions(uri, LIMITS, (128, 160))
+        assert [np.unique(partition).tolist() for partition in found] == [[1, 2], [1, 2, 3]]
+
     def test_vocs_palette_holds_class_ids(self, tmp_path: Path) -> None:
         class_map(tmp_path / "a.png")
         ids = load_labels(str(tmp_path / "a.png"), LIMITS, (128, 160), classes=21, ignore=255)
@@ -673,6 +870,21 @@ class TestRuns:
         assert [row[BOXES_COLUMN][0] for row in rows] == [[48, 32, 96, 80]] * 4
         assert [row["bbox_xyxy"] for row in rows] == [[48, 32, 96, 80]] * 4
 
+    def test_partitions_are_not_taken_for_object_masks(self, copy: Callable[[str], Path], tmp_path: Path) -> None:
+        root, out = copy("bsds500"), tmp_path / "out"
+        assert run(["segment", f"bsds500:{root}", str(out), *RUN]) == 0
+        assert [(row["iou"], row["truth_error"]) for row in rows_of(out)] == [(None, None)] * 2
+        assert truth_kind(json.loads((out / "run.json").read_text())["source"]) == "partitions"
+
+    def test_semantic_scores_the_parts_of_16_bit_maps(self, copy: Callable[[str], Path], tmp_path: Path) -> None:
+        root, out = copy("pascal-part"), tmp_path / "out"
+        few = ["--regions", "4", "--clusters", "3", "--split", "trainval"]
+        assert run(["semantic", f"pascal-part:{root}", str(out), *RUN, *few]) == 0
+        result = json.loads((out / "results" / "semantic.json").read_text())["metrics"]
+        # of the five labels in the maps the last is ignored
+        assert set(result["iou_by_class"]) >= {"background", "aeroplane/body", "tvmonitor/screen"}
+        assert result["images_scored"] == 2
+
     @pytest.mark.parametrize("given", ["ecssd:{0}/nothing", "ecsd:{0}"])
     def test_a_wrong_name_or_root_is_one_message(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str], given: str
@@ -688,7 +900,8 @@ def test_every_dataset_is_on_the_page_that_describes_them() -> None:
     described = {row.split("|")[1].strip(" `"): row for row in page.splitlines() if row.startswith("| `")}
     assert set(described) == set(DATASETS)
     for name, dataset in DATASETS.items():
-        for fact in (dataset.protocol, *(f"{split} {size:,}" for split, size in dataset.splits.items())):
+        sizes = (split if size is None else f"{split} {size:,}" for split, size in dataset.splits.items())
+        for fact in (dataset.protocol, *sizes):
             assert fact in described[name], f"{name}: {fact}"
         for need in needs(dataset.layout):
             assert need in page, need

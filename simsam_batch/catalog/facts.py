@@ -21,7 +21,7 @@ class DatasetFacts:
     Attributes:
         name: of the dataset, as in ``NAME:ROOT``.
         split: the part of it.
-        published_images: how many images the split was published with.
+        published_images: how many images the split was published with; None where releases of the set differ.
         kind: what the truth is: object masks, maps of class ids, partitions (all at ``truth_uri``), or boxes
             (`BOXES_COLUMN`).
         protocol: name of the evaluation that figures on this set are published with.
@@ -34,7 +34,7 @@ class DatasetFacts:
 
     name: str
     split: str
-    published_images: int
+    published_images: int | None
     kind: TruthKind
     protocol: str
     classes: tuple[str, ...] = ()

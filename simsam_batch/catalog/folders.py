@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from simsam_batch.catalog.records import records_table
@@ -95,6 +95,12 @@ def _listed(url: str, wanted: Callable[[str], bool], without: str | None) -> tup
 def is_image(name: str) -> bool:
     """Whether a file counts as an image, by its name."""
     return name.lower().endswith(SUFFIXES)
+
+
+def ends_in(suffixes: Sequence[str]) -> Callable[[str], bool]:
+    """Whether a name ends in one of some suffixes, in any case; as a function of the name."""
+    endings = tuple(suffix.lower() for suffix in suffixes)
+    return lambda name: name.lower().endswith(endings)
 
 
 def folder_records(images: str, truth: str | None, notes: list[str]) -> pa.Table | None:

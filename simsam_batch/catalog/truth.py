@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from simsam_batch.catalog.folders import SUFFIXES, listed_files
+from simsam_batch.catalog.folders import SUFFIXES, ends_in, listed_files
 from simsam_batch.catalog.records import quoted, repeated_values
 from simsam_batch.errors import SettingsError
 from simsam_batch.storage import redact
@@ -46,8 +46,7 @@ def with_truth(
 
     if table["truth_uri"].null_count < table.num_rows:
         raise SettingsError(f"truth: {redact(images)} has a column truth_uri; leave out --truth or the column")
-    endings = tuple(suffix.lower() for suffix in suffixes)
-    masks, _ = listed_files("truth", truth, lambda name: name.lower().endswith(endings))
+    masks, _ = listed_files("truth", truth, ends_in(suffixes))
     holds_partitions(masks["name"], truth)
     stems = pc.replace_substring_regex(table["image_id"], _pattern(image_suffixes), "")
     mask_stems = pc.replace_substring_regex(masks["name"], _pattern(suffixes), "")

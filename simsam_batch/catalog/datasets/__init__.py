@@ -6,7 +6,7 @@ import difflib
 import re
 from typing import TYPE_CHECKING
 
-from simsam_batch.catalog.datasets import coco, cub, saliency, voc
+from simsam_batch.catalog.datasets import berkeley, cityscapes, coco, cub, parts, saliency, voc
 from simsam_batch.catalog.datasets.layout import Dataset, Home
 from simsam_batch.errors import SettingsError, StorageError
 from simsam_batch.storage import absolute_url, redact, walk
@@ -19,6 +19,8 @@ DATASETS = {
     for dataset in (
         *(saliency.ECSSD, saliency.DUTS_TE, saliency.DUT_OMRON, cub.CUB),
         *(voc.VOC2007, voc.VOC2012, voc.VOC2007_BOXES, voc.VOC2012_BOXES, coco.COCO20K),
+        *(berkeley.BSDS500, cityscapes.CITYSCAPES, coco.COCO_STUFF, coco.COCO_THINGS),
+        *(parts.PARTIMAGENET, parts.PASCAL_PART),
     )
 }
 """Every known dataset by its name."""
@@ -85,7 +87,7 @@ def read_dataset(dataset: Dataset, root: str, split: str | None) -> tuple[pa.Tab
     home = Home(dataset, root)
     table = dataset.read(home, split)
     published = dataset.splits[split]
-    if table.num_rows != published:
+    if published is not None and table.num_rows != published:
         home.notes.append(
             f"{dataset.name} split {split!r}: {table.num_rows} images are there and {published} were published; "
             "scores are not comparable with published ones"

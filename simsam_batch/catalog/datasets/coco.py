@@ -1,19 +1,23 @@
-"""COCO 20k: the part of COCO 2014's training images on which localisation without labels is compared."""
+"""COCO: boxes for the images on which localisation without labels is compared, and pixel maps of things and stuff."""
 
 from __future__ import annotations
 
 import json
 import posixpath
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from simsam_batch.catalog.datasets.hierarchies import class_names
 from simsam_batch.catalog.datasets.layout import Dataset, Home, records_of, with_boxes
-from simsam_batch.storage import Folder, ObjectNotFound
+from simsam_batch.storage import Folder, ObjectNotFound, entries
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _LIST = "coco_20k_filenames.txt"
 _INSTANCES = "annotations/instances_train2014.json"
+# The archive of the pixel maps has no folder of its own; its authors unpack it into annotations.
+_MAPS = ("stuffthingmaps_trainval2017", "annotations")
 
 
 def _read(home: Home, split: str) -> pa.Table:  # noqa: ARG001  there is one split
@@ -28,6 +32,13 @@ def _read(home: Home, split: str) -> pa.Table:  # noqa: ARG001  there is one spl
     except (ValueError, KeyError, TypeError) as error:
         raise home.mismatch(f"{_INSTANCES} is not COCO's: {type(error).__name__}: {error}") from error
     return with_boxes(table, boxes, home.notes)
+
+
+def _read_maps(home: Home, split: str) -> pa.Table:
+    for maps in _MAPS:
+        if f"{maps}/" in home.entries and f"{split}/" in entries(f"{home.url}/{maps}"):
+            return home.paired(f"images/{split}", f"{maps}/{split}")
+    raise home.mismatch(f"there is no folder {' or '.join(f'{maps}/{split}' for maps in _MAPS)}")
 
 
 def boxes_of(instances: bytes) -> dict[str, list[list[float]]]:
@@ -71,3 +82,28 @@ COCO20K = Dataset(
     protocol="corloc",
 )
 """Lin et al.: Microsoft COCO; the selection of Vo, Pérez and Ponce, as used by LOST and Deep Spectral Methods."""
+
+
+def _with_maps(name: str, title: str) -> Dataset:
+    return Dataset(
+        name=name,
+        title=title,
+        layout="""\
+├── images/{train,val}2017/*.jpg
+└── stuffthingmaps_trainval2017/{train,val}2017/*.png    (or annotations/{train,val}2017/*.png)""",
+        homes=("dataset", "COCO"),
+        needs=("images/",),
+        splits={"val2017": 5000, "train2017": 118287},
+        read=_read_maps,
+        kind="semantic",
+        protocol="semantic",
+        # The maps are the same; what is foreground is not.
+        classes=partial(class_names, "coco-things", "coco-stuff"),
+        ignore_label=255,
+        label_hierarchy=name,
+    )
+
+
+# Caesar, Uijlings, Ferrari: COCO-Stuff: thing and stuff classes in context, CVPR 2018.
+COCO_STUFF = _with_maps("coco-stuff", "COCO-Stuff")
+COCO_THINGS = _with_maps("coco-things", "COCO with COCO-Stuff's pixel maps")

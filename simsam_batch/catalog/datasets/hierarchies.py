@@ -80,6 +80,23 @@ def label_hierarchy(which: str) -> LabelHierarchy:
     return parse_hierarchy(text, place)
 
 
+def class_names(*hierarchies: str) -> tuple[str, ...]:
+    """The name of each label 0, 1, ... of the maps that some hierarchies among `HIERARCHIES` have in common.
+
+    A name is that of the region alone where no two regions have the same, else with those above it. Labels that one
+    hierarchy has as background are named by another; those that are ignored below the last one that counts are called
+    ``ignored 1`` for the label 1.
+    """
+    regions: dict[int, str] = {}
+    background: dict[int, str] = {}
+    for found in map(label_hierarchy, hierarchies):
+        for label, region in found.region_of_label.items():
+            (background if region == found.background else regions)[label] = found.names[region]
+    short = {label: name.rpartition("/")[2] for label, name in regions.items()}
+    named = background | (short if len(set(short.values())) == len(short) else regions)
+    return tuple(named.get(label, f"ignored {label}") for label in range(max(named) + 1))
+
+
 def flat_hierarchy(
     title: str, classes: Sequence[str], background: Collection[int] = (), ignore: Collection[int] = ()
 ) -> LabelHierarchy:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from simsam_batch.catalog.facts import BOXES_COLUMN, DatasetFacts, TruthKind
-from simsam_batch.catalog.folders import SUFFIXES, is_image, listed_files
+from simsam_batch.catalog.folders import SUFFIXES, ends_in, listed_files
 from simsam_batch.catalog.records import quoted, records_table, repeated_values
+from simsam_batch.catalog.truth import with_truth
 from simsam_batch.errors import SettingsError, StorageError
 from simsam_batch.storage import Folder, ObjectNotFound, absolute_url, entries, redact
 
@@ -30,9 +30,10 @@ class Dataset:
         layout: the tree below ROOT, for messages.
         homes: folders below ROOT that unpacking may have made, looked in after ROOT itself.
         needs: files and folders (with a slash) that must lie in the home.
-        splits: published number of images of each split; the first is the default.
+        splits: published number of images of each split, None where releases differ; the first is the default.
         read: the image records of a split. Told what a person should know by `Home.notes`.
         kind: see `DatasetFacts`, like all that follow.
+        classes: the names, or what gives them when they are asked for.
     """
 
     name: str
@@ -40,14 +41,15 @@ class Dataset:
     layout: str
     homes: tuple[str, ...]
     needs: tuple[str, ...]
-    splits: Mapping[str, int]
+    splits: Mapping[str, int | None]
     read: Callable[[Home, str], pa.Table]
     kind: TruthKind
     protocol: str
-    classes: tuple[str, ...] = ()
+    classes: tuple[str, ...] | Callable[[], tuple[str, ...]] = ()
     ignore_label: int | None = None
     threshold: float | None = None
     center_crop: bool = False
+    label_hierarchy: str | None = None
 
     def facts(self, split: str) -> DatasetFacts:
         """What later stages need to know."""
@@ -57,10 +59,11 @@ class Dataset:
             self.splits[split],
             self.kind,
             self.protocol,
-            self.classes,
+            self.classes() if callable(self.classes) else self.classes,
             self.ignore_label,
             self.threshold,
             self.center_crop,
+            self.label_hierarchy,
         )
 
 
@@ -105,14 +108,34 @@ class Home:
 
     def files(self, folder: str, suffixes: Sequence[str] = SUFFIXES) -> pa.Table:
         """Files of a folder of the home (``name``, ``uri``, ``size``, ``etag``), sorted by name; at least one."""
-        wanted = is_image if suffixes is SUFFIXES else partial(_ends_with, tuple(suffixes))
         try:
-            found, _ = listed_files("IMAGES", f"{self.url}/{folder}", wanted)
+            found, _ = listed_files("IMAGES", f"{self.url}/{folder}", ends_in(suffixes))
         except SettingsError as error:
             raise self.mismatch(f"{folder}/ cannot be listed: {error.__cause__ or error}") from error
         if not found.num_rows:
             raise self.mismatch(f"no file of {folder}/ ends in {' '.join(suffixes)}")
         return found
+
+    def paired(
+        self, images: str, truth: str, *, suffixes: Sequence[str] = SUFFIXES, image_suffixes: Sequence[str] = SUFFIXES
+    ) -> pa.Table:
+        """The image records of one folder of the home with the truth that has their names in another.
+
+        Args:
+            images: the folder of photographs.
+            truth: the folder of truth.
+            suffixes: of files that are truth, see `with_truth`.
+            image_suffixes: the same of photographs.
+        """
+        self.files(truth, suffixes)
+        return with_truth(
+            records_of(self.files(images, image_suffixes)),
+            f"{self.url}/{truth}",
+            f"{self.url}/{images}",
+            self.notes,
+            suffixes=suffixes,
+            image_suffixes=image_suffixes,
+        )
 
     def rows(self, name: str, columns: int) -> list[list[str]]:
         """The lines of a text file, each cut into so many columns at blanks (the last keeps its own)."""
@@ -176,10 +199,6 @@ def _shown(names: list[str]) -> str:
     visible = [name for name in names if not name.startswith(".")]
     more = f" and {len(visible) - _SHOWN} more" if len(visible) > _SHOWN else ""
     return ", ".join(visible[:_SHOWN]) + more
-
-
-def _ends_with(suffixes: tuple[str, ...], name: str) -> bool:
-    return name.lower().endswith(suffixes)
 
 
 def _stems(names: Any) -> Any:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from simsam_batch.catalog.datasets.layout import Dataset, Home, records_of
-from simsam_batch.catalog.truth import with_truth
+from simsam_batch.catalog.datasets.layout import Dataset, Home
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -13,9 +12,7 @@ if TYPE_CHECKING:
 
 def _dataset(name: str, title: str, *, images: str, masks: str, home: str, split: str, published: int) -> Dataset:
     def read(found: Home, split: str) -> pa.Table:  # noqa: ARG001  there is one split
-        masks_url = f"{found.url}/{masks}"
-        found.files(masks)
-        return with_truth(records_of(found.files(images)), masks_url, f"{found.url}/{images}", found.notes)
+        return found.paired(images, masks)
 
     return Dataset(
         name=name,

@@ -20,21 +20,26 @@ CLASSES = (
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
-def _photographs(home: Home, task: str, split: str) -> pa.Table:
+def photographs(home: Home, task: str, split: str) -> pa.Table:
+    """The files that a list of a task and a split names, in the order of the list."""
     name = f"ImageSets/{task}/{split}.txt"
     ids = [row[0].split()[0] for row in home.rows(name, 1)]
     return home.chosen(home.files("JPEGImages"), ids, name)
 
 
+def with_maps(home: Home, table: pa.Table, maps: str) -> pa.Table:
+    """Photographs that a list named, with the maps of class ids of a folder of the home."""
+    home.files(maps)
+    place = f"{home.url}/JPEGImages"
+    return with_truth(records_of(table), f"{home.url}/{maps}", place, home.notes, note_extra=False)
+
+
 def _read_semantic(home: Home, split: str) -> pa.Table:
-    table = records_of(_photographs(home, "Segmentation", split))
-    home.files("SegmentationClass")
-    masks, photographs = f"{home.url}/SegmentationClass", f"{home.url}/JPEGImages"
-    return with_truth(table, masks, photographs, home.notes, note_extra=False)
+    return with_maps(home, photographs(home, "Segmentation", split), "SegmentationClass")
 
 
 def _read_boxes(home: Home, split: str) -> pa.Table:
-    table = records_of(_photographs(home, "Main", split))
+    table = records_of(photographs(home, "Main", split))
     stems = {name.rpartition(".")[0] for name in table["image_id"].to_pylist()}
     listed = home.files("Annotations", (".xml",))["name"].to_pylist()
     files = [name for name in listed if name.removesuffix(".xml") in stems]
@@ -81,7 +86,7 @@ def boxes_of(annotation: bytes) -> list[list[float]]:
     return found
 
 
-def _semantic(year: int, splits: dict[str, int]) -> Dataset:
+def _semantic(year: int, splits: dict[str, int], label_hierarchy: str | None = None) -> Dataset:
     return Dataset(
         name=f"voc{year}",
         title=f"PASCAL VOC {year}",
@@ -98,6 +103,7 @@ def _semantic(year: int, splits: dict[str, int]) -> Dataset:
         protocol="voc-semantic",
         classes=CLASSES,
         ignore_label=255,
+        label_hierarchy=label_hierarchy,
     )
 
 
@@ -121,6 +127,6 @@ def _boxes(year: int, splits: dict[str, int]) -> Dataset:
 
 # Everingham et al.: The PASCAL visual object classes challenge; sizes from the pages of its results.
 VOC2007 = _semantic(2007, {"val": 213, "train": 209, "trainval": 422, "test": 210})
-VOC2012 = _semantic(2012, {"val": 1449, "train": 1464, "trainval": 2913})
+VOC2012 = _semantic(2012, {"val": 1449, "train": 1464, "trainval": 2913}, "voc2012")
 VOC2007_BOXES = _boxes(2007, {"trainval": 5011, "train": 2501, "val": 2510, "test": 4952})
 VOC2012_BOXES = _boxes(2012, {"trainval": 11540, "train": 5717, "val": 5823})
