@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.in_process import InProcess
-from benchmarks.measure import Row, Setup, peak_memory, start_new_peak
+from benchmarks.measure import Row, Setup, in_own_process, peak_memory, start_new_peak
 from benchmarks.null_run import NULL, SCORES, NullStage, catalog
 from simsam_batch.catalog import read_catalog
 from simsam_batch.runs.execute import execute
@@ -131,10 +130,7 @@ def _memory_row(name: str, what: str, found: Sequence[dict[str, float]], images:
 def _process(name: str, folder: Path, images: int, setup: Setup) -> dict[str, float]:
     if setup.smoke:
         return measure(name, folder, images)
-    command = [sys.executable, "-m", "benchmarks.bookkeeping", name, str(folder), str(images)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=Path(__file__).parents[1])
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    return in_own_process("benchmarks.bookkeeping", name, folder, images)
 
 
 def measure(name: str, folder: Path, images: int) -> dict[str, float]:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.measure import Row, Setup, cores, peak_memory, start_new_peak, threads
+from benchmarks.measure import Row, Setup, cores, in_own_process, peak_memory, start_new_peak, threads
 from simsam_batch.regions import codebook
 
 CHANNELS, CLUSTERS, GROUPS = 192, 20, 40
@@ -24,7 +22,9 @@ _MIB = 2**20
 def rows(setup: Setup) -> Iterator[Row]:
     """The fit and the assignment against scikit-learn's `KMeans`, on as many rows as a fit takes at most."""
     count = setup.pick(cpu=1_000_000, cuda=1_000_000, smoke=2_000)
-    ours, theirs = (_side(name, count, setup) for name in ("ours", "sklearn"))
+    ours, theirs = (
+        in_own_process("benchmarks.clustering", name, count, setup.device.type) for name in ("ours", "sklearn")
+    )
     note = (
         f"{count} x {CHANNELS} unit rows drawn around {GROUPS} centres of unequal size; one run of each; inertia ours "
         f"{ours['inertia']:.0f}, scikit-learn's {theirs['inertia']:.0f}; our fit has 10 starts"
@@ -53,13 +53,6 @@ def rows(setup: Setup) -> Iterator[Row]:
         at_most=True,
         note="sums of squared distances to the nearest centre, recomputed in fp64 on both sides",
     )
-
-
-def _side(name: str, count: int, setup: Setup) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.clustering", name, str(count), setup.device.type]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
 
 
 def unit_rows(count: int) -> NDArray[np.float32]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -152,6 +154,14 @@ def alternate(
 def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
     """Quotients of measurements made next to each other."""
     return [a / b for a, b in zip(above, below, strict=True)]
+
+
+def in_own_process(module: str, *arguments: object) -> dict[str, Any]:
+    """What a module of this package prints as its last line, one JSON object, when it is run with these arguments."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=Path(__file__).parents[1])
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def start_new_peak() -> int:

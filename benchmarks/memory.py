@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import material, pipeline
-from benchmarks.measure import Row, Setup, peak_memory, start_new_peak, threads
+from benchmarks.measure import Row, Setup, in_own_process, peak_memory, start_new_peak, threads
 from simsam_batch.config import SegmentSettings
 from simsam_batch.stages.decomposition import Timer
 from simsam_batch.stages.segmentation import segment_batch
@@ -28,9 +27,7 @@ def rows(setup: Setup) -> Iterator[Row]:
         smoke=[(1, 4, 6)],
     )
     for batch, height, width in points:
-        command = [sys.executable, "-m", "benchmarks.memory", setup.device.type, *map(str, (batch, height, width))]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
-        found = json.loads(done.stdout.splitlines()[-1])
+        found = in_own_process("benchmarks.memory", setup.device.type, batch, height, width)
         patches = height * width
         matrices = found["above"] / (4 * batch * patches**2)
         yield Row(
