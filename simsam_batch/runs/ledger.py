@@ -278,7 +278,7 @@ class Ledger:
             plan = load_plan(self.out)
             if plan is None or plan.digest != record["plan"]:
                 raise RunError(f"{self.out.url}: {self.stage}/stage.json names another plan than run.json")
-            self._begun = _Begun(_schema(record), plan)
+            self._begun = _Begun(schema_of(record), plan)
         return self._begun
 
 
@@ -331,7 +331,12 @@ def _token() -> str:
     return uuid.uuid4().hex
 
 
-def _schema(record: Mapping[str, Any]) -> pa.Schema:
+def schema_of(record: Mapping[str, Any]) -> pa.Schema:
+    """The Arrow schema of a stage's rows, from the record in its ``stage.json``.
+
+    Raises:
+        ValueError, pa.ArrowException: it is no schema.
+    """
     return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(record["arrow_schema"])))
 
 
@@ -340,7 +345,7 @@ def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
     entries = {"plan": record["plan"]}
     for section in ("settings", "resolved"):
         _flatten(record[section], "", entries)
-    entries.update({f"column {field.name}": str(field.type) for field in _schema(record)})
+    entries.update({f"column {field.name}": str(field.type) for field in schema_of(record)})
     return entries
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import zipfile
 from bisect import bisect_right
@@ -19,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from simsam_batch.errors import RunError, SettingsError
-from simsam_batch.runs.ledger import Ledger
+from simsam_batch.runs.ledger import Ledger, schema_of
 from simsam_batch.runs.plan import load_plan
 from simsam_batch.runs.publish import ARRAY_FIELDS, _published_rows
 from simsam_batch.runs.records import from_json
@@ -260,7 +259,7 @@ def _shards(out: Folder, stage: str) -> tuple[list[_Shard], pa.Schema, dict[str,
         )
     ledger = Ledger(out, stage)
     about = ledger.record()
-    schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(about["arrow_schema"])))
+    schema = schema_of(about)
     shards = []
     for shard, generation in sorted(ledger.committed().items()):
         start = shard * plan.shard_size

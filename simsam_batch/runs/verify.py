@@ -7,7 +7,6 @@ still at work is young; the age is what protects a run in progress, and a day is
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import re
 import time
@@ -19,7 +18,7 @@ import pyarrow.parquet as pq
 
 from simsam_batch.errors import RunError
 from simsam_batch.runs.digest import content_digest
-from simsam_batch.runs.ledger import Ledger, files_of
+from simsam_batch.runs.ledger import Ledger, files_of, schema_of
 from simsam_batch.runs.plan import Plan
 from simsam_batch.runs.publish import ARRAY_FIELDS
 from simsam_batch.runs.records import from_json
@@ -118,7 +117,7 @@ def _stage_schema(out: Folder, plan: Plan, name: str, has_manifests: bool, repor
     where = f"{name}/stage.json"
     try:
         record = from_json(out.read(where), f"{out.url}/{where}", "plan", "arrow_schema")
-        schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(record["arrow_schema"])))
+        schema = schema_of(record)
         what = "" if record["plan"] == plan.digest else "it names another plan than run.json"
     except ObjectNotFound:
         what, schema = ("it is missing" if has_manifests else ""), None
