@@ -22,6 +22,18 @@ class Features(NamedTuple):
     norms: Tensor
 
 
+def patch_grid(images: Tensor, patch: int) -> tuple[int, int]:
+    """How many patches of images (..., H, W) lie below and beside each other: (Hp, Wp).
+
+    Raises:
+        ValueError: H or W is no multiple of ``patch``, or nothing.
+    """
+    height, width = images.shape[-2:]
+    if height % patch or width % patch or not height or not width:
+        raise ValueError(f"images of {height}x{width} pixels do not divide into patches of {patch}")
+    return height // patch, width // patch
+
+
 class Backbone(Protocol):
     """Turns images into patch descriptors.
 

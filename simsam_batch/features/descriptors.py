@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as nnf
 
-from simsam_batch.features.contract import Features, Triple
+from simsam_batch.features.contract import Features, Triple, patch_grid
 
 _ORIENTATIONS = 8
 # Linear sRGB to CIE XYZ relative to the D65 white point (IEC 61966-2-1, each row divided by the white's X, Y, Z).
@@ -61,10 +61,7 @@ class Descriptors:
         Raises:
             ValueError: H or W is no multiple of ``patch``.
         """
-        height, width = images.shape[-2:]
-        if height % self.patch or width % self.patch or not height or not width:
-            msg = f"images of {height}x{width} pixels do not divide into patches of {self.patch}"
-            raise ValueError(msg)
+        patch_grid(images, self.patch)
         lab = _lab(images)
         colour = nnf.avg_pool2d(lab, self.patch)
         # Around the patch's own mean: the difference of mean squares would leave rounding errors in flat patches.

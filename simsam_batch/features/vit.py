@@ -12,7 +12,7 @@ import torch
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
-from simsam_batch.features.contract import Features, Triple
+from simsam_batch.features.contract import Features, Triple, patch_grid
 
 TOKEN_FACETS = ("token", "norm-token")
 """Facets of the residual stream; all others are projections inside a block."""
@@ -121,7 +121,7 @@ class ViTBackbone:
         Raises:
             ValueError: H or W is no multiple of ``patch``.
         """
-        self._require_whole_patches(images)
+        self._set_grid(patch_grid(images, self.patch))
         images = images.to(self._device)
         with torch.no_grad(), _arithmetic(self._device, self._precision):
             stream = self._model.forward_features(images)[:, self.prefix_tokens :]
@@ -146,7 +146,7 @@ class ViTBackbone:
         if self._final_norm is None:
             msg = "the final norm was not kept: load the backbone with whole=True"
             raise ValueError(msg)
-        self._require_whole_patches(images)
+        self._set_grid(patch_grid(images, self.patch))
         images = images.to(self._device)
         with torch.no_grad(), _arithmetic(self._device, self._precision):
             tokens = self._final_norm(self._model.forward_features(images))
@@ -183,13 +183,6 @@ class ViTBackbone:
         if self._positions is not None:
             hashed.update(self._positions(self._native_grid).to("cpu", torch.float32).contiguous().numpy().tobytes())
         return hashed.hexdigest()
-
-    def _require_whole_patches(self, images: Tensor) -> None:
-        height, width = images.shape[-2:]
-        if height % self.patch or width % self.patch or not height or not width:
-            msg = f"images of {height}x{width} pixels do not divide into patches of {self.patch}"
-            raise ValueError(msg)
-        self._set_grid((height // self.patch, width // self.patch))
 
     def _set_grid(self, grid: tuple[int, int]) -> None:
         """Hand timm a position table made for this very grid, which it then adds as it is."""
