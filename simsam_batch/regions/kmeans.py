@@ -20,6 +20,11 @@ _BITS = 24
 # On the CPU the scores of a group of images should stay in the cache; elsewhere in memory.
 _SCORES_ON_CPU = 2**19
 _SCORES_ON_DEVICE = 2**27
+# Distances between all points of an image take up to 128 MiB; between short points they are as quickly found anew.
+_MOST_IN_TABLE = 2**12
+_WIDE = 64
+# Up to so many sums in a restart, a product with the matrix of who belongs where is quicker than additions row by row.
+_FEW_SUMS = 2**11
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +87,8 @@ def kmeans(
     most = int(wanted.max())
     if group is None:
         budget = _SCORES_ON_CPU if points.device.type == "cpu" else _SCORES_ON_DEVICE
-        group = max(1, budget // (restarts * max(most, width, 1) * count))
+        rows = max(restarts * max(most, width), count if width >= _WIDE else 1)
+        group = max(1, budget // (rows * count))
     done = [
         _cluster(points[part], valid[part], wanted[part], seeds[part], most, restarts, iterations)
         for part in _parts(batch, group)
@@ -107,12 +113,11 @@ def _cluster(
     centers, rounds = _lloyd(whole, centers, present, iterations)
 
     squares = _squares(whole)[:, None]
-    inertia = _exact_sum(_scores(whole, centers, present).amin(dim=2) + squares, unit)
+    inertia = _exact_sum(_scores(whole.mT, centers, present).amin(dim=2) + squares)
     inertia, best = inertia.min(dim=1)
     image = torch.arange(len(best), device=device)
-    labels = _scores(whole, centers[image, best, None], present[image, best, None]).min(dim=2).indices[:, 0]
-    members = (labels[:, None] == torch.arange(most, device=device)[:, None]).to(whole)
-    sums = members @ whole
+    nearest = _scores(whole.mT, centers[image, best, None], present[image, best, None]).min(dim=2).indices
+    labels, sums = nearest[:, 0], _per_cluster(nearest, whole, most)[:, 0]
     used = sums[:, :, -1] > 0
     # Iterations that ended early may have left a cluster empty: close the gaps in the numbering.
     order = (~used).to(torch.uint8).argsort(dim=1, stable=True)
@@ -146,6 +151,12 @@ def _plus_plus(points: Tensor, wanted: Tensor, draws: Tensor, trials: Tensor, un
     batch, most, restarts, tries = draws.shape
     count, width = points.shape[1], points.shape[2] - 1
     squares = _squares(points)[:, None, None]
+    columns = points.mT.contiguous()
+    table = None
+    if width >= _WIDE and count < most * restarts * tries and count <= _MOST_IN_TABLE:
+        # Candidates are points: where most of them are tried sooner or later, all distances are found at once.
+        table = _scores(columns, points[:, None, :, :-1]).add_(squares).flatten(0, 2)
+        image = torch.arange(0, batch * count, count, device=points.device)[:, None, None]
     unused = torch.arange(tries, device=points.device) >= trials[:, None, None]
     centers = points.new_zeros(batch, restarts, most, width)
     present = torch.zeros(batch, restarts, most, dtype=torch.bool, device=points.device)
@@ -160,10 +171,13 @@ def _plus_plus(points: Tensor, wanted: Tensor, draws: Tensor, trials: Tensor, un
         there = (total > 0) & (step < wanted)[:, None, None]
         candidates = points.gather(1, places.flatten(1)[:, :, None].expand(-1, -1, width))
         candidates = candidates.view(*places.shape, width)
-        distances = _scores(points, candidates) + squares
+        if table is None:
+            distances = _scores(columns, candidates).add_(squares)
+        else:
+            distances = table.index_select(0, (places + image).flatten()).view(*places.shape, count)
         if step:
-            distances = torch.minimum(distances, closest[:, :, None])
-            cost = _exact_sum(distances, unit).masked_fill(unused, math.inf)
+            torch.minimum(distances, closest[:, :, None], out=distances)
+            cost = _exact_sum(distances).masked_fill(unused, math.inf)
             best = cost.argmin(dim=2)[:, :, None, None]
         else:
             best = torch.zeros_like(places)[..., None]
@@ -178,42 +192,82 @@ def _plus_plus(points: Tensor, wanted: Tensor, draws: Tensor, trials: Tensor, un
 def _lloyd(points: Tensor, centers: Tensor, present: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
     """Iterate until no centre of any restart moves: centres ``(B, R, K, D)`` and iterations ``(B, R)``.
 
-    Restarts at rest stay at rest, however long their neighbours move; as many as possible are left out.
+    Restarts at rest stay at rest, however long their neighbours move; they are left out once they are half of all. Soon
+    most centres rest: the scores of those that do not move are kept.
     """
-    squares = _squares(points)[:, None]
-    valid = points[:, :, -1].sum(dim=1)[:, None]
+    squares, columns = _squares(points)[:, None], points.mT
+    few = present.shape[2] * points.shape[2] <= _FEW_SUMS
     rounds = torch.zeros(present.shape[:2], dtype=torch.int64, device=points.device)
     active = torch.arange(present.shape[1], device=points.device).expand_as(rounds)
+    # Memory fresh from the system in every iteration would take as long as the product that fills it.
+    room = points.new_empty(present.numel() * points.shape[1])
+    scores = None
     for _ in range(iterations):
         there = present.gather(1, active[:, :, None].expand(-1, -1, present.shape[2]))
         place = active[:, :, None, None].expand(-1, -1, *centers.shape[2:])
         before = centers.gather(1, place)
-        scores = _scores(points, before, there)
-        nearest = scores.amin(dim=2, keepdim=True)
-        # In place and in float64: the quickest way to the matrix of who belongs where.
-        members = scores.eq_(nearest)
-        sums = _per_cluster(members, points)
-        if (sums[..., -1].sum(dim=2) > valid).any():
-            # A point at equal distance from two centres belongs to the first.
-            sums = _per_cluster(members * (members.cumsum(dim=2) == 1), points)
+        if scores is None:
+            scores = _scores(columns, before, there, room)
+        if few:
+            lowest, sums = _lowest_and_sums(scores, points)
+            scores = None
+        else:
+            # Of centres at equal distance `min` names the first.
+            lowest, nearest = scores.min(dim=2)
+            sums = _per_cluster(nearest, points, present.shape[2])
         sizes = sums[..., -1:]
         after = torch.where(sizes > 0, (sums[..., :-1] / sizes).round_(), before)
         empty = (sizes[..., 0] == 0) & there
         if empty.any():
-            _refill(after, empty, points, nearest[:, :, 0] + squares)
-        moving = (after != before).flatten(2).any(dim=2)
+            _refill(after, empty, points, lowest + squares)
+        moved = (after != before).any(dim=3)
+        moving = moved.any(dim=2)
         rounds.scatter_add_(1, active, moving.to(rounds))
         centers = centers.scatter(1, place, after)
-        most = int(moving.sum(dim=1).max())
+        going, most = int(moving.sum(dim=1).max()), int(moved.sum(dim=(1, 2)).max())
         if not most:
             break
-        if most < active.shape[1]:
-            active = active.gather(1, (~moving).to(torch.uint8).argsort(dim=1, stable=True)[:, :most])
+        if going < active.shape[1] and (scores is None or 2 * going <= active.shape[1]):
+            active = active.gather(1, (~moving).to(torch.uint8).argsort(dim=1, stable=True)[:, :going])
+            scores = None
+        elif scores is not None and 2 * most <= moved[0].numel():
+            _score_again(scores, columns, after, there, moved, most)
+        else:
+            scores = None
     return centers, rounds
 
 
-def _per_cluster(members: Tensor, points: Tensor) -> Tensor:
-    return (members.flatten(1, 2) @ points).view(*members.shape[:3], points.shape[2])
+def _lowest_and_sums(scores: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Each point's lowest score ``(B, R, N)``, and what `_per_cluster` sums; the scores are lost."""
+    lowest = scores.amin(dim=2, keepdim=True)
+    # In place and in float64: the quickest way to the matrix of who belongs where.
+    members = scores.eq_(lowest)
+    sums = members.flatten(1, 2) @ points
+    if (sums.view(*members.shape[:3], -1)[..., -1].sum(dim=2) > points[:, None, :, -1].sum(dim=2)).any():
+        # A point at equal distance from two centres belongs to the first.
+        sums = (members * (members.cumsum(dim=2) == 1)).flatten(1, 2) @ points
+    return lowest[:, :, 0], sums.view(*members.shape[:3], -1)
+
+
+def _score_again(scores: Tensor, columns: Tensor, centers: Tensor, present: Tensor, moved: Tensor, most: int) -> None:
+    """Bring scores up to date where centres ``moved``, ``most`` in an image: in others, some are computed in vain."""
+    rows = (~moved).flatten(1).to(torch.uint8).argsort(dim=1, stable=True)[:, :most]
+    image = torch.arange(len(rows), device=rows.device)[:, None]
+    found = _scores(columns, centers.flatten(1, 2)[image, rows, None], present.flatten(1)[image, rows, None])
+    scores.view(len(rows), -1, scores.shape[3])[image, rows] = found[:, :, 0]
+
+
+def _per_cluster(nearest: Tensor, points: Tensor, clusters: int) -> Tensor:
+    """Sum the points of every cluster, ``(B, R, K, D + 1)``; ``nearest`` ``(B, R, N)`` says whose they are."""
+    batch, restarts, _ = nearest.shape
+    rows = points.flatten(0, 1)
+    first = torch.arange(0, batch * clusters, clusters, device=points.device)[:, None, None]
+    owners = (nearest + first).transpose(0, 1).flatten(1)
+    sums = points.new_zeros(restarts, batch * clusters, points.shape[2])
+    # Restarts share the points: taken one by one, none of them needs a copy.
+    for own, owner in zip(sums, owners, strict=True):
+        own.index_add_(0, owner, rows)
+    return sums.view(restarts, batch, clusters, -1).transpose(0, 1)
 
 
 def _refill(centers: Tensor, empty: Tensor, points: Tensor, distances: Tensor) -> None:
@@ -227,20 +281,29 @@ def _squares(points: Tensor) -> Tensor:
     return points[:, :, :-1].square().sum(dim=2)
 
 
-def _scores(points: Tensor, centers: Tensor, present: Tensor | None = None) -> Tensor:
-    """Squared distances less the points' own squares, |c|^2 - 2 c x: ``(B, R, K, N)``; 0 for points not valid."""
+def _scores(columns: Tensor, centers: Tensor, present: Tensor | None = None, room: Tensor | None = None) -> Tensor:
+    """Squared distances less the points' own squares, |c|^2 - 2 c x: ``(B, R, K, N)``; 0 for points not valid.
+
+    ``columns`` ``(B, D + 1, N)`` are the points; ``room`` is memory for the result, or more.
+    """
     norms = centers.square().sum(dim=3, keepdim=True)
     if present is not None:
         # Farther than any centre can be, and finite, since 0 times infinity is no number.
         norms = norms.masked_fill(~present[..., None], 2.0**52)
-    weights = torch.cat([-2 * centers, norms], dim=3)
-    return (weights.flatten(1, 2) @ points.mT).view(*centers.shape[:3], points.shape[1])
+    weights = torch.cat([-2 * centers, norms], dim=3).flatten(1, 2)
+    shape = (*weights.shape[:2], columns.shape[2])
+    out = None if room is None else room[: math.prod(shape)].view(shape)
+    return torch.bmm(weights, columns, out=out).view(*centers.shape[:3], columns.shape[2])
 
 
-def _exact_sum(distances: Tensor, unit: float) -> Tensor:
-    """Sum the last axis, high and low digits apart: no partial sum is rounded, so that their order is of no account."""
-    high = torch.floor(distances / unit)
-    return high.sum(dim=-1) * unit + (distances - high * unit).sum(dim=-1)
+def _exact_sum(distances: Tensor) -> Tensor:
+    """Sum squared distances along the last axis as whole numbers, and round once: their order is of no account."""
+    whole = distances.to(torch.int64)
+    # Each is at most 2^50 and a little, so that int64 holds a few less than 2^13 of them.
+    if distances.shape[-1] <= 2**12:
+        return whole.sum(dim=-1).to(distances)
+    high = whole >> 32
+    return high.sum(dim=-1).to(distances) * 2.0**32 + (whole - (high << 32)).sum(dim=-1).to(distances)
 
 
 def _parts(batch: int, group: int) -> Iterator[slice]:

@@ -14,9 +14,15 @@ from sklearn.cluster import KMeans as ReferenceKMeans
 from torch import Tensor
 
 from simsam_batch.regions import kmeans as module
-from simsam_batch.regions.kmeans import KMeans, _lloyd, _refill, _to_fixed_point, kmeans
+from simsam_batch.regions.kmeans import KMeans, _exact_sum, _lloyd, _refill, _to_fixed_point, kmeans
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(params=[0, 2**40], ids=["row by row", "by a product"])
+def few_sums(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Points of all sizes are added up in the one way, then in the other."""
+    monkeypatch.setattr(module, "_FEW_SUMS", request.param)
 
 
 def everywhere(points: Tensor) -> Tensor:
@@ -109,6 +115,7 @@ def test_an_image_without_valid_points_has_no_cluster_and_costs_its_neighbour_no
     assert result.inertia.tolist() == [0.0, 1.0]
 
 
+@pytest.mark.usefixtures("few_sums")
 def test_a_cluster_that_loses_its_points_goes_on_from_the_farthest() -> None:
     # All three points are nearest to the centre 0: two clusters are empty, and are filled one after the other.
     points = torch.tensor([[[0.0, 1], [100, 1], [4000, 1]]], dtype=torch.float64)
@@ -144,6 +151,7 @@ def test_clusters_left_empty_when_iterations_end_leave_no_gap_in_the_numbers(mon
     assert result.centers[0, 2].isnan().all()
 
 
+@pytest.mark.usefixtures("few_sums")
 def test_restarts_move_as_if_each_were_alone() -> None:
     points = torch.randint(-500, 500, (2, 80, 3), generator=torch.Generator().manual_seed(0)).double()
     points[:, :, -1] = 1
@@ -175,6 +183,7 @@ def test_points_become_whole_numbers_in_rows_that_keep_every_sum_exact(shape: tu
     assert (((rows * step - points) / step)[valid].abs() <= 0.5).all()
 
 
+@pytest.mark.usefixtures("few_sums")
 def test_of_two_centers_at_equal_distance_the_first_gets_the_point() -> None:
     # 2 lies between 1 and 3: the first centre takes {0, 2} (mean 1) and rests, the second {3, 3} and rests.
     points = torch.tensor([[[0.0, 1], [2, 1], [3, 1], [3, 1]]], dtype=torch.float64)
@@ -219,6 +228,26 @@ def test_batches_of_real_sizes_change_no_bit_and_threads_neither(count: int, wid
     assert same(together, threaded)
     alone = kmeans(points[:1].contiguous(), everywhere(points[:1]), wanted[:1], [5], restarts=2)
     assert same(image_of(together, 0), alone)
+
+
+@pytest.mark.parametrize("kind", ["lattice", "normal"])
+def test_shortcuts_for_few_sums_and_for_wide_points_change_no_bit(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    points = draw_points(kind, 8, (3, 150, 5))
+    valid = torch.rand(3, 150, generator=torch.Generator().manual_seed(0)) < 0.9
+    found = []
+    for few, wide in [(0, 1), (0, 99), (2**40, 1), (2**40, 99)]:
+        monkeypatch.setattr(module, "_FEW_SUMS", few)
+        monkeypatch.setattr(module, "_WIDE", wide)
+        found.append(kmeans(points, valid, torch.tensor([40, 9, 25]), range(3), restarts=5))
+    assert all(same(found[0], other) for other in found[1:])
+
+
+@pytest.mark.parametrize("count", [2**12, 2**13 + 5, 2**14])
+def test_sums_of_the_largest_distances_are_rounded_once(count: int) -> None:
+    # Whole numbers up to (2^25 + 40)^2, near which they are odd: their sum needs 63 bits and more.
+    distances = [(2**25 + 40) ** 2 - 7 * i for i in range(count)]
+    result = _exact_sum(torch.tensor([distances, distances[::-1]], dtype=torch.float64))
+    assert result.tolist() == [float(sum(distances))] * 2
 
 
 @pytest.mark.gpu
