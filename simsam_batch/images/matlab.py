@@ -1,41 +1,88 @@
-"""MATLAB files made safe to read: unpacked within a bound, and checked before any array is made of them."""
+"""One field of the structures in a MATLAB file, read within a bound and without trust in what the file states."""
 
 from __future__ import annotations
 
 import math
 import struct
 import zlib
-from typing import Literal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 _HEADER_BYTES = 128
 _INT32, _UINT32, _MATRIX, _COMPRESSED = 5, 6, 14, 15
-_CELL, _STRUCTURE = 1, 2
-# Besides cells and structures text and numbers. Objects, sparse matrices and functions have forms of their own.
-_CLASSES = {_CELL, _STRUCTURE, 4, *range(6, 16)}
-# A file of BSDS500 has 28 at most: one for nine people, and for each of them a structure and its two maps. Whatever
-# their own sizes state, a reader nests no deeper than there are arrays.
-_MOST_ARRAYS = 1000
+_CELL, _STRUCTURE, _FIRST_NUMERIC, _LAST_NUMERIC = 1, 2, 6, 15
+_COMPLEX = 0x800
+_DTYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
+_MOST_AXES = 32
+_MOST_PARTS = 1000
 _LONGEST_NAMES = 1 << 16
 
 ByteOrder = Literal["<", ">"]
 
 
-def checked_matlab(data: bytes, most_bytes: int) -> bytes:
-    """A MATLAB file of level 5 without compression, so that whoever reads it needs no more memory than its bytes.
+@dataclass(frozen=True, slots=True)
+class _Array:
+    """The header of an array, and where its contents are."""
 
-    The format's own compression has no bound, and its nested cells may state any size and any depth: all of that is
-    looked at here (MATLAB, "MAT-File Format", chapter 1).
+    kind: int
+    is_complex: bool
+    shape: tuple[int, ...]
+    name: bytes
+    start: int
+    stop: int
+
+
+def field_of_cells(data: bytes, variable: str, field: str, most_bytes: int) -> list[list[NDArray[Any]] | None]:
+    """A field of the structures that a cell array of a MATLAB file holds.
+
+    Read here, since SciPy's reader ends the process on some damaged files (1.17). What is asked for has three levels,
+    so that nothing nests without end; compression is undone within a bound; sizes are compared with the bytes that are
+    there before anything is made of them. Level 5 of the format is read, as MATLAB's ``save -v6`` and ``-v7`` write it
+    (MATLAB, "MAT-File Format", chapter 1).
 
     Args:
         data: the file.
-        most_bytes: that it may unpack to.
+        variable: name of the cell array.
+        field: of the structures.
+        most_bytes: that the file may unpack to.
+
+    Returns:
+        For each cell the field of its structures, each an array of numbers in the type in which they are stored, or of
+        objects where it has no real numbers; None for a cell, or a variable, that is of another kind or has no such
+        field. No cell where there is no such variable.
 
     Raises:
-        ValueError: not such a file, cut short, larger when unpacked, or with contents that are not looked into; says
-            which.
+        ValueError: not such a file, damaged, or larger when unpacked; says which.
     """
     order = _byte_order(data)
-    unpacked = [data[:_HEADER_BYTES]]
+    plain = _unpacked(data, order, most_bytes)
+    for held in _arrays(plain, order, 0, len(plain)):
+        if held.name == variable.encode():
+            if held.kind != _CELL:
+                return [None]
+            cells = list(_arrays(plain, order, held.start, held.stop))
+            if len(cells) != math.prod(held.shape):
+                raise ValueError("it is cut short")
+            return [_field(plain, order, cell, field.encode()) for cell in cells]
+    return []
+
+
+def _byte_order(data: bytes) -> ByteOrder:
+    version, mark = data[124:126], data[126:_HEADER_BYTES]
+    if (version, mark) == (b"\x00\x01", b"IM"):
+        return "<"
+    if (version, mark) == (b"\x01\x00", b"MI"):
+        return ">"
+    raise ValueError("it is no MATLAB file of level 5, as save -v7 and save -v6 write them")
+
+
+def _unpacked(data: bytes, order: ByteOrder, most_bytes: int) -> bytes:
+    """The variables of a file, without compression."""
+    contents: list[bytes] = []
     left, following = most_bytes, _HEADER_BYTES
     while following < len(data):
         at = following
@@ -49,19 +96,8 @@ def checked_matlab(data: bytes, most_bytes: int) -> bytes:
         left -= len(content)
         if left < 0:
             raise ValueError(f"it unpacks to more than {most_bytes} bytes")
-        unpacked.append(content)
-    plain = b"".join(unpacked)
-    _check_arrays(plain, order)
-    return plain
-
-
-def _byte_order(data: bytes) -> ByteOrder:
-    version, mark = data[124:126], data[126:_HEADER_BYTES]
-    if (version, mark) == (b"\x00\x01", b"IM"):
-        return "<"
-    if (version, mark) == (b"\x01\x00", b"MI"):
-        return ">"
-    raise ValueError("it is no MATLAB file of level 5, as save -v7 and save -v6 write them")
+        contents.append(content + bytes(-len(content) % 8))
+    return b"".join(contents)
 
 
 def _element(data: bytes, order: ByteOrder, at: int, end: int, *, padded: bool = True) -> tuple[int, int, int, int]:
@@ -80,34 +116,60 @@ def _element(data: bytes, order: ByteOrder, at: int, end: int, *, padded: bool =
     return kind, start, stop, following
 
 
-def _check_arrays(data: bytes, order: ByteOrder) -> None:
-    # Where to go on, where to end, and how long anything but an array may be there.
-    waiting, count = [(_HEADER_BYTES, len(data), 0)], 0
-    while waiting:
-        at, end, longest = waiting.pop()
-        while at < end:
-            kind, start, stop, at = _element(data, order, at, end)
-            if kind != _MATRIX:
-                if stop - start > longest:
-                    raise ValueError("it has more than arrays, or names that are too long")
-            elif stop > start:
-                count += 1
-                if count > _MOST_ARRAYS:
-                    raise ValueError(f"it has more than {_MOST_ARRAYS} arrays in it")
-                waiting.append(_contents(data, order, start, stop))
+def _arrays(data: bytes, order: ByteOrder, at: int, end: int) -> Iterator[_Array]:
+    """The arrays that follow each other in a part of a file."""
+    count = 0
+    while at < end:
+        kind, start, stop, at = _element(data, order, at, end)
+        count += 1
+        if kind != _MATRIX or count > _MOST_PARTS:
+            raise ValueError(f"it has other contents than arrays, or more than {_MOST_PARTS} of them")
+        yield _array(data, order, start, stop) if stop > start else _Array(0, False, (), b"", start, stop)
 
 
-def _contents(data: bytes, order: ByteOrder, start: int, stop: int) -> tuple[int, int, int]:
-    """Check the class and size that an array begins with; what of it is still to be looked at."""
+def _array(data: bytes, order: ByteOrder, start: int, stop: int) -> _Array:
     kind, flags, flags_stop, at = _element(data, order, start, stop)
     sizes_kind, sizes, sizes_stop, at = _element(data, order, at, stop)
-    if (kind, flags_stop - flags, sizes_kind) != (_UINT32, 8, _INT32) or (sizes_stop - sizes) % 4:
+    _, name, name_stop, at = _element(data, order, at, stop)
+    rank = (sizes_stop - sizes) // 4
+    if (kind, flags_stop - flags, sizes_kind) != (_UINT32, 8, _INT32) or not 2 <= rank <= _MOST_AXES:
         raise ValueError("an array of it does not begin with its class and size")
-    which = data[flags if order == "<" else flags + 3]
-    if which not in _CLASSES:
-        raise ValueError("it has an object, a sparse matrix or a function in it; plain arrays can be read")
-    shape = struct.unpack_from(f"{order}{(sizes_stop - sizes) // 4}i", data, sizes)
-    nests = which in (_CELL, _STRUCTURE)
-    if min(shape, default=0) < 0 or math.prod(shape) > (_MOST_ARRAYS if nests else stop - start):
-        raise ValueError(f"an array of it states the size {'x'.join(map(str, shape))}, which its bytes cannot hold")
-    return at, stop, _LONGEST_NAMES if nests else stop - start
+    (word,) = struct.unpack_from(order + "I", data, flags)
+    shape = struct.unpack_from(f"{order}{rank}i", data, sizes)
+    if min(shape, default=0) < 0:
+        raise ValueError(f"an array of it states the size {'x'.join(map(str, shape))}")
+    return _Array(word & 0xFF, bool(word & _COMPLEX), shape, data[name:name_stop], at, stop)
+
+
+def _field(data: bytes, order: ByteOrder, cell: _Array, field: bytes) -> list[NDArray[Any]] | None:
+    if cell.kind != _STRUCTURE:
+        return None
+    kind, start, stop, at = _element(data, order, cell.start, cell.stop)
+    _, names, names_stop, at = _element(data, order, at, cell.stop)
+    if kind != _INT32 or stop - start != 4 or names_stop - names > _LONGEST_NAMES:
+        raise ValueError("a structure of it does not begin with the names of its fields")
+    (length,) = struct.unpack_from(order + "i", data, start)
+    if length < 1:
+        raise ValueError(f"the names of a structure of it have {length} letters")
+    known = [data[i : i + length].partition(b"\0")[0] for i in range(names, names_stop, length)]
+    held = list(_arrays(data, order, at, cell.stop))
+    if len(held) != math.prod(cell.shape) * len(known):
+        raise ValueError("it is cut short")
+    if field not in known:
+        return None
+    return [_numbers(data, order, array) for array in held[known.index(field) :: len(known)]]
+
+
+def _numbers(data: bytes, order: ByteOrder, array: _Array) -> NDArray[Any]:
+    if not _FIRST_NUMERIC <= array.kind <= _LAST_NUMERIC or array.is_complex:
+        return np.empty(0, dtype=object)
+    kind, start, stop, _ = _element(data, order, array.start, array.stop)
+    if kind not in _DTYPES:
+        raise ValueError("an array of it has numbers of an unknown type")
+    dtype = np.dtype(_DTYPES[kind]).newbyteorder(order)
+    if math.prod(array.shape) * dtype.itemsize != stop - start:
+        raise ValueError(
+            f"an array of it states the size {'x'.join(map(str, array.shape))}, and has {stop - start} bytes"
+        )
+    # MATLAB has columns first.
+    return np.frombuffer(data[start:stop], dtype).reshape(array.shape, order="F")

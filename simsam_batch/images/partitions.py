@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from simsam_batch.errors import ImageError
 from simsam_batch.images.decode import ImageLimits, fetch
-from simsam_batch.images.matlab import checked_matlab
+from simsam_batch.images.matlab import field_of_cells
 from simsam_batch.images.truth import TruthError
 from simsam_batch.storage import redact
 
@@ -33,8 +32,8 @@ def load_partitions(uri: str, limits: ImageLimits, size: tuple[int, int]) -> lis
     ``.npz`` holds each partition as an array of its own; they come in the order of their names. ``.mat`` is a file of
     BSDS500: a cell array ``groundTruth`` of structures, one for each annotator, whose field ``Segmentation`` is the
     partition (Arbelaez et al., TPAMI 2011). Which of the two a file is, its first bytes say. The maps are upright like
-    the image after its EXIF orientation: nothing turns them. Sizes are compared before anything is inflated, and
-    nothing is unpickled.
+    the image after its EXIF orientation: nothing turns them. Arrays of ``.npz`` are compared with the size
+    before they are inflated, ``.mat`` is inflated within a bound, and nothing is unpickled.
 
     Args:
         uri: of the file.
@@ -132,32 +131,17 @@ def _header(start: bytes) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 
 def _cells(data: bytes, size: tuple[int, int]) -> Iterator[NDArray[np.integer[Any]]]:
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
-
     try:
-        # An open file is one of the kinds that it documents, and its types know paths alone.
-        file: Any = io.BytesIO(checked_matlab(data, _most_bytes(size)))
-        held = loadmat(file, variable_names=["groundTruth"])
-    except (
-        MatReadError,
-        ValueError,
-        TypeError,
-        IndexError,
-        KeyError,
-        OSError,
-        NotImplementedError,
-        struct.error,
-    ) as error:
+        cells = field_of_cells(data, "groundTruth", "Segmentation", _most_bytes(size))
+    except ValueError as error:
         raise _PartitionError(
             "unreadable", f"it is neither .npz nor a .mat that can be read: {error}. {_MEND}"
         ) from error
-    cells = held.get("groundTruth", np.empty(0, object))
-    for number, cell in enumerate(cells.flat):
-        if "Segmentation" not in (getattr(cell, "dtype", np.dtype(object)).names or ()):
+    for number, held in enumerate(cells, 1):
+        if held is None:
             raise _PartitionError(
-                "not_labels", f"groundTruth{{{number + 1}}} has no field Segmentation, as BSDS500's files have. {_MEND}"
+                "not_labels", f"groundTruth{{{number}}} has no field Segmentation, as BSDS500's files have. {_MEND}"
             )
-        for values in cell["Segmentation"].flat:
-            _check(f"groundTruth{{{number + 1}}}.Segmentation", values.shape, values.dtype, size)
+        for values in held:
+            _check(f"groundTruth{{{number}}}.Segmentation", values.shape, values.dtype, size)
             yield np.ascontiguousarray(values, values.dtype.newbyteorder("="))
