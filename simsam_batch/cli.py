@@ -85,19 +85,15 @@ def _options(model: type[RunSettings], names: Sequence[str]) -> list[click.Param
     return options
 
 
-def _general_options(*, presets: bool) -> list[click.Parameter]:
-    from simsam_batch.config import PRESETS
-
+def _general_options(presets: Sequence[str]) -> list[click.Parameter]:
     general = {"group": "General"}
     options: list[click.Parameter] = [
         SettingOption("--config", metavar="FILE", help="YAML file of settings; flags win over it", **general),
         SettingOption("--print-config", is_flag=True, help="print the resolved settings and stop", **general),
         SettingOption("--debug", is_flag=True, help="show the traceback of an error", **general),
     ]
-    if presets:
-        help_of_presets = "a published method's whole set of settings"
-        options.insert(0, SettingOption("--preset", metavar="|".join(PRESETS), help=help_of_presets, **general))
-    return options
+    help_of_presets = "a published method's whole set of settings"
+    return [SettingOption("--preset", metavar="|".join(presets), help=help_of_presets, **general), *options]
 
 
 def _run_stage_command(
@@ -143,13 +139,15 @@ def _demo(out: str) -> int:
 def _stage_command(
     name: Literal["segment", "semantic", "hierarchy"], model: type[RunSettings], text: str
 ) -> click.Command:
+    from simsam_batch.config import presets_of
+
     arguments = [click.Argument(["images"], required=False), click.Argument(["out"], required=False)]
     return StageCommand(
         model,
         list(model.model_fields),
         name=name,
         callback=partial(_run_stage_command, name, model),
-        params=[*arguments, *_general_options(presets=name != "hierarchy")],
+        params=[*arguments, *_general_options(presets_of(model))],
         help=f"{text}\n\n{_EXIT_CODES}",
     )
 

@@ -122,7 +122,9 @@ class FeatureSettings(RunSettings):
         None, "weights file or URL (safetensors, or torch in timm, DINO or iBOT layout); none: timm fetches them"
     )
     block: int = _result("Features", -1, "transformer block, from 0; negative counts from the end")
-    facet: Literal["key", "query", "value", "token"] = _result("Features", "key", "which vector of the block")
+    facet: Literal["key", "query", "value", "token", "norm-token"] = _result(
+        "Features", "key", "which vector of the block; norm-token: token after the network's final norm"
+    )
     outlier_ratio: float = _result(
         "Features", 4.0, "tokens with a norm over this many medians stay out of the graph; 0: keep all", ge=0
     )
@@ -206,6 +208,17 @@ class SpectralSettings(FeatureSettings):
         return self
 
 
+class ClusterSettings(FeatureSettings):
+    """How what all images have is clustered."""
+
+    clusters: int = _result("Clusters", 0, "labels over the whole set", ge=0)
+    pca_dim: int = _result("Clusters", 0, "principal components kept before clustering; 0: all, no PCA", ge=0)
+    cluster_method: Literal["kmeans", "minibatch"] = _result(
+        "Clusters", "kmeans", "minibatch: what published code uses"
+    )
+    sample: int = _result("Clusters", 1_000_000, "regions that the clusters are fitted on, at most", ge=1)
+
+
 class SegmentSettings(SpectralSettings):
     """Settings of ``simsam segment``: one object mask and K eigenvectors for each image."""
 
@@ -236,7 +249,7 @@ class SegmentSettings(SpectralSettings):
         return self
 
 
-class SemanticSettings(SpectralSettings):
+class SemanticSettings(SpectralSettings, ClusterSettings):
     """Settings of ``simsam semantic``: regions of every image, clustered over the whole set."""
 
     regions: int = _result(
@@ -252,11 +265,6 @@ class SemanticSettings(SpectralSettings):
     crop_size: int = _result("Regions", 224, "side in pixels that boxes are resized to; 0: their own size", ge=0)
 
     clusters: int = _result("Clusters", 20, "labels over the whole set, background not counted", ge=1)
-    pca_dim: int = _result("Clusters", 0, "principal components kept before clustering; 0: all, no PCA", ge=0)
-    cluster_method: Literal["kmeans", "minibatch"] = _result(
-        "Clusters", "kmeans", "minibatch: what published code uses"
-    )
-    sample: int = _result("Clusters", 1_000_000, "regions that the clusters are fitted on, at most", ge=1)
     repeats: int = _result("Clusters", 1, "fits with different seeds; scores get a mean and a deviation", ge=1, le=100)
 
     class_names: str | None = _operation(
@@ -268,25 +276,32 @@ class SemanticSettings(SpectralSettings):
     )
 
 
-class HierarchySettings(FeatureSettings):
+class HierarchySettings(ClusterSettings):
     """Settings of ``simsam hierarchy``: a tree of regions for every image."""
 
-    facet: Literal["key", "query", "value", "token"] = _result("Features", "token", "which vector of the block")
+    facet: Literal["key", "query", "value", "token", "norm-token"] = _result(
+        "Features", "norm-token", "which vector of the block; norm-token: token after the network's final norm"
+    )
 
     superpixels: int = _result("Superpixels", 200, "groups of patches that the tree is made of, at most", ge=1)
     adjacency: Literal["minmax", "exp"] = _result(
         "Superpixels", "minmax", "weights of the patch graph; minmax: falling evenly with the cosine distance"
     )
     sigma: float = _result("Superpixels", 1.0, "width of the adjacency exp", gt=0)
+    min_weight: float = _result("Superpixels", 0.0, "weights of the patch graph below it become zero", ge=0, lt=1)
     form: Literal["auto", "low-rank", "dense"] = _result(
         "Superpixels", "auto", "low-rank: no N x N matrix, at most channels + 1 superpixels; auto: wherever it is exact"
     )
     tolerance: float = _result("Superpixels", 1e-4, "largest residual of an eigenpair", gt=0)
+    restarts: int = _result("Superpixels", 10, "of k-means, of which the best counts; 1 is four times as fast", ge=1)
 
     heuristic: Literal["max-gap", "fiedler"] = _result(
         "Tree", "max-gap", "parts of a node: by the largest eigengap, or always two"
     )
     eigenpairs: int = _result("Tree", 10, "eigenvalues looked at; a node has one part less, at most", ge=3)
+    max_instability: float = _result(
+        "Tree", 0.0, "how evenly an eigenvector may be spread, 0 to 1, to count as one that divides; 0: any", ge=0, le=1
+    )
     max_ncut: float = _result("Tree", 0.8, "mean normalised cut that a split stays below; 0: any", ge=0)
     max_perturbation: float = _result("Tree", 80.0, "perturbation over which a split is refused; 0: any", ge=0)
     min_superpixels: int = _result("Tree", 1, "nodes of so few superpixels stay whole", ge=1)
@@ -295,15 +310,37 @@ class HierarchySettings(FeatureSettings):
         "Tree", "corrected", "upstream: first leaves keep their parents' labels, as in the published code, to compare"
     )
 
+    refine: Literal["none", "crf"] = _result(
+        "Refinement", "none", "crf: leaves in pixels, along the edges of the picture, by their features and a dense CRF"
+    )
+    refine_max_side: int = _result(
+        "Refinement", 512, "longest side in pixels that refinement works at; it takes time by pixels x leaves", ge=16
+    )
+    refine_processes: int = _operation(
+        0, "processes of one worker that refine; 0: the worker itself, beside a GPU 8 or one per core", ge=0
+    )
+
+    clusters: int = _result(
+        "Clusters", 0, "labels that the nodes of all trees get by their features, alike ones the same; 0: none", ge=0
+    )
+
     label_hierarchy: str | None = _operation(
-        None, "which labels of the truth are parts of what: a dataset's name or a YAML file; none: all stand alone"
+        None,
+        "which labels of the truth are parts of what: a dataset's name or a YAML file; none: as the dataset has it, "
+        "else all stand alone",
     )
     ignore_label: int = _result("Scores", -1, "label in the truth that is not scored; -1: none", ge=-1)
+    baselines: bool = _result(
+        "Scores", False, "score a regular grid, cut in quarters, and k-means of the same features beside the trees"
+    )
 
     @model_validator(mode="after")
     def _the_form_fits_the_graph(self) -> Self:
         if self.form == "low-rank" and self.adjacency != "minmax":
             msg = f"form: 'low-rank' needs the adjacency 'minmax'; allowed with {self.adjacency!r}: auto | dense"
+            raise ValueError(msg)
+        if self.form == "low-rank" and self.min_weight:
+            msg = "form: 'low-rank' needs all weights; allowed with it: min_weight 0"
             raise ValueError(msg)
         return self
 
@@ -323,6 +360,19 @@ _PUBLISHED: dict[str, Any] = {
 }
 _UPSTREAM: dict[str, Any] = _PUBLISHED | {"shift": "max/3", "kappa": 0.1, "center_head": False}
 
+# As in all published configurations but for Cityscapes, which takes 840x1680 and 300 superpixels.
+_TREES: dict[str, Any] = {
+    "precision": "fp32",
+    "backbone": "vit_base_patch14_reg4_dinov2.lvd142m",
+    "resize": "840x840",
+    "block": -1,
+    "facet": "norm-token",
+    "outlier_ratio": 0.0,
+    "form": "dense",
+    "superpixels": 200,
+    "max_perturbation": 80.0,
+}
+
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "dsm": _PUBLISHED | {"head": "none", "shift": "zero", "k": 5},
@@ -336,9 +386,17 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "simsam-notebook": _UPSTREAM
         | {"head": "upstream-notebook", "resize": "512x512"}
         | {"patches_per_step": 2, "learning_rate": 0.06, "epochs": 10},
+        "hierarchy-paper": _TREES,
+        "hierarchy-code": _TREES | {"max_perturbation": 50.0, "numbering": "upstream"},
     }
 )
 """Whole sets of settings, as published; a file's and the command line's own values come on top."""
+
+
+def presets_of(model: type[RunSettings]) -> list[str]:
+    """Names of the presets for the command whose settings these are."""
+    of_trees = issubclass(model, HierarchySettings)
+    return [name for name in PRESETS if name.startswith("hierarchy-") == of_trees]
 
 
 def extra(field: FieldInfo) -> dict[str, str]:
@@ -387,8 +445,8 @@ def resolve(
             raise SettingsError(msg)
     given = from_file | dict(flags)
     preset = given.pop("preset", None)
-    if preset is not None and not (isinstance(preset, str) and preset in PRESETS):
-        msg = f"preset: {_shown(preset)} is not one of {' | '.join(PRESETS)}"
+    if preset is not None and not (isinstance(preset, str) and preset in presets_of(model)):
+        msg = f"preset: {_shown(preset)} is not one of {' | '.join(presets_of(model))}"
         raise SettingsError(msg)
     values = {k: v for k, v in PRESETS.get(preset or "", {}).items() if k in model.model_fields} | given
     try:

@@ -37,8 +37,12 @@ if TYPE_CHECKING:
 S = TypeVar("S", bound=FeatureSettings)
 
 
-STAGES = ("segment", "regions", "semantic", "hierarchy")
+STAGES = ("segment", "regions", "semantic", "hierarchy", "labels")
 """Names of the stages, each after the one it reads."""
+
+
+CLUSTERED = ("semantic", "labels")
+"""Stages that rest on clusters, beside the stage they read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +183,7 @@ def prepared(images: str | None, out: str, settings: S, engine: Engine, report: 
     if settings.weights is not None:
         # A worker on another machine, or of a cluster started elsewhere, has another working folder.
         settings = settings.model_copy(update={"weights": absolute_url(settings.weights)})
-    if isinstance(settings, SpectralSettings) and settings.refine != "none":
+    if isinstance(settings, SpectralSettings | HierarchySettings) and settings.refine != "none":
         # What refines may not be installed; that is to be said at once, and not by every worker.
         load_crf()
     folder = Folder(absolute_url(out), single_driver=settings.single_driver)
@@ -211,28 +215,33 @@ def stage_of(
     Raises:
         SettingsError: no stage of that name has such settings.
     """
-    from simsam_batch.catalog import center_crops, facts_of
+    from simsam_batch.catalog import center_crops, truth_kind
     from simsam_batch.stages.hierarchy import HierarchyStage
+    from simsam_batch.stages.node_labels import LabelsStage
     from simsam_batch.stages.regions import RegionsStage
     from simsam_batch.stages.segment import SegmentStage, kept_columns
     from simsam_batch.stages.semantic import SemanticStage
 
     if name == "segment" and isinstance(settings, SegmentSettings):
-        facts, square = facts_of(plan.source), center_crops(plan.source)
-        object_truth = facts is None or facts.kind == "object"
-        return SegmentStage(settings, resolved, kept_columns(plan), object_truth, square, recorded)
+        object_truth = truth_kind(plan.source) in (None, "object")
+        return SegmentStage(
+            settings, resolved, kept_columns(plan), object_truth, center_crops(plan.source), recorded
+        )
     if name == "regions" and isinstance(settings, SemanticSettings):
         return RegionsStage(settings, resolved, recorded)
     if name == "semantic" and isinstance(settings, SemanticSettings):
         return SemanticStage(settings, resolved, plan.out, kept_columns(plan), recorded)
     if name == "hierarchy" and isinstance(settings, HierarchySettings):
         return HierarchyStage(settings, resolved, kept_columns(plan), recorded)
+    if name == "labels" and isinstance(settings, HierarchySettings):
+        return LabelsStage(settings, resolved, plan.out)
     raise SettingsError(f"no stage {name!r} has {type(settings).__name__}; there are {', '.join(STAGES)}")
 
 
 def settings_model(stage: str) -> type[FeatureSettings]:
     """The settings of the command that a stage belongs to."""
-    models: dict[str, type[FeatureSettings]] = {"segment": SegmentSettings, "hierarchy": HierarchySettings}
+    trees = HierarchySettings
+    models: dict[str, type[FeatureSettings]] = {"segment": SegmentSettings, "hierarchy": trees, "labels": trees}
     return models.get(stage, SemanticSettings)
 
 
@@ -258,7 +267,7 @@ def recorded_settings(out: Folder, stage: str, changes: Mapping[str, Any]) -> Fe
         SettingsError: another setting, or a value that is not allowed.
     """
     from simsam_batch.runs.ledger import Ledger
-    from simsam_batch.stages.clusters import committed_settings
+    from simsam_batch.stages.clusters import NODES, REGIONS, committed_settings
 
     model = settings_model(stage)
     models = (SegmentSettings, SemanticSettings, HierarchySettings)
@@ -268,13 +277,13 @@ def recorded_settings(out: Folder, stage: str, changes: Mapping[str, Any]) -> Fe
             f"{', '.join(fixed)}: cannot be changed in a run that has begun. To mend it: use another OUT"
         )
     held: dict[str, Any] = {}
-    command = ("regions", "semantic") if model is SemanticSettings else (stage,)
+    command = next(names for names in (("regions", "semantic"), ("hierarchy", "labels"), (stage,)) if stage in names)
     for name in begun_stages(out):
         if name in command:
             record = Ledger(out, name).record()
             held |= {"weights": record["started_with"].get("weights")} | record["settings"]
-    if stage == "semantic":
-        held |= committed_settings(out)
+    if stage in CLUSTERED:
+        held |= committed_settings(out, {"semantic": REGIONS, "labels": NODES}[stage])
     # What only other stages know may be given for a run that has several.
     return resolve(model, held | {name: value for name, value in changes.items() if name in model.model_fields})
 
@@ -356,7 +365,9 @@ def open_plan(images: str, out: Folder, settings: RunSettings, report: Reporter)
     for note in catalog.notes:
         report.note(note)
     if plan is None:
-        facts = {} if catalog.dataset is None else {"dataset": catalog.dataset.to_json()}
+        facts: dict[str, Any] = {} if catalog.dataset is None else {"dataset": catalog.dataset.to_json()}
+        if catalog.truth_kind is not None:
+            facts["truth_kind"] = catalog.truth_kind
         plan = make_plan(out, catalog.table, shard_size=wanted_size or None, source=source | facts)
         # Another driver may have been first, with another input.
         _require_same_input(plan, source, wanted_size)

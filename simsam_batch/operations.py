@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 from simsam_batch.config import HierarchySettings, SegmentSettings, SemanticSettings
 from simsam_batch.errors import SettingsError
-from simsam_batch.job import begun_stages, existing_plan, open_job, prepared, recorded_settings, started_engine
+from simsam_batch.job import (
+    CLUSTERED,
+    begun_stages,
+    existing_plan,
+    open_job,
+    prepared,
+    recorded_settings,
+    started_engine,
+)
 from simsam_batch.storage import Folder, absolute_url
 
 if TYPE_CHECKING:
@@ -69,9 +77,8 @@ def semantic(images: str, out: str, settings: SemanticSettings, report: Reporter
         StorageError: IMAGES cannot be listed or OUT cannot be written.
         RunError: workers cannot be kept alive, or shards could not be committed.
     """
-    from simsam_batch.catalog import center_crops, facts_of
     from simsam_batch.stages.backbone import DESCRIPTORS
-    from simsam_batch.stages.clusters import fit_clusters
+    from simsam_batch.stages.clusters import REGIONS, fit_clusters
     from simsam_batch.stages.regions import REGIONS_FIELDS
     from simsam_batch.stages.semantic import SEMANTIC_FIELDS, resolved_of, truth_of
 
@@ -79,7 +86,7 @@ def semantic(images: str, out: str, settings: SemanticSettings, report: Reporter
         if job is None:
             return None
         settings, plan = job.settings, job.plan
-        truth = truth_of(settings, facts_of(plan.source), center_crop=center_crops(plan.source))
+        truth = truth_of(settings, plan.source)
         if truth is None:
             report.note("label maps are not scored: the truth of this dataset is not one of class ids")
         if settings.backbone == DESCRIPTORS and settings.region_feature != "patches":
@@ -89,12 +96,15 @@ def semantic(images: str, out: str, settings: SemanticSettings, report: Reporter
             report.note(f"{of_regions['metrics']['regions']} regions are clustered")
         # A second try of failed images changes the regions, and what was fitted before it stays.
         digest = of_regions["first_content_digest"]
-        fitted = fit_clusters(job.folder, settings, digest)
+        fitted = fit_clusters(job.folder, REGIONS, settings, digest, settings.repeats)
         return job.run(job.stage("semantic", resolved_of(digest, fitted, truth)))
 
 
 def hierarchy(images: str, out: str, settings: HierarchySettings, report: Reporter) -> dict[str, Any] | None:
     """Split every image into a tree of regions, the number of parts estimated at each node; resumes like `segment`.
+
+    With ``clusters``, the nodes of all trees are then clustered by their features, and the stage ``labels`` gives each
+    the label of its cluster.
 
     Args:
         images: folder, ``.txt`` list or Parquet table, as a path or any fsspec URL; or a dataset as ``NAME:ROOT``.
@@ -110,13 +120,24 @@ def hierarchy(images: str, out: str, settings: HierarchySettings, report: Report
         StorageError: IMAGES cannot be listed or OUT cannot be written.
         RunError: workers cannot be kept alive, or shards could not be committed.
     """
-    from simsam_batch.stages.hierarchy import HIERARCHY_FIELDS, labels_of
+    from simsam_batch.stages.clusters import NODES, fit_clusters
+    from simsam_batch.stages.hierarchy import HIERARCHY_FIELDS, truth_of
+    from simsam_batch.stages.node_labels import LABELS_FIELDS, resolved_of
 
-    labels = labels_of(settings)
-    with open_job(images, out, settings, HIERARCHY_FIELDS, report) as job:
+    # What is wrong with a file of labels is said before anything is written.
+    truth_of(settings)
+    with open_job(images, out, settings, [*HIERARCHY_FIELDS, *LABELS_FIELDS], report) as job:
         if job is None:
             return None
-        return job.run(job.stage("hierarchy", job.resolved | {"labels": labels}))
+        truth = truth_of(settings, job.plan.source)
+        if truth["kind"] == "boxes":
+            report.note("trees are not scored: the truth of this dataset is one of boxes")
+        of_trees = job.run(job.stage("hierarchy", job.resolved | {"truth": truth}))
+        if settings.clusters:
+            digest = of_trees["first_content_digest"]
+            fitted = fit_clusters(job.folder, NODES, settings, digest)
+            job.run(job.stage("labels", resolved_of(digest, fitted)))
+        return of_trees
 
 
 def retry(out: str, changes: Mapping[str, Any], report: Reporter) -> dict[str, dict[str, Any]] | None:
@@ -163,7 +184,7 @@ def retry(out: str, changes: Mapping[str, Any], report: Reporter) -> dict[str, d
             record = ledger.record()
             report.plan(f"{name} again", images=images, shards=len(again), done_shards=0, done_images=0)
             # What else the stage rests on is fixed; the weights are looked at again.
-            resolved = record["resolved"] if name == "semantic" else record["resolved"] | job.resolved
+            resolved = record["resolved"] if name in CLUSTERED else record["resolved"] | job.resolved
             results[name] = job.run(job.stage(name, resolved, record["settings"]), again=again)
     return results
 

@@ -552,7 +552,7 @@ def test_each_step_names_the_one_it_read(finished: Path) -> None:
     digest = result_of(finished, "regions")["content_digest"]
     assert result_of(finished)["resolved"]["regions"] == digest
     record = json.loads((finished / "clusters" / "clusters.json").read_text())
-    assert record["regions_digest"] == digest
+    assert record["features_digest"] == digest
 
 
 def test_classes_without_names_and_those_that_do_not_occur_take_no_room(finished: Path) -> None:

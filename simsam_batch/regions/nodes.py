@@ -22,22 +22,24 @@ def node_patches(tree: Tree) -> NDArray[np.int64]:
     return _interval_sums(tree, counts)
 
 
-def node_boxes(tree: Tree, grid: tuple[int, int]) -> NDArray[np.int32]:
-    """Find the box of every node, (M, 4) int32: left, top, right, bottom in patches, right and bottom exclusive.
+def node_boxes(tree: Tree, superpixels: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Find the box of every node, (M, 4) int32: left, top, right, bottom in cells, right and bottom exclusive.
 
-    A node without patches has a box of zeros.
+    A node without cells has a box of zeros.
 
     Args:
-        tree: of N patches.
-        grid: (Hp, Wp), with N = Hp * Wp.
+        tree: of the image.
+        superpixels: (rows, columns), the superpixel of every cell, numbered as the tree's are; -1 for none. The cells
+            are the patches, or the pixels of a refined map.
     """
-    places = np.flatnonzero(tree.superpixel >= 0)
-    rows, columns = np.divmod(places, grid[1])
+    rows, columns = np.nonzero(superpixels >= 0)
     corners = np.stack([columns, rows, -columns - 1, -rows - 1], axis=1)
-    boxes = np.full((int(tree.hi[0]), 4), np.iinfo(np.int32).max, dtype=np.int64)
-    np.minimum.at(boxes, tree.superpixel[places], corners)
-    found = [boxes[lo:hi].min(axis=0) if hi > lo else [0] * 4 for lo, hi in zip(tree.lo, tree.hi, strict=True)]
-    return (np.array(found) * [1, 1, -1, -1]).astype(np.int32)
+    nowhere = np.iinfo(np.int32).max
+    boxes = np.full((int(tree.hi[0]), 4), nowhere, dtype=np.int64)
+    np.minimum.at(boxes, superpixels[rows, columns], corners)
+    found = np.array([boxes[lo:hi].min(axis=0, initial=nowhere) for lo, hi in zip(tree.lo, tree.hi, strict=True)])
+    found[found[:, 0] == nowhere] = 0
+    return (found * [1, 1, -1, -1]).astype(np.int32)
 
 
 def node_prototypes(tree: Tree, features: Array) -> NDArray[np.float32]:

@@ -151,9 +151,6 @@ def metric_lines(metrics: Mapping[str, Any]) -> list[str]:
     for name, value in metrics.items():
         if name == "curve" or name.endswith("_ci"):
             continue
-        shown = _number(value)
-        if (interval := metrics.get(f"{name}_ci")) is not None:
-            shown += f"  95 %: {_number(interval[0])} to {_number(interval[1])}"
         if isinstance(value, list) and value and isinstance(value[0], Mapping):
             for number, inner in enumerate(value):
                 plain = {key: v for key, v in inner.items() if not isinstance(v, Mapping | list)}
@@ -163,7 +160,9 @@ def metric_lines(metrics: Mapping[str, Any]) -> list[str]:
         elif isinstance(value, list):
             lines += [f"  {name}", *(f"    {number:<20} {_number(inner)}" for number, inner in enumerate(value))]
         else:
-            lines.append(f"  {name:22} {shown}")
+            interval = metrics.get(f"{name}_ci")
+            about = "" if interval is None else f"  95 %: {_number(interval[0])} to {_number(interval[1])}"
+            lines.append(f"  {name:22} {_number(value)}{about}")
     return lines
 
 

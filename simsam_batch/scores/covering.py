@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simsam_batch.scores.bootstrap import bin_of, interval_of_mean, merge_bins
-from simsam_batch.scores.confusion import confusion
+from simsam_batch.scores.label_counts import LabelLookup
+from simsam_batch.scores.means import exact_mean, mean_of_one, mean_result, merge_means, no_mean
 from simsam_batch.scores.nodes import (
     UNMATCHED,
     Overlaps,
@@ -21,49 +21,18 @@ from simsam_batch.scores.nodes import (
     upwards,
 )
 
-NO_SUPERPIXEL = -1
-"""Stands for the superpixel of a pixel that is in none: it is of no node, not even of the root."""
 
-_WIDEST = 1 << 20
-"""The labels of a hierarchy lie at most so far apart: a label is looked up in a table of them all."""
-
-
-def _mean(values: Collection[float]) -> float:
-    # The exact sum, so that the order of labels and nodes cannot change a bit.
-    return math.fsum(values) / len(values)
-
-
-def _no_mean() -> dict[str, Any]:
-    return {"images": 0, "sum": 0.0, "bins": {}}
-
-
-def _mean_of_one(value: float) -> dict[str, Any]:
-    return {"images": 1, "sum": value, "bins": bin_of(value)}
-
-
-def _merge_means(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
-    bins = merge_bins(a["bins"], b["bins"])
-    return {"images": a["images"] + b["images"], "sum": a["sum"] + b["sum"], "bins": bins}
-
-
-def _mean_result(s: dict[str, Any], name: str) -> dict[str, Any]:
-    if not s["images"]:
-        return {name: None, f"{name}_ci": None}
-    mean = s["sum"] / s["images"]
-    return {name: mean, f"{name}_ci": interval_of_mean(s["bins"], mean)}
-
-
-def _merge_depths(a: list[float], b: list[float]) -> list[float]:
+def merge_depths(a: list[float], b: list[float]) -> list[float]:
     """Add sums by depth. Below its leaves a tree's segmentation stays as it is: the shorter list goes on as it ends."""
     longer, shorter = (a, b) if len(a) >= len(b) else (b, a)
     last = shorter[-1] if shorter else 0.0
     return [x + y for x, y in zip(longer, shorter + [last] * (len(longer) - len(shorter)), strict=True)]
 
 
-def _covering_by_depth(table: NDArray[np.int64], pixels: NDArray[np.int64], tree: TreeNodes) -> list[float]:
+def covering_by_depth(table: NDArray[np.int64], pixels: NDArray[np.int64], tree: TreeNodes) -> list[float]:
     """The mean over regions of the best IoU with a segment of one depth, for each depth."""
     cuts = (np.flatnonzero(cut) for cut in tree.cuts())
-    return [_mean(overlaps(table, pixels, tree, nodes).iou().max(axis=1).tolist()) for nodes in cuts]
+    return [exact_mean(overlaps(table, pixels, tree, nodes).iou().max(axis=1).tolist()) for nodes in cuts]
 
 
 class CoveringScores:
@@ -103,7 +72,7 @@ class CoveringScores:
         if inner := sorted(set(region_of_label.values()) & set(parent)):
             raise ValueError(f"a label stands for {names[inner[0]]!r}, which has parts; give it a part of its own")
         self.names, self.parent, self.background, self.exclusive = tuple(names), tuple(parent), background, exclusive
-        self.lookup = _Lookup(len(names), region_of_label, ignore)
+        self.lookup = LabelLookup(len(names), region_of_label, ignore)
         depth = np.array([sum(1 for _ in upwards(region, parent)) for region in range(len(names))], dtype=np.int64)
         leaf = ~np.isin(np.arange(len(names)), parent)
         self.levels = [(depth == level) | (leaf & (depth < level)) for level in range(1, int(depth.max(initial=0)) + 1)]
@@ -114,9 +83,9 @@ class CoveringScores:
             "images_scored": 0,
             "images_without_truth": 0,
             "ignored_pixels": 0,
-            "nhcovering": _no_mean(),
-            "nhcovering_distinct": _no_mean(),
-            "nfcovering": _no_mean(),
+            "nhcovering": no_mean(),
+            "nhcovering_distinct": no_mean(),
+            "nfcovering": no_mean(),
             "nfcovering_sums": [],
             "hierarchy": _no_regions(),
             "levels": [_no_regions() for _ in self.levels],
@@ -129,7 +98,8 @@ class CoveringScores:
 
         Args:
             superpixels: (H, W), the superpixel of each pixel of the truth, numbered as the tree's are, or
-                `NO_SUPERPIXEL`. The scores are those at this size: a truth made smaller loses its small regions.
+                `simsam_batch.scores.label_counts.NO_SUPERPIXEL`. The scores are those at this size: a truth made
+                smaller loses its small regions.
             truth: (H, W) labels.
             tree: of the image.
 
@@ -150,8 +120,8 @@ class CoveringScores:
             regions = np.flatnonzero(present)
             state["hierarchy"], columns, ious = self._match(found, regions)
             state |= self._agreement(regions, np.append(nodes, UNMATCHED)[columns].tolist(), ious, tree)
-            depths = _covering_by_depth(table[self.levels[-1] & present & is_foreground], pixels, tree)
-            state |= {"nfcovering": _mean_of_one(depths[-1]), "nfcovering_sums": depths}
+            depths = covering_by_depth(table[self.levels[-1] & present & is_foreground], pixels, tree)
+            state |= {"nfcovering": mean_of_one(depths[-1]), "nfcovering_sums": depths}
         return state
 
     def best_ious(
@@ -201,7 +171,7 @@ class CoveringScores:
         counts = np.stack([shared, np.append(among.node, 0)[columns] - shared, among.region - shared], axis=1)
         ious = iou[rows, columns].tolist()
         of_regions = dict(zip(map(str, regions.tolist()), counts.tolist(), strict=True))
-        return {"nmcovering": _mean_of_one(_mean(ious)), "regions": of_regions}, columns, ious
+        return {"nmcovering": mean_of_one(exact_mean(ious)), "regions": of_regions}, columns, ious
 
     def _agreement(
         self, regions: NDArray[np.intp], match: list[int], ious: list[float], tree: TreeNodes
@@ -209,8 +179,8 @@ class CoveringScores:
         place = {region: i for i, region in enumerate(regions.tolist())}
         parents = [place.get(self.parent[region], -1) for region in place]
         shares = (hierarchy_agreement(match, parents, tree.parent.tolist(), distinct) for distinct in (False, True))
-        counted, distinct = (_mean([a * b for a, b in zip(ious, share, strict=True)]) for share in shares)
-        return {"nhcovering": _mean_of_one(counted), "nhcovering_distinct": _mean_of_one(distinct)}
+        counted, distinct = (exact_mean([a * b for a, b in zip(ious, share, strict=True)]) for share in shares)
+        return {"nhcovering": mean_of_one(counted), "nhcovering_distinct": mean_of_one(distinct)}
 
     def merge(self, a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
         """Add two states. Counts are exact in any order; sums of floats repeat if the order does."""
@@ -218,8 +188,8 @@ class CoveringScores:
         means = ("nhcovering", "nhcovering_distinct", "nfcovering")
         return {
             **{name: a[name] + b[name] for name in counts},
-            **{name: _merge_means(a[name], b[name]) for name in means},
-            "nfcovering_sums": _merge_depths(a["nfcovering_sums"], b["nfcovering_sums"]),
+            **{name: merge_means(a[name], b[name]) for name in means},
+            "nfcovering_sums": merge_depths(a["nfcovering_sums"], b["nfcovering_sums"]),
             "hierarchy": _merge_regions(a["hierarchy"], b["hierarchy"]),
             "levels": [_merge_regions(x, y) for x, y in zip(a["levels"], b["levels"], strict=True)],
         }
@@ -251,9 +221,9 @@ class CoveringScores:
         return {
             "protocol": "covering-exclusive" if self.exclusive else "covering",
             **self._of_regions(s["hierarchy"]),
-            **_mean_result(s["nhcovering"], "nhcovering"),
-            **_mean_result(s["nhcovering_distinct"], "nhcovering_distinct"),
-            **_mean_result(s["nfcovering"], "nfcovering"),
+            **mean_result(s["nhcovering"], "nhcovering"),
+            **mean_result(s["nhcovering_distinct"], "nhcovering_distinct"),
+            **mean_result(s["nfcovering"], "nfcovering"),
             "nfcovering_by_depth": [total / foreground for total in s["nfcovering_sums"]],
             "levels": [self._of_regions(level) for level in s["levels"]],
             "images_scored": s["images_scored"],
@@ -264,15 +234,15 @@ class CoveringScores:
 
     def _of_regions(self, s: dict[str, Any]) -> dict[str, Any]:
         held = sorted((int(region), counts) for region, counts in s["regions"].items())
-        scores = _mean_result(s["nmcovering"], "nmcovering")
+        scores = mean_result(s["nmcovering"], "nmcovering")
         if not held:
             return scores
         true, false, missed = np.array([counts for _, counts in held], dtype=np.int64).T
         area, ious = true + missed, true / (true + false + missed)
         return scores | {
-            "miou": _mean(ious.tolist()),
+            "miou": exact_mean(ious.tolist()),
             "pixel_accuracy": int(true.sum()) / int(area.sum()),
-            "mean_accuracy": _mean((true / area).tolist()),
+            "mean_accuracy": exact_mean((true / area).tolist()),
             "frequency_weighted_iou": math.fsum((area * ious).tolist()) / int(area.sum()),
             "iou_by_region": {
                 self.names[region]: value for (region, _), value in zip(held, ious.tolist(), strict=True)
@@ -281,7 +251,7 @@ class CoveringScores:
 
 
 def _no_regions() -> dict[str, Any]:
-    return {"nmcovering": _no_mean(), "regions": {}}
+    return {"nmcovering": no_mean(), "regions": {}}
 
 
 def _merge_regions(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
@@ -289,147 +259,4 @@ def _merge_regions(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
     for name, counts in b["regions"].items():
         there = regions.get(name)
         regions[name] = [x + y for x, y in zip(there, counts, strict=True)] if there else counts
-    return {"nmcovering": _merge_means(a["nmcovering"], b["nmcovering"]), "regions": regions}
-
-
-class _Lookup:
-    """Labels of a map to regions, in one pass over its pixels."""
-
-    def __init__(self, regions: int, region_of_label: Mapping[int, int], ignore: Collection[int]) -> None:
-        if any(not 0 <= region < regions for region in region_of_label.values()):
-            raise ValueError(f"a label stands for a region beyond the {regions} that there are")
-        if both := sorted(set(ignore) & set(region_of_label)):
-            raise ValueError(f"label {both[0]} cannot both stand for a region and be ignored")
-        labels = [*region_of_label, *ignore]
-        if not labels or max(labels) - min(labels) > _WIDEST:
-            raise ValueError(f"there must be labels, and they must lie within {_WIDEST} of each other")
-        self.regions, self.first = regions, min(labels) - 1
-        # One place at each end, for all that lies beyond the labels.
-        self.region = np.full(max(labels) - self.first + 2, regions + 1, dtype=np.int32)
-        for label, region in region_of_label.items():
-            self.region[label - self.first] = region
-        for label in ignore:
-            self.region[label - self.first] = regions
-
-    def count(
-        self, superpixels: NDArray[np.integer[Any]], truth: NDArray[np.integer[Any]], count: int
-    ) -> tuple[NDArray[np.int64], int]:
-        """The (G, m + 1) pixels of each region in each superpixel and at last in none; how many pixels are ignored."""
-        if truth.dtype.kind not in "iu":
-            raise ValueError(f"the truth holds {truth.dtype} values; labels are integers")
-        places = np.clip(truth.astype(np.int64) - self.first, 0, len(self.region) - 1)
-        regions = self.region[places]
-        low, high = (int(end(initial=NO_SUPERPIXEL)) for end in (superpixels.min, superpixels.max))
-        if low < NO_SUPERPIXEL or high >= count:
-            raise ValueError(f"a pixel is of superpixel {high if high >= count else low}, the tree has {count}")
-        held = np.where(superpixels == NO_SUPERPIXEL, np.int32(count), superpixels)
-        table = confusion(held, regions, count + 1, self.regions + 2)[0].T
-        if table[-1].any():
-            unknown = truth[regions == self.regions + 1][0]
-            raise ValueError(f"the truth has the label {unknown}, which the hierarchy neither names nor ignores")
-        return np.ascontiguousarray(table[:-2]), int(table[-2].sum())
-
-
-class PartitionScores:
-    """The fold of region trees over a set whose truth is several partitions of each image, as of several people.
-
-    States are plain JSON values, one for each image, merged by addition. The score of an image is the mean over its
-    partitions, as segmentation covering has it for the Berkeley set (Arbelaez et al., TPAMI 2011, section 3.1.3).
-
-    Args:
-        ignore: value of pixels that do not count.
-    """
-
-    def __init__(self, ignore: int | None = None) -> None:
-        self.ignore = () if ignore is None else (ignore,)
-
-    def zero(self) -> dict[str, Any]:
-        """Return the state of no image."""
-        return {
-            "images_scored": 0,
-            "images_without_truth": 0,
-            "partitions": 0,
-            "nmcovering": _no_mean(),
-            "nfcovering": _no_mean(),
-            "nfcovering_sums": [],
-        }
-
-    def of_image(
-        self, superpixels: NDArray[np.integer[Any]], partitions: Sequence[NDArray[np.integer[Any]]], tree: TreeNodes
-    ) -> dict[str, Any]:
-        """Return the state of one image.
-
-        Args:
-            superpixels: (H, W), as `CoveringScores.of_image` takes it.
-            partitions: maps (H, W) of numbers that mean nothing but the same region; none of them for no truth.
-            tree: of the image.
-
-        Raises:
-            ValueError: the shapes differ, or a superpixel is not the tree's.
-        """
-        coverings, depths = [], []
-        for table, pixels in self._counts(superpixels, partitions, tree):
-            iou = overlaps(table, pixels, tree, tree.candidates()).iou()
-            coverings.append(_mean(iou.max(axis=1).tolist()))
-            depths.append(_covering_by_depth(table, pixels, tree))
-        if not coverings:
-            return self.zero() | {"images_without_truth": 1}
-        by_depth = [_mean(values) for values in zip(*depths, strict=True)]
-        return self.zero() | {
-            "images_scored": 1,
-            "partitions": len(coverings),
-            "nmcovering": _mean_of_one(_mean(coverings)),
-            "nfcovering": _mean_of_one(by_depth[-1]),
-            "nfcovering_sums": by_depth,
-        }
-
-    def best_ious(
-        self, superpixels: NDArray[np.integer[Any]], partitions: Sequence[NDArray[np.integer[Any]]], tree: TreeNodes
-    ) -> list[NDArray[np.float64]]:
-        """Return, for each partition, the IoU of each of its regions with the node that covers it best.
-
-        Args:
-            superpixels: as `of_image` takes them.
-            partitions: likewise.
-            tree: likewise.
-        """
-        counted = self._counts(superpixels, partitions, tree)
-        return [overlaps(table, pixels, tree, tree.candidates()).iou().max(axis=1) for table, pixels in counted]
-
-    def _counts(
-        self, superpixels: NDArray[np.integer[Any]], partitions: Sequence[NDArray[np.integer[Any]]], tree: TreeNodes
-    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """For each partition that counts: pixels of each region in each superpixel, and of each superpixel."""
-        for partition in partitions:
-            labels = [label for label in np.unique(partition).tolist() if label not in self.ignore]
-            if labels:
-                lookup = _Lookup(len(labels), {label: i for i, label in enumerate(labels)}, self.ignore)
-                table, _ = lookup.count(superpixels, partition, tree.superpixels)
-                yield table, table.sum(axis=0)
-
-    def merge(self, a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
-        """Add two states. Counts are exact in any order; sums of floats repeat if the order does."""
-        return {
-            **{name: a[name] + b[name] for name in ("images_scored", "images_without_truth", "partitions")},
-            **{name: _merge_means(a[name], b[name]) for name in ("nmcovering", "nfcovering")},
-            "nfcovering_sums": _merge_depths(a["nfcovering_sums"], b["nfcovering_sums"]),
-        }
-
-    def result(self, s: dict[str, Any]) -> dict[str, Any]:
-        """Return the scores of the set; nothing if no image had a truth.
-
-        ``nmcovering``, ``nfcovering`` and ``nfcovering_by_depth`` are those of `CoveringScores.result`, every region
-        of a partition being foreground.
-        """
-        images = s["images_scored"]
-        if images == 0:
-            return {"images_without_truth": s["images_without_truth"]} if s["images_without_truth"] else {}
-        return {
-            "protocol": "covering-partitions",
-            **_mean_result(s["nmcovering"], "nmcovering"),
-            **_mean_result(s["nfcovering"], "nfcovering"),
-            "nfcovering_by_depth": [total / images for total in s["nfcovering_sums"]],
-            "images_scored": images,
-            "images_without_truth": s["images_without_truth"],
-            "partitions": s["partitions"],
-        }
+    return {"nmcovering": merge_means(a["nmcovering"], b["nmcovering"]), "regions": regions}

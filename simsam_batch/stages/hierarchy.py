@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from simsam_batch.catalog import facts_of, truth_kind
 from simsam_batch.catalog.datasets.hierarchies import LabelHierarchy, flat_hierarchy, label_hierarchy
-from simsam_batch.config import HierarchySettings
+from simsam_batch.config import HierarchySettings, extra
 from simsam_batch.errors import SettingsError
 from simsam_batch.runs.schema import ROW_FIELDS
 from simsam_batch.scores.covering import CoveringScores
+from simsam_batch.scores.means import mean_result, merge_means, no_mean
+from simsam_batch.scores.partitions import PartitionScores
+from simsam_batch.stages.label_maps import RLE
 from simsam_batch.stages.segment import IMAGE_FIELDS
 
 if TYPE_CHECKING:
     from simsam_batch.stages.hierarchy_worker import HierarchyWorker
 
+TreeScores = CoveringScores | PartitionScores
+
+LATER_GROUPS = ("Clusters",)
+"""Groups of settings that do not change what this stage computes."""
+
 _UNNAMED_LABELS = 256
+_COUNTED = ("trees", "nodes", "leaves", "root_only", "truth_errors")
 
 NODE = pa.struct(
     [
@@ -39,6 +49,9 @@ NODE = pa.struct(
 )
 """One node of a tree, in pre-order; see `simsam_batch.regions.tree.Tree`."""
 
+LEAF_MASK = pa.struct([("node", pa.int32()), ("mask_rle", RLE)])
+"""A refined leaf: its place in the list of nodes, and its pixels."""
+
 HIERARCHY_FIELDS = [
     *IMAGE_FIELDS,
     pa.field("outlier_tokens", pa.int32()),
@@ -50,6 +63,7 @@ HIERARCHY_FIELDS = [
     pa.field("solver", pa.string()),
     pa.field("converged", pa.bool_()),
     pa.field("residual_max", pa.float32()),
+    pa.field("leaf_masks", pa.list_(LEAF_MASK)),
     pa.field("nmcovering", pa.float64()),
     pa.field("truth_error", pa.string()),
 ]
@@ -57,23 +71,32 @@ HIERARCHY_FIELDS = [
 
 
 class HierarchyFold:
-    """Covering scores, and what the trees are like."""
+    """Covering scores, those of the baselines, and what the trees are like."""
 
-    def __init__(self, scores: CoveringScores) -> None:
+    def __init__(self, scores: TreeScores | None) -> None:
         self.scores = scores
 
     def zero(self) -> dict[str, Any]:
         """The state of no image."""
-        return {"scores": self.scores.zero(), "trees": 0, "nodes": 0, "leaves": 0, "root_only": 0, "truth_errors": 0}
+        scores = None if self.scores is None else self.scores.zero()
+        return {"scores": scores, "baselines": {}} | dict.fromkeys(_COUNTED, 0)
 
     def merge(self, a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
         """The state of the images of both."""
-        counts = {name: a[name] + b[name] for name in a if name != "scores"}
-        return {"scores": self.scores.merge(a["scores"], b["scores"])} | counts
+        counts = {name: a[name] + b[name] for name in _COUNTED}
+        scores = None if self.scores is None else self.scores.merge(a["scores"], b["scores"])
+        held = [state["baselines"] for state in (a, b)]
+        names = dict.fromkeys([*held[0], *held[1]])
+        baselines = {name: merge_means(*(each.get(name, no_mean()) for each in held)) for name in names}
+        return {"scores": scores, "baselines": baselines} | counts
 
     def result(self, s: dict[str, Any]) -> dict[str, Any]:
         """The scores of the set, and the size of its trees."""
-        result = dict(self.scores.result(s["scores"]))
+        result = {} if self.scores is None else dict(self.scores.result(s["scores"]))
+        if s["baselines"]:
+            means = {name: mean_result(mean, "mean") for name, mean in s["baselines"].items()}
+            result["baselines"] = {name: found["mean"] for name, found in means.items()}
+            result["baselines_ci"] = {name: found["mean_ci"] for name, found in means.items()}
         if s["trees"]:
             result |= {"nodes_mean": s["nodes"] / s["trees"], "leaves_mean": s["leaves"] / s["trees"]}
         return result | {name: s[name] for name in ("root_only", "truth_errors") if s[name]}
@@ -85,7 +108,7 @@ class HierarchyStage:
 
     Attributes:
         options: the settings.
-        resolved: what the backbone's name resolved to, and under ``labels`` what the labels of a truth stand for.
+        resolved: what the backbone's name resolved to, and under ``truth`` how that is read, see `truth_of`.
         kept: the plan's further columns.
         recorded: the settings in ``stage.json``, if limits other than those are in force.
     """
@@ -99,7 +122,10 @@ class HierarchyStage:
     @property
     def settings(self) -> dict[str, Any]:
         """The result settings as plain JSON values."""
-        return self.options.values_of("result") if self.recorded is None else self.recorded
+        if self.recorded is not None:
+            return self.recorded
+        fields, values = HierarchySettings.model_fields, self.options.values_of("result")
+        return {name: value for name, value in values.items() if extra(fields[name])["group"] not in LATER_GROUPS}
 
     @cached_property
     def schema(self) -> pa.Schema:
@@ -109,7 +135,7 @@ class HierarchyStage:
     @cached_property
     def fold(self) -> HierarchyFold:
         """Merges scores and counts."""
-        return HierarchyFold(scores_of(self.resolved["labels"]))
+        return HierarchyFold(scores_of(self.resolved["truth"]))
 
     def make_worker(self, beat: Callable[[], None]) -> HierarchyWorker:
         """Load the backbone and be ready for shards."""
@@ -118,37 +144,60 @@ class HierarchyStage:
         return HierarchyWorker(self, beat)
 
 
-def labels_of(options: HierarchySettings) -> dict[str, Any]:
-    """What the labels of a truth stand for, as plain JSON values; each for itself where no hierarchy is named.
+def truth_of(options: HierarchySettings, source: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """How the truth is read, as plain JSON values.
+
+    ``kind`` is ``labels``, ``object``, ``partitions`` or ``boxes``, of which the last are not scored; ``ignore`` holds
+    the labels that do not count. For labels and objects there is besides what they stand for: ``title``, ``names``,
+    ``parent``, ``region_of_label`` and ``background`` of a `simsam_batch.catalog.datasets.hierarchies.LabelHierarchy`.
+
+    Args:
+        options: the settings.
+        source: of the plan, which knows what the truth is; None before there is one.
 
     Raises:
-        SettingsError: there is no such hierarchy, or its file is not as it should be.
+        SettingsError: there is no such hierarchy, its file is not as it should be, or the truth is none of labels.
     """
-    ignore = () if options.ignore_label < 0 else (options.ignore_label,)
-    if options.label_hierarchy is None:
-        found = flat_hierarchy("labels", [str(label) for label in range(_UNNAMED_LABELS)], ignore=ignore)
+    facts, kind = (None, None) if source is None else (facts_of(source), truth_kind(source))
+    ignore = set() if options.ignore_label < 0 else {options.ignore_label}
+    if facts is not None and facts.ignore_label is not None:
+        ignore.add(facts.ignore_label)
+    if kind in ("partitions", "boxes"):
+        if options.label_hierarchy is not None:
+            raise SettingsError(f"label_hierarchy: the truth is one of {kind}, which have no labels; leave it out")
+        return {"kind": kind, "ignore": sorted(ignore)}
+    named = options.label_hierarchy or (facts.label_hierarchy if facts is not None else None)
+    if kind == "object":
+        found = flat_hierarchy("object masks", ["background", "object"], background=(0,))
+    elif named is not None:
+        found = label_hierarchy(named)
     else:
-        found = label_hierarchy(options.label_hierarchy)
-    labels = _as_json(found, {*found.ignore, *ignore})
+        classes = facts.classes if facts is not None else ()
+        found = flat_hierarchy("labels", classes or [str(label) for label in range(_UNNAMED_LABELS)], ignore=ignore)
+    truth = {"kind": "object" if kind == "object" else "labels"} | _as_json(found, {*found.ignore, *ignore})
     try:
-        scores_of(labels)
+        scores_of(truth)
     except ValueError as error:
         raise SettingsError(f"label_hierarchy: {error}") from error
-    return labels
+    return truth
 
 
-def scores_of(labels: dict[str, Any]) -> CoveringScores:
-    """The scores of a set whose labels stand for what `labels_of` says.
+def scores_of(truth: dict[str, Any]) -> TreeScores | None:
+    """The scores of a set whose truth is what `truth_of` says; None where it cannot be scored.
 
     Raises:
-        ValueError: they cannot be scored, being too far apart.
+        ValueError: the labels cannot be scored, being too far apart.
     """
+    if truth["kind"] == "boxes":
+        return None
+    if truth["kind"] == "partitions":
+        return PartitionScores(truth["ignore"])
     return CoveringScores(
-        labels["names"],
-        labels["parent"],
-        {int(label): region for label, region in labels["region_of_label"].items()},
-        background=labels["background"],
-        ignore=labels["ignore"],
+        truth["names"],
+        truth["parent"],
+        {int(label): region for label, region in truth["region_of_label"].items()},
+        background=truth["background"],
+        ignore=truth["ignore"],
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from simsam_batch.catalog import center_crops, facts_of, truth_kind
 from simsam_batch.config import SemanticSettings, extra
 from simsam_batch.errors import SettingsError
 from simsam_batch.runs.schema import ROW_FIELDS
@@ -18,7 +19,6 @@ from simsam_batch.stages.segment import spread_of
 from simsam_batch.storage import Folder, ObjectNotFound, read_url, redact
 
 if TYPE_CHECKING:
-    from simsam_batch.catalog.facts import DatasetFacts
     from simsam_batch.stages.clusters import FittedClusters
     from simsam_batch.stages.semantic_worker import SemanticWorker
 
@@ -135,16 +135,21 @@ def resolved_of(regions: str, fitted: FittedClusters, truth: dict[str, Any] | No
     return {"regions": regions, "codebooks": files, "truth": truth, "fit": fitted.facts}
 
 
-def truth_of(options: SemanticSettings, facts: DatasetFacts | None, *, center_crop: bool) -> dict[str, Any] | None:
+def truth_of(options: SemanticSettings, source: Mapping[str, Any]) -> dict[str, Any] | None:
     """How the truth is to be read, or None if it is not one of class ids.
 
     Keys are ``classes`` (names by id, None where nobody has named them, see `names_of`), ``ignore_label``, ``protocol``
     and ``center_crop``. A dataset by name knows all of it; otherwise the settings say it.
 
+    Args:
+        options: the settings.
+        source: of the plan.
+
     Raises:
         SettingsError: the file of class names cannot be read.
     """
-    if facts is not None and facts.kind != "semantic":
+    facts = facts_of(source)
+    if truth_kind(source) not in (None, "semantic"):
         return None
     ignore = None if options.ignore_label < 0 else options.ignore_label
     classes: tuple[str, ...] | None = None
@@ -155,7 +160,7 @@ def truth_of(options: SemanticSettings, facts: DatasetFacts | None, *, center_cr
     if options.class_names is not None:
         classes = read_class_names(options.class_names)
     named = None if classes is None else list(classes)
-    return {"classes": named, "ignore_label": ignore, "protocol": protocol, "center_crop": center_crop}
+    return {"classes": named, "ignore_label": ignore, "protocol": protocol, "center_crop": center_crops(source)}
 
 
 def names_of(classes: Sequence[str] | None) -> tuple[str, ...]:

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simsam_batch.scores.covering import CoveringScores, PartitionScores
+from simsam_batch.scores.covering import CoveringScores
 from simsam_batch.scores.nodes import TreeNodes, best_nodes
+from simsam_batch.scores.partitions import PartitionScores
 
 NAMES = ("background", "animal", "animal/head", "animal/body", "car", "car/wheel", "car/chassis")
 PARENT = (-1, -1, 1, 1, -1, 4, 4)

@@ -2,64 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from tree_runs import SETTINGS, command, result_of, rows_of
 
 from simsam_batch.cli import run
-
-SETTINGS = ["--backbone", "descriptors", "--resize", "native", "--superpixels", "12", "--shard-size", "2"]
-COLOURS = [(200, 40, 40), (40, 170, 60), (50, 60, 200)]
-PLACES = [(16, 16), (16, 128), (128, 16), (128, 128)]
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six pictures of three squares on grey noise in ``images/``; their labels 1 to 3 on 0 in ``truth/``."""
-    root = tmp_path_factory.mktemp("photographs")
-    for folder in ("images", "truth"):
-        (root / folder).mkdir()
-    for i in range(6):
-        rng = np.random.default_rng(i)
-        pixels = rng.integers(90, 140, (240, 240, 3)).astype(np.uint8)
-        truth = np.zeros((240, 240), np.uint8)
-        for number, place in enumerate(rng.permutation(4)[:3]):
-            top, left = PLACES[place]
-            square = slice(top, top + 96), slice(left, left + 96)
-            pixels[square], truth[square] = COLOURS[number], number + 1
-        Image.fromarray(pixels).save(root / "images" / f"{i}.png")
-        Image.fromarray(truth).save(root / "truth" / f"{i}.png")
-    return root
-
-
-def command(pictures: Path, out: Path, *more: str) -> list[str]:
-    base = [sys.executable, "-m", "simsam_batch", "hierarchy", f"{pictures}/images", str(out)]
-    return [*base, "--truth", f"{pictures}/truth", *SETTINGS, *more]
-
-
-@pytest.fixture(scope="module")
-def finished(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """OUT of an undisturbed run on one local worker."""
-    out = tmp_path_factory.mktemp("finished") / "out"
-    assert run(command(pictures, out, "--workers", "1")[3:]) == 0
-    return out
-
-
-def result_of(out: Path) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads((out / "results" / "hierarchy.json").read_text())
-    return result
-
-
-def rows_of(out: Path) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = pq.read_table(out / "results" / "hierarchy").to_pylist()
-    return rows
 
 
 def test_children_tile_their_parent_and_every_patch_has_a_superpixel(finished: Path) -> None:
