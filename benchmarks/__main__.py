@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from benchmarks import bookkeeping, clustering, eigen, head, memory, pipeline, table
+from benchmarks import bookkeeping, clustering, eigen, head, hierarchy, memory, pipeline, table
 from benchmarks.measure import Row, Setup, machine
 
 GROUPS = {"head": head.rows, "eigen": eigen.rows, "pipeline": pipeline.rows, "memory": memory.rows}
-LONG = {"clustering": clustering.rows, "bookkeeping": bookkeeping.rows}
-"""Groups that are measured only when asked for: minutes on a million rows or more."""
+LONG = {"clustering": clustering.rows, "bookkeeping": bookkeeping.rows, "hierarchy": hierarchy.rows}
+"""Groups that are measured only when asked for: minutes on a million rows or more, or by a slow peer."""
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -29,7 +29,7 @@ def main() -> int:
         choices=[*GROUPS, *LONG],
         nargs="+",
         default=list(GROUPS),
-        help="groups of rows; clustering and bookkeeping take minutes",
+        help="groups of rows; clustering, bookkeeping and hierarchy take minutes",
     )
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, to see that everything runs")
     parser.add_argument("--json", type=Path, help="where to write; without it results/DEVICE.json, and --smoke nothing")

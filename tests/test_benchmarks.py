@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -65,6 +66,54 @@ def test_bookkeeping_is_measured_when_asked_for(tmp_path: Path) -> None:
         },
         abs=1,
     )
+
+
+def test_trees_are_measured_against_the_published_calls_when_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "smoke.json"
+    done = run("--smoke", "--only", "hierarchy", "--json", str(path))
+    assert done.returncode == 0, done.stderr
+    time, quality, memory = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    seconds = time["details"]
+    assert len(time["samples"]) == 2
+    for i, ratio in enumerate(time["samples"]):
+        assert ratio == pytest.approx(seconds["theirs_seconds"][i] / seconds["ours_seconds"][i])
+        parts = seconds["superpixels_seconds"][i] + seconds["tree_seconds"][i]
+        assert parts == pytest.approx(seconds["ours_seconds"][i])
+    assert time["target"] == ">= 10"
+    ours, theirs = quality["details"]["ours"], quality["details"]["peer"]
+    # Twelve superpixels of planted regions: most of each region lies in one node.
+    assert all(0.4 < value <= 1 for value in [*ours, *theirs])
+    assert quality["ratio"] == pytest.approx((sum(theirs) - sum(ours)) / 2)
+    assert quality["target"] == "<= 0.01"
+    assert memory["details"]["ours"]["before"] > 0
+    assert memory["details"]["peer"]["above"] >= 0
+
+
+def test_both_sides_of_the_hierarchy_are_scored_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks import hierarchy
+    from benchmarks.hierarchy_upstream import Node
+    from simsam_batch.scores.nodes import TreeNodes
+
+    # Leaves 0 1 2 3, ((0, 1), (2, 3)), on patches of four pixels. Best nodes of the regions 1 to 4 of the first
+    # partition: 4/5, 3/4, 1/2 and 1/2, and of region 0 one of IoU 1; the second has the pair 0, 1 alone and the rest.
+    leaves = np.array([[0, 0, 0, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]])
+    fine = np.array([[1, 1, 2, 2], [1, 1, 2, 2], [0, 0, 3, 4], [0, 0, 3, 4]])
+    coarse = np.array([[7, 7, 7, 7], [7, 7, 7, 7], [9, 9, 9, 9], [9, 9, 9, 9]], dtype=np.uint16)
+    partitions = [fine.repeat(2, axis=0).repeat(2, axis=1), coarse]
+    expected = ((1 + 4 / 5 + 3 / 4 + 1 / 2 + 1 / 2) / 5 + 1) / 2
+    tree = TreeNodes(
+        *np.array([[-1, 0, 1, 1, 0, 4, 4], [0, 0, 0, 1, 2, 2, 3], [4, 2, 1, 2, 4, 3, 4], [0, 1, 2, 2, 1, 2, 2]])
+    )
+    assert hierarchy.covering(leaves.ravel(), tree, partitions) == pytest.approx(expected)
+    # The same tree as the port has it, over superpixels numbered otherwise: 0 is 2, 1 is 0, 2 is 3 and 3 is 1.
+    members = np.array([2, 0, 3, 1])
+    pairs = [Node(np.sort(members[at]), children=[Node(members[[i]]) for i in at]) for at in ([0, 1], [2, 3])]
+    root = Node(np.arange(4), children=pairs)
+    found = hierarchy.nodes_of_theirs(members[leaves].ravel(), root)
+    assert found[0].tolist() == leaves.ravel().tolist()
+    assert found[1].parent.tolist() == [-1, 0, 1, 1, 0, 4, 4]
+    assert hierarchy.covering(*found, partitions) == pytest.approx(expected)
 
 
 def test_every_solver_meets_the_residual_it_is_compared_at(smoke: dict[str, Any]) -> None:
