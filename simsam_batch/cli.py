@@ -396,12 +396,61 @@ def _score_command() -> click.Command:
     )
 
 
+def _export(out: str, *, to: str, format: str, stage: str | None, limit: int | None, debug: bool) -> int:  # noqa: A002
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from simsam_batch import operations
+    from simsam_batch.storage import redact
+
+    del debug
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("images", total=None)
+        done = operations.export(
+            out,
+            to,
+            format=format,
+            stage=stage,
+            limit=limit,
+            on_image=lambda count, total: bar.update(task, completed=count, total=total),
+        )
+    click.echo(f"{done['images']:,} images of the stage {done['stage']} in {redact(to)}")
+    return 0
+
+
+def _export_command() -> click.Command:
+    from simsam_batch.report.exports.formats import FORMATS
+
+    formats = "".join(f"\n  {name:<10}{each.about}" for name, each in FORMATS.items())
+    return click.Command(
+        "export",
+        callback=_export,
+        params=[
+            click.Argument(["out"]),
+            click.Option(
+                ["--to"], metavar="PATH", required=True, help="folder for the files: a path or any fsspec URL"
+            ),
+            click.Option(["--format"], type=click.Choice(list(FORMATS)), required=True, help="see above"),
+            click.Option(["--stage"], metavar="NAME", help="of the run  [the first that the format can be made of]"),
+            click.Option(["--limit"], type=click.IntRange(1), metavar="N", help="only the first N images"),
+            click.Option(["--debug"], is_flag=True, help="show the traceback of an error"),
+        ],
+        help="Hand the results of a run on in a format that others read, or as pictures to look at.\n\n"
+        f"\b\nFormats:{formats}\n\n"
+        "Of a run in progress the images committed so far are written. PATH must be empty, or hold an earlier export "
+        "of the same content, which is written again. Exit codes: 0 done; 1 could not run; 130 interrupted (run the "
+        "same command again).",
+    )
+
+
 class _Commands(click.Group):
     """Builds a command only when it is asked for, so that ``simsam --help`` imports nothing heavy."""
 
     summaries: ClassVar[dict[str, tuple[Callable[[], click.Command], str]]] = {
         "demo": (_demo_command, "Segment photographs that ship with scikit-image; needs no download."),
         "doctor": (_doctor_command, "Try out what a run needs on this machine."),
+        "export": (_export_command, "Hand the results of a run on as files that others read, or as pictures."),
         "hierarchy": (_hierarchy_command, "Split every image into a tree of regions."),
         "retry": (_retry_command, "Try the failed images of a run again."),
         "score": (_score_command, "Compare a finished run, or masks of any tool, with truth."),

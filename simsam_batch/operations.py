@@ -269,3 +269,38 @@ def score(predictions: str, options: ScoreOptions, report: Reporter, json_file: 
         name = f"results/score-{result['stage']}-{result['metrics']['protocol']}.json"
         Folder(predictions).replace(name, to_json(result, name))
     return result
+
+
+def export(
+    out: str,
+    to: str,
+    *,
+    format: str,  # noqa: A002  what users and the command line call it
+    stage: str | None = None,
+    limit: int | None = None,
+    on_image: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Hand the results of a run on in a format that others read, or that people look at; the run may be going on.
+
+    Args:
+        out: folder of the run.
+        to: folder for the files, as a path or any fsspec URL: empty, or with an earlier export of the same content.
+        format: a name in `simsam_batch.report.exports.formats.FORMATS`.
+        stage: whose rows; None: the first stage of the run that the format can be made of.
+        limit: only so many images, the first ones.
+        on_image: called with how many of how many images are done.
+
+    Returns:
+        What ``export.json`` in ``to`` holds: ``format``, ``stage``, ``plan``, ``content_digest``, ``images``.
+
+    Raises:
+        SettingsError: no run in OUT, no such stage or format, nothing committed yet, or ``to`` holds something else.
+        RunError: the run is damaged.
+        StorageError: the storage did not answer.
+    """
+    from simsam_batch.report.exports.formats import rows_for, write_export
+
+    folder = Folder(absolute_url(out))
+    existing_plan(folder)
+    rows = rows_for(folder, begun_stages(folder), format, stage)
+    return write_export(rows, Folder(absolute_url(to)), format, limit, on_image)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from simsam_batch import images
-from simsam_batch.errors import ImageError, SettingsError
+from simsam_batch.errors import SettingsError
 from simsam_batch.report.drawing import (
     EMPTY,
     FAULT,
@@ -28,6 +28,7 @@ from simsam_batch.report.drawing import (
     write,
     write_lines,
 )
+from simsam_batch.report.photographs import limits_of, photograph, working_size
 from simsam_batch.storage import Folder
 
 if TYPE_CHECKING:
@@ -114,29 +115,24 @@ class _Entry:
 
 
 def _load(rows: StageRows, plan: Plan | None, number: int, row: dict[str, Any]) -> _Entry:
-    about = rows.settings
-    names = ("max_bytes", "max_pixels", "decode_seconds")
-    limits = images.ImageLimits(**{key: about[key] for key in names if key in about})
-    rgb = truth = vectors = None
+    truth = vectors = None
     covered = (1.0, 1.0)
-    try:
-        rgb = images.decode(images.fetch(row["uri"], limits), limits).rgb
-    except ImageError:
-        if row["status"] == "ok":
-            row["error"] = "the image cannot be read any more"
+    photo = photograph(row["uri"], rows.settings)
+    if photo is None and row["status"] == "ok":
+        row["error"] = "the image cannot be read any more"
     if row["status"] == "ok":
         size = row["height"], row["width"]
         if plan is not None:
             record = plan.shard(number // plan.shard_size).records.slice(number % plan.shard_size, 1).to_pylist()[0]
             if record["truth_uri"] is not None and row["truth_error"] is None:
-                truth = _truth(record["truth_uri"], limits, size, row)
-        working = images.working_size(size, images.parse_resize(about["resize"])) if "resize" in about else size
+                truth = _truth(record["truth_uri"], limits_of(rows.settings), size, row)
+        working = working_size(row, rows.settings)
         covered = (
             min(1.0, row["grid_h"] * row["patch"] / working[0]),
             min(1.0, row["grid_w"] * row["patch"] / working[1]),
         )
         vectors = _eigenvectors(rows, row)
-    return _Entry(row, rgb, truth, vectors, covered)
+    return _Entry(row, None if photo is None else photo.rgb, truth, vectors, covered)
 
 
 def _truth(

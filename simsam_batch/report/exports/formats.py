@@ -1,0 +1,144 @@
+"""Which formats there are, which stage each can be made of, and the folder that an export goes to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from simsam_batch.errors import SettingsError
+from simsam_batch.report.exports.json_lines import write_json
+from simsam_batch.report.exports.pictures import write_pictures
+from simsam_batch.report.exports.trees import NEEDED as TREES
+from simsam_batch.runs.reading import StageRows
+from simsam_batch.runs.records import from_json, to_json
+from simsam_batch.runs.schema import SCHEMA_VERSION
+from simsam_batch.storage import Folder
+
+RECORD = "export.json"
+"""The file by which an export is known again."""
+
+_SAME = ("format", "stage", "plan", "content_digest")
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One format.
+
+    Attributes:
+        about: what it is, for people.
+        needs: columns that a stage must have to be handed on so.
+        write: given the rows, the folder, how many of the first rows, and what to call after each.
+    """
+
+    about: str
+    needs: frozenset[str]
+    write: Callable[[StageRows, Folder, int, Callable[[], None]], None]
+
+
+FORMATS = {
+    "json": Format("region trees as JSON Lines, nodes nested, masks in COCO's run-length encoding", TREES, write_json),
+    "pictures": Format("region trees as one PNG for each image, to look at", TREES, write_pictures),
+}
+
+
+def rows_for(out: Folder, stages: Sequence[str], chosen: str, stage: str | None) -> StageRows:
+    """The rows that a format is made of.
+
+    Args:
+        out: the run's folder.
+        stages: those it has begun.
+        chosen: name of the format.
+        stage: one of the stages; None for the first that the format can be made of.
+
+    Raises:
+        SettingsError: no such format or stage, or one cannot be made of the other.
+    """
+    if chosen not in FORMATS:
+        raise SettingsError(f"format: {chosen!r} is not allowed; it is {' | '.join(FORMATS)}")
+    has = f"it has {', '.join(stages)}" if stages else "none has begun"
+    if stage is not None and stage not in stages:
+        raise SettingsError(f"stage: {out.url} has no stage {stage!r}; {has}")
+    needs = FORMATS[chosen].needs
+    for name in stages if stage is None else [stage]:
+        rows = StageRows(out, name)
+        if needs <= set(rows.schema.names):
+            return rows
+    made = f"is made of the columns {', '.join(sorted(needs))}"
+    if stage is not None:
+        fitting = " | ".join(name for name, each in FORMATS.items() if each.needs <= set(rows.schema.names))
+        instead = f"another --format: {fitting}" if fitting else "another --stage"
+        raise SettingsError(f"format: {chosen} {made}, which the stage {stage} has not. To mend it: {instead}")
+    raise SettingsError(f"format: {chosen} {made}, which no stage of {out.url} has; {has}")
+
+
+def write_export(
+    rows: StageRows, to: Folder, chosen: str, limit: int | None, on_image: Callable[[int, int], None] | None
+) -> dict[str, Any]:
+    """Write rows in a format, and beside them `RECORD`, which is ``complete`` once all is there.
+
+    Args:
+        rows: from `rows_for`.
+        to: an empty folder, or one that holds an earlier export of the same rows in the same format, which is
+            overwritten.
+        chosen: name of the format.
+        limit: only so many images, the first ones; None for all.
+        on_image: called with how many of how many images are done.
+
+    Returns:
+        What `RECORD` holds.
+
+    Raises:
+        SettingsError: nothing to export, or ``to`` holds something else.
+        StorageError: the storage did not answer.
+    """
+    if limit is not None and limit < 1:
+        raise SettingsError(f"limit: {limit} is not allowed; it is a whole number, at least 1")
+    images = min(len(rows), limit or len(rows))
+    if not images:
+        raise SettingsError(
+            f"{rows.out.url}: no image of the stage {rows.stage} is committed yet. To mend it: try again later"
+        )
+    record = {
+        "schema_version": SCHEMA_VERSION,
+        "format": chosen,
+        "stage": rows.stage,
+        "plan": rows.plan,
+        "content_digest": rows.content_digest,
+        "images": images,
+    }
+    _check_place(to, rows.out, record)
+    to.replace(RECORD, to_json(record | {"complete": False}, RECORD))
+    done = 0
+
+    def count() -> None:
+        nonlocal done
+        done += 1
+        if on_image is not None:
+            on_image(done, images)
+
+    FORMATS[chosen].write(rows, to, images, count)
+    record["complete"] = True
+    to.replace(RECORD, to_json(record, RECORD))
+    return record
+
+
+def _check_place(to: Folder, out: Folder, record: dict[str, Any]) -> None:
+    if f"{to.url}/".startswith(f"{out.url}/"):
+        raise SettingsError(f"to: {to.url} lies in the run itself. To mend it: name a folder outside of {out.url}")
+    entries = to.entries()
+    if not entries:
+        return
+    if RECORD not in entries:
+        raise SettingsError(f"to: {to.url} is not empty. To mend it: name a new folder")
+    earlier = from_json(to.read(RECORD), f"{to.url}/{RECORD}", *_SAME, "images")
+    other = [name for name in _SAME if earlier[name] != record[name]]
+    if other:
+        raise SettingsError(
+            f"to: {to.url} holds an export of something else ({', '.join(other)} differ). To mend it: name a new folder"
+        )
+    if earlier["images"] > record["images"]:
+        raise SettingsError(
+            f"to: {to.url} holds an export of {earlier['images']} images, of which {record['images']} would be written "
+            "again. To mend it: name a new folder"
+        )

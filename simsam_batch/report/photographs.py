@@ -1,0 +1,34 @@
+"""The photographs that a run's rows are of, read again to be shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from simsam_batch import images
+from simsam_batch.errors import ImageError
+
+
+def limits_of(settings: Mapping[str, Any]) -> images.ImageLimits:
+    """The limits on an image that a stage's settings name; else those by default."""
+    names = ("max_bytes", "max_pixels", "decode_seconds")
+    return images.ImageLimits(**{name: settings[name] for name in names if name in settings})
+
+
+def photograph(uri: str, settings: Mapping[str, Any]) -> images.Decoded | None:
+    """The image as its file is now; None if it can no longer be read.
+
+    Raises:
+        StorageError: the storage did not answer.
+    """
+    limits = limits_of(settings)
+    try:
+        return images.decode(images.fetch(uri, limits), limits)
+    except ImageError:
+        return None
+
+
+def working_size(row: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[int, int]:
+    """(height, width) at which the image of a row was computed, before the cut to whole patches."""
+    size = row["height"], row["width"]
+    return images.working_size(size, images.parse_resize(settings["resize"])) if "resize" in settings else size
