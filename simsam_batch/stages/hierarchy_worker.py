@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -32,12 +31,11 @@ from simsam_batch.spectral import affinity
 from simsam_batch.stages.decomposition import normalized
 from simsam_batch.stages.hierarchy import HierarchyStage, TreeScores
 from simsam_batch.stages.image_worker import ImageWorker, Item, Loaded, Results, finite_or_none
-from simsam_batch.stages.refinement import Refiner
+from simsam_batch.stages.refinement import Refiner, refining_processes
 from simsam_batch.storage import redact
 
 _ANY_LABEL = 2**31
 _BESIDE_THE_TREE = ("ncut", "gap", "perturbation", "mean_ncut")
-_REFINERS_BESIDE_A_GPU = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +70,12 @@ class HierarchyWorker(ImageWorker[Trees]):
         self._truth = stage.resolved["truth"]
         self._over, self._rules = _over_clustering(stage.options), _rules(stage.options)
         self._baselines = stage.options.baselines and self._scores is not None
-        self._refiner = None if stage.options.refine == "none" else Refiner(self._refining_processes())
+        self._refiner = (
+            None
+            if stage.options.refine == "none"
+            else Refiner(refining_processes(stage.options.refine_processes, self.device.type))
+        )
         self.may_wait = self._refiner.may_wait if self._refiner else 0
-
-    def _refining_processes(self) -> int:
-        if self._options.refine_processes or self.device.type == "cpu":
-            return self._options.refine_processes
-        return min(_REFINERS_BESIDE_A_GPU, len(os.sched_getaffinity(0)))
 
     def picture(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
         """What refinement looks at."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,20 @@ from simsam_batch.regions.leaf_refinement import LeafEvidence, refine_leaves
 from simsam_batch.regions.refine import refine
 
 _MAPS_FOR_EACH = 2
+_BESIDE_A_GPU = 8
+
+
+def refining_processes(asked: int, device: str) -> int:
+    """How many processes of one worker refine: as many as asked for, or what keeps the worker busy.
+
+    Args:
+        asked: 0 for what is right.
+        device: type of the worker's device. Beside ``cpu`` there is nothing to keep busy: workers are as many as the
+            cores already.
+    """
+    if asked or device == "cpu":
+        return asked
+    return min(_BESIDE_A_GPU, len(os.sched_getaffinity(0)))
 
 
 class Refiner:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,11 +18,9 @@ from simsam_batch.regions.run_lengths import run_lengths
 from simsam_batch.scores import overlap
 from simsam_batch.stages.image_worker import ImageWorker, Item, Loaded, Results, finite_or_none, image_seed
 from simsam_batch.stages.label_maps import segments_of
-from simsam_batch.stages.refinement import Refiner
+from simsam_batch.stages.refinement import Refiner, refining_processes
 from simsam_batch.stages.segment import SegmentStage
 from simsam_batch.stages.segmentation import Segmented, segment_batch
-
-_REFINERS_BESIDE_A_GPU = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +53,12 @@ class SegmentWorker(ImageWorker[Segmented]):
         super().__init__(stage, beat)
         self._options, self._scores = stage.options, stage.fold.scores
         self._object_truth, self._center_crop = stage.object_truth, stage.center_crop
-        self._refiner = Refiner(self._refining_processes()) if stage.options.refine != "none" else None
+        self._refiner = (
+            Refiner(refining_processes(stage.options.refine_processes, self.device.type))
+            if stage.options.refine != "none"
+            else None
+        )
         self.may_wait = self._refiner.may_wait if self._refiner else 0
-
-    def _refining_processes(self) -> int:
-        if self._options.refine_processes or self.device.type == "cpu":
-            # Beside a CPU there is nothing to keep busy: workers are as many as the cores already.
-            return self._options.refine_processes
-        return min(_REFINERS_BESIDE_A_GPU, len(os.sched_getaffinity(0)))
 
     def picture(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
         """What refinement looks at."""
