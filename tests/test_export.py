@@ -216,6 +216,19 @@ def test_nodes_carry_the_labels_of_the_run_where_it_has_some(copied: Path, tmp_p
     assert sizes[1][1] > sizes[0][1]
 
 
+def test_labels_that_the_run_gave_its_nodes_are_theirs(pictures: Path, tmp_path: Path) -> None:
+    out = grown(pictures, tmp_path / "out", "--clusters", "3")
+    found = exported(out, tmp_path / "to")
+    for image, row in zip(found, rows_of(out, "labels"), strict=True):
+        labels = None if "tree" not in image else [node["label"] for node in flat(image["tree"])]
+        assert labels == row["labels"]
+    assert {node["label"] for node in flat(found[0]["tree"])} <= {0, 1, 2, 3}
+    # before the labels are published too
+    shutil.rmtree(out / "results/labels")
+    (out / "results/labels.json").unlink()
+    assert exported(out, tmp_path / "again") == found
+
+
 def test_labels_of_other_trees_are_refused(copied: Path, tmp_path: Path) -> None:
     with_labels(copied, [[1, 2], [1], [1], None, [1]])
     with pytest.raises(RunError, match=r"the stage labels has 2 labels for the \d+ nodes of '0\.png'"):

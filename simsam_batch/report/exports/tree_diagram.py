@@ -115,12 +115,14 @@ def draw_diagram(
     areas = (before[tree.end] - before[:-1]).tolist()
     for scale in _SCALES:
         place = _Places.of(photo, scale, captions=1 if labels is None else 2)
-        columns, rows = (size[0] + _ASIDE) // place.pitch[0], (size[1] + _FORK) // place.pitch[1]
+        columns, rows = (size[0] + _ASIDE) // place.pitch[0], (size[1] + _FORK - _CAPTION) // place.pitch[1]
         layout = laid_out(tree, areas, max(1, columns), max(1, rows))
         if not layout.more:
             break
     depths = [tree.nodes[node]["depth"] + (node in layout.beside) for node in layout.column]
-    strip = Image.new("RGB", (layout.columns * place.pitch[0] - _ASIDE, (max(depths) + 1) * place.pitch[1]), "white")
+    # no lines go down from the last row, but it may be said that nodes are left out below
+    height = (max(depths) + 1) * place.pitch[1] - _FORK + _CAPTION
+    strip = Image.new("RGB", (layout.columns * place.pitch[0] - _ASIDE, height), "white")
     draw = ImageDraw.Draw(strip)
     for node, column in layout.column.items():
         left, top = place.corner(column, tree.nodes[node]["depth"])
@@ -221,7 +223,7 @@ def _cut_out(photo: Image.Image, region: NDArray[np.bool_], size: tuple[int, int
     crop = photo.crop(box)
     scale = min(size[0] / crop.width, size[1] / crop.height)
     fitted = max(1, round(crop.width * scale)), max(1, round(crop.height * scale))
-    shown = crop.resize(fitted, Image.Resampling.LANCZOS)
+    shown = crop.resize(fitted, Image.Resampling.LANCZOS, reducing_gap=2.0)
     if color is not None:
         inside = Image.fromarray(region).crop(box).resize(fitted, Image.Resampling.NEAREST)
         pale = Image.blend(shown.convert("L").convert("RGB"), Image.new("RGB", fitted, "white"), 0.65)

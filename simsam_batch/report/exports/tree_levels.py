@@ -13,7 +13,7 @@ from simsam_batch.report.drawing import GAP, LINE, TEXT, Color, write
 from simsam_batch.report.exports.trees import RegionTree
 
 MOST_TILES = 12
-_MOST_ABREAST, _NARROWEST, _HIGHEST_TILE, _LARGEST_TILE, _HIGHEST = 6, 120, 500, 165_000, 1120
+_MOST_ABREAST, _NARROWEST, _HIGHEST_TILE, _LARGEST_TILE, _HIGHEST = 6, 160, 500, 165_000, 1120
 _BELOW = LINE + GAP + 6
 _BORDER = np.array([255, 255, 255], dtype=np.uint8)
 _COLOR_SHARE = 0.62
@@ -44,7 +44,7 @@ def draw_levels(
     pitch = max(tile[0], _NARROWEST) + GAP, tile[1] + _BELOW
     strip = Image.new("RGB", (abreast * pitch[0] - GAP, -(-tiles // abreast) * pitch[1]), "white")
     draw = ImageDraw.Draw(strip)
-    shown = photo.resize(tile, Image.Resampling.LANCZOS)
+    shown = photo.resize(tile, Image.Resampling.LANCZOS, reducing_gap=2.0)
     # the owner at the centre of every pixel of the tile
     down, across = (
         (2 * np.arange(small) + 1) * large // (2 * small) for small, large in zip(tile[::-1], owners.shape, strict=True)
