@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from simsam_batch.config import PRESETS, SegmentSettings, read_yaml, resolve
+from simsam_batch.config import PRESETS, HierarchySettings, SegmentSettings, presets_of, read_yaml, resolve
 from simsam_batch.errors import SettingsError
 
 
@@ -59,9 +59,16 @@ def test_combinations_that_make_no_sense_are_refused() -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_is_a_valid_set_of_settings(preset: str) -> None:
-    settings = resolve(SegmentSettings, {"preset": preset})
+    models = (SegmentSettings, HierarchySettings)
+    (model,) = (each for each in models if preset in presets_of(each))
+    settings = resolve(model, {"preset": preset})
     assert settings.outlier_ratio == 0, "no published method leaves tokens out"
     assert settings.precision == "fp32"
+
+
+def test_a_preset_of_another_command_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"preset: 'dsm' is not one of hierarchy-paper \| hierarchy-code"):
+        resolve(HierarchySettings, {"preset": "dsm"})
 
 
 def test_an_unknown_preset_is_refused() -> None:

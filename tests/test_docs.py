@@ -17,10 +17,11 @@ import yaml
 from PIL import Image
 
 from simsam_batch import __version__, cli
-from simsam_batch.config import PRESETS, HierarchySettings, SegmentSettings, SemanticSettings
+from simsam_batch.config import HierarchySettings, SegmentSettings, SemanticSettings, presets_of
 from simsam_batch.runs.publish import ARRAY_FIELDS
 from simsam_batch.runs.schema import ROW_FIELDS
 from simsam_batch.stages.hierarchy import HIERARCHY_FIELDS
+from simsam_batch.stages.node_labels import LABELS_FIELDS
 from simsam_batch.stages.regions import REGIONS_FIELDS
 from simsam_batch.stages.segment import SEGMENT_FIELDS
 from simsam_batch.stages.semantic import SEMANTIC_FIELDS
@@ -106,6 +107,7 @@ def parsed(labelled: Path) -> Path:
     home = labelled.parent
     arguments = ["hierarchy", str(home / "photos"), str(home / "trees"), "--truth", str(home / "ids"), "--quiet"]
     arguments += ["--backbone", "descriptors", "--resize", "native", "--superpixels", "8", "--workers", "1"]
+    arguments += ["--baselines", "--clusters", "2"]
     assert cli.run(arguments) == cli.EXIT_TOO_MANY_FAILED
     return home / "trees"
 
@@ -200,7 +202,8 @@ def test_the_readmes_defaults_are_the_real_ones() -> None:
             default = SegmentSettings.model_fields[flag.replace("-", "_")].default
             assert value == ("" if default is None else str(default)), flag
     presets = next(row[2] for row in table(README, "flag") if row[0] == "--preset")
-    assert re.findall(r"[a-z][a-z-]+", presets) == list(PRESETS)
+    assert re.findall(r"[a-z][a-z-]+", presets) == presets_of(SegmentSettings)
+    assert all(name in README for name in presets_of(HierarchySettings))
 
 
 def test_the_vocabulary_is_complete() -> None:
@@ -243,6 +246,19 @@ def test_every_column_and_metric_of_trees_is_described(parsed: Path) -> None:
     assert described == [(field.name, str(field.type)) for field in [*ROW_FIELDS, *HIERARCHY_FIELDS, *ARRAY_FIELDS]]
     result = json.loads((parsed / "results" / "hierarchy.json").read_text())
     assert {name for name, _, _ in table(OUTPUT, "metric of trees")} == set(result["metrics"])
+    assert all(
+        name in ("grid", "kmeans", "kmeans_all") or name.startswith("kmeans_")
+        for name in result["metrics"]["baselines"]
+    )
+
+
+def test_every_column_and_metric_of_the_labels_of_nodes_is_described(parsed: Path) -> None:
+    described = [(name, kind) for name, kind, _ in table(OUTPUT, "column of labels")]
+    assert described == [(field.name, str(field.type)) for field in [*ROW_FIELDS, *LABELS_FIELDS, *ARRAY_FIELDS]]
+    result = json.loads((parsed / "results" / "labels.json").read_text())
+    assert {name for name, _, _ in table(OUTPUT, "metric of labels")} == set(result["metrics"])
+    record = json.loads((parsed / "node-clusters" / "clusters.json").read_text())
+    assert {name for name, _, _ in table(OUTPUT, "key of `clusters.json`")} == set(record)
 
 
 @pytest.mark.parametrize(("stage", "heading"), [("regions", "metric of regions"), ("semantic", "metric of label maps")])
