@@ -55,6 +55,8 @@ def test_rows_are_the_same_before_and_after_publishing(out_url: str) -> None:
         assert rows.plan == plan.digest
         assert rows.content_digest == result["content_digest"]
     assert list(before.each()) == list(after.each())
+    for rows in (before, after):
+        assert rows.take([6, 1, 5], ["image_id", "value"])["value"].to_pylist() == [6.0, 1.0, 5.0]
     assert [number for number, _ in after.each()] == list(range(7))
     assert [row["value"] for _, row in after.each()] == [0.0, 1.0, 2.0, None, 4.0, 5.0, 6.0]
 

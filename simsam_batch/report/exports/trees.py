@@ -66,15 +66,11 @@ class RegionTree:
             grid = row["grid_h"], row["grid_w"]
             index = upsample_index(grid, row["patch"], working_size(row, self._settings), size)
             return self._patches[np.ix_(*index)]
-        from pycocotools import mask as coco
-
-        owners = np.full((row["height"], row["width"]), -1, dtype=np.int32)
-        for node, mask in self._refined.items():
-            owners[coco.decode(mask).view(np.bool_)] = node
         centres = [
-            (2 * np.arange(shown) + 1) * full // (2 * shown) for shown, full in zip(size, owners.shape, strict=True)
+            (2 * np.arange(shown) + 1) * full // (2 * shown)
+            for shown, full in zip(size, self._pixels.shape, strict=True)
         ]
-        return owners[np.ix_(*centres)]
+        return self._pixels[np.ix_(*centres)]
 
     @cached_property
     def _refined(self) -> dict[int, dict[str, Any]] | None:
@@ -83,6 +79,16 @@ class RegionTree:
             return None
         masks = {leaf["node"]: leaf["mask_rle"] for leaf in self._row["leaf_masks"]}
         return {node: {"size": mask["size"], "counts": mask["counts"].encode("ascii")} for node, mask in masks.items()}
+
+    @cached_property
+    def _pixels(self) -> NDArray[np.int32]:
+        """(height, width): the leaf whose refined mask holds a pixel; -1 for none."""
+        from pycocotools import mask as coco
+
+        pixels = np.full((self._row["height"], self._row["width"]), -1, dtype=np.int32)
+        for node, mask in (self._refined or {}).items():
+            pixels[coco.decode(mask).view(np.bool_)] = node
+        return pixels
 
     @cached_property
     def _patches(self) -> NDArray[np.int32]:
