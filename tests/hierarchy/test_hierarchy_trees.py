@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,6 +86,47 @@ def test_an_interrupted_run_goes_on_and_ends_alike(pictures: Path, finished: Pat
     assert run(command(pictures, out)[3:]) == 0
     assert result_of(out)["content_digest"] == result_of(finished)["content_digest"]
     assert all((out / "hierarchy/manifests" / n).read_bytes() == body for n, body in kept.items() if n[6] != "1")
+
+
+def test_a_killed_run_goes_on_where_it_stopped(pictures: Path, finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    launch = command(pictures, out, "--workers", "1")
+    manifests = out / "hierarchy" / "manifests"
+    process = subprocess.Popen(launch, start_new_session=True, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (manifests.exists() and any(manifests.glob("*.json"))):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in manifests.glob("*.json")}
+    assert run(launch[3:]) == 0
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in before} == before
+    assert result_of(out)["content_digest"] == result_of(finished)["content_digest"]
+
+
+def test_bad_images_are_explained_and_cost_no_other(pictures: Path, finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    good = (pictures / "images" / "0.png").read_bytes()
+    (folder / "0.png").write_bytes(good)
+    (folder / "truncated.png").write_bytes(good[:1000])
+    (folder / "words.jpg").write_text("no picture")
+    Image.new("RGB", (1, 1)).save(folder / "dot.png")
+    Image.open(pictures / "images" / "1.png").convert("RGBA").save(folder / "clear.png")
+    assert run(["hierarchy", str(folder), str(tmp_path / "out"), *SETTINGS, "--workers", "1"]) == 3
+    rows = {row["image_id"]: row for row in rows_of(tmp_path / "out")}
+    assert {name: row["error_type"] for name, row in rows.items()} == {
+        "0.png": None,
+        "clear.png": None,
+        "dot.png": "too_small",
+        "truncated.png": "truncated",
+        "words.jpg": "not_an_image",
+    }
+    alone = next(row for row in rows_of(finished) if row["image_id"] == "0.png")
+    assert rows["0.png"]["nodes"] == alone["nodes"]
+    assert rows["0.png"]["superpixel_map"] == alone["superpixel_map"]
 
 
 @pytest.mark.slow
