@@ -7,7 +7,7 @@ import os
 import statistics
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from benchmarks.measure import (
     start_new_peak,
     threads,
 )
-from simsam_batch.regions.superpixels import OverClustering, Superpixels, over_cluster
+from simsam_batch.regions.superpixels import OverClustering, over_cluster
 from simsam_batch.regions.tree import Tree, grow_trees
 from simsam_batch.scores.nodes import TreeNodes, overlaps
 from simsam_batch.spectral.affinity import normalize_rows
@@ -37,6 +37,25 @@ Labels = NDArray[np.integer[Any]]
 _MIB = 2**20
 _MADE_UP_WIDTH = 384
 _PEER = "one image at a time: dense W, eigsh(which='SM') with a dense mass, KMeans n_init 10, node by node"
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much is compared: the side of the grid, superpixels of a picture, and how many pictures."""
+
+    side: int
+    superpixels: int
+    pictures: int
+
+    @property
+    def words(self) -> str:
+        return f"N = {self.side**2}, m = {self.superpixels}"
+
+
+_PUBLISHED = Size(60, 200, 6)
+_MANY = Size(30, 200, 40)
+"""Single pictures differ by several hundredths, so that a hundredth shows on many only."""
+_TINY = Size(8, 12, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,143 +72,150 @@ class Picture:
 
 
 def rows(setup: Setup) -> Iterator[Row]:
-    """Time, quality and, on a CPU, memory."""
-    side, superpixels, count = _sizes(setup)
-    made, source = pictures(side, count)
-    note = (
-        f"{source}; every patch takes part. Features are there already on both sides. Rules of the published "
-        "configurations on both sides, with their limit of 80 for the perturbation"
-    )
-    what = f"N = {side**2}, m = {superpixels}"
-    found: dict[str, list[float]] = {"superpixels": [], "tree": [], "ours": [], "theirs": []}
-    covered: dict[str, list[float]] = {"ours": [], "theirs": []}
+    """Time and quality at the published size, then on many small pictures; on a CPU memory as well."""
+    published, many = setup.pick(cpu=(_PUBLISHED, _MANY), cuda=(_PUBLISHED, _MANY), smoke=(_TINY, _TINY))
+    yield from _side_by_side(setup, published, faster=10.0)
+    yield from _side_by_side(setup, many, faster=None)
+    if not setup.cuda:
+        yield _memory(setup, published)
+
+
+def _side_by_side(setup: Setup, size: Size, *, faster: float | None) -> Iterator[Row]:
+    """Both sides in turn on every picture: how long they took, and what they found."""
+    made, source = pictures(size, setup)
+    seconds: dict[str, list[float]] = {"superpixels": [], "tree": [], "ours": [], "peer": []}
+    covered: dict[str, list[float]] = {"ours": [], "peer": []}
     with threads(1):
         _warm_up(setup)
         for seed, picture in enumerate(made):
-            state: dict[str, Any] = {}
-
-            def over(picture: Picture = picture, seed: int = seed, state: dict[str, Any] = state) -> None:
-                state["superpixels"] = superpixels_of(picture.features, superpixels, seed, setup)
-
-            def grow(seed: int = seed, state: dict[str, Any] = state) -> None:
-                state["tree"] = grow_trees(state["superpixels"], [seed])[0]
-
-            def theirs(picture: Picture = picture, state: dict[str, Any] = state) -> None:
-                state["theirs"] = hierarchy_upstream.parse(picture.features.numpy(), superpixels)
-
-            found["superpixels"].append(seconds_of(over, setup))
-            found["tree"].append(seconds_of(grow, setup))
-            found["ours"].append(found["superpixels"][-1] + found["tree"][-1])
-            found["theirs"].append(seconds_of(theirs, setup))
-            covered["ours"].append(covering(*nodes_of_ours(state["tree"]), picture.partitions))
-            covered["theirs"].append(covering(*nodes_of_theirs(*state["theirs"]), picture.partitions))
-    ours, peer = (statistics.median(found[name]) for name in ("ours", "theirs"))
+            ours = _Ours(picture.features, size.superpixels, seed, setup)
+            for name, step in (("superpixels", ours.over_cluster), ("tree", ours.grow)):
+                seconds[name].append(seconds_of(step, setup))
+            seconds["ours"].append(seconds["superpixels"][-1] + seconds["tree"][-1])
+            theirs = _Theirs(picture.features, size.superpixels)
+            seconds["peer"].append(seconds_of(theirs.parse, setup))
+            covered["ours"].append(covering(*nodes_of_ours(ours.tree), picture.partitions))
+            covered["peer"].append(covering(*nodes_of_theirs(theirs.labels, theirs.root), picture.partitions))
     yield Row(
         "hierarchy",
-        f"superpixels and tree of one image, {what}",
+        f"superpixels and tree of one image, {size.words}",
         "over_cluster + grow_trees",
         _PEER,
-        ratios(found["theirs"], found["ours"]),
-        ours,
-        peer,
+        ratios(seconds["peer"], seconds["ours"]),
+        statistics.median(seconds["ours"]),
+        statistics.median(seconds["peer"]),
         threads="1 each",
-        target=10.0,
-        note=note,
-        details={f"{name}_seconds": seconds for name, seconds in found.items()},
+        target=faster,
+        note=f"{source}; every patch takes part. Features are there already on both sides. Rules of the published "
+        "configurations on both sides, with their limit of 80 for the perturbation",
+        details={f"{name}_seconds": values for name, values in seconds.items()},
     )
-    by_image = [theirs - ours for theirs, ours in zip(covered["theirs"], covered["ours"], strict=True)]
-    words = {name: f"{statistics.mean(values):.3f}" for name, values in covered.items()}
+    below = [peer - ours for peer, ours in zip(covered["peer"], covered["ours"], strict=True)]
+    error = statistics.stdev(below) / len(below) ** 0.5
     yield Row(
         "hierarchy",
-        f"by how much NMCovering is below the published calls', {what}",
-        f"NMCovering {words['ours']}",
-        f"NMCovering {words['theirs']}",
-        [statistics.mean(by_image)],
+        f"by how much NMCovering is below the published calls', {size.words}",
+        f"NMCovering {statistics.mean(covered['ours']):.3f}",
+        f"NMCovering {statistics.mean(covered['peer']):.3f}",
+        [statistics.mean(below)],
         threads="1 each",
         target=0.01,
         at_most=True,
         note=f"{source}; mean over regions, partitions and images of the best IoU with a node. k-means starts from "
-        f"other seeds: single images differ by {min(by_image):.3f} to {max(by_image):.3f}",
-        details={"ours": covered["ours"], "peer": covered["theirs"]},
+        f"other seeds: single images differ by {min(below):.3f} to {max(below):.3f}, standard error {error:.3f}",
+        details=covered,
     )
-    if not setup.cuda:
-        yield _memory(setup, what, source)
 
 
-def _sizes(setup: Setup) -> tuple[int, int, int]:
-    """Side of the grid, superpixels, pictures."""
-    return (8, 12, 2) if setup.smoke else (60, OverClustering().superpixels, 6)
+class _Ours:
+    """Superpixels, then a tree, of one picture."""
+
+    def __init__(self, features: Tensor, superpixels: int, seed: int, setup: Setup) -> None:
+        self._rows = features[None].to(setup.device)
+        self._valid = torch.ones(self._rows.shape[:2], dtype=torch.bool, device=setup.device)
+        self._seeds, self._settings = [seed], OverClustering(superpixels=superpixels)
+
+    def over_cluster(self) -> None:
+        self._superpixels, _ = over_cluster(self._rows, self._valid, self._seeds, self._settings)
+
+    def grow(self) -> None:
+        self.tree = grow_trees(self._superpixels, self._seeds)[0]
 
 
-def _memory(setup: Setup, what: str, source: str) -> Row:
+class _Theirs:
+    """The same by the published calls."""
+
+    def __init__(self, features: Tensor, superpixels: int) -> None:
+        self._features, self._superpixels = features.numpy(), superpixels
+
+    def parse(self) -> None:
+        self.labels, self.root = hierarchy_upstream.parse(self._features, self._superpixels)
+
+
+def _memory(setup: Setup, size: Size) -> Row:
     at = ["smoke"] if setup.smoke else []
     ours, theirs = (in_own_process("benchmarks.hierarchy", side, *at) for side in ("ours", "theirs"))
     return Row(
         "hierarchy",
-        f"peak of resident memory, {what}",
+        f"peak of resident memory, {size.words}",
         f"over_cluster + grow_trees: {ours['above'] / _MIB:.0f} MiB above {ours['before'] / _MIB:.0f} MiB",
         f"the published calls: {theirs['above'] / _MIB:.0f} MiB above {theirs['before'] / _MIB:.0f} MiB",
         [theirs["above"] / max(ours["above"], 1)],
         threads="1 each",
-        note=f"{source}; the first picture, each side in a process of its own. Bytes, not times",
+        note="the first of the pictures, each side in a process of its own. Bytes, not times",
         details={"ours": ours, "peer": theirs},
     )
 
 
 def measure(side: str, setup: Setup) -> dict[str, int]:
     """Bytes in use before one picture, and how much higher its peak was."""
-    grid, superpixels, _ = _sizes(setup)
-    features = pictures(grid, 1)[0][0].features
+    size = replace(_TINY if setup.smoke else _PUBLISHED, pictures=1)
+    features = pictures(size, setup)[0][0].features
     with threads(1):
         _warm_up(setup)
         before = start_new_peak()
         if side == "ours":
-            grow_trees(superpixels_of(features, superpixels, 0, setup), [0])
+            ours = _Ours(features, size.superpixels, 0, setup)
+            ours.over_cluster()
+            ours.grow()
         else:
-            hierarchy_upstream.parse(features.numpy(), superpixels)
+            _Theirs(features, size.superpixels).parse()
     return {"before": before, "above": peak_memory() - before}
 
 
 def _warm_up(setup: Setup) -> None:
     """What libraries set up once, at a size that needs next to nothing."""
     small = made_up(8, 0).features
-    grow_trees(superpixels_of(small, 12, 0, setup), [0])
-    hierarchy_upstream.parse(small.numpy(), 12)
+    ours = _Ours(small, 12, 0, setup)
+    ours.over_cluster()
+    ours.grow()
+    _Theirs(small, 12).parse()
 
 
-def superpixels_of(features: Tensor, superpixels: int, seed: int, setup: Setup) -> Superpixels:
-    """Ours, of one picture."""
-    rows = features[None].to(setup.device)
-    valid = torch.ones(rows.shape[:2], dtype=torch.bool, device=setup.device)
-    return over_cluster(rows, valid, [seed], OverClustering(superpixels=superpixels))[0]
-
-
-def pictures(side: int, count: int) -> tuple[list[Picture], str]:
-    """As many pictures on a grid of ``side`` x ``side`` patches, and what they are, in words.
+def pictures(size: Size, setup: Setup) -> tuple[list[Picture], str]:
+    """As many pictures as asked for, or as there are, and what they are, in words.
 
     Photographs of BSDS500 under a trained ViT-Ti/16, squeezed to a square as the published code does, where
-    ``SIMSAM_TEST_DATA`` and ``SIMSAM_TEST_WEIGHTS`` have them; else made-up ones.
+    ``SIMSAM_TEST_DATA`` and ``SIMSAM_TEST_WEIGHTS`` have them; else, and to try things out, made-up ones.
     """
     folder = Path(os.environ.get("SIMSAM_TEST_DATA") or ".") / "bsds500"
     weights = Path(os.environ.get("SIMSAM_TEST_WEIGHTS") or ".") / "vit_tiny_patch16_224.supervised.safetensors"
-    if not (folder.is_dir() and weights.is_file()):
-        return [made_up(side, seed) for seed in range(count)], f"{count} made-up pictures, features of {_MADE_UP_WIDTH}"
+    if setup.smoke or not (folder.is_dir() and weights.is_file()):
+        made = [made_up(size.side, seed) for seed in range(size.pictures)]
+        return made, f"{len(made)} made-up pictures, features of {_MADE_UP_WIDTH}"
     from benchmarks import material
     from simsam_batch.features.backbones import load_backbone
 
     backbone = load_backbone("vit_tiny_patch16_224", weights=weights, facet="norm-token")
     files = sorted((folder / "images").iterdir())
-    size = side * material.PATCH
+    resize = f"{size.side * material.PATCH}x{size.side * material.PATCH}"
     made = []
-    for file in files[:: len(files) // count][:count]:
-        described = backbone(material.normalized(material.pixels(file, f"{size}x{size}")[0][None], backbone))
+    for file in files[:: max(1, len(files) // size.pictures)][: size.pictures]:
+        described = backbone(material.normalized(material.pixels(file, resize)[0][None], backbone))
         with np.load(folder / "partitions" / f"{file.stem}.npz", allow_pickle=False) as partitions:
             maps = [partitions[name] for name in partitions.files]
         made.append(Picture(normalize_rows(described.descriptors)[0].contiguous(), maps))
-    return (
-        made,
-        f"{count} photographs of BSDS500 at {size}x{size}, final tokens of a trained ViT-Ti/16, features of 192",
-    )
+    return made, f"{len(made)} photographs of BSDS500 at {resize}, final tokens of a trained ViT-Ti/16"
 
 
 def made_up(side: int, seed: int) -> Picture:

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "benchmarks", *arguments]
-    return subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture(scope="module")
@@ -72,19 +72,19 @@ def test_trees_are_measured_against_the_published_calls_when_asked_for(tmp_path:
     path = tmp_path / "smoke.json"
     done = run("--smoke", "--only", "hierarchy", "--json", str(path))
     assert done.returncode == 0, done.stderr
-    time, quality, memory = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    time, quality, time_of_many, quality_of_many, memory = json.loads(path.read_text(encoding="utf-8"))["rows"]
     seconds = time["details"]
     assert len(time["samples"]) == 2
     for i, ratio in enumerate(time["samples"]):
-        assert ratio == pytest.approx(seconds["theirs_seconds"][i] / seconds["ours_seconds"][i])
+        assert ratio == pytest.approx(seconds["peer_seconds"][i] / seconds["ours_seconds"][i])
         parts = seconds["superpixels_seconds"][i] + seconds["tree_seconds"][i]
         assert parts == pytest.approx(seconds["ours_seconds"][i])
-    assert time["target"] == ">= 10"
+    assert (time["target"], time_of_many["target"]) == (">= 10", None)
     ours, theirs = quality["details"]["ours"], quality["details"]["peer"]
     # Twelve superpixels of planted regions: most of each region lies in one node.
     assert all(0.4 < value <= 1 for value in [*ours, *theirs])
     assert quality["ratio"] == pytest.approx((sum(theirs) - sum(ours)) / 2)
-    assert quality["target"] == "<= 0.01"
+    assert quality["target"] == quality_of_many["target"] == "<= 0.01"
     assert memory["details"]["ours"]["before"] > 0
     assert memory["details"]["peer"]["above"] >= 0
 
@@ -114,6 +114,24 @@ def test_both_sides_of_the_hierarchy_are_scored_alike(monkeypatch: pytest.Monkey
     assert found[0].tolist() == leaves.ravel().tolist()
     assert found[1].parent.tolist() == [-1, 0, 1, 1, 0, 4, 4]
     assert hierarchy.covering(*found, partitions) == pytest.approx(expected)
+
+
+def test_trees_are_compared_on_photographs_that_people_divided(
+    test_data: Path, test_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.setenv("SIMSAM_TEST_DATA", str(test_data))
+    monkeypatch.setenv("SIMSAM_TEST_WEIGHTS", str(test_weights))
+    from benchmarks import hierarchy
+    from benchmarks.measure import Setup
+
+    made, source = hierarchy.pictures(hierarchy.Size(side=6, superpixels=9, pictures=2), Setup(torch.device("cpu")))
+    assert source.startswith("2 photographs of BSDS500 at 96x96")
+    for picture in made:
+        assert picture.features.shape == (36, 192)
+        assert torch.allclose(picture.features.norm(dim=1), torch.ones(36))
+        assert all(sorted(partition.shape) == [321, 481] for partition in picture.partitions)
+        assert 4 <= len(picture.partitions) <= 9
 
 
 def test_every_solver_meets_the_residual_it_is_compared_at(smoke: dict[str, Any]) -> None:
