@@ -444,6 +444,38 @@ def _export_command() -> click.Command:
     )
 
 
+def _report(out: str, *, samples: int, stage: str | None, debug: bool) -> int:
+    from simsam_batch import operations
+
+    del debug
+    click.echo(operations.report(out, samples=samples, stage=stage))
+    return 0
+
+
+def _report_command() -> click.Command:
+    return click.Command(
+        "report",
+        callback=_report,
+        params=[
+            click.Argument(["out"]),
+            click.Option(
+                ["--samples"],
+                type=click.IntRange(1, 100),
+                default=8,
+                show_default=True,
+                metavar="N",
+                help="images of each gallery, at most",
+            ),
+            click.Option(["--stage"], metavar="NAME", help="only what concerns this stage of the run  [all]"),
+            click.Option(["--debug"], is_flag=True, help="show the traceback of an error"),
+        ],
+        help="Write a page about a run to OUT/report/index.html, for a browser, and print where it is.\n\n"
+        "It shows scores, distributions, pictures, failures, times and settings; of a run in progress, of what is "
+        "committed so far. Pictures are drawn from the images, which must still be readable. OUT/report/card.yaml is "
+        "made once for what people know of the images; fill it in and run the command again.",
+    )
+
+
 class _Commands(click.Group):
     """Builds a command only when it is asked for, so that ``simsam --help`` imports nothing heavy."""
 
@@ -452,6 +484,7 @@ class _Commands(click.Group):
         "doctor": (_doctor_command, "Try out what a run needs on this machine."),
         "export": (_export_command, "Hand the results of a run on as files that others read, or as pictures."),
         "hierarchy": (_hierarchy_command, "Split every image into a tree of regions."),
+        "report": (_report_command, "Write an HTML page about a run, with pictures."),
         "retry": (_retry_command, "Try the failed images of a run again."),
         "score": (_score_command, "Compare a finished run, or masks of any tool, with truth."),
         "semantic": (_semantic_command, "Give the regions of all images labels shared by the whole collection."),

@@ -304,3 +304,29 @@ def export(
     existing_plan(folder)
     rows = rows_for(folder, begun_stages(folder), format, stage)
     return write_export(rows, Folder(absolute_url(to)), format, limit, on_image)
+
+
+def report(out: str, *, samples: int = 8, stage: str | None = None) -> str:
+    """Write one static HTML page about a run to ``OUT/report/index.html``, its pictures beside it; it may be going on.
+
+    The page needs nothing but itself and its pictures, and runs no script. ``OUT/report/card.yaml`` is made once, for
+    people to fill in what is known of the images; the next page shows it.
+
+    Args:
+        out: folder of the run.
+        samples: images of a gallery at most.
+        stage: only what concerns this stage; None: all that have begun.
+
+    Returns:
+        Path or URL of the page.
+
+    Raises:
+        SettingsError: no run in OUT, nothing begun, no such stage, or a dataset card that cannot be read.
+        RunError: the run is damaged.
+        StorageError: the storage did not answer.
+    """
+    from simsam_batch.report.page.write import write_page
+
+    folder = Folder(absolute_url(out))
+    plan = existing_plan(folder)
+    return f"{folder.url}/{write_page(folder, plan, begun_stages(folder), samples, stage)}"

@@ -1,0 +1,213 @@
+"""One chapter of the page: what a kind of run came to, from its stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from simsam_batch.report.page.album import Album, Gallery, Picture
+from simsam_batch.report.page.clusters import Cluster, Confusion
+from simsam_batch.report.page.pictures import Drawn
+from simsam_batch.report.page.plots import Plot, over_time
+from simsam_batch.report.page.scores import Scores, scores_of, so_far
+from simsam_batch.report.page.settings import Settings, settings_of
+from simsam_batch.report.page.work import Work, pace, work_of
+from simsam_batch.report.status import duration
+from simsam_batch.runs.ledger import Ledger
+from simsam_batch.runs.plan import Plan
+from simsam_batch.runs.reading import StageRows
+from simsam_batch.runs.records import from_json
+from simsam_batch.storage import Folder, ObjectNotFound
+
+KINDS = {"segment": ("segment",), "semantic": ("regions", "semantic"), "hierarchy": ("hierarchy", "labels")}
+"""The chapters there can be, each with its stages, of which a later one reads the one before."""
+
+_AT_ONCE = 32
+
+TITLES = {"segment": "Object masks", "semantic": "Label maps", "hierarchy": "Region trees"}
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a stage is.
+
+    Attributes:
+        stage: its name.
+        images, planned, failed: images committed, of the plan, and failed ones of the former.
+        finished: whether its results are published.
+        rate: images a second while something was worked on; None before the first commit.
+        last: UTC time of the last commit; None before.
+    """
+
+    stage: str
+    images: int
+    planned: int
+    failed: int
+    finished: bool
+    rate: str | None
+    last: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """Failed images of one cause: how many, and some with what is said of them."""
+
+    stage: str
+    cause: str
+    count: int
+    named: Sequence[tuple[str, str]]
+
+
+@dataclass(slots=True)
+class Chapter:
+    """All that the page says of one kind of run; the template reads it."""
+
+    kind: str
+    title: str
+    progress: list[Progress]
+    settings: Settings
+    failures: list[Failures]
+    scores: Scores = field(default_factory=Scores)
+    scored_again: list[tuple[str, Scores]] = field(default_factory=list)
+    plots: list[Plot] = field(default_factory=list)
+    plots_note: str = ""
+    galleries: list[Gallery] = field(default_factory=list)
+    legend: str = ""
+    clusters: list[Cluster] = field(default_factory=list)
+    clusters_note: str = ""
+    confusion: Confusion | None = None
+    steps: list[tuple[str, str, str, float, str]] = field(default_factory=list)
+    paces: list[Plot] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What chapters are made from.
+
+    Attributes:
+        out: the run's folder.
+        plan: of the run.
+        album: where pictures go.
+        samples: images of a gallery at most.
+    """
+
+    out: Folder
+    plan: Plan
+    album: Album
+    samples: int
+
+    def truth_uri(self, number: int) -> str | None:
+        """Of a row, as the plan has it."""
+        shard, place = divmod(number, self.plan.shard_size)
+        uri = self.plan.shard(shard).records["truth_uri"][place].as_py()
+        return None if uri is None else str(uri)
+
+    def rows(
+        self, rows: StageRows, numbers: Sequence[int], columns: Sequence[str]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Rows by their numbers as Python values, a few in memory at once; columns a stage has not are None."""
+        for start in range(0, len(numbers), _AT_ONCE):
+            some = numbers[start : start + _AT_ONCE]
+            for number, row in zip(some, rows.take(some, columns).to_pylist(), strict=True):
+                yield number, dict.fromkeys(columns) | row
+
+    def picture(
+        self, stage: str, number: int, row: Mapping[str, Any], drawn: Drawn, alt: str, facts: Sequence[str]
+    ) -> Picture:
+        """Put what was drawn of a row into the album."""
+        small, large = (
+            self.album.add(f"{stage}-{number:07d}-{name}", content)
+            for name, content in (("small", drawn.small), ("large", drawn.large))
+        )
+        return Picture(row["image_id"], small, large, drawn.size, alt, facts, drawn.fault)
+
+    def metrics(self, stage: str) -> dict[str, Any] | None:
+        """The scores in a stage's result file; None while there is none."""
+        found = self._json(f"results/{stage}.json", "metrics")
+        return None if found is None else dict(found["metrics"])
+
+    def scored_again(self, stages: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
+        """Name and scores of what ``simsam score`` found of some stages."""
+        found = []
+        for entry in self.out.entries():
+            if entry == "results/":
+                names = [info.name for info in self.out.list("results")]
+                files = [name for name in names if name.startswith("results/score-") and name.endswith(".json")]
+                for name in files:
+                    held = self._json(name, "stage", "metrics")
+                    if held is not None and held["stage"] in stages:
+                        found.append((name, dict(held["metrics"])))
+        return found
+
+    def _json(self, name: str, *keys: str) -> dict[str, Any] | None:
+        try:
+            return from_json(self.out.read(name), f"{self.out.url}/{name}", *keys)
+        except ObjectNotFound:
+            return None
+
+
+def begun(source: Source, kind: str, stages: Sequence[str]) -> tuple[Chapter, dict[str, Work]]:
+    """What all chapters have: progress, settings, failures, time; and what the manifests say by stage."""
+    works = {stage: work_of(Ledger(source.out, stage).manifests()) for stage in KINDS[kind] if stage in stages}
+    chapter = Chapter(
+        kind,
+        TITLES[kind],
+        [_progress(source, stage, work) for stage, work in works.items()],
+        settings_of(source.out, works),
+        [
+            Failures(stage, cause, count, work.named.get(cause, ()))
+            for stage, work in works.items()
+            for cause, count in work.errors.most_common()
+        ],
+    )
+    total = sum(sum(work.seconds.values()) for work in works.values())
+    for stage, work in works.items():
+        for step, seconds in sorted(work.seconds.items(), key=lambda each: -each[1]):
+            share = seconds / total if total else 0.0
+            each = f"{1000 * seconds / work.images:,.0f} ms"
+            chapter.steps.append((stage, step, duration(seconds), share, each))
+        seconds, rates = pace(work.spans)
+        if seconds:
+            chapter.paces.append(over_time(f"Images a second: {stage}", seconds, rates))
+    chapter.scored_again = [(name, scores_of(found)) for name, found in source.scored_again(list(works))]
+    return chapter, works
+
+
+def scores_or_so_far(source: Source, stage: str, name: str, values: Any) -> Scores:
+    """The published scores of a stage; before they are, the mean of one over the rows so far."""
+    metrics = source.metrics(stage)
+    return scores_of(metrics) if metrics is not None else so_far(name, values)
+
+
+def _progress(source: Source, stage: str, work: Work) -> Progress:
+    seconds, _ = pace(work.spans)
+    last = max((end for _, end, _ in work.spans), default=None)
+    return Progress(
+        stage,
+        work.images,
+        source.plan.images,
+        work.failed,
+        source.metrics(stage) is not None,
+        f"{work.images / seconds:.2f}" if seconds else None,
+        None if last is None else f"{datetime.fromtimestamp(last, UTC):%Y-%m-%d %H:%M} UTC",
+    )
+
+
+def galleries_of(titled: Mapping[str, tuple[str, Sequence[int]]], picture: Callable[[int], Any]) -> list[Gallery]:
+    """Galleries from their titles, what is to be said of them, and the numbers of their images; none without any."""
+    return [
+        Gallery(title, about, [picture(number) for number in numbers])
+        for title, (about, numbers) in titled.items()
+        if len(numbers)
+    ]
+
+
+def dots(count: int, most: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """(count,) which of so many rows get a dot: all, or ``most`` spread evenly."""
+    chosen = np.zeros(count, np.bool_)
+    chosen[np.unique(np.linspace(0, max(count - 1, 0), min(count, most)).round().astype(int))] = True
+    return chosen

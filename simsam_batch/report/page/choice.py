@@ -1,0 +1,74 @@
+"""Which images a gallery shows: chosen by their numbers, the same ones every time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+_MIX, _SHIFT = np.uint64(0x9E3779B97F4A7C15), np.uint64(29)
+
+
+def shuffled(numbers: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """A value for each number that has nothing to do with its size: those with the smallest are a random sample.
+
+    Whoever asks for a sample of some rows takes those with the smallest values, so that samples of sets that overlap
+    share what they can. The mixing is that of SplitMix64 (Steele, Lea, Flood, 2014), one round less.
+    """
+    mixed = (numbers.astype(np.uint64) + np.uint64(1)) * _MIX
+    mixed = (mixed ^ (mixed >> _SHIFT)) * np.uint64(0xBF58476D1CE4E5B9)
+    return mixed ^ (mixed >> np.uint64(32))
+
+
+def sample(numbers: NDArray[np.int64], count: int) -> list[int]:
+    """At most ``count`` of the numbers, at random but always the same, ascending."""
+    return sorted(numbers[np.argsort(shuffled(numbers), kind="stable")[:count]].tolist())
+
+
+def lowest(numbers: NDArray[np.int64], values: NDArray[np.float32], count: int) -> list[int]:
+    """The numbers with the smallest values, ascending by value and then by number; NaN is none."""
+    held = np.flatnonzero(~np.isnan(values))
+    order = np.lexsort((numbers[held], values[held]))[:count]
+    return [int(number) for number in numbers[held[order]]]
+
+
+def highest(numbers: NDArray[np.int64], values: NDArray[np.float32], count: int) -> list[int]:
+    """The numbers with the greatest values, descending."""
+    return lowest(numbers, -values, count)
+
+
+def middle(numbers: NDArray[np.int64], values: NDArray[np.float32], count: int) -> list[int]:
+    """The numbers with the values around the median, ascending by value."""
+    held = np.flatnonzero(~np.isnan(values))
+    order = held[np.lexsort((numbers[held], values[held]))]
+    start = max(0, (len(order) - count) // 2)
+    return [int(number) for number in numbers[order[start : start + count]]]
+
+
+def by_label(tables: Iterable[tuple[NDArray[np.int64], pa.Table]], count: int) -> dict[int, tuple[int, list[int]]]:
+    """For every label of a set how many images have it, and the numbers of a random sample of them.
+
+    Samples of labels share images wherever they can. Memory holds one batch and the samples.
+
+    Args:
+        tables: numbers of rows, and a table whose column ``labels`` lists those of each.
+        count: images in each sample at most.
+    """
+    images: dict[int, int] = {}
+    kept: dict[int, list[tuple[int, int]]] = {}
+    for number, table in tables:
+        column = table["labels"].combine_chunks()
+        lists = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
+        owner = number[np.array(pa.compute.list_parent_indices(lists), dtype=np.int64)]
+        labels = np.array(pa.compute.list_flatten(lists), dtype=np.int64)
+        pairs = np.unique(np.stack([labels, owner], axis=1), axis=0)
+        for label in np.unique(pairs[:, 0]).tolist():
+            those = pairs[pairs[:, 0] == label, 1]
+            images[label] = images.get(label, 0) + len(those)
+            ranks = shuffled(those)
+            best = np.argsort(ranks, kind="stable")[:count]
+            both = [*kept.get(label, ()), *zip(ranks[best].tolist(), those[best].tolist(), strict=True)]
+            kept[label] = sorted(both)[:count]
+    return {label: (images[label], [number for _, number in kept[label]]) for label in sorted(images)}

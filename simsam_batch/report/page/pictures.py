@@ -1,0 +1,237 @@
+"""The pictures of one image on the page: a small one for its card, and a larger one behind it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from simsam_batch import images
+from simsam_batch.report.contact_sheet import _eigenvectors, _Entry, _map, _overlay, _truth
+from simsam_batch.report.drawing import EMPTY, MUTED, Color, write
+from simsam_batch.report.exports.pictures import _photo, page
+from simsam_batch.report.exports.tree_colors import tree_colors
+from simsam_batch.report.exports.tree_diagram import _cut_out
+from simsam_batch.report.exports.tree_levels import borders, draw_levels
+from simsam_batch.report.exports.trees import RegionTree
+from simsam_batch.report.photographs import limits_of, working_size
+from simsam_batch.runs.reading import StageRows
+
+SMALL, LARGE = 320, 640
+"""Pixels: a card's width, and the longer side of each panel behind it."""
+
+CUT_OUT = 144, 108
+"""Width and height of a region cut out, in pixels."""
+
+_VECTORS, _ABREAST, _GAP = 6, 3, 6
+_TINT = 0.55
+_GROUND: Color = (255, 255, 255)
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What was drawn of one image.
+
+    Attributes:
+        small, large: JPEG files.
+        size: (width, height) of the small one.
+        fault: why there is no photograph in it; None where there is.
+        regions: by label a region cut out, as a JPEG file.
+    """
+
+    small: bytes
+    large: bytes
+    size: tuple[int, int]
+    fault: str | None
+    regions: dict[int, bytes]
+
+
+def draw_masks(row: dict[str, Any], rows: StageRows, truth_uri: str | None) -> Drawn:
+    """The object mask over the photograph, with the first eigenvectors below.
+
+    Args:
+        row: of the stage ``segment``, of an image that is ``ok``.
+        rows: what it is from.
+        truth_uri: of its mask, or None.
+
+    Raises:
+        RunError: its arrays cannot be read.
+        StorageError: the storage did not answer.
+    """
+    photo, fault = _photo(row, rows.settings)
+    truth = None
+    if truth_uri is not None and row["truth_error"] is None:
+        truth = _truth(truth_uri, limits_of(rows.settings), (row["height"], row["width"]), row)
+    working = working_size(row, rows.settings)
+    across, down = (min(1.0, row[f"grid_{s}"] * row["patch"] / working[i]) for i, s in ((1, "w"), (0, "h")))
+    vectors = _eigenvectors(rows, row)
+    entry = _Entry(row, np.asarray(photo), truth, vectors, (down, across))
+
+    def maps(width: int, most: int) -> list[Image.Image]:
+        size = _fitted(photo.size, width)
+        return [] if vectors is None else [_map(vector, size, entry.covered) for vector in vectors[1 : most + 1]]
+
+    third = (SMALL - 2 * _GAP) // 3
+    card = _overlay(_shrunk(photo, SMALL, fault), entry)
+    small = _stacked([[card], maps(third, 3)])
+    shown = _shrunk(photo, LARGE, fault)
+    wide = (2 * shown.width + _GAP - 2 * _GAP) // 3
+    behind = maps(wide, _VECTORS)
+    large = _stacked([[shown, _overlay(shown, entry)], behind[:_ABREAST], behind[_ABREAST:]])
+    return Drawn(_jpeg(small), _jpeg(large), small.size, fault, {})
+
+
+def draw_labels(
+    row: dict[str, Any], settings: Mapping[str, Any], colors: Mapping[int, Color], truth: Image.Image | None
+) -> Drawn:
+    """The label map over the photograph; behind it the photograph, the regions, the labels and the truth.
+
+    Args:
+        row: of the stages ``semantic`` and ``regions`` together, of an image that is ``ok``.
+        settings: of ``regions``.
+        colors: of the labels.
+        truth: the classes in their colours, of any size; None without.
+    """
+    from pycocotools import mask as coco
+
+    photo, fault = _photo(row, dict(settings))
+    labels = np.zeros((row["height"], row["width"]), np.int32)
+    for segment in row["segments"]:
+        mask = segment["mask_rle"]
+        labels[coco.decode({"size": mask["size"], "counts": mask["counts"].encode()}).view(np.bool_)] = segment["label"]
+    own = _nearest(labels, photo.size)
+    there = [label for label in np.unique(own).tolist() if label]
+    cut_outs = {label: _jpeg(_cut_out(photo, own == label, CUT_OUT, colors[label])) for label in there}
+    card = _painted(_shrunk(photo, SMALL, fault), labels, colors)
+    shown = _shrunk(photo, LARGE, fault)
+    panels = [shown, _painted(shown, _region_map(row, settings), None), _painted(shown, labels, colors)]
+    if truth is not None:
+        panels.append(truth.resize(shown.size, Image.Resampling.NEAREST))
+    large = _stacked([panels[:2], panels[2:]])
+    return Drawn(_jpeg(card), _jpeg(large), card.size, fault, cut_outs)
+
+
+def draw_tree(row: dict[str, Any], settings: dict[str, Any], labelled: Sequence[int]) -> Drawn:
+    """The first levels of a region tree; behind it all of them, and the tree itself.
+
+    Args:
+        row: as `simsam_batch.report.exports.trees.tree_rows` gives it, of an image that is ``ok``.
+        settings: of its stage.
+        labelled: labels of which the largest region is cut out.
+    """
+    photo, fault = _photo(row, settings)
+    tree = RegionTree(row, settings)
+    colors = tree_colors(tree.children)
+    owners = tree.owners((photo.height, photo.width))
+    card = draw_levels(photo, owners, tree, colors, 2 * SMALL)
+    cut_outs = {}
+    for label in labelled:
+        nodes = [node for node, of in enumerate(row["labels"] or ()) if of == label]
+        if nodes:
+            node = max(nodes, key=lambda each: (tree.nodes[each]["patches"], -each))
+            region = (owners >= node) & (owners < tree.end[node])
+            cut_outs[label] = _jpeg(_cut_out(photo, region, CUT_OUT, colors[node] if node else None))
+    with Image.open(io.BytesIO(page(row, settings))) as whole:
+        large = whole.convert("RGB")
+    return Drawn(_jpeg(card), _jpeg(large), card.size, fault, cut_outs)
+
+
+def true_classes(
+    uri: str, limits: images.ImageLimits, row: Mapping[str, Any], truth: Mapping[str, Any], colors: Mapping[int, Color]
+) -> Image.Image | None:
+    """The classes of an image in their colours, white where they do not count; None if they cannot be read."""
+    classes, ignore = truth["classes"], truth["ignore_label"]
+    count = 256 if classes is None else len(classes)
+    try:
+        ids = images.load_labels(uri, limits, (row["height"], row["width"]), classes=count, ignore=ignore)
+    except images.TruthError:
+        return None
+    table = np.full((max(count, int(ids.max()) + 1), 3), 255, np.uint8)
+    for label, color in colors.items():
+        if label < count and label != ignore:
+            table[label] = color
+    return Image.fromarray(table[ids])
+
+
+def palette(count: int) -> list[Color]:
+    """So many colours that can be told apart as far as there are that many: hues in threes of differing lightness."""
+    groups = max(1, -(-count // 3))
+    children: list[list[int]] = [[] for _ in range(1 + 4 * groups)]
+    for group in range(groups):
+        top = 1 + 4 * group
+        children[0].append(top)
+        children[top] = [top + 1, top + 2, top + 3]
+    found = tree_colors(children)
+    # numbers next to each other get hues far apart
+    return [found[2 + 4 * (place % groups) + place // groups] for place in range(count)]
+
+
+def _region_map(row: Mapping[str, Any], settings: Mapping[str, Any]) -> NDArray[np.int32]:
+    """(height, width) of the photograph at the size it was computed at: the region of every pixel."""
+    from simsam_batch.regions.masks import upsample_index
+
+    grid, working = (row["grid_h"], row["grid_w"]), working_size(row, settings)
+    index = upsample_index(grid, row["patch"], working, working)
+    regions: NDArray[np.int32] = np.array(row["region_map"], dtype=np.int32).reshape(grid)[np.ix_(*index)]
+    return regions
+
+
+def _painted(photo: Image.Image, labels: NDArray[np.int32], colors: Mapping[int, Color] | None) -> Image.Image:
+    """Labels in their colours over a photograph, with white borders; without colours the borders alone."""
+    near = _nearest(labels, photo.size)
+    edge = Image.fromarray(borders(near))
+    shown = photo.copy()
+    if colors is not None:
+        table = np.array([colors.get(label, _GROUND) for label in range(int(near.max()) + 1)], np.uint8)
+        flat = Image.fromarray(table[near])
+        grey = photo.convert("L").convert("RGB")
+        shown = Image.composite(Image.blend(grey, flat, _TINT), photo, Image.fromarray(near > 0))
+    shown.paste((255, 255, 255), mask=edge)
+    return shown
+
+
+def _nearest(labels: NDArray[np.int32], size: tuple[int, int]) -> NDArray[np.int32]:
+    """Labels at another (width, height): those at the centres of its pixels."""
+    places = [
+        (2 * np.arange(small) + 1) * large // (2 * small) for small, large in zip(size[::-1], labels.shape, strict=True)
+    ]
+    return labels[np.ix_(*places)]
+
+
+def _fitted(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """(width, height) with the proportions of a size: so wide, or so high if it is higher than wide."""
+    scale = side / max(size)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _shrunk(photo: Image.Image, side: int, fault: str | None) -> Image.Image:
+    shown = photo.resize(_fitted(photo.size, side), Image.Resampling.LANCZOS)
+    if fault is not None:
+        write(ImageDraw.Draw(shown), (8, 8), "no photograph", shown.width - 16, MUTED)
+    return shown
+
+
+def _stacked(strips: Sequence[Sequence[Image.Image]]) -> Image.Image:
+    """Rows of pictures below each other, from the left."""
+    held = [list(strip) for strip in strips if strip]
+    width = max(sum(part.width for part in strip) + _GAP * (len(strip) - 1) for strip in held)
+    height = sum(max(part.height for part in strip) for strip in held) + _GAP * (len(held) - 1)
+    sheet, top = Image.new("RGB", (width, height), EMPTY), 0
+    for strip in held:
+        left = 0
+        for part in strip:
+            sheet.paste(part, (left, top))
+            left += part.width + _GAP
+        top += max(part.height for part in strip) + _GAP
+    return sheet
+
+
+def _jpeg(picture: Image.Image) -> bytes:
+    target = io.BytesIO()
+    picture.save(target, "JPEG", quality=82, optimize=True)
+    return target.getvalue()

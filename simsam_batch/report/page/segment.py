@@ -1,0 +1,94 @@
+"""The chapter of object masks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from simsam_batch.report.page.album import Picture
+from simsam_batch.report.page.chapters import Chapter, Source, begun, dots, galleries_of, scores_or_so_far
+from simsam_batch.report.page.choice import highest, lowest, middle, sample
+from simsam_batch.report.page.pictures import draw_masks
+from simsam_batch.report.page.plots import MOST_DOTS, histogram, scatter
+from simsam_batch.report.page.scalars import Scalars
+from simsam_batch.runs.reading import StageRows
+
+_SCALARS = ["iou", "confidence", "area_fraction", "spectral_gap", "degenerate", "head_collapse"]
+_COLUMNS = ["image_id", "uri", "status", "error", "width", "height", "content_sha256", "grid_h", "grid_w", "patch"]
+_COLUMNS += ["mask_rle", "bbox_xyxy", "area_fraction", "confidence", "degenerate", "iou", "truth_error"]
+_COLUMNS += ["arrays_path", "arrays_member"]
+_LEGEND = (
+    "The mask is blue, its box white, the outline of the truth yellow; below stand the first eigenvectors after the "
+    "constant one, blue where they are negative and orange where positive."
+)
+
+
+def segment_chapter(source: Source, stages: list[str]) -> Chapter:
+    """Scores, distributions and galleries of object masks.
+
+    Raises:
+        RunError: the run is damaged.
+        StorageError: the storage did not answer.
+    """
+    chapter, _ = begun(source, "segment", stages)
+    rows = StageRows(source.out, "segment")
+    numbers = Scalars(rows, source.plan, _SCALARS)
+    iou = numbers["iou"]
+    chapter.scores = scores_or_so_far(source, "segment", "iou_per_image_mean", iou)
+    chapter.plots_note = numbers.note
+    scored = np.isfinite(iou).any()
+    shares = [("Area of the mask", "share of the pixels", "area_fraction"), ("Confidence", "confidence", "confidence")]
+    if scored:
+        chapter.plots.append(histogram("Overlap with the truth", "IoU", iou, (0.0, 1.0)))
+        chosen = dots(len(numbers), MOST_DOTS)
+        for title, name, column in (
+            ("Does the spectral gap tell?", "spectral gap", "spectral_gap"),
+            ("Does the confidence tell?", "confidence", "confidence"),
+        ):
+            plot = scatter(f"{title} IoU against it", name, "IoU", numbers[column], iou, chosen)
+            chapter.plots += [] if plot is None else [plot]
+    elif np.isfinite(numbers["spectral_gap"]).any():
+        chapter.plots.append(histogram("Spectral gap", "third eigenvalue less the second", numbers["spectral_gap"]))
+    chapter.plots += [
+        histogram(title, name, numbers[column], (0.0, 1.0))
+        for title, name, column in shares
+        if np.isfinite(numbers[column]).any()
+    ]
+    chapter.legend = _LEGEND
+    chapter.galleries = _galleries(source, rows, numbers)
+    return chapter
+
+
+def _galleries(source: Source, rows: StageRows, numbers: Scalars) -> list[Any]:
+    count, number = source.samples, numbers.number
+    iou, sure = numbers["iou"], np.where(numbers.ok, numbers["confidence"], np.nan)
+    good, bad = number[numbers.ok], number[numbers["degenerate"] == 1]
+    scored, fine = f"{int(np.isfinite(iou).sum()):,} scored images", f"{len(good):,} images"
+    titled = {
+        "Best": (f"The highest IoU of {scored}.", highest(number, iou, count)),
+        "Median": (f"Around the median IoU of {scored}.", middle(number, iou, count)),
+        "Worst": (f"The lowest IoU of {scored}, the lowest first.", lowest(number, iou, count)),
+        "Least confident": (f"The lowest confidence of {fine}.", lowest(number, sure, count)),
+        "Degenerate": (
+            f"No second eigenvector stands out, so that the mask is empty: a sample of {len(bad):,} such images.",
+            sample(bad, count),
+        ),
+        "At random": (f"A random sample of {fine}, the same one every time.", sample(good, count)),
+    }
+    wanted = sorted({each for _, numbers in titled.values() for each in numbers})
+    pictures: dict[int, Picture] = {}
+    for number_, row in source.rows(rows, wanted, _COLUMNS):
+        pictures[number_] = _picture(source, rows, number_, row)
+    return galleries_of(titled, pictures.__getitem__)
+
+
+def _picture(source: Source, rows: StageRows, number: int, row: dict[str, Any]) -> Picture:
+    drawn = draw_masks(row, rows, source.truth_uri(number))
+    facts = [] if row["iou"] is None else [f"IoU {row['iou']:.3f}"]
+    facts += [] if row["confidence"] is None else [f"confidence {row['confidence']:.2f}"]
+    facts += ["degenerate"] if row["degenerate"] else []
+    area = "" if row["area_fraction"] is None else f", {100 * row['area_fraction']:.0f} % of the picture"
+    truth = "" if row["iou"] is None else f", IoU {row['iou']:.2f} with the truth"
+    alt = f"{row['image_id']}: object mask{area}{truth}; below it the first eigenvectors"
+    return source.picture("segment", number, row, drawn, alt, facts)

@@ -1,0 +1,101 @@
+"""``report/index.html``: chapters, dataset card and pictures put together."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from hashlib import sha256
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+
+from simsam_batch import __version__
+from simsam_batch.errors import SettingsError
+from simsam_batch.report.page.album import Album
+from simsam_batch.report.page.card import NAME as CARD
+from simsam_batch.report.page.card import dataset_card
+from simsam_batch.report.page.chapters import KINDS, Chapter, Source
+from simsam_batch.report.page.segment import segment_chapter
+from simsam_batch.report.page.settings import sources
+from simsam_batch.runs.plan import Plan
+from simsam_batch.storage import Folder, redact
+
+PAGE = "report/index.html"
+MOST_SAMPLES = 100
+"""Images of a gallery, at most."""
+
+_CHAPTERS = {"segment": segment_chapter}
+
+
+def write_page(out: Folder, plan: Plan, stages: Sequence[str], samples: int, stage: str | None = None) -> str:
+    """Write the page of a run, of what is committed so far, over an earlier one.
+
+    Pictures are drawn from the images themselves, each read once; memory holds one, and some numbers of every row.
+
+    Args:
+        out: the run's folder.
+        plan: of the run.
+        stages: those begun, in their order.
+        samples: images of a gallery at most, 1 to `MOST_SAMPLES`.
+        stage: only the chapter that has this stage.
+
+    Returns:
+        The name of the page in ``out``.
+
+    Raises:
+        SettingsError: ``samples`` is out of range, no stage has begun, there is none of that name, or the dataset card
+            cannot be read.
+        RunError: the run is damaged.
+        StorageError: the storage did not answer.
+    """
+    if not 1 <= samples <= MOST_SAMPLES:
+        raise SettingsError(f"samples: {samples} is not allowed; it is a whole number from 1 to {MOST_SAMPLES}")
+    if not stages:
+        raise SettingsError(f"{out.url}: no stage has begun, so there is nothing to report")
+    if stage is not None and stage not in stages:
+        raise SettingsError(f"stage: {out.url} has no stage {stage!r}; it has {', '.join(stages)}")
+    card = dataset_card(out)
+    source = Source(out, plan, Album(out), samples)
+    chapters: list[Chapter] = [
+        _CHAPTERS[kind](source, list(stages))
+        for kind, parts in KINDS.items()
+        if kind in _CHAPTERS and parts[0] in stages and stage in (None, *parts)
+    ]
+    page = _render(
+        name=out.url.rstrip("/").rpartition("/")[2] or out.url,
+        url=out.url,
+        plan=plan,
+        sources=sources(plan.source),
+        chapters=chapters,
+        card=card,
+        card_name=CARD.rpartition("/")[2],
+        version=__version__,
+    )
+    out.replace(PAGE, page.encode("utf-8", "replace"))
+    return PAGE
+
+
+def _render(**values: Any) -> str:
+    """The page; whatever is put into it is escaped, and rid of credentials."""
+    style = _file("style.css")
+    digest = base64.b64encode(sha256(style.encode()).digest()).decode()
+    environment = Environment(
+        loader=FunctionLoader(_file),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_presentable,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    # the digest is taken of this very text, which holds nothing of the run
+    return environment.get_template("page.html").render(style=Markup(style), style_digest=digest, **values)  # noqa: S704
+
+
+def _presentable(value: Any) -> Any:
+    return redact(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _file(name: str) -> str:
+    return files("simsam_batch.report.page").joinpath(name).read_text(encoding="utf-8")
