@@ -154,7 +154,8 @@ def test_flags_in_running_text_exist(page: Path) -> None:
     models = (SegmentSettings, SemanticSettings, HierarchySettings)
     settings = {name for model in models for name in model.model_fields}
     known = {f"--{no}{name.replace('_', '-')}" for name in settings for no in ("", "no-")}
-    known |= {name for option in cli._score_command().params for name in (*option.opts, *option.secondary_opts)}
+    others = [*cli._score_command().params, *cli._export_command().params]
+    known |= {name for option in others for name in (*option.opts, *option.secondary_opts)}
     known |= {"--preset", "--config", "--print-config", "--debug", "--help", "--version"}
     of_others = {
         "--gpus",  # docker run

@@ -138,7 +138,7 @@ def _publish_part(out: Folder, plan: Plan, stage: Stage, part: int, shards: Sequ
     schema = pa.schema([*stage.schema, *ARRAY_FIELDS], metadata=about)
     target = io.BytesIO()
     with pq.ParquetWriter(target, schema, compression="zstd") as writer:
-        for table in _row_groups(_published_rows(out, shards)):
+        for table in _row_groups(published_rows(out, shards)):
             writer.write_table(table.cast(schema))
     out.replace(f"results/{stage.name}/part-{part:05d}.parquet", target.getvalue())
 
@@ -157,7 +157,7 @@ def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(held)
 
 
-def _published_rows(out: Folder, shards: Sequence[Mapping[str, Any]]) -> Iterator[pa.Table]:
+def published_rows(out: Folder, shards: Sequence[Mapping[str, Any]]) -> Iterator[pa.Table]:
     """Each shard's rows with the place of their arrays."""
     for shard, body in zip(shards, committed_rows(out, shards), strict=True):
         arrays = (files_of(shard)[1] or {}).get("name")

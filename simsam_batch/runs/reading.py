@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from simsam_batch.errors import RunError, SettingsError
 from simsam_batch.runs.ledger import Ledger, schema_of
 from simsam_batch.runs.plan import load_plan
-from simsam_batch.runs.publish import ARRAY_FIELDS, _published_rows
+from simsam_batch.runs.publish import ARRAY_FIELDS, published_rows
 from simsam_batch.runs.records import from_json
 from simsam_batch.storage import Folder, ObjectNotFound
 
@@ -220,7 +220,7 @@ class _Shard:
 
     def _read(self, out: Folder, columns: list[str]) -> pa.Table:
         manifest = Ledger(out, self.stage).manifest(self.shard, self.generation)
-        [table] = _published_rows(out, [manifest])
+        [table] = published_rows(out, [manifest])
         return table.select(columns).replace_schema_metadata(None)
 
 
