@@ -45,7 +45,9 @@ class RunSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     root: str | None = _input(None, "folder that relative paths of a list or table start from")
-    truth: str | None = _input(None, "folder of truth masks, joined to images by sub-folder and file stem")
+    truth: str | None = _input(
+        None, "folder of truth, joined to images by sub-folder and file stem: masks, label maps, or partitions (.npz)"
+    )
     split: str | None = _input(None, "part of a dataset by name, such as val; none: the one its figures are given for")
     truth_crop: Literal["auto", "none", "center"] = _input(
         "auto", "center: score the central square of each image alone; auto: as the dataset by name was published"
