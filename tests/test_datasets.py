@@ -885,6 +885,14 @@ class TestRuns:
         assert set(result["iou_by_class"]) >= {"background", "aeroplane/body", "tvmonitor/screen"}
         assert result["images_scored"] == 2
 
+    def test_all_ids_that_cityscapes_ignores_are_ignored(self, copy: Callable[[str], Path], tmp_path: Path) -> None:
+        root, out = copy("cityscapes"), tmp_path / "out"
+        assert run(["semantic", f"cityscapes:{root}", str(out), *RUN, "--regions", "4", "--clusters", "3"]) == 0
+        result = json.loads((out / "results" / "semantic.json").read_text())["metrics"]
+        # of 3, 7, 26 and 33 the first is the border that rectification leaves
+        assert set(result["iou_by_class"]) == {"road", "car", "bicycle"}
+        assert result["ignored_pixels"] > 0
+
     @pytest.mark.parametrize("given", ["ecssd:{0}/nothing", "ecsd:{0}"])
     def test_a_wrong_name_or_root_is_one_message(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str], given: str

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from simsam_batch.catalog import center_crops, facts_of, truth_kind
+from simsam_batch.catalog.datasets.hierarchies import label_hierarchy
 from simsam_batch.config import SemanticSettings, extra
 from simsam_batch.errors import SettingsError
 from simsam_batch.runs.schema import ROW_FIELDS
@@ -138,8 +139,9 @@ def resolved_of(regions: str, fitted: FittedClusters, truth: dict[str, Any] | No
 def truth_of(options: SemanticSettings, source: Mapping[str, Any]) -> dict[str, Any] | None:
     """How the truth is to be read, or None if it is not one of class ids.
 
-    Keys are ``classes`` (names by id, None where nobody has named them, see `names_of`), ``ignore_label``, ``protocol``
-    and ``center_crop``. A dataset by name knows all of it; otherwise the settings say it.
+    Keys are ``classes`` (names by id, None where nobody has named them, see `names_of`), ``ignore_label``,
+    ``also_ignored`` (further ids, to be read as that one), ``protocol`` and ``center_crop``. A dataset by name knows
+    all of it; otherwise the settings say it.
 
     Args:
         options: the settings.
@@ -153,14 +155,22 @@ def truth_of(options: SemanticSettings, source: Mapping[str, Any]) -> dict[str, 
         return None
     ignore = None if options.ignore_label < 0 else options.ignore_label
     classes: tuple[str, ...] | None = None
-    protocol = "semantic"
+    protocol, also_ignored = "semantic", set[int]()
     if facts is not None:
+        if facts.label_hierarchy is not None and facts.ignore_label is not None:
+            also_ignored = set(label_hierarchy(facts.label_hierarchy).ignore)
         classes, protocol = facts.classes, facts.protocol
         ignore = facts.ignore_label if ignore is None else ignore
     if options.class_names is not None:
         classes = read_class_names(options.class_names)
     named = None if classes is None else list(classes)
-    return {"classes": named, "ignore_label": ignore, "protocol": protocol, "center_crop": center_crops(source)}
+    return {
+        "classes": named,
+        "ignore_label": ignore,
+        "also_ignored": sorted(also_ignored - {ignore}),
+        "protocol": protocol,
+        "center_crop": center_crops(source),
+    }
 
 
 def names_of(classes: Sequence[str] | None) -> tuple[str, ...]:

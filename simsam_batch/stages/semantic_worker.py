@@ -130,6 +130,8 @@ class SemanticWorker:
             )
         except images.TruthError as error:
             return _Loaded(maps, index, None, str(error))
+        if truth_is["also_ignored"]:
+            truth = np.where(np.isin(truth, truth_is["also_ignored"]), truth_is["ignore_label"], truth)
         return _Loaded(maps, index, truth, None)
 
     def _labelled(self, uri: str, found: dict[str, Any]) -> tuple[list[NDArray[np.int32]], masks.UpsampleIndex]:
