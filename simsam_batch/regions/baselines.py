@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,16 +31,17 @@ class Regions:
 
 
 def grid_tree(grid: tuple[int, int], superpixels: int) -> Regions:
-    """Cut the grid into quarters, those into quarters, and so on until there are at least so many cells, or no more.
+    """Cut the grid into quarters, those into quarters, and so on until there are as many cells as wanted, or more.
 
     Cells are as equal as whole patches allow; a quarter that would hold no patch is left out (this project).
 
     Args:
         grid: (Hp, Wp).
-        superpixels: cells wanted; at least as many are made where there are patches enough.
+        superpixels: cells wanted; one for each patch where there are fewer patches.
     """
     levels = 0
-    while 4**levels < superpixels and 2**levels < max(grid):
+    # A side has no more parts than patches.
+    while math.prod(min(2**levels, side) for side in grid) < min(superpixels, math.prod(grid)):
         levels += 1
     # The cell of a patch at the finest level, as a number whose binary digits name the quarters from the top.
     rows, columns = (np.arange(length) * 2**levels // length for length in grid)
