@@ -40,11 +40,13 @@ class Gallery:
     Attributes:
         title, about: what that is, and how they were chosen out of how many.
         pictures: of the images.
+        wide: whether they take more room than usual.
     """
 
     title: str
     about: str
     pictures: Sequence[Picture]
+    wide: bool = False
 
 
 class Album:

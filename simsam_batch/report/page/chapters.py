@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 
 from simsam_batch.report.page.album import Album, Gallery, Picture
 from simsam_batch.report.page.clusters import Cluster, Confusion
-from simsam_batch.report.page.pictures import Drawn
+from simsam_batch.report.page.pictures import CUT_OUT, Drawn
 from simsam_batch.report.page.plots import Plot, over_time
 from simsam_batch.report.page.scores import Scores, scores_of, so_far
 from simsam_batch.report.page.settings import Settings, settings_of
@@ -125,6 +125,11 @@ class Source:
         )
         return Picture(row["image_id"], small, large, drawn.size, alt, facts, drawn.fault)
 
+    def cut_out(self, stage: str, number: int, label: int, content: bytes, whole: Picture) -> Picture:
+        """Put a region with a label into the album; it leads to the picture of the whole image."""
+        small = self.album.add(f"{stage}-{number:07d}-label-{label}", content)
+        return Picture(whole.name, small, whole.large, CUT_OUT, f"region with label {label} in {whole.name}", ())
+
     def metrics(self, stage: str) -> dict[str, Any] | None:
         """The scores in a stage's result file; None while there is none."""
         found = self._json(f"results/{stage}.json", "metrics")
@@ -197,10 +202,19 @@ def _progress(source: Source, stage: str, work: Work) -> Progress:
     )
 
 
-def galleries_of(titled: Mapping[str, tuple[str, Sequence[int]]], picture: Callable[[int], Any]) -> list[Gallery]:
-    """Galleries from their titles, what is to be said of them, and the numbers of their images; none without any."""
+Titled = Mapping[str, tuple[str, Sequence[int]]]
+"""By the title of a gallery what is to be said of it, and the numbers of its images."""
+
+
+def numbers_of(titled: Titled) -> set[int]:
+    """Of all images in some galleries."""
+    return {number for _, numbers in titled.values() for number in numbers}
+
+
+def galleries_of(titled: Titled, pictures: Mapping[int, Picture], *, wide: bool = False) -> list[Gallery]:
+    """The galleries themselves, but for those without an image."""
     return [
-        Gallery(title, about, [picture(number) for number in numbers])
+        Gallery(title, about, [pictures[number] for number in numbers], wide)
         for title, (about, numbers) in titled.items()
         if len(numbers)
     ]

@@ -26,14 +26,14 @@ class Cluster:
 
     Attributes:
         label: its number.
-        color: of its regions on label maps, as ``#rrggbb``; None where pictures have none for it.
+        color: of its regions on label maps; None where pictures have none for it.
         stands_for: the class that it is matched to; None without truth, empty if it is matched to none.
         about: how many images and regions have it.
         pictures: of regions of it.
     """
 
     label: int
-    color: str | None
+    color: Color | None
     stands_for: str | None
     about: str
     pictures: Sequence[Picture]
@@ -71,9 +71,13 @@ def confusion_of(
     return Confusion([names[c] for c in shown], lines, len(held) - len(shown))
 
 
-def hexadecimal(color: Color) -> str:
-    """``#rrggbb``."""
-    return "#{:02x}{:02x}{:02x}".format(*color)
+def clusters_of(count: int, fitted_on: str | None) -> str:
+    """What is to be said of a number of labels."""
+    first = f"The first {MOST_CLUSTERS} of" if count > MOST_CLUSTERS else "All"
+    matched = "" if fitted_on is None else f" They are matched to classes on {fitted_on}."
+    return (
+        f"{first} {count:,} labels that occur, the largest cluster first. A region leads to its whole image.{matched}"
+    )
 
 
 def _percent(share: float) -> str:

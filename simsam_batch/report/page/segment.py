@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from simsam_batch.report.page.album import Picture
-from simsam_batch.report.page.chapters import Chapter, Source, begun, dots, galleries_of, scores_or_so_far
+from simsam_batch.report.page.album import Gallery, Picture
+from simsam_batch.report.page.chapters import Chapter, Source, begun, dots, galleries_of, numbers_of, scores_or_so_far
 from simsam_batch.report.page.choice import highest, lowest, middle, sample
 from simsam_batch.report.page.pictures import draw_masks
 from simsam_batch.report.page.plots import MOST_DOTS, histogram, scatter
@@ -24,7 +25,7 @@ _LEGEND = (
 )
 
 
-def segment_chapter(source: Source, stages: list[str]) -> Chapter:
+def segment_chapter(source: Source, stages: Sequence[str]) -> Chapter:
     """Scores, distributions and galleries of object masks.
 
     Raises:
@@ -60,7 +61,7 @@ def segment_chapter(source: Source, stages: list[str]) -> Chapter:
     return chapter
 
 
-def _galleries(source: Source, rows: StageRows, numbers: Scalars) -> list[Any]:
+def _galleries(source: Source, rows: StageRows, numbers: Scalars) -> list[Gallery]:
     count, number = source.samples, numbers.number
     iou, sure = numbers["iou"], np.where(numbers.ok, numbers["confidence"], np.nan)
     good, bad = number[numbers.ok], number[numbers["degenerate"] == 1]
@@ -76,11 +77,9 @@ def _galleries(source: Source, rows: StageRows, numbers: Scalars) -> list[Any]:
         ),
         "At random": (f"A random sample of {fine}, the same one every time.", sample(good, count)),
     }
-    wanted = sorted({each for _, numbers in titled.values() for each in numbers})
-    pictures: dict[int, Picture] = {}
-    for number_, row in source.rows(rows, wanted, _COLUMNS):
-        pictures[number_] = _picture(source, rows, number_, row)
-    return galleries_of(titled, pictures.__getitem__)
+    wanted = sorted(numbers_of(titled))
+    drawn = {each: _picture(source, rows, each, row) for each, row in source.rows(rows, wanted, _COLUMNS)}
+    return galleries_of(titled, drawn)
 
 
 def _picture(source: Source, rows: StageRows, number: int, row: dict[str, Any]) -> Picture:

@@ -59,7 +59,7 @@ def settings_of(out: Folder, works: Mapping[str, Work]) -> Settings:
         values |= record["started_with"] | record["settings"]
         resolved.append((stage, [(key, _shown(value)) for key, value in flat(record["resolved"])]))
     if "regions" in works or "labels" in works:
-        values |= _clusters(out)
+        values |= cluster_settings(out)
     changed = [
         (name, _shown(value), _shown(defaults.get(name)))
         for name, value in values.items()
@@ -92,7 +92,7 @@ def flat(value: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:
     return found
 
 
-def _clusters(out: Folder) -> dict[str, Any]:
+def cluster_settings(out: Folder) -> dict[str, Any]:
     """The settings that the clusters were fitted with; none before that."""
     name = "clusters/clusters.json"
     try:

@@ -17,7 +17,9 @@ from simsam_batch.report.page.album import Album
 from simsam_batch.report.page.card import NAME as CARD
 from simsam_batch.report.page.card import dataset_card
 from simsam_batch.report.page.chapters import KINDS, Chapter, Source
+from simsam_batch.report.page.hierarchy import hierarchy_chapter
 from simsam_batch.report.page.segment import segment_chapter
+from simsam_batch.report.page.semantic import semantic_chapter
 from simsam_batch.report.page.settings import sources
 from simsam_batch.runs.plan import Plan
 from simsam_batch.storage import Folder, redact
@@ -26,7 +28,7 @@ PAGE = "report/index.html"
 MOST_SAMPLES = 100
 """Images of a gallery, at most."""
 
-_CHAPTERS = {"segment": segment_chapter}
+_CHAPTERS = {"segment": segment_chapter, "semantic": semantic_chapter, "hierarchy": hierarchy_chapter}
 
 
 def write_page(out: Folder, plan: Plan, stages: Sequence[str], samples: int, stage: str | None = None) -> str:
@@ -59,9 +61,9 @@ def write_page(out: Folder, plan: Plan, stages: Sequence[str], samples: int, sta
     card = dataset_card(out)
     source = Source(out, plan, Album(out), samples)
     chapters: list[Chapter] = [
-        _CHAPTERS[kind](source, list(stages))
+        _CHAPTERS[kind](source, stages)
         for kind, parts in KINDS.items()
-        if kind in _CHAPTERS and parts[0] in stages and stage in (None, *parts)
+        if parts[0] in stages and stage in (None, *parts)
     ]
     page = _render(
         name=out.url.rstrip("/").rpartition("/")[2] or out.url,

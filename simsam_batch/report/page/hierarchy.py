@@ -1,0 +1,125 @@
+"""The chapter of region trees: how well nodes cover the truth, what trees are like, and the labels of their nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from simsam_batch.report.page.album import Picture
+from simsam_batch.report.page.chapters import (
+    Chapter,
+    Source,
+    Titled,
+    begun,
+    dots,
+    galleries_of,
+    numbers_of,
+    scores_or_so_far,
+)
+from simsam_batch.report.page.choice import by_label, highest, lowest, middle, sample
+from simsam_batch.report.page.clusters import MOST_CLUSTERS, Cluster, clusters_of
+from simsam_batch.report.page.pictures import draw_tree
+from simsam_batch.report.page.plots import MOST_DOTS, histogram, scatter
+from simsam_batch.report.page.scalars import Scalars, tables_of
+from simsam_batch.runs.reading import StageRows
+
+_SCALARS = ["nmcovering", "leaves", "depth"]
+_COLUMNS = ["image_id", "uri", "status", "error_type", "error", "width", "height", "content_sha256", "grid_h", "grid_w"]
+_COLUMNS += ["patch", "superpixel_map", "leaf_masks", "nodes", "leaves", "depth", "nmcovering"]
+
+_LEGEND = (
+    "The photograph, then the image cut at depth 1, 2 and so on, a region in a colour near that of the one it is part "
+    "of. Behind a picture stands the whole tree."
+)
+
+
+def hierarchy_chapter(source: Source, stages: Sequence[str]) -> Chapter:
+    """Scores, distributions and pictures of region trees, and the labels of their nodes if these were clustered.
+
+    Raises:
+        RunError: the run is damaged.
+        StorageError: the storage did not answer.
+    """
+    chapter, works = begun(source, "hierarchy", stages)
+    trees = StageRows(source.out, "hierarchy")
+    numbers = Scalars(trees, source.plan, _SCALARS)
+    covering = numbers["nmcovering"]
+    chapter.scores = scores_or_so_far(source, "hierarchy", "nmcovering", covering)
+    chapter.plots_note = numbers.note
+    if np.isfinite(covering).any():
+        chapter.plots.append(histogram("Covering of the truth", "NMCovering", covering, (0.0, 1.0)))
+        title = "Do more leaves cover better?"
+        plot = scatter(title, "leaves", "NMCovering", numbers["leaves"], covering, dots(len(numbers), MOST_DOTS))
+        chapter.plots += [] if plot is None else [plot]
+    if numbers.ok.any():
+        chapter.plots.append(histogram("Leaves of a tree", "leaves", numbers["leaves"]))
+        chapter.plots.append(histogram("Depth of a tree", "depth", numbers["depth"]))
+
+    labels = StageRows(source.out, "labels") if "labels" in works else None
+    found: dict[int, tuple[int, list[int]]] = {}
+    if labels is not None and len(labels):
+        found = by_label(tables_of(labels, source.plan, ["labels"]), source.samples)
+        # label 0 stands for nodes of no cluster
+        found.pop(0, None)
+    shown = dict(list(found.items())[:MOST_CLUSTERS])
+    titled = _titled(source, numbers)
+    pictures, cut_outs = _drawn(source, trees, labels, titled, shown)
+    chapter.legend = _LEGEND
+    chapter.galleries = galleries_of(titled, pictures, wide=True)
+    nodes = (source.metrics("labels") or {}).get("nodes_by_label", {})
+    for label, (images, chosen) in shown.items():
+        how_many = f"{nodes[str(label)]:,} nodes of " if str(label) in nodes else "Nodes of "
+        about = f"{how_many}{images:,} images; the largest one of each of a random sample of them."
+        held = [cut_outs[number, label] for number in chosen if (number, label) in cut_outs]
+        chapter.clusters.append(Cluster(label, None, None, about, held))
+    chapter.clusters_note = clusters_of(len(found), None)
+    return chapter
+
+
+def _titled(source: Source, numbers: Scalars) -> Titled:
+    count, number, covering = source.samples, numbers.number, numbers["nmcovering"]
+    fine, bad = number[numbers.ok], number[numbers["leaves"] == 1]
+    scored = f"{int(np.isfinite(covering).sum()):,} scored images"
+    return {
+        "Best": (f"The highest NMCovering of {scored}.", highest(number, covering, count)),
+        "Median": (f"Around the median NMCovering of {scored}.", middle(number, covering, count)),
+        "Worst": (f"The lowest NMCovering of {scored}, the lowest first.", lowest(number, covering, count)),
+        "Not divided": (f"Trees of one node: a sample of {len(bad):,} such images.", sample(bad, count)),
+        "At random": (f"A random sample of {len(fine):,} images, the same one every time.", sample(fine, count)),
+    }
+
+
+def _drawn(
+    source: Source,
+    trees: StageRows,
+    labels: StageRows | None,
+    titled: Titled,
+    shown: Mapping[int, tuple[int, Sequence[int]]],
+) -> tuple[dict[int, Picture], dict[tuple[int, int], Picture]]:
+    """Pictures by the number of their row, and regions cut out by number and label."""
+    of_row: dict[int, list[int]] = {}
+    for label, (_, chosen) in shown.items():
+        for number in chosen:
+            of_row.setdefault(number, []).append(label)
+    wanted = sorted(numbers_of(titled) | of_row.keys())
+    labelled = set() if labels is None else set(labels.spread(len(labels)))
+    held: dict[int, Any] = {}
+    if labels is not None:
+        there = [number for number in wanted if number in labelled]
+        held = {number: row["labels"] for number, row in source.rows(labels, there, ["labels"])}
+    pictures: dict[int, Picture] = {}
+    cut_outs: dict[tuple[int, int], Picture] = {}
+    for number, row in source.rows(trees, wanted, _COLUMNS):
+        row["labels"] = held.get(number)
+        drawn = draw_tree(row, trees.settings, of_row.get(number, ()))
+        facts = [] if row["nmcovering"] is None else [f"NMCovering {row['nmcovering']:.3f}"]
+        facts += [f"{row['leaves']} leaves", f"depth {row['depth']}"]
+        alt = (
+            f"{row['image_id']}: the photograph, and its {row['leaves']} regions level by level to depth {row['depth']}"
+        )
+        pictures[number] = picture = source.picture("hierarchy", number, row, drawn, alt, facts)
+        for label, content in drawn.regions.items():
+            cut_outs[number, label] = source.cut_out("hierarchy", number, label, content, picture)
+    return pictures, cut_outs
