@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simsam_batch.regions.baselines import grid_tree, kmeans_partitions
@@ -27,6 +27,7 @@ def test_there_are_no_more_cells_than_patches() -> None:
     assert grid_tree((3, 3), 1).parent.tolist() == [-1]
 
 
+@settings(deadline=None)
 @given(height=st.integers(1, 40), width=st.integers(1, 40), wanted=st.integers(1, 300))
 def test_every_cell_of_a_grid_is_a_rectangle_and_children_tile_their_parent(
     height: int, width: int, wanted: int
