@@ -26,7 +26,11 @@ def two_leaves() -> Tree:
 def test_counts_and_boxes_of_a_small_grid() -> None:
     assert node_patches(two_leaves()).tolist() == [5, 3, 2]
     # Left, top, right and bottom, the last two exclusive.
-    assert node_boxes(two_leaves(), two_leaves().superpixel.reshape(2, 3)).tolist() == [[0, 0, 3, 2], [0, 0, 2, 2], [2, 0, 3, 2]]
+    assert node_boxes(two_leaves(), two_leaves().superpixel.reshape(2, 3)).tolist() == [
+        [0, 0, 3, 2],
+        [0, 0, 2, 2],
+        [2, 0, 3, 2],
+    ]
 
 
 def test_prototypes_are_means_of_unit_length() -> None:
@@ -55,7 +59,11 @@ def test_every_node_measures_its_own_patches(seed: int, count: int, upstream: bo
     features = rng.standard_normal((40, 4)).astype(np.float32)
     features[labels < 0] = np.nan
 
-    patches, boxes, prototypes = node_patches(tree), node_boxes(tree, tree.superpixel.reshape(grid)), node_prototypes(tree, features)
+    patches, boxes, prototypes = (
+        node_patches(tree),
+        node_boxes(tree, tree.superpixel.reshape(grid)),
+        node_prototypes(tree, features),
+    )
     for node, (lo, hi) in enumerate(zip(tree.lo, tree.hi, strict=True)):
         own = (tree.superpixel >= lo) & (tree.superpixel < hi)
         assert patches[node] == own.sum()
