@@ -1,6 +1,6 @@
 # make demo   a fresh machine to pictures, in one command
 # make test   lint, types, layering and every test
-# make lint   only the first three
+# make lint   all but the tests; scripts and the Dockerfile too
 # make format ruff's fixes and layout
 # make soak   faults at length: killed processes, failing storage, damaged images; half an hour or more
 # make bench  ratios against what else one would run, about 5 minutes on 2 cores; make bench-gpu on CUDA
@@ -35,6 +35,8 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/shellcheck cluster/*.sh
+	$(BIN)/hadolint Dockerfile
 
 test: lint
 	$(BIN)/python -m pytest $(TEST_FLAGS)
