@@ -224,9 +224,7 @@ def stage_of(
 
     if name == "segment" and isinstance(settings, SegmentSettings):
         object_truth = truth_kind(plan.source) in (None, "object")
-        return SegmentStage(
-            settings, resolved, kept_columns(plan), object_truth, center_crops(plan.source), recorded
-        )
+        return SegmentStage(settings, resolved, kept_columns(plan), object_truth, center_crops(plan.source), recorded)
     if name == "regions" and isinstance(settings, SemanticSettings):
         return RegionsStage(settings, resolved, recorded)
     if name == "semantic" and isinstance(settings, SemanticSettings):
