@@ -75,9 +75,7 @@ def clusters_of(count: int, fitted_on: str | None) -> str:
     """What is to be said of a number of labels."""
     first = f"The first {MOST_CLUSTERS} of" if count > MOST_CLUSTERS else "All"
     matched = "" if fitted_on is None else f" They are matched to classes on {fitted_on}."
-    return (
-        f"{first} {count:,} labels that occur, the largest cluster first. A region leads to its whole image.{matched}"
-    )
+    return f"{first} {count:,} labels that occur, the largest cluster first. A region leads to its image.{matched}"
 
 
 def _percent(share: float) -> str:

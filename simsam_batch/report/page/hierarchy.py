@@ -30,8 +30,8 @@ _COLUMNS = ["image_id", "uri", "status", "error_type", "error", "width", "height
 _COLUMNS += ["patch", "superpixel_map", "leaf_masks", "nodes", "leaves", "depth", "nmcovering"]
 
 _LEGEND = (
-    "The photograph, then the image cut at depth 1, 2 and so on, a region in a colour near that of the one it is part "
-    "of. Behind a picture stands the whole tree."
+    "The photograph, then the image cut at depth 1, 2 and 3, and into all leaves; a region's colour is near that of "
+    "the one it is part of. Behind a picture stand all depths and the whole tree."
 )
 
 

@@ -17,7 +17,7 @@ from simsam_batch.report.drawing import EMPTY, MUTED, Color, write
 from simsam_batch.report.exports.pictures import _photo, page
 from simsam_batch.report.exports.tree_colors import tree_colors
 from simsam_batch.report.exports.tree_diagram import _cut_out
-from simsam_batch.report.exports.tree_levels import borders, draw_levels
+from simsam_batch.report.exports.tree_levels import _level, borders, nodes_at
 from simsam_batch.report.exports.trees import RegionTree
 from simsam_batch.report.photographs import limits_of, working_size
 from simsam_batch.runs.reading import StageRows
@@ -29,6 +29,9 @@ CUT_OUT = 144, 108
 """Width and height of a region cut out, in pixels."""
 
 _VECTORS, _ABREAST, _GAP = 6, 3, 6
+_LEVELS = 5
+"""Pictures in the row of a tree: the photograph, the first depths, the last."""
+
 _TINT = 0.55
 _GROUND: Color = (255, 255, 255)
 
@@ -128,7 +131,7 @@ def draw_tree(row: dict[str, Any], settings: dict[str, Any], labelled: Sequence[
     tree = RegionTree(row, settings)
     colors = tree_colors(tree.children)
     owners = tree.owners((photo.height, photo.width))
-    card = draw_levels(photo, owners, tree, colors, 2 * SMALL)
+    card = _levels(photo, owners, tree, colors)
     cut_outs = {}
     for label in labelled:
         nodes = [node for node, of in enumerate(row["labels"] or ()) if of == label]
@@ -156,6 +159,18 @@ def true_classes(
         if label < count and label != ignore:
             table[label] = color
     return Image.fromarray(table[ids])
+
+
+def _levels(photo: Image.Image, owners: NDArray[np.int32], tree: RegionTree, colors: Sequence[Color]) -> Image.Image:
+    """In one row the photograph, the image cut at the first depths, and all leaves."""
+    deepest = max(node["depth"] for node in tree.nodes)
+    depths = [*range(1, min(_LEVELS - 1, deepest)), *([deepest] if deepest else [])]
+    width = 2 * SMALL // _LEVELS - _GAP
+    size = width, max(1, round(photo.height * width / photo.width))
+    shown, near = photo.resize(size, Image.Resampling.LANCZOS), _nearest(owners, size)
+    trunk = np.append(nodes_at(tree, 1), -1)[near]
+    cuts = [_level(shown, np.append(nodes_at(tree, depth), -1)[near], trunk, colors) for depth in depths]
+    return _stacked([[shown, *cuts]])
 
 
 def palette(count: int) -> list[Color]:

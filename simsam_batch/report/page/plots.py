@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 WIDTH, HEIGHT = 380, 236
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 10, 12, 44
 _ROOM_X, _ROOM_Y = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
-_BARS = 25
+_BARS, _FEW_BARS = 25, 9
 MOST_DOTS = 1500
 
 
@@ -62,6 +62,10 @@ def histogram(title: str, name: str, values: NDArray[np.float32], bounds: tuple[
     else:
         high = high if high > low else low + 1
         edges = np.linspace(low, high, _BARS + 1)
+    if whole and len(edges) <= _FEW_BARS:
+        # one bar alone is not to fill the plot
+        missing = (_FEW_BARS + 1 - len(edges)) // 2
+        edges = np.arange(edges[0] - missing, edges[-1] + missing + 0.5)
     counts, _ = np.histogram(held.clip(edges[0], edges[-1]), edges)
     scale = _Scale((float(edges[0]), float(edges[-1])), (0.0, float(max(counts.max(), 1))))
     bars = []
@@ -123,6 +127,25 @@ def curve(title: str, x_name: str, y_name: str, x: Sequence[float], y: Sequence[
     line = [scale.place(*pair) for pair in zip(x, y, strict=True)]
     about = f"From {x_name} {x[0]:.2f} and {y_name} {y[0]:.2f} to {x[-1]:.2f} and {y[-1]:.2f}."
     return Plot(title, about, x_name, y_name, scale.x_ticks(), scale.y_ticks(), lines=[line])
+
+
+def over_depth(title: str, y_name: str, values: Sequence[float]) -> Plot:
+    """A share, 0 to 1, at depth 1, 2 and so on."""
+    scale = _Scale((0.5, len(values) + 0.5), (0.0, 1.0))
+    places = [scale.place(depth, value) for depth, value in enumerate(values, 1)]
+    best = int(np.argmax(values)) + 1
+    about = f"{values[0]:.3f} at depth 1, at best {values[best - 1]:.3f} at depth {best}."
+    return Plot(
+        title,
+        about,
+        "depth",
+        y_name,
+        scale.x_ticks(whole=True),
+        scale.y_ticks(),
+        dots=places,
+        lines=[places],
+        note=about,
+    )
 
 
 def over_time(title: str, seconds: float, rates: NDArray[np.float64]) -> Plot:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simsam_batch.report.page.plots import Plot, curve
+from simsam_batch.report.page.plots import Plot, curve, over_depth
 from simsam_batch.scores.bootstrap import bin_of, interval_of_mean
 
 ABOUT = {
@@ -76,6 +76,11 @@ class Table:
     scores: list[Score]
     folded: bool = False
 
+    @property
+    def has_intervals(self) -> bool:
+        """Whether any of them has one."""
+        return any(score.interval is not None for score in self.scores)
+
 
 @dataclass(slots=True)
 class Scores:
@@ -111,14 +116,16 @@ def scores_of(metrics: Mapping[str, Any]) -> Scores:
             for level, inner in enumerate(value):
                 lines = [_score(k, v, inner.get(f"{k}_ci")) for k, v in inner.items() if _plain(k, v)]
                 found.tables.append(Table(f"{_title(name)} {level}", lines, folded=True))
+        elif isinstance(value, list) and value and name.endswith("_by_depth"):
+            found.plots.append(over_depth(_title(name), name.removesuffix("_by_depth"), value))
         elif isinstance(value, list):
             ends = interval if isinstance(interval, list) else [None] * len(value)
             lines = [_score(f"depth {i + 1}", v, b) for i, (v, b) in enumerate(zip(value, ends, strict=False))]
             found.tables.append(Table(_title(name), lines))
         else:
             main.append(_score(name, value, interval))
-    # what has an interval is what people look for
-    main.sort(key=lambda score: score.interval is None)
+    # what has an interval is what people look for, and how it was scored comes last
+    main.sort(key=lambda score: (score.interval is None, score.bar is None))
     return found
 
 
