@@ -85,10 +85,13 @@ class PartitionScores:
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """For each partition that counts: pixels of each region in each superpixel, and of each superpixel."""
         for partition in partitions:
-            labels = [label for label in np.unique(partition).tolist() if label not in self.ignore]
-            if labels:
-                lookup = LabelLookup(len(labels), {label: i for i, label in enumerate(labels)}, self.ignore)
-                table, _ = lookup.count(superpixels, partition, tree.superpixels)
+            # Their numbers mean nothing, and may be anything: places among them stay small.
+            labels, places = np.unique(partition, return_inverse=True)
+            counted = [place for place, label in enumerate(labels.tolist()) if label not in self.ignore]
+            if counted:
+                regions = {place: region for region, place in enumerate(counted)}
+                lookup = LabelLookup(len(counted), regions, set(range(len(labels))) - set(counted))
+                table, _ = lookup.count(superpixels, places.reshape(partition.shape), tree.superpixels)
                 yield table, table.sum(axis=0)
 
     def merge(self, a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:

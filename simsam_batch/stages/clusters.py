@@ -163,6 +163,8 @@ def _node_features(out: Folder) -> Features:
     for shard in committed_trees(out):
         for row, prototypes in zip(shard.rows, shard.prototypes, strict=True):
             held = np.flatnonzero(prototypes.any(axis=1))
+            if not len(held):
+                continue
             yield [f"{row['image_id']}#{node}".encode() for node in held.tolist()], prototypes[held]
 
 

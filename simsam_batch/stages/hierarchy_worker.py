@@ -97,9 +97,9 @@ class HierarchyWorker(ImageWorker[Trees]):
         with self.timer.step("tree"):
             trees = grow_trees(superpixels, seeds, self._rules)
             described = list(features.descriptors.cpu().numpy())
-            prototypes = [node_prototypes(tree, one) for tree, one in zip(trees, described, strict=True)]
             if self._options.numbering == "upstream":
                 trees = [with_upstream_numbering(tree) for tree in trees]
+            prototypes = [node_prototypes(tree, one) for tree, one in zip(trees, described, strict=True)]
         self.timer.settle()
         return Trees(
             trees,

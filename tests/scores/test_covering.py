@@ -335,7 +335,7 @@ def test_partitions_by_several_people_are_averaged() -> None:
 
 
 def test_partitions_that_are_ignored_whole_are_none() -> None:
-    scores = PartitionScores(ignore=255)
+    scores = PartitionScores(ignore=[255])
     found = scores.of_image(T1[0], [WITHOUT_BODY, np.full((4, 4), 255)], T1[1])
     assert found["partitions"] == 1
     assert found["nmcovering"]["sum"] == pytest.approx(3 / 4)
