@@ -22,7 +22,7 @@ from urllib.request import Request, urlopen
 import click
 import pytest
 import yaml
-from conftest import S3Server
+from s3_server import S3Server
 from test_jobs import ON_A_CPU, ONE_EPOCH, ROOT, SMALL, environment, photograph, results_of
 
 from simsam_batch import __version__, cli
