@@ -396,7 +396,16 @@ def _score_command() -> click.Command:
     )
 
 
-def _export(out: str, *, to: str, format: str, stage: str | None, limit: int | None, debug: bool) -> int:  # noqa: A002
+def _export(
+    out: str,
+    *,
+    to: str,
+    format: str,  # noqa: A002
+    stage: str | None,
+    limit: int | None,
+    nodes: Literal["leaves", "all"] | None,
+    debug: bool,
+) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -413,16 +422,18 @@ def _export(out: str, *, to: str, format: str, stage: str | None, limit: int | N
             format=format,
             stage=stage,
             limit=limit,
+            nodes=nodes,
             on_image=lambda count, total: bar.update(task, completed=count, total=total),
         )
-    click.echo(f"{done['images']:,} images of the stage {done['stage']} in {redact(to)}")
+    faults = "".join(f", {done[name]:,} {name}" for name in ("failed", "unreadable") if done[name])
+    click.echo(f"{done['images']:,} images of the stage {done['stage']} in {redact(to)}{faults}")
     return 0
 
 
 def _export_command() -> click.Command:
     from simsam_batch.report.exports.formats import FORMATS
 
-    formats = "".join(f"\n  {name:<10}{each.about}" for name, each in FORMATS.items())
+    formats = "".join(f"\n  {name:<12}{each.about}" for name, each in FORMATS.items())
     return click.Command(
         "export",
         callback=_export,
@@ -434,6 +445,7 @@ def _export_command() -> click.Command:
             click.Option(["--format"], type=click.Choice(list(FORMATS)), required=True, help="see above"),
             click.Option(["--stage"], metavar="NAME", help="of the run  [the first that the format can be made of]"),
             click.Option(["--limit"], type=click.IntRange(1), metavar="N", help="only the first N images"),
+            click.Option(["--nodes"], type=click.Choice(["leaves", "all"]), help="of region trees as coco  [leaves]"),
             click.Option(["--debug"], is_flag=True, help="show the traceback of an error"),
         ],
         help="Hand the results of a run on in a format that others read, or as pictures to look at.\n\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from simsam_batch.config import HierarchySettings, SegmentSettings, SemanticSettings
 from simsam_batch.errors import SettingsError
@@ -278,6 +278,7 @@ def export(
     format: str,  # noqa: A002  what users and the command line call it
     stage: str | None = None,
     limit: int | None = None,
+    nodes: Literal["leaves", "all"] | None = None,
     on_image: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Hand the results of a run on in a format that others read, or that people look at; the run may be going on.
@@ -288,13 +289,15 @@ def export(
         format: a name in `simsam_batch.report.exports.formats.FORMATS`.
         stage: whose rows; None: the first stage of the run that the format can be made of.
         limit: only so many images, the first ones.
+        nodes: of region trees as ``coco``; None: leaves.
         on_image: called with how many of how many images are done.
 
     Returns:
-        What ``export.json`` in ``to`` holds: ``format``, ``stage``, ``plan``, ``content_digest``, ``images``.
+        What ``export.json`` in ``to`` holds, see ``docs/export.md``.
 
     Raises:
-        SettingsError: no run in OUT, no such stage or format, nothing committed yet, or ``to`` holds something else.
+        SettingsError: no run in OUT, no such stage or format, nothing committed yet, ``to`` holds something else, or
+            ``nodes`` for another format or stage.
         RunError: the run is damaged.
         StorageError: the storage did not answer.
     """
@@ -303,7 +306,7 @@ def export(
     folder = Folder(absolute_url(out))
     existing_plan(folder)
     rows = rows_for(folder, begun_stages(folder), format, stage)
-    return write_export(rows, Folder(absolute_url(to)), format, limit, on_image)
+    return write_export(rows, Folder(absolute_url(to)), format, limit=limit, nodes=nodes, on_image=on_image)
 
 
 def report(out: str, *, samples: int = 8, stage: str | None = None) -> str:

@@ -239,7 +239,7 @@ def test_the_same_run_gives_the_same_bytes_wherever_it_goes(finished: Path, out_
     record = operations.export(str(finished), out_url, format="json")
     digest = json.loads((finished / "results/hierarchy.json").read_text())["content_digest"]
     assert record["content_digest"] == digest
-    assert (record["images"], record["complete"]) == (5, True)
+    assert [record[key] for key in ("images", "ok", "failed", "unreadable", "complete")] == [5, 4, 1, 0, True]
     first = {info.name: Folder(out_url).read(info.name) for info in Folder(out_url).list()}
     assert first.keys() == {"export.json", "regions-00000.jsonl"}
     assert json.loads(first["export.json"]) == record
@@ -326,6 +326,7 @@ def test_the_command_says_what_it_wrote(finished: Path, tmp_path: Path, capsys: 
     assert run(["export", str(finished), "--to", str(to), "--format", "json", "--limit", "2"]) == 0
     assert capsys.readouterr().out == f"2 images of the stage hierarchy in {to}\n"
     assert run(["export", str(finished), "--to", str(to), "--format", "json", "--stage", "hierarchy"]) == 0
+    assert capsys.readouterr().out == f"5 images of the stage hierarchy in {to}, 1 failed\n"
     assert len((to / "regions-00000.jsonl").read_bytes().splitlines()) == 5
     assert run(["export", "--help"]) == 0
     said = capsys.readouterr().out
@@ -336,14 +337,15 @@ def test_the_command_says_what_it_wrote(finished: Path, tmp_path: Path, capsys: 
 @pytest.mark.parametrize(
     ("prepare", "arguments", "said"),
     [
-        (None, ["--format", "coco"], "'coco' is not one of 'json', 'pictures'"),
+        (None, ["--format", "voc"], "'voc' is not one of 'coco', 'hf', 'json', 'pictures', 'png', 'pth', 'webdataset'"),
+        (None, ["--nodes", "all"], "only a stage with region trees as coco has nodes to choose from"),
         (None, ["--stage", "regions"], "has no stage 'regions'; it has hierarchy"),
         (None, ["--limit", "0"], "--limit"),
         (lambda to: (to / "letter.txt").write_text("dear"), [], "is not empty. To mend it: name a new folder"),
         (
             lambda to: (to / "export.json").write_text('{"schema_version": 1}'),
             [],
-            "export.json is damaged (without format, stage, plan, content_digest, images)",
+            "export.json is damaged (without format, stage, nodes, plan, content_digest, images)",
         ),
     ],
 )
@@ -368,12 +370,12 @@ def test_what_cannot_be_exported_is_said_and_nothing_is_written(
 def test_a_format_is_refused_where_no_stage_has_it(masks_run: Path, tmp_path: Path) -> None:
     for stage, said in (
         (None, r"json is made of the columns nodes, superpixel_map, which no stage of .* has; it has segment"),
-        ("segment", r"which the stage segment has not\. To mend it: another --stage"),
+        ("segment", r"which the stage segment has not\. To mend it: another --format: coco \| hf"),
     ):
         with pytest.raises(SettingsError, match=said):
             operations.export(str(masks_run), str(tmp_path / "to"), format="json", stage=stage)
-    with pytest.raises(SettingsError, match=r"format: 'coco' is not allowed; it is json \| pictures"):
-        operations.export(str(masks_run), str(tmp_path / "to"), format="coco")
+    with pytest.raises(SettingsError, match=r"format: 'voc' is not allowed; it is coco \| hf \| json"):
+        operations.export(str(masks_run), str(tmp_path / "to"), format="voc")
     assert not (tmp_path / "to").exists()
 
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, get_args
 
 from simsam_batch.errors import SettingsError
+from simsam_batch.report.exports.coco import Nodes, write_coco
+from simsam_batch.report.exports.eigenvector_files import NEEDED as EIGENVECTORS
+from simsam_batch.report.exports.eigenvector_files import write_eigenvectors
+from simsam_batch.report.exports.hugging_face import write_hugging_face
 from simsam_batch.report.exports.json_lines import write_json
+from simsam_batch.report.exports.label_images import write_label_images
+from simsam_batch.report.exports.label_maps import NEEDED as MAPS
 from simsam_batch.report.exports.pictures import write_pictures
 from simsam_batch.report.exports.trees import NEEDED as TREES
+from simsam_batch.report.exports.web_dataset import write_webdataset
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.runs.records import from_json, to_json
 from simsam_batch.runs.schema import SCHEMA_VERSION
@@ -18,7 +27,7 @@ from simsam_batch.storage import Folder
 RECORD = "export.json"
 """The file by which an export is known again."""
 
-_SAME = ("format", "stage", "plan", "content_digest")
+_SAME = ("format", "stage", "nodes", "plan", "content_digest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,18 +36,31 @@ class Format:
 
     Attributes:
         about: what it is, for people.
-        needs: columns that a stage must have to be handed on so.
-        write: given the rows, the folder, how many of the first rows, and what to call after each.
+        needs: sets of columns, one of which a stage must have to be handed on so.
+        write: given the rows, the folder, how many of the first rows, and what to call after each with its outcome.
+        with_nodes: it takes ``nodes`` as well.
     """
 
     about: str
-    needs: frozenset[str]
-    write: Callable[[StageRows, Folder, int, Callable[[], None]], None]
+    needs: Sequence[frozenset[str]]
+    write: Callable[..., None]
+    with_nodes: bool = False
+
+    def fits(self, rows: StageRows) -> bool:
+        """Whether it can be made of these rows."""
+        return any(needs <= set(rows.schema.names) for needs in self.needs)
 
 
 FORMATS = {
-    "json": Format("region trees as JSON Lines, nodes nested, masks in COCO's run-length encoding", TREES, write_json),
-    "pictures": Format("region trees as one PNG for each image, to look at", TREES, write_pictures),
+    "coco": Format("instances in one JSON file, as COCO's", MAPS, write_coco, with_nodes=True),
+    "hf": Format("Parquet with images and masks, for Hugging Face datasets", MAPS, write_hugging_face),
+    "json": Format(
+        "region trees as JSON Lines, nodes nested, masks in COCO's run-length encoding", [TREES], write_json
+    ),
+    "pictures": Format("region trees as one PNG for each image, to look at", [TREES], write_pictures),
+    "png": Format("masks or label maps as one PNG for each image, values are labels", MAPS, write_label_images),
+    "pth": Format("eigenvectors as PyTorch files of Deep Spectral Methods", [EIGENVECTORS], write_eigenvectors),
+    "webdataset": Format("tar files with images, masks and JSON, for WebDataset", MAPS, write_webdataset),
 }
 
 
@@ -59,21 +81,26 @@ def rows_for(out: Folder, stages: Sequence[str], chosen: str, stage: str | None)
     has = f"it has {', '.join(stages)}" if stages else "none has begun"
     if stage is not None and stage not in stages:
         raise SettingsError(f"stage: {out.url} has no stage {stage!r}; {has}")
-    needs = FORMATS[chosen].needs
     for name in stages if stage is None else [stage]:
         rows = StageRows(out, name)
-        if needs <= set(rows.schema.names):
+        if FORMATS[chosen].fits(rows):
             return rows
-    made = f"is made of the columns {', '.join(sorted(needs))}"
+    made = f"is made of the columns {' or '.join(', '.join(sorted(needs)) for needs in FORMATS[chosen].needs)}"
     if stage is not None:
-        fitting = " | ".join(name for name, each in FORMATS.items() if each.needs <= set(rows.schema.names))
+        fitting = " | ".join(name for name, each in FORMATS.items() if each.fits(rows))
         instead = f"another --format: {fitting}" if fitting else "another --stage"
         raise SettingsError(f"format: {chosen} {made}, which the stage {stage} has not. To mend it: {instead}")
     raise SettingsError(f"format: {chosen} {made}, which no stage of {out.url} has; {has}")
 
 
 def write_export(
-    rows: StageRows, to: Folder, chosen: str, limit: int | None, on_image: Callable[[int, int], None] | None
+    rows: StageRows,
+    to: Folder,
+    chosen: str,
+    *,
+    limit: int | None = None,
+    nodes: Nodes | None = None,
+    on_image: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Write rows in a format, and beside them `RECORD`, which is ``complete`` once all is there.
 
@@ -83,17 +110,28 @@ def write_export(
             overwritten.
         chosen: name of the format.
         limit: only so many images, the first ones; None for all.
+        nodes: which nodes of trees, for a format that has ``with_nodes``; None for its own choice.
         on_image: called with how many of how many images are done.
 
     Returns:
         What `RECORD` holds.
 
     Raises:
-        SettingsError: nothing to export, or ``to`` holds something else.
+        SettingsError: nothing to export, ``nodes`` for a format or stage without, or ``to`` holds something else.
         StorageError: the storage did not answer.
     """
     if limit is not None and limit < 1:
         raise SettingsError(f"limit: {limit} is not allowed; it is a whole number, at least 1")
+    write = FORMATS[chosen].write
+    if nodes is not None:
+        if not (FORMATS[chosen].with_nodes and set(rows.schema.names) >= TREES):
+            having = " | ".join(name for name, each in FORMATS.items() if each.with_nodes)
+            raise SettingsError(
+                f"nodes: only a stage with region trees as {having} has nodes to choose from. To mend it: leave it out"
+            )
+        if nodes not in get_args(Nodes):
+            raise SettingsError(f"nodes: {nodes!r} is not allowed; it is {' | '.join(get_args(Nodes))}")
+        write = partial(write, nodes=nodes)
     images = min(len(rows), limit or len(rows))
     if not images:
         raise SettingsError(
@@ -103,22 +141,23 @@ def write_export(
         "schema_version": SCHEMA_VERSION,
         "format": chosen,
         "stage": rows.stage,
+        "nodes": nodes,
         "plan": rows.plan,
         "content_digest": rows.content_digest,
         "images": images,
     }
     _check_place(to, rows.out, record)
     to.replace(RECORD, to_json(record | {"complete": False}, RECORD))
-    done = 0
+    outcomes: Counter[str] = Counter(ok=0, failed=0, unreadable=0)
 
-    def count() -> None:
-        nonlocal done
-        done += 1
+    def count(outcome: str) -> None:
+        outcomes[outcome] += 1
         if on_image is not None:
-            on_image(done, images)
+            on_image(outcomes.total(), images)
 
-    FORMATS[chosen].write(rows, to, images, count)
-    record["complete"] = True
+    write(rows, to, images, count)
+    record |= outcomes
+    record |= {"complete": True}
     to.replace(RECORD, to_json(record, RECORD))
     return record
 

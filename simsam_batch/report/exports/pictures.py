@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Callable
 from itertools import islice
@@ -11,6 +10,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from simsam_batch.report.drawing import EMPTY, FAULT, GAP, LINE, MARGIN, MUTED, RULE, TEXT, write
+from simsam_batch.report.exports.index_table import index_table
 from simsam_batch.report.exports.tree_colors import tree_colors
 from simsam_batch.report.exports.tree_diagram import draw_diagram
 from simsam_batch.report.exports.tree_levels import draw_levels
@@ -29,32 +29,29 @@ _HEADER, _NARROWEST = 84, 640
 _LEGEND = "Each region of the tree. Below it: its cut, near 0 where nothing ties it to its siblings, 1 where all does."
 
 
-def write_pictures(rows: StageRows, to: Folder, images: int, on_image: Callable[[], None]) -> None:
+def write_pictures(rows: StageRows, to: Folder, images: int, on_image: Callable[[str], None]) -> None:
     """Write ``0000012.png`` for row 12 and so on, and ``index.csv``, which says which image each is of.
 
-    Memory holds one image, and the index. An image that failed has no picture, and no file in the index.
+    Memory holds one image. An image that failed has no picture, and no file in the index.
 
     Args:
         rows: of a stage that makes trees.
         to: where the files go.
         images: how many rows, the first ones.
-        on_image: called after each.
+        on_image: called after each with its outcome.
 
     Raises:
         RunError: rows cannot be read.
         StorageError: the storage did not answer.
     """
-    index = io.StringIO()
-    table = csv.writer(index, quoting=csv.QUOTE_ALL, lineterminator="\n")
-    table.writerow(["row", "image_id", "file"])
-    for number, row in islice(tree_rows(rows), images):
-        name = ""
-        if row["status"] == "ok":
-            name = f"{number:07d}.png"
-            to.replace(name, page(row, rows.settings))
-        table.writerow([number, row["image_id"], name])
-        on_image()
-    to.replace("index.csv", index.getvalue().encode())
+    with index_table(to) as note:
+        for number, row in islice(tree_rows(rows), images):
+            name = ""
+            if row["status"] == "ok":
+                name = f"{number:07d}.png"
+                to.replace(name, page(row, rows.settings))
+            note(number, row["image_id"], name)
+            on_image(row["status"])
 
 
 def page(row: dict[str, Any], settings: dict[str, Any]) -> bytes:

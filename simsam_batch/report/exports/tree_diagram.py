@@ -128,10 +128,9 @@ def draw_diagram(
         left, top = place.corner(column, tree.nodes[node]["depth"])
         right, bottom = left + place.thumbnail[0] + 2 * _FRAME - 1, top + place.thumbnail[1] + 2 * _FRAME - 1
         draw.rectangle((left, top, right, bottom), colors[node])
-        cut_out = _cut_out(
-            photo, (owners >= node) & (owners < tree.end[node]), place.thumbnail, colors[node] if node else None
-        )
-        strip.paste(cut_out, (left + _FRAME, top + _FRAME))
+        region = (owners >= node) & (owners < tree.end[node])
+        thumbnail = cut_out(photo, region, place.thumbnail, colors[node] if node else None)
+        strip.paste(thumbnail, (left + _FRAME, top + _FRAME))
         if not areas[node]:
             _centred(draw, ((left + right) // 2, (top + bottom) // 2), "no pixels", MUTED)
         lines = _captions(tree, node, labels)
@@ -211,10 +210,14 @@ def _centred(draw: ImageDraw.ImageDraw, where: tuple[int, int], text: str, color
     draw.text(where, text, color, font(_LETTERS), anchor="mm")
 
 
-def _cut_out(photo: Image.Image, region: NDArray[np.bool_], size: tuple[int, int], color: Color | None) -> Image.Image:
+def cut_out(photo: Image.Image, region: NDArray[np.bool_], size: tuple[int, int], color: Color | None) -> Image.Image:
     """The photograph around a region: the region with a tint of its colour, lest it be grey too, the rest pale grey.
 
-    Without a colour the whole photograph, as it is.
+    Args:
+        photo: the image.
+        region: (height, width), the pixels of the photograph that are the region's; if none is, nothing is drawn.
+        size: (width, height) of the picture; what the cut-out leaves of it is `EMPTY`.
+        color: of the region; None: the photograph around it as it is.
     """
     picture = Image.new("RGB", size, EMPTY)
     if not region.any():

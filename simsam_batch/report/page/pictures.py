@@ -16,7 +16,7 @@ from simsam_batch.report.contact_sheet import _eigenvectors, _Entry, _map, _over
 from simsam_batch.report.drawing import EMPTY, MUTED, Color, write
 from simsam_batch.report.exports.pictures import _photo, page
 from simsam_batch.report.exports.tree_colors import tree_colors
-from simsam_batch.report.exports.tree_diagram import _cut_out
+from simsam_batch.report.exports.tree_diagram import cut_out as _cut_out
 from simsam_batch.report.exports.tree_levels import _level, borders, nodes_at
 from simsam_batch.report.exports.trees import RegionTree
 from simsam_batch.report.photographs import limits_of, working_size

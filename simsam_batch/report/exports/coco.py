@@ -1,0 +1,128 @@
+"""``--format coco``: one JSON file of instances in COCO's form, masks in its compressed run lengths."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import islice
+from typing import Any, BinaryIO, Literal, cast
+
+from simsam_batch.regions.run_lengths import RunLengths
+from simsam_batch.report.exports.label_maps import kind_of, label_names, map_rows
+from simsam_batch.report.exports.safe_names import is_plain, safe_path
+from simsam_batch.report.exports.trees import RegionTree
+from simsam_batch.runs.reading import StageRows
+from simsam_batch.storage import Folder, ObjectNotFound, redact
+from simsam_batch.storage.uploading import streamed
+
+Nodes = Literal["leaves", "all"]
+"""Which nodes of trees become annotations."""
+
+FILE = "instances.json"
+
+
+def write_coco(
+    rows: StageRows, to: Folder, images: int, on_image: Callable[[str], None], *, nodes: Nodes = "leaves"
+) -> None:
+    """Write `FILE`, image by image; memory holds one image, the local disk for temporary files the whole.
+
+    Args:
+        rows: of a stage with maps, see `simsam_batch.report.exports.label_maps.NEEDED`.
+        to: where the file goes.
+        images: how many rows, the first ones.
+        on_image: called after each with its outcome.
+        nodes: of trees.
+
+    Raises:
+        RunError: rows cannot be read.
+        StorageError: the storage did not answer.
+    """
+    # images and annotations are two lists, the second of which waits until the first ends
+    with streamed(to, FILE) as file, tempfile.TemporaryFile() as spooled:
+        waiting = cast("BinaryIO", spooled)
+        info = {"description": f"stage {rows.stage} of a run of simsam-batch", "content_digest": rows.content_digest}
+        file.write(b'{"info":' + _json(info) + b',"licenses":[],"images":[')
+        categories = _categories(rows)
+        separator, number_of = b"\n", 1
+        for number, row in islice(map_rows(rows), images):
+            if row["status"] == "ok":
+                file.write(separator + _json(_image(number, row)))
+                separator = b",\n"
+                for found in _annotations(row, rows, nodes, len(categories) - 1):
+                    between = b",\n" if number_of > 1 else b"\n"
+                    waiting.write(between + _json({"id": number_of, "image_id": number} | found))
+                    number_of += 1
+            on_image(row["status"])
+        file.write(b'\n],"annotations":[')
+        waiting.seek(0)
+        shutil.copyfileobj(waiting, file, 1 << 20)
+        named = [{"id": i, "name": name, "supercategory": rows.stage} for i, name in enumerate(categories) if i]
+        file.write(b'\n],"categories":' + _json(named) + b"}\n")
+
+
+def _image(number: int, row: dict[str, Any]) -> dict[str, Any]:
+    image_id = row["image_id"]
+    return {
+        "id": number,
+        # readers join it to a folder
+        "file_name": image_id if is_plain(image_id) else safe_path(image_id),
+        "width": row["width"],
+        "height": row["height"],
+        "image_id": image_id,
+        "uri": redact(row["uri"]),
+    }
+
+
+def _annotations(row: dict[str, Any], rows: StageRows, nodes: Nodes, last: int) -> Iterator[dict[str, Any]]:
+    """What is to be seen in one image; an empty mask is nothing."""
+    kind = kind_of(rows)
+    if kind == "objects":
+        found = _annotation(1, row["mask_rle"])
+        if found is not None:
+            yield found if row["confidence"] is None else found | {"score": row["confidence"]}
+    elif kind == "labels":
+        for segment in row["segments"]:
+            found = _annotation(segment["label"], segment["mask_rle"])
+            if found is not None:
+                yield found
+    else:
+        tree = RegionTree(row, rows.settings)
+        for node, mask in enumerate(tree.masks()):
+            if nodes == "leaves" and tree.children[node]:
+                continue
+            label = last if row["labels"] is None else row["labels"][node]
+            found = _annotation(label, mask) if label else None
+            if found is not None:
+                held = tree.nodes[node]
+                yield found | {"node": node, "parent": held["parent"], "depth": held["depth"]}
+
+
+def _annotation(category: int, mask: RunLengths) -> dict[str, Any] | None:
+    from pycocotools import mask as coco
+
+    runs = {"size": mask["size"], "counts": mask["counts"].encode("ascii")}
+    area = int(coco.area(runs))
+    if not area:
+        return None
+    box = [int(value) for value in coco.toBbox(runs)]
+    return {"category_id": category, "segmentation": mask, "bbox": box, "area": area, "iscrowd": 0}
+
+
+def _categories(rows: StageRows) -> list[str]:
+    """Names by number, of which 0 is none; the last one of trees is for nodes without a label."""
+    names = label_names(rows)
+    if names is not None:
+        return names
+    from simsam_batch.stages.clusters import NODES, committed_settings
+
+    clusters = 0
+    with suppress(ObjectNotFound):
+        clusters = int(committed_settings(rows.out, NODES)["clusters"])
+    return ["", *(f"cluster {label}" for label in range(1, clusters + 1)), "region"]
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()

@@ -1,0 +1,34 @@
+"""``--format png``: for each image a PNG whose values are labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from simsam_batch.report.exports.index_table import write_each
+from simsam_batch.report.exports.label_maps import label_map, label_names, map_rows, most_labels, png
+from simsam_batch.runs.reading import StageRows
+from simsam_batch.storage import Folder
+
+
+def write_label_images(rows: StageRows, to: Folder, images: int, on_image: Callable[[str], None]) -> None:
+    """Write ``masks/a/b.png`` for the image ``a/b.jpg``, ``index.csv``, and ``labels.txt`` but for trees.
+
+    Args:
+        rows: of a stage with maps, see `simsam_batch.report.exports.label_maps.NEEDED`.
+        to: where the files go.
+        images: how many rows, the first ones.
+        on_image: called after each with its outcome.
+
+    Raises:
+        RunError: rows cannot be read.
+        StorageError: the storage did not answer.
+    """
+    names = label_names(rows)
+    if names is not None:
+        to.replace("labels.txt", "".join(f"{name}\n" for name in names).encode())
+
+    def content(row: Mapping[str, Any], _: str) -> bytes:
+        return png(label_map(row, rows.settings), most_labels(names, row), palette=True)
+
+    write_each(rows, map_rows(rows), to, images, on_image, ("masks", ".png"), content)

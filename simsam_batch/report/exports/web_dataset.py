@@ -1,0 +1,93 @@
+"""``--format webdataset``: tar files in which the members of a sample share the first part of their names."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from itertools import islice
+from typing import Any
+
+from simsam_batch.report.exports.label_maps import label_names, map_rows
+from simsam_batch.report.exports.leftovers import delete_leftovers
+from simsam_batch.report.exports.samples import UNREADABLE, annotation
+from simsam_batch.report.exports.sources import side_by_side, upright
+from simsam_batch.runs.reading import StageRows
+from simsam_batch.storage import Folder
+from simsam_batch.storage.uploading import streamed
+
+SHARD_IMAGES = 10_000
+SHARD_BYTES = 1_000_000_000
+"""A shard ends with the image that reaches one of these."""
+
+_NAME = "samples-{:06d}.tar"
+
+_Members = list[tuple[str, bytes]]
+
+
+def write_webdataset(rows: StageRows, to: Folder, images: int, on_image: Callable[[str], None]) -> None:
+    """Write ``samples-000000.tar`` and so on, and ``labels.txt`` but for trees; memory holds a few images.
+
+    Args:
+        rows: of a stage with maps, see `simsam_batch.report.exports.label_maps.NEEDED`.
+        to: where the files go.
+        images: how many rows, the first ones.
+        on_image: called after each with its outcome.
+
+    Raises:
+        RunError: rows cannot be read.
+        StorageError: the storage did not answer.
+    """
+    names = label_names(rows)
+    if names is not None:
+        to.replace("labels.txt", "".join(f"{name}\n" for name in names).encode())
+
+    def sample(item: tuple[int, dict[str, Any]]) -> tuple[str, _Members]:
+        number, row = item
+        if row["status"] != "ok":
+            return row["status"], []
+        image = upright(row, rows.settings)
+        if image is None:
+            return UNREADABLE, []
+        found = annotation(number, row, rows.settings, names)
+        facts = json.dumps(found.facts | {"as_read": image.as_read}, allow_nan=False).encode()
+        members = {image.suffix: image.data, "mask.png": found.mask, "json": facts}
+        return "ok", [(f"{number:09d}.{suffix}", data) for suffix, data in members.items()]
+
+    shards = _Shards(to)
+    with shards.stack:
+        for outcome, members in side_by_side(islice(map_rows(rows), images), sample):
+            if members:
+                shards.add(members)
+            on_image(outcome)
+    delete_leftovers(to, "", _NAME, shards.begun)
+
+
+class _Shards:
+    """The tar files, one after the other."""
+
+    def __init__(self, to: Folder) -> None:
+        self.stack = ExitStack()
+        self.begun = 0
+        self._to = to
+        self._samples = self._bytes = 0
+        self._tar: tarfile.TarFile | None = None
+
+    def add(self, members: _Members) -> None:
+        if self._tar is None:
+            file = self.stack.enter_context(streamed(self._to, _NAME.format(self.begun)))
+            tar = tarfile.TarFile(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT)
+            self._tar = self.stack.enter_context(tar)
+            self.begun += 1
+        for name, data in members:
+            # no time, owner or mode but the default: the same samples give the same bytes
+            header = tarfile.TarInfo(name)
+            header.size = len(data)
+            self._tar.addfile(header, io.BytesIO(data))
+            self._bytes += len(data)
+        self._samples += 1
+        if self._samples == SHARD_IMAGES or self._bytes >= SHARD_BYTES:
+            self.stack.pop_all().close()
+            self._tar, self._samples, self._bytes = None, 0, 0
