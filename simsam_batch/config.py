@@ -463,6 +463,8 @@ def _explain(model: type[RunSettings], problem: Any) -> str:
     key = str(problem["loc"][0])
     if key not in model.model_fields:
         return f"{key}: unknown setting"
+    if problem["type"] == "value_error":
+        return str(problem["ctx"]["error"])
     return f"{key}: {_shown(problem['input'])} is not allowed; it is {allowed(model.model_fields[key])}"
 
 

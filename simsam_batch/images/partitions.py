@@ -24,6 +24,7 @@ _LONGEST_HEADER = 4096
 _BYTES_PER_PIXEL = 256
 _MOST_BYTES = 1 << 30
 _SMALL = 1 << 16
+_MOST_REGIONS = 1 << 14
 
 
 def load_partitions(uri: str, limits: ImageLimits, size: tuple[int, int]) -> list[NDArray[np.integer[Any]]]:
@@ -41,10 +42,11 @@ def load_partitions(uri: str, limits: ImageLimits, size: tuple[int, int]) -> lis
         size: (height, width) that each map must have: the image's own, after its orientation.
 
     Returns:
-        One map or more of ``size``, in the integer dtypes of the file.
+        One map or more of ``size``, each in the smallest integer dtype that its numbers fit.
 
     Raises:
-        TruthError: not found, not readable, without a partition, not of integers, or of another size.
+        TruthError: not found, not readable, without a partition, not of integers, of another size, or of more than
+            16,384 regions.
         StorageError: the storage did not answer; the read may be repeated.
     """
     try:
@@ -111,9 +113,23 @@ def _members(data: bytes, size: tuple[int, int]) -> Iterator[NDArray[np.integer[
                     values = np.lib.format.read_array(member, allow_pickle=False)
                     # The checksum is compared where the member ends.
                     member.read(1)
-                yield np.ascontiguousarray(values, dtype.newbyteorder("="))
+                yield _checked(name, values)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError, NotImplementedError) as error:
         raise _PartitionError("unreadable", f"it cannot be read as .npz: {error}. {_MEND}") from error
+
+
+def _checked(name: str, values: NDArray[np.integer[Any]]) -> NDArray[np.integer[Any]]:
+    """The same numbers in as few bytes as they fit, if they can be regions of an image."""
+    low, high = (int(end(initial=0)) for end in (values.min, values.max))
+    # beside negative numbers, -high - 1 takes the bits that a signed high does
+    smallest = np.promote_types(np.min_scalar_type(low), np.min_scalar_type(-high - 1 if low < 0 else high))
+    held = np.ascontiguousarray(values, smallest)
+    # Where every pixel is a region of its own, each would be compared with every node.
+    if held.itemsize > 1 and len(np.unique(held)) > _MOST_REGIONS:
+        raise _PartitionError(
+            "not_labels", f"{name} has more than {_MOST_REGIONS:,} regions, so that it is no partition. {_MEND}"
+        )
+    return held
 
 
 def _header(start: bytes) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -144,4 +160,4 @@ def _cells(data: bytes, size: tuple[int, int]) -> Iterator[NDArray[np.integer[An
             )
         for values in held:
             _check(f"groundTruth{{{number}}}.Segmentation", values.shape, values.dtype, size)
-            yield np.ascontiguousarray(values, values.dtype.newbyteorder("="))
+            yield _checked(f"groundTruth{{{number}}}.Segmentation", values)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from simsam_batch.regions.kmeans import kmeans
+from simsam_batch.regions.superpixels import labels_everywhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ def grid_tree(grid: tuple[int, int], superpixels: int) -> Regions:
 
 
 def kmeans_partitions(
-    features: Tensor, valid: Tensor, seeds: Sequence[int], superpixels: int
+    features: Tensor, valid: Tensor, seeds: Sequence[int], superpixels: int, grid: tuple[int, int]
 ) -> dict[int, list[Regions]]:
     """Partition the patches of every image by k-means of their features, for k = 2, 4, 8, ... up to ``superpixels``.
 
@@ -69,16 +70,18 @@ def kmeans_partitions(
 
     Args:
         features: (B, N, C) float32, rows of unit length.
-        valid: (B, N) bool; other patches are in no region.
+        valid: (B, N) bool; other patches go where the features of their neighbours lead them, as in `over_cluster`.
         seeds: one per image.
         superpixels: the largest k is the largest power of two that is not more.
+        grid: (Hp, Wp).
 
     Returns:
         For each k the partitions of the images.
     """
     found = {}
     for k in (2**power for power in range(1, superpixels.bit_length())):
-        labels = kmeans(features, valid, torch.full((len(features),), k), seeds, restarts=1).labels
+        clusters = kmeans(features, valid, torch.full((len(features),), k), seeds, restarts=1)
+        labels = labels_everywhere(clusters, features.mT, valid, grid)
         found[k] = [_flat(each) for each in labels.to("cpu", torch.int32).numpy()]
     return found
 

@@ -25,7 +25,6 @@ LEAF_CRF = CrfParameters(
 """As published; lengths are pixels of the picture as it is."""
 
 _A = -0.75
-_FEATURES_AT_ONCE = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +73,33 @@ def leaf_evidence(
     lengths = zip(features.shape[:2], working_size, size, strict=True)
     rows, columns = (cubic_weights(patches, patch, working, full) for patches, working, full in lengths)
     own = np.asarray(features, dtype=np.float32)
-    norms = np.empty(size, dtype=np.float32)
-    # The pixels' features themselves are never held all at once: at full size they are gigabytes.
-    step = max(1, _FEATURES_AT_ONCE // (size[1] * own.shape[2]))
-    for top in range(0, size[0], step):
-        down = np.tensordot(rows[top : top + step], own, axes=1)
-        norms[top : top + step] = np.linalg.norm(columns @ down, axis=2)
+    norms = _norms(own, rows, columns)
     products = np.ascontiguousarray(np.moveaxis(own @ np.asarray(prototypes, np.float32).T, 2, 0))
     return LeafEvidence(products, norms, rows, columns)
+
+
+def _norms(
+    features: NDArray[np.float32], rows: NDArray[np.float32], columns: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Norms (H, W) of the interpolated features (Hp, Wp, C), which are never made: at full size they are gigabytes.
+
+    The square of a sum of patches is a sum over pairs of patches, and no pair lies further apart than the kernel is
+    wide: its products are made at the patches, once for each of the 25 distances, and interpolated.
+    """
+    wide, height, width = 4, *features.shape[:2]
+    exact, down, across = (each.astype(np.float64) for each in (features, rows, columns))
+    squares = np.zeros((len(rows), len(columns)))
+    for dy in range(min(wide, height)):
+        first, below = exact[: height - dy], exact[dy:]
+        of_rows = down[:, : height - dy] * down[:, dy:]
+        for dx in range(-min(wide, width) + 1 if dy else 0, min(wide, width)):
+            left, right = slice(max(0, -dx), width - max(0, dx)), slice(max(0, dx), width - max(0, -dx))
+            products = np.einsum("ijc,ijc->ij", first[:, left], below[:, right])
+            # Each pair comes once here and twice in the square, but for a patch with itself.
+            products *= 1 + bool(dy or dx)
+            squares += of_rows @ products @ (across[:, left] * across[:, right]).T
+    norms: NDArray[np.float32] = np.sqrt(squares.clip(min=0)).astype(np.float32)
+    return norms
 
 
 def refine_leaves(

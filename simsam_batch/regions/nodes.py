@@ -42,17 +42,20 @@ def node_boxes(tree: Tree, superpixels: NDArray[np.int32]) -> NDArray[np.int32]:
     return (found * [1, 1, -1, -1]).astype(np.int32)
 
 
-def node_prototypes(tree: Tree, features: Array) -> NDArray[np.float32]:
+def node_prototypes(tree: Tree, features: Array, counted: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
     """Average the features over the patches of every node and scale the mean to unit length, (M, C) float32.
 
-    The published code does so for leaves, with features as they come from the backbone. A node without patches, or
-    whose mean vanishes, has a row of zeros.
+    The published code does so for leaves, with features as they come from the backbone. A node without patches that
+    count, or whose mean vanishes, has a row of zeros.
 
     Args:
         tree: of N patches.
         features: (N, C) floating point; rows of patches without a superpixel are not read.
+        counted: (N,) the patches that count, such as those that are no outliers; None for all.
     """
     there = tree.superpixel >= 0
+    if counted is not None:
+        there &= counted
     sums = np.zeros((int(tree.hi[0]), features.shape[1]))
     np.add.at(sums, tree.superpixel[there], features[there].astype(np.float64))
     means = _interval_sums(tree, sums)

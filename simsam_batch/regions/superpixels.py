@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from simsam_batch.regions.kmeans import kmeans
+from simsam_batch.regions.kmeans import KMeans, kmeans
 from simsam_batch.spectral.affinity import normalize_rows
 from simsam_batch.spectral.distance import Adjacency, distance_affinity
 from simsam_batch.spectral.eigen import EigenResult, Solver, smallest_eigenpairs
@@ -134,14 +134,27 @@ def over_cluster(
     clusters = torch.full((len(features),), settings.superpixels)
     rows = normalize_rows(vectors.mT)
     found = kmeans(rows, valid, clusters, seeds, restarts=settings.restarts, iterations=settings.iterations)
-    labels = found.labels
-    if grid is not None:
-        filled = normalize_rows(fill_left_out(vectors, valid, grid).mT)
-        some = (found.counts > 0)[:, None]
-        labels = torch.where(valid | ~some, labels, _nearest(filled, found.centers))
+    labels = found.labels if grid is None else labels_everywhere(found, vectors, valid, grid)
     labels = _numbered_by_first_patch(labels)
     graphs = [_contracted(*each, settings) for each in zip(features, valid, labels, strict=True)]
     return Superpixels(labels.to("cpu", torch.int32).numpy(), graphs), pairs
+
+
+def labels_everywhere(found: KMeans, vectors: Tensor, valid: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Give patches that k-means left out the cluster that is nearest to what their neighbours lead to.
+
+    Args:
+        found: clusters of unit rows of the valid patches.
+        vectors: (B, K, N), columns of which those rows are, of any length; filled in by `fill_left_out`.
+        valid: (B, N) bool.
+        grid: (Hp, Wp).
+
+    Returns:
+        (B, N) labels; -1 in images without any valid patch.
+    """
+    filled = normalize_rows(fill_left_out(vectors, valid, grid).mT)
+    some = (found.counts > 0)[:, None]
+    return torch.where(valid | ~some, found.labels, _nearest(filled, found.centers))
 
 
 def _eigenpairs(features: Tensor, valid: Tensor, settings: OverClustering) -> tuple[EigenResult, Tensor]:

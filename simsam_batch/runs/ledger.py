@@ -37,6 +37,8 @@ ARRAY_ROWS_KEY = "array_rows"
 """Key of a data file's Parquet metadata: JSON list of the rows that have members in the ``.npz`` file."""
 
 _FAILURES_LISTED = 20
+_DIFFERENCES_LISTED = 12
+_LONGEST_SHOWN = 120
 _ATTEMPT_NAME = re.compile(r"(\d{7,})\.\d+")
 _MANIFEST_NAME = re.compile(r"(\d{7,})\.(\d+)\.json")
 _STAGE_KEYS = ("stage", "settings", "resolved", "plan", "started_with", "arrow_schema")
@@ -211,7 +213,7 @@ class Ledger:
             "statistics": output.statistics,
             "seconds": output.seconds,
             "facts": output.facts,
-            "versions": _versions(),
+            "versions": versions(),
             "host": {"kind": f"{platform.system()} {platform.machine()}", "cpus": os.cpu_count()},
             "started": started,
             "committed": time.time(),
@@ -359,14 +361,20 @@ def _flatten(value: Any, key: str, entries: dict[str, Any]) -> None:
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    def shown(entries: Mapping[str, Any], key: str) -> str:
-        return json.dumps(entries[key]) if key in entries else "nothing"
-
-    return [
-        f"{key}: the run in OUT has {shown(there, key)}, this command has {shown(here, key)}"
-        for key in [*there, *(key for key in here if key not in there)]
-        if shown(there, key) != shown(here, key)
+    """What differs, in a few lines that people can read: the first entries, and of each the beginning."""
+    keys = [*there, *(key for key in here if key not in there)]
+    texts = {key: [json.dumps(held[key]) if key in held else "nothing" for held in (there, here)] for key in keys}
+    found = [
+        f"{key}: the run in OUT has {_beginning(one)}, this command has {_beginning(other)}"
+        for key, (one, other) in texts.items()
+        if one != other
     ]
+    more = len(found) - _DIFFERENCES_LISTED
+    return found if more <= 0 else [*found[:_DIFFERENCES_LISTED], f"and {more} more"]
+
+
+def _beginning(text: str) -> str:
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
 def _checked_rows(output: ShardOutput, begun: _Begun) -> pa.Table:
@@ -434,7 +442,8 @@ def _npz(arrays: Any) -> bytes:
 
 
 @cache
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of this package, Python, and those that numbers depend on, by name."""
     found = {"simsam-batch": __version__, "python": platform.python_version()}
     for package in _VERSIONED:
         try:

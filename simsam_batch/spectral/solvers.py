@@ -229,19 +229,23 @@ def checked_pairs(graph: Graph, u: Array, tolerance: float, *, iterations: int) 
 
 
 def _largest_outside(graph: Graph, u: Array) -> float:
-    """A lower bound of the largest eigenvalue on the complement of the orthonormal ``u`` (N, k)."""
+    """A lower bound of the largest eigenvalue on the complement of the orthonormal ``u`` (N, k), or inf."""
     found = np.concatenate([graph.constant[None], u.T])
     steps = max(min(PROBE_STEPS, int(graph.inside.sum()) - len(found)), 0)
     basis, images = np.zeros((2, steps, len(graph.w)), dtype=np.float32)
     x = _random_block(graph, 1, seed=1)[:, 0]
-    for step in range(steps):
-        x = x - (found @ x) @ found
-        x -= (basis[:step] @ x) @ basis[:step]
-        length = np.linalg.norm(x)
-        if length < _LEAST_MARGIN:
-            break
-        basis[step] = x / length
-        images[step] = x = graph @ basis[step]
+    # BLAS may compute on what lies beside its operands, and so raise the flag of an invalid value where there is none.
+    with np.errstate(invalid="ignore"):
+        for step in range(steps):
+            x = x - (found @ x) @ found
+            x -= (basis[:step] @ x) @ basis[:step]
+            length = np.linalg.norm(x)
+            if length < _LEAST_MARGIN:
+                break
+            basis[step] = x / length
+            images[step] = x = graph @ basis[step]
+    if not np.isfinite(images.sum()):
+        return np.inf
     return float(np.linalg.eigvalsh(basis @ images.T).max(initial=-1.0))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from simsam_batch.catalog import facts_of, truth_kind
+from simsam_batch.catalog import center_crops, facts_of, truth_kind
 from simsam_batch.catalog.datasets.hierarchies import LabelHierarchy, flat_hierarchy, label_hierarchy
 from simsam_batch.config import HierarchySettings, extra
 from simsam_batch.errors import SettingsError
@@ -148,24 +148,27 @@ def truth_of(options: HierarchySettings, source: Mapping[str, Any] | None = None
     """How the truth is read, as plain JSON values.
 
     ``kind`` is ``labels``, ``object``, ``partitions`` or ``boxes``, of which the last are not scored; ``ignore`` holds
-    the labels that do not count. For labels and objects there is besides what they stand for: ``title``, ``names``,
-    ``parent``, ``region_of_label`` and ``background`` of a `simsam_batch.catalog.datasets.hierarchies.LabelHierarchy`.
+    the labels that do not count, ``center_crop`` whether the central square alone is scored. For labels and objects
+    there is besides what they stand for: ``title``, ``names``, ``parent``, ``region_of_label`` and ``background`` of a
+    `simsam_batch.catalog.datasets.hierarchies.LabelHierarchy`.
 
     Args:
         options: the settings.
         source: of the plan, which knows what the truth is; None before there is one.
 
     Raises:
-        SettingsError: there is no such hierarchy, its file is not as it should be, or the truth is none of labels.
+        SettingsError: there is no such hierarchy, its file is not as it should be, or the truth is not one of labels.
     """
     facts, kind = (None, None) if source is None else (facts_of(source), truth_kind(source))
     ignore = set() if options.ignore_label < 0 else {options.ignore_label}
     if facts is not None and facts.ignore_label is not None:
         ignore.add(facts.ignore_label)
+    if kind in ("partitions", "boxes", "object") and options.label_hierarchy is not None:
+        words = "object masks" if kind == "object" else kind
+        raise SettingsError(f"label_hierarchy: the truth is one of {words}, which have no labels; leave it out")
+    crop = {"center_crop": source is not None and center_crops(source)}
     if kind in ("partitions", "boxes"):
-        if options.label_hierarchy is not None:
-            raise SettingsError(f"label_hierarchy: the truth is one of {kind}, which have no labels; leave it out")
-        return {"kind": kind, "ignore": sorted(ignore)}
+        return {"kind": kind, "ignore": sorted(ignore)} | crop
     named = options.label_hierarchy or (facts.label_hierarchy if facts is not None else None)
     if kind == "object":
         found = flat_hierarchy("object masks", ["background", "object"], background=(0,))
@@ -174,7 +177,7 @@ def truth_of(options: HierarchySettings, source: Mapping[str, Any] | None = None
     else:
         classes = facts.classes if facts is not None else ()
         found = flat_hierarchy("labels", classes or [str(label) for label in range(_UNNAMED_LABELS)], ignore=ignore)
-    truth = {"kind": "object" if kind == "object" else "labels"} | _as_json(found, {*found.ignore, *ignore})
+    truth = {"kind": "object" if kind == "object" else "labels"} | crop | _as_json(found, {*found.ignore, *ignore})
     try:
         scores_of(truth)
     except ValueError as error:

@@ -25,9 +25,10 @@ from simsam_batch.regions.run_lengths import run_lengths
 from simsam_batch.regions.splitting import OUTCOMES, SplitRules
 from simsam_batch.regions.superpixels import OverClustering, over_cluster
 from simsam_batch.regions.tree import Tree, grow_trees, with_upstream_numbering
-from simsam_batch.scores.means import exact_mean, mean_of_one, merge_means, no_mean
+from simsam_batch.scores.means import exact_mean, mean_of_one
 from simsam_batch.scores.nodes import TreeNodes
 from simsam_batch.spectral import affinity
+from simsam_batch.spectral.laplacian import fill_left_out
 from simsam_batch.stages.decomposition import normalized
 from simsam_batch.stages.hierarchy import HierarchyStage, TreeScores
 from simsam_batch.stages.image_worker import ImageWorker, Item, Loaded, Results, finite_or_none
@@ -45,7 +46,7 @@ class Trees:
     Attributes:
         trees: of each image.
         prototypes: of each image (M, C) float32, the mean feature of each node scaled to unit length.
-        features: of each image (N, C) float32, if leaves are to be refined.
+        features: of each image (N, C) float32, those of outliers filled in; if leaves are to be refined.
         others: for each image the regions of every baseline by its name, in ascending order of their number.
         outliers, residual, converged: (B,).
         solver: of each image's eigenproblem.
@@ -96,15 +97,18 @@ class HierarchyWorker(ImageWorker[Trees]):
                 others = self._others(rows, valid, seeds, grid)
         with self.timer.step("tree"):
             trees = grow_trees(superpixels, seeds, self._rules)
-            described = list(features.descriptors.cpu().numpy())
+            described, counted = features.descriptors.cpu().numpy(), valid.cpu().numpy()
             if self._options.numbering == "upstream":
                 trees = [with_upstream_numbering(tree) for tree in trees]
-            prototypes = [node_prototypes(tree, one) for tree, one in zip(trees, described, strict=True)]
+            prototypes = [node_prototypes(*each) for each in zip(trees, described, counted, strict=True)]
+            smooth = None
+            if self._refiner is not None:
+                smooth = fill_left_out(features.descriptors.mT, valid, grid).mT.cpu().numpy()
         self.timer.settle()
         return Trees(
             trees,
             prototypes,
-            [] if self._refiner is None else described,
+            [] if smooth is None else list(smooth),
             others,
             (~valid).sum(1).cpu(),
             pairs.residual.cpu(),
@@ -118,7 +122,7 @@ class HierarchyWorker(ImageWorker[Trees]):
         if not self._baselines:
             return [{} for _ in seeds]
         usable = valid & torch.isfinite(rows).all(dim=2)
-        by_count = kmeans_partitions(rows, usable, seeds, self._options.superpixels)
+        by_count = kmeans_partitions(rows, usable, seeds, self._options.superpixels, grid)
         quarters = grid_tree(grid, self._options.superpixels)
         return [
             {"grid": quarters} | {f"kmeans_{k}": found[i] for k, found in by_count.items()} for i in range(len(seeds))
@@ -127,16 +131,17 @@ class HierarchyWorker(ImageWorker[Trees]):
     def load_truth(
         self, record: dict[str, Any], image: images.Prepared, index: masks.UpsampleIndex
     ) -> tuple[Any, str | None]:
-        """The labels of the image's pixels, or its partitions."""
+        """The labels of the image's pixels, or its partitions, of the part that is scored."""
         del index
+        part = self._part(image)
         uri, kind = record["truth_uri"], self._truth["kind"]
         if uri is None or self._scores is None:
             return None, None
         try:
             if kind == "partitions":
-                return images.load_partitions(uri, self.limits, image.full_size), None
+                return [each[part].copy() for each in images.load_partitions(uri, self.limits, image.full_size)], None
             if kind == "object":
-                return images.load_truth(uri, self.limits, image.full_size).astype(np.uint8), None
+                return images.load_truth(uri, self.limits, image.full_size)[part].astype(np.uint8), None
             truth = images.load_labels(uri, self.limits, image.full_size, classes=_ANY_LABEL, ignore=None)
         except images.TruthError as error:
             return None, str(error)
@@ -144,7 +149,16 @@ class HierarchyWorker(ImageWorker[Trees]):
         unknown = sorted(set(np.unique(truth).tolist()) - known)
         if unknown:
             return None, f"truth {redact(uri)}: nothing is said of its label {unknown[0]}"
-        return truth, None
+        return truth[part].copy(), None
+
+    def _part(self, image: images.Prepared) -> tuple[slice, slice]:
+        """Rows and columns of an image that are scored."""
+        return images.central_square(image.full_size) if self._truth["center_crop"] else (slice(None), slice(None))
+
+    def _scored(self, index: masks.UpsampleIndex, image: images.Prepared) -> masks.UpsampleIndex:
+        """Of an index of all rows and columns of an image, those that are scored."""
+        rows, columns = self._part(image)
+        return index[0][rows], index[1][columns]
 
     def encode(self, item: Item, loaded: Loaded, found: Trees, i: int, results: Results) -> None:
         """Fill one image's row, arrays and share of the statistics, now or when its leaves are refined."""
@@ -198,7 +212,13 @@ class HierarchyWorker(ImageWorker[Trees]):
         """Fill in an image whose pixels are of ``superpixels``, on cells that ``index`` finds for each of them."""
         tree = found.trees[i]
         leaves = int(tree.leaf.sum())
-        state = results.state
+        state = results.states[item.row] = self._stage.fold.zero() | {
+            "trees": 1,
+            "nodes": len(tree.parent),
+            "leaves": leaves,
+            "root_only": int(len(tree.parent) == 1),
+            "truth_errors": int(loaded.truth_error is not None),
+        }
         row: dict[str, Any] = {
             **self.image_columns(loaded),
             "outlier_tokens": int(found.outliers[i]),
@@ -213,14 +233,10 @@ class HierarchyWorker(ImageWorker[Trees]):
             "leaf_masks": leaf_masks,
             "truth_error": loaded.truth_error,
         }
-        state["trees"] += 1
-        state["nodes"] += len(tree.parent)
-        state["leaves"] += leaves
-        state["root_only"] += len(tree.parent) == 1
-        state["truth_errors"] += loaded.truth_error is not None
         if loaded.truth is not None:
             with self.timer.step("score"):
-                row["nmcovering"] = self._score(tree, superpixels[np.ix_(*index)], loaded, found.others[i], state)
+                pixels = superpixels[np.ix_(*self._scored(index, loaded.image))]
+                row["nmcovering"] = self._score(tree, pixels, loaded, found.others[i], state)
         results.rows[item.row] = row
 
     def _score(
@@ -231,21 +247,24 @@ class HierarchyWorker(ImageWorker[Trees]):
         others: dict[str, Regions],
         state: dict[str, Any],
     ) -> float | None:
-        """Score a tree and the baselines against the truth of its image; return the tree's covering."""
+        """Score a tree and the baselines against the truth of its image into ``state``; return the tree's covering."""
         assert self._scores is not None  # noqa: S101  there is no truth otherwise
         nodes = TreeNodes(tree.parent, tree.lo, tree.hi, tree.depth)
-        of_image = self._scores.of_image(superpixels, loaded.truth, nodes)
-        state["scores"] = self._scores.merge(state["scores"], of_image)
-        coverings = baseline_coverings(self._scores, loaded, others, len(tree.parent) - 1)
-        for name, value in coverings.items():
-            held = state["baselines"].get(name, no_mean())
-            state["baselines"][name] = merge_means(held, mean_of_one(value))
+        of_image = state["scores"] = self._scores.of_image(superpixels, loaded.truth, nodes)
+        index, grid = self._scored(loaded.index, loaded.image), loaded.image.grid
+        coverings = baseline_coverings(self._scores, loaded.truth, index, grid, others, len(tree.parent) - 1)
+        state["baselines"] = {name: mean_of_one(value) for name, value in coverings.items()}
         covered = of_image["hierarchy"]["nmcovering"] if "hierarchy" in of_image else of_image["nmcovering"]
         return float(covered["sum"]) if covered["images"] else None
 
 
 def baseline_coverings(
-    scores: TreeScores, loaded: Loaded, others: Mapping[str, Regions], nodes: int
+    scores: TreeScores,
+    truth: Any,
+    index: masks.UpsampleIndex,
+    grid: tuple[int, int],
+    others: Mapping[str, Regions],
+    nodes: int,
 ) -> dict[str, float]:
     """The covering of every baseline of an image; nothing where its truth has no foreground.
 
@@ -255,7 +274,9 @@ def baseline_coverings(
 
     Args:
         scores: of the set.
-        loaded: the image, with its truth.
+        truth: of the image, as the scores take it.
+        index: patch row of every pixel row of the truth, and likewise of columns.
+        grid: (Hp, Wp).
         others: regions by the name of the baseline; the partitions by k-means in ascending order of k.
         nodes: of the tree, without its root.
     """
@@ -263,8 +284,7 @@ def baseline_coverings(
     parts = 0
     for name, regions in others.items():
         tree = TreeNodes(regions.parent, regions.lo, regions.hi, regions.depth)
-        cells = regions.superpixel.reshape(loaded.image.grid)[np.ix_(*loaded.index)]
-        ious = found[name] = scores.best_ious(cells, loaded.truth, tree)
+        ious = found[name] = scores.best_ious(regions.superpixel.reshape(grid)[np.ix_(*index)], truth, tree)
         if name == "grid":
             continue
         parts += len(tree.parent) - 1

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -26,7 +27,7 @@ from simsam_batch.spectral.eigen import NOT_FINITE
 from simsam_batch.stages.backbone import compute_device, load_backbone
 from simsam_batch.stages.decomposition import Timer
 
-_WAITING_PIXELS = 100_000_000
+_WAITING_BYTES = 300_000_000
 _LARGEST_BATCH = 64
 _DECODE_THREADS_BESIDE_A_GPU = 8
 _OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
@@ -69,9 +70,16 @@ class Loaded:
     truth_error: str | None
 
     @property
-    def pixels(self) -> int:
-        """Pixels held in memory."""
-        return (self.image.rgb.size + (0 if self.picture is None else self.picture.size)) // 3
+    def nbytes(self) -> int:
+        """Bytes of all pixels held in memory."""
+        return sum(map(_nbytes, (self.image.rgb, self.picture, self.truth)))
+
+
+def _nbytes(held: Any) -> int:
+    """Bytes of an array, or of a list of them; 0 for anything else."""
+    if isinstance(held, list):
+        return sum(map(_nbytes, held))
+    return held.nbytes if isinstance(held, np.ndarray) else 0
 
 
 class _Found(Protocol):
@@ -103,7 +111,7 @@ _Waiting = dict[tuple[int, int], list[tuple[Item, Loaded]]]
 
 @dataclass(slots=True)
 class Results:
-    """Rows and arrays of one shard while they come in.
+    """Rows and arrays of one shard while they come in, and the fold's state for each image that adds to it.
 
     ``pending`` holds what some images still wait for, each call filling in one; they are called in order.
     """
@@ -111,14 +119,14 @@ class Results:
     shard: Shard
     rows: list[dict[str, Any]]
     arrays: list[Mapping[str, NDArray[np.generic]]]
-    state: dict[str, Any]
+    states: list[dict[str, Any] | None]
     pending: deque[Callable[[], None]] = field(default_factory=deque)
 
     @classmethod
-    def of(cls, shard: Shard, state: dict[str, Any]) -> Results:
+    def of(cls, shard: Shard) -> Results:
         """Nothing yet of a shard."""
         n = shard.records.num_rows
-        return cls(shard, [{} for _ in range(n)], [{} for _ in range(n)], state)
+        return cls(shard, [{} for _ in range(n)], [{} for _ in range(n)], [None] * n)
 
 
 class ImageWorker(ABC, Generic[F]):
@@ -215,7 +223,7 @@ class ImageWorker(ABC, Generic[F]):
     def _run_shard(self, first: _Arrived, decoded: Iterator[_Arrived]) -> ShardOutput:
         """The output of the shard that ``first`` opens; nothing beyond its last image is drawn."""
         shard = first[0].shard
-        results = Results.of(shard, self._stage.fold.zero())
+        results = Results.of(shard)
         waiting: _Waiting = {}
         arrived: _Arrived | None = first
         for _ in range(len(shard.records)):
@@ -245,7 +253,7 @@ class ImageWorker(ABC, Generic[F]):
         waiting.setdefault(grid, []).append((item, loaded))
         if len(waiting[grid]) >= self._batch_size(grid):
             self._compute(waiting.pop(grid), results)
-        elif sum(one.pixels for batch in waiting.values() for _, one in batch) > _WAITING_PIXELS:
+        elif sum(one.nbytes for batch in waiting.values() for _, one in batch) > _WAITING_BYTES:
             fullest = max(waiting, key=lambda each: len(waiting[each]))
             self._compute(waiting.pop(fullest), results)
 
@@ -345,11 +353,13 @@ class ImageWorker(ABC, Generic[F]):
         return stacked.to(self.device, non_blocking=True)
 
     def _output(self, results: Results) -> ShardOutput:
+        fold, there = self._stage.fold, [state for state in results.states if state is not None]
         return ShardOutput(
             number=results.shard.number,
             rows=table_of(results.shard.records, results.rows, self._stage.schema),
             arrays=results.arrays,
-            statistics=results.state,
+            # In the order of the rows: the order in which batches came would show in the last bits of sums.
+            statistics=reduce(fold.merge, there, fold.zero()),
             seconds=self.timer.take(),
             facts=self._facts,
         )

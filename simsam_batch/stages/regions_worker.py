@@ -162,9 +162,11 @@ class RegionsWorker(ImageWorker[Regions]):
             "residual_max": finite_or_none(found.residual[i]),
             "degenerate": degenerate,
         }
-        results.state["regions"] += len(regions)
-        results.state["images_without_regions"] += not regions
-        results.state["degenerate"] += degenerate
+        results.states[item.row] = {
+            "regions": len(regions),
+            "images_without_regions": int(not regions),
+            "degenerate": int(degenerate),
+        }
 
 
 def _mean_rows(rows: Tensor, labels: Tensor, ids: list[int]) -> Tensor:

@@ -153,18 +153,16 @@ class SegmentWorker(ImageWorker[Segmented]):
             # A map without a background begins at 0; in the rows labels begin at 1.
             labels = found.regions[i].numpy().reshape(loaded.image.grid) + (not self._options.background)
             row["regions"] = segments_of(labels, loaded.index)
-        results.state["degenerate"] += degenerate
-        results.state["truth_errors"] += loaded.truth_error is not None
+        state = self._stage.fold.zero()
+        state |= {"degenerate": int(degenerate), "truth_errors": int(loaded.truth_error is not None)}
         if counts is not None:
             soft = found.soft[i].numpy().reshape(loaded.image.grid)
-            state = self._scores.of_image(counts, overlap.threshold_histograms(soft, loaded.truth.patches))
-            results.state["scores"] = self._scores.merge(results.state["scores"], state)
+            state["scores"] = self._scores.of_image(counts, overlap.threshold_histograms(soft, loaded.truth.patches))
             for repeat, others in enumerate(found.other_masks):
                 other = overlap.overlap_counts(others[i].numpy().reshape(loaded.image.grid), loaded.truth.patches)
-                state = self._scores.of_image(other)
-                results.state["others"][repeat] = self._scores.merge(results.state["others"][repeat], state)
+                state["others"][repeat] = self._scores.of_image(other)
             row |= {"iou": overlap.iou(counts), "accuracy": overlap.accuracy(counts)}
-        results.rows[item.row] = row
+        results.rows[item.row], results.states[item.row] = row, state
         if self._options.eigenvectors != "none":
             dtype = np.float16 if self._options.eigenvectors == "fp16" else np.float32
             results.arrays[item.row] = {"eigenvectors": found.vectors[i, :kept].numpy().astype(dtype)}

@@ -92,6 +92,68 @@ def test_masks_of_a_dataset_are_an_object_and_its_background(pictures: Path, tmp
     assert metrics["iou_by_region"]["object"] > 0.7
 
 
+def test_the_central_square_alone_is_scored_if_that_is_asked_for(pictures: Path, tmp_path: Path) -> None:
+    """The left third of each truth is of a label that the centre does not have."""
+    for folder in ("images", "truth"):
+        (tmp_path / folder).mkdir()
+    for i in range(2):
+        photo = np.asarray(Image.open(pictures / f"images/{i}.png"))
+        truth = np.asarray(Image.open(pictures / f"truth/{i}.png"))
+        Image.fromarray(np.hstack([photo, photo])).save(tmp_path / f"images/{i}.png")
+        wide = np.hstack([truth, truth])
+        wide[:, :120] = 9
+        Image.fromarray(wide).save(tmp_path / f"truth/{i}.png")
+    out = tmp_path / "out"
+    more = ["--truth", f"{tmp_path}/truth", "--truth-crop", "center", "--baselines", *SETTINGS]
+    assert run(["hierarchy", f"{tmp_path}/images", str(out), *more]) == 0
+    metrics = result_of(out)["metrics"]
+    assert "9" not in metrics["iou_by_region"]
+    for row in rows_of(out):
+        patches = np.array(row["superpixel_map"]).reshape(row["grid_h"], row["grid_w"])
+        owner = np.kron(patches, np.ones((row["patch"], row["patch"]), int))[:, 120:360]
+        truth = np.asarray(Image.open(tmp_path / "truth" / row["image_id"]))[:, 120:360]
+        nodes = [(owner >= node["lo"]) & (owner < node["hi"]) for node in row["nodes"][1:]]
+        best = [max((m & (truth == v)).sum() / (m | (truth == v)).sum() for m in nodes) for v in np.unique(truth)]
+        assert row["nmcovering"] == pytest.approx(np.mean(best), rel=1e-12)
+    assert 0 < metrics["baselines"]["grid"] < 1
+
+
+def test_scores_are_the_same_to_the_bit_in_batches_of_any_size(pictures: Path, tmp_path: Path) -> None:
+    """Of two sizes in turn, so that batches end in another order than that of the images."""
+    for folder in ("images", "truth"):
+        (tmp_path / folder).mkdir()
+        for i in range(6):
+            image = Image.open(pictures / folder / f"{i}.png")
+            image.crop((0, 0, 240 - 48 * (i % 2), 240)).save(tmp_path / folder / f"{i}.png")
+    found = []
+    for size in ("1", "2"):
+        out = tmp_path / f"out{size}"
+        more = ["--truth", f"{tmp_path}/truth", *SETTINGS, "--shard-size", "6", "--batch-size", size, "--baselines"]
+        assert run(["hierarchy", f"{tmp_path}/images", str(out), *more]) == 0
+        found.append(result_of(out)["metrics"])
+    assert found[0] == found[1]
+
+
+def test_labels_that_masks_cannot_have_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "ECSSD"
+    for folder in ("images", "ground_truth_mask"):
+        (root / folder).mkdir(parents=True)
+    Image.new("RGB", (64, 64)).save(root / "images/0.jpg")
+    Image.new("L", (64, 64)).save(root / "ground_truth_mask/0.png")
+    assert run(["hierarchy", f"ecssd:{root}", str(tmp_path / "out"), *SETTINGS, "--label-hierarchy", "voc2012"]) == 1
+    assert "label_hierarchy: the truth is one of object masks, which have no labels" in capsys.readouterr().err
+
+
+def test_another_hierarchy_of_labels_is_refused_in_a_few_lines(
+    pictures: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(command(pictures, finished, "--label-hierarchy", "pascal-part")[3:]) == 1
+    said = capsys.readouterr().err
+    assert "truth.title: the run in OUT has" in said
+    assert "more" in said
+    assert len(said) < 4000
+
+
 def test_labels_that_partitions_cannot_have_are_refused(
     pictures: Path, partitions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

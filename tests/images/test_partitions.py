@@ -54,19 +54,36 @@ class TestWhatIsRead:
     def test_npz_gives_its_arrays_in_the_order_of_their_names(self, tmp_path: Path) -> None:
         found = load_partitions(npz(tmp_path / "a.npz", b=FINE, a=COARSE), LIMITS, SIZE)
         np.testing.assert_array_equal(found, [COARSE, FINE])
-        assert [values.dtype for values in found] == [np.uint8, np.uint16]
 
     @pytest.mark.parametrize("compress", [True, False])
     def test_mat_gives_the_segmentations_of_all_annotators_in_order(self, tmp_path: Path, compress: bool) -> None:
         found = load_partitions(mat(tmp_path / "a.mat", FINE, COARSE, compress=compress), LIMITS, SIZE)
         np.testing.assert_array_equal(found, [FINE, COARSE])
-        assert [values.dtype for values in found] == [np.uint16, np.uint8]
 
     def test_columns_first_and_big_endian_maps_are_the_same_numbers(self, tmp_path: Path) -> None:
         (found,) = load_partitions(npz(tmp_path / "a.npz", a=np.asfortranarray(FINE, ">u2")), LIMITS, SIZE)
-        assert found.dtype == np.uint16
         assert found.flags.c_contiguous
         np.testing.assert_array_equal(found, FINE)
+
+    @pytest.mark.parametrize(
+        ("low", "high", "dtype"),
+        [
+            (0, 255, np.uint8),
+            (0, 256, np.uint16),
+            (-1, 127, np.int8),
+            (-1, 128, np.int16),
+            (-1, 40_000, np.int32),
+            (0, 2**63, np.uint64),
+        ],
+    )
+    def test_maps_are_held_in_as_few_bytes_as_they_fit(
+        self, tmp_path: Path, low: int, high: int, dtype: type[np.integer[Any]]
+    ) -> None:
+        values = np.full(SIZE, high, np.uint64 if low == 0 else np.int64)
+        values[0, 0] = low
+        (found,) = load_partitions(npz(tmp_path / "a.npz", a=values), LIMITS, SIZE)
+        np.testing.assert_array_equal(found, values)
+        assert found.dtype == dtype
 
     def test_a_big_endian_mat_is_read(self, tmp_path: Path) -> None:
         # by hand: a cell (1, 1) of a structure (1, 1) with the field Segmentation, int8 of 3 x 4, columns first
@@ -144,6 +161,12 @@ class TestWhatIsRefused:
     def test_other_files(self, tmp_path: Path, content: bytes) -> None:
         (tmp_path / "a.npz").write_bytes(content)
         assert refused(str(tmp_path / "a.npz")).kind == "unreadable"
+
+    def test_a_map_in_which_every_pixel_is_a_region_of_its_own(self, tmp_path: Path) -> None:
+        size = (128, 129)
+        error = refused(npz(tmp_path / "a.npz", a=np.arange(128 * 129).reshape(size)), size=size)
+        assert "'a' has more than 16,384 regions" in str(error)
+        load_partitions(npz(tmp_path / "b.npz", a=np.arange(128 * 129).reshape(size) // 2), LIMITS, size)
 
     def test_a_file_that_is_not_there_or_too_large(self, tmp_path: Path) -> None:
         assert refused(str(tmp_path / "a.npz")).kind == "unreadable"

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simsam_batch.regions.baselines import grid_tree, kmeans_partitions
+from simsam_batch.regions.baselines import Regions, grid_tree, kmeans_partitions
 
 
 def test_a_grid_is_cut_in_quarters_and_those_again() -> None:
@@ -48,11 +48,15 @@ def test_every_cell_of_a_grid_is_a_rectangle_and_children_tile_their_parent(
             assert (found.depth[children] == found.depth[node] + 1).all()
 
 
+def kmeans_parts(rows: torch.Tensor, valid: torch.Tensor, superpixels: int) -> dict[int, list[Regions]]:
+    return kmeans_partitions(rows, valid, [3], superpixels, (1, rows.shape[1]))
+
+
 def test_partitions_have_two_four_and_more_parts_up_to_the_superpixels() -> None:
     # Eight groups of five like rows; k-means with eight parts finds them, with four it joins whole groups.
     groups = torch.eye(8).repeat_interleave(5, dim=0)[None]
     valid = torch.ones(1, 40, dtype=torch.bool)
-    found = kmeans_partitions(groups, valid, [3], 12)
+    found = kmeans_parts(groups, valid, 12)
     assert sorted(found) == [2, 4, 8]
     eight = found[8][0]
     assert eight.parent.tolist() == [-1, *[0] * 8]
@@ -62,18 +66,20 @@ def test_partitions_have_two_four_and_more_parts_up_to_the_superpixels() -> None
     assert all(len(set(four[5 * g : 5 * g + 5])) == 1 for g in range(8))
 
 
-def test_patches_outside_the_graph_are_in_no_part() -> None:
-    rows = torch.eye(3).repeat(2, 1)[None]
-    valid = torch.tensor([[True, True, True, True, True, False]])
-    (found,) = kmeans_partitions(rows, valid, [0], 2)[2]
-    assert found.superpixel[5] == -1
-    assert (found.superpixel[:5] >= 0).all()
-    (none,) = kmeans_partitions(rows, torch.zeros_like(valid), [0], 2)[2]
+def test_patches_outside_the_graph_go_with_their_neighbours() -> None:
+    """In a row of two things the outliers look like the other thing, and are not asked."""
+    rows = torch.eye(2).repeat_interleave(3, dim=0)[None]
+    rows[0, 1], rows[0, 5] = torch.tensor([0.0, 1.0]), torch.tensor([1.0, 0.0])
+    valid = torch.tensor([[True, False, True, True, True, False]])
+    (found,) = kmeans_parts(rows, valid, 2)[2]
+    assert found.superpixel[:3].tolist() == [found.superpixel[0]] * 3
+    assert found.superpixel[3:].tolist() == [1 - found.superpixel[0]] * 3
+    (none,) = kmeans_parts(rows, torch.zeros_like(valid), 2)[2]
     assert none.superpixel.tolist() == [-1] * 6
     assert (none.lo.tolist(), none.hi.tolist()) == ([0], [0])
 
 
 def test_there_is_nothing_to_partition_into_one() -> None:
-    assert kmeans_partitions(torch.ones(1, 4, 2), torch.ones(1, 4, dtype=torch.bool), [0], 1) == {}
+    assert kmeans_parts(torch.ones(1, 4, 2), torch.ones(1, 4, dtype=torch.bool), 1) == {}
     with pytest.raises(ValueError, match="seeds"):
-        kmeans_partitions(torch.ones(1, 4, 2), torch.ones(1, 4, dtype=torch.bool), [], 4)
+        kmeans_partitions(torch.ones(1, 4, 2), torch.ones(1, 4, dtype=torch.bool), [], 4, (2, 2))

@@ -26,14 +26,16 @@ def test_what_was_cropped_goes_to_the_last_patch() -> None:
     assert (weights[20:, 1] > 0.9).all()
 
 
-def test_cosines_are_those_of_interpolated_features() -> None:
+@pytest.mark.parametrize("grid", [(4, 6), (1, 9), (7, 2), (3, 3)])
+def test_cosines_are_those_of_interpolated_features(grid: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
-    features = rng.normal(size=(4, 6, 5)).astype(np.float32)
+    size = 8 * grid[0], 8 * grid[1]
+    features = rng.normal(size=(*grid, 5)).astype(np.float32)
     prototypes = rng.normal(size=(3, 5)).astype(np.float32)
     prototypes /= np.linalg.norm(prototypes, axis=1, keepdims=True)
-    found = leaf_evidence(features, prototypes, patch=8, working_size=(32, 48), size=(32, 48))
+    found = leaf_evidence(features, prototypes, patch=8, working_size=size, size=size)
     upsampled = functional.interpolate(
-        torch.from_numpy(features).permute(2, 0, 1)[None], size=(32, 48), mode="bicubic", align_corners=False
+        torch.from_numpy(features).permute(2, 0, 1)[None], size=size, mode="bicubic", align_corners=False
     )[0]
     unit = functional.normalize(upsampled, dim=0)
     expected = torch.einsum("chw,lc->lhw", unit, torch.from_numpy(prototypes)).numpy()

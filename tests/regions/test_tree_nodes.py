@@ -39,6 +39,15 @@ def test_prototypes_are_means_of_unit_length() -> None:
     assert node_prototypes(two_leaves(), features) == pytest.approx(np.array([[0.6, 0.8], [0.6, 0.8], [0, 0]]))
 
 
+def test_patches_that_do_not_count_leave_no_trace_in_prototypes() -> None:
+    tree = two_leaves()
+    features = np.ones((len(tree.superpixel), 2))
+    counted = np.ones(len(tree.superpixel), dtype=bool)
+    counted[0] = False
+    features[0] = np.nan
+    assert node_prototypes(tree, features, counted)[0] == pytest.approx(np.full(2, 0.5**0.5))
+
+
 def test_an_image_without_superpixels_has_a_root_without_patches() -> None:
     tree = grow_trees(Superpixels(np.full((1, 6), -1, dtype=np.int32), [np.zeros((0, 0))]), [0])[0]
     assert node_patches(tree).tolist() == [0]

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco
 
-from simsam_batch.config import PRESETS, SegmentSettings, resolve
+from simsam_batch.config import SegmentSettings, presets_of, resolve
 from simsam_batch.features.descriptors import Descriptors
 from simsam_batch.runs.schema import Shard, ShardOutput
 from simsam_batch.stages.backbone import resolve_backbone
@@ -250,7 +250,7 @@ def test_waiting_images_are_computed_when_they_hold_too_many_pixels(
 ) -> None:
     from simsam_batch.stages import image_worker
 
-    monkeypatch.setattr(image_worker, "_WAITING_PIXELS", 110_000)
+    monkeypatch.setattr(image_worker, "_WAITING_BYTES", 330_000)
     sizes = [(160, 208), (208, 160), (160, 208), (192, 192), (160, 208), (208, 160)]
     uris = [save(tmp_path, f"{i}.png", picture(i, size)) for i, size in enumerate(sizes)]
     worker = worker_of(batch_size=16, k=5)
@@ -367,7 +367,7 @@ def test_a_grid_over_the_limit_is_a_failed_image(tmp_path: Path) -> None:
     assert "10x13 patches" in row["error"]
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", presets_of(SegmentSettings))
 def test_every_preset_runs(tmp_path: Path, preset: str) -> None:
     (output,) = run(worker_of(preset=preset, resize="native", epochs=1), shard_of([save(tmp_path, "a.png", picture())]))
     assert output.rows.column("status").to_pylist() == ["ok"]
