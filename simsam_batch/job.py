@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from simsam_batch.engines.ray import RayEngine
     from simsam_batch.engines.torchrun import TorchrunEngine
     from simsam_batch.report.console import Reporter
+    from simsam_batch.report.events import EventLog
     from simsam_batch.runs.execute import ExecuteOptions
     from simsam_batch.runs.plan import Plan
     from simsam_batch.runs.schema import Stage
@@ -54,7 +55,7 @@ class Job(Generic[S]):
     engine: Engine
     settings: S
     resolved: dict[str, Any]
-    report: Reporter
+    report: EventLog
 
     def stage(self, name: str, resolved: dict[str, Any] | None = None, recorded: dict[str, Any] | None = None) -> Stage:
         """One of `STAGES`; see `stage_of`."""
@@ -74,6 +75,13 @@ class Job(Generic[S]):
             What ``results/<stage>.json`` holds; after a second try in a run that is not finished, which cannot be
             published yet, only ``images`` that were tried and those that ``failed``.
         """
+        with self.report.stage(stage.name, shards_again=len(again or ())):
+            return self._run(stage, before_first, again)
+
+    def _run(
+        self, stage: Stage, before_first: Callable[[], None] | None, again: Mapping[int, int] | None
+    ) -> dict[str, Any]:
+        from simsam_batch.engines.ray import RayEngine
         from simsam_batch.engines.torchrun import TorchrunEngine
         from simsam_batch.runs.execute import execute
         from simsam_batch.runs.ledger import Ledger
@@ -90,6 +98,8 @@ class Job(Generic[S]):
                 "again": list((again or {}).items()),
             }
             self.engine.job = json.dumps(told)
+        if isinstance(self.engine, RayEngine):
+            self.engine.labels = {"run": folder.url, "stage": stage.name}
 
         def announce(pending: int) -> None:
             if again is not None:
@@ -176,6 +186,8 @@ def prepared(images: str | None, out: str, settings: S, engine: Engine, report: 
     """
     from simsam_batch.images import check_resize, parse_resize
     from simsam_batch.regions.refine import load_crf
+    from simsam_batch.report.events import EventLog
+    from simsam_batch.runs.ledger import versions
     from simsam_batch.stages.backbone import resolve_backbone
     from simsam_batch.stages.regions import check_crop_size
 
@@ -192,8 +204,10 @@ def prepared(images: str | None, out: str, settings: S, engine: Engine, report: 
     if isinstance(settings, SemanticSettings):
         check_crop_size(settings, resolved)
     folder.check_create()
-    plan = existing_plan(folder) if images is None else open_plan(images, folder, settings, report)
-    return Job(folder, plan, engine, settings, resolved, report)
+    events = EventLog(folder, report)
+    events.begun(settings.model_dump(mode="json"), versions())
+    plan = existing_plan(folder) if images is None else open_plan(images, folder, settings, events)
+    return Job(folder, plan, engine, settings, resolved, events)
 
 
 def stage_of(

@@ -15,6 +15,7 @@ from typing import Any
 
 from simsam_batch.engines.contract import Runner, ShardReport
 from simsam_batch.engines.devices import thread_environment
+from simsam_batch.engines.ray_metrics import RunMetrics
 from simsam_batch.errors import RunError, SettingsError
 
 _IN_FLIGHT = 2
@@ -39,6 +40,9 @@ class RayEngine:
         patience_s: how long a cluster may take to offer what ``workers`` need (an autoscaler starts nodes).
         recycle_after: an actor that has had so many shards ends its process, which Ray starts afresh; 0: never.
 
+    Attributes:
+        labels: ``run`` and ``stage`` of what is run next, for Ray's metrics (`simsam_batch.engines.ray_metrics`).
+
     Raises:
         SettingsError: fewer than no worker or than one thread.
     """
@@ -62,6 +66,7 @@ class RayEngine:
         self._patience_s = patience_s if self._address else 0.0
         self._recycle_after = recycle_after
         self._connected_here = False
+        self.labels = {"run": "", "stage": ""}
 
     def run(self, make_runner: Callable[[], Runner], shards: Sequence[int]) -> Iterator[ShardReport]:
         """Yield one report for each shard, as they come.
@@ -75,10 +80,13 @@ class RayEngine:
         ray = self._connect()
         actors, needs = self._await_room(ray, len(shards))
         dataset = self._dataset(ray, make_runner, shards, actors, needs)
+        metrics = RunMetrics(self.labels)
         try:
             for block in dataset.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
                 for text in block.column("report").to_pylist():
-                    yield ShardReport.from_json(text)
+                    report = ShardReport.from_json(text)
+                    metrics.add(report)
+                    yield report
         except ray.exceptions.RayError as error:
             raise RunError(
                 f"Ray ended the dataset: {type(error).__name__}: {error}; run the same command again"

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import re
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from trouble import TroubleStage, plan_of
 
 from simsam_batch.engines.contract import ShardReport
 from simsam_batch.engines.local import LocalEngine
 from simsam_batch.engines.ray import RayEngine
+from simsam_batch.engines.ray_metrics import METRICS
 from simsam_batch.errors import RunError
 from simsam_batch.runs.execute import ExecuteOptions, ExecuteSummary, execute
 from simsam_batch.runs.ledger import Ledger
@@ -26,6 +31,7 @@ from simsam_batch.runs.publish import publish
 
 pytest.importorskip("ray")
 
+OPERATIONS = Path(__file__).parent.parent.parent / "docs" / "operations.md"
 STORE_BYTES = 100 * 1024**2
 
 
@@ -110,6 +116,50 @@ def test_an_image_that_kills_its_actor_costs_only_itself(tmp_path: Path, own_ray
     assert failed(tmp_path) == [("image-004", "worker_died")]
     assert (summary.rounds, summary.failed) == (1, 1)
     assert {report.shard: report.attempt for report in reports}[2] == 4
+
+
+def scraped(labels: dict[str, str]) -> dict[str, float]:
+    """Value of every series with these labels, by name and outcome or bucket, as Prometheus reads them."""
+    import ray
+
+    found = {}
+    for node in ray.nodes():
+        with urlopen(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics", timeout=10) as reply:
+            for family in text_string_to_metric_families(reply.read().decode()):
+                for sample in family.samples:
+                    if labels.items() <= sample.labels.items():
+                        kind = sample.labels.get("outcome", "") + sample.labels.get("le", "")
+                        found[f"{sample.name} {kind}".strip()] = sample.value
+    return found
+
+
+@pytest.mark.slow
+def test_prometheus_can_read_what_a_run_did(tmp_path: Path, own_ray: RayEngine) -> None:
+    own_ray.labels = {"run": str(tmp_path), "stage": "trouble"}
+    # the shard of a storage error starts again in the next round
+    _, reports = run(tmp_path, ["fine", "bad", *["fine"] * 7, "storage:1"], own_ray)
+    assert [report.status for report in reports].count("error") == 1
+    expected = {
+        "ray_simsam_images_total ok": 9.0,
+        "ray_simsam_images_total failed": 1.0,
+        "ray_simsam_shards_total committed": 5.0,
+        "ray_simsam_shards_total error": 1.0,
+        "ray_simsam_shard_starts_bucket 1.0": 4.0,
+        "ray_simsam_shard_starts_bucket 2.0": 5.0,
+        "ray_simsam_shard_starts_count": 5.0,
+        # each far below twenty seconds; Ray estimates the sum from the buckets
+        "ray_simsam_shard_seconds_bucket 20.0": 5.0,
+        "ray_simsam_shard_seconds_count": 5.0,
+    }
+    # Ray collects every ten seconds
+    deadline = time.monotonic() + 30
+    while differing := expected.items() - (found := scraped(own_ray.labels)).items():
+        assert time.monotonic() < deadline, (differing, found)
+        time.sleep(1)
+    shown = {re.sub("_(total|bucket|sum|count)$", "", name.split()[0]) for name in found}
+    assert shown == {f"ray_{name}" for name in METRICS}
+    described = re.findall(r"^\| `(ray_\w+?)(?:_total)?` \|", OPERATIONS.read_text(encoding="utf-8"), re.MULTILINE)
+    assert shown == set(described)
 
 
 @pytest.mark.slow
