@@ -115,11 +115,21 @@ def grow_trees(superpixels: Superpixels, seeds: Sequence[int], rules: SplitRules
 
 def owners(tree: Tree) -> NDArray[np.int32]:
     """Return the deepest node of every patch, (N,) int32: its leaf; -1 for a patch of none."""
-    deepest = np.full(int(tree.hi[0]) + 1, -1, dtype=np.int32)
-    # In pre-order whatever lies deeper comes later; -1 reads the last entry.
-    for node, (lo, hi) in enumerate(zip(tree.lo, tree.hi, strict=True)):
-        deepest[lo:hi] = node
-    return deepest[tree.superpixel]
+    return deepest_nodes(tree.lo, tree.hi)[tree.superpixel]
+
+
+def deepest_nodes(lo: Sequence[int] | Array, hi: Sequence[int] | Array) -> NDArray[np.int32]:
+    """Return the deepest node of every superpixel, and at last -1, which superpixel -1 reads: (s + 1,) int32.
+
+    Args:
+        lo: (M,) of the nodes of a tree in pre-order, see `Tree`.
+        hi: (M,) likewise.
+    """
+    deepest = np.full(int(hi[0]) + 1, -1, dtype=np.int32)
+    # In pre-order whatever lies deeper comes later.
+    for node, (first, end) in enumerate(zip(lo, hi, strict=True)):
+        deepest[first:end] = node
+    return deepest
 
 
 def post_order(tree: Tree) -> NDArray[np.int32]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from simsam_batch.errors import RunError, SettingsError
 from simsam_batch.regions.masks import upsample_index
 from simsam_batch.regions.run_lengths import RunLengths, run_lengths
+from simsam_batch.regions.tree import deepest_nodes
 from simsam_batch.report.photographs import working_size
 from simsam_batch.runs.reading import StageRows
 
@@ -94,10 +95,7 @@ class RegionTree:
     def _patches(self) -> NDArray[np.int32]:
         """(Hp, Wp): the node that every patch ends in; -1 for none."""
         row = self._row
-        deepest = np.full(self.nodes[0]["hi"] + 1, -1, dtype=np.int32)
-        # In pre-order whatever lies deeper comes later; superpixel -1 reads the last entry.
-        for number, node in enumerate(self.nodes):
-            deepest[node["lo"] : node["hi"]] = number
+        deepest = deepest_nodes([node["lo"] for node in self.nodes], [node["hi"] for node in self.nodes])
         return deepest[np.array(row["superpixel_map"], dtype=np.int64)].reshape(row["grid_h"], row["grid_w"])
 
     def _own_masks(self) -> list[dict[str, Any]]:
