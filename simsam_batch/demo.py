@@ -21,8 +21,8 @@ SETTINGS: dict[str, Any] = {"backbone": "descriptors", "resize": "short:256"}
 def run_demo(out: str = "demo-output") -> dict[str, Any]:
     """Segment six photographs into ``out`` and print where to look; running it again goes on or repeats.
 
-    Writes ``photos/``, ``truth/`` (masks of the polygons in ``demo_truth.json``), the run ``run/`` and
-    ``contact-sheet.png``.
+    Writes ``photos/``, ``truth/`` (masks of the polygons in ``demo_truth.json``), the run ``run/`` with its report page
+    and ``contact-sheet.png``.
 
     Args:
         out: a local folder.
@@ -53,6 +53,7 @@ def run_demo(out: str = "demo-output") -> dict[str, Any]:
     if result is None:
         raise SettingsError("demo: it runs on its own. To mend it: start it without torchrun")
     (folder / "contact-sheet.png").write_bytes(contact_sheet(str(run), count=count))
+    operations.report(str(run))
     print(_summary(folder, result))
     return result
 
@@ -108,6 +109,7 @@ def _summary(folder: Path, result: dict[str, Any]) -> str:
 {result["ok"]} photographs are segmented. Their masks overlap the hand-drawn truth with a mean IoU of \
 {result["metrics"]["iou_per_image_mean"]:.2f}, from colours and
 gradients alone: this demo uses no network, and a vision transformer does better. Look at
+  {folder}/run/report/index.html         the report, for a browser: scores, pictures, times, settings
   {folder}/contact-sheet.png             images, eigenvectors and masks side by side
   {folder}/run/results/segment.json      the scores and how they came about
   {folder}/run/results/segment/          one row per image: mask, box, eigenvalues (Parquet)

@@ -79,7 +79,9 @@ def test_the_demo_goes_from_photographs_to_one_picture_and_can_be_repeated(
     assert first["metrics"]["iou_per_image_mean"] > 0.5
     printed = capsys.readouterr().out
     assert f"mean IoU of {first['metrics']['iou_per_image_mean']:.2f}" in printed
-    for named in ("contact-sheet.png", "run/results/segment.json", "run/results/segment"):
+    page = (out / "run" / "report" / "index.html").read_text(encoding="utf-8")
+    assert all(name in page for name in PHOTOGRAPHS)
+    for named in ("contact-sheet.png", "run/report/index.html", "run/results/segment.json", "run/results/segment"):
         assert str(out / named) in printed
         assert (out / named).exists()
     rows = pq.read_table(out / "run" / "results" / "segment").to_pylist()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -268,6 +269,14 @@ def test_galleries_show_the_best_and_the_worst(masks: Path) -> None:
     assert page.gallery("Degenerate") == ["flat.png"]
 
 
+def test_no_two_galleries_show_the_same_images(masks: Path, trees: Path) -> None:
+    for out in (masks, trees):
+        page = page_of(out, samples=100)
+        galleries = re.findall(r'<section class="gallery.*?</section>', page.source, re.DOTALL)
+        shown = [frozenset(re.findall(r'<bdi class="id">(.*?)</bdi>', gallery)) for gallery in galleries]
+        assert len(shown) == len(set(shown)) >= 1
+
+
 def test_failures_are_counted_by_cause_and_named(masks: Path) -> None:
     page = page_of(masks)
     [row] = [row for row in rows_of(masks, "segment") if row["status"] == "failed"]
@@ -366,7 +375,7 @@ def test_a_run_in_progress_shows_what_is_committed(masks: Path, tmp_path: Path) 
     line = page.source.split("<bdi>iou_per_image_mean</bdi>", 1)[1].split("</tr>", 1)[0]
     assert f">{mean:.4f}<" in line
     fine = {row["image_id"] for row in there if row["status"] == "ok"}
-    assert {Page(f"<p>{name}</p>").text for name in page.gallery("At random")} == fine
+    assert {Page(f"<p>{name}</p>").text for name in page.gallery("Best")} == fine
 
 
 def test_of_a_run_with_nothing_committed_there_is_a_page(masks: Path, tmp_path: Path) -> None:
@@ -383,7 +392,7 @@ def test_label_maps_that_have_just_begun_show_their_regions(maps: Path, tmp_path
 
 def test_trees_whose_labels_are_under_way_show_those_that_are_there(trees: Path, tmp_path: Path) -> None:
     page = page_of(in_progress(trees, tmp_path / "out", "labels", without=[1]))
-    assert len(page.gallery("At random")) == 4
+    assert len(page.gallery("Best")) == 4
     assert "images; the largest one of each" in page.text
 
 

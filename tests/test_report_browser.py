@@ -183,7 +183,7 @@ def test_what_the_policy_forbids_does_not_run_even_if_it_were_there(
 
 
 @pytest.mark.parametrize("which", ["report", "maps"])
-@pytest.mark.parametrize("width", [360, 768])
+@pytest.mark.parametrize("width", [320, 768])
 def test_nothing_is_cut_off_or_needs_scrolling_sideways(
     which: str, width: int, request: pytest.FixtureRequest, opened: Callable[..., tuple[Page, list[str]]]
 ) -> None:

@@ -212,12 +212,17 @@ def numbers_of(titled: Titled) -> set[int]:
 
 
 def galleries_of(titled: Titled, pictures: Mapping[int, Picture], *, wide: bool = False) -> list[Gallery]:
-    """The galleries themselves, but for those without an image."""
-    return [
-        Gallery(title, about, [pictures[number] for number in numbers], wide)
-        for title, (about, numbers) in titled.items()
-        if len(numbers)
-    ]
+    """The galleries themselves, but for those without an image, and those that show all the images of an earlier one.
+
+    The best of six images are the worst of them, too.
+    """
+    shown: list[set[int]] = [set()]
+    galleries = []
+    for title, (about, numbers) in titled.items():
+        if set(numbers) not in shown:
+            shown.append(set(numbers))
+            galleries.append(Gallery(title, about, [pictures[number] for number in numbers], wide))
+    return galleries
 
 
 def dots(count: int, most: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
