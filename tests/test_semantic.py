@@ -25,7 +25,7 @@ from simsam_batch.cli import run
 from simsam_batch.config import SemanticSettings, resolve
 from simsam_batch.errors import RunError
 from simsam_batch.runs.schema import Shard
-from simsam_batch.stages.clusters import fit_clusters
+from simsam_batch.stages.clusters import REGIONS, fit_clusters
 from simsam_batch.stages.semantic import SemanticStage
 from simsam_batch.stages.semantic_worker import SemanticWorker
 from simsam_batch.storage import Folder
@@ -199,7 +199,8 @@ def test_clusters_are_fitted_with_the_workers_number_of_threads(
     torch.set_num_threads(2)
     try:
         settings = resolve(SemanticSettings, {"clusters": 3, "threads": 1})
-        fitted = fit_clusters(Folder(str(tmp_path / "out")), settings, result_of(finished, "regions")["content_digest"])
+        digest = result_of(finished, "regions")["content_digest"]
+        fitted = fit_clusters(Folder(str(tmp_path / "out")), REGIONS, settings, digest)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
