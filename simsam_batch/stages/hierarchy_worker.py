@@ -292,7 +292,8 @@ def baseline_coverings(
         for union in unions:
             so_far = found.get(union, ious)
             found[union] = [np.maximum(a, b) for a, b in zip(so_far, ious, strict=True)]
-    return {name: fmean(map(exact_mean, map(np.ndarray.tolist, ious))) for name, ious in found.items() if ious}
+    best = {name: found[name] for name in (*others, "kmeans", "kmeans_all") if found.get(name)}
+    return {name: fmean(map(exact_mean, map(np.ndarray.tolist, ious))) for name, ious in best.items()}
 
 
 def _nodes(tree: Tree, superpixels: NDArray[np.int32], index: masks.UpsampleIndex) -> list[dict[str, Any]]:
