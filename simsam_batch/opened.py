@@ -43,8 +43,8 @@ def open_run(url: str) -> Run:
 class Run:
     """A run, read as it is asked for: memory holds no more than the rows in hand.
 
-    What a run in progress has committed of a stage is seen as it was when the stage was first asked for; open the run
-    again to see more. Images are in the order of the plan.
+    A stage is seen as it was when it was first asked for: open the run again to see what has been committed since, and
+    after ``simsam retry``, which replaces files. Images are in the order of the plan.
 
     All methods raise `simsam_batch.errors.SettingsError` for a stage, column or image that the run has not,
     `simsam_batch.errors.RunError` for a run that is damaged, and `simsam_batch.errors.StorageError` if the storage did
@@ -128,7 +128,12 @@ class Run:
         """The rows of images by their ids, in the same order: what ``rows(stage).take`` asks for.
 
         One pass over the ids of the plan, however many are looked for; no other column is read.
+
+        Raises:
+            SettingsError: an id is none of the run's.
         """
+        if isinstance(image_ids, str):
+            raise SettingsError(f"image_ids: {image_ids!r} is one id. To mend it: put it into a list")
         return row_numbers(self._plan, image_ids)
 
     def row(self, image_id: str, stage: str, columns: Sequence[str] | None = None) -> dict[str, Any]:
@@ -152,8 +157,8 @@ class Run:
         """The images of a stage that did not fail, one by one: their ids and their masks at full size, upright.
 
         Object masks (``segment``) are bool, True on the object. Label maps (``semantic``) are int32, the label of the
-        cluster, 0 the background. Of trees (``hierarchy``) it is 1 plus the place in ``nodes`` of the leaf that holds
-        the pixel, int32, 0 for none. All are (height, width).
+        cluster, 0 the background. Of trees (``hierarchy``) it is 1 plus the place in ``nodes`` of the deepest
+        node that holds the pixel, int32, 0 for none. All are (height, width).
 
         Args:
             stage: whose masks; None: the first stage that has some.
@@ -192,16 +197,29 @@ class Run:
             SettingsError: the run was computed with ``--eigenvectors none``.
             RunError: the image failed, or its shard is not committed yet.
         """
+        rows = self._with_eigenvectors()
+        row = self.row(image_id, _OF_EIGENVECTORS, _FOR_EIGENVECTORS)
+        self._check_ok(row, "eigenvectors")
+        return _eigenpairs(row, rows)
+
+    def all_eigenvectors(self) -> Iterator[tuple[str, NDArray[np.float32], NDArray[np.float32]]]:
+        """The images that did not fail, one by one: their ids, eigenvalues and eigenvectors; see `eigenvectors`.
+
+        Raises:
+            SettingsError: the run was computed with ``--eigenvectors none``.
+        """
+        rows = self._with_eigenvectors()
+        found = (row for _, row in rows.each(_FOR_EIGENVECTORS) if row["status"] == "ok")
+        return ((row["image_id"], *_eigenpairs(row, rows)) for row in found)
+
+    def _with_eigenvectors(self) -> StageRows:
         rows = self.rows(_OF_EIGENVECTORS)
         if rows.settings["eigenvectors"] == "none":
             raise SettingsError(
                 f"{self.url} was computed with --eigenvectors none. To mend it: compute the images again in another "
                 "OUT, with --eigenvectors fp16"
             )
-        row = self.row(image_id, _OF_EIGENVECTORS, _FOR_EIGENVECTORS)
-        self._check_ok(row, "eigenvectors")
-        vectors = rows.arrays(row)["eigenvectors"].astype(np.float32)
-        return np.array(row["eigenvalues"], np.float32), vectors.reshape(-1, row["grid_h"], row["grid_w"])
+        return rows
 
     def _with_masks(self, stage: str | None) -> StageRows:
         from simsam_batch.report.exports.label_maps import NEEDED
@@ -211,10 +229,11 @@ class Run:
             rows = self.rows(name)
             if any(needed <= set(rows.schema.names) for needed in NEEDED):
                 return rows
-        which = "none of its stages" if stage is None else f"{stage}, of its stages"
+        if stage is not None:
+            raise SettingsError(f"stage: {stage} of {self.url} has no masks. To mend it: name no stage")
         raise SettingsError(
-            f"stage: {self.url} has no masks in {which} ({', '.join(stages) or 'none has begun'}). To mend it: open "
-            "the OUT of simsam segment, semantic or hierarchy, and name no stage"
+            f"{self.url} has no masks yet: {', '.join(stages) or 'no stage'} has begun. To mend it: wait for the stage "
+            "segment, semantic or hierarchy, which have some"
         )
 
     def _checked(self, rows: StageRows, columns: Iterable[str] | None) -> list[str]:
@@ -233,6 +252,11 @@ class Run:
                 f"{self.url}: {row['image_id']!r} failed, so that it has no {what} ({row['error_type']}: "
                 f"{row['error']}). To mend it: simsam retry tries failed images again"
             )
+
+
+def _eigenpairs(row: Mapping[str, Any], rows: StageRows) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    vectors = rows.arrays(row)["eigenvectors"].astype(np.float32)
+    return np.array(row["eigenvalues"], np.float32), vectors.reshape(-1, row["grid_h"], row["grid_w"])
 
 
 def _mask(row: Mapping[str, Any], rows: StageRows) -> Mask:

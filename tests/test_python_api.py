@@ -174,6 +174,9 @@ def test_eigenvectors_are_those_that_were_stored(home: Path) -> None:
             assert values.tolist() == row["eigenvalues"]
             assert vectors.shape == (4, row["grid_h"], row["grid_w"])
             assert (vectors.reshape(4, -1) == stored.astype(np.float32)).all()
+            (again,) = [pair for image_id, *pair in run.all_eigenvectors() if image_id == row["image_id"]]
+            assert (again[0] == values).all()
+            assert (again[1] == vectors).all()
             # the mask was cut from the second of them
             mask = pixels_of(row["mask_rle"])[8::16, 8::16]
             assert vectors[1][mask].min() > vectors[1][~mask].max()
@@ -253,11 +256,17 @@ def test_what_is_not_there_is_named_with_the_mend(home: Path, tmp_path: Path) ->
         run.reader("segment", ["colour"])
     with pytest.raises(SettingsError, match=r"has no image '5\.png'\. To mend it: .* such as '0\.png'"):
         run.eigenvectors("5.png")
+    with pytest.raises(SettingsError, match=r"'0\.png' is one id"):
+        run.numbers("0.png")
+    with pytest.raises(SettingsError, match="an id is no text"):
+        run.numbers(["0.png", 7])  # type: ignore[list-item]
+    with pytest.raises(SettingsError, match="an id is no text"):
+        run.numbers(["\ud800"])
     for call, what in ((run.eigenvectors, "eigenvectors"), (run.mask, "mask")):
         with pytest.raises(RunError, match=rf"'3 words\.png' failed, so that it has no {what} \(not_an_image: "):
             call("3 words.png")
     labels = simsam_batch.open_run(str(home / "semantic"))
-    with pytest.raises(SettingsError, match="has no masks in regions, of its stages"):
+    with pytest.raises(SettingsError, match=r"regions of .* has no masks"):
         labels.masks("regions")
     with pytest.raises(SettingsError, match="has no stage 'segment'; it has regions, semantic"):
         labels.eigenvectors("0.png")

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from simsam_batch.errors import SettingsError
-from simsam_batch.runs.plan import ROWS_PER_GROUP, Plan, _damage_reported, _plan_name
+from simsam_batch.runs.plan import Plan, image_ids_of
 
 _NAMED = 5
 
@@ -25,24 +24,25 @@ def row_numbers(plan: Plan, image_ids: Sequence[str]) -> list[int]:
         image_ids: in any order; an id may come more than once.
 
     Raises:
-        SettingsError: the run has no such image.
+        SettingsError: the run has no such image, or an id is no text.
         RunError: the plan cannot be read.
         StorageError: the storage did not answer.
     """
-    wanted = sorted(set(image_ids))
-    values = pa.array(wanted, pa.string())
+    try:
+        wanted = sorted(set(image_ids))
+        values = pa.array(wanted, pa.string())
+    except (TypeError, ValueError, pa.ArrowException) as error:
+        raise SettingsError(f"image_ids: an id is no text: {error}. To mend it: give ids as in the column") from error
     numbers = np.full(len(wanted), -1, dtype=np.int64)
-    first, name, start = "", _plan_name(plan.digest), 0
-    with _damage_reported(f"{plan.out.url}/{name}"), plan.out.open(name) as source:
-        for batch in pq.ParquetFile(source).iter_batches(ROWS_PER_GROUP, columns=["image_id"]):
-            if not (numbers < 0).any():
-                break
-            ids = batch["image_id"]
-            first = first or ids[0].as_py()
-            places = pc.index_in(ids, values)
-            found = np.flatnonzero(places.is_valid().to_numpy(zero_copy_only=False))
-            numbers[places.drop_null().to_numpy()] = start + found
-            start += len(ids)
+    first, start = "", 0
+    for ids in image_ids_of(plan):
+        if not (numbers < 0).any():
+            break
+        first = first or ids[0].as_py()
+        places = pc.index_in(ids, values)
+        found = np.flatnonzero(places.is_valid().to_numpy(zero_copy_only=False))
+        numbers[places.drop_null().to_numpy()] = start + found
+        start += len(ids)
     missing = [wanted[place] for place in np.flatnonzero(numbers < 0)]
     if missing:
         named = ", ".join(map(repr, missing[:_NAMED])) + (" and others" if len(missing) > _NAMED else "")

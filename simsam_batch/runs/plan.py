@@ -133,6 +133,19 @@ def _reader(process: int, plan: Plan) -> _Reader:  # noqa: ARG001  a forked chil
     return _Reader(plan)
 
 
+def image_ids_of(plan: Plan) -> Iterator[pa.Array]:
+    """The ids of all images in order, a row group at a time; no other column is read.
+
+    Raises:
+        RunError: the plan cannot be read.
+        StorageError: the storage did not answer.
+    """
+    name = _plan_name(plan.digest)
+    with _damage_reported(f"{plan.out.url}/{name}"), plan.out.open(name) as source:
+        for batch in pq.ParquetFile(source).iter_batches(ROWS_PER_GROUP, columns=["image_id"]):
+            yield batch["image_id"]
+
+
 def _plan_name(digest: str) -> str:
     return f"plan/{digest}.parquet"
 
