@@ -96,7 +96,7 @@ def contact_sheet(out: str, *, stage: str = "segment", count: int = 12) -> bytes
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class Entry:
     """What one row of the sheet shows.
 
     Attributes:
@@ -114,7 +114,7 @@ class _Entry:
     covered: tuple[float, float]
 
 
-def _load(rows: StageRows, plan: Plan | None, number: int, row: dict[str, Any]) -> _Entry:
+def _load(rows: StageRows, plan: Plan | None, number: int, row: dict[str, Any]) -> Entry:
     truth = vectors = None
     covered = (1.0, 1.0)
     photo = photograph(row["uri"], rows.settings)
@@ -125,19 +125,20 @@ def _load(rows: StageRows, plan: Plan | None, number: int, row: dict[str, Any]) 
         if plan is not None:
             record = plan.shard(number // plan.shard_size).records.slice(number % plan.shard_size, 1).to_pylist()[0]
             if record["truth_uri"] is not None and row["truth_error"] is None:
-                truth = _truth(record["truth_uri"], limits_of(rows.settings), size, row)
+                truth = truth_mask(record["truth_uri"], limits_of(rows.settings), size, row)
         working = working_size(row, rows.settings)
         covered = (
             min(1.0, row["grid_h"] * row["patch"] / working[0]),
             min(1.0, row["grid_w"] * row["patch"] / working[1]),
         )
-        vectors = _eigenvectors(rows, row)
-    return _Entry(row, None if photo is None else photo.rgb, truth, vectors, covered)
+        vectors = shown_eigenvectors(rows, row)
+    return Entry(row, None if photo is None else photo.rgb, truth, vectors, covered)
 
 
-def _truth(
+def truth_mask(
     uri: str, limits: images.ImageLimits, size: tuple[int, int], row: dict[str, Any]
 ) -> NDArray[np.bool_] | None:
+    """The truth of an image of ``size`` (height, width) as a mask; None, and the reason in its row, if it cannot be used."""
     try:
         return images.load_truth(uri, limits, size)
     except images.TruthError as error:
@@ -145,7 +146,8 @@ def _truth(
         return None
 
 
-def _eigenvectors(rows: StageRows, row: dict[str, Any]) -> NDArray[np.float32] | None:
+def shown_eigenvectors(rows: StageRows, row: dict[str, Any]) -> NDArray[np.float32] | None:
+    """The eigenvectors of a row as (K, Hp, Wp) float32; None if none were stored."""
     held = rows.arrays(row).get("eigenvectors")
     return None if held is None else held.astype(np.float32).reshape(-1, row["grid_h"], row["grid_w"])
 
@@ -177,7 +179,7 @@ def _header(folder: Folder, stage: str) -> Image.Image:
     return strip
 
 
-def _strip(entry: _Entry) -> Image.Image:
+def _strip(entry: Entry) -> Image.Image:
     """One row of the sheet."""
     row = entry.row
     size = _thumbnail_size(entry)
@@ -201,11 +203,11 @@ def _strip(entry: _Entry) -> Image.Image:
             draw.rectangle((_left(i), 0, _left(i) + size[0] - 1, size[1] - 1), EMPTY)
             write(draw, (_left(i), below), "not stored" if entry.vectors is None else "no such", THUMBNAIL, MUTED)
             continue
-        strip.paste(_map(entry.vectors[i], size, entry.covered), (_left(i), 0))
+        strip.paste(vector_picture(entry.vectors[i], size, entry.covered), (_left(i), 0))
         if i < len(values):
             write(draw, (_left(i), below), f"eigenvalue {values[i]:.3f}", THUMBNAIL, MUTED)
     last = VECTORS + 1
-    strip.paste(_overlay(picture, entry), (_left(last), 0))
+    strip.paste(overlay(picture, entry), (_left(last), 0))
     scores = [] if row["iou"] is None else [f"IoU {row['iou']:.2f}"]
     scores += [] if row["confidence"] is None else [f"confidence {row['confidence']:.2f}"]
     write(draw, (_left(last), below), ", ".join(scores), THUMBNAIL)
@@ -219,7 +221,7 @@ def _left(column: int) -> int:
     return MARGIN + column * (THUMBNAIL + GAP)
 
 
-def _thumbnail_size(entry: _Entry) -> tuple[int, int]:
+def _thumbnail_size(entry: Entry) -> tuple[int, int]:
     """(width, height) in pixels with the longer side `THUMBNAIL`; failed images get a third of it in height."""
     if entry.rgb is not None:
         height, width = entry.rgb.shape[:2]
@@ -231,7 +233,7 @@ def _thumbnail_size(entry: _Entry) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def _map(vector: NDArray[np.float32], size: tuple[int, int], covered: tuple[float, float]) -> Image.Image:
+def vector_picture(vector: NDArray[np.float32], size: tuple[int, int], covered: tuple[float, float]) -> Image.Image:
     """An eigenvector as colours, zero in the middle; what lies under no whole patch continues the nearest one."""
     width, height = max(1, round(size[0] * covered[1])), max(1, round(size[1] * covered[0]))
     scaled = Image.fromarray(vector).resize((width, height), Image.Resampling.BICUBIC)
@@ -244,7 +246,7 @@ def _map(vector: NDArray[np.float32], size: tuple[int, int], covered: tuple[floa
     return Image.fromarray(colors.round().astype(np.uint8))
 
 
-def _overlay(picture: Image.Image, entry: _Entry) -> Image.Image:
+def overlay(picture: Image.Image, entry: Entry) -> Image.Image:
     """The picture with the mask tinted and outlined, the rest in pale grey, the truth's outline and the box."""
     from pycocotools import mask as coco
 

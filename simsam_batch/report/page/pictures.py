@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from simsam_batch import images
-from simsam_batch.report.contact_sheet import _eigenvectors, _Entry, _map, _overlay, _truth
+from simsam_batch.report.contact_sheet import Entry, overlay, shown_eigenvectors, truth_mask, vector_picture
 from simsam_batch.report.drawing import EMPTY, MUTED, Color, write
 from simsam_batch.report.exports.pictures import _photo, page
 from simsam_batch.report.exports.tree_colors import tree_colors
@@ -69,23 +69,25 @@ def draw_masks(row: dict[str, Any], rows: StageRows, truth_uri: str | None) -> D
     photo, fault = _photo(row, rows.settings)
     truth = None
     if truth_uri is not None and row["truth_error"] is None:
-        truth = _truth(truth_uri, limits_of(rows.settings), (row["height"], row["width"]), row)
+        truth = truth_mask(truth_uri, limits_of(rows.settings), (row["height"], row["width"]), row)
     working = working_size(row, rows.settings)
     across, down = (min(1.0, row[f"grid_{s}"] * row["patch"] / working[i]) for i, s in ((1, "w"), (0, "h")))
-    vectors = _eigenvectors(rows, row)
-    entry = _Entry(row, np.asarray(photo), truth, vectors, (down, across))
+    vectors = shown_eigenvectors(rows, row)
+    entry = Entry(row, np.asarray(photo), truth, vectors, (down, across))
 
     def maps(width: int, most: int) -> list[Image.Image]:
+        if vectors is None:
+            return []
         size = _fitted(photo.size, width)
-        return [] if vectors is None else [_map(vector, size, entry.covered) for vector in vectors[1 : most + 1]]
+        return [vector_picture(vector, size, entry.covered) for vector in vectors[1 : most + 1]]
 
     third = (SMALL - 2 * _GAP) // 3
-    card = _overlay(_shrunk(photo, SMALL, fault), entry)
+    card = overlay(_shrunk(photo, SMALL, fault), entry)
     small = _stacked([[card], maps(third, 3)])
     shown = _shrunk(photo, LARGE, fault)
     wide = (2 * shown.width + _GAP - 2 * _GAP) // 3
     behind = maps(wide, _VECTORS)
-    large = _stacked([[shown, _overlay(shown, entry)], behind[:_ABREAST], behind[_ABREAST:]])
+    large = _stacked([[shown, overlay(shown, entry)], behind[:_ABREAST], behind[_ABREAST:]])
     return Drawn(_jpeg(small), _jpeg(large), small.size, fault, {})
 
 
