@@ -138,7 +138,7 @@ def _load(rows: StageRows, plan: Plan | None, number: int, row: dict[str, Any]) 
 def truth_mask(
     uri: str, limits: images.ImageLimits, size: tuple[int, int], row: dict[str, Any]
 ) -> NDArray[np.bool_] | None:
-    """The truth of an image of ``size`` (height, width) as a mask; None, and the reason in its row, if it cannot be used."""
+    """The truth of an image of ``size`` (height, width); None, with the reason in its row, if it cannot be used."""
     try:
         return images.load_truth(uri, limits, size)
     except images.TruthError as error:
