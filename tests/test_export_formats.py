@@ -422,6 +422,22 @@ def test_images_that_have_gone_or_changed_are_left_out_and_counted(
     assert [len(each) for each in shards] == [6, 4]
 
 
+def test_images_that_a_second_try_rescued_under_wider_limits_are_taken_along(catalog: Path, tmp_path: Path) -> None:
+    """The stage's own record goes on naming the limits that the run began with."""
+    out = tmp_path / "out"
+    narrow = ["--max-pixels", "10000", "--max-bytes", "100"]
+    assert run(["hierarchy", str(catalog), str(out), *COMMON, *COMMANDS["hierarchy"][:6], *narrow]) == 3
+    wide = ["--max-pixels", "20000", "--max-bytes", "1000000", "--workers", "1", "--quiet"]
+    assert run(["retry", str(out), *wide]) == 3
+    for form in ("hf", "webdataset"):
+        record = exported(out, tmp_path / form, form)
+        assert [record[key] for key in ("ok", "failed", "unreadable")] == [5, 1, 0]
+    exported(out, tmp_path / "pictures", "pictures", limit=1)
+    with Image.open(tmp_path / "pictures/0000000.png") as page:
+        # of the photograph, which is no grey ground
+        assert len(set(page.convert("RGB").crop((40, 100, 140, 200)).getdata())) > 100
+
+
 @pytest.mark.parametrize(
     ("stage", "form"),
     [("semantic", "png"), ("hierarchy", "coco"), ("segment", "pth"), ("segment", "hf"), ("hierarchy", "webdataset")],

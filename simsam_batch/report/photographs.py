@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from simsam_batch import images
 from simsam_batch.errors import ImageError
 
+_LONG = 3600.0
+"""Processor seconds for an image that was decoded once, within whatever time it was given."""
 
-def limits_of(settings: Mapping[str, Any]) -> images.ImageLimits:
-    """The limits on an image that a stage's settings name; else those by default."""
+
+def limits_of(settings: Mapping[str, Any], row: Mapping[str, Any] | None = None) -> images.ImageLimits:
+    """The limits on an image that a stage's settings name; else those by default.
+
+    Args:
+        settings: of the stage, as the run began: not every stage has limits, and a second try may have had wider ones.
+        row: of an image that is ``ok``: its pixels have been decoded once, and so they may again.
+    """
     names = ("max_bytes", "max_pixels", "decode_seconds")
-    return images.ImageLimits(**{name: settings[name] for name in names if name in settings})
+    limits = images.ImageLimits(**{name: settings[name] for name in names if name in settings})
+    if row is None:
+        return limits
+    pixels = max(limits.max_pixels, images.ImageLimits().max_pixels, row["width"] * row["height"])
+    return replace(limits, max_pixels=pixels, decode_seconds=max(limits.decode_seconds, _LONG))
 
 
 def photograph(uri: str, settings: Mapping[str, Any]) -> images.Decoded | None:

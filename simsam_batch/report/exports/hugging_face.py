@@ -56,7 +56,7 @@ def write_hugging_face(rows: StageRows, to: Folder, images: int, on_image: Calla
         number, row = item
         if row["status"] != "ok":
             return row["status"], None
-        image = file_of(row, rows.settings)
+        image = file_of(row)
         if image is None:
             return UNREADABLE, None
         found = annotation(number, row, rows.settings, names)

@@ -11,11 +11,11 @@ from PIL import Image, ImageDraw
 
 from simsam_batch.report.drawing import EMPTY, FAULT, GAP, LINE, MARGIN, MUTED, RULE, TEXT, write
 from simsam_batch.report.exports.index_table import index_table
+from simsam_batch.report.exports.sources import pixels_of
 from simsam_batch.report.exports.tree_colors import tree_colors
 from simsam_batch.report.exports.tree_diagram import draw_diagram
 from simsam_batch.report.exports.tree_levels import draw_levels
 from simsam_batch.report.exports.trees import RegionTree, tree_rows
-from simsam_batch.report.photographs import photograph
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.storage import Folder
 
@@ -93,12 +93,11 @@ def page(row: dict[str, Any], settings: dict[str, Any]) -> bytes:
 
 def _photo(row: dict[str, Any], settings: dict[str, Any]) -> tuple[Image.Image, str | None]:
     """The photograph, or a grey ground in its place and why it is there."""
-    found = photograph(row["uri"], settings)
-    if found is not None and found.content_sha256 == row["content_sha256"]:
-        picture = Image.fromarray(found.rgb)
+    pixels = pixels_of(row, settings)
+    if pixels is not None:
+        picture = Image.fromarray(pixels)
         picture.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE), Image.Resampling.LANCZOS)
         return picture, None
     scale = min(1.0, _LONGEST_SIDE / max(row["width"], row["height"]))
     size = max(1, round(row["width"] * scale)), max(1, round(row["height"] * scale))
-    fault = "the image cannot be read any more" if found is None else "its file is no longer the one that was divided"
-    return Image.new("RGB", size, EMPTY), fault
+    return Image.new("RGB", size, EMPTY), "the image cannot be read any more as it was"

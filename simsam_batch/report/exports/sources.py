@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from simsam_batch import images
 from simsam_batch.errors import ImageError
 from simsam_batch.images.decode import opened
 from simsam_batch.report.photographs import limits_of
-from simsam_batch.storage import read_ahead
+from simsam_batch.storage import ObjectNotFound, read_ahead, read_url
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -37,18 +39,35 @@ class Upright:
     as_read: bool
 
 
-def file_of(row: Mapping[str, Any], settings: Mapping[str, Any]) -> bytes | None:
-    """The file that an image was read from; None if it cannot be read any more, or is another one by now.
+def file_of(row: Mapping[str, Any]) -> bytes | None:
+    """The file that an image was read from; None if it has gone, or is another one by now.
+
+    Args:
+        row: of an image that is ``ok``: its file was within the limits that were in force, which the stage's settings
+            need not tell, so that it is read whatever its size.
 
     Raises:
         StorageError: the storage did not answer.
     """
     try:
-        data = images.fetch(row["uri"], limits_of(settings))
-    except ImageError:
+        data = read_url(row["uri"])
+    except ObjectNotFound:
         return None
     known = row.get("content_sha256")
     return data if known in (None, sha256(data).hexdigest()) else None
+
+
+def pixels_of(row: Mapping[str, Any], settings: Mapping[str, Any]) -> NDArray[np.uint8] | None:
+    """Likewise its pixels, upright, (height, width, 3).
+
+    Raises:
+        StorageError: the storage did not answer.
+    """
+    data = file_of(row)
+    try:
+        return None if data is None else images.decode(data, limits_of(settings, row)).rgb
+    except ImageError:
+        return None
 
 
 def upright(row: Mapping[str, Any], settings: Mapping[str, Any]) -> Upright | None:
@@ -57,7 +76,7 @@ def upright(row: Mapping[str, Any], settings: Mapping[str, Any]) -> Upright | No
     Raises:
         StorageError: the storage did not answer.
     """
-    data, limits = file_of(row, settings), limits_of(settings)
+    data, limits = file_of(row), limits_of(settings, row)
     if data is None:
         return None
     try:
