@@ -143,6 +143,16 @@ def test_upstreams_numbering_leaves_nodes_with_what_it_gives_them(pictures: Path
         empty += node["bbox_xyxy"] is None and node["area"] == 0
     assert empty > 0
     operations.export(str(out), str(tmp_path / "pages"), format="pictures", limit=1)
+    # each pixel is in the annotation of the deepest node that holds it
+    operations.export(str(out), str(tmp_path / "coco"), format="coco", limit=1)
+    annotations = json.loads((tmp_path / "coco/instances.json").read_text())["annotations"]
+    deepest = np.full(pixels.shape, -1)
+    for number, held in enumerate(row["nodes"]):
+        deepest[(pixels >= held["lo"]) & (pixels < held["hi"])] = number
+    assert [each["node"] for each in annotations] == np.unique(deepest).tolist()
+    for each in annotations:
+        assert (decoded({"mask": each["segmentation"]}) == (deepest == each["node"])).all()
+        assert each["area"] == (deepest == each["node"]).sum()
 
 
 def changed(out: Path, column: pa.Field, values: list[Any]) -> None:
@@ -214,6 +224,18 @@ def test_nodes_carry_the_labels_of_the_run_where_it_has_some(copied: Path, tmp_p
     # captions of labels take a line
     sizes = [Image.open(folder / "0000000.png").size for folder in (plain, labelled)]
     assert sizes[1][1] > sizes[0][1]
+
+
+def test_nodes_that_no_cluster_took_are_annotated_as_regions(copied: Path, tmp_path: Path) -> None:
+    operations.export(str(copied), str(tmp_path / "without"), format="coco")
+    with_labels(copied, [[0] * len(row["nodes"]) if row["nodes"] else None for row in rows_of(copied)])
+    operations.export(str(copied), str(tmp_path / "with"), format="coco")
+    without, labelled = (json.loads((tmp_path / name / "instances.json").read_text()) for name in ("without", "with"))
+    assert [category["name"] for category in labelled["categories"]] == ["region"]
+    assert labelled["annotations"] == without["annotations"]
+    assert {number for number, row in enumerate(rows_of(copied)) if row["nodes"]} == {
+        each["image_id"] for each in labelled["annotations"]
+    }
 
 
 def test_labels_that_the_run_gave_its_nodes_are_theirs(pictures: Path, tmp_path: Path) -> None:
@@ -369,8 +391,8 @@ def test_what_cannot_be_exported_is_said_and_nothing_is_written(
 
 def test_a_format_is_refused_where_no_stage_has_it(masks_run: Path, tmp_path: Path) -> None:
     for stage, said in (
-        (None, r"json is made of the columns nodes, superpixel_map, which no stage of .* has; it has segment"),
-        ("segment", r"which the stage segment has not\. To mend it: another --format: coco \| hf"),
+        (None, r"json is made of the stage hierarchy, which .* has not; it has segment"),
+        ("segment", r"not of segment\. To mend it: another --format: coco \| hf"),
     ):
         with pytest.raises(SettingsError, match=said):
             operations.export(str(masks_run), str(tmp_path / "to"), format="json", stage=stage)

@@ -9,6 +9,7 @@ import re
 import shutil
 import tarfile
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from simsam_batch.cli import run
 from simsam_batch.errors import SettingsError
 from simsam_batch.images import ImageLimits, load_mask
 from simsam_batch.report.exports import formats, hugging_face, label_maps, web_dataset
+from simsam_batch.runs.reading import StageRows
 from simsam_batch.storage import Folder
 
 IDS = ["a/b.png", "a/b.jpg", "../../evil.jpg", "/abs/words", "a/b.png/c: d.webp", "=dot.ted.tif"]
@@ -71,10 +73,13 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def runs(catalog: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A run of each command, by its stage."""
     home = tmp_path_factory.mktemp("runs")
-    for command, more in COMMANDS.items():
-        named = ["--class-names", str(catalog.parent / "classes.txt")] if command == "semantic" else []
-        assert run([command, str(catalog), str(home / command), *COMMON, *more, *named]) == 3
-    return {command: home / command for command in COMMANDS}
+    return {command: made(command, catalog, home / command) for command in COMMANDS}
+
+
+def made(command: str, catalog: Path, out: Path, *more: str) -> Path:
+    named = ["--class-names", str(catalog.parent / "classes.txt")] if command == "semantic" else []
+    assert run([command, str(catalog), str(out), *COMMON, *COMMANDS[command], *named, *more]) == 3
+    return out
 
 
 def rows_of(out: Path, stage: str) -> list[dict[str, Any]]:
@@ -164,6 +169,65 @@ def test_labels_have_the_names_of_the_classes_that_were_matched(runs: dict[str, 
     shutil.rmtree(copied / "results")
     exported(copied, tmp_path / "other", "png")
     assert (tmp_path / "other/labels.txt").read_text() == "background\ncluster 1\ncluster 2\ncluster 3\n"
+
+
+@pytest.mark.parametrize(
+    ("matched", "names"),
+    [
+        (["cat", "dog", "cat"], ["background", "cat 1", "dog", "cat 3"]),
+        (["background", "cat", None], ["background", "background 1", "cat", "cluster 3"]),
+        # of which a name and a number would be the third one's
+        (["cat", "cat", "cat 2"], ["background", "cat 1", "cat 2", "cat 2 3"]),
+        (["cluster 3", "dog", None], ["background", "cluster 3 1", "dog 2", "cluster 3"]),
+    ],
+)
+def test_no_two_labels_have_one_name(
+    runs: dict[str, Path], tmp_path: Path, matched: list[str | None], names: list[str]
+) -> None:
+    copied = Path(shutil.copytree(runs["semantic"], tmp_path / "copied"))
+    result = json.loads((copied / "results/semantic.json").read_text())
+    result["metrics"]["class_of_cluster"] = [None, *matched]
+    (copied / "results/semantic.json").write_text(json.dumps(result))
+    assert label_maps.label_names(StageRows(Folder(str(copied)), "semantic")) == names
+
+
+# what each command's own columns leave free, under names that other stages give to what they make
+KEPT = {
+    "semantic": {
+        "mask_rle": [{"size": [96, 128], "counts": "PP6"}] * len(IDS),
+        "area_fraction": [0.5] * len(IDS),
+        "nodes": [[1]] * len(IDS),
+        "superpixel_map": [[1]] * len(IDS),
+        "confidence": [float("nan")] * len(IDS),
+        "iou": [date(2026, 1, 2)] * len(IDS),
+    },
+    "hierarchy": {"segments": [[1]] * len(IDS), "mask_rle": ["x"] * len(IDS), "area_fraction": [1.0] * len(IDS)},
+}
+
+
+@pytest.mark.usefixtures("_quiet")
+@pytest.mark.parametrize("stage", KEPT)
+def test_columns_that_a_run_keeps_of_its_input_are_no_part_of_an_export(
+    runs: dict[str, Path], catalog: Path, tmp_path: Path, stage: str
+) -> None:
+    table = pq.read_table(catalog)
+    for name, values in KEPT[stage].items():
+        table = table.append_column(name, pa.array(values))
+    pq.write_table(table, tmp_path / "kept.parquet")
+    shutil.copy(catalog.parent / "classes.txt", tmp_path)
+    keeping = [word for name in KEPT[stage] for word in ("--keep-columns", name)]
+    out = made(stage, tmp_path / "kept.parquet", tmp_path / "out", *keeping)
+    forms = ("png", "coco", "webdataset", "hf")
+    for form in forms:
+        exported(out, tmp_path / "kept" / form, form)
+        exported(runs[stage], tmp_path / "plain" / form, form)
+    with_kept, without = (files_below(tmp_path / name) for name in ("kept", "plain"))
+    # what an export says about itself holds the digests of the run
+    own = {"coco/instances.json", "hf/README.md", *(f"{form}/export.json" for form in forms)}
+    assert with_kept.keys() == without.keys() > own
+    assert all(with_kept[name] == without[name] for name in with_kept.keys() - own)
+    documents = [json.loads(each["coco/instances.json"]) for each in (with_kept, without)]
+    assert documents[0]["annotations"] == documents[1]["annotations"]
 
 
 def test_more_than_255_labels_take_16_bits() -> None:

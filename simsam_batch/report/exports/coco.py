@@ -13,13 +13,13 @@ from typing import Any, BinaryIO, Literal, cast
 from simsam_batch.regions.run_lengths import RunLengths
 from simsam_batch.report.exports.label_maps import kind_of, label_names, map_rows
 from simsam_batch.report.exports.safe_names import is_plain, safe_path
-from simsam_batch.report.exports.trees import RegionTree
+from simsam_batch.report.exports.trees import RegionTree, measured
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.storage import Folder, ObjectNotFound, redact
 from simsam_batch.storage.uploading import streamed
 
 Nodes = Literal["leaves", "all"]
-"""Which nodes of trees become annotations."""
+"""Which nodes of trees become annotations: those that pixels end in, with these pixels, or all with all of theirs."""
 
 FILE = "instances.json"
 
@@ -30,7 +30,7 @@ def write_coco(
     """Write `FILE`, image by image; memory holds one image, the local disk for temporary files the whole.
 
     Args:
-        rows: of a stage with maps, see `simsam_batch.report.exports.label_maps.NEEDED`.
+        rows: of a stage with maps, see `simsam_batch.report.exports.label_maps.KINDS`.
         to: where the file goes.
         images: how many rows, the first ones.
         on_image: called after each with its outcome.
@@ -90,24 +90,18 @@ def _annotations(row: dict[str, Any], rows: StageRows, nodes: Nodes, last: int) 
                 yield found
     else:
         tree = RegionTree(row, rows.settings)
-        for node, mask in enumerate(tree.masks()):
-            if nodes == "leaves" and tree.children[node]:
-                continue
-            label = last if row["labels"] is None else row["labels"][node]
-            found = _annotation(label, mask) if label else None
+        labels = row["labels"] or [0] * len(tree.nodes)
+        for node, mask in enumerate(tree.own_masks() if nodes == "leaves" else tree.masks()):
+            found = _annotation(labels[node] or last, mask)
             if found is not None:
                 held = tree.nodes[node]
                 yield found | {"node": node, "parent": held["parent"], "depth": held["depth"]}
 
 
 def _annotation(category: int, mask: RunLengths) -> dict[str, Any] | None:
-    from pycocotools import mask as coco
-
-    runs = {"size": mask["size"], "counts": mask["counts"].encode("ascii")}
-    area = int(coco.area(runs))
+    area, box = measured(mask)
     if not area:
         return None
-    box = [int(value) for value in coco.toBbox(runs)]
     return {"category_id": category, "segmentation": mask, "bbox": box, "area": area, "iscrowd": 0}
 
 

@@ -14,9 +14,6 @@ from simsam_batch.report.photographs import working_size
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.storage import Folder
 
-NEEDED = frozenset({"eigenvalues", "mask_rle"})
-"""Columns of the stage that stores eigenvectors."""
-
 _COLUMNS = ["image_id", "status", "width", "height", "patch", "eigenvalues", "arrays_path", "arrays_member"]
 
 

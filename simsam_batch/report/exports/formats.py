@@ -10,14 +10,12 @@ from typing import Any, get_args
 
 from simsam_batch.errors import SettingsError
 from simsam_batch.report.exports.coco import Nodes, write_coco
-from simsam_batch.report.exports.eigenvector_files import NEEDED as EIGENVECTORS
 from simsam_batch.report.exports.eigenvector_files import write_eigenvectors
 from simsam_batch.report.exports.hugging_face import write_hugging_face
 from simsam_batch.report.exports.json_lines import write_json
 from simsam_batch.report.exports.label_images import write_label_images
-from simsam_batch.report.exports.label_maps import NEEDED as MAPS
+from simsam_batch.report.exports.label_maps import KINDS, kind_of
 from simsam_batch.report.exports.pictures import write_pictures
-from simsam_batch.report.exports.trees import NEEDED as TREES
 from simsam_batch.report.exports.web_dataset import write_webdataset
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.runs.records import from_json, to_json
@@ -36,31 +34,31 @@ class Format:
 
     Attributes:
         about: what it is, for people.
-        needs: sets of columns, one of which a stage must have to be handed on so.
+        stages: those that can be handed on so.
         write: given the rows, the folder, how many of the first rows, and what to call after each with its outcome.
         with_nodes: it takes ``nodes`` as well.
     """
 
     about: str
-    needs: Sequence[frozenset[str]]
+    stages: Sequence[str]
     write: Callable[..., None]
     with_nodes: bool = False
 
     def fits(self, rows: StageRows) -> bool:
         """Whether it can be made of these rows."""
-        return any(needs <= set(rows.schema.names) for needs in self.needs)
+        return rows.stage in self.stages
 
 
 FORMATS = {
-    "coco": Format("instances in one JSON file, as COCO's", MAPS, write_coco, with_nodes=True),
-    "hf": Format("Parquet with images and masks, for Hugging Face datasets", MAPS, write_hugging_face),
+    "coco": Format("instances in one JSON file, as COCO's", [*KINDS], write_coco, with_nodes=True),
+    "hf": Format("Parquet with images and masks, for Hugging Face datasets", [*KINDS], write_hugging_face),
     "json": Format(
-        "region trees as JSON Lines, nodes nested, masks in COCO's run-length encoding", [TREES], write_json
+        "region trees as JSON Lines, nodes nested, masks in COCO's run-length encoding", ["hierarchy"], write_json
     ),
-    "pictures": Format("region trees as one PNG for each image, to look at", [TREES], write_pictures),
-    "png": Format("masks or label maps as one PNG for each image, values are labels", MAPS, write_label_images),
-    "pth": Format("eigenvectors as PyTorch files of Deep Spectral Methods", [EIGENVECTORS], write_eigenvectors),
-    "webdataset": Format("tar files with images, masks and JSON, for WebDataset", MAPS, write_webdataset),
+    "pictures": Format("region trees as one PNG for each image, to look at", ["hierarchy"], write_pictures),
+    "png": Format("masks or label maps as one PNG for each image, values are labels", [*KINDS], write_label_images),
+    "pth": Format("eigenvectors as PyTorch files of Deep Spectral Methods", ["segment"], write_eigenvectors),
+    "webdataset": Format("tar files with images, masks and JSON, for WebDataset", [*KINDS], write_webdataset),
 }
 
 
@@ -85,12 +83,12 @@ def rows_for(out: Folder, stages: Sequence[str], chosen: str, stage: str | None)
         rows = StageRows(out, name)
         if FORMATS[chosen].fits(rows):
             return rows
-    made = f"is made of the columns {' or '.join(', '.join(sorted(needs)) for needs in FORMATS[chosen].needs)}"
+    made = f"is made of the stage {' or '.join(FORMATS[chosen].stages)}"
     if stage is not None:
         fitting = " | ".join(name for name, each in FORMATS.items() if each.fits(rows))
         instead = f"another --format: {fitting}" if fitting else "another --stage"
-        raise SettingsError(f"format: {chosen} {made}, which the stage {stage} has not. To mend it: {instead}")
-    raise SettingsError(f"format: {chosen} {made}, which no stage of {out.url} has; {has}")
+        raise SettingsError(f"format: {chosen} {made}, not of {stage}. To mend it: {instead}")
+    raise SettingsError(f"format: {chosen} {made}, which {out.url} has not; {has}")
 
 
 def write_export(
@@ -124,7 +122,7 @@ def write_export(
         raise SettingsError(f"limit: {limit} is not allowed; it is a whole number, at least 1")
     write = FORMATS[chosen].write
     if nodes is not None:
-        if not (FORMATS[chosen].with_nodes and set(rows.schema.names) >= TREES):
+        if not (FORMATS[chosen].with_nodes and kind_of(rows) == "trees"):
             having = " | ".join(name for name, each in FORMATS.items() if each.with_nodes)
             raise SettingsError(
                 f"nodes: only a stage with region trees as {having} has nodes to choose from. To mend it: leave it out"

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from simsam_batch.report.exports.dataset_card import dataset_card
-from simsam_batch.report.exports.label_maps import FACTS, label_names, map_rows
+from simsam_batch.report.exports.label_maps import facts_of, kind_of, label_names, map_rows
 from simsam_batch.report.exports.leftovers import delete_leftovers
 from simsam_batch.report.exports.safe_names import safe_path
 from simsam_batch.report.exports.samples import UNREADABLE, annotation
@@ -40,7 +40,7 @@ def write_hugging_face(rows: StageRows, to: Folder, images: int, on_image: Calla
     """Write ``data/train-00000.parquet`` and so on, and ``README.md``, the dataset card.
 
     Args:
-        rows: of a stage with maps, see `simsam_batch.report.exports.label_maps.NEEDED`.
+        rows: of a stage with maps, see `simsam_batch.report.exports.label_maps.KINDS`.
         to: where the files go.
         images: how many rows, the first ones.
         on_image: called after each with its outcome.
@@ -59,7 +59,7 @@ def write_hugging_face(rows: StageRows, to: Folder, images: int, on_image: Calla
         image = file_of(row)
         if image is None:
             return UNREADABLE, None
-        found = annotation(number, row, rows.settings, names)
+        found = annotation(number, row, rows, names)
         pictures = {
             "image": {"bytes": image, "path": safe_path(row["image_id"])},
             "mask": {"bytes": found.mask, "path": None},
@@ -82,9 +82,9 @@ def _schema(rows: StageRows, names: list[str] | None) -> pa.Schema:
     """Columns, with what `datasets` has to know of them under the key ``huggingface``."""
     fields = [("image", _IMAGE), ("mask", _IMAGE), ("image_id", pa.string()), ("row", pa.int64())]
     fields += [("width", pa.int32()), ("height", pa.int32())]
-    fields += [(name, rows.schema.field(name).type) for name in FACTS if name in rows.schema.names]
+    fields += [(name, rows.schema.field(name).type) for name in facts_of(rows)]
     known: dict[str, Any] = {}
-    if "segments" in rows.schema.names:
+    if kind_of(rows) == "labels":
         fields.append(("labels", pa.list_(pa.int64())))
         known["labels"] = [{"names": names, "_type": "ClassLabel"}]
     if names is None:

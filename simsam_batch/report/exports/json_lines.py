@@ -7,8 +7,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
-from simsam_batch.regions.run_lengths import RunLengths
-from simsam_batch.report.exports.trees import RegionTree, tree_rows
+from simsam_batch.report.exports.trees import RegionTree, measured, tree_rows
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.storage import Folder, redact
 
@@ -56,7 +55,8 @@ def _nested(tree: RegionTree, labels: list[int] | None) -> dict[str, Any]:
     """The root's object, its children's inside of it and so on."""
     objects: list[dict[str, Any]] = []
     for number, (node, mask) in enumerate(zip(tree.nodes, tree.masks(), strict=True)):
-        area, box = _measured(mask)
+        area, (left, top, width, height) = measured(mask)
+        box = [left, top, left + width, top + height] if area else None
         found = {"node": number, "depth": node["depth"], "area": area, "bbox_xyxy": box, "ncut": node["ncut"]}
         if tree.children[number]:
             found["parts"] = node["parts"]
@@ -66,13 +66,3 @@ def _nested(tree: RegionTree, labels: list[int] | None) -> dict[str, Any]:
         if number:
             objects[node["parent"]]["children"].append(objects[-1])
     return objects[0]
-
-
-def _measured(mask: RunLengths) -> tuple[int, list[int] | None]:
-    """Pixels of a mask, and its tight box with the maximum exclusive; no box if it is empty."""
-    from pycocotools import mask as coco
-
-    runs = {"size": mask["size"], "counts": mask["counts"].encode("ascii")}
-    area = int(coco.area(runs))
-    left, top, width, height = (int(value) for value in coco.toBbox(runs))
-    return area, [left, top, left + width, top + height] if area else None

@@ -6,7 +6,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from simsam_batch.report.exports.index_table import write_each
-from simsam_batch.report.exports.label_maps import label_map, label_names, map_rows, most_labels, png
+from simsam_batch.report.exports.label_maps import (
+    kind_of,
+    label_map,
+    label_names,
+    map_rows,
+    most_labels,
+    png,
+    write_label_names,
+)
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.storage import Folder
 
@@ -15,7 +23,7 @@ def write_label_images(rows: StageRows, to: Folder, images: int, on_image: Calla
     """Write ``masks/a/b.png`` for the image ``a/b.jpg``, ``index.csv``, and ``labels.txt`` but for trees.
 
     Args:
-        rows: of a stage with maps, see `simsam_batch.report.exports.label_maps.NEEDED`.
+        rows: of a stage with maps, see `simsam_batch.report.exports.label_maps.KINDS`.
         to: where the files go.
         images: how many rows, the first ones.
         on_image: called after each with its outcome.
@@ -25,10 +33,9 @@ def write_label_images(rows: StageRows, to: Folder, images: int, on_image: Calla
         StorageError: the storage did not answer.
     """
     names = label_names(rows)
-    if names is not None:
-        to.replace("labels.txt", "".join(f"{name}\n" for name in names).encode())
+    write_label_names(to, names)
 
     def content(row: Mapping[str, Any], _: str) -> bytes:
-        return png(label_map(row, rows.settings), most_labels(names, row), palette=True)
+        return png(label_map(row, rows.settings, kind_of(rows)), most_labels(names, row), palette=True)
 
     write_each(rows, map_rows(rows), to, images, on_image, ("masks", ".png"), content)

@@ -13,30 +13,39 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from simsam_batch.errors import SettingsError
-from simsam_batch.report.exports.trees import NEEDED as TREES
 from simsam_batch.report.exports.trees import RegionTree, tree_rows
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.runs.records import from_json
-from simsam_batch.storage import ObjectNotFound
+from simsam_batch.storage import Folder, ObjectNotFound
 
 Kind = Literal["objects", "labels", "trees"]
 
-OBJECTS = frozenset({"mask_rle", "area_fraction"})
-LABELS = frozenset({"segments"})
-NEEDED = (OBJECTS, LABELS, TREES)
-"""Columns of the stages that have maps: object masks, labels of the whole collection, region trees."""
+KINDS: dict[str, Kind] = {"segment": "objects", "semantic": "labels", "hierarchy": "trees"}
+"""The stages that have maps, and what these are: object masks, labels of the whole collection, region trees.
 
-FACTS = ["confidence", "spectral_gap", "degenerate", "refined", "area_fraction", "bbox_xyxy", "iou", "accuracy"]
-"""Columns of a row that go with an image, where its stage has them."""
+Columns would not tell: those that a run keeps of its input may have the names of another stage's.
+"""
 
-_COLUMNS = ["image_id", "uri", "status", "width", "height", "content_sha256", "mask_rle", "segments"]
+NEEDED = tuple(map(frozenset, ({"mask_rle", "area_fraction"}, {"segments"}, {"nodes", "superpixel_map"})))
+"""Columns of those stages."""
+
+_FACTS: dict[Kind, list[str]] = {
+    "objects": ["confidence", "spectral_gap", "degenerate", "refined", "area_fraction", "bbox_xyxy", "iou", "accuracy"],
+    "labels": ["degenerate", "refined"],
+    "trees": [],
+}
+_COLUMNS = ["image_id", "uri", "status", "width", "height"]
 _MOST_OF_8_BITS = 255
 
 
 def kind_of(rows: StageRows) -> Kind:
-    """What the rows of a stage are; one of those that `NEEDED` lets through."""
-    names = set(rows.schema.names)
-    return "objects" if names >= OBJECTS else "labels" if names >= LABELS else "trees"
+    """What the rows of a stage are, one of `KINDS`."""
+    return KINDS[rows.stage]
+
+
+def facts_of(rows: StageRows) -> list[str]:
+    """The columns of the stage's own that go with an image as they are."""
+    return [name for name in _FACTS[kind_of(rows)] if name in rows.schema.names]
 
 
 def map_rows(rows: StageRows) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -44,15 +53,17 @@ def map_rows(rows: StageRows) -> Iterator[tuple[int, dict[str, Any]]]:
 
     ``content_sha256`` of label maps is that of the regions they were made of.
     """
-    if kind_of(rows) == "trees":
+    kind = kind_of(rows)
+    if kind == "trees":
         yield from tree_rows(rows)
         return
     beside: Iterator[tuple[int, dict[str, Any]]] = iter(())
-    if "content_sha256" not in rows.schema.names:
+    if kind == "labels":
         with suppress(SettingsError):
             beside = StageRows(rows.out, "regions").each(["content_sha256"])
     at, read = next(beside, (-1, {}))
-    for number, row in rows.each([*_COLUMNS, *FACTS]):
+    own = ["content_sha256", "mask_rle"] if kind == "objects" else ["segments"]
+    for number, row in rows.each([*_COLUMNS, *own, *facts_of(rows)]):
         while -1 < at < number:
             at, read = next(beside, (-1, {}))
         yield number, row | (read if at == number else {})
@@ -66,7 +77,7 @@ def decoded(mask: Mapping[str, Any]) -> NDArray[np.bool_]:
     return np.ascontiguousarray(pixels).view(np.bool_)
 
 
-def label_map(row: Mapping[str, Any], settings: Mapping[str, Any]) -> NDArray[np.int32]:
+def label_map(row: Mapping[str, Any], settings: Mapping[str, Any], kind: Kind | None = None) -> NDArray[np.int32]:
     """The map of an image that is ``ok``, (height, width), at its full size.
 
     Of object masks 1 is the object and 0 the rest. Of label maps these are the labels, 0 the background. Of trees it is
@@ -75,10 +86,13 @@ def label_map(row: Mapping[str, Any], settings: Mapping[str, Any]) -> NDArray[np
     Args:
         row: from `map_rows`, or any row with the columns that hold masks.
         settings: of its stage.
+        kind: of `kind_of`. None: by the columns of a row that has none of another stage's names.
     """
-    if row.get("mask_rle") is not None:
+    if kind is None:
+        kind = "objects" if row.get("mask_rle") is not None else "trees" if row.get("segments") is None else "labels"
+    if kind == "objects":
         return decoded(row["mask_rle"]).astype(np.int32)
-    if row.get("segments") is None:
+    if kind == "trees":
         return RegionTree(row, settings).owners((row["height"], row["width"])) + np.int32(1)
     labels = np.zeros((row["height"], row["width"]), dtype=np.int32)
     for segment in row["segments"]:
@@ -89,8 +103,9 @@ def label_map(row: Mapping[str, Any], settings: Mapping[str, Any]) -> NDArray[np
 def label_names(rows: StageRows) -> list[str] | None:
     """The name of every number that a map may hold, that of 0 first; None for trees: each has numbers of its own.
 
-    A label is called by the class that its cluster was matched to, if the run had truth, is published, and the class
-    has no other cluster; else by its number.
+    A label is called by the class that its cluster was matched to, if the run had truth and is published; with its
+    number behind it if the class has other clusters. Else it goes by its number. No two have one name: where a class is
+    called like another one with a number, all have their numbers.
     """
     kind = kind_of(rows)
     if kind == "trees":
@@ -106,12 +121,24 @@ def label_names(rows: StageRows) -> list[str] | None:
         result = from_json(rows.out.read(name), f"{rows.out.url}/{name}", "metrics")
         matched = result["metrics"].get("class_of_cluster") or []
     matched = [*matched, *[None] * (clusters + 1 - len(matched))][: clusters + 1]
+    numbered = [f"{of_class or 'cluster'} {label}" for label, of_class in enumerate(matched)]
     often = Counter(matched)
-    names = ["background"]
-    for label, of_class in enumerate(matched[1:], 1):
-        unique = of_class is not None and often[of_class] == 1 and of_class != "background"
-        names.append(f"cluster {label}" if of_class is None else of_class if unique else f"{of_class} {label}")
+    often["background"] += 1
+    plain = [of_class if of_class and often[of_class] == 1 else numbered[i] for i, of_class in enumerate(matched)]
+    for names in (["background", *plain[1:]], ["background", *numbered[1:]]):
+        if len({*names}) == len(names):
+            break
     return names
+
+
+def write_label_names(to: Folder, names: list[str] | None) -> None:
+    """Write ``labels.txt``, the name of each value a line, that of 0 first; nothing for trees.
+
+    Raises:
+        StorageError: the storage did not answer.
+    """
+    if names is not None:
+        to.replace("labels.txt", "".join(f"{name}\n" for name in names).encode())
 
 
 def most_labels(names: list[str] | None, row: Mapping[str, Any]) -> int:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from simsam_batch.report.exports.label_maps import FACTS, label_map, most_labels, png
+from simsam_batch.report.exports.label_maps import facts_of, kind_of, label_map, most_labels, png
+from simsam_batch.runs.reading import StageRows
 
 UNREADABLE = "unreadable"
 """Outcome of an image whose file has gone or has been replaced since it was computed."""
@@ -28,19 +29,19 @@ class Annotation:
     facts: dict[str, Any]
 
 
-def annotation(number: int, row: Mapping[str, Any], settings: Mapping[str, Any], names: list[str] | None) -> Annotation:
+def annotation(number: int, row: Mapping[str, Any], rows: StageRows, names: list[str] | None) -> Annotation:
     """The annotation of an image that is ``ok``.
 
     Args:
         number: of the row.
         row: from `simsam_batch.report.exports.label_maps.map_rows`.
-        settings: of its stage.
+        rows: what it is from.
         names: from `simsam_batch.report.exports.label_maps.label_names`.
     """
-    labels = label_map(row, settings)
+    labels = label_map(row, rows.settings, kind_of(rows))
     facts = {"image_id": row["image_id"], "row": number, "width": row["width"], "height": row["height"]}
-    facts |= {name: row[name] for name in FACTS if name in row}
-    if row.get("segments") is not None:
+    facts |= {name: row[name] for name in facts_of(rows)}
+    if kind_of(rows) == "labels":
         facts["labels"] = [segment["label"] for segment in row["segments"]]
     if names is None:
         found = row["labels"] or [None] * len(row["nodes"])

@@ -17,9 +17,6 @@ from simsam_batch.regions.tree import deepest_nodes
 from simsam_batch.report.photographs import working_size
 from simsam_batch.runs.reading import StageRows
 
-NEEDED = frozenset({"nodes", "superpixel_map"})
-"""Columns of a stage that makes trees."""
-
 _COLUMNS = ["image_id", "uri", "status", "error_type", "error", "width", "height", "content_sha256", "grid_h", "grid_w"]
 _COLUMNS += ["patch", "superpixel_map", "leaf_masks", "nodes"]
 
@@ -58,7 +55,14 @@ class RegionTree:
         own = self._own_masks()
         for node in range(len(self.nodes) - 1, -1, -1):
             found[node] = coco.merge([own[node], *(found[child] for child in self.children[node])])
-        return [{"size": list(mask["size"]), "counts": mask["counts"].decode("ascii")} for mask in found]
+        return list(map(_decoded, found))
+
+    def own_masks(self) -> list[RunLengths]:
+        """Likewise of every node the pixels that end in it.
+
+        These are all of a leaf's and none of another's, but for upstream's numbering, by which some end higher up.
+        """
+        return list(map(_decoded, self._own_masks()))
 
     def owners(self, size: tuple[int, int]) -> NDArray[np.int32]:
         """The node that every pixel ends in, with the image at a size (height, width); -1 for none."""
@@ -79,7 +83,7 @@ class RegionTree:
         if self._row.get("leaf_masks") is None:
             return None
         masks = {leaf["node"]: leaf["mask_rle"] for leaf in self._row["leaf_masks"]}
-        return {node: {"size": mask["size"], "counts": mask["counts"].encode("ascii")} for node, mask in masks.items()}
+        return {node: _encoded(mask) for node, mask in masks.items()}
 
     @cached_property
     def _pixels(self) -> NDArray[np.int32]:
@@ -99,7 +103,6 @@ class RegionTree:
         return deepest[np.array(row["superpixel_map"], dtype=np.int64)].reshape(row["grid_h"], row["grid_w"])
 
     def _own_masks(self) -> list[dict[str, Any]]:
-        """Of each node the pixels that end in it."""
         row = self._row
         full = row["height"], row["width"]
         nothing = upsample_index((1, 1), 1, (1, 1), full)
@@ -114,8 +117,20 @@ class RegionTree:
         ]
 
 
+def measured(mask: RunLengths) -> tuple[int, list[int]]:
+    """Pixels of a mask, and its tight box: left, top, width, height, all 0 if it is empty."""
+    from pycocotools import mask as coco
+
+    runs = _encoded(mask)
+    return int(coco.area(runs)), [int(value) for value in coco.toBbox(runs)]
+
+
 def _encoded(mask: RunLengths) -> dict[str, Any]:
     return {"size": mask["size"], "counts": mask["counts"].encode("ascii")}
+
+
+def _decoded(mask: Mapping[str, Any]) -> RunLengths:
+    return {"size": list(mask["size"]), "counts": mask["counts"].decode("ascii")}
 
 
 def tree_rows(rows: StageRows) -> Iterator[tuple[int, dict[str, Any]]]:

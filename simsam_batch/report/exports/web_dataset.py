@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from itertools import islice
 from typing import Any
 
-from simsam_batch.report.exports.label_maps import label_names, map_rows
+from simsam_batch.report.exports.label_maps import label_names, map_rows, write_label_names
 from simsam_batch.report.exports.leftovers import delete_leftovers
 from simsam_batch.report.exports.samples import UNREADABLE, annotation
 from simsam_batch.report.exports.sources import side_by_side, upright
@@ -31,7 +31,7 @@ def write_webdataset(rows: StageRows, to: Folder, images: int, on_image: Callabl
     """Write ``samples-000000.tar`` and so on, and ``labels.txt`` but for trees; memory holds a few images.
 
     Args:
-        rows: of a stage with maps, see `simsam_batch.report.exports.label_maps.NEEDED`.
+        rows: of a stage with maps, see `simsam_batch.report.exports.label_maps.KINDS`.
         to: where the files go.
         images: how many rows, the first ones.
         on_image: called after each with its outcome.
@@ -41,8 +41,7 @@ def write_webdataset(rows: StageRows, to: Folder, images: int, on_image: Callabl
         StorageError: the storage did not answer.
     """
     names = label_names(rows)
-    if names is not None:
-        to.replace("labels.txt", "".join(f"{name}\n" for name in names).encode())
+    write_label_names(to, names)
 
     def sample(item: tuple[int, dict[str, Any]]) -> tuple[str, _Members]:
         number, row = item
@@ -51,7 +50,7 @@ def write_webdataset(rows: StageRows, to: Folder, images: int, on_image: Callabl
         image = upright(row, rows.settings)
         if image is None:
             return UNREADABLE, []
-        found = annotation(number, row, rows.settings, names)
+        found = annotation(number, row, rows, names)
         facts = json.dumps(found.facts | {"as_read": image.as_read}, allow_nan=False).encode()
         members = {image.suffix: image.data, "mask.png": found.mask, "json": facts}
         return "ok", [(f"{number:09d}.{suffix}", data) for suffix, data in members.items()]
