@@ -68,19 +68,13 @@ class Job(Generic[S]):
 
         Args:
             stage: of this run.
-            before_first: called if no shard of it is done yet.
+            before_first: called before any work, if no shard of it is done yet or failed images are tried again.
             again: try failed images again instead, see `simsam_batch.runs.execute.execute`.
 
         Returns:
             What ``results/<stage>.json`` holds; after a second try in a run that is not finished, which cannot be
             published yet, only ``images`` that were tried and those that ``failed``.
         """
-        with self.report.stage(stage.name, shards_again=len(again or ())):
-            return self._run(stage, before_first, again)
-
-    def _run(
-        self, stage: Stage, before_first: Callable[[], None] | None, again: Mapping[int, int] | None
-    ) -> dict[str, Any]:
         from simsam_batch.engines.ray import RayEngine
         from simsam_batch.engines.torchrun import TorchrunEngine
         from simsam_batch.runs.execute import execute
@@ -88,6 +82,7 @@ class Job(Generic[S]):
         from simsam_batch.runs.publish import publish
 
         folder, plan, report = self.folder, self.plan, self.report
+        report.stage(stage.name, shards_again=len(again or ()))
         if isinstance(self.engine, TorchrunEngine):
             told = {
                 "single_driver": folder.single_driver,
@@ -102,11 +97,11 @@ class Job(Generic[S]):
             self.engine.labels = {"run": folder.url, "stage": stage.name}
 
         def announce(pending: int) -> None:
+            done = plan.shards - pending
+            if before_first is not None and (again is not None or not done):
+                before_first()
             if again is not None:
                 return
-            done = plan.shards - pending
-            if not done and before_first is not None:
-                before_first()
             images = min(done * plan.shard_size, plan.images)
             report.plan(stage.name, images=plan.images, shards=plan.shards, done_shards=done, done_images=images)
 
@@ -141,6 +136,8 @@ def open_job(
 ) -> Iterator[Job[S] | None]:
     """Start the engine, check what can be checked, and open the plan; None on a torchrun rank, when it has helped.
 
+    What happens from then on is told in the events of the run as well, from planning to the end of the command.
+
     Args:
         images: what the run is about.
         out: folder of the run.
@@ -151,11 +148,18 @@ def open_job(
     Raises:
         SettingsError: a setting cannot be used, or OUT holds a run about another input.
     """
+    from simsam_batch.report.events import EventLog
     from simsam_batch.stages.segment import check_kept_columns
 
     check_kept_columns(settings.keep_columns, columns)
     with started_engine(out, settings) as engine:
-        yield None if engine is None else prepared(images, out, settings, engine, report)
+        if engine is None:
+            yield None
+            return
+        folder, settings, resolved = checked(out, settings)
+        with EventLog(folder, report).command(settings.model_dump(mode="json")) as events:
+            plan = open_plan(images, folder, settings, events)
+            yield Job(folder, plan, engine, settings, resolved, events)
 
 
 @contextmanager
@@ -171,23 +175,23 @@ def started_engine(out: str, settings: FeatureSettings) -> Iterator[Engine | Non
             yield engine
 
 
-def prepared(images: str | None, out: str, settings: S, engine: Engine, report: Reporter) -> Job[S]:
-    """Check what can be checked before any work, and open the plan.
+def checked(out: str, settings: S) -> tuple[Folder, S, dict[str, Any]]:
+    """Check what can be checked before any work.
 
     Args:
-        images: what a new run is about; None for a run that exists.
         out: folder of the run.
         settings: of its stages.
-        engine: where they are executed.
-        report: is told what happens.
+
+    Returns:
+        The folder, in which only the answer to whether it can be used is written; the settings as workers elsewhere
+        can use them; and what the backbone was resolved to.
 
     Raises:
-        SettingsError: a setting cannot be used, or OUT holds a run about another input, or none.
+        SettingsError: a setting cannot be used.
+        StorageError: OUT cannot be written.
     """
     from simsam_batch.images import check_resize, parse_resize
     from simsam_batch.regions.refine import load_crf
-    from simsam_batch.report.events import EventLog
-    from simsam_batch.runs.ledger import versions
     from simsam_batch.stages.backbone import resolve_backbone
     from simsam_batch.stages.regions import check_crop_size
 
@@ -204,10 +208,7 @@ def prepared(images: str | None, out: str, settings: S, engine: Engine, report: 
     if isinstance(settings, SemanticSettings):
         check_crop_size(settings, resolved)
     folder.check_create()
-    events = EventLog(folder, report)
-    events.begun(settings.model_dump(mode="json"), versions())
-    plan = existing_plan(folder) if images is None else open_plan(images, folder, settings, events)
-    return Job(folder, plan, engine, settings, resolved, events)
+    return folder, settings, resolved
 
 
 def stage_of(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from simsam_batch.config import HierarchySettings, SegmentSettings, SemanticSettings
 from simsam_batch.errors import SettingsError
 from simsam_batch.job import (
     CLUSTERED,
+    Job,
     begun_stages,
+    checked,
     existing_plan,
     open_job,
-    prepared,
     recorded_settings,
     started_engine,
 )
@@ -54,8 +56,8 @@ def segment(images: str, out: str, settings: SegmentSettings, report: Reporter) 
             return None
         stage = cast("SegmentStage", job.stage("segment"))
         if not stage.object_truth:
-            report.note("masks are not scored: the truth of this dataset is not one of object masks")
-        return job.run(stage, before_first=lambda: _note_size(job.plan, stage, report))
+            job.report.note("masks are not scored: the truth of this dataset is not one of object masks")
+        return job.run(stage, before_first=lambda: _note_size(job.plan, stage, job.report))
 
 
 def semantic(images: str, out: str, settings: SemanticSettings, report: Reporter) -> dict[str, Any] | None:
@@ -88,12 +90,12 @@ def semantic(images: str, out: str, settings: SemanticSettings, report: Reporter
         settings, plan = job.settings, job.plan
         truth = truth_of(settings, plan.source)
         if truth is None:
-            report.note("label maps are not scored: the truth of this dataset is not one of class ids")
+            job.report.note("label maps are not scored: the truth of this dataset is not one of class ids")
         if settings.backbone == DESCRIPTORS and settings.region_feature != "patches":
-            report.note(f"regions are described by their patches: {DESCRIPTORS} has no {settings.region_feature}")
+            job.report.note(f"regions are described by their patches: {DESCRIPTORS} has no {settings.region_feature}")
         of_regions = job.run(job.stage("regions"))
         if not settings.quiet:
-            report.note(f"{of_regions['metrics']['regions']} regions are clustered")
+            job.report.note(f"{of_regions['metrics']['regions']} regions are clustered")
         # A second try of failed images changes the regions, and what was fitted before it stays.
         digest = of_regions["first_content_digest"]
         fitted = fit_clusters(job.folder, REGIONS, settings, digest, settings.repeats)
@@ -131,7 +133,7 @@ def hierarchy(images: str, out: str, settings: HierarchySettings, report: Report
             return None
         truth = truth_of(settings, job.plan.source)
         if truth["kind"] == "boxes":
-            report.note("trees are not scored: the truth of this dataset is one of boxes")
+            job.report.note("trees are not scored: the truth of this dataset is one of boxes")
         of_trees = job.run(job.stage("hierarchy", job.resolved | {"truth": truth}))
         if settings.clusters:
             digest = of_trees["first_content_digest"]
@@ -160,6 +162,7 @@ def retry(out: str, changes: Mapping[str, Any], report: Reporter) -> dict[str, d
         StorageError: OUT cannot be read or written.
         RunError: workers cannot be kept alive, or shards could not be committed.
     """
+    from simsam_batch.report.events import EventLog
     from simsam_batch.runs.ledger import Ledger
     from simsam_batch.runs.retry import failed_shards
 
@@ -171,21 +174,25 @@ def retry(out: str, changes: Mapping[str, Any], report: Reporter) -> dict[str, d
     results: dict[str, dict[str, Any]] = {}
     # One engine for all stages: torchrun's ranks meet once. Workers hold themselves to the threads of their stage.
     widest = max(stages.values(), key=lambda settings: settings.threads)
+    given = {n: value for each in stages.values() for n, value in each.model_dump(mode="json").items() if n in changes}
     with started_engine(out, widest) as engine:
         if engine is None:
             return None
-        for name, settings in stages.items():
-            ledger = Ledger(folder, name)
-            again, images = failed_shards(ledger)
-            if not again:
-                report.note(f"{name}: no image has failed")
-                continue
-            job = prepared(None, out, settings, engine, report)
-            record = ledger.record()
-            report.plan(f"{name} again", images=images, shards=len(again), done_shards=0, done_images=0)
-            # What else the stage rests on is fixed; the weights are looked at again.
-            resolved = record["resolved"] if name in CLUSTERED else record["resolved"] | job.resolved
-            results[name] = job.run(job.stage(name, resolved, record["settings"]), again=again)
+        with EventLog(folder, report).command(given) as events:
+            for name, settings in stages.items():
+                ledger = Ledger(folder, name)
+                again, images = failed_shards(ledger)
+                if not again:
+                    events.note(f"{name}: no image has failed")
+                    continue
+                home, ready, resolved = checked(out, settings)
+                job = Job(home, existing_plan(home), engine, ready, resolved, events)
+                record = ledger.record()
+                # What else the stage rests on is fixed; the weights are looked at again.
+                resolved = record["resolved"] if name in CLUSTERED else record["resolved"] | resolved
+                stage = job.stage(name, resolved, record["settings"])
+                counts = {"images": images, "shards": len(again), "done_shards": 0, "done_images": 0}
+                results[name] = job.run(stage, partial(events.plan, f"{name} again", **counts), again)
     return results
 
 

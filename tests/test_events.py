@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,13 +72,15 @@ def test_a_run_and_its_retry_are_told_in_order(photographs: Path, out_url: str) 
     assert (failed["image_id"], failed["shard"]) == ("words.png", 2)
     assert (shards["shards"], shards["images"], shards["failed"]) == (3, 6, 1)
     assert (done["images"], done["ok"], done["failed"]) == (6, 5, 1)
-    assert (ended["stage"], ended["outcome"]) == ("segment", "done")
+    assert ended["outcome"] == "done"
 
     assert cli.run(["retry", out_url, "--workers", "1", "--allow-failed", "1"]) == 0
     drivers = events_of(out_url)
     assert len(drivers) == 2
-    again = next(told for told in drivers if told[1]["shards_again"])
-    assert [event["event"] for event in again] == ["begun", "stage", "failed", "shards", "done", "ended"]
+    (again,) = [told for told in drivers if told[1].get("shards_again")]
+    assert [event["event"] for event in again] == ["begun", "stage", "plan", "failed", "shards", "done", "ended"]
+    assert again[0]["settings"] == {"workers": 1, "allow_failed": 1}
+    assert (again[2]["stage"], again[2]["images"], again[2]["shards"]) == ("segment again", 1, 1)
 
     report = verify(out_url)
     assert not report.damaged
@@ -103,6 +106,49 @@ def test_how_a_command_ended_is_told(photographs: Path, tmp_path: Path) -> None:
     (refused,) = [told[-1] for told in events_of(out) if told[-1]["outcome"] != "done"]
     assert refused["outcome"] == "error"
     assert "seed" in refused["error"]
+
+
+def test_a_command_refused_while_it_plans_is_told_and_one_refused_before_leaves_no_trace(tmp_path: Path) -> None:
+    images, out = tmp_path / "images", tmp_path / "out"
+    images.mkdir()
+    command = ["segment", str(images), str(out), *FLAGS]
+    assert cli.run([*command, "--keep-columns", "bbox_xyxy"]) == cli.EXIT_COULD_NOT_RUN
+    assert cli.run([*command, "--backbone", "vit_tiny_patch16_224", "--weights", "none.pth"]) == cli.EXIT_COULD_NOT_RUN
+    assert not out.exists()
+    assert cli.run(command) == cli.EXIT_COULD_NOT_RUN
+    (told,) = events_of(out)
+    assert [event["event"] for event in told] == ["begun", "ended"]
+    assert told[-1]["outcome"] == "error"
+    assert str(images) in told[-1]["error"]
+
+
+def semantic(photographs: Path, out: Path) -> list[str]:
+    plain = ["--backbone", "descriptors", "--resize", "native", "--head", "none", "--shard-size", "6", "--workers", "1"]
+    regions = ["--regions", "2", "--region-feature", "patches", "--shift", "zero", "--allow-failed", "1"]
+    return ["semantic", str(photographs), str(out), *plain, *regions]
+
+
+def test_a_command_that_ends_between_two_stages_says_so_at_the_end(photographs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert cli.run([*semantic(photographs, out), "--clusters", "99"]) == cli.EXIT_COULD_NOT_RUN
+    (told,) = events_of(out)
+    check_described(told)
+    assert [event["stage"] for event in told if event["event"] == "stage"] == ["regions"]
+    assert (told[-1]["event"], told[-1]["outcome"]) == ("ended", "error")
+    assert "99 clusters" in told[-1]["error"]
+    assert [event["text"] for event in told if event["event"] == "note"] == ["5 regions are clustered"]
+
+
+@pytest.mark.slow
+def test_a_retry_of_several_stages_is_one_driver(photographs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert cli.run([*semantic(photographs, out), "--clusters", "2"]) == 0
+    assert cli.run(["retry", str(out), "--workers", "1", "--allow-failed", "1"]) == 0
+    _, again = sorted(events_of(out), key=lambda told: told[0]["time"])
+    of_a_stage = ["stage", "plan", "failed", "shards", "done"]
+    assert [event["event"] for event in again] == ["begun", *of_a_stage, *of_a_stage, "ended"]
+    assert [event["stage"] for event in again if event["event"] == "stage"] == ["regions", "semantic"]
+    assert again[-1]["outcome"] == "done"
 
 
 @pytest.mark.slow
@@ -148,7 +194,7 @@ def test_a_million_shards_are_a_few_objects(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("simsam_batch.report.events.SECONDS_BETWEEN", 0.5)
     log = log_in(tmp_path)
     began = time.monotonic()
-    with log.stage("segment"):
+    with log.command({}):
         for number in range(20_000):
             log.shard(committed(number, failures=number % 1000 == 0))
     seconds = time.monotonic() - began
@@ -164,7 +210,7 @@ def test_a_million_shards_are_a_few_objects(tmp_path: Path, monkeypatch: pytest.
 
 def test_failed_images_beyond_a_bound_are_counted(tmp_path: Path) -> None:
     log = log_in(tmp_path)
-    with log.stage("segment"):
+    with log.command({}):
         for number in range(100):
             log.shard(committed(number, failures=50))
     (told,) = events_of(tmp_path)
@@ -178,7 +224,7 @@ def test_retries_stand_between_the_shards_before_and_after_them(tmp_path: Path) 
     log = log_in(tmp_path)
 
     def work() -> None:
-        with log.stage("segment"):
+        with log.command({}):
             log.shard(committed(0))
             log.shard(ShardReport(1, 1, "error", error="the worker died"))
             log.shard(committed(1))
@@ -187,11 +233,84 @@ def test_retries_stand_between_the_shards_before_and_after_them(tmp_path: Path) 
     with pytest.raises(StorageError):
         work()
     (told,) = events_of(tmp_path)
-    assert [event["event"] for event in told] == ["stage", "shards", "retry", "shards", "ended"]
+    assert [event["event"] for event in told] == ["begun", "shards", "retry", "shards", "ended"]
     check_described(told)
     assert told[2]["error"] == "the worker died"
     assert told[-1]["outcome"] == "error"
     assert "word" not in told[-1]["error"], "no credentials in a file"
+
+
+def test_an_error_is_cut_where_no_password_is_left(tmp_path: Path) -> None:
+    log = log_in(tmp_path)
+    # character 2000 is the last of HUNTER2
+    text = "x" * 1968 + "s3://user:HUNTER2pass@bucket/key"
+    with pytest.raises(ValueError, match="HUNTER2"), log.command({}):
+        raise ValueError(text)
+    (told,) = events_of(tmp_path)
+    assert told[-1]["error"] == ("ValueError: " + "x" * 1968 + "s3://bucket/key")[:2000]
+
+
+def test_what_another_driver_committed_is_not_counted_as_ours(tmp_path: Path) -> None:
+    log = log_in(tmp_path)
+    with log.command({}):
+        log.shard(committed(0, failures=3))
+        for number in (1, 2):
+            log.shard(replace(committed(number, failures=5), attempt=0))
+    (told,) = events_of(tmp_path)
+    check_described(told)
+    (sums,) = [event for event in told if event["event"] == "shards"]
+    counts = {name: value for name, value in sums.items() if name not in ("time", "event")}
+    assert counts == {"shards": 1, "images": 100, "failed": 3, "seconds": 2.0, "by_others": 2}
+    assert [event["shard"] for event in told if event["event"] == "failed"] == [0, 0, 0]
+
+
+def test_what_a_store_refuses_is_written_once_it_takes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("simsam_batch.report.events.SECONDS_BETWEEN", 0.05)
+    monkeypatch.setattr("simsam_batch.report.events._HELD", 6)
+    (tmp_path / "events").write_text("in the way")
+    log = log_in(tmp_path)
+
+    def wait_until(reached: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 20
+        while not reached():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    with log.command({}):
+        for number in range(20):
+            log.shard(committed(number, failures=20))
+        wait_until(lambda: "could not be written" in caplog.text)
+        # of the second object: two of ten errors have no room beside the sums before each
+        for number in range(10):
+            log.shard(committed(100 + number))
+            log.shard(ShardReport(200 + number, 1, "error", error="no answer"))
+        (tmp_path / "events").unlink()
+        wait_until((tmp_path / "events").is_dir)
+    (told,) = events_of(tmp_path)
+    check_described(told)
+    counts = Counter(event["event"] for event in told)
+    assert (counts["begun"], counts["failed"], counts["ended"]) == (1, FAILURES_SHOWN, 1)
+    sums = [event for event in told if event["event"] == "shards"]
+    assert sum(event["images"] for event in sums) == 30 * 100
+    left_out = [event for event in told if event["event"] == "left out"]
+    assert sum(event["failed_images"] for event in left_out) == 20 * 20 - FAILURES_SHOWN
+    assert counts["retry"] + sum(event["events"] for event in left_out) == 10
+    assert counts["retry"] < 10
+
+
+def test_a_store_that_hangs_holds_an_interrupted_run_up_for_two_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = threading.Event()
+    monkeypatch.setattr(Folder, "replace", lambda *_: released.wait(30))
+    log = log_in(tmp_path)
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), log.command({}):
+        raise KeyboardInterrupt
+    assert 1 < time.monotonic() - began < 6
+    released.set()
 
 
 def test_a_store_that_hangs_holds_the_run_up_for_seconds_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +319,7 @@ def test_a_store_that_hangs_holds_the_run_up_for_seconds_only(tmp_path: Path, mo
     monkeypatch.setattr(Folder, "replace", lambda *_: released.wait(30))
     log = log_in(tmp_path)
     began = time.monotonic()
-    with log.stage("segment"):
+    with log.command({}):
         log.note("something")
     assert time.monotonic() - began < 5
     released.set()
