@@ -45,7 +45,9 @@ class RunMetrics:
         self._starts = made(Histogram, "simsam_shard_starts", _STARTS)
 
     def add(self, report: ShardReport) -> None:
-        """Count one report."""
+        """Count one report, unless it is of a shard that another driver committed."""
+        if report.status == "committed" and not report.attempt:
+            return
         self._shards.inc(1, {**self._labels, "outcome": report.status})
         if report.status == "error":
             return
@@ -53,7 +55,5 @@ class RunMetrics:
             # Ray refuses to add nothing
             if images:
                 self._images.inc(images, {**self._labels, "outcome": outcome})
-        # what another driver committed was not started here
-        if report.attempt:
-            self._seconds.observe(report.seconds, self._labels)
-            self._starts.observe(report.attempt, self._labels)
+        self._seconds.observe(report.seconds, self._labels)
+        self._starts.observe(report.attempt, self._labels)

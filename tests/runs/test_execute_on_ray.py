@@ -28,6 +28,7 @@ from simsam_batch.errors import RunError
 from simsam_batch.runs.execute import ExecuteOptions, ExecuteSummary, execute
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.publish import publish
+from simsam_batch.runs.runner import RunnerFactory
 
 pytest.importorskip("ray")
 
@@ -136,6 +137,13 @@ def scraped(labels: dict[str, str]) -> dict[str, float]:
 @pytest.mark.slow
 def test_prometheus_can_read_what_a_run_did(tmp_path: Path, own_ray: RayEngine) -> None:
     own_ray.labels = {"run": str(tmp_path), "stage": "trouble"}
+    (tmp_path / "other").mkdir()
+    run(tmp_path / "other", ["fine"] * 4, LocalEngine(1))
+    out, plan = plan_of(tmp_path / "other/out", ["fine"] * 4, 2)
+    factory = RunnerFactory(out, plan, TroubleStage(str(tmp_path / "other")))
+    found = list(own_ray.run(factory, [0, 1]))
+    # not counted below: another driver's work
+    assert [(report.status, report.attempt, report.images) for report in found] == [("committed", 0, 2)] * 2
     # the shard of a storage error starts again in the next round
     _, reports = run(tmp_path, ["fine", "bad", *["fine"] * 7, "storage:1"], own_ray)
     assert [report.status for report in reports].count("error") == 1
