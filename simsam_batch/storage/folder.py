@@ -200,7 +200,9 @@ class Folder:
             fs.pipe_file(path, data)
 
     def delete(self, names: Iterable[str]) -> None:
-        """Delete objects; one that is not there is as good as deleted. Only `simsam verify` has a use for it.
+        """Delete objects; one that is not there is as good as deleted.
+
+        No run has a use for it: `simsam verify` deletes orphans, an export what an earlier one left.
 
         Raises:
             StorageError: some may still be there.

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import islice
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, Literal
 
 from simsam_batch.regions.run_lengths import RunLengths
 from simsam_batch.report.exports.label_maps import kind_of, label_names, map_rows
@@ -16,7 +15,7 @@ from simsam_batch.report.exports.safe_names import is_plain, safe_path
 from simsam_batch.report.exports.trees import RegionTree, measured
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.storage import Folder, ObjectNotFound, redact
-from simsam_batch.storage.uploading import streamed
+from simsam_batch.storage.uploading import streamed, temporary_file
 
 Nodes = Literal["leaves", "all"]
 """Which nodes of trees become annotations: those that pixels end in, with these pixels, or all with all of theirs."""
@@ -27,7 +26,9 @@ FILE = "instances.json"
 def write_coco(
     rows: StageRows, to: Folder, images: int, on_image: Callable[[str], None], *, nodes: Nodes = "leaves"
 ) -> None:
-    """Write `FILE`, image by image; memory holds one image, the local disk for temporary files the whole.
+    """Write `FILE`, image by image; memory holds one image.
+
+    The local disk for temporary files holds the whole file, and annotations a second time.
 
     Args:
         rows: of a stage with maps, see `simsam_batch.report.exports.label_maps.KINDS`.
@@ -41,8 +42,7 @@ def write_coco(
         StorageError: the storage did not answer.
     """
     # images and annotations are two lists, the second of which waits until the first ends
-    with streamed(to, FILE) as file, tempfile.TemporaryFile() as spooled:
-        waiting = cast("BinaryIO", spooled)
+    with streamed(to, FILE) as file, temporary_file() as waiting:
         info = {"description": f"stage {rows.stage} of a run of simsam-batch", "content_digest": rows.content_digest}
         file.write(b'{"info":' + _json(info) + b',"licenses":[],"images":[')
         categories = _categories(rows)
