@@ -6,8 +6,10 @@ import csv
 import io
 import json
 import re
+import resource
 import shutil
 import tarfile
+import tempfile
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -144,6 +146,14 @@ def test_png(runs: dict[str, Path], tmp_path: Path, stage: str) -> None:
         held = np.unique(expected(rows[number]))
         assert len(np.unique(colors, axis=0)) == len(held)
         assert (colors.sum(axis=1) == 0).any() == (0 in held)
+
+
+def test_a_first_part_and_then_all_give_the_same_files(runs: dict[str, Path], tmp_path: Path) -> None:
+    """Of a/b.png and a/b.jpg the first alone could be called a/b."""
+    exported(runs["segment"], tmp_path / "to", "png", limit=1)
+    exported(runs["segment"], tmp_path / "to", "png")
+    exported(runs["segment"], tmp_path / "at once", "png")
+    assert files_below(tmp_path / "to") == files_below(tmp_path / "at once")
 
 
 def test_the_palette_is_that_of_voc() -> None:
@@ -569,6 +579,36 @@ def test_an_export_that_fails_leaves_no_half_file(runs: dict[str, Path], tmp_pat
         operations.export(str(copied), str(tmp_path / "to"), format="pth")
     assert files_below(tmp_path / "to").keys() == {"export.json"}
     assert json.loads((tmp_path / "to/export.json").read_text())["complete"] is False
+
+
+@pytest.mark.parametrize("form", ["coco", "webdataset"])
+def test_a_folder_for_temporary_files_that_has_gone_or_is_full_is_named(
+    runs: dict[str, Path],
+    tmp_path: Path,
+    form: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = ["export", str(runs["segment"]), "--to", str(tmp_path / "to"), "--format", form]
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    assert run(arguments) == 1
+    said = capsys.readouterr().err
+    assert f"cannot write to the folder for temporary files ({tmp_path}/gone)" in said
+    assert "set TMPDIR to a folder that has room" in said
+    # the system's limit on files refuses what a full disk would
+    (tmp_path / "full").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "full"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        assert run(arguments) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    said = capsys.readouterr().err
+    assert f"cannot write to the folder for temporary files ({tmp_path}/full)" in said
+    assert "defect" not in said
+    assert files_below(tmp_path / "to").keys() <= {"export.json", "labels.txt"}
+    assert list((tmp_path / "full").iterdir()) == []
 
 
 def test_tar_members_have_no_time_and_no_owner(runs: dict[str, Path], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import PurePosixPath
 
 import pytest
@@ -13,7 +14,7 @@ from simsam_batch.report.exports.safe_names import SafeNames, is_plain, safe_pat
 from simsam_batch.storage import Folder
 
 PARTS = st.one_of(
-    st.sampled_from(["", ".", "..", "a", "a.png", "a.jpg", "a%2Ejpg", "A", "%-", "x" * 300]),
+    st.sampled_from(["", ".", "..", "a", "a.png", "a.jpg", "a%2Ejpg", "A", "A.JPG", "a.PNG", "ẞ", "%-", "x" * 300]),
     st.text("a.%:", max_size=4),
     st.text(),
 )
@@ -57,17 +58,28 @@ def test_images_that_share_a_stem_keep_their_suffix_and_folders_do_not_take_the_
     ]
 
 
+def test_images_that_a_disk_may_take_for_one_differ_in_more_than_case() -> None:
+    ids = ["A.jpg", "a.jpg", "B/c.jpg", "b/c.jpg", "IMG.JPG", "img.png", "plain.jpg"]
+    names = SafeNames(ids, ".png")
+    found = [names.of(image_id) for image_id in ids]
+    assert len({name.casefold() for name in found}) == len(ids)
+    assert found[4:] == ["IMG%2EJPG.png", "img%2Epng.png", "plain.png"]
+    # the digest is SHA-256's first 32 bits
+    assert [name.split("%-")[0] for name in found[:4]] == ["A%2Ejpg", "a%2Ejpg", "B/c%2Ejpg", "b/c%2Ejpg"]
+    assert found[0] == f"A%2Ejpg%-{sha256(b'A.jpg').hexdigest()[:8]}.png"
+
+
 @settings(deadline=None, max_examples=400)
 @given(st.lists(IDS, unique=True, max_size=12))
 def test_names_stay_below_their_folder_and_no_two_are_the_same(ids: list[str]) -> None:
     names = SafeNames(ids, ".png")
     found = [names.of(image_id) for image_id in ids]
-    assert len({*found}) == len(ids)
+    assert len({name.casefold() for name in found}) == len(ids)
     for name in found:
         assert name.endswith(".png")
         stays_below(name)
         # a disk cannot hold a file and a folder of one name
-        assert not any(other.startswith(name + "/") for other in found)
+        assert not any(other.casefold().startswith(name.casefold() + "/") for other in found)
     paths = [safe_path(image_id) for image_id in ids]
     assert len({*paths}) == len(ids)
     for path in paths:

@@ -65,8 +65,8 @@ def write_each(
         content: bytes of one file, given the row and the file's name below that folder; called from several threads.
     """
     folder, suffix = where
-    ids = (row["image_id"] for _, row in islice(rows.each(["image_id"]), images))
-    names = SafeNames(ids, suffix)
+    # of all rows: the same files, however many are written
+    names = SafeNames((row["image_id"] for _, row in rows.each(["image_id"])), suffix)
 
     def write(item: tuple[int, dict[str, Any]]) -> tuple[int, str, str, str]:
         number, row = item

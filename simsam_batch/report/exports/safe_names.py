@@ -8,6 +8,7 @@ from hashlib import blake2b, sha256
 from posixpath import splitext
 
 import numpy as np
+from numpy.typing import NDArray
 
 _ODD = re.compile(r'[\x00-\x1f\x7f%\\<>:"|?*#]')
 _LONGEST_PART, _LONGEST = 200, 700
@@ -32,26 +33,31 @@ def safe_path(image_id: str) -> str:
 class SafeNames:
     """Names for files beside images, ``a/b.png`` for ``a/b.jpg``.
 
-    Where two images share folder and stem, both keep their suffix: ``a/b%2Ejpg.png``. Eight bytes are held for each id.
+    Where two images share folder and stem, both keep their suffix: ``a/b%2Ejpg.png``. Where their ids differ in upper
+    and lower case alone, which some disks do not tell apart, both end with a digest too: ``a/b%2Ejpg%-0f45b1c2.png``.
+
+    It takes some sixty bytes for each id to find these out, and eight for each that is one of them to know them.
 
     Args:
-        image_ids: all ids, unlike each other.
+        image_ids: all ids of the run, unlike each other: on fewer of them names may be others.
         suffix: of the files, such as ``.png``.
     """
 
     def __init__(self, image_ids: Iterable[str], suffix: str) -> None:
         self._suffix = suffix
-        found = np.fromiter((_digest(splitext(image_id)[0]) for image_id in image_ids), dtype=np.uint64)
-        stems, counts = np.unique(found, return_counts=True)
-        self._shared = frozenset(stems[counts > 1].tolist())
+        digests = ((_digest(splitext(image_id)[0]), _digest(image_id)) for image_id in image_ids)
+        found = np.fromiter(digests, dtype=[("stem", np.uint64), ("id", np.uint64)])
+        self._shared, self._alike = _repeated(found["stem"]), _repeated(found["id"])
 
     def of(self, image_id: str) -> str:
         """The name for one of the ids: a relative path, separated by ``/``."""
         *folders, last = image_id.split("/")
         stem, suffix = splitext(last)
         name = _escaped(stem)
-        if suffix and _digest(splitext(image_id)[0]) in self._shared:
+        if suffix and _holds(self._shared, _digest(splitext(image_id)[0])):
             name += "%2E" + _escaped(suffix[1:])
+        if _holds(self._alike, _digest(image_id)):
+            name += f"%-{sha256(image_id.encode()).hexdigest()[:8]}"
         parts = [self._as_folder(_fitted(_escaped(folder))) for folder in folders]
         return _fitting("/".join([*parts, _fitted(name)]), image_id) + self._suffix
 
@@ -82,4 +88,16 @@ def _fitting(path: str, image_id: str) -> str:
 
 
 def _digest(text: str) -> int:
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
+    """Of a text whatever its case."""
+    return int.from_bytes(blake2b(text.casefold().encode(), digest_size=8).digest(), "little")
+
+
+def _repeated(digests: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Those that are there more than once, ascending."""
+    values, counts = np.unique(digests, return_counts=True)
+    return values[counts > 1]
+
+
+def _holds(ascending: NDArray[np.uint64], digest: int) -> bool:
+    place = np.searchsorted(ascending, np.uint64(digest))
+    return bool(place < len(ascending) and ascending[place] == digest)
