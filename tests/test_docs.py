@@ -154,7 +154,8 @@ def test_flags_in_running_text_exist(page: Path) -> None:
     models = (SegmentSettings, SemanticSettings, HierarchySettings)
     settings = {name for model in models for name in model.model_fields}
     known = {f"--{no}{name.replace('_', '-')}" for name in settings for no in ("", "no-")}
-    others = [*cli._score_command().params, *cli._export_command().params]
+    made = (cli._status_command, cli._score_command, cli._export_command, cli._report_command)
+    others = [parameter for command in made for parameter in command().params]
     known |= {name for option in others for name in (*option.opts, *option.secondary_opts)}
     known |= {"--preset", "--config", "--print-config", "--debug", "--help", "--version"}
     of_others = {
@@ -163,6 +164,8 @@ def test_flags_in_running_text_exist(page: Path) -> None:
         "--working-dir",  # ray job submit
         "--runtime-env-json",
         "--address",  # ray start
+        "--metrics-export-port",
+        "--log-dir",  # torchrun
         "--strict",  # mypy
     }
     flags = {flag for code in re.findall(r"`([^`]+)`", text) for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]*", code)}
@@ -327,10 +330,10 @@ def test_the_readmes_snippet_reads_a_run(
     printed = capsys.readouterr().out
     assert "iou_per_image_mean" in printed
     assert re.search(r"words\.jpg not_an_image", printed)
-    assert (names["mask"].shape, names["mask"].dtype) == ((96, 128), np.bool_)
-    assert names["vectors"].shape[1:] == (6, 8)
-    for _, labels in names["simsam_batch"].open_run("labels").masks():
-        assert (labels.shape, labels.dtype) == ((96, 128), np.int32)
+    assert (names["image_id"], names["mask"].shape, names["mask"].dtype) == ("one colour.png", (64, 64), np.bool_)
+    assert names["vectors"].shape[1:] == (4, 4)
+    maps = dict(names["simsam_batch"].open_run("labels").masks())
+    assert (maps["0.png"].shape, maps["0.png"].dtype) == ((96, 128), np.int32)
 
 
 @pytest.mark.slow
