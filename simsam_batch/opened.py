@@ -222,12 +222,12 @@ class Run:
         return rows
 
     def _with_masks(self, stage: str | None) -> StageRows:
-        from simsam_batch.report.exports.label_maps import NEEDED
+        from simsam_batch.report.exports.label_maps import KINDS
 
         stages = self.stages
         for name in stages if stage is None else [stage]:
             rows = self.rows(name)
-            if any(needed <= set(rows.schema.names) for needed in NEEDED):
+            if name in KINDS:
                 return rows
         if stage is not None:
             raise SettingsError(f"stage: {stage} of {self.url} has no masks. To mend it: name no stage")
@@ -262,5 +262,5 @@ def _eigenpairs(row: Mapping[str, Any], rows: StageRows) -> tuple[NDArray[np.flo
 def _mask(row: Mapping[str, Any], rows: StageRows) -> Mask:
     from simsam_batch.report.exports.label_maps import kind_of, label_map
 
-    found = label_map(row, rows.settings)
+    found = label_map(row, rows.settings, kind_of(rows))
     return found.astype(np.bool_) if kind_of(rows) == "objects" else found

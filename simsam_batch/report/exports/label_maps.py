@@ -26,9 +26,6 @@ KINDS: dict[str, Kind] = {"segment": "objects", "semantic": "labels", "hierarchy
 Columns would not tell: those that a run keeps of its input may have the names of another stage's.
 """
 
-NEEDED = tuple(map(frozenset, ({"mask_rle", "area_fraction"}, {"segments"}, {"nodes", "superpixel_map"})))
-"""Columns of those stages."""
-
 _FACTS: dict[Kind, list[str]] = {
     "objects": ["confidence", "spectral_gap", "degenerate", "refined", "area_fraction", "bbox_xyxy", "iou", "accuracy"],
     "labels": ["degenerate", "refined"],
@@ -77,7 +74,7 @@ def decoded(mask: Mapping[str, Any]) -> NDArray[np.bool_]:
     return np.ascontiguousarray(pixels).view(np.bool_)
 
 
-def label_map(row: Mapping[str, Any], settings: Mapping[str, Any], kind: Kind | None = None) -> NDArray[np.int32]:
+def label_map(row: Mapping[str, Any], settings: Mapping[str, Any], kind: Kind) -> NDArray[np.int32]:
     """The map of an image that is ``ok``, (height, width), at its full size.
 
     Of object masks 1 is the object and 0 the rest. Of label maps these are the labels, 0 the background. Of trees it is
@@ -86,10 +83,8 @@ def label_map(row: Mapping[str, Any], settings: Mapping[str, Any], kind: Kind | 
     Args:
         row: from `map_rows`, or any row with the columns that hold masks.
         settings: of its stage.
-        kind: of `kind_of`. None: by the columns of a row that has none of another stage's names.
+        kind: of `kind_of`.
     """
-    if kind is None:
-        kind = "objects" if row.get("mask_rle") is not None else "trees" if row.get("segments") is None else "labels"
     if kind == "objects":
         return decoded(row["mask_rle"]).astype(np.int32)
     if kind == "trees":

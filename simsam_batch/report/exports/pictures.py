@@ -62,7 +62,7 @@ def page(row: dict[str, Any], settings: dict[str, Any]) -> bytes:
         settings: of its stage.
     """
     tree = RegionTree(row, settings)
-    photo, fault = _photo(row, settings)
+    photo, fault = shown_photograph(row, settings)
     owners = tree.owners((photo.height, photo.width))
     colors = tree_colors(tree.children)
     inner = WIDTH - 2 * MARGIN
@@ -91,7 +91,7 @@ def page(row: dict[str, Any], settings: dict[str, Any]) -> bytes:
     return target.getvalue()
 
 
-def _photo(row: dict[str, Any], settings: dict[str, Any]) -> tuple[Image.Image, str | None]:
+def shown_photograph(row: dict[str, Any], settings: dict[str, Any]) -> tuple[Image.Image, str | None]:
     """The photograph, or a grey ground in its place and why it is there."""
     pixels = pixels_of(row, settings)
     if pixels is not None:

@@ -57,7 +57,7 @@ def draw_levels(
         picture, caption = shown, "photograph"
         if place:
             cut = nodes_at(tree, depths[place - 1])
-            picture = _level(shown, np.append(cut, -1)[small], np.append(trunk, -1)[small], colors)
+            picture = draw_level(shown, np.append(cut, -1)[small], np.append(trunk, -1)[small], colors)
             caption = f"depth {depths[place - 1]}: {len(np.unique(cut[leaves]))} regions"
         strip.paste(picture, (left, top))
         write(draw, (left, top + tile[1] + 5), caption, pitch[0] - GAP, TEXT)
@@ -86,7 +86,7 @@ def nodes_at(tree: RegionTree, depth: int) -> NDArray[np.int32]:
     return found
 
 
-def _level(
+def draw_level(
     photo: Image.Image, regions: NDArray[np.int32], trunk: NDArray[np.int32], colors: Sequence[Color]
 ) -> Image.Image:
     """One level: ``regions`` has the node of every pixel, ``trunk`` that of depth 1 above it."""

@@ -14,10 +14,10 @@ from PIL import Image, ImageDraw
 from simsam_batch import images
 from simsam_batch.report.contact_sheet import Entry, overlay, shown_eigenvectors, truth_mask, vector_picture
 from simsam_batch.report.drawing import EMPTY, MUTED, Color, write
-from simsam_batch.report.exports.pictures import _photo, page
+from simsam_batch.report.exports.pictures import page, shown_photograph
 from simsam_batch.report.exports.tree_colors import tree_colors
-from simsam_batch.report.exports.tree_diagram import cut_out as _cut_out
-from simsam_batch.report.exports.tree_levels import _level, borders, nodes_at
+from simsam_batch.report.exports.tree_diagram import cut_out
+from simsam_batch.report.exports.tree_levels import borders, draw_level, nodes_at
 from simsam_batch.report.exports.trees import RegionTree
 from simsam_batch.report.photographs import limits_of, working_size
 from simsam_batch.runs.reading import StageRows
@@ -66,10 +66,10 @@ def draw_masks(row: dict[str, Any], rows: StageRows, truth_uri: str | None) -> D
         RunError: its arrays cannot be read.
         StorageError: the storage did not answer.
     """
-    photo, fault = _photo(row, rows.settings)
+    photo, fault = shown_photograph(row, rows.settings)
     truth = None
     if truth_uri is not None and row["truth_error"] is None:
-        truth = truth_mask(truth_uri, limits_of(rows.settings), (row["height"], row["width"]), row)
+        truth = truth_mask(truth_uri, limits_of(rows.settings, row), (row["height"], row["width"]), row)
     working = working_size(row, rows.settings)
     across, down = (min(1.0, row[f"grid_{s}"] * row["patch"] / working[i]) for i, s in ((1, "w"), (0, "h")))
     vectors = shown_eigenvectors(rows, row)
@@ -104,14 +104,14 @@ def draw_labels(
     """
     from pycocotools import mask as coco
 
-    photo, fault = _photo(row, dict(settings))
+    photo, fault = shown_photograph(row, dict(settings))
     labels = np.zeros((row["height"], row["width"]), np.int32)
     for segment in row["segments"]:
         mask = segment["mask_rle"]
         labels[coco.decode({"size": mask["size"], "counts": mask["counts"].encode()}).view(np.bool_)] = segment["label"]
     own = _nearest(labels, photo.size)
     there = [label for label in np.unique(own).tolist() if label]
-    cut_outs = {label: _jpeg(_cut_out(photo, own == label, CUT_OUT, colors[label])) for label in there}
+    cut_outs = {label: _jpeg(cut_out(photo, own == label, CUT_OUT, colors[label])) for label in there}
     card = _painted(_shrunk(photo, SMALL, fault), labels, colors)
     shown = _shrunk(photo, LARGE, fault)
     panels = [shown, _painted(shown, _region_map(row, settings), None), _painted(shown, labels, colors)]
@@ -129,7 +129,7 @@ def draw_tree(row: dict[str, Any], settings: dict[str, Any], labelled: Sequence[
         settings: of its stage.
         labelled: labels of which the largest region is cut out.
     """
-    photo, fault = _photo(row, settings)
+    photo, fault = shown_photograph(row, settings)
     tree = RegionTree(row, settings)
     colors = tree_colors(tree.children)
     owners = tree.owners((photo.height, photo.width))
@@ -140,7 +140,7 @@ def draw_tree(row: dict[str, Any], settings: dict[str, Any], labelled: Sequence[
         if nodes:
             node = max(nodes, key=lambda each: (tree.nodes[each]["patches"], -each))
             region = (owners >= node) & (owners < tree.end[node])
-            cut_outs[label] = _jpeg(_cut_out(photo, region, CUT_OUT, colors[node] if node else None))
+            cut_outs[label] = _jpeg(cut_out(photo, region, CUT_OUT, colors[node] if node else None))
     with Image.open(io.BytesIO(page(row, settings))) as whole:
         large = whole.convert("RGB")
     return Drawn(_jpeg(card), _jpeg(large), card.size, fault, cut_outs)
@@ -171,7 +171,7 @@ def _levels(photo: Image.Image, owners: NDArray[np.int32], tree: RegionTree, col
     size = width, max(1, round(photo.height * width / photo.width))
     shown, near = photo.resize(size, Image.Resampling.LANCZOS), _nearest(owners, size)
     trunk = np.append(nodes_at(tree, 1), -1)[near]
-    cuts = [_level(shown, np.append(nodes_at(tree, depth), -1)[near], trunk, colors) for depth in depths]
+    cuts = [draw_level(shown, np.append(nodes_at(tree, depth), -1)[near], trunk, colors) for depth in depths]
     return _stacked([[shown, *cuts]])
 
 

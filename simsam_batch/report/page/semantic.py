@@ -131,7 +131,7 @@ class _Maps:
             return None
         matched = {name: label for label, name in reversed(list(enumerate(self.stands_for))) if name is not None}
         colors = {place: self.colors.get(matched.get(name, -1), _UNMATCHED) for place, name in enumerate(self.classes)}
-        return true_classes(uri, limits_of(self._regions.settings), row, self._truth, colors)
+        return true_classes(uri, limits_of(self._regions.settings, row), row, self._truth, colors)
 
     def _picture(self, number: int, row: dict[str, Any], drawn: Drawn) -> Picture:
         facts = [f"{row['region_count']} regions"]
