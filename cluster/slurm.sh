@@ -25,7 +25,9 @@ if [[ -z $ranks ]]; then
   echo "this allocation has no GPUs: export RANKS=N, with --device cpu among simsam's flags" >&2
   exit 1
 fi
-host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+# read whole: a reader that stops after the first line can end scontrol by a signal, and the job with it
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+host=${hosts%%$'\n'*}
 port=$((20000 + SLURM_JOB_ID % 20000)) # jobs that share a node do not meet
 
 # A process that dies, on any node, makes torchrun start all of them again; more often than that, something is wrong.
