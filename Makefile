@@ -42,7 +42,7 @@ test: lint
 	$(BIN)/python -m pytest $(TEST_FLAGS)
 
 soak: $(READY)
-	$(BIN)/python -m pytest -m soak tests/faults $(TEST_FLAGS)
+	$(BIN)/python -m pytest -m soak $(TEST_FLAGS)
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

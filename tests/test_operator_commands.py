@@ -114,7 +114,7 @@ def test_regions_and_label_maps_of_failed_images_are_made_with_the_clusters_ther
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["ray", "torchrun"])
+@pytest.mark.parametrize("engine", [pytest.param("ray", marks=pytest.mark.soak), "torchrun"])
 def test_every_engine_tries_all_stages_again(pictures: Path, tmp_path: Path, engine: str) -> None:
     out = tmp_path / "out"
     assert run(["semantic", str(pictures), str(out), *PLAIN, *REGIONS]) == 3

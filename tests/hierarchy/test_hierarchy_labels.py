@@ -76,12 +76,14 @@ def test_a_run_has_one_set_of_labels(pictures: Path, labelled: Path, capsys: pyt
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["ray", "torchrun"])
-def test_other_engines_give_the_same_labels(
+def test_other_engines_grow_the_same_trees_and_give_the_same_labels(
     pictures: Path, tmp_path: Path, labelled: Path, run_on: Callable[[str, list[str]], None], engine: str
 ) -> None:
     out = tmp_path / "out"
     run_on(engine, command(pictures, out, "--clusters", "5"))
-    assert result_of(out, "labels")["content_digest"] == result_of(labelled, "labels")["content_digest"]
+    for stage in ("hierarchy", "labels"):
+        assert result_of(out, stage)["content_digest"] == result_of(labelled, stage)["content_digest"]
+        assert result_of(out, stage)["metrics"] == result_of(labelled, stage)["metrics"]
 
 
 def test_status_verify_and_retry_know_the_labels(

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -127,17 +126,6 @@ def test_bad_images_are_explained_and_cost_no_other(pictures: Path, finished: Pa
     alone = next(row for row in rows_of(finished) if row["image_id"] == "0.png")
     assert rows["0.png"]["nodes"] == alone["nodes"]
     assert rows["0.png"]["superpixel_map"] == alone["superpixel_map"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("engine", ["ray", "torchrun"])
-def test_other_engines_grow_the_same_trees(
-    pictures: Path, tmp_path: Path, finished: Path, run_on: Callable[[str, list[str]], None], engine: str
-) -> None:
-    out = tmp_path / "out"
-    run_on(engine, command(pictures, out))
-    assert result_of(out)["content_digest"] == result_of(finished)["content_digest"]
-    assert result_of(out)["metrics"] == result_of(finished)["metrics"]
 
 
 def test_wrong_truth_and_wrong_hierarchies_are_named(
