@@ -185,19 +185,22 @@ class Folder:
                 f"that honours it, or {ONE_DRIVER_ALONE}"
             )
 
-    def replace(self, name: str, data: bytes) -> None:
-        """Write an object over whatever has its name, whole or not at all."""
+    def replace(self, name: str, data: bytes | Path) -> None:
+        """Write an object over whatever has its name, whole or not at all: its bytes, or those of a local file."""
         url = self._full(name)
         with reported("write", url):
             retried(f"write {url}", partial(self._replace_once, url, data))
 
-    def _replace_once(self, url: str, data: bytes) -> None:
+    def _replace_once(self, url: str, data: bytes | Path) -> None:
         if self._local is not None:
             local_disk.replace(Path(url), data)
             return
         fs, path = filesystem(url)
         with writing(fs):
-            fs.pipe_file(path, data)
+            if isinstance(data, Path):
+                fs.put_file(str(data), path)
+            else:
+                fs.pipe_file(path, data)
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete objects; one that is not there is as good as deleted.

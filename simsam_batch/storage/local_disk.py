@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 import uuid
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from simsam_batch.storage.failures import ONE_DRIVER_ALONE
 from simsam_batch.storage.retrying import retried
 
 _Found = tuple[str, str, os.stat_result | None]
+_COPIED_AT_ONCE = 1 << 20
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV)
 
 
@@ -35,13 +37,17 @@ def _make_folder(path: Path) -> None:
 
 
 @contextmanager
-def _temporary(target: Path, data: bytes) -> Iterator[Path]:
-    """A synced file with the data beside the target, gone afterwards; its name never shows in a listing."""
+def _temporary(target: Path, data: bytes | Path) -> Iterator[Path]:
+    """A synced file of the data, or of another file's, beside the target; gone afterwards, and never in a listing."""
     _make_folder(target.parent)
     temporary = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("xb") as file:
-            file.write(data)
+            if isinstance(data, Path):
+                with data.open("rb") as source:
+                    shutil.copyfileobj(source, file, _COPIED_AT_ONCE)
+            else:
+                file.write(data)
             file.flush()
             os.fsync(file.fileno())
         yield temporary
@@ -81,8 +87,8 @@ def create(target: Path, data: bytes, *, or_rename: bool = False) -> bool:
     return True
 
 
-def replace(target: Path, data: bytes) -> None:
-    """Write a file over whatever has its name; a reader sees the old content or the new."""
+def replace(target: Path, data: bytes | Path) -> None:
+    """Write a file over whatever has its name, its bytes or those of another file; a reader sees the old or the new."""
     with _temporary(target, data) as temporary:
         temporary.replace(target)
     _sync_folder(target.parent)
