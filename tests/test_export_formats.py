@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from pycocotools import mask as coco
 from pycocotools.coco import COCO
+from result_rows import pixels_of, rows_of
 
 from simsam_batch import operations
 from simsam_batch.cli import run
@@ -82,15 +82,6 @@ def made(command: str, catalog: Path, out: Path, *more: str) -> Path:
     named = ["--class-names", str(catalog.parent / "classes.txt")] if command == "semantic" else []
     assert run([command, str(catalog), str(out), *COMMON, *COMMANDS[command], *named, *more]) == 3
     return out
-
-
-def rows_of(out: Path, stage: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = pq.read_table(out / "results" / stage).to_pylist()
-    return rows
-
-
-def pixels_of(rle: dict[str, Any]) -> NDArray[np.bool_]:
-    return np.asarray(coco.decode({"size": rle["size"], "counts": rle["counts"].encode()})).astype(bool)
 
 
 def expected(row: dict[str, Any]) -> NDArray[np.int64]:

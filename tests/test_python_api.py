@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
-from pycocotools import mask as coco
+from result_rows import pixels_of, rows_of
 
 import simsam_batch
 from simsam_batch.cli import run as simsam
@@ -62,15 +60,6 @@ def half(home: Path, tmp_path: Path) -> Path:
     shutil.rmtree(out / "results")
     (out / "segment/manifests/0000001.0.json").unlink()
     return out
-
-
-def rows_of(out: Path, stage: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = pq.read_table(out / "results" / stage).to_pylist()
-    return rows
-
-
-def pixels_of(rle: dict[str, Any]) -> NDArray[np.bool_]:
-    return np.asarray(coco.decode({"size": rle["size"], "counts": rle["counts"].encode()})).astype(bool)
 
 
 def imported_after(code: str) -> set[str]:

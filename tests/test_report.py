@@ -128,14 +128,19 @@ def masks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "out"
 
 
-@pytest.fixture(scope="module")
-def maps(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """OUT of finished label maps of eight photographs, with class names that would run a script."""
-    root = tmp_path_factory.mktemp("maps")
-    for seed in range(8):
+def photographs_of_squares(root: Path, count: int) -> Path:
+    """The folder, with ``photos`` and their ``truth``."""
+    for seed in range(count):
         pixels, truth = squares(seed)
         save(root / "photos" / f"{seed}.png", pixels)
         save(root / "truth" / f"{seed}.png", truth)
+    return root
+
+
+@pytest.fixture(scope="module")
+def maps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """OUT of finished label maps of eight photographs, with class names that would run a script."""
+    root = photographs_of_squares(tmp_path_factory.mktemp("maps"), 8)
     (root / "classes.txt").write_text("\n".join(CLASSES))
     arguments = ["semantic", f"{root}/photos", f"{root}/out", "--truth", f"{root}/truth", "--backbone", "descriptors"]
     arguments += ["--resize", "native", "--head", "none", "--shift", "zero", "--k", "5", "--region-feature", "patches"]
@@ -147,11 +152,7 @@ def maps(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trees(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """OUT of finished region trees of four photographs, their nodes labelled, with baselines."""
-    root = tmp_path_factory.mktemp("trees")
-    for seed in range(4):
-        pixels, truth = squares(seed)
-        save(root / "photos" / f"{seed}.png", pixels)
-        save(root / "truth" / f"{seed}.png", truth)
+    root = photographs_of_squares(tmp_path_factory.mktemp("trees"), 4)
     arguments = ["hierarchy", f"{root}/photos", f"{root}/out", "--truth", f"{root}/truth", "--backbone", "descriptors"]
     arguments += ["--resize", "native", "--facet", "key", "--clusters", "3", "--baselines", "--shard-size", "2"]
     assert run([*arguments, "--workers", "1", "--quiet"]) == 0

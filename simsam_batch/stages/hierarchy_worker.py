@@ -139,7 +139,8 @@ class HierarchyWorker(ImageWorker[Trees]):
             return None, None
         try:
             if kind == "partitions":
-                return [each[part].copy() for each in images.load_partitions(uri, self.limits, image.full_size)], None
+                found = images.load_partitions(uri, self.limits, image.full_size)
+                return [np.ascontiguousarray(each[part]) for each in found], None
             if kind == "object":
                 return images.load_truth(uri, self.limits, image.full_size)[part].astype(np.uint8), None
             truth = images.load_labels(uri, self.limits, image.full_size, classes=_ANY_LABEL, ignore=None)
@@ -149,7 +150,7 @@ class HierarchyWorker(ImageWorker[Trees]):
         unknown = sorted(set(np.unique(truth).tolist()) - known)
         if unknown:
             return None, f"truth {redact(uri)}: nothing is said of its label {unknown[0]}"
-        return truth[part].copy(), None
+        return np.ascontiguousarray(truth[part]), None
 
     def _part(self, image: images.Prepared) -> tuple[slice, slice]:
         """Rows and columns of an image that are scored."""
