@@ -19,10 +19,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.in_process import InProcess
 from benchmarks.measure import Row, Setup, in_own_process, peak_memory, start_new_peak
 from benchmarks.null_run import NULL, SCORES, NullStage, catalog
 from simsam_batch.catalog import read_catalog
+from simsam_batch.engines.inline import InlineEngine
 from simsam_batch.runs.execute import execute
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan, load_plan, make_plan
@@ -220,7 +220,7 @@ def _executed(stage: NullStage) -> Callable[[Path, int], dict[str, float]]:
         synced = _measured(lambda: _committed(plan, stage, first))
         with _without_fsync():
             found = _measured(
-                lambda: execute(plan.out, plan, stage, InProcess(), ExecuteOptions(), on_report=lambda _: None)
+                lambda: execute(plan.out, plan, stage, InlineEngine(), ExecuteOptions(), on_report=lambda _: None)
             )
         return found | {
             "seconds_a_shard": found["seconds"] / (plan.shards - len(first)),

@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from benchmarks import upstream
 from benchmarks.measure import Row, Setup, alternate, cores, ratios, threads
-from simsam_batch.config import SegmentSettings
+from simsam_batch.settings import SegmentSettings
 from simsam_batch.spectral.head import train_head
 from simsam_batch.spectral.views import random_affine, warp
 

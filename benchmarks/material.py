@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from simsam_batch import images
-from simsam_batch.config import SegmentSettings
 from simsam_batch.demo import truth_polygons
 from simsam_batch.features.backbones import load_backbone
 from simsam_batch.features.contract import Backbone
 from simsam_batch.features.descriptors import Descriptors
 from simsam_batch.features.outliers import spike_mask
+from simsam_batch.settings import SegmentSettings
 from simsam_batch.spectral import affinity
 from simsam_batch.spectral.head import train_head
 

@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 from simsam_batch.runs.schema import ROW_FIELDS, Fold, Shard, ShardOutput
 from simsam_batch.scores.bootstrap import STEPS
 from simsam_batch.scores.overlap import LEVELS
-from simsam_batch.stages.regions import RegionsFold
-from simsam_batch.stages.segment import SegmentFold
+from simsam_batch.stages.regions.rows import RegionsFold
+from simsam_batch.stages.segment.rows import SegmentFold
 
 
 def catalog(images: int) -> pa.Table:

@@ -18,16 +18,16 @@ from torch.nn import functional
 
 from benchmarks import material, upstream
 from benchmarks.measure import Row, Setup, alternate, cores, ratios, seconds_of, threads
-from simsam_batch.config import SegmentSettings
 from simsam_batch.features.backbones import load_backbone
 from simsam_batch.features.vit import ViTBackbone
 from simsam_batch.operations import segment
-from simsam_batch.report.console import reporter
 from simsam_batch.runs.schema import PLAN_FIELDS, Shard
-from simsam_batch.stages.backbone import resolve_backbone
+from simsam_batch.settings import SegmentSettings
 from simsam_batch.stages.decomposition import Timer
-from simsam_batch.stages.segment import SegmentStage
-from simsam_batch.stages.segmentation import segment_batch
+from simsam_batch.stages.segment.rows import SegmentStage
+from simsam_batch.stages.segment.segmentation import segment_batch
+from simsam_batch.telling.console import reporter
+from simsam_batch.workers.models import resolve_backbone
 
 AFTER_FORWARD = ("head", "affinity", "eigen", "masks")
 RANDOM = "ViT-S/16 with random weights"

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from simsam_batch.config import PRESETS, HierarchySettings, SegmentSettings, SemanticSettings, allowed, extra
+from simsam_batch.settings import PRESETS, HierarchySettings, SegmentSettings, SemanticSettings, allowed, extra
 
 PAGE = Path(__file__).with_name("settings.md")
 

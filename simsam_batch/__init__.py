@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from simsam_batch.opened import Run, open_run
+    from simsam_batch.results.run import Run, open_run
 
 __version__ = "0.1.0"
 
@@ -21,9 +21,9 @@ if not TYPE_CHECKING:
         """What reads runs is imported when it is first asked for."""
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from simsam_batch import opened
+        from simsam_batch.results import run
 
-        return getattr(opened, name)
+        return getattr(run, name)
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})

@@ -14,7 +14,7 @@ from simsam_batch import __version__
 from simsam_batch.errors import SimsamError
 
 if TYPE_CHECKING:
-    from simsam_batch.config import RunSettings
+    from simsam_batch.settings import RunSettings
 
 _EXIT_CODES = "Exit codes: 0 done; 1 could not run; 3 more images failed than --allow-failed; 130 interrupted."
 EXIT_COULD_NOT_RUN = 1
@@ -53,7 +53,7 @@ class SettingOption(click.Option):
 
 
 def _options(model: type[RunSettings], names: Sequence[str]) -> list[click.Parameter]:
-    from simsam_batch.config import allowed, extra
+    from simsam_batch.settings import allowed, extra
 
     options: list[click.Parameter] = []
     for name in names:
@@ -103,7 +103,7 @@ def _run_stage_command(
     out: str | None,
     **given: Any,
 ) -> int:
-    from simsam_batch.config import read_yaml, resolve
+    from simsam_batch.settings import read_yaml, resolve
 
     config, print_config = given.pop("config"), given.pop("print_config")
     given.pop("debug")
@@ -118,7 +118,7 @@ def _run_stage_command(
         msg = f"{name} needs IMAGES and OUT: simsam {name} IMAGES OUT [OPTIONS]; see simsam {name} --help"
         raise click.UsageError(msg)
     from simsam_batch import operations
-    from simsam_batch.report.console import reporter
+    from simsam_batch.telling.console import reporter
 
     operation: Callable[..., dict[str, Any] | None] = getattr(operations, name)
     with reporter(settings.log_format, quiet=settings.quiet) as report:
@@ -139,7 +139,7 @@ def _demo(out: str) -> int:
 def _stage_command(
     name: Literal["segment", "semantic", "hierarchy"], model: type[RunSettings], text: str
 ) -> click.Command:
-    from simsam_batch.config import presets_of
+    from simsam_batch.settings import presets_of
 
     arguments = [click.Argument(["images"], required=False), click.Argument(["out"], required=False)]
     return StageCommand(
@@ -153,7 +153,7 @@ def _stage_command(
 
 
 def _segment_command() -> click.Command:
-    from simsam_batch.config import SegmentSettings
+    from simsam_batch.settings import SegmentSettings
 
     return _stage_command(
         "segment",
@@ -166,7 +166,7 @@ def _segment_command() -> click.Command:
 
 
 def _semantic_command() -> click.Command:
-    from simsam_batch.config import SemanticSettings
+    from simsam_batch.settings import SemanticSettings
 
     return _stage_command(
         "semantic",
@@ -180,7 +180,7 @@ def _semantic_command() -> click.Command:
 
 def _status(out: str, *, as_json: bool, quick: bool) -> int:
     from simsam_batch import operations
-    from simsam_batch.report.status import status_lines
+    from simsam_batch.telling.status import status_lines
 
     found = operations.status(out, failures=not quick)
     click.echo(_json(found) if as_json else "\n".join(status_lines(found)))
@@ -212,7 +212,7 @@ def _verify(out: str, *, as_json: bool, delete_orphans: bool, orphan_hours: floa
     from rich.progress import Progress
 
     from simsam_batch import operations
-    from simsam_batch.report.verify import as_text
+    from simsam_batch.telling.verify import as_text
 
     del debug
     with Progress(console=Console(stderr=True), transient=True, disable=as_json) as bar:
@@ -281,8 +281,8 @@ def _doctor_command() -> click.Command:
 
 def _retry(out: str, **given: Any) -> int:
     from simsam_batch import operations
-    from simsam_batch.config import RunSettings, resolve
-    from simsam_batch.report.console import reporter
+    from simsam_batch.settings import RunSettings, resolve
+    from simsam_batch.telling.console import reporter
 
     del given["debug"]
     changes = {name: value for name, value in given.items() if value is not None}
@@ -294,7 +294,7 @@ def _retry(out: str, **given: Any) -> int:
 
 
 def _retry_command() -> click.Command:
-    from simsam_batch.config import SpectralSettings
+    from simsam_batch.settings import SpectralSettings
 
     names = [*SpectralSettings.limits(), *SpectralSettings.fields_of("operation")]
     return StageCommand(
@@ -315,7 +315,7 @@ def _retry_command() -> click.Command:
 
 
 def _hierarchy_command() -> click.Command:
-    from simsam_batch.config import HierarchySettings
+    from simsam_batch.settings import HierarchySettings
 
     return _stage_command(
         "hierarchy",
@@ -340,8 +340,8 @@ def _score(
     predictions: str, *, json_file: str | None, classes: str | None, resize_prediction: str, **given: Any
 ) -> int:
     from simsam_batch import operations
-    from simsam_batch.report.console import metric_lines, reporter
-    from simsam_batch.stages.scoring import ScoreOptions, class_names
+    from simsam_batch.results.scoring import ScoreOptions, class_names
+    from simsam_batch.telling.console import metric_lines, reporter
 
     del given["debug"]
     names = None if classes is None else class_names(classes)

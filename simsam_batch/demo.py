@@ -35,9 +35,9 @@ def run_demo(out: str = "demo-output") -> dict[str, Any]:
         StorageError: ``out`` cannot be written.
     """
     from simsam_batch import operations
-    from simsam_batch.config import SegmentSettings
-    from simsam_batch.report.console import reporter
-    from simsam_batch.report.contact_sheet import contact_sheet
+    from simsam_batch.drawing.overlays import contact_sheet
+    from simsam_batch.settings import SegmentSettings
+    from simsam_batch.telling.console import reporter
 
     if "://" in out:
         raise SettingsError(f"demo: {out!r} is not a local folder. To mend it: give a path such as demo-output")

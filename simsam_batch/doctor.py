@@ -65,7 +65,7 @@ def checks(
 
     Args:
         out: folder of a run, there or to be, as a path or any fsspec URL; it is listed and written to.
-        backbone: load this one, with ``weights`` as in `simsam_batch.config.SpectralSettings`.
+        backbone: load this one, with ``weights`` as in `simsam_batch.settings.SpectralSettings`.
         weights: file or URL.
         single_driver: do not ask whether the store honours conditional create.
     """
@@ -254,9 +254,9 @@ def _crf() -> str:
 
 
 def _backbone(backbone: str, weights: str | None) -> str:
-    from simsam_batch.config import SegmentSettings
-    from simsam_batch.stages.backbone import resolve_backbone
+    from simsam_batch.settings import SegmentSettings
     from simsam_batch.storage import absolute_url
+    from simsam_batch.workers.models import resolve_backbone
 
     where = None if weights is None else absolute_url(weights)
     resolved = resolve_backbone(SegmentSettings(backbone=backbone, weights=where, device="cpu"))

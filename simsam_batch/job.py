@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from simsam_batch.config import (
+from simsam_batch.errors import RunError, SettingsError
+from simsam_batch.settings import (
     FeatureSettings,
     HierarchySettings,
     RunSettings,
@@ -19,21 +19,21 @@ from simsam_batch.config import (
     SpectralSettings,
     resolve,
 )
-from simsam_batch.errors import RunError, SettingsError
 from simsam_batch.storage import Folder, ObjectNotFound, absolute_url, redact
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from simsam_batch.engines.contract import Engine, Runner
+    from simsam_batch.engines.inline import InlineEngine
     from simsam_batch.engines.local import LocalEngine
     from simsam_batch.engines.ray import RayEngine
     from simsam_batch.engines.torchrun import TorchrunEngine
-    from simsam_batch.report.console import Reporter
-    from simsam_batch.report.events import EventLog
     from simsam_batch.runs.execute import ExecuteOptions
     from simsam_batch.runs.plan import Plan
     from simsam_batch.runs.schema import Stage
+    from simsam_batch.telling.console import Reporter
+    from simsam_batch.telling.events import EventLog
 
 S = TypeVar("S", bound=FeatureSettings)
 
@@ -75,26 +75,22 @@ class Job(Generic[S]):
             What ``results/<stage>.json`` holds; after a second try in a run that is not finished, which cannot be
             published yet, only ``images`` that were tried and those that ``failed``.
         """
-        from simsam_batch.engines.ray import RayEngine
-        from simsam_batch.engines.torchrun import TorchrunEngine
+        from simsam_batch.engines.contract import Task
         from simsam_batch.runs.execute import execute
         from simsam_batch.runs.ledger import Ledger
         from simsam_batch.runs.publish import publish
 
         folder, plan, report = self.folder, self.plan, self.report
         report.stage(stage.name, shards_again=len(again or ()))
-        if isinstance(self.engine, TorchrunEngine):
-            told = {
-                "single_driver": folder.single_driver,
-                "stage": stage.name,
-                "resolved": stage.resolved,
-                "recorded": stage.settings,
-                "settings": self.settings.model_dump(mode="json"),
-                "again": list((again or {}).items()),
-            }
-            self.engine.job = json.dumps(told)
-        if isinstance(self.engine, RayEngine):
-            self.engine.labels = {"run": folder.url, "stage": stage.name}
+        description = {
+            "single_driver": folder.single_driver,
+            "stage": stage.name,
+            "resolved": stage.resolved,
+            "recorded": stage.settings,
+            "settings": self.settings.model_dump(mode="json"),
+            "again": list((again or {}).items()),
+        }
+        task = Task(run=folder.url, stage=stage.name, description=json.dumps(description))
 
         def announce(pending: int) -> None:
             done = plan.shards - pending
@@ -119,6 +115,7 @@ class Job(Generic[S]):
             on_note=report.note,
             again=again,
             started_with=given,
+            task=task,
         )
         if again is not None and (pending := len(Ledger(folder, stage.name).pending(plan.shards))):
             report.note(
@@ -148,8 +145,8 @@ def open_job(
     Raises:
         SettingsError: a setting cannot be used, or OUT holds a run about another input.
     """
-    from simsam_batch.report.events import EventLog
-    from simsam_batch.stages.segment import check_kept_columns
+    from simsam_batch.stages.segment.rows import check_kept_columns
+    from simsam_batch.telling.events import EventLog
 
     check_kept_columns(settings.keep_columns, columns)
     with started_engine(out, settings) as engine:
@@ -192,8 +189,8 @@ def checked(out: str, settings: S) -> tuple[Folder, S, dict[str, Any]]:
     """
     from simsam_batch.images import check_resize, parse_resize
     from simsam_batch.regions.refine import load_crf
-    from simsam_batch.stages.backbone import resolve_backbone
-    from simsam_batch.stages.regions import check_crop_size
+    from simsam_batch.stages.regions.rows import check_crop_size
+    from simsam_batch.workers.models import resolve_backbone
 
     resize = parse_resize(settings.resize)
     if settings.weights is not None:
@@ -231,11 +228,11 @@ def stage_of(
         SettingsError: no stage of that name has such settings.
     """
     from simsam_batch.catalog import center_crops, truth_kind
-    from simsam_batch.stages.hierarchy import HierarchyStage
-    from simsam_batch.stages.node_labels import LabelsStage
-    from simsam_batch.stages.regions import RegionsStage
-    from simsam_batch.stages.segment import SegmentStage, kept_columns
-    from simsam_batch.stages.semantic import SemanticStage
+    from simsam_batch.stages.hierarchy.rows import HierarchyStage
+    from simsam_batch.stages.labels.stage import LabelsStage
+    from simsam_batch.stages.regions.rows import RegionsStage
+    from simsam_batch.stages.segment.rows import SegmentStage, kept_columns
+    from simsam_batch.stages.semantic.rows import SemanticStage
 
     if name == "segment" and isinstance(settings, SegmentSettings):
         object_truth = truth_kind(plan.source) in (None, "object")
@@ -280,7 +277,7 @@ def recorded_settings(out: Folder, stage: str, changes: Mapping[str, Any]) -> Fe
         SettingsError: another setting, or a value that is not allowed.
     """
     from simsam_batch.runs.ledger import Ledger
-    from simsam_batch.stages.clusters import NODES, REGIONS, committed_settings
+    from simsam_batch.stages.clusters.stage import NODES, REGIONS, committed_settings
 
     model = settings_model(stage)
     models = (SegmentSettings, SemanticSettings, HierarchySettings)
@@ -429,37 +426,16 @@ def input_changes(plan: Plan, table: pa.Table) -> list[str]:
     return lines
 
 
-def make_engine(settings: RunSettings) -> LocalEngine | RayEngine | TorchrunEngine:
-    """The engine that the settings ask for, on the devices there are.
+def make_engine(settings: RunSettings) -> InlineEngine | LocalEngine | RayEngine | TorchrunEngine:
+    """The engine that the settings ask for; see `simsam_batch.engines.choose.choose_engine`."""
+    from simsam_batch.engines.choose import choose_engine
 
-    Raises:
-        SettingsError: a device or engine that this machine or installation does not have.
-    """
-    from simsam_batch.engines.devices import visible_gpus
-    from simsam_batch.engines.local import LocalEngine
-    from simsam_batch.engines.ray import RayEngine
-    from simsam_batch.engines.torchrun import TorchrunEngine
-
-    name = settings.engine
-    if name == "auto":
-        name = "torchrun" if "TORCHELASTIC_RUN_ID" in os.environ else "local"
-    if name == "ray":
-        gpus_of_cluster = None if settings.device == "auto" else settings.device == "cuda"
-        return RayEngine(
-            settings.workers,
-            settings.threads,
-            gpus_of_cluster,
-            settings.ray_address,
-            recycle_after=settings.recycle_after,
-        )
-    gpus = 0 if settings.device == "cpu" else len(visible_gpus())
-    if settings.device == "cuda" and not gpus:
-        msg = "device: 'cuda' was asked for and this machine shows no GPU; use --device cpu or auto"
-        raise SettingsError(msg)
-    if name == "torchrun":
-        if settings.recycle_after:
-            msg = "recycle_after: ranks of torchrun cannot be replaced one by one; use another --engine, or leave it 0"
-            raise SettingsError(msg)
-        return TorchrunEngine(settings.threads, gpus=gpus > 0, grace_s=settings.grace_seconds)
-    workers = settings.workers or gpus or max(1, len(os.sched_getaffinity(0)) // settings.threads)
-    return LocalEngine(workers, settings.threads, gpus=gpus > 0, recycle_after=settings.recycle_after)
+    return choose_engine(
+        settings.engine,
+        workers=settings.workers,
+        threads=settings.threads,
+        device=settings.device,
+        ray_address=settings.ray_address,
+        recycle_after=settings.recycle_after,
+        grace_seconds=settings.grace_seconds,
+    )

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from simsam_batch.config import HierarchySettings, SegmentSettings, SemanticSettings
 from simsam_batch.errors import SettingsError
 from simsam_batch.job import (
     CLUSTERED,
@@ -18,14 +17,15 @@ from simsam_batch.job import (
     recorded_settings,
     started_engine,
 )
+from simsam_batch.settings import HierarchySettings, SegmentSettings, SemanticSettings
 from simsam_batch.storage import Folder, absolute_url
 
 if TYPE_CHECKING:
-    from simsam_batch.report.console import Reporter
+    from simsam_batch.results.scoring import ScoreOptions
     from simsam_batch.runs.plan import Plan
     from simsam_batch.runs.verify_report import VerifyReport
-    from simsam_batch.stages.scoring import ScoreOptions
-    from simsam_batch.stages.segment import SegmentStage
+    from simsam_batch.stages.segment.rows import SegmentStage
+    from simsam_batch.telling.console import Reporter
 
 OnShard = Callable[[str, int, int], None]
 
@@ -38,7 +38,7 @@ def segment(images: str, out: str, settings: SegmentSettings, report: Reporter) 
     Args:
         images: folder, ``.txt`` list or Parquet table, as a path or any fsspec URL; or a dataset as ``NAME:ROOT``.
         out: folder of the run, likewise; nothing is written outside it.
-        settings: see `simsam_batch.config.SegmentSettings`.
+        settings: see `simsam_batch.settings.SegmentSettings`.
         report: is told what happens.
 
     Returns:
@@ -49,7 +49,7 @@ def segment(images: str, out: str, settings: SegmentSettings, report: Reporter) 
         StorageError: IMAGES cannot be listed or OUT cannot be written.
         RunError: workers cannot be kept alive, or shards could not be committed.
     """
-    from simsam_batch.stages.segment import SEGMENT_FIELDS
+    from simsam_batch.stages.segment.rows import SEGMENT_FIELDS
 
     with open_job(images, out, settings, SEGMENT_FIELDS, report) as job:
         if job is None:
@@ -68,7 +68,7 @@ def semantic(images: str, out: str, settings: SemanticSettings, report: Reporter
     Args:
         images: folder, ``.txt`` list or Parquet table, as a path or any fsspec URL.
         out: folder of the run, likewise; nothing is written outside it.
-        settings: see `simsam_batch.config.SemanticSettings`.
+        settings: see `simsam_batch.settings.SemanticSettings`.
         report: is told what happens.
 
     Returns:
@@ -79,10 +79,10 @@ def semantic(images: str, out: str, settings: SemanticSettings, report: Reporter
         StorageError: IMAGES cannot be listed or OUT cannot be written.
         RunError: workers cannot be kept alive, or shards could not be committed.
     """
-    from simsam_batch.stages.backbone import DESCRIPTORS
-    from simsam_batch.stages.clusters import REGIONS, fit_clusters
-    from simsam_batch.stages.regions import REGIONS_FIELDS
-    from simsam_batch.stages.semantic import SEMANTIC_FIELDS, resolved_of, truth_of
+    from simsam_batch.stages.clusters.stage import REGIONS, fit_clusters
+    from simsam_batch.stages.regions.rows import REGIONS_FIELDS
+    from simsam_batch.stages.semantic.rows import SEMANTIC_FIELDS, resolved_of, truth_of
+    from simsam_batch.workers.models import DESCRIPTORS
 
     with open_job(images, out, settings, [*REGIONS_FIELDS, *SEMANTIC_FIELDS], report) as job:
         if job is None:
@@ -111,7 +111,7 @@ def hierarchy(images: str, out: str, settings: HierarchySettings, report: Report
     Args:
         images: folder, ``.txt`` list or Parquet table, as a path or any fsspec URL; or a dataset as ``NAME:ROOT``.
         out: folder of the run, likewise; nothing is written outside it.
-        settings: see `simsam_batch.config.HierarchySettings`.
+        settings: see `simsam_batch.settings.HierarchySettings`.
         report: is told what happens.
 
     Returns:
@@ -122,9 +122,9 @@ def hierarchy(images: str, out: str, settings: HierarchySettings, report: Report
         StorageError: IMAGES cannot be listed or OUT cannot be written.
         RunError: workers cannot be kept alive, or shards could not be committed.
     """
-    from simsam_batch.stages.clusters import NODES, fit_clusters
-    from simsam_batch.stages.hierarchy import HIERARCHY_FIELDS, truth_of
-    from simsam_batch.stages.node_labels import LABELS_FIELDS, resolved_of
+    from simsam_batch.stages.clusters.stage import NODES, fit_clusters
+    from simsam_batch.stages.hierarchy.rows import HIERARCHY_FIELDS, truth_of
+    from simsam_batch.stages.labels.stage import LABELS_FIELDS, resolved_of
 
     # What is wrong with a file of labels is said before anything is written.
     truth_of(settings)
@@ -162,9 +162,9 @@ def retry(out: str, changes: Mapping[str, Any], report: Reporter) -> dict[str, d
         StorageError: OUT cannot be read or written.
         RunError: workers cannot be kept alive, or shards could not be committed.
     """
-    from simsam_batch.report.events import EventLog
     from simsam_batch.runs.ledger import Ledger
     from simsam_batch.runs.retry import failed_shards
+    from simsam_batch.telling.events import EventLog
 
     folder = Folder(absolute_url(out))
     existing_plan(folder)
@@ -252,7 +252,7 @@ def score(predictions: str, options: ScoreOptions, report: Reporter, json_file: 
 
     Args:
         predictions: a finished run, or a folder of masks or label maps that any tool wrote.
-        options: see `simsam_batch.stages.scoring.ScoreOptions`.
+        options: see `simsam_batch.results.scoring.ScoreOptions`.
         report: is told of files without a partner.
         json_file: path or URL that the result is written to; None: for a run
             ``results/score-<stage>-<protocol>.json`` in it, for a folder nowhere.
@@ -264,9 +264,9 @@ def score(predictions: str, options: ScoreOptions, report: Reporter, json_file: 
         SettingsError: nothing to compare, or a prediction that cannot be.
         StorageError: the storage did not answer.
     """
+    from simsam_batch.results.scoring import score_predictions
     from simsam_batch.runs.records import to_json
     from simsam_batch.runs.schema import SCHEMA_VERSION
-    from simsam_batch.stages.scoring import score_predictions
 
     result = {"schema_version": SCHEMA_VERSION} | score_predictions(predictions, options, report.note)
     if json_file is not None:

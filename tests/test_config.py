@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from simsam_batch.config import PRESETS, HierarchySettings, SegmentSettings, presets_of, read_yaml, resolve
 from simsam_batch.errors import SettingsError
+from simsam_batch.settings import PRESETS, HierarchySettings, SegmentSettings, presets_of, read_yaml, resolve
 
 
 def test_flags_win_over_the_file_and_the_file_over_the_preset() -> None:

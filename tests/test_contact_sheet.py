@@ -11,11 +11,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from simsam_batch.config import SegmentSettings
+from simsam_batch.drawing.overlays import contact_sheet
 from simsam_batch.errors import RunError, SettingsError
 from simsam_batch.operations import segment
-from simsam_batch.report.console import reporter
-from simsam_batch.report.contact_sheet import contact_sheet
+from simsam_batch.settings import SegmentSettings
+from simsam_batch.telling.console import reporter
 
 GREY, RED = (200, 200, 200), (200, 40, 30)
 # Column 0 starts at the margin of 24; a column is 240 wide and 14 from the next.

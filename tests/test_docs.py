@@ -17,14 +17,14 @@ import yaml
 from PIL import Image
 
 from simsam_batch import __version__, cli
-from simsam_batch.config import HierarchySettings, SegmentSettings, SemanticSettings, presets_of
 from simsam_batch.runs.publish import ARRAY_FIELDS
 from simsam_batch.runs.schema import ROW_FIELDS
-from simsam_batch.stages.hierarchy import HIERARCHY_FIELDS
-from simsam_batch.stages.node_labels import LABELS_FIELDS
-from simsam_batch.stages.regions import REGIONS_FIELDS
-from simsam_batch.stages.segment import SEGMENT_FIELDS
-from simsam_batch.stages.semantic import SEMANTIC_FIELDS
+from simsam_batch.settings import HierarchySettings, SegmentSettings, SemanticSettings, presets_of
+from simsam_batch.stages.hierarchy.rows import HIERARCHY_FIELDS
+from simsam_batch.stages.labels.stage import LABELS_FIELDS
+from simsam_batch.stages.regions.rows import REGIONS_FIELDS
+from simsam_batch.stages.segment.rows import SEGMENT_FIELDS
+from simsam_batch.stages.semantic.rows import SEMANTIC_FIELDS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

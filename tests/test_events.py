@@ -20,9 +20,9 @@ from simsam_batch import __version__, cli
 from simsam_batch.engines.contract import ShardReport
 from simsam_batch.errors import StorageError
 from simsam_batch.operations import verify
-from simsam_batch.report.console import JsonLines
-from simsam_batch.report.events import FAILURES_SHOWN, EventLog
 from simsam_batch.storage import Folder
+from simsam_batch.telling.console import JsonLines
+from simsam_batch.telling.events import FAILURES_SHOWN, EventLog
 
 OPERATIONS = Path(__file__).parent.parent / "docs" / "operations.md"
 FLAGS = ["--backbone", "descriptors", "--resize", "native", "--epochs", "1", "--shard-size", "2", "--workers", "1"]
@@ -191,7 +191,7 @@ def committed(number: int, failures: int = 0) -> ShardReport:
 
 
 def test_a_million_shards_are_a_few_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("simsam_batch.report.events.SECONDS_BETWEEN", 0.5)
+    monkeypatch.setattr("simsam_batch.telling.events.SECONDS_BETWEEN", 0.5)
     log = log_in(tmp_path)
     began = time.monotonic()
     with log.command({}):
@@ -267,8 +267,8 @@ def test_what_another_driver_committed_is_not_counted_as_ours(tmp_path: Path) ->
 def test_what_a_store_refuses_is_written_once_it_takes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("simsam_batch.report.events.SECONDS_BETWEEN", 0.05)
-    monkeypatch.setattr("simsam_batch.report.events._HELD", 6)
+    monkeypatch.setattr("simsam_batch.telling.events.SECONDS_BETWEEN", 0.05)
+    monkeypatch.setattr("simsam_batch.telling.events._HELD", 6)
     (tmp_path / "events").write_text("in the way")
     log = log_in(tmp_path)
 
@@ -314,7 +314,7 @@ def test_a_store_that_hangs_holds_an_interrupted_run_up_for_two_seconds(
 
 
 def test_a_store_that_hangs_holds_the_run_up_for_seconds_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("simsam_batch.report.events._PATIENCE_S", 0.2)
+    monkeypatch.setattr("simsam_batch.telling.events._PATIENCE_S", 0.2)
     released = threading.Event()
     monkeypatch.setattr(Folder, "replace", lambda *_: released.wait(30))
     log = log_in(tmp_path)

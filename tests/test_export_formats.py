@@ -28,7 +28,8 @@ from simsam_batch import operations
 from simsam_batch.cli import run
 from simsam_batch.errors import SettingsError
 from simsam_batch.images import ImageLimits, load_mask
-from simsam_batch.report.exports import formats, hugging_face, label_maps, web_dataset
+from simsam_batch.report.exports import formats, hugging_face, web_dataset
+from simsam_batch.results import label_maps
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.storage import Folder
 

@@ -29,7 +29,7 @@ import yaml
 from PIL import Image
 from pycocotools import mask as coco
 
-from simsam_batch.config import FeatureSettings, HierarchySettings, SegmentSettings, read_yaml, resolve
+from simsam_batch.settings import FeatureSettings, HierarchySettings, SegmentSettings, read_yaml, resolve
 from simsam_batch.storage import Folder
 
 ROOT = Path(__file__).parent.parent

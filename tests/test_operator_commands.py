@@ -16,7 +16,7 @@ from PIL import Image
 from simsam_batch import operations
 from simsam_batch.cli import run
 from simsam_batch.errors import SettingsError
-from simsam_batch.report.status import duration
+from simsam_batch.telling.status import duration
 
 PLAIN = ["--backbone", "descriptors", "--resize", "native", "--head", "none", "--k", "5", "--shard-size", "3"]
 REGIONS = ["--region-feature", "patches", "--regions", "3", "--clusters", "2", "--shift", "zero"]
@@ -166,7 +166,7 @@ def test_settings_of_one_stage_do_not_stop_another_and_wrong_ones_are_named(
 def test_what_cannot_be_changed_is_refused_by_name(pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert run(["segment", str(pictures), str(out), *PLAIN]) == 3
-    from simsam_batch.report.console import reporter
+    from simsam_batch.telling.console import reporter
 
     with reporter("text", quiet=True) as report, pytest.raises(SettingsError, match="kappa: cannot be changed"):
         operations.retry(str(out), {"kappa": 0.5}, report)

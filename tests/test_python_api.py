@@ -79,7 +79,7 @@ def test_the_package_imports_nothing_that_is_not_asked_for(home: Path) -> None:
 
 def test_the_package_says_what_it_has() -> None:
     assert {"Run", "open_run", "__version__"} <= {*dir(simsam_batch)}
-    assert simsam_batch.open_run.__module__ == "simsam_batch.opened"
+    assert simsam_batch.open_run.__module__ == "simsam_batch.results.run"
     with pytest.raises(AttributeError, match="'simsam_batch' has no attribute 'open_ran'"):
         simsam_batch.open_ran  # type: ignore[attr-defined]  # noqa: B018
 

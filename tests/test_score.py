@@ -16,8 +16,8 @@ from pycocotools import mask as coco
 from sklearn.metrics import jaccard_score
 
 from simsam_batch.cli import run
-from simsam_batch.report.console import metric_lines
-from simsam_batch.stages.scoring import largest_box, nearest
+from simsam_batch.results.scoring import largest_box, nearest
+from simsam_batch.telling.console import metric_lines
 
 SETTINGS = ["--backbone", "descriptors", "--resize", "native", "--epochs", "1", "--k", "3", "--workers", "1", "--quiet"]
 

@@ -22,12 +22,12 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from simsam_batch.cli import run
-from simsam_batch.config import SemanticSettings, resolve
 from simsam_batch.errors import RunError
 from simsam_batch.runs.schema import Shard
-from simsam_batch.stages.clusters import REGIONS, fit_clusters
-from simsam_batch.stages.semantic import SemanticStage
-from simsam_batch.stages.semantic_worker import SemanticWorker
+from simsam_batch.settings import SemanticSettings, resolve
+from simsam_batch.stages.clusters.stage import REGIONS, fit_clusters
+from simsam_batch.stages.semantic.rows import SemanticStage
+from simsam_batch.stages.semantic.stage import SemanticWorker
 from simsam_batch.storage import Folder
 
 SETTINGS = ["--backbone", "descriptors", "--resize", "native", "--head", "none", "--shift", "zero", "--k", "5"]

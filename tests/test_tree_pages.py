@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from simsam_batch.report.exports.tree_colors import tree_colors
-from simsam_batch.report.exports.tree_diagram import draw_diagram, laid_out
-from simsam_batch.report.exports.tree_levels import borders, draw_levels, nodes_at
-from simsam_batch.report.exports.trees import RegionTree
+from simsam_batch.drawing.tree_colors import tree_colors
+from simsam_batch.drawing.tree_diagram import draw_diagram, laid_out
+from simsam_batch.drawing.tree_levels import borders, draw_levels, nodes_at
+from simsam_batch.results.trees import RegionTree
 
 RED, BLUE, GREEN, GREY = (200, 30, 30), (30, 60, 200), (30, 160, 60), (128, 128, 128)
 

@@ -45,6 +45,24 @@ class ShardReport:
         return cls(**fields)
 
 
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What an engine may know of the shards it is given.
+
+    Attributes:
+        run, stage: whose they are, for metrics.
+        gpu: whether a worker computes on a GPU where there is one; else it reserves cores alone.
+        workers: workers at most; 0 for as many as there is room for.
+        description: what another process needs to build the runner, where it cannot be sent there; JSON.
+    """
+
+    run: str = ""
+    stage: str = ""
+    gpu: bool = True
+    workers: int = 0
+    description: str = ""
+
+
 class Runner(Protocol):
     """Runs shards in one process; holds the model for as long as the process lives.
 
@@ -64,9 +82,19 @@ class Engine(Protocol):
     ``run`` yields a report for each shard, in any order, as they come. A shard whose worker dies is started again
     on another worker, without limit: the runner counts starts and changes its ways (quarantine).
     It raises `simsam_batch.errors.RunError` if no worker can be kept alive at all.
+
+    Attributes:
+        own_processes: whether workers have processes of their own, which they may end where only a fresh one can go on.
     """
 
-    def run(self, make_runner: Callable[[], Runner], shards: Sequence[int]) -> Iterator[ShardReport]:
+    @property
+    def own_processes(self) -> bool:
+        """See above."""
+        ...
+
+    def run(
+        self, make_runner: Callable[[], Runner], shards: Sequence[int], task: Task = Task()
+    ) -> Iterator[ShardReport]:
         """Yield one report for each shard; may be called again, for what is then still pending."""
         ...
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import connection
 
 from simsam_batch.engines.child import Child, Failure, Receive, Send
-from simsam_batch.engines.contract import Runner, ShardReport
-from simsam_batch.engines.devices import gpu_for_each, thread_environment
+from simsam_batch.engines.contract import Runner, ShardReport, Task
+from simsam_batch.engines.devices import gpu_for_each, thread_environment, visible_gpus
 from simsam_batch.errors import RunError, SettingsError
 
 _IN_FLIGHT = 2
@@ -28,33 +29,42 @@ class LocalEngine:
     by its starts and takes no neighbour along. The processes end with `run`, and with this process however it ends.
 
     Args:
-        workers: number of processes.
+        workers: number of processes; 0 for one on each GPU, and of a task without GPUs one for each ``threads`` cores.
         threads: threads of BLAS and OpenMP in each.
-        gpus: give each process one of the visible GPUs.
+        gpus: give each process one of the visible GPUs, but for a task without.
         recycle_after: end a process that has had so many shards and start a fresh one in its place; 0: never.
 
     Raises:
-        SettingsError: fewer than one worker or thread, or fewer GPUs than workers.
+        SettingsError: fewer than no worker or than one thread, or fewer GPUs than workers.
     """
 
+    own_processes = True
+
     def __init__(self, workers: int, threads: int = 1, gpus: bool = False, recycle_after: int = 0) -> None:
-        if workers < 1:
-            raise SettingsError(f"workers is {workers}; at least 1 is needed")
+        if workers < 0:
+            raise SettingsError(f"workers is {workers}; it is 0 for as many as there is room for, or more")
         self._recycle_after = recycle_after
         self._stopped = False
         environment = thread_environment(threads)
-        if gpus:
-            self._environments = [{**environment, "CUDA_VISIBLE_DEVICES": name} for name in gpu_for_each(workers)]
-        else:
-            self._environments = [environment] * workers
+        in_all = workers or max(1, len(os.sched_getaffinity(0)) // threads)
+        self._on_cores = [environment] * in_all
+        self._on_gpus = (
+            [{**environment, "CUDA_VISIBLE_DEVICES": name} for name in gpu_for_each(workers or len(visible_gpus()))]
+            if gpus
+            else self._on_cores
+        )
 
-    def run(self, make_runner: Callable[[], Runner], shards: Sequence[int]) -> Iterator[ShardReport]:
+    def run(
+        self, make_runner: Callable[[], Runner], shards: Sequence[int], task: Task = Task()
+    ) -> Iterator[ShardReport]:
         """Yield one report for each shard, as they come.
 
         Raises:
             RunError: three processes in a row ended before they were ready, or a runner broke its contract.
         """
-        seats = [_Seat(environment) for environment in self._environments[: len(shards)]]
+        environments = self._on_gpus if task.gpu else self._on_cores
+        most = min(len(shards), task.workers or len(shards))
+        seats = [_Seat(environment) for environment in environments[:most]]
         line = _Line(deque(shards), self._recycle_after)
         target = _ServeRunner(make_runner)
         failed_starts = 0

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from simsam_batch.engines.contract import Runner, ShardReport
+from simsam_batch.engines.contract import Runner, ShardReport, Task
 from simsam_batch.engines.devices import thread_environment
 from simsam_batch.engines.ray_metrics import RunMetrics
 from simsam_batch.errors import RunError, SettingsError
@@ -34,18 +34,17 @@ class RayEngine:
     Args:
         workers: number of actors; 0 for as many as the cluster has room for.
         threads: threads of BLAS and OpenMP in each, and CPUs reserved for each if it has no GPU.
-        gpus: reserve one GPU for each actor; None: if the cluster has any.
+        gpus: reserve one GPU for each actor, but for a task without; None: if the cluster has any.
         address: the cluster's address; without it ``RAY_ADDRESS``, which ``ray job submit`` sets; without that a
             Ray of our own is started here and ended by `close`.
         patience_s: how long a cluster may take to offer what ``workers`` need (an autoscaler starts nodes).
         recycle_after: an actor that has had so many shards ends its process, which Ray starts afresh; 0: never.
 
-    Attributes:
-        labels: ``run`` and ``stage`` of what is run next, for Ray's metrics (`simsam_batch.engines.ray_metrics`).
-
     Raises:
         SettingsError: fewer than no worker or than one thread.
     """
+
+    own_processes = True
 
     def __init__(
         self,
@@ -66,9 +65,10 @@ class RayEngine:
         self._patience_s = patience_s if self._address else 0.0
         self._recycle_after = recycle_after
         self._connected_here = False
-        self.labels = {"run": "", "stage": ""}
 
-    def run(self, make_runner: Callable[[], Runner], shards: Sequence[int]) -> Iterator[ShardReport]:
+    def run(
+        self, make_runner: Callable[[], Runner], shards: Sequence[int], task: Task = Task()
+    ) -> Iterator[ShardReport]:
         """Yield one report for each shard, as they come.
 
         Raises:
@@ -78,9 +78,9 @@ class RayEngine:
         if not shards:
             return
         ray = self._connect()
-        actors, needs = self._await_room(ray, len(shards))
+        actors, needs = self._await_room(ray, len(shards), task)
         dataset = self._dataset(ray, make_runner, shards, actors, needs)
-        metrics = RunMetrics(self.labels)
+        metrics = RunMetrics({"run": task.run, "stage": task.stage})
         try:
             for block in dataset.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
                 for text in block.column("report").to_pylist():
@@ -139,18 +139,20 @@ class RayEngine:
         self._connected_here = True
         return ray
 
-    def _await_room(self, ray: Any, shards: int) -> tuple[int, dict[str, int]]:
+    def _await_room(self, ray: Any, shards: int, task: Task) -> tuple[int, dict[str, int]]:
         """How many actors to make and what each reserves; waits for room, for a pool never filled waits for ever."""
-        wanted = min(self._workers or 1, shards)
+        most = min(shards, task.workers or shards)
+        wanted = min(self._workers or 1, most)
         deadline = time.monotonic() + self._patience_s
         while True:
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             on_gpus = any(node.get("GPU") for node in nodes) if self._gpus is None else self._gpus
+            on_gpus = on_gpus and task.gpu
             resource, amount = ("GPU", 1) if on_gpus else ("CPU", self._threads)
             offered = [node.get(resource, 0.0) for node in nodes]
             room = sum(int(here // amount) for here in offered)
             if room >= wanted:
-                return min(self._workers or room, shards), {resource: amount}
+                return min(self._workers or room, most), {resource: amount}
             if time.monotonic() >= deadline:
                 raise RunError(
                     f"{wanted} worker(s) need {amount} {resource} each, but the Ray cluster has room for {room} "

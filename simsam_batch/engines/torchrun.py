@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
-from simsam_batch.engines.contract import Runner, ShardReport
+from simsam_batch.engines.contract import Runner, ShardReport, Task
 from simsam_batch.engines.devices import gpu_for_each, thread_environment
 from simsam_batch.engines.interrupt import interruptible
 from simsam_batch.errors import RunError, SettingsError
@@ -24,15 +24,15 @@ _FAREWELL_S = 30.0
 class TorchrunEngine:
     """One worker on each rank of a job that torchrun started; every rank runs the same command.
 
-    Rank 0 is the driver: it sets `job`, calls `run` as often as it likes, works on shards itself, and ends with
-    `close`. Every other rank calls `serve`, which returns when rank 0 has closed::
+    Rank 0 is the driver: it calls `run` as often as it likes, works on shards itself, and ends with `close`. Every
+    other rank calls `serve`, which returns when rank 0 has closed::
 
         with closing(TorchrunEngine(threads)) as engine:
             if engine.is_driver:
-                engine.job = json.dumps({"out": out.url, "stage": stage.name})
-                execute(out, plan, stage, engine, options, on_report)
+                task = Task(description=json.dumps({"stage": stage.name}))
+                execute(out, plan, stage, engine, options, on_report, task=task)
             else:
-                engine.serve(lambda job: RunnerFactory(...)())
+                engine.serve(lambda description: RunnerFactory(...)())
 
     A rank that dies makes torchrun end all ranks; with ``--max-restarts`` it starts them again, and they go on from
     the ledger. torchrun's own exit code is 1 for any rank that did not end with 0. Must be made before CUDA is used.
@@ -48,6 +48,8 @@ class TorchrunEngine:
         SettingsError: this process was not started by torchrun, or there are fewer GPUs than ranks on the machine.
         RunError: the job's TCPStore cannot be reached.
     """
+
+    own_processes = True
 
     def __init__(self, threads: int = 1, gpus: bool = False, silence_s: float = 3600.0, grace_s: float = 20.0) -> None:
         missing = [name for name in _VARIABLES if name not in os.environ]
@@ -66,18 +68,19 @@ class TorchrunEngine:
         self._round = 0
         self._serves_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" and self._rank == 0
         self._store = self._connect()
-        self.job = ""
 
     @property
     def is_driver(self) -> bool:
         """Whether this is rank 0."""
         return self._rank == 0
 
-    def run(self, make_runner: Callable[[], Runner], shards: Sequence[int]) -> Iterator[ShardReport]:
+    def run(
+        self, make_runner: Callable[[], Runner], shards: Sequence[int], task: Task = Task()
+    ) -> Iterator[ShardReport]:
         """On rank 0: let all ranks work on the shards and yield one report for each, as they come.
 
-        `job` tells the other ranks what to build; they cannot be sent ``make_runner``, for nothing from a network
-        port is unpickled.
+        ``task.description`` tells the other ranks what to build; they cannot be sent ``make_runner``, for nothing from
+        a network port is unpickled.
 
         Raises:
             RunError: called on another rank.
@@ -85,7 +88,7 @@ class TorchrunEngine:
         if not self.is_driver:
             raise RunError(f"rank {self._rank} is not the driver: it serves")
         self._round += 1
-        self._post({"job": self.job, "shards": list(shards)})
+        self._post({"job": task.description, "shards": list(shards)})
         missing = set(shards)
         own: queue.SimpleQueue[ShardReport | BaseException | None] = queue.SimpleQueue()
         numbers = self._draw(self._round, shards)
@@ -111,8 +114,8 @@ class TorchrunEngine:
         """On every other rank: work on what rank 0 posts until it has closed.
 
         Args:
-            make_runner: builds the runner for a `job`; called again only if the job changes. If it raises, the shards
-                this rank draws are reported as errors.
+            make_runner: builds the runner from a description; called again only if that changes. If it raises, the
+                shards this rank draws are reported as errors.
 
         Raises:
             RunError: rank 0 or its machine is gone.

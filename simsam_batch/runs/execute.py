@@ -7,10 +7,10 @@ import secrets
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from simsam_batch.engines.contract import Engine, ShardReport
+from simsam_batch.engines.contract import Engine, ShardReport, Task
 from simsam_batch.engines.interrupt import interruptible
 from simsam_batch.errors import RunError
 from simsam_batch.runs.ledger import Ledger
@@ -71,6 +71,7 @@ def execute(
     on_note: Callable[[str], None] = _log.warning,
     again: Mapping[int, int] | None = None,
     started_with: Mapping[str, Any] | None = None,
+    task: Task = Task(),
 ) -> ExecuteSummary:
     """Run every shard of the plan that the ledger does not have yet; the caller publishes afterwards.
 
@@ -91,6 +92,7 @@ def execute(
         again: instead of what is pending, try the failed images of these shards again, whose generation in force is
             given (`simsam_batch.runs.retry`).
         started_with: see `Ledger.begin`.
+        task: what the engine may know.
 
     Raises:
         SettingsError: OUT holds this stage with other settings.
@@ -101,6 +103,7 @@ def execute(
     began = time.monotonic()
     ledger = Ledger(out, stage.name)
     first = ledger.begin(stage, plan, started_with)
+    options = replace(options, own_process=engine.own_processes)
     make_runner = RunnerFactory(out, plan, stage, options, again or {})
     summary = ExecuteSummary()
     unbuilt = 0
@@ -114,7 +117,7 @@ def execute(
             summary.rounds += 1
             summary.errors.clear()
             silence.awaits(pending)
-            with closing(_closable(engine.run(make_runner, pending if first else _turned(pending)))) as reports:
+            with closing(_closable(engine.run(make_runner, pending if first else _turned(pending), task))) as reports:
                 for report in reports:
                     silence.heard(report.shard)
                     summary.add(report)

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -38,6 +39,8 @@ class ExecuteOptions:
         image_seconds: longest time for one image in quarantine.
         pause_seconds: wait before failed shards are run again; doubled from round to round, at most a minute.
         grace_seconds: how long shards in flight may go on after SIGTERM or Ctrl-C.
+        own_process: the process is the runner's own: it ends it where only a fresh one can go on. Else nothing is
+            watched, and a device that is lost is an error.
     """
 
     starts_before_quarantine: int = 3
@@ -45,6 +48,7 @@ class ExecuteOptions:
     image_seconds: float = 600.0
     pause_seconds: float = 2.0
     grace_seconds: float = 20.0
+    own_process: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +94,12 @@ class ShardRunner:
             threading.Thread(target=self._compute, args=(feed, desk, commits, watchdog), name="compute", daemon=True),
             threading.Thread(target=self._commit_all, args=(desk, commits), name="commit", daemon=True),
         ]
-        with watchdog:
+        with watchdog if self._options.own_process else nullcontext():
             for thread in threads:
                 thread.start()
             while (report := reports.get()) is not None:
                 yield report
-        if self._poisoned:
+        if self._poisoned and self._options.own_process:
             end_this_process(self._poisoned, POISONED_EXIT_CODE)
 
     def _stalled(self, what: str, desk: _Desk) -> None:
@@ -155,7 +159,7 @@ class ShardRunner:
             desk.commit(*item)
             desk.doing = ""
         # what a poisoned process still holds is started again on a fresh one
-        if not self._poisoned:
+        if not (self._poisoned and self._options.own_process):
             desk.give_up(RunError("the runner ended before this shard did; see the log for its traceback"))
         desk.close()
 

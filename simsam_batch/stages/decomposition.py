@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from simsam_batch.config import SegmentSettings, SemanticSettings, SpectralSettings
 from simsam_batch.regions import masks
 from simsam_batch.regions.partition import partition
+from simsam_batch.settings import SegmentSettings, SemanticSettings, SpectralSettings
 from simsam_batch.spectral import affinity, color, eigen, head, laplacian
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.in_process import InProcess
+from simsam_batch.engines.inline import InlineEngine
 from simsam_batch.runs.execute import ExecuteOptions, execute
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan, load_plan, make_plan
@@ -86,7 +86,7 @@ def run_once(out: Folder) -> dict[str, Any]:
     out.check_create()
     plan = load_plan(out) or make_plan(out, catalog(), shard_size=2, source={"kind": "test"})
     options = ExecuteOptions(pause_seconds=0.0, stall_seconds=60.0)
-    execute(out, plan, ChecksumStage(), InProcess(), options, lambda report: None)
+    execute(out, plan, ChecksumStage(), InlineEngine(), options, lambda report: None)
     return publish(out, plan, ChecksumStage())
 
 

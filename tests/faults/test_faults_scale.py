@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.in_process import InProcess
 from simsam_batch.engines.contract import ShardReport
+from simsam_batch.engines.inline import InlineEngine
 from simsam_batch.runs.execute import ExecuteOptions, execute
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan, load_plan, make_plan
@@ -105,7 +105,7 @@ def planned(shards: int) -> Plan:
 
 def executed(plan: Plan) -> list[ShardReport]:
     reports: list[ShardReport] = []
-    execute(plan.out, plan, NullStage(), InProcess(), ExecuteOptions(), reports.append)
+    execute(plan.out, plan, NullStage(), InlineEngine(), ExecuteOptions(), reports.append)
     return reports
 
 

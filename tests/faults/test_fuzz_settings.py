@@ -12,8 +12,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from simsam_batch.config import PRESETS, SegmentSettings, SemanticSettings, read_yaml, resolve
 from simsam_batch.errors import SettingsError
+from simsam_batch.settings import PRESETS, SegmentSettings, SemanticSettings, read_yaml, resolve
 
 NAMES = [*SemanticSettings.model_fields, "preset", "nonsense", "max-pixels"]
 LEAVES = ["1", "-1", "0", "1e400", ".nan", "-.inf", "true", "~", "''", "'x'", "*a", "&a 1", "!!bool x", "!!int ''"]

@@ -17,7 +17,6 @@ import pytest
 from small_stage import SmallStage, catalog, output, small_plan
 
 from simsam_batch.errors import StorageError
-from simsam_batch.report.verify import as_text
 from simsam_batch.runs import shard_check
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan, make_plan
@@ -25,6 +24,7 @@ from simsam_batch.runs.publish import publish
 from simsam_batch.runs.verify import verify
 from simsam_batch.runs.verify_report import VerifyReport
 from simsam_batch.storage import Folder
+from simsam_batch.telling.verify import as_text
 
 VALUES: dict[int, list[float | None]] = {0: [1.0, 2.0], 1: [None, 4.0], 2: [8.0]}
 """Five images in three shards; the third image failed."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from simsam_batch.errors import DevicePoisonedError
-from simsam_batch.stages.image_worker import _poison_told
+from simsam_batch.workers.images import _poison_told
 
 CUDA = torch.device("cuda")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from pycocotools import mask as coco
 
-from simsam_batch.stages.label_maps import segments_of
+from simsam_batch.stages.segments import segments_of
 
 
 def test_labels_that_agree_in_eight_bits_are_told_apart() -> None:

@@ -21,13 +21,13 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from simsam_batch.cli import run
-from simsam_batch.config import SegmentSettings, resolve
 from simsam_batch.errors import RunError
 from simsam_batch.regions.refine import UPSTREAM, refine
 from simsam_batch.runs.schema import Shard, ShardOutput
-from simsam_batch.stages.backbone import resolve_backbone
-from simsam_batch.stages.refinement import Refiner
-from simsam_batch.stages.segment import SegmentStage
+from simsam_batch.settings import SegmentSettings, resolve
+from simsam_batch.stages.segment.rows import SegmentStage
+from simsam_batch.workers.models import resolve_backbone
+from simsam_batch.workers.refinement import Refiner
 
 # Off the borders of patches of 16 pixels, so that no mask of patches can be right.
 SQUARE = (slice(39, 109), slice(57, 133))
@@ -134,7 +134,7 @@ def test_processes_of_their_own_change_nothing_in_rows_and_sums(tmp_path: Path) 
 
 
 def test_results_wait_no_more_than_keeps_the_processes_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from simsam_batch.stages import segment_worker
+    from simsam_batch.stages.segment import stage as segment_worker
 
     pending: list[int] = []
     worker = stage_of(refine="crf", refine_processes=1, batch_size=1).make_worker(lambda: None)
@@ -206,7 +206,7 @@ WORKER = """
 import os, sys, time
 import numpy as np
 from pathlib import Path
-from simsam_batch.stages.refinement import Refiner
+from simsam_batch.workers.refinement import Refiner
 refiner = Refiner(2)
 rng = np.random.default_rng(0)
 pixels = rng.integers(0, 256, (700, 900, 3)).astype(np.uint8)

@@ -15,11 +15,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from torchvision.ops import roi_align
 
-from simsam_batch.config import SemanticSettings, resolve
 from simsam_batch.features.descriptors import Descriptors
 from simsam_batch.runs.schema import Shard, ShardOutput
-from simsam_batch.stages.backbone import resolve_backbone
-from simsam_batch.stages.regions import RegionsStage
+from simsam_batch.settings import SemanticSettings, resolve
+from simsam_batch.stages.regions.rows import RegionsStage
+from simsam_batch.workers.models import resolve_backbone
 
 VIT = "vit_tiny_patch16_224"
 PLAIN = {"backbone": "descriptors", "resize": "native", "device": "cpu", "head": "none", "shift": "zero", "k": 5}

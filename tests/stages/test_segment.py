@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco
 
-from simsam_batch.config import SegmentSettings, presets_of, resolve
 from simsam_batch.features.descriptors import Descriptors
 from simsam_batch.runs.schema import Shard, ShardOutput
-from simsam_batch.stages.backbone import resolve_backbone
-from simsam_batch.stages.image_worker import image_seed
-from simsam_batch.stages.segment import SegmentFold, SegmentStage
+from simsam_batch.settings import SegmentSettings, presets_of, resolve
+from simsam_batch.stages.segment.rows import SegmentFold, SegmentStage
+from simsam_batch.workers.images import image_seed
+from simsam_batch.workers.models import resolve_backbone
 
 DISC = (slice(40, 104), slice(64, 128))
 
@@ -248,7 +248,7 @@ def test_features_that_are_not_finite_fail_their_image_and_no_other(tmp_path: Pa
 def test_waiting_images_are_computed_when_they_hold_too_many_pixels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from simsam_batch.stages import image_worker
+    from simsam_batch.workers import images as image_worker
 
     monkeypatch.setattr(image_worker, "_WAITING_BYTES", 330_000)
     sizes = [(160, 208), (208, 160), (160, 208), (192, 192), (160, 208), (208, 160)]
@@ -272,7 +272,7 @@ def test_waiting_images_are_computed_when_they_hold_too_many_pixels(
 def test_a_batch_too_large_for_the_memory_is_halved_and_the_size_remembered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
-    from simsam_batch.stages import segment_worker
+    from simsam_batch.stages.segment import stage as segment_worker
 
     tried: list[int] = []
     compute = segment_worker.segment_batch
@@ -295,7 +295,7 @@ def test_a_batch_too_large_for_the_memory_is_halved_and_the_size_remembered(
 
 
 def test_an_image_too_large_for_the_memory_fails_the_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from simsam_batch.stages import segment_worker
+    from simsam_batch.stages.segment import stage as segment_worker
 
     def without_room(*_: Any) -> Any:
         raise torch.OutOfMemoryError("no memory at all")

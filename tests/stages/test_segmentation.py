@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from simsam_batch.config import SegmentSettings
 from simsam_batch.features.descriptors import Descriptors
+from simsam_batch.settings import SegmentSettings
 from simsam_batch.stages.decomposition import Timer
-from simsam_batch.stages.segmentation import segment_batch
+from simsam_batch.stages.segment.segmentation import segment_batch
 
 
 @pytest.mark.parametrize("head", [{"head": "trained"}, {"head": "upstream-notebook", "center_head": False}])

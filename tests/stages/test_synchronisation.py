@@ -13,12 +13,12 @@ import pytest
 import torch
 from pretend_gpu import CountedNumPy, OnDevice, PretendGpu
 
-from simsam_batch.config import SegmentSettings, resolve
 from simsam_batch.features.contract import Features
 from simsam_batch.features.descriptors import Descriptors
+from simsam_batch.settings import SegmentSettings, resolve
 from simsam_batch.spectral import eigen, laplacian
 from simsam_batch.stages.decomposition import Timer
-from simsam_batch.stages.segmentation import Segmented, segment_batch
+from simsam_batch.stages.segment.segmentation import Segmented, segment_batch
 
 GRID, EPOCHS = (10, 13), 2
 WAITS = 7

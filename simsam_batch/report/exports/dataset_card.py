@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from simsam_batch.report.exports.label_maps import kind_of
+from simsam_batch.results.label_maps import kind_of
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.runs.records import to_json
 

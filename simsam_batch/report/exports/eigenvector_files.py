@@ -10,7 +10,7 @@ import numpy as np
 
 from simsam_batch.errors import SettingsError
 from simsam_batch.report.exports.index_table import write_each
-from simsam_batch.report.photographs import working_size
+from simsam_batch.results.photographs import working_size
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.storage import Folder
 

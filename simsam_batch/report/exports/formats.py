@@ -14,9 +14,9 @@ from simsam_batch.report.exports.eigenvector_files import write_eigenvectors
 from simsam_batch.report.exports.hugging_face import write_hugging_face
 from simsam_batch.report.exports.json_lines import write_json
 from simsam_batch.report.exports.label_images import write_label_images
-from simsam_batch.report.exports.label_maps import KINDS, kind_of
 from simsam_batch.report.exports.pictures import write_pictures
 from simsam_batch.report.exports.web_dataset import write_webdataset
+from simsam_batch.results.label_maps import KINDS, kind_of
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.runs.records import from_json, to_json
 from simsam_batch.runs.schema import SCHEMA_VERSION

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any
 
 from simsam_batch.report.exports.safe_names import SafeNames
-from simsam_batch.report.exports.sources import side_by_side
+from simsam_batch.results.sources import side_by_side
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.storage import Folder
 from simsam_batch.storage.uploading import streamed

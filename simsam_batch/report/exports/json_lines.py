@@ -7,7 +7,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
-from simsam_batch.report.exports.trees import RegionTree, measured, tree_rows
+from simsam_batch.results.trees import RegionTree, measured, tree_rows
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.storage import Folder, redact
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from simsam_batch.report.exports.index_table import write_each
-from simsam_batch.report.exports.label_maps import (
+from simsam_batch.results.label_maps import (
     kind_of,
     label_map,
     label_names,
@@ -23,7 +23,7 @@ def write_label_images(rows: StageRows, to: Folder, images: int, on_image: Calla
     """Write ``masks/a/b.png`` for the image ``a/b.jpg``, ``index.csv``, and ``labels.txt`` but for trees.
 
     Args:
-        rows: of a stage with maps, see `simsam_batch.report.exports.label_maps.KINDS`.
+        rows: of a stage with maps, see `simsam_batch.results.label_maps.KINDS`.
         to: where the files go.
         images: how many rows, the first ones.
         on_image: called after each with its outcome.

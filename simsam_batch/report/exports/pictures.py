@@ -9,13 +9,13 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from simsam_batch.report.drawing import EMPTY, FAULT, GAP, LINE, MARGIN, MUTED, RULE, TEXT, write
+from simsam_batch.drawing.text import EMPTY, FAULT, GAP, LINE, MARGIN, MUTED, RULE, TEXT, write
+from simsam_batch.drawing.tree_colors import tree_colors
+from simsam_batch.drawing.tree_diagram import draw_diagram
+from simsam_batch.drawing.tree_levels import draw_levels
 from simsam_batch.report.exports.index_table import index_table
-from simsam_batch.report.exports.sources import pixels_of
-from simsam_batch.report.exports.tree_colors import tree_colors
-from simsam_batch.report.exports.tree_diagram import draw_diagram
-from simsam_batch.report.exports.tree_levels import draw_levels
-from simsam_batch.report.exports.trees import RegionTree, tree_rows
+from simsam_batch.results.sources import pixels_of
+from simsam_batch.results.trees import RegionTree, tree_rows
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.storage import Folder
 
@@ -58,7 +58,7 @@ def page(row: dict[str, Any], settings: dict[str, Any]) -> bytes:
     """One image's page as a PNG, at most `WIDTH` by `HIGHEST` pixels.
 
     Args:
-        row: of `simsam_batch.report.exports.trees.tree_rows`, of an image that is ``ok``.
+        row: of `simsam_batch.results.trees.tree_rows`, of an image that is ``ok``.
         settings: of its stage.
     """
     tree = RegionTree(row, settings)

@@ -16,12 +16,12 @@ from simsam_batch.report.page.plots import Plot, over_time
 from simsam_batch.report.page.scores import Scores, scores_of, so_far
 from simsam_batch.report.page.settings import Settings, settings_of
 from simsam_batch.report.page.work import Work, pace, work_of
-from simsam_batch.report.status import duration
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.runs.records import from_json
 from simsam_batch.storage import Folder, ObjectNotFound
+from simsam_batch.telling.status import duration
 
 KINDS = {"segment": ("segment",), "semantic": ("regions", "semantic"), "hierarchy": ("hierarchy", "labels")}
 """The chapters there can be, each with its stages, of which a later one reads the one before."""

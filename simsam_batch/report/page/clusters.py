@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from simsam_batch.report.drawing import Color
+from simsam_batch.drawing.text import Color
 from simsam_batch.report.page.album import Picture
 
 MOST_CLUSTERS = 40

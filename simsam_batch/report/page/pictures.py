@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from simsam_batch import images
-from simsam_batch.report.contact_sheet import Entry, overlay, shown_eigenvectors, truth_mask, vector_picture
-from simsam_batch.report.drawing import EMPTY, MUTED, Color, write
+from simsam_batch.drawing.overlays import Entry, overlay, shown_eigenvectors, truth_mask, vector_picture
+from simsam_batch.drawing.text import EMPTY, MUTED, Color, write
+from simsam_batch.drawing.tree_colors import tree_colors
+from simsam_batch.drawing.tree_diagram import cut_out
+from simsam_batch.drawing.tree_levels import borders, draw_level, nodes_at
 from simsam_batch.report.exports.pictures import page, shown_photograph
-from simsam_batch.report.exports.tree_colors import tree_colors
-from simsam_batch.report.exports.tree_diagram import cut_out
-from simsam_batch.report.exports.tree_levels import borders, draw_level, nodes_at
-from simsam_batch.report.exports.trees import RegionTree
-from simsam_batch.report.photographs import limits_of, working_size
+from simsam_batch.results.photographs import limits_of, working_size
+from simsam_batch.results.trees import RegionTree
 from simsam_batch.runs.reading import StageRows
 
 SMALL, LARGE = 320, 640
@@ -125,7 +125,7 @@ def draw_tree(row: dict[str, Any], settings: dict[str, Any], labelled: Sequence[
     """The first levels of a region tree; behind it all of them, and the tree itself.
 
     Args:
-        row: as `simsam_batch.report.exports.trees.tree_rows` gives it, of an image that is ``ok``.
+        row: as `simsam_batch.results.trees.tree_rows` gives it, of an image that is ``ok``.
         settings: of its stage.
         labelled: labels of which the largest region is cut out.
     """

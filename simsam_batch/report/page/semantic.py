@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from simsam_batch.report.drawing import Color
+from simsam_batch.drawing.text import Color
 from simsam_batch.report.page.album import Picture
 from simsam_batch.report.page.chapters import Chapter, Source, begun, galleries_of, numbers_of
 from simsam_batch.report.page.choice import by_label, sample
@@ -17,9 +17,9 @@ from simsam_batch.report.page.plots import histogram
 from simsam_batch.report.page.scalars import Scalars, tables_of
 from simsam_batch.report.page.scores import scores_of
 from simsam_batch.report.page.settings import cluster_settings
-from simsam_batch.report.photographs import limits_of
+from simsam_batch.results.photographs import limits_of
 from simsam_batch.runs.reading import StageRows
-from simsam_batch.stages.semantic import names_of
+from simsam_batch.stages.semantic.rows import names_of
 
 _OF_REGIONS = ["image_id", "uri", "width", "height", "content_sha256", "grid_h", "grid_w", "patch", "region_map"]
 _OF_REGIONS += ["region_count"]

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from simsam_batch.config import HierarchySettings, RunSettings, SegmentSettings, SemanticSettings
 from simsam_batch.report.page.work import Work
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.records import from_json
+from simsam_batch.settings import HierarchySettings, RunSettings, SegmentSettings, SemanticSettings
 from simsam_batch.storage import Folder, ObjectNotFound
 
 MODELS: dict[str, type[RunSettings]] = {

@@ -1,0 +1,1 @@
+"""What two rooms draw: overlays, region trees, text; photographs and arrays in, pictures out."""

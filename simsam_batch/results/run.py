@@ -1,0 +1,266 @@
+"""A run from Python: its rows as they are asked for, masks as arrays, eigenvectors by image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from simsam_batch.errors import RunError, SettingsError
+from simsam_batch.job import begun_stages, existing_plan
+from simsam_batch.runs.lookup import row_numbers
+from simsam_batch.runs.reading import BATCH_ROWS, StageRows
+from simsam_batch.runs.records import from_json
+from simsam_batch.storage import Folder, ObjectNotFound, absolute_url
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Mask = NDArray[np.bool_] | NDArray[np.int32]
+
+_OF_EIGENVECTORS = "segment"
+_FOR_EIGENVECTORS = ["image_id", "status", "error_type", "error", "grid_h", "grid_w", "eigenvalues"]
+_FOR_EIGENVECTORS += ["arrays_path", "arrays_member"]
+
+
+def open_run(url: str) -> Run:
+    """Open a run to be read, whether it is finished or going on; nothing is written, and no rows are read yet.
+
+    Args:
+        url: the OUT of ``simsam segment`` or another command, as a path or any fsspec URL.
+
+    Raises:
+        SettingsError: there is no run.
+        RunError: the run is damaged, or was written by a newer release.
+        StorageError: the storage did not answer.
+    """
+    return Run(url)
+
+
+class Run:
+    """A run, read as it is asked for: memory holds no more than the rows in hand.
+
+    A stage is seen as it was when it was first asked for: open the run again to see what has been committed since, and
+    after ``simsam retry``, which replaces files. Images are in the order of the plan.
+
+    All methods raise `simsam_batch.errors.SettingsError` for a stage, column or image that the run has not,
+    `simsam_batch.errors.RunError` for a run that is damaged, and `simsam_batch.errors.StorageError` if the storage did
+    not answer.
+
+    Args:
+        url: see `open_run`.
+
+    Attributes:
+        url: the run's folder, without credentials.
+        images: how many images the run is about.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._out = Folder(absolute_url(url))
+        self._plan = existing_plan(self._out)
+        self._opened: dict[str, StageRows] = {}
+        self.url = self._out.url
+        self.images = self._plan.images
+
+    def __repr__(self) -> str:
+        return f"Run({self.url!r})"
+
+    def __len__(self) -> int:
+        return self.images
+
+    @property
+    def stages(self) -> list[str]:
+        """Names of the stages that have begun, each after the one it reads."""
+        return begun_stages(self._out)
+
+    def result(self, stage: str) -> dict[str, Any]:
+        """What ``results/<stage>.json`` holds: counts, scores under ``metrics``, settings; see ``docs/output.md``.
+
+        Raises:
+            RunError: the stage is not finished.
+        """
+        name = f"results/{self.rows(stage).stage}.json"
+        try:
+            return from_json(self._out.read(name), f"{self.url}/{name}", "images", "metrics")
+        except ObjectNotFound:
+            raise RunError(
+                f"{self.url}: the stage {stage} is not finished, so that it has no result yet. To mend it: run the "
+                "command that made it again; the rows committed so far can be read already"
+            ) from None
+
+    def rows(self, stage: str) -> StageRows:
+        """The rows of a stage as Arrow tables or Python values: all, some columns, or some rows, none held.
+
+        Of a stage that is not finished they are those of the shards committed so far, under the same numbers.
+        """
+        if stage not in self._opened:
+            stages = self.stages
+            if stage not in stages:
+                has = f"it has {', '.join(stages)}" if stages else "none has begun"
+                raise SettingsError(f"stage: {self.url} has no stage {stage!r}; {has}")
+            self._opened[stage] = StageRows(self._out, stage)
+        return self._opened[stage]
+
+    def reader(
+        self, stage: str, columns: Sequence[str] | None = None, *, batch_rows: int = BATCH_ROWS
+    ) -> pa.RecordBatchReader:
+        """The rows of a stage as a stream of Arrow record batches, as pandas, Polars, DuckDB and others take it.
+
+        Args:
+            stage: whose rows.
+            columns: names, in this order; None: all.
+            batch_rows: rows of a batch at most.
+        """
+        rows = self.rows(stage)
+        names = self._checked(rows, columns)
+        schema = pa.schema([rows.schema.field(name) for name in names])
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            for _, table in rows.batches(names, batch_rows):
+                yield from table.select(names).to_batches()
+
+        return pa.RecordBatchReader.from_batches(schema, batches())
+
+    def numbers(self, image_ids: Sequence[str]) -> list[int]:
+        """The rows of images by their ids, in the same order: what ``rows(stage).take`` asks for.
+
+        One pass over the ids of the plan, however many are looked for; no other column is read.
+
+        Raises:
+            SettingsError: an id is none of the run's.
+        """
+        if isinstance(image_ids, str):
+            raise SettingsError(f"image_ids: {image_ids!r} is one id. To mend it: put it into a list")
+        return row_numbers(self._plan, image_ids)
+
+    def row(self, image_id: str, stage: str, columns: Sequence[str] | None = None) -> dict[str, Any]:
+        """One image's row as Python values; see ``docs/output.md`` for its columns.
+
+        Each call looks for the id; for many images `numbers` with ``rows(stage).take`` looks once.
+
+        Args:
+            image_id: as in the column of that name.
+            stage: whose row.
+            columns: names; None: all.
+
+        Raises:
+            RunError: the image's shard is not committed yet.
+        """
+        rows = self.rows(stage)
+        found: dict[str, Any] = rows.take(self.numbers([image_id]), self._checked(rows, columns)).to_pylist()[0]
+        return found
+
+    def masks(self, stage: str | None = None) -> Iterator[tuple[str, Mask]]:
+        """The images of a stage that did not fail, one by one: their ids and their masks at full size, upright.
+
+        Object masks (``segment``) are bool, True on the object. Label maps (``semantic``) are int32, the label of the
+        cluster, 0 the background. Of trees (``hierarchy``) it is 1 plus the place in ``nodes`` of the deepest
+        node that holds the pixel, int32, 0 for none. All are (height, width).
+
+        Args:
+            stage: whose masks; None: the first stage that has some.
+
+        Raises:
+            SettingsError: the stage has no masks.
+        """
+        from simsam_batch.results.label_maps import map_rows
+
+        rows = self._with_masks(stage)
+        return ((row["image_id"], _mask(row, rows)) for _, row in map_rows(rows) if row["status"] == "ok")
+
+    def mask(self, image_id: str, stage: str | None = None) -> Mask:
+        """One image's mask; see `masks`.
+
+        Raises:
+            SettingsError: the stage has no masks.
+            RunError: the image failed, or its shard is not committed yet.
+        """
+        rows = self._with_masks(stage)
+        row = self.row(image_id, rows.stage)
+        self._check_ok(row, "mask")
+        return _mask(row, rows)
+
+    def eigenvectors(self, image_id: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The eigenpairs of one image's normalised Laplacian, of the stage ``segment``; other images' are not read.
+
+        Args:
+            image_id: as in the column of that name.
+
+        Returns:
+            Eigenvalues (K,), ascending, and eigenvectors (K, Hp, Wp) on the patch grid; the first is the constant one.
+            They are stored as half precision unless the run had ``--eigenvectors fp32``.
+
+        Raises:
+            SettingsError: the run was computed with ``--eigenvectors none``.
+            RunError: the image failed, or its shard is not committed yet.
+        """
+        rows = self._with_eigenvectors()
+        row = self.row(image_id, _OF_EIGENVECTORS, _FOR_EIGENVECTORS)
+        self._check_ok(row, "eigenvectors")
+        return _eigenpairs(row, rows)
+
+    def all_eigenvectors(self) -> Iterator[tuple[str, NDArray[np.float32], NDArray[np.float32]]]:
+        """The images that did not fail, one by one: their ids, eigenvalues and eigenvectors; see `eigenvectors`.
+
+        Raises:
+            SettingsError: the run was computed with ``--eigenvectors none``.
+        """
+        rows = self._with_eigenvectors()
+        found = (row for _, row in rows.each(_FOR_EIGENVECTORS) if row["status"] == "ok")
+        return ((row["image_id"], *_eigenpairs(row, rows)) for row in found)
+
+    def _with_eigenvectors(self) -> StageRows:
+        rows = self.rows(_OF_EIGENVECTORS)
+        if rows.settings["eigenvectors"] == "none":
+            raise SettingsError(
+                f"{self.url} was computed with --eigenvectors none. To mend it: compute the images again in another "
+                "OUT, with --eigenvectors fp16"
+            )
+        return rows
+
+    def _with_masks(self, stage: str | None) -> StageRows:
+        from simsam_batch.results.label_maps import KINDS
+
+        stages = self.stages
+        for name in stages if stage is None else [stage]:
+            rows = self.rows(name)
+            if name in KINDS:
+                return rows
+        if stage is not None:
+            raise SettingsError(f"stage: {stage} of {self.url} has no masks. To mend it: name no stage")
+        raise SettingsError(
+            f"{self.url} has no masks yet: {', '.join(stages) or 'no stage'} has begun. To mend it: wait for the stage "
+            "segment, semantic or hierarchy, which have some"
+        )
+
+    def _checked(self, rows: StageRows, columns: Iterable[str] | None) -> list[str]:
+        known: list[str] = rows.schema.names
+        names = known if columns is None else list(columns)
+        missing = [name for name in names if name not in known]
+        if missing:
+            raise SettingsError(
+                f"columns: the stage {rows.stage} of {self.url} has no {', '.join(missing)}; it has {', '.join(known)}"
+            )
+        return names
+
+    def _check_ok(self, row: Mapping[str, Any], what: str) -> None:
+        if row["status"] != "ok":
+            raise RunError(
+                f"{self.url}: {row['image_id']!r} failed, so that it has no {what} ({row['error_type']}: "
+                f"{row['error']}). To mend it: simsam retry tries failed images again"
+            )
+
+
+def _eigenpairs(row: Mapping[str, Any], rows: StageRows) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    vectors = rows.arrays(row)["eigenvectors"].astype(np.float32)
+    return np.array(row["eigenvalues"], np.float32), vectors.reshape(-1, row["grid_h"], row["grid_w"])
+
+
+def _mask(row: Mapping[str, Any], rows: StageRows) -> Mask:
+    from simsam_batch.results.label_maps import kind_of, label_map
+
+    found = label_map(row, rows.settings, kind_of(rows))
+    return found.astype(np.bool_) if kind_of(rows) == "objects" else found

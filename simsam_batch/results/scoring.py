@@ -1,0 +1,327 @@
+"""Scores of predictions that are there already, a run's or any tool's, under the protocols of `simsam_batch.scores`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from simsam_batch import images
+from simsam_batch.catalog.annotations import with_annotations
+from simsam_batch.catalog.datasets.voc import CLASSES as VOC_CLASSES
+from simsam_batch.catalog.facts import BOXES_COLUMN, center_crops
+from simsam_batch.catalog.truth import with_truth
+from simsam_batch.errors import ImageError, RunError, SettingsError
+from simsam_batch.results.predictions import FilePredictions, Kind, Predictions, RunPredictions, open_predictions
+from simsam_batch.scores.localisation import LocalisationScores
+from simsam_batch.scores.matching import Matching
+from simsam_batch.scores.overlap import ObjectScores, mask_overlap
+from simsam_batch.scores.semantic import SemanticScores
+from simsam_batch.stages.semantic.rows import names_of, read_class_names
+from simsam_batch.storage import absolute_url, redact
+
+_VOC_IGNORE = 255
+_THREADS = 2
+_AHEAD = 16
+_ROWS_AT_ONCE = 256
+_LISTED = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreOptions:
+    """What to compare predictions with, and how. None leaves a choice to the predictions, as described.
+
+    Attributes:
+        truth: folder of truth masks or class id images; None for the truth a run was planned with.
+        boxes: folder of VOC's XML files or COCO's instances file, for CorLoc instead.
+        stage: whose results of a run.
+        kind: ``object`` or ``semantic``; None: what the run's stage makes, and object masks in a folder.
+        classes: names of the true classes from id 0; None: those of the run.
+        clusters: label maps hold 0 and the clusters 1 to this; None: they hold class ids.
+        matching: of clusters to classes; None: ``hungarian`` for as many labels as classes, else ``majority``, which
+            is upstream's rule.
+        ignore_label: id in the truth that is not scored.
+        protocol: ``semantic`` or ``voc-semantic``, which brings VOC's classes and ignored label; None: that of
+            the run, else ``semantic``.
+        resize_prediction: bring predictions to the truth's size, each pixel from the nearest.
+        center_crop: score the central square of each image alone; None: as the run was.
+    """
+
+    truth: str | None = None
+    boxes: str | None = None
+    stage: str = "segment"
+    kind: Kind | None = None
+    classes: tuple[str, ...] | None = None
+    clusters: int | None = None
+    matching: Matching | None = None
+    ignore_label: int | None = None
+    protocol: str | None = None
+    resize_prediction: bool = False
+    center_crop: bool | None = None
+
+
+class _Scores(Protocol):
+    """A fold of `simsam_batch.scores`."""
+
+    def zero(self) -> dict[str, Any]: ...
+    def merge(self, a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]: ...
+    def result(self, s: dict[str, Any]) -> dict[str, Any]: ...
+
+
+def score_predictions(url: str, options: ScoreOptions, note: Callable[[str], None]) -> dict[str, Any]:
+    """Compare the predictions at a URL with their truth; images are read one after another, so memory stays small.
+
+    Args:
+        url: of a finished run, or of a folder of masks or label maps, joined to the truth by sub-folder and stem.
+        options: see there.
+        note: is told of files that have no partner and of truth that cannot be used.
+
+    Returns:
+        ``kind``, ``stage`` (None for a folder), ``predictions``, ``truth``, counts of images, ``notes`` and
+        ``metrics``.
+
+    Raises:
+        SettingsError: nothing to compare, or a prediction that cannot be: of another size, with ids out of range, or
+            no mask; it is named.
+        StorageError: the storage did not answer.
+    """
+    if options.truth is not None and options.boxes is not None:
+        raise SettingsError("boxes: give --truth or --boxes; what each measures is another thing")
+    predictions = open_predictions(url, options.stage, options.kind, options.truth)
+    if options.resize_prediction and isinstance(predictions, RunPredictions):
+        raise SettingsError("resize_prediction: masks of a run have the size of their images")
+    notes: list[str] = []
+    records = _with_truth(predictions, url, options, notes)
+    for each in notes:
+        note(each)
+    comparison = _comparison(predictions, records, options)
+    state, counts, faults = _compare(predictions, records, comparison)
+    if faults:
+        listed = f"{len(faults)} truth files cannot be used: {'; '.join(faults[:_LISTED])}"
+        notes.append(listed)
+        note(listed)
+    metrics = comparison.scores.result(state)
+    if not metrics:
+        raise SettingsError(f"nothing could be scored: {'; '.join(notes) or 'no prediction has a truth'}")
+    return {
+        "kind": comparison.kind,
+        "stage": options.stage if isinstance(predictions, RunPredictions) else None,
+        "predictions": redact(absolute_url(url)),
+        "truth": next((redact(absolute_url(u)) for u in (options.truth, options.boxes) if u), None),
+        "images": records.num_rows,
+        **counts,
+        "truth_errors": len(faults),
+        "notes": notes,
+        "metrics": metrics,
+    }
+
+
+def class_names(text: str) -> tuple[str, ...]:
+    """Names of classes from a file with one a line, or for a number N the names ``0`` to N - 1.
+
+    Raises:
+        SettingsError: there is no such file, or it is no text.
+    """
+    return tuple(map(str, range(int(text)))) if text.isdecimal() else read_class_names(text)
+
+
+def _with_truth(predictions: Predictions, url: str, options: ScoreOptions, notes: list[str]) -> pa.Table:
+    """The predictions' records with ``truth_uri`` or `BOXES_COLUMN`."""
+    records = predictions.records
+    if options.boxes is not None:
+        return with_annotations(records, options.boxes, notes)
+    if options.truth is not None:
+        at = records.column_names.index("truth_uri")
+        blank = records.set_column(at, records.schema.field(at), pa.nulls(records.num_rows, pa.string()))
+        blank = blank.drop_columns([BOXES_COLUMN] if BOXES_COLUMN in blank.column_names else [])
+        return with_truth(blank, options.truth, url, notes)
+    if BOXES_COLUMN not in records.column_names and records["truth_uri"].null_count == records.num_rows:
+        raise SettingsError(f"truth: {redact(url)} brings no truth of its own; give --truth FOLDER or --boxes")
+    return records
+
+
+@dataclass(frozen=True, slots=True)
+class _Comparison:
+    """How predictions are compared: ``of_image`` makes the state of one from it and the record with its truth."""
+
+    kind: str
+    scores: _Scores
+    of_image: Callable[[NDArray[Any], Mapping[str, Any]], dict[str, Any]]
+
+
+def _comparison(predictions: Predictions, records: pa.Table, options: ScoreOptions) -> _Comparison:
+    if BOXES_COLUMN in records.column_names:
+        if predictions.kind != "object":
+            raise SettingsError("boxes: CorLoc takes one box an image, from object masks; label maps have many")
+        boxes = LocalisationScores()
+        return _Comparison(
+            "corloc", boxes, lambda mask, row: boxes.of_image(largest_box(mask), row[BOXES_COLUMN] or [])
+        )
+    source = predictions.source if isinstance(predictions, RunPredictions) else {}
+    crop = center_crops(source) if options.center_crop is None else options.center_crop
+    paired = _Pairs(options.resize_prediction, crop, isinstance(predictions, FilePredictions))
+    limits = images.ImageLimits()
+    if predictions.kind == "object":
+        objects = ObjectScores()
+
+        def of_masks(mask: NDArray[Any], row: Mapping[str, Any]) -> dict[str, Any]:
+            return objects.of_image(
+                mask_overlap(*paired(mask, row, lambda u, size: images.load_truth(u, limits, size)))
+            )
+
+        return _Comparison("object", objects, of_masks)
+    scores = _semantic_scores(predictions, options)
+
+    def read(uri: str, size: tuple[int, int]) -> NDArray[Any]:
+        return images.load_labels(uri, limits, size, classes=len(scores.classes), ignore=scores.ignore)
+
+    def of_maps(labels: NDArray[Any], row: Mapping[str, Any]) -> dict[str, Any]:
+        pair = paired(labels, row, read)
+        try:
+            return scores.of_image(*pair)
+        except ValueError as error:
+            raise SettingsError(
+                f"prediction {row['image_id']}: {error}. To mend it: give the number of --clusters, or all --classes"
+            ) from error
+
+    return _Comparison("semantic", scores, of_maps)
+
+
+def _semantic_scores(predictions: Predictions, options: ScoreOptions) -> SemanticScores:
+    """The fold for label maps; what the options leave open is as the run's stage had it."""
+    run = predictions if isinstance(predictions, RunPredictions) else None
+    settings = run.about["settings"] if run else {}
+    as_run = (run.about["resolved"].get("truth") if run else None) or {}
+    if options.protocol not in (None, as_run.get("protocol")):
+        # Another protocol has other classes.
+        as_run = {}
+    protocol = options.protocol or as_run.get("protocol", "semantic")
+    is_voc = protocol == "voc-semantic"
+    names = options.classes or (names_of(as_run["classes"]) if as_run else VOC_CLASSES if is_voc else ())
+    if not names:
+        raise SettingsError("classes: label maps need the classes of the truth: give --classes FILE or a number")
+    ignore = options.ignore_label
+    if ignore is None:
+        ignore = as_run.get("ignore_label", _VOC_IGNORE if is_voc else None)
+    clusters = run.most_clusters() if run and options.clusters is None else options.clusters
+    labels = len(names) if clusters is None else clusters + 1
+    matching = options.matching or settings.get("matching")
+    if matching is None:
+        matching = "none" if clusters is None else "hungarian" if labels == len(names) else "majority"
+    try:
+        return SemanticScores(names, predicted=labels, ignore=ignore, matching=matching, protocol=protocol)
+    except ValueError as error:
+        raise SettingsError(f"classes: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Pairs:
+    """Brings a prediction and its truth to one size.
+
+    Attributes:
+        resize: whether the prediction may be resized.
+        crop: whether the central square alone is kept.
+        may_differ: whether a difference in size may be the prediction's fault: a run's has its image's size.
+    """
+
+    resize: bool
+    crop: bool
+    may_differ: bool
+
+    def __call__(
+        self,
+        prediction: NDArray[Any],
+        row: Mapping[str, Any],
+        read: Callable[[str, tuple[int, int]], NDArray[Any]],
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        uri = row["truth_uri"]
+        size = (prediction.shape[0], prediction.shape[1])
+        if self.resize:
+            limits = images.ImageLimits()
+            try:
+                size = images.image_size(images.fetch(uri, limits), limits)
+            except ImageError as error:
+                raise images.TruthError("unreadable", f"truth {redact(uri)}: {error}") from error
+        try:
+            truth = read(uri, size)
+        except images.TruthError as error:
+            if error.kind != "other_size" or not self.may_differ:
+                raise
+            raise SettingsError(
+                f"prediction {row['image_id']} has {size[1]}x{size[0]} pixels (width x height), another size than its "
+                f"truth {redact(uri)}. To mend it: write masks of the truth's size, or --resize-prediction nearest"
+            ) from error
+        prediction = nearest(prediction, size)
+        part = images.central_square(size) if self.crop else (slice(None), slice(None))
+        return prediction[part], truth[part]
+
+
+def nearest(values: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """Values (H, W) at another size (height, width), each from the cell in which the centre of its pixel lies."""
+    if values.shape == size:
+        return values
+    rows, columns = ((2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip(size, values.shape, strict=True))
+    return values[np.ix_(rows, columns)]
+
+
+def largest_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """The box of a mask's largest part, parts being connected by sides or corners; of an empty mask, everything.
+
+    Returns:
+        (xmin, ymin, xmax, ymax) in pixels, the maximum exclusive. Of parts of equal size the one that begins higher.
+
+    Source: localisation of Deep Spectral Methods.
+    """
+    from scipy import ndimage
+
+    if not mask.any():
+        return 0, 0, mask.shape[1], mask.shape[0]
+    parts, _ = ndimage.label(mask, np.ones((3, 3), dtype=int))
+    pixels = np.bincount(parts.ravel())
+    rows, columns = ndimage.find_objects(parts)[int(pixels[1:].argmax())]
+    return int(columns.start), int(rows.start), int(columns.stop), int(rows.stop)
+
+
+def _compare(
+    predictions: Predictions, records: pa.Table, comparison: _Comparison
+) -> tuple[dict[str, Any], dict[str, int], list[str]]:
+    """The merged state of all images; how many have no prediction or no truth; what is wrong with truth files."""
+    counts = {"images_without_prediction": 0, "images_without_truth": 0}
+    state, faults = comparison.scores.zero(), list[str]()
+    by_boxes = BOXES_COLUMN in records.column_names
+
+    def load(item: tuple[Mapping[str, Any], Mapping[str, Any]]) -> dict[str, Any] | None:
+        row, record = item
+        prediction = predictions.load(row)
+        return None if prediction is None else comparison.of_image(prediction, record)
+
+    def items() -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+        for row, record in zip(predictions.items(), _rows(records), strict=True):
+            if row["image_id"] != record["image_id"]:
+                raise RunError(f"the results have {row['image_id']!r} where the plan has {record['image_id']!r}")
+            if by_boxes or record["truth_uri"] is not None:
+                yield row, record
+            else:
+                counts["images_without_truth"] += 1
+
+    with closing(images.decode_ahead(items(), load, threads=_THREADS, max_pending=_AHEAD)) as arrived:
+        for _, loaded in arrived:
+            if isinstance(loaded, images.TruthError):
+                faults.append(str(loaded))
+            elif isinstance(loaded, Exception):
+                raise loaded
+            elif loaded is None:
+                counts["images_without_prediction"] += 1
+            else:
+                state = comparison.scores.merge(state, loaded)
+    return state, counts, faults
+
+
+def _rows(table: pa.Table) -> Iterator[Mapping[str, Any]]:
+    for batch in table.to_batches(_ROWS_AT_ONCE):
+        yield from batch.to_pylist()

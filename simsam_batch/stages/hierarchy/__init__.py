@@ -1,0 +1,1 @@
+"""``hierarchy``: a tree of regions for every image."""

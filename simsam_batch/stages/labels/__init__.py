@@ -1,0 +1,1 @@
+"""``labels``: nodes of all trees that are alike get the same label."""

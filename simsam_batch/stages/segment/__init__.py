@@ -1,0 +1,1 @@
+"""``segment``: an object mask and eigenvectors for every image."""

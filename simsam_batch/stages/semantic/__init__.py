@@ -1,0 +1,1 @@
+"""``semantic``: label maps, from regions and the clusters of a whole set."""

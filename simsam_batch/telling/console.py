@@ -1,0 +1,185 @@
+"""What a person or a log collector sees while a run goes on: a progress bar, plain lines, or JSON lines."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal, Protocol
+
+from simsam_batch.engines.contract import ShardReport
+from simsam_batch.telling.status import counted
+
+
+class Reporter(Protocol):
+    """Receives what happens during a run."""
+
+    def note(self, text: str) -> None:
+        """Something worth knowing that does not stop the run."""
+        ...
+
+    def plan(self, stage: str, *, images: int, shards: int, done_shards: int, done_images: int) -> None:
+        """The run is about to start, or to go on."""
+        ...
+
+    def shard(self, report: ShardReport) -> None:
+        """A shard came back."""
+        ...
+
+    def finish(self, result: dict[str, Any], where: str) -> None:
+        """The results are published at ``where``."""
+        ...
+
+
+class JsonLines:
+    """One JSON object per event on stderr, for unattended runs."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+
+    def _write(self, event: str, **values: Any) -> None:
+        print(json.dumps({"time": round(time.time(), 3), "event": event} | values), file=sys.stderr, flush=True)
+
+    def note(self, text: str) -> None:
+        self._write("note", text=text)
+
+    def plan(self, stage: str, *, images: int, shards: int, done_shards: int, done_images: int) -> None:
+        if not self._quiet:
+            self._write(
+                "plan", stage=stage, images=images, shards=shards, done_shards=done_shards, done_images=done_images
+            )
+
+    def shard(self, report: ShardReport) -> None:
+        if self._quiet and report.status == "committed" and not report.failed:
+            return
+        self._write(
+            "shard",
+            shard=report.shard,
+            attempt=report.attempt,
+            status=report.status,
+            images=report.images,
+            failed=report.failed,
+            seconds=round(report.seconds, 3),
+            error=report.error,
+            failures=[{"image_id": image_id, "error": error} for image_id, error in report.failures],
+        )
+
+    def finish(self, result: dict[str, Any], where: str) -> None:
+        if not self._quiet:
+            metrics = {name: value for name, value in result["metrics"].items() if name != "curve"}
+            counts = {name: result[name] for name in ("images", "ok", "failed", "seconds")}
+            self._write("done", where=where, **counts, metrics=metrics)
+
+
+class Text:
+    """A progress bar in a terminal, a line per tenth of the work elsewhere; failures and notes as lines."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._quiet = quiet
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("images, {task.fields[rate]:.2f}/s, {task.fields[failed]} failed"),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            disable=quiet or not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("segment", total=None, rate=0.0, failed=0)
+        self._images = self._done = self._before = self._failed = self._said = 0
+        self._started = time.monotonic()
+
+    def _line(self, text: str, style: str = "") -> None:
+        self._console.print(text, style=style, markup=False)
+
+    def note(self, text: str) -> None:
+        self._line(text, "yellow")
+
+    def plan(self, stage: str, *, images: int, shards: int, done_shards: int, done_images: int) -> None:
+        self._images, self._done, self._before = images, done_images, done_images
+        self._failed = self._said = 0
+        self._started = time.monotonic()
+        self._bar.start()
+        self._bar.update(self._task, description=stage, total=images, completed=done_images)
+        if not self._quiet:
+            going_on = f"; going on, {done_shards} done before" if done_shards else ""
+            self._line(f"{stage}: {counted(images, 'image')} in {counted(shards, 'shard')}{going_on}")
+
+    def shard(self, report: ShardReport) -> None:
+        for image_id, reason in report.failures:
+            self._line(f"failed: {image_id}: {reason}", "red")
+        if len(report.failures) < report.failed:
+            self._line(f"failed: {report.failed - len(report.failures)} more in shard {report.shard}", "red")
+        if report.status == "error":
+            self._line(f"shard {report.shard}, start {report.attempt}: {report.error}", "red")
+            return
+        self._done += report.images
+        self._failed += report.failed
+        rate = (self._done - self._before) / max(time.monotonic() - self._started, 1e-9)
+        self._bar.update(self._task, completed=self._done, rate=rate, failed=self._failed)
+        tenth = 10 * self._done // max(self._images, 1)
+        if self._bar.disable and not self._quiet and tenth > self._said:
+            self._said = tenth
+            self._line(f"{self._done} of {self._images} images, {rate:.2f}/s, {self._failed} failed")
+
+    def finish(self, result: dict[str, Any], where: str) -> None:
+        self._bar.stop()
+        if self._quiet:
+            return
+        rate = result["images_per_second"]
+        speed = "" if rate is None else f", {rate:.2f} images/s"
+        self._line(f"{counted(result['ok'], 'image')} done, {result['failed']} failed{speed}")
+        for line in metric_lines(result["metrics"]):
+            self._line(line)
+        self._line(f"results: {where}")
+
+    def close(self) -> None:
+        """Take the bar off the terminal."""
+        self._bar.stop()
+
+
+def metric_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """Scores for people, one a line: a mean with its interval, a table of classes below its name; no curves."""
+    lines = []
+    for name, value in metrics.items():
+        if name == "curve" or name.endswith("_ci"):
+            continue
+        if isinstance(value, list) and value and isinstance(value[0], Mapping):
+            for number, inner in enumerate(value):
+                plain = {key: v for key, v in inner.items() if not isinstance(v, Mapping | list)}
+                lines += [f"  {name} {number}", *(f"    {key:20} {_number(v)}" for key, v in plain.items())]
+        elif isinstance(value, Mapping):
+            lines += [f"  {name}", *(f"    {key:20} {_number(inner)}" for key, inner in value.items())]
+        elif isinstance(value, list):
+            lines += [f"  {name}", *(f"    {number:<20} {_number(inner)}" for number, inner in enumerate(value))]
+        else:
+            interval = metrics.get(f"{name}_ci")
+            about = "" if interval is None else f"  95 %: {_number(interval[0])} to {_number(interval[1])}"
+            lines.append(f"  {name:22} {_number(value)}{about}")
+    return lines
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+@contextmanager
+def reporter(log_format: Literal["text", "json"], *, quiet: bool) -> Iterator[Reporter]:
+    """The reporter that the settings ask for; the terminal is left clean."""
+    if log_format == "json":
+        yield JsonLines(quiet=quiet)
+        return
+    text = Text(quiet=quiet)
+    try:
+        yield text
+    finally:
+        text.close()
