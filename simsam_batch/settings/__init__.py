@@ -75,7 +75,7 @@ class RunSettings(BaseModel):
 
     engine: Literal["auto", "local", "ray", "torchrun", "inline"] = _operation(
         "auto",
-        "what executes the shards; auto: torchrun when started by it, else local; inline: this process, no other",
+        "what executes the shards; auto: torchrun when started by it, else local; inline: this very process",
     )
     workers: int = _operation(0, "worker processes; 0: one per GPU, else one per --threads CPU cores", ge=0)
     device: Literal["auto", "cpu", "cuda"] = _operation("auto", "where workers compute; auto: cuda if there is one")
