@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -12,11 +12,13 @@ import click
 
 from simsam_batch import __version__
 from simsam_batch.errors import SimsamError
+from simsam_batch.stages.registry import COMMANDS, Command
 
 if TYPE_CHECKING:
     from simsam_batch.settings import RunSettings
 
 _EXIT_CODES = "Exit codes: 0 done; 1 could not run; 3 more images failed than --allow-failed; 130 interrupted."
+_DEBUG = "show the traceback of an error"
 EXIT_COULD_NOT_RUN = 1
 EXIT_TOO_MANY_FAILED = EXIT_DAMAGED = 3
 EXIT_INTERRUPTED = 130
@@ -90,39 +92,31 @@ def _general_options(presets: Sequence[str]) -> list[click.Parameter]:
     options: list[click.Parameter] = [
         SettingOption("--config", metavar="FILE", help="YAML file of settings; flags win over it", **general),
         SettingOption("--print-config", is_flag=True, help="print the resolved settings and stop", **general),
-        SettingOption("--debug", is_flag=True, help="show the traceback of an error", **general),
     ]
     help_of_presets = "a published method's whole set of settings"
     return [SettingOption("--preset", metavar="|".join(presets), help=help_of_presets, **general), *options]
 
 
-def _run_stage_command(
-    name: Literal["segment", "semantic", "hierarchy"],
-    model: type[RunSettings],
-    images: str | None,
-    out: str | None,
-    **given: Any,
-) -> int:
+def _compute(command: Command, images: str | None, out: str | None, **given: Any) -> int:
     from simsam_batch.settings import read_yaml, resolve
 
     config, print_config = given.pop("config"), given.pop("print_config")
-    given.pop("debug")
     flags = {name: value for name, value in given.items() if value is not None and value != ()}
-    settings = resolve(model, flags, read_yaml(config) if config else None, f"--config {config}")
+    settings = resolve(command.settings(), flags, read_yaml(config) if config else None, f"--config {config}")
     if print_config:
         import yaml
 
         click.echo(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), nl=False)
         return 0
     if images is None or out is None:
+        name = command.name
         msg = f"{name} needs IMAGES and OUT: simsam {name} IMAGES OUT [OPTIONS]; see simsam {name} --help"
         raise click.UsageError(msg)
     from simsam_batch import operations
     from simsam_batch.telling.console import reporter
 
-    operation: Callable[..., dict[str, Any] | None] = getattr(operations, name)
     with reporter(settings.log_format, quiet=settings.quiet) as report:
-        result = operation(images, out, settings, report)
+        result = operations.run(command.name, images, out, settings, report)
     if result is None:
         return 0
     tolerated = settings.allow_failed * result["images"]
@@ -136,45 +130,17 @@ def _demo(out: str) -> int:
     return 0
 
 
-def _stage_command(
-    name: Literal["segment", "semantic", "hierarchy"], model: type[RunSettings], text: str
-) -> click.Command:
-    from simsam_batch.settings import presets_of
-
+def _computing(command: Command) -> click.Command:
+    """The command line of a command that computes."""
+    model = command.settings()
     arguments = [click.Argument(["images"], required=False), click.Argument(["out"], required=False)]
     return StageCommand(
         model,
         list(model.model_fields),
-        name=name,
-        callback=partial(_run_stage_command, name, model),
-        params=[*arguments, *_general_options(presets_of(model))],
-        help=f"{text}\n\n{_EXIT_CODES}",
-    )
-
-
-def _segment_command() -> click.Command:
-    from simsam_batch.settings import SegmentSettings
-
-    return _stage_command(
-        "segment",
-        SegmentSettings,
-        "Write an object mask and K eigenvectors for every image.\n\n"
-        "IMAGES is a folder, a .txt list, a Parquet table with a 'uri' column, or a dataset by name with its folder, "
-        "such as ecssd:ROOT; IMAGES, OUT and ROOT take local paths and any fsspec URL, such as s3://bucket/photos. "
-        "Run the same command again to go on after an interruption.",
-    )
-
-
-def _semantic_command() -> click.Command:
-    from simsam_batch.settings import SemanticSettings
-
-    return _stage_command(
-        "semantic",
-        SemanticSettings,
-        "Cut every image into regions, cluster the regions of the whole set, and write label maps.\n\n"
-        "IMAGES and OUT are as for simsam segment. Labels are 0 for background and 1 to --clusters. With --truth, a "
-        "folder of class id images, labels are matched to classes and scored. Run the same command again to go on "
-        "after an interruption, from whichever step it was in.",
+        name=command.name,
+        callback=partial(_compute, command),
+        params=[*arguments, *_general_options(list(command.presets()))],
+        help=f"{command.about}\n\n{_EXIT_CODES}",
     )
 
 
@@ -207,14 +173,13 @@ def _status_command() -> click.Command:
     )
 
 
-def _verify(out: str, *, as_json: bool, delete_orphans: bool, orphan_hours: float, debug: bool) -> int:
+def _verify(out: str, *, as_json: bool, delete_orphans: bool, orphan_hours: float) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
     from simsam_batch import operations
     from simsam_batch.telling.verify import as_text
 
-    del debug
     with Progress(console=Console(stderr=True), transient=True, disable=as_json) as bar:
         tasks: dict[str, Any] = {}
 
@@ -243,7 +208,6 @@ def _verify_command() -> click.Command:
                 help="how old; those of a run at work are minutes old",
             ),
             click.Option(["--json", "as_json"], is_flag=True, help="print one JSON object"),
-            click.Option(["--debug"], is_flag=True, help="show the traceback of an error"),
         ],
         help="Compare all that a run holds with its manifests and its plan, and list what nothing reads.\n\n"
         "Every file is read and hashed. Shards still to be done are no damage. Exit codes: 0 all is as it was "
@@ -251,10 +215,9 @@ def _verify_command() -> click.Command:
     )
 
 
-def _doctor(out: str | None, *, backbone: str | None, weights: str | None, single_driver: bool, debug: bool) -> int:
+def _doctor(out: str | None, *, backbone: str | None, weights: str | None, single_driver: bool) -> int:
     from simsam_batch import doctor
 
-    del debug
     fit = True
     for check in doctor.checks(out, backbone=backbone, weights=weights, single_driver=single_driver):
         click.echo(doctor.line(check))
@@ -271,7 +234,6 @@ def _doctor_command() -> click.Command:
             click.Option(["--backbone"], metavar="NAME", help="load this one too"),
             click.Option(["--weights"], metavar="FILE", help="its weights"),
             click.Option(["--single-driver"], is_flag=True, help="do not ask OUT for conditional create"),
-            click.Option(["--debug"], is_flag=True, help="show the traceback of an error"),
         ],
         help="Try out what a run needs: packages, GPU, solvers, decoders, engines and, with OUT, its storage.\n\n"
         "Each check is ok or comes with the mend; what is optional and absent is no failure. In OUT two small files "
@@ -284,7 +246,6 @@ def _retry(out: str, **given: Any) -> int:
     from simsam_batch.settings import RunSettings, resolve
     from simsam_batch.telling.console import reporter
 
-    del given["debug"]
     changes = {name: value for name, value in given.items() if value is not None}
     chosen = resolve(RunSettings, {n: v for n, v in changes.items() if n in RunSettings.fields_of("operation")})
     with reporter(chosen.log_format, quiet=chosen.quiet) as report:
@@ -304,26 +265,12 @@ def _retry_command() -> click.Command:
         callback=_retry,
         params=[
             click.Argument(["out"]),
-            click.Option(["--debug"], is_flag=True, help="show the traceback of an error"),
         ],
         help="Try the failed images of a run again; what was good stays as it is.\n\n"
         "Limits may be others than those of the run, such as --max-pixels; the manifests record them. Limits and "
         "weights that are not given are those of the run. Results are published anew. After simsam semantic, regions "
         "are tried first, and the clusters are not fitted again.\n\n"
         f"{_EXIT_CODES}",
-    )
-
-
-def _hierarchy_command() -> click.Command:
-    from simsam_batch.settings import HierarchySettings
-
-    return _stage_command(
-        "hierarchy",
-        HierarchySettings,
-        "Split every image into a tree of regions, as deep and as wide as the image has parts.\n\n"
-        "IMAGES and OUT are as for simsam segment. With --truth, a folder of label maps, the nodes are scored by how "
-        "well they cover the labelled regions, and with --label-hierarchy those above them. Run the same command again "
-        "to go on after an interruption.",
     )
 
 
@@ -343,7 +290,6 @@ def _score(
     from simsam_batch.results.scoring import ScoreOptions, class_names
     from simsam_batch.telling.console import metric_lines, reporter
 
-    del given["debug"]
     names = None if classes is None else class_names(classes)
     options = ScoreOptions(classes=names, resize_prediction=resize_prediction == "nearest", **given)
     with reporter("text", quiet=True) as report:
@@ -363,7 +309,9 @@ def _score_command() -> click.Command:
             click.Argument(["predictions"]),
             option("--truth", metavar="FOLDER", help="truth masks or class id images, by sub-folder and stem"),
             option("--boxes", metavar="FOLDER|FILE", help="VOC's XML files or COCO's .json file, for CorLoc instead"),
-            option("--stage", default="segment", show_default=True, help="of a run, whose results are scored"),
+            option(
+                "--stage", metavar="NAME", help="of a run, whose results are scored  [the first with masks or labels]"
+            ),
             option("--kind", type=click.Choice(["object", "semantic"]), help="what a folder holds  [object]"),
             option("--classes", metavar="FILE|N", help="names of the true classes, one a line, or how many there are"),
             option("--clusters", type=click.IntRange(1), help="label maps hold 0 and clusters 1 to N, not classes"),
@@ -387,7 +335,6 @@ def _score_command() -> click.Command:
             ),
             option("--center-crop/--no-center-crop", default=None, help="score central squares  [as the run was]"),
             option("--json", "json_file", metavar="FILE", help="write the scores there  [OUT/results/score-*.json]"),
-            option("--debug", is_flag=True, help="show the traceback of an error"),
         ],
         help="Compare a finished run, or a folder of masks that any tool wrote, with truth.\n\n"
         "PREDICTIONS is a run's OUT or a folder of image files: object masks of 0 and 1 or 0 and 255, or maps of class "
@@ -404,7 +351,6 @@ def _export(
     stage: str | None,
     limit: int | None,
     nodes: Literal["leaves", "all"] | None,
-    debug: bool,
 ) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -412,7 +358,6 @@ def _export(
     from simsam_batch import operations
     from simsam_batch.storage import redact
 
-    del debug
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("images", total=None)
@@ -446,7 +391,6 @@ def _export_command() -> click.Command:
             click.Option(["--stage"], metavar="NAME", help="of the run  [the first that the format can be made of]"),
             click.Option(["--limit"], type=click.IntRange(1), metavar="N", help="only the first N images"),
             click.Option(["--nodes"], type=click.Choice(["leaves", "all"]), help="of region trees as coco  [leaves]"),
-            click.Option(["--debug"], is_flag=True, help="show the traceback of an error"),
         ],
         help="Hand the results of a run on in a format that others read, or as pictures to look at.\n\n"
         f"\b\nFormats:{formats}\n\n"
@@ -456,10 +400,9 @@ def _export_command() -> click.Command:
     )
 
 
-def _report(out: str, *, samples: int, stage: str | None, debug: bool) -> int:
+def _report(out: str, *, samples: int, stage: str | None) -> int:
     from simsam_batch import operations
 
-    del debug
     click.echo(operations.report(out, samples=samples, stage=stage))
     return 0
 
@@ -479,7 +422,6 @@ def _report_command() -> click.Command:
                 help="images of each gallery, at most",
             ),
             click.Option(["--stage"], metavar="NAME", help="only what concerns this stage of the run  [all]"),
-            click.Option(["--debug"], is_flag=True, help="show the traceback of an error"),
         ],
         help="Write a page about a run to OUT/report/index.html, for a browser, and print where it is.\n\n"
         "It shows scores, distributions, pictures, failures, times and settings; of a run in progress, of what is "
@@ -488,28 +430,35 @@ def _report_command() -> click.Command:
     )
 
 
+_OPERATORS: Mapping[str, tuple[Callable[[], click.Command], str]] = {
+    "demo": (_demo_command, "Segment photographs that ship with scikit-image; needs no download."),
+    "doctor": (_doctor_command, "Try out what a run needs on this machine."),
+    "export": (_export_command, "Hand the results of a run on as files that others read, or as pictures."),
+    "report": (_report_command, "Write an HTML page about a run, with pictures."),
+    "retry": (_retry_command, "Try the failed images of a run again."),
+    "score": (_score_command, "Compare a finished run, or masks of any tool, with truth."),
+    "status": (_status_command, "Say how far a run is, from its storage alone."),
+    "verify": (_verify_command, "Hash and count all that a run holds; list what nothing reads."),
+}
+
+
 class _Commands(click.Group):
     """Builds a command only when it is asked for, so that ``simsam --help`` imports nothing heavy."""
 
-    summaries: ClassVar[dict[str, tuple[Callable[[], click.Command], str]]] = {
-        "demo": (_demo_command, "Segment photographs that ship with scikit-image; needs no download."),
-        "doctor": (_doctor_command, "Try out what a run needs on this machine."),
-        "export": (_export_command, "Hand the results of a run on as files that others read, or as pictures."),
-        "hierarchy": (_hierarchy_command, "Split every image into a tree of regions."),
-        "report": (_report_command, "Write an HTML page about a run, with pictures."),
-        "retry": (_retry_command, "Try the failed images of a run again."),
-        "score": (_score_command, "Compare a finished run, or masks of any tool, with truth."),
-        "semantic": (_semantic_command, "Give the regions of all images labels shared by the whole collection."),
-        "segment": (_segment_command, "Write an object mask and eigenvectors for every image of a collection."),
-        "status": (_status_command, "Say how far a run is, from its storage alone."),
-        "verify": (_verify_command, "Hash and count all that a run holds; list what nothing reads."),
-    }
+    summaries: ClassVar[dict[str, tuple[Callable[[], click.Command], str]]] = dict(
+        sorted({**_OPERATORS, **{each.name: (partial(_computing, each), each.summary) for each in COMMANDS}}.items())
+    )
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.summaries)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return self.summaries[cmd_name][0]() if cmd_name in self.summaries else None
+        if cmd_name not in self.summaries:
+            return None
+        command = self.summaries[cmd_name][0]()
+        # `run` takes it out of the arguments of whatever command
+        command.params.append(SettingOption("--debug", is_flag=True, expose_value=False, group="General", help=_DEBUG))
+        return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -1,4 +1,4 @@
-"""The newcomer's first run: photographs that ship with scikit-image, truth drawn by hand, one picture of it all."""
+"""The newcomer's first run: photographs that ship with scikit-image, truth drawn by hand, a page about it all."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ SETTINGS: dict[str, Any] = {"backbone": "descriptors", "resize": "short:256"}
 def run_demo(out: str = "demo-output") -> dict[str, Any]:
     """Segment six photographs into ``out`` and print where to look; running it again goes on or repeats.
 
-    Writes ``photos/``, ``truth/`` (masks of the polygons in ``demo_truth.json``), the run ``run/`` with its report page
-    and ``contact-sheet.png``.
+    Writes ``photos/``, ``truth/`` (masks of the polygons in ``demo_truth.json``) and the run ``run/`` with its report
+    page.
 
     Args:
         out: a local folder.
@@ -35,15 +35,14 @@ def run_demo(out: str = "demo-output") -> dict[str, Any]:
         StorageError: ``out`` cannot be written.
     """
     from simsam_batch import operations
-    from simsam_batch.drawing.overlays import contact_sheet
-    from simsam_batch.settings import SegmentSettings
+    from simsam_batch.stages.segment.settings import SegmentSettings
     from simsam_batch.telling.console import reporter
 
     if "://" in out:
         raise SettingsError(f"demo: {out!r} is not a local folder. To mend it: give a path such as demo-output")
     folder = Path(out).absolute()
     try:
-        count = _write_photographs(folder)
+        _write_photographs(folder)
     except OSError as error:
         raise StorageError(f"demo: cannot write to {folder}: {error}. To mend it: give another folder") from error
     settings = SegmentSettings(**SETTINGS, truth=str(folder / "truth"))
@@ -52,7 +51,6 @@ def run_demo(out: str = "demo-output") -> dict[str, Any]:
         result = operations.segment(str(folder / "photos"), str(run), settings, report)
     if result is None:
         raise SettingsError("demo: it runs on its own. To mend it: start it without torchrun")
-    (folder / "contact-sheet.png").write_bytes(contact_sheet(str(run), count=count))
     operations.report(str(run))
     print(_summary(folder, result))
     return result
@@ -67,8 +65,8 @@ def truth_polygons() -> list[dict[str, Any]]:
     return list(json.loads(text)["photographs"])
 
 
-def _write_photographs(folder: Path) -> int:
-    """Copy the photographs and draw their truth; returns how many there are."""
+def _write_photographs(folder: Path) -> None:
+    """Copy the photographs and draw their truth."""
     from PIL import Image
 
     photographs = truth_polygons()
@@ -79,7 +77,6 @@ def _write_photographs(folder: Path) -> int:
     for name, content in contents.items():
         (folder / "photos" / name).write_bytes(content)
         Image.fromarray(masks[name]).save((folder / "truth" / name).with_suffix(".png"))
-    return len(photographs)
 
 
 def _mask(photograph: dict[str, Any]) -> NDArray[np.uint8]:
@@ -110,7 +107,6 @@ def _summary(folder: Path, result: dict[str, Any]) -> str:
 {result["metrics"]["iou_per_image_mean"]:.2f}, from colours and
 gradients alone: this demo uses no network, and a vision transformer does better. Look at
   {folder}/run/report/index.html         the report, for a browser: scores, pictures, times, settings
-  {folder}/contact-sheet.png             images, eigenvectors and masks side by side
   {folder}/run/results/segment.json      the scores and how they came about
   {folder}/run/results/segment/          one row per image: mask, box, eigenvalues (Parquet)
 Your own images: simsam segment IMAGES OUT, where IMAGES is a folder, a list or s3://...; the first run fetches the

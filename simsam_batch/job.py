@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from simsam_batch.errors import RunError, SettingsError
-from simsam_batch.settings import (
-    FeatureSettings,
-    HierarchySettings,
-    RunSettings,
-    SegmentSettings,
-    SemanticSettings,
-    SpectralSettings,
-    resolve,
-)
-from simsam_batch.storage import Folder, ObjectNotFound, absolute_url, redact
+from simsam_batch.results.opening import begun_stages
+from simsam_batch.settings import FeatureSettings, RunSettings, resolve
+from simsam_batch.stages.registry import Command, command_of, stage_class
+from simsam_batch.storage import Folder, absolute_url, redact
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,24 +25,25 @@ if TYPE_CHECKING:
     from simsam_batch.engines.torchrun import TorchrunEngine
     from simsam_batch.runs.execute import ExecuteOptions
     from simsam_batch.runs.plan import Plan
-    from simsam_batch.runs.schema import Stage
+    from simsam_batch.stages.base import CommandStage
     from simsam_batch.telling.console import Reporter
     from simsam_batch.telling.events import EventLog
 
 S = TypeVar("S", bound=FeatureSettings)
 
 
-STAGES = ("segment", "regions", "semantic", "hierarchy", "labels")
-"""Names of the stages, each after the one it reads."""
-
-
-CLUSTERED = ("semantic", "labels")
-"""Stages that rest on clusters, beside the stage they read."""
-
-
 @dataclass(frozen=True, slots=True)
 class Job(Generic[S]):
-    """A run that is ready for its stages, in the process that drives it."""
+    """A run that is ready for its stages, in the process that drives it.
+
+    Attributes:
+        folder: OUT.
+        plan: of the images.
+        engine: what executes shards.
+        settings: of the command.
+        resolved: what its models came down to, under ``models``.
+        report: is told what happens.
+    """
 
     folder: Folder
     plan: Plan
@@ -57,12 +52,15 @@ class Job(Generic[S]):
     resolved: dict[str, Any]
     report: EventLog
 
-    def stage(self, name: str, resolved: dict[str, Any] | None = None, recorded: dict[str, Any] | None = None) -> Stage:
-        """One of `STAGES`; see `stage_of`."""
-        return stage_of(name, self.settings, self.resolved if resolved is None else resolved, self.plan, recorded)
+    def note(self, text: str) -> None:
+        """Tell something worth knowing."""
+        self.report.note(text)
 
     def run(
-        self, stage: Stage, before_first: Callable[[], None] | None = None, again: Mapping[int, int] | None = None
+        self,
+        stage: CommandStage[Any],
+        before_first: Callable[[], None] | None = None,
+        again: Mapping[int, int] | None = None,
     ) -> dict[str, Any]:
         """Execute a stage and publish what it came to.
 
@@ -80,7 +78,7 @@ class Job(Generic[S]):
         from simsam_batch.runs.ledger import Ledger
         from simsam_batch.runs.publish import publish
 
-        folder, plan, report = self.folder, self.plan, self.report
+        folder, plan, report = self.folder, stage.plan or self.plan, self.report
         report.stage(stage.name, shards_again=len(again or ()))
         description = {
             "single_driver": folder.single_driver,
@@ -98,18 +96,17 @@ class Job(Generic[S]):
                 before_first()
             if again is not None:
                 return
-            images = min(done * plan.shard_size, plan.images)
-            report.plan(stage.name, images=plan.images, shards=plan.shards, done_shards=done, done_images=images)
+            records = min(plan.first_record_of(done), plan.records)
+            report.plan(stage.name, images=plan.records, shards=plan.shards, done_shards=done, done_images=records)
 
         defaults = type(self.settings)().values_of("operation")
         given = {n: value for n, value in self.settings.values_of("operation").items() if value != defaults[n]}
-        options = execute_options(self.settings)
         summary = execute(
             folder,
             plan,
             stage,
             self.engine,
-            options,
+            execute_options(self.settings),
             report.shard,
             announce,
             on_note=report.note,
@@ -128,32 +125,31 @@ class Job(Generic[S]):
 
 
 @contextmanager
-def open_job(
-    images: str, out: str, settings: S, columns: Sequence[pa.Field], report: Reporter
-) -> Iterator[Job[S] | None]:
+def open_job(command: Command, images: str, out: str, settings: S, report: Reporter) -> Iterator[Job[S] | None]:
     """Start the engine, check what can be checked, and open the plan; None on a torchrun rank, when it has helped.
 
     What happens from then on is told in the events of the run as well, from planning to the end of the command.
 
     Args:
+        command: what is to be done.
         images: what the run is about.
         out: folder of the run.
-        settings: of its stages.
-        columns: those that the stages make, whose names kept columns cannot have.
+        settings: of the command.
         report: is told what happens.
 
     Raises:
         SettingsError: a setting cannot be used, or OUT holds a run about another input.
     """
-    from simsam_batch.stages.segment.rows import check_kept_columns
+    from simsam_batch.stages.base import check_kept_columns
     from simsam_batch.telling.events import EventLog
 
-    check_kept_columns(settings.keep_columns, columns)
+    fields: list[pa.Field] = [field for name in command.stages for field in stage_class(name).fields]
+    check_kept_columns(settings.keep_columns, fields)
     with started_engine(out, settings) as engine:
         if engine is None:
             yield None
             return
-        folder, settings, resolved = checked(out, settings)
+        folder, settings, resolved = checked(command, out, settings)
         with EventLog(folder, report).command(settings.model_dump(mode="json")) as events:
             plan = open_plan(images, folder, settings, events)
             yield Job(folder, plan, engine, settings, resolved, events)
@@ -166,103 +162,44 @@ def started_engine(out: str, settings: FeatureSettings) -> Iterator[Engine | Non
 
     with closing(make_engine(settings)) as engine:
         if isinstance(engine, TorchrunEngine) and not engine.is_driver:
-            engine.serve(partial(_runner_of_job, absolute_url(out)))
+            engine.serve(partial(_runner_of_task, absolute_url(out)))
             yield None
         else:
             yield engine
 
 
-def checked(out: str, settings: S) -> tuple[Folder, S, dict[str, Any]]:
+def checked(command: Command, out: str, settings: S) -> tuple[Folder, S, dict[str, Any]]:
     """Check what can be checked before any work.
 
     Args:
+        command: what is to be done.
         out: folder of the run.
-        settings: of its stages.
+        settings: of the command.
 
     Returns:
         The folder, in which only the answer to whether it can be used is written; the settings as workers elsewhere
-        can use them; and what the backbone was resolved to.
+        can use them; and under ``models`` what its models were resolved to.
 
     Raises:
         SettingsError: a setting cannot be used.
         StorageError: OUT cannot be written.
     """
     from simsam_batch.images import check_resize, parse_resize
-    from simsam_batch.regions.refine import load_crf
-    from simsam_batch.stages.regions.rows import check_crop_size
-    from simsam_batch.workers.models import resolve_backbone
+    from simsam_batch.workers.models import resolve_models
 
+    steps = command.steps()
     resize = parse_resize(settings.resize)
     if settings.weights is not None:
         # A worker on another machine, or of a cluster started elsewhere, has another working folder.
         settings = settings.model_copy(update={"weights": absolute_url(settings.weights)})
-    if isinstance(settings, SpectralSettings | HierarchySettings) and settings.refine != "none":
-        # What refines may not be installed; that is to be said at once, and not by every worker.
-        load_crf()
     folder = Folder(absolute_url(out), single_driver=settings.single_driver)
-    resolved = resolve_backbone(settings)
-    check_resize(resize, resolved["patch"])
-    if isinstance(settings, SemanticSettings):
-        check_crop_size(settings, resolved)
+    models = resolve_models(steps.roles, settings)
+    for facts in models.values():
+        if "patch" in facts:
+            check_resize(resize, facts["patch"])
+    steps.check(settings, models)
     folder.check_create()
-    return folder, settings, resolved
-
-
-def stage_of(
-    name: str,
-    settings: FeatureSettings,
-    resolved: dict[str, Any],
-    plan: Plan,
-    recorded: dict[str, Any] | None = None,
-) -> Stage:
-    """A stage of a run.
-
-    Args:
-        name: one of `STAGES`.
-        settings: of the command it belongs to.
-        resolved: what its ``stage.json`` says or is to say under that name.
-        plan: of the run.
-        recorded: the settings in ``stage.json``, where the limits in force are others.
-
-    Raises:
-        SettingsError: no stage of that name has such settings.
-    """
-    from simsam_batch.catalog import center_crops, truth_kind
-    from simsam_batch.stages.hierarchy.rows import HierarchyStage
-    from simsam_batch.stages.labels.stage import LabelsStage
-    from simsam_batch.stages.regions.rows import RegionsStage
-    from simsam_batch.stages.segment.rows import SegmentStage, kept_columns
-    from simsam_batch.stages.semantic.rows import SemanticStage
-
-    if name == "segment" and isinstance(settings, SegmentSettings):
-        object_truth = truth_kind(plan.source) in (None, "object")
-        return SegmentStage(settings, resolved, kept_columns(plan), object_truth, center_crops(plan.source), recorded)
-    if name == "regions" and isinstance(settings, SemanticSettings):
-        return RegionsStage(settings, resolved, recorded)
-    if name == "semantic" and isinstance(settings, SemanticSettings):
-        return SemanticStage(settings, resolved, plan.out, kept_columns(plan), recorded)
-    if name == "hierarchy" and isinstance(settings, HierarchySettings):
-        return HierarchyStage(settings, resolved, kept_columns(plan), recorded)
-    if name == "labels" and isinstance(settings, HierarchySettings):
-        return LabelsStage(settings, resolved, plan.out)
-    raise SettingsError(f"no stage {name!r} has {type(settings).__name__}; there are {', '.join(STAGES)}")
-
-
-def settings_model(stage: str) -> type[FeatureSettings]:
-    """The settings of the command that a stage belongs to."""
-    trees = HierarchySettings
-    models: dict[str, type[FeatureSettings]] = {"segment": SegmentSettings, "hierarchy": trees, "labels": trees}
-    return models.get(stage, SemanticSettings)
-
-
-def begun_stages(out: Folder) -> list[str]:
-    """The stages that a run has begun, each after the one it reads."""
-    begun = []
-    for name in STAGES:
-        with suppress(ObjectNotFound):
-            out.read(f"{name}/stage.json")
-            begun.append(name)
-    return begun
+    return folder, settings, {"models": models}
 
 
 def recorded_settings(out: Folder, stage: str, changes: Mapping[str, Any]) -> FeatureSettings:
@@ -277,24 +214,22 @@ def recorded_settings(out: Folder, stage: str, changes: Mapping[str, Any]) -> Fe
         SettingsError: another setting, or a value that is not allowed.
     """
     from simsam_batch.runs.ledger import Ledger
-    from simsam_batch.stages.clusters.stage import NODES, REGIONS, committed_settings
+    from simsam_batch.stages.registry import COMMANDS
 
-    model = settings_model(stage)
-    models = (SegmentSettings, SemanticSettings, HierarchySettings)
+    models = [each.settings() for each in COMMANDS]
     fixed = sorted(set(changes) - {name for each in models for name in (*each.fields_of("operation"), *each.limits())})
     if fixed:
         raise SettingsError(
             f"{', '.join(fixed)}: cannot be changed in a run that has begun. To mend it: use another OUT"
         )
+    command = command_of(stage)
     held: dict[str, Any] = {}
-    command = next(names for names in (("regions", "semantic"), ("hierarchy", "labels"), (stage,)) if stage in names)
     for name in begun_stages(out):
-        if name in command:
+        if name in command.stages:
             record = Ledger(out, name).record()
             held |= {"weights": record["started_with"].get("weights")} | record["settings"]
-    if stage in CLUSTERED:
-        held |= committed_settings(out, {"semantic": REGIONS, "labels": NODES}[stage])
-    # What only other stages know may be given for a run that has several.
+    # What only other commands know may be given for a run that has several.
+    model = command.settings()
     return resolve(model, held | {name: value for name, value in changes.items() if name in model.model_fields})
 
 
@@ -309,38 +244,24 @@ def execute_options(settings: RunSettings) -> ExecuteOptions:
     )
 
 
-def _runner_of_job(out: str, job: str) -> Runner:
+def _runner_of_task(out: str, description: str) -> Runner:
     """The runner of a torchrun rank that helps, from what the driver told it."""
-    from simsam_batch.runs.plan import load_plan
+    from simsam_batch.runs.ledger import Ledger
     from simsam_batch.runs.runner import RunnerFactory
 
-    told = json.loads(job)
+    told = json.loads(description)
     folder = Folder(out, single_driver=told["single_driver"])
-    plan = load_plan(folder)
-    if plan is None:
-        msg = (
-            f"rank 0 works on {folder.url}, and there is no run there for this rank: do all ranks see the same storage?"
-        )
-        raise RunError(msg)
-    settings = settings_model(told["stage"]).model_validate(told["settings"])
-    stage = stage_of(told["stage"], settings, told["resolved"], plan, told["recorded"])
+    try:
+        plan = Ledger(folder, told["stage"]).plan()
+    except RunError as error:
+        raise RunError(
+            f"rank 0 works on {folder.url}, and this rank cannot read the run there: {error}; do all ranks see the "
+            "same storage?"
+        ) from error
+    settings = command_of(told["stage"]).settings().model_validate(told["settings"])
+    stage = stage_class(told["stage"])(settings, told["resolved"], plan, told["recorded"])
     again = {int(shard): int(generation) for shard, generation in told["again"]}
     return RunnerFactory(folder, plan, stage, execute_options(settings), again)()
-
-
-def existing_plan(out: Folder) -> Plan:
-    """The plan of the run in OUT.
-
-    Raises:
-        SettingsError: there is none.
-        RunError: it is damaged.
-    """
-    from simsam_batch.runs.plan import load_plan
-
-    plan = load_plan(out)
-    if plan is None:
-        raise SettingsError(f"{out.url} holds no run: it has no run.json. To mend it: give the OUT of simsam segment")
-    return plan
 
 
 def open_plan(images: str, out: Folder, settings: RunSettings, report: Reporter) -> Plan:

@@ -4,142 +4,83 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 from simsam_batch.errors import SettingsError
-from simsam_batch.job import (
-    CLUSTERED,
-    Job,
-    begun_stages,
-    checked,
-    existing_plan,
-    open_job,
-    recorded_settings,
-    started_engine,
-)
-from simsam_batch.settings import HierarchySettings, SegmentSettings, SemanticSettings
+from simsam_batch.job import Job, checked, open_job, recorded_settings, started_engine
+from simsam_batch.results.opening import begun_stages, existing_plan
+from simsam_batch.stages.registry import command as command_named
+from simsam_batch.stages.registry import command_of, stage_class
 from simsam_batch.storage import Folder, absolute_url
 
 if TYPE_CHECKING:
     from simsam_batch.results.scoring import ScoreOptions
-    from simsam_batch.runs.plan import Plan
     from simsam_batch.runs.verify_report import VerifyReport
-    from simsam_batch.stages.segment.rows import SegmentStage
+    from simsam_batch.settings import FeatureSettings
+    from simsam_batch.stages.hierarchy.settings import HierarchySettings
+    from simsam_batch.stages.segment.settings import SegmentSettings
+    from simsam_batch.stages.semantic.settings import SemanticSettings
     from simsam_batch.telling.console import Reporter
 
 OnShard = Callable[[str, int, int], None]
 
-_WORTH_SAYING = 1e9
+
+def run(command: str, images: str, out: str, settings: FeatureSettings, report: Reporter) -> dict[str, Any] | None:
+    """Do what a command does, stage by stage; run it again to go on where it stopped.
+
+    Args:
+        command: name of one that computes (`simsam_batch.stages.registry.COMMANDS`).
+        images: folder, ``.txt`` list or Parquet table, as a path or any fsspec URL; or a dataset as ``NAME:ROOT``.
+        out: folder of the run, likewise; nothing is written outside it.
+        settings: of that command.
+        report: is told what happens.
+
+    Returns:
+        What ``OUT/results/<stage>.json`` of its main stage holds; None on a torchrun rank that only helps.
+
+    Raises:
+        SettingsError: the input or a setting cannot be used, or OUT holds a run with other result settings.
+        StorageError: IMAGES cannot be listed or OUT cannot be written.
+        RunError: workers cannot be kept alive, or shards could not be committed.
+    """
+    chosen = command_named(command)
+    with open_job(chosen, images, out, settings, report) as job:
+        if job is None:
+            return None
+        steps = chosen.steps()
+        results: dict[str, dict[str, Any]] = {}
+        stages = steps.stages(job)
+        stage = next(stages, None)
+        while stage is not None:
+            before = None if steps.before_first is None else partial(steps.before_first, job, stage)
+            results[stage.name] = job.run(stage, before)
+            try:
+                stage = stages.send(results[stage.name])
+            except StopIteration:
+                break
+        return results[steps.result]
 
 
 def segment(images: str, out: str, settings: SegmentSettings, report: Reporter) -> dict[str, Any] | None:
-    """Write an object mask and K eigenvectors for every image; run it again to go on where it stopped.
-
-    Args:
-        images: folder, ``.txt`` list or Parquet table, as a path or any fsspec URL; or a dataset as ``NAME:ROOT``.
-        out: folder of the run, likewise; nothing is written outside it.
-        settings: see `simsam_batch.settings.SegmentSettings`.
-        report: is told what happens.
-
-    Returns:
-        What ``OUT/results/segment.json`` holds; None on a torchrun rank that only helps.
-
-    Raises:
-        SettingsError: the input or a setting cannot be used, or OUT holds a run with other result settings.
-        StorageError: IMAGES cannot be listed or OUT cannot be written.
-        RunError: workers cannot be kept alive, or shards could not be committed.
-    """
-    from simsam_batch.stages.segment.rows import SEGMENT_FIELDS
-
-    with open_job(images, out, settings, SEGMENT_FIELDS, report) as job:
-        if job is None:
-            return None
-        stage = cast("SegmentStage", job.stage("segment"))
-        if not stage.object_truth:
-            job.report.note("masks are not scored: the truth of this dataset is not one of object masks")
-        return job.run(stage, before_first=lambda: _note_size(job.plan, stage, job.report))
+    """Write an object mask and K eigenvectors for every image; see `run`."""
+    return run("segment", images, out, settings, report)
 
 
 def semantic(images: str, out: str, settings: SemanticSettings, report: Reporter) -> dict[str, Any] | None:
-    """Cut every image into regions, cluster the regions of the whole set, and write label maps; resumes like `segment`.
+    """Cut every image into regions, cluster the regions of the whole set, and write label maps; see `run`.
 
-    Three steps, each committed on its own: the stage ``regions``, one fit of the clusters, the stage ``semantic``.
-
-    Args:
-        images: folder, ``.txt`` list or Parquet table, as a path or any fsspec URL.
-        out: folder of the run, likewise; nothing is written outside it.
-        settings: see `simsam_batch.settings.SemanticSettings`.
-        report: is told what happens.
-
-    Returns:
-        What ``OUT/results/semantic.json`` holds; None on a torchrun rank that only helps.
-
-    Raises:
-        SettingsError: the input or a setting cannot be used, or OUT holds a run with other result settings.
-        StorageError: IMAGES cannot be listed or OUT cannot be written.
-        RunError: workers cannot be kept alive, or shards could not be committed.
+    Three stages, each committed on its own: ``regions``, ``clusters`` with one fit, ``semantic``.
     """
-    from simsam_batch.stages.clusters.stage import REGIONS, fit_clusters
-    from simsam_batch.stages.regions.rows import REGIONS_FIELDS
-    from simsam_batch.stages.semantic.rows import SEMANTIC_FIELDS, resolved_of, truth_of
-    from simsam_batch.workers.models import DESCRIPTORS
-
-    with open_job(images, out, settings, [*REGIONS_FIELDS, *SEMANTIC_FIELDS], report) as job:
-        if job is None:
-            return None
-        settings, plan = job.settings, job.plan
-        truth = truth_of(settings, plan.source)
-        if truth is None:
-            job.report.note("label maps are not scored: the truth of this dataset is not one of class ids")
-        if settings.backbone == DESCRIPTORS and settings.region_feature != "patches":
-            job.report.note(f"regions are described by their patches: {DESCRIPTORS} has no {settings.region_feature}")
-        of_regions = job.run(job.stage("regions"))
-        if not settings.quiet:
-            job.report.note(f"{of_regions['metrics']['regions']} regions are clustered")
-        # A second try of failed images changes the regions, and what was fitted before it stays.
-        digest = of_regions["first_content_digest"]
-        fitted = fit_clusters(job.folder, REGIONS, settings, digest, settings.repeats)
-        return job.run(job.stage("semantic", resolved_of(digest, fitted, truth)))
+    return run("semantic", images, out, settings, report)
 
 
 def hierarchy(images: str, out: str, settings: HierarchySettings, report: Reporter) -> dict[str, Any] | None:
-    """Split every image into a tree of regions, the number of parts estimated at each node; resumes like `segment`.
+    """Split every image into a tree of regions, the number of parts estimated at each node; see `run`.
 
     With ``clusters``, the nodes of all trees are then clustered by their features, and the stage ``labels`` gives each
     the label of its cluster.
-
-    Args:
-        images: folder, ``.txt`` list or Parquet table, as a path or any fsspec URL; or a dataset as ``NAME:ROOT``.
-        out: folder of the run, likewise; nothing is written outside it.
-        settings: see `simsam_batch.settings.HierarchySettings`.
-        report: is told what happens.
-
-    Returns:
-        What ``OUT/results/hierarchy.json`` holds; None on a torchrun rank that only helps.
-
-    Raises:
-        SettingsError: the input or a setting cannot be used, or OUT holds a run with other result settings.
-        StorageError: IMAGES cannot be listed or OUT cannot be written.
-        RunError: workers cannot be kept alive, or shards could not be committed.
     """
-    from simsam_batch.stages.clusters.stage import NODES, fit_clusters
-    from simsam_batch.stages.hierarchy.rows import HIERARCHY_FIELDS, truth_of
-    from simsam_batch.stages.labels.stage import LABELS_FIELDS, resolved_of
-
-    # What is wrong with a file of labels is said before anything is written.
-    truth_of(settings)
-    with open_job(images, out, settings, [*HIERARCHY_FIELDS, *LABELS_FIELDS], report) as job:
-        if job is None:
-            return None
-        truth = truth_of(settings, job.plan.source)
-        if truth["kind"] == "boxes":
-            job.report.note("trees are not scored: the truth of this dataset is one of boxes")
-        of_trees = job.run(job.stage("hierarchy", job.resolved | {"truth": truth}))
-        if settings.clusters:
-            digest = of_trees["first_content_digest"]
-            fitted = fit_clusters(job.folder, NODES, settings, digest)
-            job.run(job.stage("labels", resolved_of(digest, fitted)))
-        return of_trees
+    return run("hierarchy", images, out, settings, report)
 
 
 def retry(out: str, changes: Mapping[str, Any], report: Reporter) -> dict[str, dict[str, Any]] | None:
@@ -185,12 +126,13 @@ def retry(out: str, changes: Mapping[str, Any], report: Reporter) -> dict[str, d
                 if not again:
                     events.note(f"{name}: no image has failed")
                     continue
-                home, ready, resolved = checked(out, settings)
-                job = Job(home, existing_plan(home), engine, ready, resolved, events)
+                home, ready, resolved = checked(command_of(name), out, settings)
                 record = ledger.record()
                 # What else the stage rests on is fixed; the weights are looked at again.
-                resolved = record["resolved"] if name in CLUSTERED else record["resolved"] | resolved
-                stage = job.stage(name, resolved, record["settings"])
+                models = resolved if "models" in record["resolved"] else {}
+                plan = Ledger(home, name).plan()
+                stage = stage_class(name)(ready, record["resolved"] | models, plan, record["settings"])
+                job = Job(home, plan, engine, ready, resolved, events)
                 counts = {"images": images, "shards": len(again), "done_shards": 0, "done_images": 0}
                 results[name] = job.run(stage, partial(events.plan, f"{name} again", **counts), again)
     return results
@@ -238,13 +180,6 @@ def verify(
     folder = Folder(absolute_url(out))
     plan = existing_plan(folder)
     return verify(folder, plan, delete_orphans=delete_orphans, orphan_age_s=3600 * orphan_hours, on_shard=on_shard)
-
-
-def _note_size(plan: Plan, stage: SegmentStage, report: Reporter) -> None:
-    from rich.filesize import decimal
-
-    if (size := stage.array_bytes(plan) or 0) > _WORTH_SAYING:
-        report.note(f"the eigenvectors will take about {decimal(round(size))}; --eigenvectors none leaves them out")
 
 
 def score(predictions: str, options: ScoreOptions, report: Reporter, json_file: str | None = None) -> dict[str, Any]:

@@ -34,22 +34,6 @@ def write(
     draw.text(where, shown, color, letters)
 
 
-def write_lines(draw: ImageDraw.ImageDraw, where: tuple[int, int], text: str, width: int, height: int) -> None:
-    """Write words over as many lines as fit."""
-    letters, lines = font(15), [""]
-    for word in printable(text).split():
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and letters.getlength(longer) > width:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    most = max(1, height // LINE)
-    if len(lines) > most:
-        lines[most - 1 :] = [" ".join(lines[most - 1 :])]
-    for i, line in enumerate(lines):
-        write(draw, (where[0], where[1] + i * LINE), line, width, FAULT)
-
-
 def printable(text: str) -> str:
     """A text of one line, whatever an image's name holds."""
     return "".join(character if character.isprintable() else "?" for character in text)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 from simsam_batch.drawing.text import GAP, LINE, TEXT, Color, write
+from simsam_batch.regions.masks import nearest
 from simsam_batch.results.trees import RegionTree
 
 MOST_TILES = 12
@@ -46,10 +47,7 @@ def draw_levels(
     draw = ImageDraw.Draw(strip)
     shown = photo.resize(tile, Image.Resampling.LANCZOS, reducing_gap=2.0)
     # the owner at the centre of every pixel of the tile
-    down, across = (
-        (2 * np.arange(small) + 1) * large // (2 * small) for small, large in zip(tile[::-1], owners.shape, strict=True)
-    )
-    small = owners[np.ix_(down, across)]
+    small = nearest(owners, (tile[1], tile[0]))
     leaves = [node for node, inside in enumerate(tree.children) if not inside]
     trunk = nodes_at(tree, 1)
     for place in range(tiles):

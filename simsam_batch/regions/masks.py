@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -214,3 +214,11 @@ def patch_pixels(grid: tuple[int, int], index: UpsampleIndex) -> NDArray[np.int6
     """
     heights, widths = (np.bincount(along, minlength=patches) for along, patches in zip(index, grid, strict=True))
     return np.outer(heights, widths).astype(np.int64)
+
+
+def nearest(values: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """Values (H, W) at another size (height, width), each from the cell in which the centre of its pixel lies."""
+    if values.shape == size:
+        return values
+    rows, columns = ((2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip(size, values.shape, strict=True))
+    return values[np.ix_(rows, columns)]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from collections.abc import Mapping
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,3 +41,11 @@ def run_lengths(grid_mask: NDArray[np.bool_], index: UpsampleIndex) -> RunLength
     # Counts begin with the background, be it of no length.
     encoded = coco.frPyObjects({"size": size, "counts": [0, *runs] if values[0] else runs}, *size)
     return {"size": size, "counts": encoded["counts"].decode("ascii")}
+
+
+def decode(mask: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """The mask (height, width) of `RunLengths`."""
+    from pycocotools import mask as coco
+
+    pixels = coco.decode({"size": mask["size"], "counts": mask["counts"].encode("ascii")})
+    return np.ascontiguousarray(pixels).view(np.bool_)

@@ -2,76 +2,90 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from simsam_batch.errors import SettingsError
-from simsam_batch.results.trees import RegionTree, tree_rows
+from simsam_batch.errors import RunError, SettingsError
+from simsam_batch.regions.run_lengths import decode
+from simsam_batch.results.trees import RegionTree
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.runs.records import from_json
+from simsam_batch.stages.kinds import Kind, Shown
+from simsam_batch.stages.registry import shown
 from simsam_batch.storage import Folder, ObjectNotFound
 
-Kind = Literal["objects", "labels", "trees"]
-
-KINDS: dict[str, Kind] = {"segment": "objects", "semantic": "labels", "hierarchy": "trees"}
-"""The stages that have maps, and what these are: object masks, labels of the whole collection, region trees.
-
-Columns would not tell: those that a run keeps of its input may have the names of another stage's.
-"""
-
-_FACTS: dict[Kind, list[str]] = {
-    "objects": ["confidence", "spectral_gap", "degenerate", "refined", "area_fraction", "bbox_xyxy", "iou", "accuracy"],
-    "labels": ["degenerate", "refined"],
-    "trees": [],
+_COLUMNS = ["image_id", "uri", "status", "error_type", "error", "width", "height", "content_sha256"]
+_OF_KIND: Mapping[Kind, list[str]] = {
+    "objects": ["mask_rle"],
+    "labels": ["segments"],
+    "trees": ["grid_h", "grid_w", "patch", "superpixel_map", "leaf_masks", "nodes"],
 }
-_COLUMNS = ["image_id", "uri", "status", "width", "height"]
-_MOST_OF_8_BITS = 255
+
+
+def shown_by(rows: StageRows) -> Shown:
+    """What the rows of a stage show.
+
+    Raises:
+        SettingsError: neither masks nor labels nor trees.
+    """
+    found = shown(rows.stage)
+    if found is None:
+        raise SettingsError(
+            f"stage: {rows.stage} of {rows.out.url} has no masks. To mend it: name a stage that has some"
+        )
+    return found
 
 
 def kind_of(rows: StageRows) -> Kind:
-    """What the rows of a stage are, one of `KINDS`."""
-    return KINDS[rows.stage]
+    """The kind of what the rows of a stage show."""
+    return shown_by(rows).kind
 
 
 def facts_of(rows: StageRows) -> list[str]:
     """The columns of the stage's own that go with an image as they are."""
-    return [name for name in _FACTS[kind_of(rows)] if name in rows.schema.names]
+    return [name for name in shown_by(rows).facts if name in rows.schema.names]
 
 
 def map_rows(rows: StageRows) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows in order with their numbers, with all that a map and its image need; bounded memory.
 
-    ``content_sha256`` of label maps is that of the regions they were made of.
+    Of trees each has under ``labels`` the dataset-wide label of every node (0: none) if the nodes were labelled, else
+    None. ``content_sha256`` of label maps is that of the regions they were made of.
+
+    Raises:
+        RunError: the labels are not those of these trees.
     """
-    kind = kind_of(rows)
-    if kind == "trees":
-        yield from tree_rows(rows)
-        return
+    what = shown_by(rows)
+    found = rows.each([*_COLUMNS, *_OF_KIND[what.kind], *facts_of(rows)])
+    for stage, columns in what.beside.items():
+        found = _joined(found, rows, stage, columns)
+    for number, row in found:
+        if what.kind == "trees" and row["labels"] is not None and len(row["labels"]) != len(row["nodes"] or ()):
+            raise RunError(
+                f"{rows.out.url}: {len(row['labels'])} labels are there for the {len(row['nodes'] or ())} nodes of "
+                f"{row['image_id']!r}. To mend it: label the nodes again"
+            )
+        yield number, row
+
+
+def _joined(
+    found: Iterator[tuple[int, dict[str, Any]]], rows: StageRows, stage: str, columns: Sequence[str]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows with columns of another stage, null where that has not come so far."""
+    nothing = dict.fromkeys(columns)
     beside: Iterator[tuple[int, dict[str, Any]]] = iter(())
-    if kind == "labels":
-        with suppress(SettingsError):
-            beside = StageRows(rows.out, "regions").each(["content_sha256"])
-    at, read = next(beside, (-1, {}))
-    own = ["content_sha256", "mask_rle"] if kind == "objects" else ["segments"]
-    for number, row in rows.each([*_COLUMNS, *own, *facts_of(rows)]):
+    with suppress(SettingsError):
+        beside = StageRows(rows.out, stage).each(columns)
+    at, there = next(beside, (-1, nothing))
+    for number, row in found:
         while -1 < at < number:
-            at, read = next(beside, (-1, {}))
-        yield number, row | (read if at == number else {})
-
-
-def decoded(mask: Mapping[str, Any]) -> NDArray[np.bool_]:
-    """A mask (height, width) from COCO's compressed run lengths."""
-    from pycocotools import mask as coco
-
-    pixels = coco.decode({"size": mask["size"], "counts": mask["counts"].encode("ascii")})
-    return np.ascontiguousarray(pixels).view(np.bool_)
+            at, there = next(beside, (-1, nothing))
+        yield number, row | (there if at == number else nothing)
 
 
 def label_map(row: Mapping[str, Any], settings: Mapping[str, Any], kind: Kind) -> NDArray[np.int32]:
@@ -86,12 +100,12 @@ def label_map(row: Mapping[str, Any], settings: Mapping[str, Any], kind: Kind) -
         kind: of `kind_of`.
     """
     if kind == "objects":
-        return decoded(row["mask_rle"]).astype(np.int32)
+        return decode(row["mask_rle"]).astype(np.int32)
     if kind == "trees":
         return RegionTree(row, settings).owners((row["height"], row["width"])) + np.int32(1)
     labels = np.zeros((row["height"], row["width"]), dtype=np.int32)
     for segment in row["segments"]:
-        labels[decoded(segment["mask_rle"])] = segment["label"]
+        labels[decode(segment["mask_rle"])] = segment["label"]
     return labels
 
 
@@ -107,9 +121,7 @@ def label_names(rows: StageRows) -> list[str] | None:
         return None
     if kind == "objects":
         return ["background", "object"]
-    from simsam_batch.stages.clusters.stage import REGIONS, committed_settings
-
-    clusters = int(committed_settings(rows.out, REGIONS)["clusters"])
+    clusters = cluster_count(rows)
     name = f"results/{rows.stage}.json"
     matched: list[str | None] = []
     with suppress(ObjectNotFound):
@@ -126,48 +138,18 @@ def label_names(rows: StageRows) -> list[str] | None:
     return names
 
 
-def write_label_names(to: Folder, names: list[str] | None) -> None:
-    """Write ``labels.txt``, the name of each value a line, that of 0 first; nothing for trees.
+def cluster_count(rows: StageRows) -> int:
+    """How many clusters the labels of a stage come from; 0 before they are fitted."""
+    stage = shown_by(rows).clusters
+    return 0 if stage is None else int(recorded_settings(rows.out, stage).get("clusters", 0))
 
-    Raises:
-        StorageError: the storage did not answer.
+
+def recorded_settings(out: Folder, stage: str) -> dict[str, Any]:
+    """The settings of a stage as they are recorded; none before it has begun.
+
+    Of runs of release 0.1 a fit of clusters has its record in ``clusters.json``.
     """
-    if names is not None:
-        to.replace("labels.txt", "".join(f"{name}\n" for name in names).encode())
-
-
-def most_labels(names: list[str] | None, row: Mapping[str, Any]) -> int:
-    """The largest number that the map of a row may hold: one for the collection, or that of a tree's own nodes."""
-    return len(row["nodes"]) if names is None else len(names) - 1
-
-
-def png(labels: NDArray[np.int32], most: int, *, palette: bool) -> bytes:
-    """A map as PNG whose values are the labels: 8 bits as long as ``most`` fits into them, else 16 bits of grey.
-
-    Args:
-        labels: (height, width), 0 to ``most``.
-        most: the largest label that there may be.
-        palette: give 8 bits the colours of `PALETTE`; else they are grey.
-    """
-    target = io.BytesIO()
-    picture = Image.fromarray(labels.astype(np.uint8 if most <= _MOST_OF_8_BITS else np.uint16))
-    if palette and most <= _MOST_OF_8_BITS:
-        picture.putpalette(PALETTE)
-    picture.save(target, "PNG", compress_level=6)
-    return target.getvalue()
-
-
-def _palette() -> bytes:
-    """256 colours as those of PASCAL VOC's label maps: bit by bit of the index into the highest bits of R, G and B."""
-    index = np.arange(256, dtype=np.uint8)
-    colors = np.zeros((256, 3), dtype=np.uint8)
-    for bit in range(8):
-        for channel in range(3):
-            of_channel = 3 * bit + channel
-            if of_channel < 8:
-                colors[:, channel] |= ((index >> np.uint8(of_channel)) & np.uint8(1)) << np.uint8(7 - bit)
-    return colors.tobytes()
-
-
-PALETTE = _palette()
-"""Colours of an 8-bit map, 256 times R, G, B; 0 is black."""
+    for name in (f"{stage}/stage.json", f"{stage}/clusters.json"):
+        with suppress(ObjectNotFound):
+            return dict(from_json(out.read(name), f"{out.url}/{name}", "settings")["settings"])
+    return {}

@@ -17,12 +17,17 @@ from simsam_batch.catalog.facts import BOXES_COLUMN
 from simsam_batch.catalog.folders import is_image, listed_files
 from simsam_batch.catalog.records import records_table
 from simsam_batch.errors import ImageError, SettingsError
+from simsam_batch.results.label_maps import label_map
 from simsam_batch.runs.plan import Plan, load_plan
+from simsam_batch.stages.registry import shown, stages_showing
 from simsam_batch.storage import Folder, absolute_url, redact
 
 Kind = Literal["object", "semantic"]
 
 _ROWS_AT_ONCE = 256
+
+_SCORED: Mapping[str, Kind] = {"objects": "object", "labels": "semantic"}
+"""What is compared, by what the rows of a stage show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,7 @@ class RunPredictions:
 
     Attributes:
         out: the run's folder.
+        stage: whose results.
         parts: names of the Parquet files, in order.
         records: a catalog's table, one row for each image in the order of the rows.
         kind: whether the stage makes object masks or label maps.
@@ -39,6 +45,7 @@ class RunPredictions:
     """
 
     out: Folder
+    stage: str
     parts: tuple[str, ...]
     records: pa.Table
     kind: Kind
@@ -58,12 +65,8 @@ class RunPredictions:
         """The mask or label map of a row, (height, width); None for a failed image."""
         if row["status"] != "ok":
             return None
-        if self.kind == "object":
-            return np.ascontiguousarray(_decoded(row["mask_rle"]).view(np.bool_))
-        labels = np.zeros((row["height"], row["width"]), dtype=np.int32)
-        for segment in row["segments"]:
-            labels[_decoded(segment["mask_rle"]).view(np.bool_)] = segment["label"]
-        return labels
+        found = label_map(row, {}, "objects" if self.kind == "object" else "labels")
+        return found.astype(np.bool_) if self.kind == "object" else found
 
     def most_clusters(self) -> int:
         """The highest label in any row."""
@@ -75,13 +78,6 @@ class RunPredictions:
                 column = pq.read_table(file, columns=["labels"])["labels"]
             highest = max(highest, pc.max(pc.list_flatten(column)).as_py() or 0)
         return highest
-
-
-def _decoded(encoded: Mapping[str, Any]) -> NDArray[np.uint8]:
-    from pycocotools import mask as coco
-
-    found: NDArray[np.uint8] = coco.decode({"size": encoded["size"], "counts": encoded["counts"].encode("ascii")})
-    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +108,12 @@ class FilePredictions:
 Predictions = RunPredictions | FilePredictions
 
 
-def open_predictions(url: str, stage: str, kind: Kind | None, truth: str | None) -> Predictions:
+def open_predictions(url: str, stage: str | None, kind: Kind | None, truth: str | None) -> Predictions:
     """The predictions at a URL: of a run if there is a ``run.json``, else of a folder of image files.
 
     Args:
         url: of either.
-        stage: whose results of a run.
+        stage: whose results of a run; None: the first finished one with masks or label maps.
         kind: None for what the stage makes, and object masks in a folder.
         truth: where the truth is; if that is a sub-folder of ``url``, its files are no predictions.
 
@@ -128,16 +124,19 @@ def open_predictions(url: str, stage: str, kind: Kind | None, truth: str | None)
     plan = load_plan(out)
     if plan is None:
         return FilePredictions(_files(url, truth), kind or "object")
-    parts = tuple(info.name for info in out.list(f"results/{stage}") if info.name.endswith(".parquet"))
-    if not parts:
+    scored = stages_showing(_SCORED) if stage is None else [stage]
+    published = {name: _parts(out, name) for name in scored}
+    found_stage = next((name for name, parts in published.items() if parts), None)
+    if found_stage is None:
         raise SettingsError(
-            f"{out.url} is a run without results/{stage}. To mend it: finish it with the command that began it, or "
-            "name another --stage"
+            f"{out.url} is a run without results/{' or results/'.join(scored)}. To mend it: finish it with the command "
+            "that began it, or name another --stage"
         )
+    stage, parts = found_stage, published[found_stage]
     with out.open(parts[0]) as file:
         schema = pq.read_schema(file)
-    made: dict[str, Kind] = {"mask_rle": "object", "segments": "semantic"}
-    found = next((made[name] for name in schema.names if name in made), None)
+    what = shown(stage)
+    found = None if what is None else _SCORED.get(what.kind)
     if found is None or (kind is not None and kind != found):
         raise SettingsError(
             f"the stage {stage} of {out.url} has "
@@ -148,7 +147,11 @@ def open_predictions(url: str, stage: str, kind: Kind | None, truth: str | None)
         for name, text in (schema.metadata or {}).items()
         if name in (b"settings", b"resolved")
     }
-    return RunPredictions(out, parts, _image_records(plan), found, about, plan.source)
+    return RunPredictions(out, stage, parts, _image_records(plan), found, about, plan.source)
+
+
+def _parts(out: Folder, stage: str) -> tuple[str, ...]:
+    return tuple(info.name for info in out.list(f"results/{stage}") if info.name.endswith(".parquet"))
 
 
 def _files(url: str, truth: str | None) -> pa.Table:

@@ -10,10 +10,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from simsam_batch.errors import RunError, SettingsError
-from simsam_batch.job import begun_stages, existing_plan
-from simsam_batch.runs.lookup import row_numbers
+from simsam_batch.results.eigenvectors import grid_eigenvectors
+from simsam_batch.results.opening import begun_stages, existing_plan
+from simsam_batch.runs.plan import row_numbers
 from simsam_batch.runs.reading import BATCH_ROWS, StageRows
 from simsam_batch.runs.records import from_json
+from simsam_batch.stages.registry import shown, stage_names
 from simsam_batch.storage import Folder, ObjectNotFound, absolute_url
 
 if TYPE_CHECKING:
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
 
 Mask = NDArray[np.bool_] | NDArray[np.int32]
 
-_OF_EIGENVECTORS = "segment"
 _FOR_EIGENVECTORS = ["image_id", "status", "error_type", "error", "grid_h", "grid_w", "eigenvalues"]
 _FOR_EIGENVECTORS += ["arrays_path", "arrays_member"]
 
@@ -198,7 +199,7 @@ class Run:
             RunError: the image failed, or its shard is not committed yet.
         """
         rows = self._with_eigenvectors()
-        row = self.row(image_id, _OF_EIGENVECTORS, _FOR_EIGENVECTORS)
+        row = self.row(image_id, rows.stage, _FOR_EIGENVECTORS)
         self._check_ok(row, "eigenvectors")
         return _eigenpairs(row, rows)
 
@@ -213,7 +214,12 @@ class Run:
         return ((row["image_id"], *_eigenpairs(row, rows)) for row in found)
 
     def _with_eigenvectors(self) -> StageRows:
-        rows = self.rows(_OF_EIGENVECTORS)
+        keeping = [name for name in self.stages if (what := shown(name)) is not None and what.eigenvectors]
+        if not keeping:
+            raise SettingsError(
+                f"{self.url} has no stage with eigenvectors. To mend it: open the OUT of the command segment"
+            )
+        rows = self.rows(keeping[0])
         if rows.settings["eigenvectors"] == "none":
             raise SettingsError(
                 f"{self.url} was computed with --eigenvectors none. To mend it: compute the images again in another "
@@ -222,18 +228,17 @@ class Run:
         return rows
 
     def _with_masks(self, stage: str | None) -> StageRows:
-        from simsam_batch.results.label_maps import KINDS
-
         stages = self.stages
         for name in stages if stage is None else [stage]:
             rows = self.rows(name)
-            if name in KINDS:
+            if shown(name) is not None:
                 return rows
         if stage is not None:
             raise SettingsError(f"stage: {stage} of {self.url} has no masks. To mend it: name no stage")
+        having = [name for name in stage_names() if shown(name) is not None]
         raise SettingsError(
-            f"{self.url} has no masks yet: {', '.join(stages) or 'no stage'} has begun. To mend it: wait for the stage "
-            "segment, semantic or hierarchy, which have some"
+            f"{self.url} has no masks yet: {', '.join(stages) or 'no stage'} has begun. To mend it: wait for a stage "
+            f"that has some: {', '.join(having)}"
         )
 
     def _checked(self, rows: StageRows, columns: Iterable[str] | None) -> list[str]:
@@ -255,8 +260,12 @@ class Run:
 
 
 def _eigenpairs(row: Mapping[str, Any], rows: StageRows) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    vectors = rows.arrays(row)["eigenvectors"].astype(np.float32)
-    return np.array(row["eigenvalues"], np.float32), vectors.reshape(-1, row["grid_h"], row["grid_w"])
+    vectors = grid_eigenvectors(row, rows)
+    if vectors is None:
+        raise RunError(
+            f"{rows.out.url}: {row['image_id']!r} has no eigenvectors. To mend it: restore its file of arrays"
+        )
+    return np.array(row["eigenvalues"], np.float32), vectors
 
 
 def _mask(row: Mapping[str, Any], rows: StageRows) -> Mask:

@@ -17,12 +17,13 @@ from simsam_batch.catalog.datasets.voc import CLASSES as VOC_CLASSES
 from simsam_batch.catalog.facts import BOXES_COLUMN, center_crops
 from simsam_batch.catalog.truth import with_truth
 from simsam_batch.errors import ImageError, RunError, SettingsError
+from simsam_batch.regions.masks import nearest
 from simsam_batch.results.predictions import FilePredictions, Kind, Predictions, RunPredictions, open_predictions
 from simsam_batch.scores.localisation import LocalisationScores
 from simsam_batch.scores.matching import Matching
 from simsam_batch.scores.overlap import ObjectScores, mask_overlap
 from simsam_batch.scores.semantic import SemanticScores
-from simsam_batch.stages.semantic.rows import names_of, read_class_names
+from simsam_batch.stages.semantic.truth import names_of, read_class_names
 from simsam_batch.storage import absolute_url, redact
 
 _VOC_IGNORE = 255
@@ -39,7 +40,7 @@ class ScoreOptions:
     Attributes:
         truth: folder of truth masks or class id images; None for the truth a run was planned with.
         boxes: folder of VOC's XML files or COCO's instances file, for CorLoc instead.
-        stage: whose results of a run.
+        stage: whose results of a run; None: the first finished one with masks or label maps.
         kind: ``object`` or ``semantic``; None: what the run's stage makes, and object masks in a folder.
         classes: names of the true classes from id 0; None: those of the run.
         clusters: label maps hold 0 and the clusters 1 to this; None: they hold class ids.
@@ -54,7 +55,7 @@ class ScoreOptions:
 
     truth: str | None = None
     boxes: str | None = None
-    stage: str = "segment"
+    stage: str | None = None
     kind: Kind | None = None
     classes: tuple[str, ...] | None = None
     clusters: int | None = None
@@ -110,7 +111,7 @@ def score_predictions(url: str, options: ScoreOptions, note: Callable[[str], Non
         raise SettingsError(f"nothing could be scored: {'; '.join(notes) or 'no prediction has a truth'}")
     return {
         "kind": comparison.kind,
-        "stage": options.stage if isinstance(predictions, RunPredictions) else None,
+        "stage": predictions.stage if isinstance(predictions, RunPredictions) else None,
         "predictions": redact(absolute_url(url)),
         "truth": next((redact(absolute_url(u)) for u in (options.truth, options.boxes) if u), None),
         "images": records.num_rows,
@@ -259,14 +260,6 @@ class _Pairs:
         prediction = nearest(prediction, size)
         part = images.central_square(size) if self.crop else (slice(None), slice(None))
         return prediction[part], truth[part]
-
-
-def nearest(values: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """Values (H, W) at another size (height, width), each from the cell in which the centre of its pixel lies."""
-    if values.shape == size:
-        return values
-    rows, columns = ((2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip(size, values.shape, strict=True))
-    return values[np.ix_(rows, columns)]
 
 
 def largest_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:

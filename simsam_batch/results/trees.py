@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simsam_batch.errors import RunError, SettingsError
-from simsam_batch.regions.masks import upsample_index
-from simsam_batch.regions.run_lengths import RunLengths, run_lengths
+from simsam_batch.regions.masks import nearest, upsample_index
+from simsam_batch.regions.run_lengths import RunLengths, decode, run_lengths
 from simsam_batch.regions.tree import deepest_nodes
 from simsam_batch.results.photographs import working_size
-from simsam_batch.runs.reading import StageRows
-
-_COLUMNS = ["image_id", "uri", "status", "error_type", "error", "width", "height", "content_sha256", "grid_h", "grid_w"]
-_COLUMNS += ["patch", "superpixel_map", "leaf_masks", "nodes"]
 
 
 class RegionTree:
@@ -28,7 +22,7 @@ class RegionTree:
     ``m`` to ``end[m] - 1``.
 
     Args:
-        row: of `tree_rows`, of an image that is ``ok``.
+        row: of `simsam_batch.results.label_maps.map_rows`, of an image that is ``ok``.
         settings: of its stage.
 
     Attributes:
@@ -71,11 +65,7 @@ class RegionTree:
             grid = row["grid_h"], row["grid_w"]
             index = upsample_index(grid, row["patch"], working_size(row, self._settings), size)
             return self._patches[np.ix_(*index)]
-        centres = [
-            (2 * np.arange(shown) + 1) * full // (2 * shown)
-            for shown, full in zip(size, self._pixels.shape, strict=True)
-        ]
-        return self._pixels[np.ix_(*centres)]
+        return nearest(self._pixels, size)
 
     @cached_property
     def _refined(self) -> dict[int, dict[str, Any]] | None:
@@ -88,11 +78,9 @@ class RegionTree:
     @cached_property
     def _pixels(self) -> NDArray[np.int32]:
         """(height, width): the leaf whose refined mask holds a pixel; -1 for none."""
-        from pycocotools import mask as coco
-
         pixels = np.full((self._row["height"], self._row["width"]), -1, dtype=np.int32)
-        for node, mask in (self._refined or {}).items():
-            pixels[coco.decode(mask).view(np.bool_)] = node
+        for leaf in self._row["leaf_masks"]:
+            pixels[decode(leaf["mask_rle"])] = leaf["node"]
         return pixels
 
     @cached_property
@@ -131,28 +119,3 @@ def _encoded(mask: RunLengths) -> dict[str, Any]:
 
 def _decoded(mask: Mapping[str, Any]) -> RunLengths:
     return {"size": list(mask["size"]), "counts": mask["counts"].decode("ascii")}
-
-
-def tree_rows(rows: StageRows) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of a stage that makes trees, in order with their numbers; bounded memory.
-
-    Each has under ``labels`` the dataset-wide label of every node (0: none) if the run has a stage ``labels``, else
-    None.
-
-    Raises:
-        RunError: the labels are not those of these trees.
-    """
-    labels: Iterator[tuple[int, dict[str, Any]]] = iter(())
-    with suppress(SettingsError):
-        labels = StageRows(rows.out, "labels").each(["labels"])
-    at, labelled = next(labels, (-1, {}))
-    for number, row in rows.each(_COLUMNS):
-        while -1 < at < number:
-            at, labelled = next(labels, (-1, {}))
-        row["labels"] = labelled.get("labels") if at == number else None
-        if row["labels"] is not None and len(row["labels"]) != len(row["nodes"] or ()):
-            raise RunError(
-                f"{rows.out.url}: the stage labels has {len(row['labels'])} labels for the {len(row['nodes'] or ())} "
-                f"nodes of {row['image_id']!r}. To mend it: label the nodes again"
-            )
-        yield number, row

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from simsam_batch.spectral.eigen import EigenResult
+from simsam_batch.spectral.eigen import NOT_FINITE, EigenResult
 
 LOW_RANK = "low-rank"
 NO_PATCHES = "none (no patches)"
-NOT_FINITE = "none (not finite)"
+
 NEGATIVE = "none (negative affinity)"
 _OUTCOMES = (LOW_RANK, NO_PATCHES, NOT_FINITE, NEGATIVE)
 

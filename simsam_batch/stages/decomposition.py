@@ -2,74 +2,24 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from simsam_batch.errors import SettingsError
 from simsam_batch.regions import masks
 from simsam_batch.regions.partition import partition
 from simsam_batch.settings import SegmentSettings, SemanticSettings, SpectralSettings
 from simsam_batch.spectral import affinity, color, eigen, head, laplacian
+from simsam_batch.workers.images import not_computable
+from simsam_batch.workers.pixels import normalized
+from simsam_batch.workers.timer import Timer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from simsam_batch.features.contract import Backbone
-
-
-@dataclass(slots=True)
-class Timer:
-    """Adds up the time of named steps; on a GPU between events in its queue, so that work counts where it is done.
-
-    Nothing waits for the GPU at the end of a step. `settle` does, once for all steps before it.
-    """
-
-    device: torch.device
-    seconds: dict[str, float] = field(default_factory=dict)
-    _events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = field(default_factory=list, init=False)
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        """Count what runs inside as time of ``name``."""
-        if self.device.type == "cuda":
-            begin = self._event()
-            try:
-                yield
-            finally:
-                self._events.append((name, begin, self._event()))
-            return
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._add(name, time.perf_counter() - started)
-
-    def settle(self) -> None:
-        """Wait until the GPU has done the steps given to it, and enter their times."""
-        for name, begin, end in self._events:
-            end.synchronize()
-            self._add(name, begin.elapsed_time(end) / 1000)
-        self._events.clear()
-
-    def take(self) -> dict[str, float]:
-        """Return the seconds of each step, and begin anew."""
-        self.settle()
-        taken = dict(self.seconds)
-        self.seconds.clear()
-        return taken
-
-    def _event(self) -> torch.cuda.Event:
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record(torch.cuda.current_stream(self.device))
-        return event
-
-    def _add(self, name: str, seconds: float) -> None:
-        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +98,29 @@ def decompose_batch(
         return Decomposed(rows, valid, pairs, vectors, one_colour, outliers, islands.sum(1), components, *of_head)
 
 
+def require_finite(solver: str) -> None:
+    """Refuse an image whose features came to nothing.
+
+    Args:
+        solver: what solved its eigenproblem.
+
+    Raises:
+        ImageError: nothing did, since its features are not finite.
+    """
+    if solver == eigen.NOT_FINITE:
+        raise not_computable("the backbone's features are not finite")
+
+
+def check_solver(settings: SpectralSettings, device: str) -> None:
+    """Refuse a solver that a device has not.
+
+    Raises:
+        SettingsError: naming both.
+    """
+    if settings.solver == "arpack" and device == "cuda":
+        raise SettingsError("solver: 'arpack' runs on a CPU only; choose another --solver, or --device cpu")
+
+
 def regions_of(
     found: Decomposed,
     degenerate: Tensor,
@@ -174,13 +147,6 @@ def regions_of(
         split=settings.split_regions,
     )
     return labels.masked_fill((found.one_colour if by_features else degenerate)[:, None], 0)
-
-
-def normalized(images: Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]) -> Tensor:
-    """Pictures (B, H, W, 3) uint8 as a backbone takes them, (B, 3, H, W) float32."""
-    pixels = images.permute(0, 3, 1, 2).to(torch.float32).div_(255.0)
-    shift, scale = torch.tensor([mean, std], dtype=pixels.dtype).to(pixels.device, non_blocking=True)
-    return pixels.sub_(shift[:, None, None]).div_(scale[:, None, None])
 
 
 def _graph(

@@ -5,23 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from simsam_batch.regions import boxes, masks
 from simsam_batch.regions.run_lengths import run_lengths
-
-RLE = pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.string())])
-
-SEGMENT = pa.struct(
-    [
-        ("label", pa.int32()),
-        ("area_fraction", pa.float64()),
-        ("bbox_xyxy", pa.list_(pa.int32())),
-        ("mask_rle", RLE),
-    ]
-)
-"""One label of one image."""
 
 
 def segments_of(labels: NDArray[np.int32], index: masks.UpsampleIndex) -> list[dict[str, Any]]:

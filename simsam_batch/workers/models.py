@@ -1,16 +1,16 @@
-"""From settings to a loaded backbone: the driver resolves it once, every worker loads the very same weights."""
+"""From settings to loaded models by role: the driver resolves each once, every worker loads the very same weights."""
 
 from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from simsam_batch.errors import RunError, SettingsError
-from simsam_batch.settings import FeatureSettings, SemanticSettings
+from simsam_batch.settings import FeatureSettings
 from simsam_batch.storage import ObjectNotFound, read_url, redact
 
 if TYPE_CHECKING:
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from simsam_batch.features.vit import ViTBackbone
 
 DESCRIPTORS = "descriptors"
+
+Loaded = tuple[Any, dict[str, Any]]
+"""A model, and what identifies it, the digest of its weights among it, as plain JSON values."""
 
 
 def compute_device(device: str) -> str:
@@ -34,33 +37,53 @@ def compute_device(device: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
-def resolve_backbone(settings: FeatureSettings) -> dict[str, Any]:
-    """What the backbone settings come down to: name, block, patch, normalisation and the digest of the weights.
+def resolve_models(roles: Sequence[str], settings: FeatureSettings) -> dict[str, Any]:
+    """What the models of some roles come down to: name, block, patch, normalisation and the digest of the weights.
 
-    The backbone is loaded once for it, so that a wrong name, block or file is found before any work is done.
+    Each is loaded once for it, so that a wrong name, block or file is found before any work is done.
+
+    Args:
+        roles: names in `ROLES`.
+        settings: of the command.
+
+    Returns:
+        Facts by role, without the roles that the settings have no model for.
 
     Raises:
-        SettingsError: an unknown backbone or block, or weights that do not fit it.
+        SettingsError: an unknown model or block, or weights that do not fit it.
     """
-    return _load(settings, "cpu")[1]
+    found = {role: ROLES[role](settings, "cpu")[1] for role in roles}
+    return {role: facts for role, facts in found.items() if facts}
 
 
-def load_backbone(settings: FeatureSettings, resolved: dict[str, Any], device: str) -> Backbone:
-    """The backbone on ``device``, with exactly the weights that the driver resolved.
+def load_model(role: str, settings: FeatureSettings, resolved: Mapping[str, Any], device: str) -> Any:
+    """The model of a role on ``device``, with exactly the weights that the driver resolved.
+
+    Args:
+        role: a name in `ROLES`.
+        settings: of the command.
+        resolved: what `resolve_models` gave, under the role's name.
+        device: torch's name of the device.
+
+    Returns:
+        The model; None where the settings have none for this role.
 
     Raises:
         RunError: the weights have changed since.
     """
-    backbone, found = _load(settings, device)
+    model, found = ROLES[role](settings, device)
+    recorded = resolved.get(role, {})
     for key, value in found.items():
-        if resolved.get(key) != value:
-            was = resolved.get(key)
-            msg = f"the backbone is not the one this run began with: {key} was {was!r}, here it is {value!r}"
-            raise RunError(msg)
-    return backbone
+        if recorded.get(key) != value:
+            raise RunError(
+                f"the {role} is not the one this run began with: {key} was {recorded.get(key)!r}, here it is {value!r}"
+                ". To mend it: give the weights that the run began with, or use another OUT"
+            )
+    return model
 
 
-def _load(settings: FeatureSettings, device: str) -> tuple[Backbone, dict[str, Any]]:
+def _backbone(settings: FeatureSettings, device: str) -> tuple[Backbone, dict[str, Any]]:
+    """What describes the patches."""
     if settings.backbone == DESCRIPTORS:
         from simsam_batch.features.descriptors import Descriptors
 
@@ -68,14 +91,14 @@ def _load(settings: FeatureSettings, device: str) -> tuple[Backbone, dict[str, A
         return weightless, weightless.describe()
     from simsam_batch.features import backbones
 
-    with _weights_file(settings.weights) as (path, digest):
+    with weights_file(settings.weights) as (path, digest):
         backbone = backbones.load_backbone(
             settings.backbone,
             weights=path,
             block=settings.block,
             facet=settings.facet,
             device=device,
-            precision=_precision(settings, device),
+            precision=precision_of(settings, device),
         )
     found = backbone.describe() | {"weights_sha256": digest or backbone.digest()}
     # Driver and workers may compute on different devices; what each used stands in the manifests.
@@ -83,39 +106,37 @@ def _load(settings: FeatureSettings, device: str) -> tuple[Backbone, dict[str, A
     return backbone, found
 
 
-def load_encoder(settings: SemanticSettings, resolved: dict[str, Any], device: str) -> ViTBackbone | None:
-    """The same network uncut, to describe crops by; None where regions are described by their patches.
-
-    Raises:
-        RunError: the weights have changed since the driver resolved them.
-    """
+def _encoder(settings: Any, device: str) -> tuple[ViTBackbone | None, dict[str, Any]]:
+    """The same network uncut, to describe crops by; None where regions are described by their patches."""
     if settings.region_feature == "patches" or settings.backbone == DESCRIPTORS:
-        return None
+        return None, {}
     from simsam_batch.features import backbones
 
-    with _weights_file(settings.weights) as (path, digest):
+    with weights_file(settings.weights) as (path, digest):
         encoder = backbones.load_backbone(
             settings.backbone,
             weights=path,
             facet="token",
             device=device,
-            precision=_precision(settings, device),
+            precision=precision_of(settings, device),
             whole=True,
         )
-    if digest is not None and digest != resolved.get("weights_sha256"):
-        msg = f"the weights are not those this run began with: {resolved.get('weights_sha256')}, here {digest}"
-        raise RunError(msg)
-    return encoder
+    return encoder, {"name": encoder.name, "weights_sha256": digest or encoder.digest()}
 
 
-def _precision(settings: FeatureSettings, device: str) -> Literal["fp32", "bf16"]:
+ROLES: Mapping[str, Callable[[Any, str], Loaded]] = {"backbone": _backbone, "encoder": _encoder}
+"""What loads the model of each role on a device, as the settings say."""
+
+
+def precision_of(settings: FeatureSettings, device: str) -> Literal["fp32", "bf16"]:
+    """Of the forward pass on a device."""
     if settings.precision == "auto":
         return "bf16" if device.startswith("cuda") else "fp32"
     return settings.precision
 
 
 @contextmanager
-def _weights_file(url: str | None) -> Iterator[tuple[Path | None, str | None]]:
+def weights_file(url: str | None) -> Iterator[tuple[Path | None, str | None]]:
     """A local file of the weights at ``url`` and its sha256; a remote one is copied for as long as it is read."""
     if url is None:
         yield None, None

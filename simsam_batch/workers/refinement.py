@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,23 +15,48 @@ from simsam_batch.engines.child import Child, Failure, Receive, Send
 from simsam_batch.engines.devices import thread_environment
 from simsam_batch.errors import RunError
 from simsam_batch.regions.leaf_refinement import LeafEvidence, refine_leaves
-from simsam_batch.regions.refine import refine
+from simsam_batch.regions.refine import load_crf, refine
 
 _MAPS_FOR_EACH = 2
 _BESIDE_A_GPU = 8
 
 
+def check_refinement(settings: Any, models: Mapping[str, Any]) -> None:
+    """Say at once, and not by every worker, that what refines is not installed.
+
+    Raises:
+        SettingsError: it is asked for and is not.
+    """
+    del models
+    if settings.refine != "none":
+        load_crf()
+
+
+def make_refiner(settings: Any, device: str) -> Refiner | None:
+    """What refines beside a worker, as the settings of its stage ask; None where nothing is refined.
+
+    Args:
+        settings: with ``refine`` and ``refine_processes``.
+        device: type of the device that the worker computes on.
+    """
+    return None if settings.refine == "none" else Refiner(refining_processes(settings.refine_processes, device))
+
+
 def refining_processes(asked: int, device: str) -> int:
-    """How many processes of one worker refine: as many as asked for, or what keeps the worker busy.
+    """How many processes of one worker refine: as many as asked for, or what keeps the worker's machine busy.
 
     Args:
         asked: 0 for what is right.
-        device: type of the worker's device. Beside ``cpu`` there is nothing to keep busy: workers are as many as the
-            cores already.
+        device: type of the worker's device. Beside ``cpu`` there is nothing to keep busy where workers are as many as
+            the cores; ranks of torchrun are as many as its user says, mostly one a GPU.
     """
-    if asked or device == "cpu":
+    if asked:
         return asked
-    return min(_BESIDE_A_GPU, len(os.sched_getaffinity(0)))
+    cores = len(os.sched_getaffinity(0))
+    if device != "cpu":
+        return min(_BESIDE_A_GPU, cores)
+    share = cores // int(os.environ.get("LOCAL_WORLD_SIZE", cores))
+    return min(_BESIDE_A_GPU, share) if share > 1 else 0
 
 
 class Refiner:

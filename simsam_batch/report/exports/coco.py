@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from itertools import islice
 from typing import Any, Literal
 
 from simsam_batch.regions.run_lengths import RunLengths
 from simsam_batch.report.exports.safe_names import is_plain, safe_path
-from simsam_batch.results.label_maps import kind_of, label_names, map_rows
+from simsam_batch.results.label_maps import cluster_count, kind_of, label_names, map_rows
 from simsam_batch.results.trees import RegionTree, measured
 from simsam_batch.runs.reading import StageRows
-from simsam_batch.storage import Folder, ObjectNotFound, redact
+from simsam_batch.storage import Folder, redact
 from simsam_batch.storage.uploading import streamed, temporary_file
 
 Nodes = Literal["leaves", "all"]
@@ -31,7 +30,7 @@ def write_coco(
     The local disk for temporary files holds the whole file, and annotations a second time.
 
     Args:
-        rows: of a stage with maps, see `simsam_batch.results.label_maps.KINDS`.
+        rows: of a stage with maps, see `simsam_batch.stages.kinds.Kind`.
         to: where the file goes.
         images: how many rows, the first ones.
         on_image: called after each with its outcome.
@@ -110,12 +109,7 @@ def _categories(rows: StageRows) -> list[str]:
     names = label_names(rows)
     if names is not None:
         return names
-    from simsam_batch.stages.clusters.stage import NODES, committed_settings
-
-    clusters = 0
-    with suppress(ObjectNotFound):
-        clusters = int(committed_settings(rows.out, NODES)["clusters"])
-    return ["", *(f"cluster {label}" for label in range(1, clusters + 1)), "region"]
+    return ["", *(f"cluster {label}" for label in range(1, cluster_count(rows) + 1)), "region"]
 
 
 def _json(value: Any) -> bytes:

@@ -16,10 +16,12 @@ from simsam_batch.report.exports.json_lines import write_json
 from simsam_batch.report.exports.label_images import write_label_images
 from simsam_batch.report.exports.pictures import write_pictures
 from simsam_batch.report.exports.web_dataset import write_webdataset
-from simsam_batch.results.label_maps import KINDS, kind_of
+from simsam_batch.results.label_maps import kind_of
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.runs.records import from_json, to_json
 from simsam_batch.runs.schema import SCHEMA_VERSION
+from simsam_batch.stages.kinds import Kind
+from simsam_batch.stages.registry import shown, stage_names
 from simsam_batch.storage import Folder
 
 RECORD = "export.json"
@@ -34,31 +36,38 @@ class Format:
 
     Attributes:
         about: what it is, for people.
-        stages: those that can be handed on so.
+        kinds: of what stages show, those that can be handed on so.
         write: given the rows, the folder, how many of the first rows, and what to call after each with its outcome.
         with_nodes: it takes ``nodes`` as well.
+        of_eigenvectors: it is made of eigenvectors.
     """
 
     about: str
-    stages: Sequence[str]
+    kinds: Sequence[Kind]
     write: Callable[..., None]
     with_nodes: bool = False
+    of_eigenvectors: bool = False
 
-    def fits(self, rows: StageRows) -> bool:
-        """Whether it can be made of these rows."""
-        return rows.stage in self.stages
+    def fits(self, stage: str) -> bool:
+        """Whether it can be made of the rows of a stage."""
+        what = shown(stage)
+        return what is not None and what.kind in self.kinds and (what.eigenvectors or not self.of_eigenvectors)
 
+
+_MAPS: Sequence[Kind] = get_args(Kind)
 
 FORMATS = {
-    "coco": Format("instances in one JSON file, as COCO's", [*KINDS], write_coco, with_nodes=True),
-    "hf": Format("Parquet with images and masks, for Hugging Face datasets", [*KINDS], write_hugging_face),
+    "coco": Format("instances in one JSON file, as COCO's", _MAPS, write_coco, with_nodes=True),
+    "hf": Format("Parquet with images and masks, for Hugging Face datasets", _MAPS, write_hugging_face),
     "json": Format(
-        "region trees as JSON Lines, nodes nested, masks in COCO's run-length encoding", ["hierarchy"], write_json
+        "region trees as JSON Lines, nodes nested, masks in COCO's run-length encoding", ["trees"], write_json
     ),
-    "pictures": Format("region trees as one PNG for each image, to look at", ["hierarchy"], write_pictures),
-    "png": Format("masks or label maps as one PNG for each image, values are labels", [*KINDS], write_label_images),
-    "pth": Format("eigenvectors as PyTorch files of Deep Spectral Methods", ["segment"], write_eigenvectors),
-    "webdataset": Format("tar files with images, masks and JSON, for WebDataset", [*KINDS], write_webdataset),
+    "pictures": Format("region trees as one PNG for each image, to look at", ["trees"], write_pictures),
+    "png": Format("masks or label maps as one PNG for each image, values are labels", _MAPS, write_label_images),
+    "pth": Format(
+        "eigenvectors as PyTorch files of Deep Spectral Methods", _MAPS, write_eigenvectors, of_eigenvectors=True
+    ),
+    "webdataset": Format("tar files with images, masks and JSON, for WebDataset", _MAPS, write_webdataset),
 }
 
 
@@ -80,12 +89,11 @@ def rows_for(out: Folder, stages: Sequence[str], chosen: str, stage: str | None)
     if stage is not None and stage not in stages:
         raise SettingsError(f"stage: {out.url} has no stage {stage!r}; {has}")
     for name in stages if stage is None else [stage]:
-        rows = StageRows(out, name)
-        if FORMATS[chosen].fits(rows):
-            return rows
-    made = f"is made of the stage {' or '.join(FORMATS[chosen].stages)}"
+        if FORMATS[chosen].fits(name):
+            return StageRows(out, name)
+    made = f"is made of the stage {' or '.join(filter(FORMATS[chosen].fits, stage_names()))}"
     if stage is not None:
-        fitting = " | ".join(name for name, each in FORMATS.items() if each.fits(rows))
+        fitting = " | ".join(name for name, each in FORMATS.items() if each.fits(stage))
         instead = f"another --format: {fitting}" if fitting else "another --stage"
         raise SettingsError(f"format: {chosen} {made}, not of {stage}. To mend it: {instead}")
     raise SettingsError(f"format: {chosen} {made}, which {out.url} has not; {has}")

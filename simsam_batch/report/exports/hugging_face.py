@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from simsam_batch.report.exports.dataset_card import dataset_card
 from simsam_batch.report.exports.leftovers import delete_leftovers
 from simsam_batch.report.exports.safe_names import safe_path
+from simsam_batch.report.exports.samples import UNREADABLE, annotation
 from simsam_batch.results.label_maps import facts_of, kind_of, label_names, map_rows
-from simsam_batch.results.samples import UNREADABLE, annotation
 from simsam_batch.results.sources import file_of, side_by_side
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.storage import Folder
@@ -40,7 +40,7 @@ def write_hugging_face(rows: StageRows, to: Folder, images: int, on_image: Calla
     """Write ``data/train-00000.parquet`` and so on, and ``README.md``, the dataset card.
 
     Args:
-        rows: of a stage with maps, see `simsam_batch.results.label_maps.KINDS`.
+        rows: of a stage with maps, see `simsam_batch.stages.kinds.Kind`.
         to: where the files go.
         images: how many rows, the first ones.
         on_image: called after each with its outcome.

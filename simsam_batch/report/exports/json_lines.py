@@ -7,7 +7,8 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
-from simsam_batch.results.trees import RegionTree, measured, tree_rows
+from simsam_batch.results.label_maps import map_rows
+from simsam_batch.results.trees import RegionTree, measured
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.storage import Folder, redact
 
@@ -31,7 +32,7 @@ def write_json(rows: StageRows, to: Folder, images: int, on_image: Callable[[str
     """
     lines: list[bytes] = []
     file = size = 0
-    for _, row in islice(tree_rows(rows), images):
+    for _, row in islice(map_rows(rows), images):
         lines.append(_line(row, rows))
         size += len(lines[-1])
         if len(lines) == FILE_IMAGES or size >= FILE_BYTES:

@@ -6,15 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from simsam_batch.report.exports.index_table import write_each
-from simsam_batch.results.label_maps import (
-    kind_of,
-    label_map,
-    label_names,
-    map_rows,
-    most_labels,
-    png,
-    write_label_names,
-)
+from simsam_batch.report.exports.label_pngs import most_labels, png, write_label_names
+from simsam_batch.results.label_maps import kind_of, label_map, label_names, map_rows
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.storage import Folder
 
@@ -23,7 +16,7 @@ def write_label_images(rows: StageRows, to: Folder, images: int, on_image: Calla
     """Write ``masks/a/b.png`` for the image ``a/b.jpg``, ``index.csv``, and ``labels.txt`` but for trees.
 
     Args:
-        rows: of a stage with maps, see `simsam_batch.results.label_maps.KINDS`.
+        rows: of a stage with maps, see `simsam_batch.stages.kinds.Kind`.
         to: where the files go.
         images: how many rows, the first ones.
         on_image: called after each with its outcome.

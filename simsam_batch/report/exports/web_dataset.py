@@ -10,9 +10,10 @@ from contextlib import ExitStack
 from itertools import islice
 from typing import Any
 
+from simsam_batch.report.exports.label_pngs import write_label_names
 from simsam_batch.report.exports.leftovers import delete_leftovers
-from simsam_batch.results.label_maps import label_names, map_rows, write_label_names
-from simsam_batch.results.samples import UNREADABLE, annotation
+from simsam_batch.report.exports.samples import UNREADABLE, annotation
+from simsam_batch.results.label_maps import label_names, map_rows
 from simsam_batch.results.sources import side_by_side, upright
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.storage import Folder
@@ -31,7 +32,7 @@ def write_webdataset(rows: StageRows, to: Folder, images: int, on_image: Callabl
     """Write ``samples-000000.tar`` and so on, and ``labels.txt`` but for trees; memory holds a few images.
 
     Args:
-        rows: of a stage with maps, see `simsam_batch.results.label_maps.KINDS`.
+        rows: of a stage with maps, see `simsam_batch.stages.kinds.Kind`.
         to: where the files go.
         images: how many rows, the first ones.
         on_image: called after each with its outcome.

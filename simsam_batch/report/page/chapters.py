@@ -20,15 +20,11 @@ from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.runs.records import from_json
+from simsam_batch.stages.registry import Command
 from simsam_batch.storage import Folder, ObjectNotFound
 from simsam_batch.telling.status import duration
 
-KINDS = {"segment": ("segment",), "semantic": ("regions", "semantic"), "hierarchy": ("hierarchy", "labels")}
-"""The chapters there can be, each with its stages, of which a later one reads the one before."""
-
 _AT_ONCE = 32
-
-TITLES = {"segment": "Object masks", "semantic": "Label maps", "hierarchy": "Region trees"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,14 +151,20 @@ class Source:
             return None
 
 
-def begun(source: Source, kind: str, stages: Sequence[str]) -> tuple[Chapter, dict[str, Work]]:
-    """What all chapters have: progress, settings, failures, time; and what the manifests say by stage."""
-    works = {stage: work_of(Ledger(source.out, stage).manifests()) for stage in KINDS[kind] if stage in stages}
+def begun(source: Source, command: Command, stages: Sequence[str]) -> tuple[Chapter, dict[str, Work]]:
+    """What all chapters have: progress, settings, failures, time; and what the manifests say by stage.
+
+    Args:
+        source: what it is made from.
+        command: whose chapter it is.
+        stages: those of the run that have begun.
+    """
+    works = {stage: work_of(Ledger(source.out, stage).manifests()) for stage in command.stages if stage in stages}
     chapter = Chapter(
-        kind,
-        TITLES[kind],
+        command.name,
+        command.title,
         [_progress(source, stage, work) for stage, work in works.items()],
-        settings_of(source.out, works),
+        settings_of(source.out, command, works),
         [
             Failures(stage, cause, count, work.named.get(cause, ()))
             for stage, work in works.items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +13,16 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from simsam_batch import images
-from simsam_batch.drawing.overlays import Entry, overlay, shown_eigenvectors, truth_mask, vector_picture
+from simsam_batch.drawing.overlays import Entry, overlay, vector_picture
+from simsam_batch.drawing.photograph import shown_photograph
 from simsam_batch.drawing.text import EMPTY, MUTED, Color, write
 from simsam_batch.drawing.tree_colors import tree_colors
 from simsam_batch.drawing.tree_diagram import cut_out
 from simsam_batch.drawing.tree_levels import borders, draw_level, nodes_at
-from simsam_batch.report.exports.pictures import page, shown_photograph
+from simsam_batch.drawing.tree_page import page
+from simsam_batch.regions.masks import nearest, upsample_index
+from simsam_batch.regions.run_lengths import decode
+from simsam_batch.results.eigenvectors import grid_eigenvectors
 from simsam_batch.results.photographs import limits_of, working_size
 from simsam_batch.results.trees import RegionTree
 from simsam_batch.runs.reading import StageRows
@@ -69,17 +74,18 @@ def draw_masks(row: dict[str, Any], rows: StageRows, truth_uri: str | None) -> D
     photo, fault = shown_photograph(row, rows.settings)
     truth = None
     if truth_uri is not None and row["truth_error"] is None:
-        truth = truth_mask(truth_uri, limits_of(rows.settings, row), (row["height"], row["width"]), row)
+        with suppress(images.TruthError):
+            truth = images.load_truth(truth_uri, limits_of(rows.settings, row), (row["height"], row["width"]))
     working = working_size(row, rows.settings)
     across, down = (min(1.0, row[f"grid_{s}"] * row["patch"] / working[i]) for i, s in ((1, "w"), (0, "h")))
-    vectors = shown_eigenvectors(rows, row)
-    entry = Entry(row, np.asarray(photo), truth, vectors, (down, across))
+    vectors = grid_eigenvectors(row, rows)
+    entry = Entry(row, truth)
 
     def maps(width: int, most: int) -> list[Image.Image]:
         if vectors is None:
             return []
         size = _fitted(photo.size, width)
-        return [vector_picture(vector, size, entry.covered) for vector in vectors[1 : most + 1]]
+        return [vector_picture(vector, size, (down, across)) for vector in vectors[1 : most + 1]]
 
     third = (SMALL - 2 * _GAP) // 3
     card = overlay(_shrunk(photo, SMALL, fault), entry)
@@ -102,14 +108,11 @@ def draw_labels(
         colors: of the labels.
         truth: the classes in their colours, of any size; None without.
     """
-    from pycocotools import mask as coco
-
     photo, fault = shown_photograph(row, dict(settings))
     labels = np.zeros((row["height"], row["width"]), np.int32)
     for segment in row["segments"]:
-        mask = segment["mask_rle"]
-        labels[coco.decode({"size": mask["size"], "counts": mask["counts"].encode()}).view(np.bool_)] = segment["label"]
-    own = _nearest(labels, photo.size)
+        labels[decode(segment["mask_rle"])] = segment["label"]
+    own = nearest(labels, (photo.size[1], photo.size[0]))
     there = [label for label in np.unique(own).tolist() if label]
     cut_outs = {label: _jpeg(cut_out(photo, own == label, CUT_OUT, colors[label])) for label in there}
     card = _painted(_shrunk(photo, SMALL, fault), labels, colors)
@@ -125,7 +128,7 @@ def draw_tree(row: dict[str, Any], settings: dict[str, Any], labelled: Sequence[
     """The first levels of a region tree; behind it all of them, and the tree itself.
 
     Args:
-        row: as `simsam_batch.results.trees.tree_rows` gives it, of an image that is ``ok``.
+        row: as `simsam_batch.results.label_maps.map_rows` gives it, of an image that is ``ok``.
         settings: of its stage.
         labelled: labels of which the largest region is cut out.
     """
@@ -169,7 +172,7 @@ def _levels(photo: Image.Image, owners: NDArray[np.int32], tree: RegionTree, col
     depths = [*range(1, min(_LEVELS - 1, deepest)), *([deepest] if deepest else [])]
     width = 2 * SMALL // _LEVELS - _GAP
     size = width, max(1, round(photo.height * width / photo.width))
-    shown, near = photo.resize(size, Image.Resampling.LANCZOS), _nearest(owners, size)
+    shown, near = photo.resize(size, Image.Resampling.LANCZOS), nearest(owners, (size[1], size[0]))
     trunk = np.append(nodes_at(tree, 1), -1)[near]
     cuts = [draw_level(shown, np.append(nodes_at(tree, depth), -1)[near], trunk, colors) for depth in depths]
     return _stacked([[shown, *cuts]])
@@ -190,8 +193,6 @@ def palette(count: int) -> list[Color]:
 
 def _region_map(row: Mapping[str, Any], settings: Mapping[str, Any]) -> NDArray[np.int32]:
     """(height, width) of the photograph at the size it was computed at: the region of every pixel."""
-    from simsam_batch.regions.masks import upsample_index
-
     grid, working = (row["grid_h"], row["grid_w"]), working_size(row, settings)
     index = upsample_index(grid, row["patch"], working, working)
     regions: NDArray[np.int32] = np.array(row["region_map"], dtype=np.int32).reshape(grid)[np.ix_(*index)]
@@ -200,7 +201,7 @@ def _region_map(row: Mapping[str, Any], settings: Mapping[str, Any]) -> NDArray[
 
 def _painted(photo: Image.Image, labels: NDArray[np.int32], colors: Mapping[int, Color] | None) -> Image.Image:
     """Labels in their colours over a photograph, with white borders; without colours the borders alone."""
-    near = _nearest(labels, photo.size)
+    near = nearest(labels, (photo.size[1], photo.size[0]))
     edge = Image.fromarray(borders(near))
     shown = photo.copy()
     if colors is not None:
@@ -210,14 +211,6 @@ def _painted(photo: Image.Image, labels: NDArray[np.int32], colors: Mapping[int,
         shown = Image.composite(Image.blend(grey, flat, _TINT), photo, Image.fromarray(near > 0))
     shown.paste((255, 255, 255), mask=edge)
     return shown
-
-
-def _nearest(labels: NDArray[np.int32], size: tuple[int, int]) -> NDArray[np.int32]:
-    """Labels at another (width, height): those at the centres of its pixels."""
-    places = [
-        (2 * np.arange(small) + 1) * large // (2 * small) for small, large in zip(size[::-1], labels.shape, strict=True)
-    ]
-    return labels[np.ix_(*places)]
 
 
 def _fitted(size: tuple[int, int], side: int) -> tuple[int, int]:

@@ -8,18 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from simsam_batch.report.page.work import Work
+from simsam_batch.results.label_maps import recorded_settings
 from simsam_batch.runs.ledger import Ledger
-from simsam_batch.runs.records import from_json
-from simsam_batch.settings import HierarchySettings, RunSettings, SegmentSettings, SemanticSettings
-from simsam_batch.storage import Folder, ObjectNotFound
-
-MODELS: dict[str, type[RunSettings]] = {
-    "segment": SegmentSettings,
-    "regions": SemanticSettings,
-    "semantic": SemanticSettings,
-    "hierarchy": HierarchySettings,
-    "labels": HierarchySettings,
-}
+from simsam_batch.stages.registry import Command
+from simsam_batch.storage import Folder
 
 _LONGEST = 400
 
@@ -43,23 +35,23 @@ class Settings:
     hosts: list[tuple[str, int]]
 
 
-def settings_of(out: Folder, works: Mapping[str, Work]) -> Settings:
-    """What is recorded of some stages.
+def settings_of(out: Folder, command: Command, works: Mapping[str, Work]) -> Settings:
+    """What is recorded of the stages of a command.
 
     Args:
         out: the run's folder.
-        works: by stage what its manifests say.
+        command: whose they are.
+        works: by stage what its manifests say, of those that have begun.
     """
+    defaults = command.settings()().model_dump(mode="json")
     values: dict[str, Any] = {}
-    defaults: dict[str, Any] = {}
     resolved: list[tuple[str, list[tuple[str, str]]]] = []
-    for stage in works:
-        record = Ledger(out, stage).record()
-        defaults |= MODELS[stage]().model_dump(mode="json")
-        values |= record["started_with"] | record["settings"]
-        resolved.append((stage, [(key, _shown(value)) for key, value in flat(record["resolved"])]))
-    if "regions" in works or "labels" in works:
-        values |= cluster_settings(out)
+    for stage in command.stages:
+        if stage in works:
+            record = Ledger(out, stage).record()
+            values |= record["started_with"]
+            resolved.append((stage, [(key, _shown(value)) for key, value in flat(record["resolved"])]))
+        values |= recorded_settings(out, stage)
     changed = [
         (name, _shown(value), _shown(defaults.get(name)))
         for name, value in values.items()
@@ -90,15 +82,6 @@ def flat(value: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:
         else:
             found.append((f"{above}{key}", inner))
     return found
-
-
-def cluster_settings(out: Folder) -> dict[str, Any]:
-    """The settings that the clusters were fitted with; none before that."""
-    name = "clusters/clusters.json"
-    try:
-        return dict(from_json(out.read(name), f"{out.url}/{name}", "settings")["settings"])
-    except ObjectNotFound:
-        return {}
 
 
 def _shown(value: Any) -> str:

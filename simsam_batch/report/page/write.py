@@ -16,19 +16,15 @@ from simsam_batch.errors import SettingsError
 from simsam_batch.report.page.album import Album
 from simsam_batch.report.page.card import NAME as CARD
 from simsam_batch.report.page.card import dataset_card
-from simsam_batch.report.page.chapters import KINDS, Chapter, Source
-from simsam_batch.report.page.hierarchy import hierarchy_chapter
-from simsam_batch.report.page.segment import segment_chapter
-from simsam_batch.report.page.semantic import semantic_chapter
+from simsam_batch.report.page.chapters import Chapter, Source
 from simsam_batch.report.page.settings import sources
 from simsam_batch.runs.plan import Plan
+from simsam_batch.stages.registry import COMMANDS
 from simsam_batch.storage import Folder, redact
 
 PAGE = "report/index.html"
 MOST_SAMPLES = 100
 """Images of a gallery, at most."""
-
-_CHAPTERS = {"segment": segment_chapter, "semantic": semantic_chapter, "hierarchy": hierarchy_chapter}
 
 
 def write_page(out: Folder, plan: Plan, stages: Sequence[str], samples: int, stage: str | None = None) -> str:
@@ -61,9 +57,9 @@ def write_page(out: Folder, plan: Plan, stages: Sequence[str], samples: int, sta
     card = dataset_card(out)
     source = Source(out, plan, Album(out), samples)
     chapters: list[Chapter] = [
-        _CHAPTERS[kind](source, stages)
-        for kind, parts in KINDS.items()
-        if parts[0] in stages and stage in (None, *parts)
+        command.chapter()(source, command, stages)
+        for command in COMMANDS
+        if next(iter(command.stages)) in stages and stage in (None, *command.stages)
     ]
     page = _render(
         name=out.url.rstrip("/").rpartition("/")[2] or out.url,

@@ -1,151 +1,72 @@
-"""The clusters of a whole set: one fit over the regions of all images, or over the nodes of all trees."""
+"""The clusters of a whole set, one fit over the regions of all images or the nodes of all trees: a stage of one shard.
+
+Features are streamed shard by shard, and a sample of them is held. The fit is the same for any order, engine and number
+of workers of the stage it rests on.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import torch
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
-from simsam_batch.errors import RunError, SettingsError
+from simsam_batch.errors import ImageError, RunError, SettingsError
 from simsam_batch.regions import codebook
-from simsam_batch.regions.moments import Moments
+from simsam_batch.regions.moments import Moments, Projection
 from simsam_batch.regions.sampling import RowSample
-from simsam_batch.runs.ledger import Ledger, committed_rows
-from simsam_batch.runs.records import from_json, to_json
-from simsam_batch.runs.schema import SCHEMA_VERSION
-from simsam_batch.settings import ClusterSettings, extra
-from simsam_batch.stages.committed_trees import committed_trees
-from simsam_batch.storage import Folder, ObjectNotFound
+from simsam_batch.runs.committed import CommittedShard, committed_shards
+from simsam_batch.runs.ledger import Ledger
+from simsam_batch.runs.plan import make_plan_of
+from simsam_batch.runs.reading import StageRows
+from simsam_batch.runs.schema import File, Needs
+from simsam_batch.settings import Clusters, ClusterSettings, Numbers
+from simsam_batch.stages.base import CommandStage
+from simsam_batch.stages.clusters.rows import CLUSTERS_FIELDS, ClustersFold
+from simsam_batch.storage import Folder
 from simsam_batch.workers.models import compute_device
+from simsam_batch.workers.records import Item, RecordWorker, Results, Row, failed
 
+_CODEBOOK = "codebook"
 _BATCH_ROWS = 4096
-_KEYS = ("settings", "features_digest", "codebooks")
 
-Features = Iterator[tuple[list[bytes], NDArray[np.float32]]]
-"""Names, unlike each other, and features (n, C) of what is clustered, in the order of the plan."""
-
-
-@dataclass(frozen=True, slots=True)
-class Clustered:
-    """What is clustered over a set.
-
-    Attributes:
-        stage: whose it is.
-        names: of the things, for people and as the key of their number in the stage's statistics.
-        features: reads them from a run's folder.
-        folder: below OUT, where the codebooks and their record go.
-    """
-
-    stage: str
-    names: str
-    features: Callable[[Folder], Features]
-    folder: str
-
-    @property
-    def record(self) -> str:
-        """Name of the record, whose creation commits the fit."""
-        return f"{self.folder}/clusters.json"
+Features = tuple[list[bytes], NDArray[np.float32]]
+"""Names, unlike each other, and features (n, C) of what is clustered."""
 
 
-@dataclass(frozen=True, slots=True)
-class FittedClusters:
-    """What the fit came to.
+@dataclass(frozen=True)
+class ClustersStage(CommandStage[ClusterSettings]):
+    """Fits the clusters of all regions; a record of its plan is one repeat, a fit with a seed of its own."""
 
-    Attributes:
-        files: names of the codebooks below OUT, one for each repeat, with the sha256 of each.
-        facts: how many there were and how many were sampled, inertia of each repeat.
-    """
+    name = "clusters"
+    components = (Numbers, Clusters)
+    fields = CLUSTERS_FIELDS
+    reads = ("regions",)
+    unit = "repeat"
+    needs = Needs(workers=1)
+    things: ClassVar[str] = "regions"
 
-    files: tuple[tuple[str, str], ...]
-    facts: dict[str, Any]
+    @classmethod
+    def of(cls, options: ClusterSettings, out: Folder) -> Self:
+        """The stage of a run, with a plan of as many repeats as the settings ask for."""
+        repeats = getattr(options, "repeats", 1)
+        numbers = pa.table({cls.unit: pa.array([str(repeat) for repeat in range(repeats)])})
+        return cls(options, {}, make_plan_of(out, numbers, unit=cls.unit, shard_size=repeats))
 
+    @cached_property
+    def fold(self) -> ClustersFold:
+        """Keeps what the repeats came to."""
+        return ClustersFold(self.things)
 
-def fit_clusters(
-    out: Folder, clustered: Clustered, options: ClusterSettings, digest: str, repeats: int = 1
-) -> FittedClusters:
-    """Fit the clusters of what is committed in OUT, or take those that an earlier call has committed.
-
-    Features are streamed shard by shard; a sample of at most ``options.sample`` is held. The fit is the same for any
-    order, engine and number of workers: like them it computes with ``options.threads`` threads.
-
-    Args:
-        out: the run's folder, with the stage complete.
-        clustered: what of.
-        options: the settings.
-        digest: content digest of that stage.
-        repeats: fits with different seeds.
-
-    Raises:
-        SettingsError: OUT has clusters fitted with other settings, or there is nothing to cluster.
-        RunError: a committed file is not what it was.
-    """
-    settings, where = cluster_settings(options), clustered.record
-    try:
-        return _committed(out, clustered, settings, digest)
-    except ObjectNotFound:
-        with _exactly(options.threads):
-            files, facts = _fit(out, clustered, options, repeats)
-    record = {
-        "schema_version": SCHEMA_VERSION,
-        "settings": settings,
-        "features_digest": digest,
-        "codebooks": files,
-        "facts": facts,
-    }
-    out.create(where, to_json(record, where))
-    # Another driver may have been first; its fit is the same.
-    return _committed(out, clustered, settings, digest)
-
-
-def cluster_settings(options: ClusterSettings) -> dict[str, Any]:
-    """The settings of the fit, and the seed."""
-    fields = type(options).model_fields
-    values = options.values_of("result")
-    return {name: value for name, value in values.items() if extra(fields[name])["group"] == "Clusters"} | {
-        "seed": options.seed
-    }
-
-
-def committed_settings(out: Folder, clustered: Clustered) -> dict[str, Any]:
-    """The settings of the fit that is committed.
-
-    Raises:
-        ObjectNotFound: there is none.
-        RunError: its record is damaged.
-    """
-    where = clustered.record
-    return dict(from_json(out.read(where), f"{out.url}/{where}", *_KEYS)["settings"])
-
-
-def load_codebook(out: Folder, name: str, sha256: str) -> codebook.Codebook:
-    """One codebook.
-
-    Raises:
-        RunError: it is missing or damaged.
-    """
-    try:
-        body = out.read(name)
-    except ObjectNotFound as error:
-        raise RunError(f"{out.url}/{name} is missing. To mend it: restore the file") from error
-    if hashlib.sha256(body).hexdigest() != sha256:
-        raise RunError(f"{out.url}/{name} is not what was committed. To mend it: restore the file")
-    return codebook.Codebook.from_bytes(body)
-
-
-def _region_features(out: Folder) -> Features:
-    """Of all committed regions, named by image and region."""
-    for body in committed_rows(out, Ledger(out, "regions").manifests()):
-        table = pq.ParquetFile(pa.BufferReader(body))
-        for batch in table.iter_batches(_BATCH_ROWS, columns=["image_id", "regions"]):
+    def features(self, shard: CommittedShard) -> Iterator[Features]:
+        """What is clustered of a shard of the stage it reads, in the order of the plan."""
+        for batch in shard.rows(["image_id", "regions"]).to_batches(_BATCH_ROWS):
             lists = batch.column("regions")
             owner = np.repeat(np.arange(len(lists)), lists.value_lengths().fill_null(0).to_numpy())
             regions = lists.flatten()
@@ -154,98 +75,149 @@ def _region_features(out: Folder) -> Features:
             images = batch.column("image_id").to_pylist()
             numbers = regions.field("region").to_pylist()
             names = [f"{images[i]}#{number}".encode() for i, number in zip(owner.tolist(), numbers, strict=True)]
-            flat = regions.field("feature").flatten().to_numpy()
-            yield names, flat.reshape(len(names), -1)
+            yield names, regions.field("feature").flatten().to_numpy().reshape(len(names), -1)
+
+    def make_worker(self, beat: Callable[[], None]) -> ClustersWorker:
+        """Be ready to fit."""
+        return ClustersWorker(self, beat)
 
 
-def _node_features(out: Folder) -> Features:
-    """Of the nodes of all committed trees, named by image and node; a node that holds no patch has none."""
-    for shard in committed_trees(out):
-        for row, prototypes in zip(shard.rows, shard.prototypes, strict=True):
+@dataclass(frozen=True)
+class NodeClustersStage(ClustersStage):
+    """Fits the clusters of the nodes of all trees; a node that holds no patch has no feature."""
+
+    name = "node-clusters"
+    reads = ("hierarchy",)
+    things = "nodes"
+
+    def features(self, shard: CommittedShard) -> Iterator[Features]:
+        """The prototypes of the nodes of a shard of trees."""
+        ids = shard.rows(["image_id"])["image_id"].to_pylist()
+        for image_id, prototypes in zip(ids, prototypes_of(shard), strict=True):
             held = np.flatnonzero(prototypes.any(axis=1))
-            if not len(held):
-                continue
-            yield [f"{row['image_id']}#{node}".encode() for node in held.tolist()], prototypes[held]
+            if len(held):
+                yield [f"{image_id}#{node}".encode() for node in held.tolist()], prototypes[held]
 
 
-REGIONS = Clustered("regions", "regions", _region_features, "clusters")
-"""The regions of all images, which ``semantic`` labels."""
-
-NODES = Clustered("hierarchy", "nodes", _node_features, "node-clusters")
-"""The nodes of all trees, which ``labels`` labels."""
-
-
-@contextmanager
-def _exactly(threads: int) -> Iterator[None]:
-    """So many threads for torch and BLAS, whose last bits depend on it; what starts the driver sets various numbers."""
-    import torch
-
-    # The limit reaches only libraries that are loaded.
-    import_module("sklearn.cluster")
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with threadpool_limits(threads):
-            yield
-    finally:
-        torch.set_num_threads(before)
+def prototypes_of(shard: CommittedShard) -> list[NDArray[np.float32]]:
+    """Of each tree of a shard (nodes, C) float32, the mean feature of each node; (0, 0) where the image failed."""
+    nothing = np.zeros((0, 0), np.float32)
+    return [np.asarray(held.get("prototypes", nothing), np.float32) for held in shard.attachments()]
 
 
-def _fit(
-    out: Folder, clustered: Clustered, options: ClusterSettings, repeats: int
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    import torch
+class ClustersWorker(RecordWorker[None]):
+    """Draws the sample once, and fits each repeat to it."""
 
-    names = clustered.names
-    there = sum(manifest["statistics"][names] for manifest in Ledger(out, clustered.stage).manifests())
-    if not there:
-        raise SettingsError(f"no image has any {names}, so there is nothing to cluster")
-    device = torch.device(compute_device(options.device))
-    files, inertia = [], []
-    try:
-        sample = RowSample(options.seed % 2**64, min(options.sample, there))
-        moments: Moments | None = None
-        for keys, features in clustered.features(out):
-            sample.add(keys, features)
-            if options.pca_dim:
-                here = Moments.of(features)
-                moments = here if moments is None else moments.merge(here)
-        _, rows = sample.rows()
-        projection = moments.principal_components(options.pca_dim) if moments is not None else None
-        for repeat in range(repeats):
+    def __init__(self, stage: ClustersStage, beat: Callable[[], None]) -> None:
+        # the limit on threads reaches only libraries that are loaded
+        import_module("sklearn.cluster")
+        super().__init__(stage, beat, torch.device(compute_device(stage.options.device)))
+        assert stage.plan is not None  # noqa: S101  it is where the features are
+        self._fit, self._options, self._out = stage, stage.options, stage.plan.out
+        self._sample: tuple[int, NDArray[np.float32], Projection | None] | None = None
+
+    def load(self, item: Item) -> None:
+        """Nothing of a repeat is loaded by itself."""
+        del item
+
+    def take(self, item: Item, loaded: None, results: Results) -> None:
+        """Fit one repeat."""
+        del loaded
+        try:
+            row = self._fitted(int(item.record[self._fit.unit]))
+        except ValueError as error:
+            row = failed(ImageError("not_clusterable", str(error), "fit"))
+        results.put(item.row, row)
+
+    def _fitted(self, repeat: int) -> Row:
+        with self.timer.step("sample"):
+            there, rows, projection = self._sampled()
+        self._beat()
+        options = self._options
+        with self.timer.step("fit"):
             book = codebook.fit(
                 rows,
                 options.clusters,
                 (options.seed + repeat) % 2**32,
                 method=options.cluster_method,
                 projection=projection,
-                device=device,
+                device=self.device,
             )
-            body = book.to_bytes()
-            sha256 = hashlib.sha256(body).hexdigest()
-            name = f"{clustered.folder}/codebook.{repeat}.{sha256[:16]}.npz"
-            out.create(name, body)
-            files.append({"name": name, "sha256": sha256})
-            inertia.append(book.inertia)
-    except ValueError as error:
-        raise SettingsError(f"the {names} cannot be clustered: {error}") from error
-    return files, {names: there, "sampled": len(rows), "inertia": inertia}
+        columns = {
+            "status": "ok",
+            "clusters": len(book.centers),
+            "sampled": len(rows),
+            "inertia": book.inertia,
+            "iterations": book.iterations,
+            "converged": book.converged,
+            "device": book.device,
+        }
+        state = {self._fit.things: there, "sampled": len(rows), "inertia": [book.inertia]}
+        return Row(columns, {_CODEBOOK: File(book.to_bytes(), "npz")}, state)
+
+    def _sampled(self) -> tuple[int, NDArray[np.float32], Projection | None]:
+        """How many things there are, the features of a sample of them, and the components to cluster in."""
+        if self._sample is None:
+            ledger = Ledger(self._out, self._fit.reads[0])
+            there = sum(manifest["statistics"][self._fit.things] for manifest in ledger.manifests())
+            sample = RowSample(self._options.seed % 2**64, max(1, min(self._options.sample, there)))
+            moments: Moments | None = None
+            for shard in committed_shards(self._out, ledger.manifests()):
+                for keys, features in self._fit.features(shard):
+                    sample.add(keys, features)
+                    if self._options.pca_dim:
+                        here = Moments.of(features)
+                        moments = here if moments is None else moments.merge(here)
+                self._beat()
+            _, rows = sample.rows()
+            components = moments.principal_components(self._options.pca_dim) if moments is not None else None
+            self._sample = there, rows, components
+        return self._sample
 
 
-def _committed(out: Folder, clustered: Clustered, settings: dict[str, Any], digest: str) -> FittedClusters:
-    where = clustered.record
-    record = from_json(out.read(where), f"{out.url}/{where}", *_KEYS)
-    differences = [
-        f"{name}: {record['settings'].get(name)!r} there, {value!r} here"
-        for name, value in settings.items()
-        if record["settings"].get(name) != value
-    ]
-    if record["features_digest"] != digest:
-        differences.append(f"the {clustered.names} they were fitted on")
-    if differences:
+def check_enough(there: int, things: str, settings: ClusterSettings) -> None:
+    """Refuse, before anything of the fit is recorded, to make more clusters than there are things.
+
+    Raises:
+        SettingsError: naming both numbers.
+    """
+    if not there:
+        raise SettingsError(f"no image has any {things}, so there is nothing to cluster")
+    if there < settings.clusters:
         raise SettingsError(
-            "\n  ".join([f"{out.url} holds clusters fitted with other settings:", *differences])
-            + "\nTo mend it: use the same settings, or another OUT"
+            f"clusters: {there} {things} do not make {settings.clusters} clusters; ask for at most {there}"
         )
-    files = tuple((str(file["name"]), str(file["sha256"])) for file in record["codebooks"])
-    return FittedClusters(files, record["facts"])
+
+
+def check_fitted(out: Folder, stage: str, result: Mapping[str, Any]) -> None:
+    """Refuse to go on with a fit that came to nothing.
+
+    Raises:
+        SettingsError: with what was said of it.
+    """
+    if result["failed"]:
+        fault = next(row["error"] for _, row in StageRows(out, stage).each(["status", "error"]) if row["error"])
+        raise SettingsError(f"the clusters cannot be fitted: {fault}. To mend it: other settings, in another OUT")
+
+
+def codebooks(out: Folder, stage: str) -> list[codebook.Codebook]:
+    """The codebooks of a fit, one for each repeat.
+
+    Args:
+        out: the run's folder.
+        stage: name of the fit.
+
+    Raises:
+        RunError: they are missing or damaged.
+    """
+    found = []
+    for shard in committed_shards(out, Ledger(out, stage).manifests()):
+        for held in shard.attachments():
+            book = held.get(_CODEBOOK)
+            if not isinstance(book, File):
+                raise RunError(f"{out.url}: the stage {stage} has no codebook. To mend it: use another OUT")
+            found.append(codebook.Codebook.from_bytes(book.data))
+    return found
+
+
+STAGES = {ClustersStage.name: ClustersStage, NodeClustersStage.name: NodeClustersStage}

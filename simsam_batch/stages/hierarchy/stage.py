@@ -1,11 +1,10 @@
-"""The worker of the ``hierarchy`` stage: patches to superpixels, superpixels to a tree, nodes against the truth."""
+"""The ``hierarchy`` stage: patches to superpixels, superpixels to a tree, nodes against the truth."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from statistics import fmean
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -24,19 +23,45 @@ from simsam_batch.regions.run_lengths import run_lengths
 from simsam_batch.regions.splitting import OUTCOMES, SplitRules
 from simsam_batch.regions.superpixels import OverClustering, over_cluster
 from simsam_batch.regions.tree import Tree, grow_trees, with_upstream_numbering
-from simsam_batch.scores.means import exact_mean, mean_of_one
+from simsam_batch.scores.means import mean_of_one
 from simsam_batch.scores.nodes import TreeNodes
-from simsam_batch.settings import HierarchySettings
 from simsam_batch.spectral import affinity
 from simsam_batch.spectral.laplacian import fill_left_out
-from simsam_batch.stages.decomposition import normalized
-from simsam_batch.stages.hierarchy.rows import HierarchyStage, TreeScores
-from simsam_batch.storage import redact
-from simsam_batch.workers.images import ImageWorker, Item, Loaded, Results, finite_or_none
-from simsam_batch.workers.refinement import Refiner, refining_processes
+from simsam_batch.stages.base import CommandStage
+from simsam_batch.stages.clusters.stage import NodeClustersStage, check_enough, check_fitted
+from simsam_batch.stages.decomposition import require_finite
+from simsam_batch.stages.hierarchy.baselines import baseline_coverings
+from simsam_batch.stages.hierarchy.rows import COMPONENTS, HIERARCHY_FIELDS, HierarchyFold
+from simsam_batch.stages.hierarchy.settings import HierarchySettings
+from simsam_batch.stages.hierarchy.truth import scores_of, truth_of
+from simsam_batch.stages.labels.stage import LabelsStage
+from simsam_batch.stages.steps import Job, Stages, Steps
+from simsam_batch.workers.images import ImageWorker, Loaded, finite_or_none
+from simsam_batch.workers.pixels import normalized
+from simsam_batch.workers.records import Item, Later, Row
+from simsam_batch.workers.refinement import check_refinement, make_refiner
+from simsam_batch.workers.truth import TruthReader
 
-_ANY_LABEL = 2**31
 _BESIDE_THE_TREE = ("ncut", "gap", "perturbation", "mean_ncut")
+
+
+@dataclass(frozen=True)
+class HierarchyStage(CommandStage[HierarchySettings]):
+    """``resolved`` holds under ``truth`` what `simsam_batch.stages.hierarchy.truth.truth_of` says."""
+
+    name = "hierarchy"
+    components = COMPONENTS
+    fields = HIERARCHY_FIELDS
+    keeps_columns = True
+
+    @cached_property
+    def fold(self) -> HierarchyFold:
+        """Merges scores and counts."""
+        return HierarchyFold(scores_of(self.resolved["truth"]))
+
+    def make_worker(self, beat: Callable[[], None]) -> HierarchyWorker:
+        """Load the backbone and be ready for shards."""
+        return HierarchyWorker(self, beat)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +92,11 @@ class HierarchyWorker(ImageWorker[Trees]):
 
     def __init__(self, stage: HierarchyStage, beat: Callable[[], None]) -> None:
         super().__init__(stage, beat)
-        self._options, self._scores = stage.options, stage.fold.scores
-        self._truth = stage.resolved["truth"]
+        self._options, self._fold = stage.options, stage.fold
+        self._truth = TruthReader(stage.resolved["truth"], self.limits)
         self._over, self._rules = _over_clustering(stage.options), _rules(stage.options)
-        self._baselines = stage.options.baselines and self._scores is not None
-        self._refiner = (
-            None
-            if stage.options.refine == "none"
-            else Refiner(refining_processes(stage.options.refine_processes, self.device.type))
-        )
+        self._baselines = stage.options.baselines and self._fold.scores is not None
+        self._refiner = make_refiner(stage.options, self.device.type)
         self.may_wait = self._refiner.may_wait if self._refiner else 0
 
     def picture(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
@@ -133,42 +154,21 @@ class HierarchyWorker(ImageWorker[Trees]):
     ) -> tuple[Any, str | None]:
         """The labels of the image's pixels, or its partitions, of the part that is scored."""
         del index
-        part = self._part(image)
-        uri, kind = record["truth_uri"], self._truth["kind"]
-        if uri is None or self._scores is None:
-            return None, None
-        try:
-            if kind == "partitions":
-                found = images.load_partitions(uri, self.limits, image.full_size)
-                return [np.ascontiguousarray(each[part]) for each in found], None
-            if kind == "object":
-                return images.load_truth(uri, self.limits, image.full_size)[part].astype(np.uint8), None
-            truth = images.load_labels(uri, self.limits, image.full_size, classes=_ANY_LABEL, ignore=None)
-        except images.TruthError as error:
-            return None, str(error)
-        known = {int(label) for label in self._truth["region_of_label"]} | set(self._truth["ignore"])
-        unknown = sorted(set(np.unique(truth).tolist()) - known)
-        if unknown:
-            return None, f"truth {redact(uri)}: nothing is said of its label {unknown[0]}"
-        return np.ascontiguousarray(truth[part]), None
+        truth, fault = self._truth.read(record["truth_uri"], image.full_size)
+        return (truth.astype(np.uint8) if self._truth.kind == "object" and truth is not None else truth), fault
 
-    def _part(self, image: images.Prepared) -> tuple[slice, slice]:
-        """Rows and columns of an image that are scored."""
-        return images.central_square(image.full_size) if self._truth["center_crop"] else (slice(None), slice(None))
-
-    def _scored(self, index: masks.UpsampleIndex, image: images.Prepared) -> masks.UpsampleIndex:
-        """Of an index of all rows and columns of an image, those that are scored."""
-        rows, columns = self._part(image)
+    def _scored(self, index: masks.UpsampleIndex, size: tuple[int, int]) -> masks.UpsampleIndex:
+        """Of an index of all rows and columns of an image of a size (height, width), those that are scored."""
+        rows, columns = self._truth.part(size)
         return index[0][rows], index[1][columns]
 
-    def encode(self, item: Item, loaded: Loaded, found: Trees, i: int, results: Results) -> None:
-        """Fill one image's row, arrays and share of the statistics, now or when its leaves are refined."""
+    def encode(self, item: Item, loaded: Loaded, found: Trees, i: int) -> Row | Later:
+        """The row of an image, now or when the leaves of its tree are refined."""
+        del item
+        require_finite(found.solver[i])
         tree, image = found.trees[i], loaded.image
-        results.arrays[item.row] = {"prototypes": found.prototypes[i].astype(np.float16)}
-        fill = partial(self._fill, item, loaded, found, i, results)
         if self._refiner is None or loaded.picture is None:
-            fill(tree.superpixel.reshape(image.grid), loaded.index, None)
-            return
+            return self._row(loaded, found, i, tree.superpixel.reshape(image.grid), loaded.index, None)
         # A leaf may hold no patch, as upstream's numbering leaves some: it gets no pixel either.
         leaves = np.flatnonzero(tree.leaf & (tree.hi > tree.lo))
         size = loaded.picture.shape[0], loaded.picture.shape[1]
@@ -179,48 +179,48 @@ class HierarchyWorker(ImageWorker[Trees]):
             working_size=image.working_size,
             size=size,
         )
-        refined = self._refiner.submit(loaded.picture, evidence)
-        results.pending.append(partial(self._fill_refined, fill, loaded, tree.lo[leaves], leaves, refined))
+        return partial(self._refined_row, loaded, found, i, leaves, self._refiner.submit(loaded.picture, evidence))
 
-    def _fill_refined(
+    def _refined_row(
         self,
-        fill: Callable[..., None],
         loaded: Loaded,
-        first: NDArray[np.int32],
+        found: Trees,
+        i: int,
         leaves: NDArray[np.intp],
         refined: Callable[[], NDArray[np.int32]],
-    ) -> None:
+    ) -> Row:
         with self.timer.step("refine"):
             labels = refined()
         with self.timer.step("encode"):
             size = labels.shape[0], labels.shape[1]
             index = masks.upsample_index(size, 1, size, loaded.image.full_size)
-            shown = [{"node": int(node), "mask_rle": run_lengths(labels == i, index)} for i, node in enumerate(leaves)]
+            shown = [
+                {"node": int(node), "mask_rle": run_lengths(labels == place, index)}
+                for place, node in enumerate(leaves)
+            ]
             # The first superpixel of a leaf stands for it: it lies in the same nodes.
-            fill(first[labels], index, shown)
+            return self._row(loaded, found, i, found.trees[i].lo[leaves][labels], index, shown)
 
-    def _fill(
+    def _row(
         self,
-        item: Item,
         loaded: Loaded,
         found: Trees,
         i: int,
-        results: Results,
         superpixels: NDArray[np.int32],
         index: masks.UpsampleIndex,
         leaf_masks: list[dict[str, Any]] | None,
-    ) -> None:
-        """Fill in an image whose pixels are of ``superpixels``, on cells that ``index`` finds for each of them."""
+    ) -> Row:
+        """Of an image whose pixels are of ``superpixels``, on cells that ``index`` finds for each of them."""
         tree = found.trees[i]
         leaves = int(tree.leaf.sum())
-        state = results.states[item.row] = self._stage.fold.zero() | {
+        state = self._fold.zero() | {
             "trees": 1,
             "nodes": len(tree.parent),
             "leaves": leaves,
             "root_only": int(len(tree.parent) == 1),
             "truth_errors": int(loaded.truth_error is not None),
         }
-        row: dict[str, Any] = {
+        columns: dict[str, Any] = {
             **self.image_columns(loaded),
             "outlier_tokens": int(found.outliers[i]),
             "superpixel_count": int(tree.hi[0]),
@@ -236,9 +236,9 @@ class HierarchyWorker(ImageWorker[Trees]):
         }
         if loaded.truth is not None:
             with self.timer.step("score"):
-                pixels = superpixels[np.ix_(*self._scored(index, loaded.image))]
-                row["nmcovering"] = self._score(tree, pixels, loaded, found.others[i], state)
-        results.rows[item.row] = row
+                pixels = superpixels[np.ix_(*self._scored(index, loaded.image.full_size))]
+                columns["nmcovering"] = self._score(tree, pixels, loaded, found.others[i], state)
+        return Row(columns, {"prototypes": found.prototypes[i].astype(np.float16)}, state)
 
     def _score(
         self,
@@ -249,52 +249,14 @@ class HierarchyWorker(ImageWorker[Trees]):
         state: dict[str, Any],
     ) -> float | None:
         """Score a tree and the baselines against the truth of its image into ``state``; return the tree's covering."""
-        assert self._scores is not None  # noqa: S101  there is no truth otherwise
+        assert self._fold.scores is not None  # noqa: S101  there is no truth otherwise
         nodes = TreeNodes(tree.parent, tree.lo, tree.hi, tree.depth)
-        of_image = state["scores"] = self._scores.of_image(superpixels, loaded.truth, nodes)
-        index, grid = self._scored(loaded.index, loaded.image), loaded.image.grid
-        coverings = baseline_coverings(self._scores, loaded.truth, index, grid, others, len(tree.parent) - 1)
+        of_image = state["scores"] = self._fold.scores.of_image(superpixels, loaded.truth, nodes)
+        index, grid = self._scored(loaded.index, loaded.image.full_size), loaded.image.grid
+        coverings = baseline_coverings(self._fold.scores, loaded.truth, index, grid, others, len(tree.parent) - 1)
         state["baselines"] = {name: mean_of_one(value) for name, value in coverings.items()}
         covered = of_image["hierarchy"]["nmcovering"] if "hierarchy" in of_image else of_image["nmcovering"]
         return float(covered["sum"]) if covered["images"] else None
-
-
-def baseline_coverings(
-    scores: TreeScores,
-    truth: Any,
-    index: masks.UpsampleIndex,
-    grid: tuple[int, int],
-    others: Mapping[str, Regions],
-    nodes: int,
-) -> dict[str, float]:
-    """The covering of every baseline of an image; nothing where its truth has no foreground.
-
-    Beside those in ``others`` there are ``kmeans_all``, in which every region of the truth has the best part of any of
-    the partitions by k-means, and ``kmeans``, the same with the coarsest partitions that have together at most as many
-    parts as the tree has nodes (this project).
-
-    Args:
-        scores: of the set.
-        truth: of the image, as the scores take it.
-        index: patch row of every pixel row of the truth, and likewise of columns.
-        grid: (Hp, Wp).
-        others: regions by the name of the baseline; the partitions by k-means in ascending order of k.
-        nodes: of the tree, without its root.
-    """
-    found: dict[str, list[NDArray[np.float64]]] = {}
-    parts = 0
-    for name, regions in others.items():
-        tree = TreeNodes(regions.parent, regions.lo, regions.hi, regions.depth)
-        ious = found[name] = scores.best_ious(regions.superpixel.reshape(grid)[np.ix_(*index)], truth, tree)
-        if name == "grid":
-            continue
-        parts += len(tree.parent) - 1
-        unions = ("kmeans", "kmeans_all") if parts <= nodes or "kmeans" not in found else ("kmeans_all",)
-        for union in unions:
-            so_far = found.get(union, ious)
-            found[union] = [np.maximum(a, b) for a, b in zip(so_far, ious, strict=True)]
-    best = {name: found[name] for name in (*others, "kmeans", "kmeans_all") if found.get(name)}
-    return {name: fmean(map(exact_mean, map(np.ndarray.tolist, ious))) for name, ious in best.items()}
 
 
 def _nodes(tree: Tree, superpixels: NDArray[np.int32], index: masks.UpsampleIndex) -> list[dict[str, Any]]:
@@ -342,3 +304,26 @@ def _rules(options: HierarchySettings) -> SplitRules:
         min_superpixels=options.min_superpixels,
         max_depth=options.max_depth,
     )
+
+
+def _stages(job: Job) -> Stages:
+    settings: HierarchySettings = job.settings
+    truth = truth_of(settings, job.plan.source)
+    if truth["kind"] == "boxes":
+        job.note("trees are not scored: the truth of this dataset is one of boxes")
+    of_trees = yield HierarchyStage(settings, job.resolved | {"truth": truth}, job.plan)
+    if settings.clusters:
+        check_enough(round(of_trees["metrics"].get("nodes_mean", 0) * of_trees["ok"]), "nodes", settings)
+        fitted = yield NodeClustersStage.of(settings, job.folder)
+        check_fitted(job.folder, NodeClustersStage.name, fitted)
+        yield LabelsStage(settings, {}, job.plan)
+
+
+def _check(settings: HierarchySettings, models: Mapping[str, Any]) -> None:
+    check_refinement(settings, models)
+    # what is wrong with a file of labels is said before anything is written
+    truth_of(settings)
+
+
+STAGES = {HierarchyStage.name: HierarchyStage}
+STEPS = Steps(_stages, HierarchyStage.name, check=_check)

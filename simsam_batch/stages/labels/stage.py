@@ -3,137 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from simsam_batch.errors import RunError
 from simsam_batch.regions import codebook
-from simsam_batch.runs.ledger import Ledger
-from simsam_batch.runs.schema import ROW_FIELDS, Shard, ShardOutput
-from simsam_batch.settings import HierarchySettings
-from simsam_batch.stages.clusters.stage import load_codebook
-from simsam_batch.stages.committed_trees import committed_trees
-from simsam_batch.storage import Folder
-from simsam_batch.workers.images import limits_of, table_of
-
-if TYPE_CHECKING:
-    from simsam_batch.stages.clusters.stage import FittedClusters
-
-LABELS_FIELDS = [pa.field("labels", pa.list_(pa.int32()))]
-"""Columns of a row after `ROW_FIELDS`: the label of every node, in the order of the tree; null where there is none."""
-
-_FAILURE = ("status", "error_type", "error", "failed_step")
-
-
-class LabelsFold:
-    """How many nodes each label has."""
-
-    def zero(self) -> dict[str, Any]:
-        """The state of no image."""
-        return {"nodes_by_label": {}}
-
-    def merge(self, a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
-        """The state of the images of both."""
-        both = dict(a["nodes_by_label"])
-        for label, count in b["nodes_by_label"].items():
-            both[label] = both.get(label, 0) + count
-        return {"nodes_by_label": both}
-
-    def result(self, s: dict[str, Any]) -> dict[str, Any]:
-        """The counts, by ascending label."""
-        counts = {label: s["nodes_by_label"][label] for label in sorted(s["nodes_by_label"], key=int)}
-        return {"nodes": sum(counts.values()), "nodes_by_label": counts}
+from simsam_batch.runs.committed import CommittedShard
+from simsam_batch.runs.schema import Needs, Shard
+from simsam_batch.stages.base import CommandStage
+from simsam_batch.stages.clusters.stage import NodeClustersStage, codebooks, prototypes_of
+from simsam_batch.stages.hierarchy.settings import HierarchySettings
+from simsam_batch.stages.labels.rows import LABELS_FIELDS, LabelsFold
+from simsam_batch.workers.records import FAILURE, EarlierStage, Item, RecordWorker, Results, Row
 
 
 @dataclass(frozen=True)
-class LabelsStage:
-    """What every worker of this stage needs to know.
+class LabelsStage(CommandStage[HierarchySettings]):
+    """Labels the nodes of all trees; no setting identifies it but those of what it reads."""
 
-    Attributes:
-        options: the settings, of which only the clusters' matter, and those are in ``resolved``.
-        resolved: see `resolved_of`.
-        out: the run's folder, which holds the trees and the codebook.
-    """
-
-    options: HierarchySettings
-    resolved: dict[str, Any]
-    out: Folder
-    settings: dict[str, Any] = field(default_factory=dict)
-    name: str = "labels"
-    fold: LabelsFold = field(default_factory=LabelsFold)
+    name = "labels"
+    components = ()
+    fields = LABELS_FIELDS
+    reads = (*NodeClustersStage.reads, NodeClustersStage.name)
+    needs = Needs(gpu=False)
 
     @cached_property
-    def schema(self) -> pa.Schema:
-        """Arrow schema of the rows."""
-        return pa.schema([*ROW_FIELDS, *LABELS_FIELDS])
+    def fold(self) -> LabelsFold:
+        """Counts labels."""
+        return LabelsFold()
 
     def make_worker(self, beat: Callable[[], None]) -> LabelsWorker:
         """Read the codebook and be ready for shards."""
         return LabelsWorker(self, beat)
 
 
-def resolved_of(trees: str, fitted: FittedClusters) -> dict[str, Any]:
-    """What the stage comes down to.
-
-    Args:
-        trees: the first content digest of the stage ``hierarchy``.
-        fitted: the clusters of its nodes.
-    """
-    return {"hierarchy": trees, "codebook": list(fitted.files[0]), "fit": fitted.facts}
-
-
-class LabelsWorker:
-    """Gives every node of every tree the label of its cluster.
-
-    Attributes:
-        doing: what it is at, for the message of the watchdog.
-    """
-
-    doing = ""
+class LabelsWorker(RecordWorker[NDArray[np.int32] | None]):
+    """Gives every node of every tree the label of its cluster."""
 
     def __init__(self, stage: LabelsStage, beat: Callable[[], None]) -> None:
-        from threadpoolctl import threadpool_limits
+        super().__init__(stage, beat)
+        assert stage.plan is not None  # noqa: S101  it is where the trees are
+        self._codebook = codebooks(stage.plan.out, NodeClustersStage.name)[0]
+        self._trees = EarlierStage(stage.plan.out, NodeClustersStage.reads[0])
 
-        threadpool_limits(stage.options.threads)
-        self._stage, self._beat = stage, beat
-        self._codebook = load_codebook(stage.out, *stage.resolved["codebook"])
-        self._ledger = Ledger(stage.out, "hierarchy")
-        self._generations = self._ledger.committed()
+    def items(self, shards: Iterator[Shard]) -> Iterator[Item]:
+        """The images, each with what became of it and the prototypes of its nodes."""
+        return self._trees.items(shards, _with_prototypes)
 
-    def run(self, shards: Iterator[Shard]) -> Iterator[ShardOutput]:
-        """Outputs of the shards, in order."""
-        for shard in shards:
-            self.doing = f"labelling the nodes of shard {shard.number}"
-            if shard.number not in self._generations:
-                self._generations = self._ledger.committed()
-            manifest = self._ledger.manifest(shard.number, self._generations[shard.number])
-            (trees,) = committed_trees(self._stage.out, iter([manifest]))
-            found = {row["image_id"]: place for place, row in enumerate(trees.rows)}
-            counts: dict[str, int] = {}
-            rows = []
-            # In quarantine a shard comes as one image at a time.
-            for image_id in shard.records["image_id"].to_pylist():
-                if image_id not in found:
-                    raise RunError(f"the trees of shard {shard.number} lack the plan's image {image_id!r}")
-                row = {name: trees.rows[found[image_id]][name] for name in _FAILURE}
-                if row["status"] == "ok":
-                    row["labels"] = labels = self._labels(trees.prototypes[found[image_id]])
-                    for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
-                        counts[str(label)] = counts.get(str(label), 0) + int(count)
-                rows.append(row)
-                self._beat()
-            yield ShardOutput(
-                number=shard.number,
-                rows=table_of(shard.records, rows, self._stage.schema),
-                arrays=[{} for _ in rows],
-                statistics={"nodes_by_label": counts},
-                facts={"limits": limits_of(self._stage.options)},
-            )
+    def load(self, item: Item) -> NDArray[np.int32] | None:
+        """The label of every node; None for an image that has failed before."""
+        row, prototypes = item.beside
+        return self._labels(prototypes) if row["status"] == "ok" else None
+
+    def take(self, item: Item, loaded: NDArray[np.int32] | None, results: Results) -> None:
+        """The row of an image."""
+        if loaded is None:
+            results.put(item.row, Row(item.beside[0]))
+            return
+        counts = {str(label): int(n) for label, n in zip(*np.unique(loaded, return_counts=True), strict=True)}
+        results.put(item.row, Row({"status": "ok", "labels": loaded}, state={"nodes_by_label": counts}))
 
     def _labels(self, prototypes: NDArray[np.float32]) -> NDArray[np.int32]:
         labels = np.zeros(len(prototypes), np.int32)
@@ -141,3 +72,11 @@ class LabelsWorker:
         held = prototypes.any(axis=1)
         labels[held] = codebook.assign(prototypes[held], self._codebook)
         return labels
+
+
+def _with_prototypes(shard: CommittedShard) -> list[tuple[dict[str, Any], NDArray[np.float32]]]:
+    """Of each image what became of it, and the features of the nodes of its tree."""
+    return list(zip(shard.rows(list(FAILURE)).to_pylist(), prototypes_of(shard), strict=True))
+
+
+STAGES = {LabelsStage.name: LabelsStage}

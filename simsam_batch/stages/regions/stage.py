@@ -1,30 +1,30 @@
-"""The worker of the ``regions`` stage: eigenvectors to regions, regions to boxes, boxes to features."""
+"""The ``regions`` stage: eigenvectors to regions, regions to boxes, boxes to features."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from simsam_batch.errors import SettingsError
 from simsam_batch.regions import boxes, masks
-from simsam_batch.stages.decomposition import Decomposed, decompose_batch, normalized, regions_of
-from simsam_batch.stages.regions.rows import RegionsStage
-from simsam_batch.workers.images import (
-    ImageWorker,
-    Item,
-    Loaded,
-    Results,
-    failed_row,
-    finite_or_none,
-    not_computable,
-)
-from simsam_batch.workers.models import load_encoder
+from simsam_batch.stages.base import CommandStage
+from simsam_batch.stages.decomposition import Decomposed, check_solver, decompose_batch, regions_of, require_finite
+from simsam_batch.stages.regions.rows import COMPONENTS, REGIONS_FIELDS, RegionsFold
+from simsam_batch.stages.semantic.settings import SemanticSettings
+from simsam_batch.workers.images import ImageWorker, Loaded, finite_or_none, not_computable
+from simsam_batch.workers.pixels import normalized
+from simsam_batch.workers.records import Item, Row
+
+if TYPE_CHECKING:
+    from simsam_batch.features.vit import ViTBackbone
 
 _CROPS_AT_ONCE = {"cpu": 32, "cuda": 512}
 
@@ -54,13 +54,47 @@ class Regions:
     solver: list[str]
 
 
+@dataclass(frozen=True)
+class RegionsStage(CommandStage[SemanticSettings]):
+    """Cuts every image into regions."""
+
+    name = "regions"
+    components = COMPONENTS
+    fields = REGIONS_FIELDS
+
+    @cached_property
+    def fold(self) -> RegionsFold:
+        """Counts regions."""
+        return RegionsFold()
+
+    def make_worker(self, beat: Callable[[], None]) -> RegionsWorker:
+        """Load the backbone and be ready for shards."""
+        return RegionsWorker(self, beat)
+
+
+def check_crop_size(options: SemanticSettings, models: Mapping[str, Any]) -> None:
+    """Refuse crops that do not divide into patches.
+
+    Raises:
+        SettingsError: naming the sizes beside it.
+    """
+    patch = models["backbone"]["patch"]
+    if options.region_feature != "patches" and options.crop_size % patch:
+        below = options.crop_size // patch * patch
+        raise SettingsError(
+            f"crop_size: {options.crop_size} is no multiple of the patch size {patch}; "
+            f"{below} and {below + patch} are, and 0 keeps each box's own size"
+        )
+
+
 class RegionsWorker(ImageWorker[Regions]):
     """Cuts batches of images into regions and describes each region by one vector."""
 
     def __init__(self, stage: RegionsStage, beat: Callable[[], None]) -> None:
         super().__init__(stage, beat)
         self._options = stage.options
-        self._encoder = load_encoder(stage.options, stage.resolved, str(self.device))
+        check_solver(stage.options, self.device.type)
+        self._encoder: ViTBackbone | None = self.model("encoder")
 
     def compute(self, pictures: Tensor, grid: tuple[int, int], seeds: Sequence[int]) -> Regions:
         """Cut and describe a batch."""
@@ -133,11 +167,12 @@ class RegionsWorker(ImageWorker[Regions]):
                 found |= zip(part, encoder.pooled(crops, pooling).cpu(), strict=True)
         return torch.stack([found[row] for row in range(len(rectangles))])
 
-    def encode(self, item: Item, loaded: Loaded, found: Regions, i: int, results: Results) -> None:
-        """Fill one image's row."""
+    def encode(self, item: Item, loaded: Loaded, found: Regions, i: int) -> Row:
+        """The row of an image."""
+        del item
+        require_finite(found.solver[i])
         if not np.isfinite(found.features[i]).all():
-            results.rows[item.row] = failed_row(not_computable("the features of its regions are not finite"))
-            return
+            raise not_computable("the features of its regions are not finite")
         values = found.values[i]
         degenerate = bool(found.degenerate[i])
         regions = [
@@ -149,7 +184,7 @@ class RegionsWorker(ImageWorker[Regions]):
             }
             for (region, box), vector in zip(found.patch_boxes[i], found.features[i], strict=True)
         ]
-        results.rows[item.row] = {
+        columns = {
             **self.image_columns(loaded),
             "outlier_tokens": int(found.outliers[i]),
             "components": int(found.components[i]),
@@ -162,11 +197,12 @@ class RegionsWorker(ImageWorker[Regions]):
             "residual_max": finite_or_none(found.residual[i]),
             "degenerate": degenerate,
         }
-        results.states[item.row] = {
+        state = {
             "regions": len(regions),
             "images_without_regions": int(not regions),
             "degenerate": int(degenerate),
         }
+        return Row(columns, state=state)
 
 
 def _mean_rows(rows: Tensor, labels: Tensor, ids: list[int]) -> Tensor:
@@ -180,3 +216,6 @@ def _pixel_box(box: boxes.Box, index: masks.UpsampleIndex) -> list[int]:
     rows, columns = index
     (left, right), (top, bottom) = np.searchsorted(columns, box[::2]), np.searchsorted(rows, box[1::2])
     return [int(left), int(top), int(right), int(bottom)]
+
+
+STAGES = {RegionsStage.name: RegionsStage}

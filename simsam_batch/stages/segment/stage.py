@@ -1,10 +1,10 @@
-"""The worker of the ``segment`` stage: shards of image records in, rows, eigenvectors and sums out."""
+"""The ``segment`` stage: for every image an object mask, its box, eigenvectors and, where truth exists, scores."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -12,15 +12,62 @@ import torch
 from numpy.typing import NDArray
 
 from simsam_batch import images
+from simsam_batch.catalog import center_crops, truth_kind
 from simsam_batch.regions import boxes, masks
 from simsam_batch.regions.refine import CRF, shrink
 from simsam_batch.regions.run_lengths import run_lengths
+from simsam_batch.runs.plan import Plan
 from simsam_batch.scores import overlap
-from simsam_batch.stages.segment.rows import SegmentStage
+from simsam_batch.stages.base import CommandStage
+from simsam_batch.stages.decomposition import check_solver, require_finite
+from simsam_batch.stages.segment.rows import SEGMENT_FIELDS, SegmentFold
 from simsam_batch.stages.segment.segmentation import Segmented, segment_batch
+from simsam_batch.stages.segment.settings import COMPONENTS, SegmentSettings
 from simsam_batch.stages.segments import segments_of
-from simsam_batch.workers.images import ImageWorker, Item, Loaded, Results, finite_or_none, image_seed
-from simsam_batch.workers.refinement import Refiner, refining_processes
+from simsam_batch.stages.sizes import mean_patches
+from simsam_batch.stages.steps import Job, Stages, Steps
+from simsam_batch.workers.images import ImageWorker, Loaded, finite_or_none, image_seed
+from simsam_batch.workers.records import Item, Later, Row
+from simsam_batch.workers.refinement import check_refinement, make_refiner
+from simsam_batch.workers.truth import TruthReader
+
+_WORTH_SAYING = 1e9
+
+
+@dataclass(frozen=True)
+class SegmentStage(CommandStage[SegmentSettings]):
+    """``resolved`` holds under ``truth`` what `truth_of` says."""
+
+    name = "segment"
+    components = COMPONENTS
+    fields = SEGMENT_FIELDS
+    keeps_columns = True
+
+    @cached_property
+    def fold(self) -> SegmentFold:
+        """Merges scores and counts."""
+        return SegmentFold(self.options.repeats)
+
+    def array_bytes(self, plan: Plan) -> float | None:
+        """About how many bytes the stored eigenvectors take; None for none, or if no image of a sample can be read.
+
+        Judged by the sizes of up to eight images spread over the plan.
+        """
+        if self.options.eigenvectors == "none":
+            return None
+        patches = mean_patches(plan, self.options, self.resolved["models"]["backbone"]["patch"])
+        itemsize = 2 if self.options.eigenvectors == "fp16" else 4
+        return None if patches is None else plan.records * self.options.k * itemsize * patches
+
+    def make_worker(self, beat: Callable[[], None]) -> SegmentWorker:
+        """Load the backbone and be ready for shards."""
+        return SegmentWorker(self, beat)
+
+
+def truth_of(source: Mapping[str, Any]) -> dict[str, Any]:
+    """How the truth of a plan's source is read: ``kind`` is ``object``, or None where it is not one of masks."""
+    scored = truth_kind(source) in (None, "object")
+    return {"kind": "object" if scored else None, "center_crop": center_crops(source)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +98,10 @@ class SegmentWorker(ImageWorker[Segmented]):
 
     def __init__(self, stage: SegmentStage, beat: Callable[[], None]) -> None:
         super().__init__(stage, beat)
-        self._options, self._scores = stage.options, stage.fold.scores
-        self._object_truth, self._center_crop = stage.object_truth, stage.center_crop
-        self._refiner = (
-            Refiner(refining_processes(stage.options.refine_processes, self.device.type))
-            if stage.options.refine != "none"
-            else None
-        )
+        check_solver(stage.options, self.device.type)
+        self._options, self._fold = stage.options, stage.fold
+        self._truth = TruthReader(stage.resolved["truth"], self.limits)
+        self._refiner = make_refiner(stage.options, self.device.type)
         self.may_wait = self._refiner.may_wait if self._refiner else 0
 
     def picture(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
@@ -77,57 +121,50 @@ class SegmentWorker(ImageWorker[Segmented]):
         self, record: dict[str, Any], image: images.Prepared, index: masks.UpsampleIndex
     ) -> tuple[_Truth | None, str | None]:
         """The truth mask summed over the patches, and its pixels if masks are refined."""
-        if record["truth_uri"] is None or not self._object_truth:
-            return None, None
-        try:
-            truth = images.load_truth(record["truth_uri"], self.limits, image.full_size)
-        except images.TruthError as error:
-            return None, str(error)
-        rows, columns = images.central_square(image.full_size) if self._center_crop else (slice(None), slice(None))
-        truth = truth[rows, columns]
+        truth, fault = self._truth.read(record["truth_uri"], image.full_size)
+        if truth is None:
+            return None, fault
+        rows, columns = self._truth.part(image.full_size)
         patches = overlap.count_truth(truth, (index[0][rows], index[1][columns]), image.grid)
         return _Truth(patches, rows, columns, None if self._refiner is None else np.packbits(truth)), None
 
-    def encode(self, item: Item, loaded: Loaded, found: Segmented, i: int, results: Results) -> None:
-        """Fill one image's row, arrays and share of the statistics from image ``i`` of a batch, now or when refined."""
+    def encode(self, item: Item, loaded: Loaded, found: Segmented, i: int) -> Row | Later:
+        """The row of an image, now or when its mask is refined."""
+        del item
+        require_finite(found.solver[i])
         image = loaded.image
-        fill = partial(self._fill, item, loaded, found, i, results)
         mask = found.masks[i].numpy().reshape(image.grid)
         if self._refiner is None or loaded.picture is None:
-            fill(mask, loaded.index, overlap.overlap_counts(mask, loaded.truth.patches) if loaded.truth else None)
-            return
+            counts = overlap.overlap_counts(mask, loaded.truth.patches) if loaded.truth else None
+            return self._row(loaded, found, i, mask, loaded.index, counts)
         size = loaded.picture.shape[0], loaded.picture.shape[1]
         index = masks.upsample_index(image.grid, self.backbone.patch, image.working_size, size)
-        parameters = CRF[self._options.refine]
-        refined = self._refiner.submit(loaded.picture, mask, index=index, parameters=parameters)
-        results.pending.append(partial(self._fill_refined, fill, loaded, refined))
+        refined = self._refiner.submit(loaded.picture, mask, index=index, parameters=CRF[self._options.refine])
+        return partial(self._refined_row, loaded, found, i, refined)
 
-    def _fill_refined(
-        self, fill: Callable[..., None], loaded: Loaded, refined: Callable[[], NDArray[np.bool_]]
-    ) -> None:
+    def _refined_row(self, loaded: Loaded, found: Segmented, i: int, refined: Callable[[], NDArray[np.bool_]]) -> Row:
         with self.timer.step("refine"):
             mask = refined()
         with self.timer.step("encode"):
             size = mask.shape[0], mask.shape[1]
             index = masks.upsample_index(size, 1, size, loaded.image.full_size)
-            fill(mask, index, loaded.truth.overlap_with(mask, index) if loaded.truth else None)
+            counts = loaded.truth.overlap_with(mask, index) if loaded.truth else None
+            return self._row(loaded, found, i, mask, index, counts)
 
-    def _fill(
+    def _row(
         self,
-        item: Item,
         loaded: Loaded,
         found: Segmented,
         i: int,
-        results: Results,
         mask: NDArray[np.bool_],
         index: masks.UpsampleIndex,
         counts: overlap.OverlapCounts | None,
-    ) -> None:
-        """Fill in an image whose final mask is ``mask``, on cells that ``index`` finds for each pixel of the image."""
+    ) -> Row:
+        """Of an image whose final mask is ``mask``, on cells that ``index`` finds for each pixel of the image."""
         pixels = masks.patch_pixels((mask.shape[0], mask.shape[1]), index)
         kept = int(np.isfinite(values := found.values[i].numpy()).sum())
         degenerate = bool(found.degenerate[i])
-        row: dict[str, Any] = {
+        columns: dict[str, Any] = {
             **self.image_columns(loaded),
             "outlier_tokens": int(found.outliers[i]),
             "island_patches": int(found.islands[i]),
@@ -152,17 +189,39 @@ class SegmentWorker(ImageWorker[Segmented]):
         if self._options.regions >= 0:
             # A map without a background begins at 0; in the rows labels begin at 1.
             labels = found.regions[i].numpy().reshape(loaded.image.grid) + (not self._options.background)
-            row["regions"] = segments_of(labels, loaded.index)
-        state = self._stage.fold.zero()
+            columns["regions"] = segments_of(labels, loaded.index)
+        state = self._fold.zero()
         state |= {"degenerate": int(degenerate), "truth_errors": int(loaded.truth_error is not None)}
         if counts is not None:
             soft = found.soft[i].numpy().reshape(loaded.image.grid)
-            state["scores"] = self._scores.of_image(counts, overlap.threshold_histograms(soft, loaded.truth.patches))
+            state["scores"] = self._fold.scores.of_image(
+                counts, overlap.threshold_histograms(soft, loaded.truth.patches)
+            )
             for repeat, others in enumerate(found.other_masks):
                 other = overlap.overlap_counts(others[i].numpy().reshape(loaded.image.grid), loaded.truth.patches)
-                state["others"][repeat] = self._scores.of_image(other)
-            row |= {"iou": overlap.iou(counts), "accuracy": overlap.accuracy(counts)}
-        results.rows[item.row], results.states[item.row] = row, state
-        if self._options.eigenvectors != "none":
-            dtype = np.float16 if self._options.eigenvectors == "fp16" else np.float32
-            results.arrays[item.row] = {"eigenvectors": found.vectors[i, :kept].numpy().astype(dtype)}
+                state["others"][repeat] = self._fold.scores.of_image(other)
+            columns |= {"iou": overlap.iou(counts), "accuracy": overlap.accuracy(counts)}
+        if self._options.eigenvectors == "none":
+            return Row(columns, state=state)
+        dtype = np.float16 if self._options.eigenvectors == "fp16" else np.float32
+        return Row(columns, {"eigenvectors": found.vectors[i, :kept].numpy().astype(dtype)}, state)
+
+
+def _stages(job: Job) -> Stages:
+    truth = truth_of(job.plan.source)
+    if truth["kind"] is None:
+        job.note("masks are not scored: the truth of this dataset is not one of object masks")
+    yield SegmentStage(job.settings, job.resolved | {"truth": truth}, job.plan)
+
+
+def _say_size(job: Job, stage: CommandStage[Any]) -> None:
+    """Say how much the eigenvectors will take, if it is much."""
+    from rich.filesize import decimal
+
+    size = stage.array_bytes(job.plan) if isinstance(stage, SegmentStage) else None
+    if size is not None and size > _WORTH_SAYING:
+        job.note(f"the eigenvectors will take about {decimal(round(size))}; --eigenvectors none leaves them out")
+
+
+STAGES = {SegmentStage.name: SegmentStage}
+STEPS = Steps(_stages, SegmentStage.name, check=check_refinement, before_first=_say_size)

@@ -1,42 +1,64 @@
-"""The worker of the ``semantic`` stage: reads the regions of a shard, names them, and compares them with the truth."""
+"""The ``semantic`` stage: regions and clusters to label maps, compared with class ids where there is truth."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from simsam_batch import images
-from simsam_batch.errors import ImageError, RunError
+from simsam_batch.errors import ImageError
 from simsam_batch.regions import codebook, masks
 from simsam_batch.regions.refine import CRF, shrink
-from simsam_batch.runs.ledger import Ledger, committed_rows
-from simsam_batch.runs.schema import Shard, ShardOutput
-from simsam_batch.stages.clusters.stage import load_codebook
-from simsam_batch.stages.decomposition import Timer
+from simsam_batch.runs.schema import Needs, Shard
+from simsam_batch.scores.semantic import SemanticScores
+from simsam_batch.stages.base import CommandStage
+from simsam_batch.stages.clusters.stage import ClustersStage, check_enough, check_fitted, codebooks
+from simsam_batch.stages.regions.stage import RegionsStage, check_crop_size
 from simsam_batch.stages.segments import segments_of
-from simsam_batch.stages.semantic.rows import SemanticStage
-from simsam_batch.workers.images import failed_row, limits_of, table_of
-from simsam_batch.workers.refinement import Refiner
+from simsam_batch.stages.semantic.rows import COMPONENTS, SEMANTIC_FIELDS, SemanticFold
+from simsam_batch.stages.semantic.settings import SemanticSettings
+from simsam_batch.stages.semantic.truth import names_of, truth_of
+from simsam_batch.stages.steps import Job, Stages, Steps
+from simsam_batch.workers.models import DESCRIPTORS
+from simsam_batch.workers.records import FAILURE, EarlierStage, Item, RecordWorker, Results, Row
+from simsam_batch.workers.refinement import check_refinement, make_refiner
+from simsam_batch.workers.truth import TruthReader
 
 _COPIED = ("width", "height", "degenerate")
 
 
-@dataclass(frozen=True, slots=True)
-class _Item:
-    """One image of one shard, with what the stage ``regions`` found in it."""
+@dataclass(frozen=True)
+class SemanticStage(CommandStage[SemanticSettings]):
+    """``resolved`` holds under ``truth`` what `simsam_batch.stages.semantic.truth.truth_of` says, or None."""
 
-    shard: Shard
-    row: int
-    record: dict[str, Any]
-    found: dict[str, Any]
+    name = "semantic"
+    components = COMPONENTS
+    fields = SEMANTIC_FIELDS
+    keeps_columns = True
+    reads = (RegionsStage.name, ClustersStage.name)
+    needs = Needs(gpu=False)
+
+    @cached_property
+    def fold(self) -> SemanticFold:
+        """Merges confusions."""
+        truth = self.resolved["truth"] or {"classes": None, "ignore_label": None, "protocol": "semantic"}
+        scores = SemanticScores(
+            names_of(truth["classes"]),
+            predicted=self.options.clusters + 1,
+            ignore=truth["ignore_label"],
+            matching=self.options.matching,
+            protocol=truth["protocol"],
+        )
+        return SemanticFold(scores, self.options.repeats)
+
+    def make_worker(self, beat: Callable[[], None]) -> SemanticWorker:
+        """Read the codebooks and be ready for shards."""
+        return SemanticWorker(self, beat)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +68,7 @@ class _Loaded:
     Attributes:
         maps: for each codebook the label of every cell; cells are patches or, of refined maps, pixels.
         index: the cell of each pixel of the image.
-        truth: (H, W) class ids if there are any.
+        truth: class ids of the part that is scored, if there are any.
         truth_error: why there are none.
     """
 
@@ -56,83 +78,54 @@ class _Loaded:
     truth_error: str | None
 
 
-class SemanticWorker:
-    """Gives every region the label of its cluster, and every pixel that of its region.
-
-    Attributes:
-        doing: what it is at, for the message of the watchdog.
-    """
-
-    doing = ""
+class SemanticWorker(RecordWorker[_Loaded | None]):
+    """Gives every region the label of its cluster, and every pixel that of its region."""
 
     def __init__(self, stage: SemanticStage, beat: Callable[[], None]) -> None:
-        import torch
-
-        threadpool_limits(stage.options.threads)
-        self._stage, self._options, self._beat = stage, stage.options, beat
-        self._codebooks = [load_codebook(stage.out, name, sha256) for name, sha256 in stage.resolved["codebooks"]]
-        self._ledger = Ledger(stage.out, "regions")
-        self._generations = self._ledger.committed()
-        options = stage.options
-        self._limits = images.ImageLimits(options.max_bytes, options.max_pixels, options.decode_seconds)
+        super().__init__(stage, beat)
+        assert stage.plan is not None  # noqa: S101  it is where the regions are
+        self._options, self._fold = stage.options, stage.fold
+        self._codebooks = codebooks(stage.plan.out, ClustersStage.name)
+        self._regions = EarlierStage(stage.plan.out, RegionsStage.name)
         self._resize = images.parse_resize(stage.options.resize)
-        self._refiner = Refiner(stage.options.refine_processes) if stage.options.refine != "none" else None
-        self._timer = Timer(torch.device("cpu"))
+        self._refiner = make_refiner(stage.options, self.device.type)
+        self._truth = TruthReader(stage.resolved["truth"] or {}, self.limits)
 
-    def run(self, shards: Iterator[Shard]) -> Iterator[ShardOutput]:
-        """Outputs of the shards, in order; the next images are labelled and refined while these are compared."""
-        threads = self._options.decode_threads or 2
-        arrived = images.decode_ahead(self._items(shards), self._load, threads=threads, max_pending=4 * threads)
-        with closing(arrived):
-            rows: list[dict[str, Any]] = []
-            state = self._stage.fold.zero()
-            for item, loaded in arrived:
-                self.doing = f"comparing {item.record['image_id']} of shard {item.shard.number}"
-                rows.append(self._row(item, loaded, state))
-                self.doing = f"waiting for what follows {item.record['image_id']} in shard {item.shard.number}"
-                self._beat()
-                if len(rows) == len(item.shard.records):
-                    yield self._output(item.shard, rows, state)
-                    rows, state = [], self._stage.fold.zero()
+    def items(self, shards: Iterator[Shard]) -> Iterator[Item]:
+        """The images, each with its row of the stage ``regions``."""
+        return self._regions.items(shards, lambda there: there.rows().to_pylist())
 
-    def _items(self, shards: Iterator[Shard]) -> Iterator[_Item]:
-        for shard in shards:
-            found = {each["image_id"]: each for each in self._regions(shard.number).to_pylist()}
-            # In quarantine a shard comes as one image at a time.
-            for row, record in enumerate(shard.records.to_pylist()):
-                if record["image_id"] not in found:
-                    raise RunError(f"the regions of shard {shard.number} lack the plan's image {record['image_id']!r}")
-                yield _Item(shard, row, record, found[record["image_id"]])
-
-    def _regions(self, number: int) -> pa.Table:
-        if number not in self._generations:
-            self._generations = self._ledger.committed()
-        manifest = self._ledger.manifest(number, self._generations[number])
-        (body,) = committed_rows(self._stage.out, [manifest])
-        return pq.read_table(pa.BufferReader(body))
-
-    def _load(self, item: _Item) -> _Loaded | None:
+    def load(self, item: Item) -> _Loaded | None:
         """Label and refine an image, and read its truth; None for one that has failed before."""
-        record, found = item.record, item.found
+        found = item.beside
         if found["status"] != "ok":
             return None
-        maps, index = self._labelled(record["uri"], found)
-        truth_is = self._stage.resolved["truth"]
-        if record["truth_uri"] is None or truth_is is None:
-            return _Loaded(maps, index, None, None)
-        try:
-            truth = images.load_labels(
-                record["truth_uri"],
-                self._limits,
-                (found["height"], found["width"]),
-                classes=len(self._stage.fold.scores.classes),
-                ignore=truth_is["ignore_label"],
-            )
-        except images.TruthError as error:
-            return _Loaded(maps, index, None, str(error))
-        if truth_is["also_ignored"]:
-            truth = np.where(np.isin(truth, truth_is["also_ignored"]), truth_is["ignore_label"], truth)
-        return _Loaded(maps, index, truth, None)
+        maps, index = self._labelled(item.record["uri"], found)
+        truth, fault = self._truth.read(item.record["truth_uri"], (found["height"], found["width"]))
+        return _Loaded(maps, index, truth, fault)
+
+    def take(self, item: Item, loaded: _Loaded | None, results: Results) -> None:
+        """The row of an image, with its share of the confusions."""
+        if loaded is None:
+            results.put(item.row, Row({name: item.beside[name] for name in FAILURE}))
+            return
+        with self.timer.step("encode"):
+            segments = segments_of(loaded.maps[0], loaded.index)
+        state = self._fold.zero() | {"truth_errors": int(loaded.truth_error is not None)}
+        if loaded.truth is not None:
+            with self.timer.step("score"):
+                part = self._truth.part((item.beside["height"], item.beside["width"]))
+                cells = np.ix_(loaded.index[0][part[0]], loaded.index[1][part[1]])
+                state["repeats"] = [self._fold.scores.of_image(each[cells], loaded.truth) for each in loaded.maps]
+        columns = {
+            "status": "ok",
+            **{name: item.beside[name] for name in _COPIED},
+            "labels": [each["label"] for each in segments],
+            "segments": segments,
+            "refined": self._refiner is not None,
+            "truth_error": loaded.truth_error,
+        }
+        results.put(item.row, Row(columns, state=state))
 
     def _labelled(self, uri: str, found: dict[str, Any]) -> tuple[list[NDArray[np.int32]], masks.UpsampleIndex]:
         """The label maps of an image, and the cell of each of its pixels."""
@@ -141,7 +134,7 @@ class SemanticWorker:
         working = images.working_size(size, self._resize)
         if self._refiner is None:
             return maps, masks.upsample_index(grid, found["patch"], working, size)
-        decoded = images.decode(images.fetch(uri, self._limits), self._limits)
+        decoded = images.decode(images.fetch(uri, self.limits), self.limits)
         if decoded.content_sha256 != found["content_sha256"]:
             message = f"{uri}: the file is not the one that its regions are of. To mend it: restore it"
             raise ImageError("changed", message, "read")
@@ -151,29 +144,6 @@ class SemanticWorker:
         parameters = CRF[self._options.refine]
         waiting = [self._refiner.submit(picture, labels, index=index, parameters=parameters) for labels in maps]
         return [refined() for refined in waiting], masks.upsample_index(cells, 1, cells, size)
-
-    def _row(self, item: _Item, loaded: _Loaded | Exception | None, state: dict[str, Any]) -> dict[str, Any]:
-        """One image's row; its share of the confusions goes to ``state``."""
-        if isinstance(loaded, ImageError):
-            return failed_row(loaded)
-        if isinstance(loaded, Exception):
-            raise loaded
-        if loaded is None:
-            return {name: item.found[name] for name in ("status", "error_type", "error", "failed_step")}
-        with self._timer.step("encode"):
-            segments = segments_of(loaded.maps[0], loaded.index)
-        if loaded.truth is not None:
-            with self._timer.step("score"):
-                self._score(loaded.maps, loaded.index, loaded.truth, state)
-        state["truth_errors"] += loaded.truth_error is not None
-        return {
-            "status": "ok",
-            **{name: item.found[name] for name in _COPIED},
-            "labels": [each["label"] for each in segments],
-            "segments": segments,
-            "refined": self._refiner is not None,
-            "truth_error": loaded.truth_error,
-        }
 
     def _label_maps(self, found: dict[str, Any]) -> list[NDArray[np.int32]]:
         """For each codebook the label of every patch, (Hp, Wp); 0 is the background."""
@@ -190,26 +160,28 @@ class SemanticWorker:
             maps.append(label_of[region_map])
         return maps
 
-    def _score(
-        self,
-        maps: list[NDArray[np.int32]],
-        index: masks.UpsampleIndex,
-        truth: NDArray[np.integer[Any]],
-        state: dict[str, Any],
-    ) -> None:
-        scores, truth_is = self._stage.fold.scores, self._stage.resolved["truth"]
-        part = images.central_square(truth.shape) if truth_is["center_crop"] else (slice(None), slice(None))
-        cells = np.ix_(index[0][part[0]], index[1][part[1]])
-        for repeat, labels in enumerate(maps):
-            of_image = scores.of_image(labels[cells], truth[part])
-            state["repeats"][repeat] = scores.merge(state["repeats"][repeat], of_image)
 
-    def _output(self, shard: Shard, rows: list[dict[str, Any]], state: dict[str, Any]) -> ShardOutput:
-        return ShardOutput(
-            number=shard.number,
-            rows=table_of(shard.records, rows, self._stage.schema),
-            arrays=[{} for _ in rows],
-            statistics=state,
-            seconds=self._timer.take(),
-            facts={"limits": limits_of(self._options)},
-        )
+def _stages(job: Job) -> Stages:
+    settings: SemanticSettings = job.settings
+    truth = truth_of(settings, job.plan.source)
+    if truth is None:
+        job.note("label maps are not scored: the truth of this dataset is not one of class ids")
+    if settings.backbone == DESCRIPTORS and settings.region_feature != "patches":
+        job.note(f"regions are described by their patches: {DESCRIPTORS} has no {settings.region_feature}")
+    of_regions = yield RegionsStage(settings, job.resolved, job.plan)
+    there = of_regions["metrics"]["regions"]
+    check_enough(there, "regions", settings)
+    if not settings.quiet:
+        job.note(f"{there} regions are clustered")
+    fitted = yield ClustersStage.of(settings, job.folder)
+    check_fitted(job.folder, ClustersStage.name, fitted)
+    yield SemanticStage(settings, {"truth": truth}, job.plan)
+
+
+def _check(settings: SemanticSettings, models: Mapping[str, Any]) -> None:
+    check_refinement(settings, models)
+    check_crop_size(settings, models)
+
+
+STAGES = {SemanticStage.name: SemanticStage}
+STEPS = Steps(_stages, SemanticStage.name, roles=("backbone", "encoder"), check=_check)

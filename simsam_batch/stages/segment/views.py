@@ -14,6 +14,7 @@ from simsam_batch.report.page.pictures import draw_masks
 from simsam_batch.report.page.plots import MOST_DOTS, histogram, scatter
 from simsam_batch.report.page.scalars import Scalars
 from simsam_batch.runs.reading import StageRows
+from simsam_batch.stages.registry import Command
 
 _SCALARS = ["iou", "confidence", "area_fraction", "spectral_gap", "degenerate", "head_collapse"]
 _COLUMNS = ["image_id", "uri", "status", "error", "width", "height", "content_sha256", "grid_h", "grid_w", "patch"]
@@ -25,40 +26,40 @@ _LEGEND = (
 )
 
 
-def segment_chapter(source: Source, stages: Sequence[str]) -> Chapter:
+def chapter(source: Source, command: Command, stages: Sequence[str]) -> Chapter:
     """Scores, distributions and galleries of object masks.
 
     Raises:
         RunError: the run is damaged.
         StorageError: the storage did not answer.
     """
-    chapter, _ = begun(source, "segment", stages)
+    made, _ = begun(source, command, stages)
     rows = StageRows(source.out, "segment")
     numbers = Scalars(rows, source.plan, _SCALARS)
     iou = numbers["iou"]
-    chapter.scores = scores_or_so_far(source, "segment", "iou_per_image_mean", iou)
-    chapter.plots_note = numbers.note
+    made.scores = scores_or_so_far(source, "segment", "iou_per_image_mean", iou)
+    made.plots_note = numbers.note
     scored = np.isfinite(iou).any()
     shares = [("Area of the mask", "share of the pixels", "area_fraction"), ("Confidence", "confidence", "confidence")]
     if scored:
-        chapter.plots.append(histogram("Overlap with the truth", "IoU", iou, (0.0, 1.0)))
+        made.plots.append(histogram("Overlap with the truth", "IoU", iou, (0.0, 1.0)))
         chosen = dots(len(numbers), MOST_DOTS)
         for title, name, column in (
             ("Does the spectral gap tell?", "spectral gap", "spectral_gap"),
             ("Does the confidence tell?", "confidence", "confidence"),
         ):
             plot = scatter(f"{title} IoU against it", name, "IoU", numbers[column], iou, chosen)
-            chapter.plots += [] if plot is None else [plot]
+            made.plots += [] if plot is None else [plot]
     elif np.isfinite(numbers["spectral_gap"]).any():
-        chapter.plots.append(histogram("Spectral gap", "third eigenvalue less the second", numbers["spectral_gap"]))
-    chapter.plots += [
+        made.plots.append(histogram("Spectral gap", "third eigenvalue less the second", numbers["spectral_gap"]))
+    made.plots += [
         histogram(title, name, numbers[column], (0.0, 1.0))
         for title, name, column in shares
         if np.isfinite(numbers[column]).any()
     ]
-    chapter.legend = _LEGEND
-    chapter.galleries = _galleries(source, rows, numbers)
-    return chapter
+    made.legend = _LEGEND
+    made.galleries = _galleries(source, rows, numbers)
+    return made
 
 
 def _galleries(source: Source, rows: StageRows, numbers: Scalars) -> list[Gallery]:

@@ -24,6 +24,7 @@ from simsam_batch.report.page.pictures import draw_tree
 from simsam_batch.report.page.plots import MOST_DOTS, histogram, scatter
 from simsam_batch.report.page.scalars import Scalars, tables_of
 from simsam_batch.runs.reading import StageRows
+from simsam_batch.stages.registry import Command
 
 _SCALARS = ["nmcovering", "leaves", "depth"]
 _COLUMNS = ["image_id", "uri", "status", "error_type", "error", "width", "height", "content_sha256", "grid_h", "grid_w"]
@@ -35,27 +36,27 @@ _LEGEND = (
 )
 
 
-def hierarchy_chapter(source: Source, stages: Sequence[str]) -> Chapter:
+def chapter(source: Source, command: Command, stages: Sequence[str]) -> Chapter:
     """Scores, distributions and pictures of region trees, and the labels of their nodes if these were clustered.
 
     Raises:
         RunError: the run is damaged.
         StorageError: the storage did not answer.
     """
-    chapter, works = begun(source, "hierarchy", stages)
+    made, works = begun(source, command, stages)
     trees = StageRows(source.out, "hierarchy")
     numbers = Scalars(trees, source.plan, _SCALARS)
     covering = numbers["nmcovering"]
-    chapter.scores = scores_or_so_far(source, "hierarchy", "nmcovering", covering)
-    chapter.plots_note = numbers.note
+    made.scores = scores_or_so_far(source, "hierarchy", "nmcovering", covering)
+    made.plots_note = numbers.note
     if np.isfinite(covering).any():
-        chapter.plots.append(histogram("Covering of the truth", "NMCovering", covering, (0.0, 1.0)))
+        made.plots.append(histogram("Covering of the truth", "NMCovering", covering, (0.0, 1.0)))
         title = "Do more leaves cover better?"
         plot = scatter(title, "leaves", "NMCovering", numbers["leaves"], covering, dots(len(numbers), MOST_DOTS))
-        chapter.plots += [] if plot is None else [plot]
+        made.plots += [] if plot is None else [plot]
     if numbers.ok.any():
-        chapter.plots.append(histogram("Leaves of a tree", "leaves", numbers["leaves"]))
-        chapter.plots.append(histogram("Depth of a tree", "depth", numbers["depth"]))
+        made.plots.append(histogram("Leaves of a tree", "leaves", numbers["leaves"]))
+        made.plots.append(histogram("Depth of a tree", "depth", numbers["depth"]))
 
     labels = StageRows(source.out, "labels") if "labels" in works else None
     found: dict[int, tuple[int, list[int]]] = {}
@@ -66,16 +67,16 @@ def hierarchy_chapter(source: Source, stages: Sequence[str]) -> Chapter:
     shown = dict(list(found.items())[:MOST_CLUSTERS])
     titled = _titled(source, numbers)
     pictures, cut_outs = _drawn(source, trees, labels, titled, shown)
-    chapter.legend = _LEGEND
-    chapter.galleries = galleries_of(titled, pictures, wide=True)
+    made.legend = _LEGEND
+    made.galleries = galleries_of(titled, pictures, wide=True)
     nodes = (source.metrics("labels") or {}).get("nodes_by_label", {})
     for label, (images, chosen) in shown.items():
         how_many = f"{nodes[str(label)]:,} nodes of " if str(label) in nodes else "Nodes of "
         about = f"{how_many}{images:,} images; the largest one of each of a random sample of them."
         held = [cut_outs[number, label] for number in chosen if (number, label) in cut_outs]
-        chapter.clusters.append(Cluster(label, None, None, about, held))
-    chapter.clusters_note = clusters_of(len(found), None)
-    return chapter
+        made.clusters.append(Cluster(label, None, None, about, held))
+    made.clusters_note = clusters_of(len(found), None)
+    return made
 
 
 def _titled(source: Source, numbers: Scalars) -> Titled:

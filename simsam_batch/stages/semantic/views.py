@@ -16,10 +16,11 @@ from simsam_batch.report.page.pictures import Drawn, draw_labels, palette, true_
 from simsam_batch.report.page.plots import histogram
 from simsam_batch.report.page.scalars import Scalars, tables_of
 from simsam_batch.report.page.scores import scores_of
-from simsam_batch.report.page.settings import cluster_settings
+from simsam_batch.results.label_maps import cluster_count
 from simsam_batch.results.photographs import limits_of
 from simsam_batch.runs.reading import StageRows
-from simsam_batch.stages.semantic.rows import names_of
+from simsam_batch.stages.registry import Command
+from simsam_batch.stages.semantic.truth import names_of
 
 _OF_REGIONS = ["image_id", "uri", "width", "height", "content_sha256", "grid_h", "grid_w", "patch", "region_map"]
 _OF_REGIONS += ["region_count"]
@@ -33,29 +34,29 @@ _LEGEND = (
 _UNMATCHED: Color = (120, 120, 120)
 
 
-def semantic_chapter(source: Source, stages: Sequence[str]) -> Chapter:
+def chapter(source: Source, command: Command, stages: Sequence[str]) -> Chapter:
     """Scores, distributions, pictures and labels of label maps, or of the regions as long as there is no more.
 
     Raises:
         RunError: the run is damaged.
         StorageError: the storage did not answer.
     """
-    chapter, works = begun(source, "semantic", stages)
+    made, works = begun(source, command, stages)
     regions = StageRows(source.out, "regions")
     counts = Scalars(regions, source.plan, ["region_count", "degenerate"])
-    chapter.plots_note = counts.note
+    made.plots_note = counts.note
     if counts.ok.any():
-        chapter.plots.append(histogram("Regions of an image", "regions", counts["region_count"]))
+        made.plots.append(histogram("Regions of an image", "regions", counts["region_count"]))
     metrics = source.metrics("semantic")
     if metrics is not None:
-        chapter.scores = scores_of(metrics)
+        made.scores = scores_of(metrics)
     maps = _Maps(source, regions, StageRows(source.out, "semantic") if "semantic" in works else None, metrics)
     found: dict[int, tuple[int, list[int]]] = {}
     numbers = counts
     if maps.labelled is not None:
         numbers = Scalars(maps.labelled, source.plan, ["degenerate"])
         found = by_label(tables_of(maps.labelled, source.plan, ["labels"]), source.samples)
-        chapter.confusion = confusion_of(works["semantic"].confusion, maps.classes, maps.stands_for)
+        made.confusion = confusion_of(works["semantic"].confusion, maps.classes, maps.stands_for)
     fine, bad = numbers.number[numbers.ok], numbers.number[numbers["degenerate"] == 1]
     titled = {
         "At random": (
@@ -70,11 +71,11 @@ def semantic_chapter(source: Source, stages: Sequence[str]) -> Chapter:
     shown = dict(list(found.items())[:MOST_CLUSTERS])
     wanted = numbers_of(titled).union(*(numbers for _, numbers in shown.values()))
     pictures, cut_outs = maps.drawn(sorted(wanted))
-    chapter.legend = _LEGEND
-    chapter.galleries = galleries_of(titled, pictures)
-    chapter.clusters = _clusters(maps, shown, cut_outs, metrics)
-    chapter.clusters_note = clusters_of(len(found), maps.fitted_on)
-    return chapter
+    made.legend = _LEGEND
+    made.galleries = galleries_of(titled, pictures)
+    made.clusters = _clusters(maps, shown, cut_outs, metrics)
+    made.clusters_note = clusters_of(len(found), maps.fitted_on)
+    return made
 
 
 class _Maps:
@@ -98,7 +99,7 @@ class _Maps:
         held = metrics or {}
         self.stands_for: list[str | None] = held.get("class_of_cluster") or []
         self.fitted_on: str | None = held.get("matching_fitted_on")
-        count = cluster_settings(source.out).get("clusters", 0)
+        count = 0 if self.labelled is None else cluster_count(self.labelled)
         self.colors = dict(enumerate(palette(count), 1))
 
     def drawn(self, numbers: list[int]) -> tuple[dict[int, Picture], dict[tuple[int, int], Picture]]:

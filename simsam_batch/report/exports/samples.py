@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from simsam_batch.results.label_maps import facts_of, kind_of, label_map, most_labels, png
+from simsam_batch.report.exports.label_pngs import most_labels, png
+from simsam_batch.results.label_maps import facts_of, kind_of, label_map
 from simsam_batch.runs.reading import StageRows
 
 UNREADABLE = "unreadable"

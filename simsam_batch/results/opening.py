@@ -1,0 +1,33 @@
+"""What there is in an OUT: its plan, and the stages that have begun."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from simsam_batch.errors import SettingsError
+from simsam_batch.runs.plan import Plan, load_plan
+from simsam_batch.stages.registry import stage_names
+from simsam_batch.storage import Folder, ObjectNotFound
+
+
+def begun_stages(out: Folder) -> list[str]:
+    """The stages that a run has begun, each after the one it reads."""
+    begun = []
+    for name in stage_names():
+        with suppress(ObjectNotFound):
+            out.read(f"{name}/stage.json")
+            begun.append(name)
+    return begun
+
+
+def existing_plan(out: Folder) -> Plan:
+    """The plan of the run in OUT.
+
+    Raises:
+        SettingsError: there is none.
+        RunError: it is damaged.
+    """
+    plan = load_plan(out)
+    if plan is None:
+        raise SettingsError(f"{out.url} holds no run: it has no run.json. To mend it: give the OUT of simsam segment")
+    return plan

@@ -1,0 +1,86 @@
+"""What all stages of commands have: settings by component, columns, and where they are recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Generic, TypeVar
+
+import pyarrow as pa
+
+from simsam_batch.errors import SettingsError
+from simsam_batch.runs.plan import Plan
+from simsam_batch.runs.schema import PLAN_FIELDS, Fold, Needs, Worker, row_fields
+from simsam_batch.settings import Component, RunSettings
+
+S = TypeVar("S", bound=RunSettings)
+
+
+@dataclass(frozen=True)
+class CommandStage(Generic[S]):
+    """A stage of a command: all that a worker of it has to know, wherever it is.
+
+    Class attributes say what a stage is, whatever run it is of: ``name``; ``components`` of the settings that identify
+    it; ``reads``, the stages whose results it rests on; ``unit`` of its plan; ``needs``; ``fields``, its columns beyond
+    those of every row; and whether the plan's further columns follow them (``keeps_columns``).
+
+    Attributes:
+        options: all settings of the command.
+        resolved: what settings, models and truth came down to, as plain JSON values.
+        plan: what it is about; None where no columns are kept.
+        recorded: the settings in ``stage.json``, if limits other than those are in force.
+    """
+
+    options: S
+    resolved: dict[str, Any]
+    plan: Plan | None = None
+    recorded: dict[str, Any] | None = None
+
+    name: ClassVar[str]
+    components: ClassVar[Sequence[type[Component]]]
+    fields: ClassVar[Sequence[pa.Field]]
+    reads: ClassVar[tuple[str, ...]] = ()
+    unit: ClassVar[str] = "image_id"
+    needs: ClassVar[Needs] = Needs()
+    keeps_columns: ClassVar[bool] = False
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The result settings that identify it, as plain JSON values."""
+        if self.recorded is not None:
+            return self.recorded
+        return self.options.values_of("result", self.components)
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """Arrow schema of the rows."""
+        kept = kept_columns(self.plan) if self.keeps_columns and self.plan is not None else []
+        return pa.schema([*row_fields(self.unit), *self.fields, *kept])
+
+    @cached_property
+    def fold(self) -> Fold[Any]:
+        """Merges the statistics of shards."""
+        raise NotImplementedError
+
+    def make_worker(self, beat: Callable[[], None]) -> Worker:
+        """Load what is needed and be ready for shards."""
+        raise NotImplementedError
+
+
+def check_kept_columns(names: Sequence[str], own: Sequence[pa.Field]) -> None:
+    """Refuse kept columns that have the name of one of a stage's own.
+
+    Raises:
+        SettingsError: naming them.
+    """
+    clashing = sorted(set(names) & {field.name for field in own})
+    if clashing:
+        msg = f"keep_columns: {', '.join(clashing)}: the results have columns of that name; rename them in the input"
+        raise SettingsError(msg)
+
+
+def kept_columns(plan: Plan) -> list[pa.Field]:
+    """The plan's columns beyond its own, which pass through to the rows."""
+    own = {f.name for f in PLAN_FIELDS} | {"shard"}
+    return [f.with_nullable(True) for f in plan.shard(0).records.schema if f.name not in own]

@@ -1,0 +1,148 @@
+"""The catalogue of commands that compute and of their stages; whoever needs to know of them asks it.
+
+A command is one entry here. What it and its stages are stands in their folders beside this file: ``settings.py`` (what
+may be set), ``rows.py`` (columns, fold, what the rows show), ``stage.py`` (the stage with its worker, the steps of the
+command) and ``views.py`` (its chapter of the report). They are imported when they are asked for, so that this module
+costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, cast
+
+from simsam_batch.errors import SettingsError
+
+if TYPE_CHECKING:
+    from simsam_batch.settings import FeatureSettings
+    from simsam_batch.stages.base import CommandStage
+    from simsam_batch.stages.kinds import Shown
+    from simsam_batch.stages.steps import Steps
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command of ``simsam`` that computes.
+
+    Attributes:
+        name: of the command, the operation and the folder with its settings, steps and chapter.
+        title: of its chapter in the report.
+        summary: one line for ``simsam --help``.
+        about: what ``--help`` of the command says.
+        stages: the folders of its stages by their names, each after those it reads.
+    """
+
+    name: str
+    title: str
+    summary: str
+    about: str
+    stages: Mapping[str, str]
+
+    def settings(self) -> type[FeatureSettings]:
+        """The class of its settings."""
+        return cast("type[FeatureSettings]", _module(self.name, "settings").Settings)
+
+    def presets(self) -> Mapping[str, Mapping[str, Any]]:
+        """Whole sets of settings by name."""
+        return cast("Mapping[str, Mapping[str, Any]]", _module(self.name, "settings").PRESETS)
+
+    def steps(self) -> Steps:
+        """What makes its stages, one after the other."""
+        return cast("Steps", _module(self.name, "stage").STEPS)
+
+    def chapter(self) -> Callable[..., Any]:
+        """What makes its chapter of the report, see `simsam_batch.report.page.chapters`."""
+        return cast("Callable[..., Any]", _module(self.name, "views").chapter)
+
+
+COMMANDS: Sequence[Command] = (
+    Command(
+        "segment",
+        "Object masks",
+        "Write an object mask and eigenvectors for every image of a collection.",
+        "Write an object mask and K eigenvectors for every image.\n\n"
+        "IMAGES is a folder, a .txt list, a Parquet table with a 'uri' column, or a dataset by name with its folder, "
+        "such as ecssd:ROOT; IMAGES, OUT and ROOT take local paths and any fsspec URL, such as s3://bucket/photos. "
+        "Run the same command again to go on after an interruption.",
+        {"segment": "segment"},
+    ),
+    Command(
+        "semantic",
+        "Label maps",
+        "Give the regions of all images labels shared by the whole collection.",
+        "Cut every image into regions, cluster the regions of the whole set, and write label maps.\n\n"
+        "IMAGES and OUT are as for simsam segment. Labels are 0 for background and 1 to --clusters. With --truth, a "
+        "folder of class id images, labels are matched to classes and scored. Run the same command again to go on "
+        "after an interruption, from whichever step it was in.",
+        {"regions": "regions", "clusters": "clusters", "semantic": "semantic"},
+    ),
+    Command(
+        "hierarchy",
+        "Region trees",
+        "Split every image into a tree of regions.",
+        "Split every image into a tree of regions, as deep and as wide as the image has parts.\n\n"
+        "IMAGES and OUT are as for simsam segment. With --truth, a folder of label maps, the nodes are scored by how "
+        "well they cover the labelled regions, and with --label-hierarchy those above them. Run the same command again "
+        "to go on after an interruption.",
+        {"hierarchy": "hierarchy", "node-clusters": "clusters", "labels": "labels"},
+    ),
+)
+
+
+def command(name: str) -> Command:
+    """A command by its name.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    for each in COMMANDS:
+        if each.name == name:
+            return each
+    raise SettingsError(f"there is no command {name!r} that computes; there are {', '.join(c.name for c in COMMANDS)}")
+
+
+def stage_names() -> list[str]:
+    """The names of all stages, each after those it reads."""
+    return [name for each in COMMANDS for name in each.stages]
+
+
+def command_of(stage: str) -> Command:
+    """The command that a stage belongs to.
+
+    Raises:
+        SettingsError: no command has such a stage.
+    """
+    for each in COMMANDS:
+        if stage in each.stages:
+            return each
+    raise SettingsError(f"there is no stage {stage!r}; there are {', '.join(stage_names())}")
+
+
+def stage_class(name: str) -> type[CommandStage[Any]]:
+    """The class of a stage, by which it is made anew wherever it is worked on.
+
+    Raises:
+        SettingsError: there is no such stage.
+    """
+    found: type[CommandStage[Any]] = _module(command_of(name).stages[name], "stage").STAGES[name]
+    return found
+
+
+def shown(stage: str) -> Shown | None:
+    """What the rows of a stage show, as masks, labels or trees; None for a stage that is unknown or shows nothing."""
+    for each in COMMANDS:
+        if stage in each.stages:
+            return cast("Shown | None", getattr(_module(each.stages[stage], "rows"), "SHOWN", None))
+    return None
+
+
+def stages_showing(kinds: Iterator[str] | Sequence[str]) -> list[str]:
+    """The names of the stages whose rows show one of these kinds."""
+    wanted = set(kinds)
+    return [name for name in stage_names() if (what := shown(name)) is not None and what.kind in wanted]
+
+
+def _module(folder: str, part: str) -> Any:
+    return import_module(f"simsam_batch.stages.{folder}.{part}")

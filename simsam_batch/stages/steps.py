@@ -1,0 +1,67 @@
+"""How a command says what its stages are: a generator that is sent the result of each before it makes the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from simsam_batch.runs.plan import Plan
+from simsam_batch.stages.base import CommandStage
+from simsam_batch.storage import Folder
+
+
+class Job(Protocol):
+    """A run that is ready for its stages, as a command sees it."""
+
+    @property
+    def folder(self) -> Folder:
+        """OUT."""
+        ...
+
+    @property
+    def plan(self) -> Plan:
+        """Of the images."""
+        ...
+
+    @property
+    def settings(self) -> Any:
+        """Of the command."""
+        ...
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """What the models came down to."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Tell something worth knowing."""
+        ...
+
+
+Stages = Generator[CommandStage[Any], Mapping[str, Any], None]
+"""Yields a stage, and is sent what ``results/<stage>.json`` of it holds."""
+
+
+def _nothing(settings: Any, models: Mapping[str, Any]) -> None:
+    del settings, models
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """The steps of a command.
+
+    Attributes:
+        stages: makes them, one after the other.
+        result: name of the stage whose result is that of the command.
+        roles: models that its workers need, by their roles (`simsam_batch.workers.models`).
+        check: given the settings and what the models came down to by role, refuses what cannot be right before anything
+            is written, by a `simsam_batch.errors.SettingsError`.
+        before_first: called before any work of a stage that has none done yet.
+    """
+
+    stages: Callable[[Job], Stages]
+    result: str
+    roles: Sequence[str] = ("backbone",)
+    check: Callable[[Any, Mapping[str, Any]], None] = _nothing
+    before_first: Callable[[Job, CommandStage[Any]], None] | None = None

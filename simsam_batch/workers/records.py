@@ -1,0 +1,266 @@
+"""What the workers of all stages share: records drawn and loaded ahead, rows gathered, failures and sums of a shard."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import Any, Generic, Protocol, TypeVar
+
+import pyarrow as pa
+import torch
+from threadpoolctl import threadpool_limits
+
+from simsam_batch import images
+from simsam_batch.errors import ImageError, RunError
+from simsam_batch.runs.committed import CommittedShard
+from simsam_batch.runs.ledger import Ledger
+from simsam_batch.runs.schema import Attachment, Shard, ShardOutput, Stage
+from simsam_batch.settings import RunSettings
+from simsam_batch.storage import Folder
+from simsam_batch.workers.spool import Spool
+from simsam_batch.workers.timer import Timer
+
+L = TypeVar("L")
+
+FAILURE = ("status", "error_type", "error", "failed_step")
+"""Columns that say what became of a record."""
+
+
+class SettledStage(Stage, Protocol):
+    """A stage whose workers are told all settings of the command."""
+
+    @property
+    def options(self) -> Any:
+        """All settings."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One record of one shard, on its way to be loaded; ``beside`` is what an earlier stage has of it."""
+
+    shard: Shard
+    row: int
+    record: dict[str, Any]
+    beside: Any = None
+
+    @property
+    def is_last(self) -> bool:
+        """Whether its shard has no further record."""
+        return self.row + 1 == len(self.shard.records)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one record came to.
+
+    Attributes:
+        columns: of its row.
+        attachments: arrays and files that go with it, by name.
+        state: its share of the fold's statistics; None where it adds nothing.
+    """
+
+    columns: Mapping[str, Any]
+    attachments: Mapping[str, Attachment] = field(default_factory=dict)
+    state: dict[str, Any] | None = None
+
+
+Later = Callable[[], Row]
+"""A row that is still being worked on elsewhere; called to wait for it."""
+
+
+class Results:
+    """The rows of one shard while they come in, in any order.
+
+    Rows that come later are asked for in the order in which they were given, so that what they cost in memory is
+    bounded by how many may wait.
+    """
+
+    def __init__(self, shard: Shard) -> None:
+        count = shard.records.num_rows
+        self.shard = shard
+        self.columns: list[Mapping[str, Any]] = [{}] * count
+        self.states: list[dict[str, Any] | None] = [None] * count
+        self.attachments = Spool(count)
+        self._later: deque[tuple[int, Later]] = deque()
+
+    def put(self, place: int, row: Row | Later) -> None:
+        """Take a row, or what will give it."""
+        if isinstance(row, Row):
+            self.columns[place], self.states[place] = row.columns, row.state
+            if row.attachments:
+                self.attachments.put(place, row.attachments)
+        else:
+            self._later.append((place, row))
+
+    def settle(self, may_wait: int, beat: Callable[[], None]) -> None:
+        """Ask for rows that come later, the oldest first, until at most so many wait."""
+        while len(self._later) > may_wait:
+            place, later = self._later.popleft()
+            self.put(place, later())
+            beat()
+
+
+class RecordWorker(ABC, Generic[L]):
+    """Loads records ahead in threads and turns them into rows.
+
+    Attributes:
+        stage: what it works for.
+        settings: all settings of the command.
+        device: what it computes on.
+        timer: adds up the time of each step.
+        limits: what one image may cost.
+        facts: what was used, for the manifest.
+        may_wait: rows that may come later while the next records are computed.
+        doing: what it is at, for the message of the watchdog.
+    """
+
+    may_wait = 0
+    doing = ""
+
+    def __init__(self, stage: SettledStage, beat: Callable[[], None], device: torch.device | None = None) -> None:
+        settings: RunSettings = stage.options
+        self.stage, self.settings, self._beat = stage, settings, beat
+        torch.set_num_threads(settings.threads)
+        threadpool_limits(settings.threads)
+        self.device = device or torch.device("cpu")
+        self.timer = Timer(self.device)
+        self.limits = images.ImageLimits(settings.max_bytes, settings.max_pixels, settings.decode_seconds)
+        # in a second try the limits may be others than those of the run
+        self.facts: dict[str, Any] = {"limits": {name: getattr(settings, name) for name in settings.limits()}}
+
+    @abstractmethod
+    def load(self, item: Item) -> L:
+        """Read what a record needs, in one of the threads that load ahead; an ImageError becomes a failed row."""
+
+    @abstractmethod
+    def take(self, item: Item, loaded: L, results: Results) -> None:
+        """Give the row of a record that was loaded, now or when others like it have come."""
+
+    def finish(self, results: Results) -> None:
+        """Give the rows of a shard that are still missing."""
+
+    def items(self, shards: Iterator[Shard]) -> Iterator[Item]:
+        """The records of the shards, in order."""
+        for shard in shards:
+            for row, record in enumerate(shard.records.to_pylist()):
+                yield Item(shard, row, record)
+
+    def ahead(self) -> tuple[int, int]:
+        """How many threads load, and how many records at most."""
+        threads = self.settings.decode_threads or 2
+        return threads, 4 * threads
+
+    def run(self, shards: Iterator[Shard]) -> Iterator[ShardOutput]:
+        """Outputs of the shards, in order; the next records are loaded while these are computed."""
+        threads, most = self.ahead()
+        self.timer.take()
+        arrived = images.decode_ahead(self.items(shards), self.load, threads=threads, max_pending=most)
+        with closing(arrived):
+            while (first := self._wait(arrived)) is not None:
+                yield self._run_shard(first, arrived)
+
+    def _wait(self, arrived: Iterator[tuple[Item, L | Exception]]) -> tuple[Item, L | Exception] | None:
+        with self.timer.step("wait"):
+            return next(arrived, None)
+
+    def _run_shard(
+        self, first: tuple[Item, L | Exception], arriving: Iterator[tuple[Item, L | Exception]]
+    ) -> ShardOutput:
+        """The output of the shard that ``first`` opens; nothing beyond its last record is drawn."""
+        shard = first[0].shard
+        results = Results(shard)
+        arrived: tuple[Item, L | Exception] | None = first
+        for _ in range(len(shard.records)):
+            if arrived is None:
+                raise RunError(f"shard {shard.number} ended before its last record")
+            item, loaded = arrived
+            name = next(iter(item.record.values()))
+            self.doing = f"working on {name} of shard {shard.number}"
+            if isinstance(loaded, ImageError):
+                results.put(item.row, failed(loaded))
+            elif isinstance(loaded, Exception):
+                raise loaded
+            else:
+                self.take(item, loaded, results)
+            # no image is held while the next one is waited for
+            del loaded
+            self._beat()
+            self.doing = f"waiting for what follows {name} in shard {shard.number}"
+            arrived = None if item.is_last else self._wait(arriving)
+        self.finish(results)
+        results.settle(0, self._beat)
+        return self._output(results)
+
+    def _output(self, results: Results) -> ShardOutput:
+        fold, there = self.stage.fold, [state for state in results.states if state is not None]
+        return ShardOutput(
+            number=results.shard.number,
+            rows=table_of(results.shard.records, results.columns, self.stage.schema),
+            attachments=results.attachments,
+            # In the order of the rows: the order in which they came would show in the last bits of sums.
+            statistics=reduce(fold.merge, there, fold.zero()),
+            seconds=self.timer.take(),
+            facts=self.facts,
+        )
+
+
+class EarlierStage:
+    """The shards of a stage that another one reads, as a worker of that asks for them; both have one plan.
+
+    Args:
+        out: the run's folder.
+        stage: name of the stage that is read.
+    """
+
+    def __init__(self, out: Folder, stage: str) -> None:
+        self._ledger = Ledger(out, stage)
+        self._generations = self._ledger.committed()
+
+    def shard(self, number: int) -> CommittedShard:
+        """One shard, as its latest generation has it."""
+        if number not in self._generations:
+            self._generations = self._ledger.committed()
+        manifest = self._ledger.manifest(number, self._generations[number])
+        return CommittedShard(self._ledger.out, manifest)
+
+    def items(self, shards: Iterator[Shard], beside: Callable[[CommittedShard], Sequence[Any]]) -> Iterator[Item]:
+        """The records of shards, each with what the earlier stage has of it.
+
+        Args:
+            shards: of the plan.
+            beside: what is wanted of each row of a committed shard, in order; rows are told apart by their ids.
+
+        Raises:
+            RunError: it lacks a record.
+        """
+        for shard in shards:
+            there = self.shard(shard.number)
+            ids = there.rows(["image_id"])["image_id"].to_pylist()
+            found = dict(zip(ids, beside(there), strict=True))
+            # In quarantine a shard comes as one record at a time.
+            for row, record in enumerate(shard.records.to_pylist()):
+                if record["image_id"] not in found:
+                    raise RunError(
+                        f"shard {shard.number} of the stage {self._ledger.stage} lacks the plan's image "
+                        f"{record['image_id']!r}"
+                    )
+                yield Item(shard, row, record, found[record["image_id"]])
+
+
+def table_of(records: pa.Table, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Rows in a stage's schema: the plan's columns as they are, the others from each row, null where it has none."""
+    columns = {name: records.column(name) for name in records.column_names if name in schema.names}
+    for column in schema:
+        if column.name not in columns:
+            columns[column.name] = pa.array([row.get(column.name) for row in rows], column.type)
+    return pa.table({name: columns[name] for name in schema.names}, schema=schema)
+
+
+def failed(error: ImageError) -> Row:
+    """The row of a record that failed."""
+    return Row({"status": "failed", "error_type": error.kind, "error": error.message, "failed_step": error.step})
