@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
 
 TruthKind = Literal["object", "semantic", "boxes", "partitions"]
@@ -21,25 +21,21 @@ class DatasetFacts:
     Attributes:
         name: of the dataset, as in ``NAME:ROOT``.
         split: the part of it.
-        published_images: how many images the split was published with; None where releases of the set differ.
         kind: what the truth is: object masks, maps of class ids, partitions (all at ``truth_uri``), or boxes
             (`BOXES_COLUMN`).
         protocol: name of the evaluation that figures on this set are published with.
         classes: names of the class ids 0, 1, ... of a semantic truth.
         ignore_label: id in a semantic truth that is not scored.
-        threshold: share of full scale above which the first channel of an object mask is object.
         center_crop: whether the protocol scores only the central square, whose side is the image's shorter one.
         label_hierarchy: name of the hierarchy of the class ids of a semantic truth, if there is one.
     """
 
     name: str
     split: str
-    published_images: int | None
     kind: TruthKind
     protocol: str
     classes: tuple[str, ...] = ()
     ignore_label: int | None = None
-    threshold: float | None = None
     center_crop: bool = False
     label_hierarchy: str | None = None
 
@@ -49,8 +45,9 @@ class DatasetFacts:
 
     @classmethod
     def from_json(cls, held: Mapping[str, Any]) -> Self:
-        """The facts that `to_json` wrote, now or when some of them were not yet known."""
-        return cls(**{**held, "classes": tuple(held["classes"])})
+        """The facts that `to_json` wrote, now or when others were known."""
+        known = {field.name: held[field.name] for field in fields(cls) if field.name in held}
+        return cls(**known | {"classes": tuple(held["classes"])})
 
 
 def facts_of(source: Mapping[str, Any]) -> DatasetFacts | None:

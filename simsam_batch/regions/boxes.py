@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from simsam_batch.regions.masks import UpsampleIndex
 
@@ -61,29 +59,3 @@ def region_boxes(
         masks = binary_dilation(masks, cross, iterations=dilate)
     boxes = ((int(region), tight_box(mask, index)) for region, mask in zip(ids, masks, strict=True))
     return [(region, box) for region, box in boxes if box is not None]
-
-
-def largest_component(mask: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Keep the connected part of each mask that has the most patches, of equal ones the part with the first patch.
-
-    Patches are connected along their sides and across their corners (localisation of Deep Spectral Methods).
-
-    Args:
-        mask: (B, N) bool, row-major. An empty one stays empty.
-        grid: (Hp, Wp).
-
-    Returns:
-        (B, N) bool.
-    """
-    from scipy.ndimage import label
-
-    around = np.zeros((3, 3, 3), dtype=bool)
-    around[1] = True
-    parts, _ = label(mask.cpu().numpy().reshape(-1, *grid), structure=around)
-    parts = parts.reshape(len(mask), -1)
-    sizes = np.bincount(parts.ravel())
-    sizes[0] = 0
-    # The first patch of those whose part is largest.
-    peak = sizes[parts].argmax(axis=1)
-    kept = parts == parts[np.arange(len(parts)), peak, None]
-    return mask & torch.from_numpy(kept).to(mask.device)

@@ -132,21 +132,13 @@ def deepest_nodes(lo: Sequence[int] | Array, hi: Sequence[int] | Array) -> NDArr
     return deepest
 
 
-def post_order(tree: Tree) -> NDArray[np.int32]:
-    """Return the number of every node, (M,) int32, counted in post-order: the root is M - 1 (published code)."""
-    size = np.ones(len(tree.parent), dtype=np.int32)
-    for node in range(len(size) - 1, 0, -1):
-        size[tree.parent[node]] += size[node]
-    return (np.arange(len(size)) + size - 1 - tree.depth).astype(np.int32)
-
-
 def with_upstream_numbering(tree: Tree) -> Tree:
     """Return the tree as the published code labels it, for comparison with its scores.
 
     There the first child of a node inherits its parent's code, so that the patches of a chain's leaf (first child of a
     first child, and so on) are labelled as the topmost node of the chain: they are missing from all nodes below that
     one. ``lo`` of those moves up to the end of the leaf, which is left with nothing. Intervals stay nested, but
-    children no longer tile their parent. `owners`, as `post_order` numbers them, is then the published label map.
+    children no longer tile their parent. `owners` is then the published label map, but for how its nodes are numbered.
     """
     leaf, lo = tree.leaf, tree.lo.copy()
     for top in range(len(lo)):

@@ -11,16 +11,6 @@ Box = tuple[float, float, float, float]
 """(xmin, ymin, xmax, ymax) in pixels, the maximum exclusive."""
 
 
-def box_iou(a: Box, b: Box) -> float:
-    """Return the intersection over union of two boxes; 0 if either has no area.
-
-    >>> box_iou((0, 0, 2, 2), (1, 0, 3, 2))
-    0.3333333333333333
-    """
-    intersection, union = _areas(a, b)
-    return intersection / union if intersection else 0.0
-
-
 def _areas(a: Box, b: Box) -> tuple[float, float]:
     width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     intersection = max(width, 0) * max(height, 0)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from torch import Tensor
 
-from simsam_batch.regions.boxes import Box, largest_component, region_boxes, tight_box
+from simsam_batch.regions.boxes import Box, region_boxes, tight_box
 from simsam_batch.regions.masks import upsample_index
 
 
@@ -158,52 +156,3 @@ def test_boxes_are_those_of_each_region_step_by_step(seed: int, grid: tuple[int,
     boxes = region_boxes(labels, pixel_by_pixel(labels), erode=erode, dilate=dilate)
     expected = [(int(r), box_step_by_step(labels == r, erode, dilate)) for r in np.unique(labels[labels > 0])]
     assert boxes == expected
-
-
-def batch_of(*masks: NDArray[np.bool_]) -> Tensor:
-    return torch.from_numpy(np.stack(masks)).flatten(1)
-
-
-def test_the_largest_component_is_connected_across_corners() -> None:
-    mask = mask_of("##...", "...#.", "..#..", ".#...")
-    expected = mask_of(".....", "...#.", "..#..", ".#...")
-    assert torch.equal(largest_component(batch_of(mask), (4, 5)), batch_of(expected))
-
-
-def test_of_components_of_equal_size_the_one_with_the_first_patch_is_kept() -> None:
-    # The column at the right begins in the first row, the row at the left below it.
-    mask = mask_of("...#", "...#", "##..")
-    assert torch.equal(largest_component(batch_of(mask), (3, 4)), batch_of(mask_of("...#", "...#", "....")))
-
-
-def test_components_do_not_reach_into_the_next_image_and_empty_masks_stay_empty() -> None:
-    masks = batch_of(mask_of("#..", "###"), mask_of("###", "..."), mask_of("...", "..."), mask_of("#.#", "..#"))
-    kept = largest_component(masks, (2, 3))
-    assert torch.equal(
-        kept, batch_of(mask_of("#..", "###"), mask_of("###", "..."), mask_of("...", "..."), mask_of("..#", "..#"))
-    )
-    assert not largest_component(masks[2:3], (2, 3)).any()
-
-
-def flood(plane: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The largest component by flooding from every patch in turn; a later one replaces it only if larger."""
-    best = np.zeros_like(plane)
-    for start in zip(*np.nonzero(plane), strict=True):
-        seen, waiting = {start}, [start]
-        while waiting:
-            y, x = waiting.pop()
-            around = {(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)} - seen
-            new = [p for p in around if 0 <= p[0] < plane.shape[0] and 0 <= p[1] < plane.shape[1] and plane[p]]
-            seen.update(new)
-            waiting.extend(new)
-        if len(seen) > best.sum():
-            best = np.zeros_like(plane)
-            best[tuple(np.array(sorted(seen)).T)] = True
-    return best
-
-
-@settings(deadline=None, max_examples=50)
-@given(seed=st.integers(0, 10**6), grid=st.tuples(st.integers(1, 6), st.integers(1, 6)), density=st.floats(0, 1))
-def test_the_largest_component_is_that_of_a_flood(seed: int, grid: tuple[int, int], density: float) -> None:
-    masks = np.random.default_rng(seed).random((3, *grid)) < density
-    assert torch.equal(largest_component(batch_of(*masks), grid), batch_of(*(flood(mask) for mask in masks)))

@@ -19,7 +19,7 @@ from benchmarks import hierarchy_upstream as port
 from simsam_batch.features.descriptors import Descriptors
 from simsam_batch.regions.splitting import OUTCOMES, SplitRules
 from simsam_batch.regions.superpixels import OverClustering, Superpixels, over_cluster
-from simsam_batch.regions.tree import Tree, grow_trees, owners, post_order, with_upstream_numbering
+from simsam_batch.regions.tree import Tree, grow_trees, owners, with_upstream_numbering
 from simsam_batch.spectral.affinity import normalize_rows
 
 Array = NDArray[Any]
@@ -256,9 +256,8 @@ def test_upstream_numbering_loses_the_first_leaf_of_every_chain() -> None:
     assert tree.hi.tolist() == TWO_PAIRS.hi.tolist()
     assert covering(tree) == pytest.approx((0.5 + 0.375 + 0.75 + 1 + 0.5 + 0.5) / 7)
     assert covering(tree) == pytest.approx(0.517857, abs=1e-6)
-    # Post-order: leaves 0 and 1 are 0 and 1, their pair 2, leaves 2 and 3 are 3 and 4, their pair 5, the root 6.
-    assert post_order(tree).tolist() == [6, 2, 0, 1, 5, 3, 4]
-    assert post_order(tree)[owners(tree)].tolist() == np.array([6, 1, 5, 4])[LEAVES].tolist()
+    # In pre-order: leaf 0 as the root, leaf 1 itself, leaf 2 as its pair, leaf 3 itself.
+    assert owners(tree).tolist() == np.array([0, 3, 4, 6])[LEAVES].tolist()
 
 
 def test_corrected_numbering_labels_every_patch_by_its_leaf() -> None:
@@ -271,13 +270,11 @@ def test_upstream_numbering_of_a_chain_of_first_children() -> None:
     tree = with_upstream_numbering(CHAIN)
     assert tree.lo.tolist() == [0, 1, 1, 1, 2, 2, 3]
     assert owners(tree).tolist() == np.array([0, 3, 6, 5])[LEAVES].tolist()
-    assert post_order(tree).tolist() == [6, 4, 0, 3, 1, 2, 5]
 
 
 def test_a_root_alone_is_numbered_the_same_either_way() -> None:
     tree = bare([-1], [0], [1], np.zeros(4))
     assert same(with_upstream_numbering(tree), tree)
-    assert post_order(tree).tolist() == [0]
 
 
 def nodes_of(root: port.Node) -> list[Array]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simsam_batch.scores.localisation import Box, LocalisationScores, box_iou, is_localised
+from simsam_batch.scores.localisation import Box, LocalisationScores, is_localised
 
 
 @pytest.mark.parametrize(
@@ -25,8 +25,8 @@ from simsam_batch.scores.localisation import Box, LocalisationScores, box_iou, i
         ((9, 9, 3, 3), (0, 0, 9, 9), 0.0),
     ],
 )
-def test_iou_of_boxes_by_hand(a: Box, b: Box, expected: float) -> None:
-    assert box_iou(a, b) == box_iou(b, a) == pytest.approx(expected)
+def test_boxes_lie_on_each_other_by_hand(a: Box, b: Box, expected: float) -> None:
+    assert is_localised(a, [b]) == is_localised(b, [a]) == (expected >= 0.5)
 
 
 def test_exactly_one_half_is_enough_and_one_pixel_less_is_not() -> None:
@@ -77,8 +77,7 @@ corners = st.tuples(*4 * [st.integers(0, 12)])
 
 
 @given(a=corners, b=corners)
-def test_iou_agrees_with_counting_pixels(a: Box, b: Box) -> None:
+def test_half_of_the_pixels_is_what_counts(a: Box, b: Box) -> None:
     pixels = [{(x, y) for x in range(c[0], c[2]) for y in range(c[1], c[3])} for c in (a, b)]
     either = pixels[0] | pixels[1]
-    assert box_iou(a, b) == pytest.approx(len(pixels[0] & pixels[1]) / len(either) if either else 0.0)
     assert is_localised(a, [b]) == (2 * len(pixels[0] & pixels[1]) >= len(either) > 0)

@@ -47,7 +47,6 @@ CUB = Dataset(
     read=_read,
     kind="object",
     protocol="dsm-object",
-    threshold=0.5,
     center_crop=True,
 )
 """Wah et al.: The Caltech-UCSD Birds-200-2011 dataset. The crop is that of Deep Spectral Methods' evaluation."""

@@ -47,7 +47,6 @@ class Dataset:
     protocol: str
     classes: tuple[str, ...] | Callable[[], tuple[str, ...]] = ()
     ignore_label: int | None = None
-    threshold: float | None = None
     center_crop: bool = False
     label_hierarchy: str | None = None
 
@@ -56,12 +55,10 @@ class Dataset:
         return DatasetFacts(
             self.name,
             split,
-            self.splits[split],
             self.kind,
             self.protocol,
             self.classes() if callable(self.classes) else self.classes,
             self.ignore_label,
-            self.threshold,
             self.center_crop,
             self.label_hierarchy,
         )

@@ -24,7 +24,6 @@ def _dataset(name: str, title: str, *, images: str, masks: str, home: str, split
         read=read,
         kind="object",
         protocol="dsm-object",
-        threshold=0.5,
     )
 
 

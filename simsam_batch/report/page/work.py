@@ -22,34 +22,29 @@ class Work:
     """The work that was committed for a stage; grows with shards, by a few numbers each.
 
     Attributes:
-        shards, images, ok, failed: committed.
+        images, failed: committed.
         errors: failed images by cause.
         named: of each cause the first `NAMED` images with what is said of them.
         seconds: of work by step, over all workers.
         versions: of each package, as many as workers had.
         hosts: shards by kind of machine and device.
-        tried_again: shards whose failed images were tried again.
         spans: start and end of every commit in unix time, with its images.
         confusion: predicted id by true class in pixels, columns by class id; of label maps alone.
     """
 
-    shards: int = 0
     images: int = 0
-    ok: int = 0
     failed: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     named: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     versions: dict[str, set[str]] = field(default_factory=dict)
     hosts: Counter[str] = field(default_factory=Counter)
-    tried_again: int = 0
     spans: list[tuple[float, float, int]] = field(default_factory=list)
     confusion: dict[int, NDArray[np.int64]] = field(default_factory=dict)
 
     def add(self, manifest: Mapping[str, Any]) -> None:
         """Count one shard."""
-        self.shards += 1
-        for name in ("images", "ok", "failed"):
+        for name in ("images", "failed"):
             setattr(self, name, getattr(self, name) + manifest[name])
         self.errors.update(manifest["errors_by_type"])
         for failure in manifest.get("failures", ()):
@@ -63,7 +58,6 @@ class Work:
         host, facts = manifest.get("host", {}), manifest.get("facts", {})
         computed = ", ".join(str(facts[name]) for name in ("device", "precision") if name in facts)
         self.hosts[f"{host.get('kind', 'not stated')}{': ' if computed else ''}{computed}"] += 1
-        self.tried_again += manifest["generation"] > 0
         # the first generation computed all images of the shard, a later one only those that had failed
         started, committed = [*manifest.get("earlier", ()), [manifest["started"], manifest["committed"]]][0]
         self.spans.append((started, committed, manifest["images"]))
