@@ -708,14 +708,15 @@ class TestFacts:
         assert facts_of({"images": "x", "dataset": json.loads(json.dumps(facts.to_json()))}) == facts
 
     def test_facts_of_an_older_plan_are_read(self) -> None:
-        facts = DatasetFacts("a", "b", 1, "semantic", "voc-semantic", ("x", "y"), 255)
+        facts = DatasetFacts("a", "b", "semantic", "voc-semantic", ("x", "y"), 255)
         held = facts.to_json()
-        # a fact that came later
+        # a fact that came later, and one that went
         del held["label_hierarchy"]
+        held["published_images"] = 1
         assert DatasetFacts.from_json(held) == facts
 
     def test_the_dataset_says_what_truth_is_and_else_the_plan(self) -> None:
-        facts = DatasetFacts("a", "b", 1, "boxes", "corloc").to_json()
+        facts = DatasetFacts("a", "b", "boxes", "corloc").to_json()
         assert truth_kind({}) is None
         assert truth_kind({"truth_kind": None}) is None
         assert truth_kind({"truth_kind": "partitions"}) == "partitions"

@@ -489,7 +489,7 @@ def read_yaml(path: str) -> dict[str, Any]:
 
     import yaml
 
-    from simsam_batch.settings.yaml_text import check_written_out
+    from simsam_batch.yaml_text import check_written_out
 
     try:
         text = Path(path).read_text(encoding="utf-8")
