@@ -53,13 +53,13 @@ class SettingOption(click.Option):
 
 
 def _options(model: type[RunSettings], names: Sequence[str]) -> list[click.Parameter]:
-    from simsam_batch.settings import allowed, extra
+    from simsam_batch.settings import allowed
 
     options: list[click.Parameter] = []
     for name in names:
         field = model.model_fields[name]
         flag = "--" + name.replace("_", "-")
-        group, default = extra(field)["group"], field.default
+        group, default = model.section_of(name), field.default
         shown = "" if default in (None, ()) else f"  [{default}]"
         if isinstance(default, bool):
             options.append(
@@ -153,7 +153,7 @@ def _stage_command(
 
 
 def _segment_command() -> click.Command:
-    from simsam_batch.settings import SegmentSettings
+    from simsam_batch.stages.segment.settings import SegmentSettings
 
     return _stage_command(
         "segment",
@@ -166,7 +166,7 @@ def _segment_command() -> click.Command:
 
 
 def _semantic_command() -> click.Command:
-    from simsam_batch.settings import SemanticSettings
+    from simsam_batch.stages.semantic.settings import SemanticSettings
 
     return _stage_command(
         "semantic",
@@ -315,7 +315,7 @@ def _retry_command() -> click.Command:
 
 
 def _hierarchy_command() -> click.Command:
-    from simsam_batch.settings import HierarchySettings
+    from simsam_batch.stages.hierarchy.settings import HierarchySettings
 
     return _stage_command(
         "hierarchy",

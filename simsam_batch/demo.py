@@ -36,7 +36,7 @@ def run_demo(out: str = "demo-output") -> dict[str, Any]:
     """
     from simsam_batch import operations
     from simsam_batch.drawing.overlays import contact_sheet
-    from simsam_batch.settings import SegmentSettings
+    from simsam_batch.stages.segment.settings import SegmentSettings
     from simsam_batch.telling.console import reporter
 
     if "://" in out:

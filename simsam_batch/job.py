@@ -10,15 +10,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from simsam_batch.errors import RunError, SettingsError
-from simsam_batch.settings import (
-    FeatureSettings,
-    HierarchySettings,
-    RunSettings,
-    SegmentSettings,
-    SemanticSettings,
-    SpectralSettings,
-    resolve,
-)
+from simsam_batch.settings import FeatureSettings, RunSettings, SpectralSettings, resolve
+from simsam_batch.stages.hierarchy.settings import HierarchySettings
+from simsam_batch.stages.segment.settings import SegmentSettings
+from simsam_batch.stages.semantic.settings import SemanticSettings
 from simsam_batch.storage import Folder, ObjectNotFound, absolute_url, redact
 
 if TYPE_CHECKING:

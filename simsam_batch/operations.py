@@ -17,7 +17,9 @@ from simsam_batch.job import (
     recorded_settings,
     started_engine,
 )
-from simsam_batch.settings import HierarchySettings, SegmentSettings, SemanticSettings
+from simsam_batch.stages.hierarchy.settings import HierarchySettings
+from simsam_batch.stages.segment.settings import SegmentSettings
+from simsam_batch.stages.semantic.settings import SemanticSettings
 from simsam_batch.storage import Folder, absolute_url
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ def segment(images: str, out: str, settings: SegmentSettings, report: Reporter) 
     Args:
         images: folder, ``.txt`` list or Parquet table, as a path or any fsspec URL; or a dataset as ``NAME:ROOT``.
         out: folder of the run, likewise; nothing is written outside it.
-        settings: see `simsam_batch.settings.SegmentSettings`.
+        settings: see `simsam_batch.stages.segment.settings.SegmentSettings`.
         report: is told what happens.
 
     Returns:
@@ -68,7 +70,7 @@ def semantic(images: str, out: str, settings: SemanticSettings, report: Reporter
     Args:
         images: folder, ``.txt`` list or Parquet table, as a path or any fsspec URL.
         out: folder of the run, likewise; nothing is written outside it.
-        settings: see `simsam_batch.settings.SemanticSettings`.
+        settings: see `simsam_batch.stages.semantic.settings.SemanticSettings`.
         report: is told what happens.
 
     Returns:
@@ -111,7 +113,7 @@ def hierarchy(images: str, out: str, settings: HierarchySettings, report: Report
     Args:
         images: folder, ``.txt`` list or Parquet table, as a path or any fsspec URL; or a dataset as ``NAME:ROOT``.
         out: folder of the run, likewise; nothing is written outside it.
-        settings: see `simsam_batch.settings.HierarchySettings`.
+        settings: see `simsam_batch.stages.hierarchy.settings.HierarchySettings`.
         report: is told what happens.
 
     Returns:

@@ -14,7 +14,7 @@ from PIL import Image
 from simsam_batch.drawing.overlays import contact_sheet
 from simsam_batch.errors import RunError, SettingsError
 from simsam_batch.operations import segment
-from simsam_batch.settings import SegmentSettings
+from simsam_batch.stages.segment.settings import SegmentSettings
 from simsam_batch.telling.console import reporter
 
 GREY, RED = (200, 200, 200), (200, 40, 30)

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from simsam_batch.regions import masks
 from simsam_batch.regions.partition import partition
-from simsam_batch.settings import SegmentSettings, SemanticSettings, SpectralSettings
+from simsam_batch.settings import SpectralSettings
 from simsam_batch.spectral import affinity, color, eigen, head, laplacian
+from simsam_batch.stages.segment.settings import SegmentSettings
+from simsam_batch.stages.semantic.settings import SemanticSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

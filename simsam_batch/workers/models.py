@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from simsam_batch.errors import RunError, SettingsError
-from simsam_batch.settings import FeatureSettings, SemanticSettings
+from simsam_batch.settings import FeatureSettings
 from simsam_batch.storage import ObjectNotFound, read_url, redact
 
 if TYPE_CHECKING:
@@ -83,13 +83,13 @@ def _load(settings: FeatureSettings, device: str) -> tuple[Backbone, dict[str, A
     return backbone, found
 
 
-def load_encoder(settings: SemanticSettings, resolved: dict[str, Any], device: str) -> ViTBackbone | None:
-    """The same network uncut, to describe crops by; None where regions are described by their patches.
+def load_encoder(settings: FeatureSettings, resolved: dict[str, Any], device: str) -> ViTBackbone | None:
+    """The same network uncut, to describe crops by; None of descriptors, which know no crops.
 
     Raises:
         RunError: the weights have changed since the driver resolved them.
     """
-    if settings.region_feature == "patches" or settings.backbone == DESCRIPTORS:
+    if settings.backbone == DESCRIPTORS:
         return None
     from simsam_batch.features import backbones
 

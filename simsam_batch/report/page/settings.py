@@ -10,7 +10,10 @@ from typing import Any
 from simsam_batch.report.page.work import Work
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.records import from_json
-from simsam_batch.settings import HierarchySettings, RunSettings, SegmentSettings, SemanticSettings
+from simsam_batch.settings import RunSettings
+from simsam_batch.stages.hierarchy.settings import HierarchySettings
+from simsam_batch.stages.segment.settings import SegmentSettings
+from simsam_batch.stages.semantic.settings import SemanticSettings
 from simsam_batch.storage import Folder, ObjectNotFound
 
 MODELS: dict[str, type[RunSettings]] = {

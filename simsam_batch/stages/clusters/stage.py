@@ -22,7 +22,7 @@ from simsam_batch.regions.sampling import RowSample
 from simsam_batch.runs.ledger import Ledger, committed_rows
 from simsam_batch.runs.records import from_json, to_json
 from simsam_batch.runs.schema import SCHEMA_VERSION
-from simsam_batch.settings import ClusterSettings, extra
+from simsam_batch.settings import Clusters, ClusterSettings
 from simsam_batch.stages.committed_trees import committed_trees
 from simsam_batch.storage import Folder, ObjectNotFound
 from simsam_batch.workers.models import compute_device
@@ -108,11 +108,7 @@ def fit_clusters(
 
 def cluster_settings(options: ClusterSettings) -> dict[str, Any]:
     """The settings of the fit, and the seed."""
-    fields = type(options).model_fields
-    values = options.values_of("result")
-    return {name: value for name, value in values.items() if extra(fields[name])["group"] == "Clusters"} | {
-        "seed": options.seed
-    }
+    return options.values_of("result", (Clusters,)) | {"seed": options.seed}
 
 
 def committed_settings(out: Folder, clustered: Clustered) -> dict[str, Any]:

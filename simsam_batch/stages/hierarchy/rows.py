@@ -16,7 +16,8 @@ from simsam_batch.runs.schema import ROW_FIELDS
 from simsam_batch.scores.covering import CoveringScores
 from simsam_batch.scores.means import mean_result, merge_means, no_mean
 from simsam_batch.scores.partitions import PartitionScores
-from simsam_batch.settings import HierarchySettings, extra
+from simsam_batch.settings import Features, Images, Limits, Numbering, Numbers, Superpixels, Tree
+from simsam_batch.stages.hierarchy.settings import HierarchySettings, LeafRefinement, TreeScoring
 from simsam_batch.stages.segment.rows import IMAGE_FIELDS
 from simsam_batch.stages.segments import RLE
 
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
 TreeScores = CoveringScores | PartitionScores
 
-LATER_GROUPS = ("Clusters",)
-"""Groups of settings that do not change what this stage computes."""
+COMPONENTS = (Images, Limits, Numbers, Features, Superpixels, Tree, Numbering, LeafRefinement, TreeScoring)
+"""Of the settings, those that change what this stage computes."""
 
 _UNNAMED_LABELS = 256
 _COUNTED = ("trees", "nodes", "leaves", "root_only", "truth_errors")
@@ -122,10 +123,7 @@ class HierarchyStage:
     @property
     def settings(self) -> dict[str, Any]:
         """The result settings as plain JSON values."""
-        if self.recorded is not None:
-            return self.recorded
-        fields, values = HierarchySettings.model_fields, self.options.values_of("result")
-        return {name: value for name, value in values.items() if extra(fields[name])["group"] not in LATER_GROUPS}
+        return self.options.values_of("result", COMPONENTS) if self.recorded is None else self.recorded
 
     @cached_property
     def schema(self) -> pa.Schema:

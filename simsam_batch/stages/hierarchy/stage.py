@@ -26,7 +26,8 @@ from simsam_batch.regions.superpixels import OverClustering, over_cluster
 from simsam_batch.regions.tree import Tree, grow_trees, with_upstream_numbering
 from simsam_batch.scores.means import exact_mean, mean_of_one
 from simsam_batch.scores.nodes import TreeNodes
-from simsam_batch.settings import HierarchySettings
+from simsam_batch.settings import Superpixels
+from simsam_batch.settings import Tree as TreeSettings
 from simsam_batch.spectral import affinity
 from simsam_batch.spectral.laplacian import fill_left_out
 from simsam_batch.stages.decomposition import normalized
@@ -69,7 +70,8 @@ class HierarchyWorker(ImageWorker[Trees]):
         super().__init__(stage, beat)
         self._options, self._scores = stage.options, stage.fold.scores
         self._truth = stage.resolved["truth"]
-        self._over, self._rules = _over_clustering(stage.options), _rules(stage.options)
+        self._over = OverClustering(**stage.options.values_of("result", (Superpixels,)))
+        self._rules = SplitRules(**stage.options.values_of("result", (TreeSettings,)))
         self._baselines = stage.options.baselines and self._scores is not None
         self._refiner = (
             None
@@ -318,27 +320,3 @@ def _nodes(tree: Tree, superpixels: NDArray[np.int32], index: masks.UpsampleInde
 
 def _or_none(values: NDArray[np.float64]) -> list[float | None]:
     return [value if np.isfinite(value) else None for value in values.tolist()]
-
-
-def _over_clustering(options: HierarchySettings) -> OverClustering:
-    return OverClustering(
-        superpixels=options.superpixels,
-        adjacency=options.adjacency,
-        sigma=options.sigma,
-        threshold=options.min_weight,
-        form=options.form,
-        tolerance=options.tolerance,
-        restarts=options.restarts,
-    )
-
-
-def _rules(options: HierarchySettings) -> SplitRules:
-    return SplitRules(
-        heuristic=options.heuristic,
-        eigenpairs=options.eigenpairs,
-        max_instability=options.max_instability or None,
-        max_ncut=options.max_ncut or None,
-        max_perturbation=options.max_perturbation or None,
-        min_superpixels=options.min_superpixels,
-        max_depth=options.max_depth,
-    )

@@ -15,9 +15,9 @@ from simsam_batch.errors import RunError
 from simsam_batch.regions import codebook
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.schema import ROW_FIELDS, Shard, ShardOutput
-from simsam_batch.settings import HierarchySettings
 from simsam_batch.stages.clusters.stage import load_codebook
 from simsam_batch.stages.committed_trees import committed_trees
+from simsam_batch.stages.hierarchy.settings import HierarchySettings
 from simsam_batch.storage import Folder
 from simsam_batch.workers.images import limits_of, table_of
 

@@ -11,14 +11,15 @@ import pyarrow as pa
 
 from simsam_batch.errors import SettingsError
 from simsam_batch.runs.schema import ROW_FIELDS
-from simsam_batch.settings import SemanticSettings, extra
+from simsam_batch.settings import Affinity, Eigenproblem, Features, Head, Images, Limits, Numbers, Regions
 from simsam_batch.stages.segment.rows import IMAGE_FIELDS
+from simsam_batch.stages.semantic.settings import SemanticSettings
 
 if TYPE_CHECKING:
     from simsam_batch.stages.regions.stage import RegionsWorker
 
-LATER_GROUPS = ("Clusters", "Scores", "Refinement")
-"""Groups of settings that do not change what this stage computes."""
+COMPONENTS = (Images, Limits, Numbers, Features, Head, Affinity, Eigenproblem, Regions)
+"""Of the settings, those that change what this stage computes."""
 
 REGION = pa.struct(
     [
@@ -80,11 +81,7 @@ class RegionsStage:
     @property
     def settings(self) -> dict[str, Any]:
         """The result settings of this stage as plain JSON values."""
-        if self.recorded is not None:
-            return self.recorded
-        fields = SemanticSettings.model_fields
-        values = self.options.values_of("result")
-        return {name: value for name, value in values.items() if extra(fields[name])["group"] not in LATER_GROUPS}
+        return self.options.values_of("result", COMPONENTS) if self.recorded is None else self.recorded
 
     @cached_property
     def schema(self) -> pa.Schema:

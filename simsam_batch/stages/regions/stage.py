@@ -60,7 +60,8 @@ class RegionsWorker(ImageWorker[Regions]):
     def __init__(self, stage: RegionsStage, beat: Callable[[], None]) -> None:
         super().__init__(stage, beat)
         self._options = stage.options
-        self._encoder = load_encoder(stage.options, stage.resolved, str(self.device))
+        by_patches = stage.options.region_feature == "patches"
+        self._encoder = None if by_patches else load_encoder(stage.options, stage.resolved, str(self.device))
 
     def compute(self, pictures: Tensor, grid: tuple[int, int], seeds: Sequence[int]) -> Regions:
         """Cut and describe a batch."""

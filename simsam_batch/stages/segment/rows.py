@@ -16,11 +16,25 @@ from simsam_batch.errors import ImageError, SettingsError
 from simsam_batch.runs.plan import Plan
 from simsam_batch.runs.schema import PLAN_FIELDS, ROW_FIELDS
 from simsam_batch.scores.overlap import ObjectScores
-from simsam_batch.settings import SegmentSettings
+from simsam_batch.settings import (
+    Affinity,
+    Eigenproblem,
+    Features,
+    Head,
+    Images,
+    Limits,
+    Numbers,
+    Refinement,
+    Regions,
+)
+from simsam_batch.stages.segment.settings import Mask, SegmentSettings
 from simsam_batch.stages.segments import RLE, SEGMENT
 
 if TYPE_CHECKING:
     from simsam_batch.stages.segment.stage import SegmentWorker
+
+COMPONENTS = (Images, Limits, Numbers, Features, Head, Affinity, Eigenproblem, Refinement, Regions, Mask)
+"""Of the settings, those that change what this stage computes."""
 
 _SAMPLE = 8
 _AVERAGED = ("iou_per_image_mean", "iou_pooled", "accuracy")
@@ -133,7 +147,7 @@ class SegmentStage:
     @property
     def settings(self) -> dict[str, Any]:
         """The result settings as plain JSON values."""
-        return self.options.values_of("result") if self.recorded is None else self.recorded
+        return self.options.values_of("result", COMPONENTS) if self.recorded is None else self.recorded
 
     @cached_property
     def fold(self) -> SegmentFold:

@@ -14,14 +14,18 @@ from simsam_batch.catalog.datasets.hierarchies import label_hierarchy
 from simsam_batch.errors import SettingsError
 from simsam_batch.runs.schema import ROW_FIELDS
 from simsam_batch.scores.semantic import SemanticScores
-from simsam_batch.settings import SemanticSettings, extra
+from simsam_batch.settings import Refinement
 from simsam_batch.stages.segment.rows import spread_of
 from simsam_batch.stages.segments import SEGMENT
+from simsam_batch.stages.semantic.settings import LabelScoring, SemanticSettings
 from simsam_batch.storage import Folder, ObjectNotFound, read_url, redact
 
 if TYPE_CHECKING:
     from simsam_batch.stages.clusters.stage import FittedClusters
     from simsam_batch.stages.semantic.stage import SemanticWorker
+
+COMPONENTS = (Refinement, LabelScoring)
+"""Of the settings, those that change what this stage computes; regions and clusters are named by digests."""
 
 SEMANTIC_FIELDS = [
     pa.field("width", pa.int32()),
@@ -92,12 +96,7 @@ class SemanticStage:
     @property
     def settings(self) -> dict[str, Any]:
         """The result settings of this stage as plain JSON values; the regions and clusters are named by digests."""
-        if self.recorded is not None:
-            return self.recorded
-        fields = SemanticSettings.model_fields
-        values = self.options.values_of("result")
-        groups = ("Scores", "Refinement")
-        return {name: value for name, value in values.items() if extra(fields[name])["group"] in groups}
+        return self.options.values_of("result", COMPONENTS) if self.recorded is None else self.recorded
 
     @cached_property
     def schema(self) -> pa.Schema:
