@@ -12,9 +12,9 @@ from torch.nn.functional import normalize
 
 from benchmarks import upstream
 from benchmarks.measure import Row, Setup, alternate, cores, ratios, threads
-from simsam_batch.settings import SegmentSettings
 from simsam_batch.spectral.head import train_head
 from simsam_batch.spectral.views import random_affine, warp
+from simsam_batch.stages.segment.settings import SegmentSettings
 
 _AFFINE = {"scale": (0.8, 1.2), "translate": 0.1, "rotate": 15.0, "shear": 0.0}
 

@@ -19,9 +19,9 @@ from simsam_batch.features.backbones import load_backbone
 from simsam_batch.features.contract import Backbone
 from simsam_batch.features.descriptors import Descriptors
 from simsam_batch.features.outliers import spike_mask
-from simsam_batch.settings import SegmentSettings
 from simsam_batch.spectral import affinity
 from simsam_batch.spectral.head import train_head
+from simsam_batch.stages.segment.settings import SegmentSettings
 
 VIT_SMALL = "vit_small_patch16_224"
 PATCH = 16

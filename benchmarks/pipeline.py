@@ -22,10 +22,10 @@ from simsam_batch.features.backbones import load_backbone
 from simsam_batch.features.vit import ViTBackbone
 from simsam_batch.operations import segment
 from simsam_batch.runs.schema import PLAN_FIELDS, Shard
-from simsam_batch.settings import SegmentSettings
 from simsam_batch.stages.decomposition import Timer
 from simsam_batch.stages.segment.rows import SegmentStage
 from simsam_batch.stages.segment.segmentation import segment_batch
+from simsam_batch.stages.segment.settings import SegmentSettings
 from simsam_batch.telling.console import reporter
 from simsam_batch.workers.models import resolve_backbone
 

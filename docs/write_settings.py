@@ -1,21 +1,25 @@
-"""Write docs/settings.md from the declarations in simsam_batch/config.py: python docs/write_settings.py."""
+"""Write docs/settings.md from the settings of the commands, as they are declared: python docs/write_settings.py."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from simsam_batch.settings import PRESETS, HierarchySettings, SegmentSettings, SemanticSettings, allowed, extra
+from simsam_batch.settings import Settings, allowed, kind_of
+from simsam_batch.stages.hierarchy.settings import HierarchySettings
+from simsam_batch.stages.segment.settings import SegmentSettings
+from simsam_batch.stages.semantic.settings import SemanticSettings
 
 PAGE = Path(__file__).with_name("settings.md")
 
 HEAD = """# Settings of `simsam segment`, `semantic` and `hierarchy`
 
-Written from `simsam_batch/config.py` by `make docs`; change it there. Every setting is a flag and, by the name in the
-first column, a line of a YAML file for `--config`. A flag wins over the file, the file over a `--preset`.
-`--print-config` prints what all of it comes down to and stops.
+Written from `simsam_batch/settings/` and `simsam_batch/stages/*/settings.py` by `make docs`; change it there. Every
+setting is a flag and, by the name in the first column, a line of a YAML file for `--config`. A flag wins over the file,
+the file over a `--preset`. `--print-config` prints what all of it comes down to and stops.
 
 There are three kinds:
 
@@ -41,18 +45,22 @@ PRESET_HEAD = """# Presets
 
 def settings_page() -> str:
     """The page's text."""
-    shared = dict(SegmentSettings.model_fields)
-    parts = [HEAD, *_groups(shared)]
-    every = dict(shared)
+    shared = SegmentSettings.model_fields
+    parts = [HEAD, *_sections(SegmentSettings, shared)]
+    every = list(shared)
     for command, model in (("semantic", SemanticSettings), ("hierarchy", HierarchySettings)):
         fields = model.model_fields
         left_out = ", ".join(f"`{name}`" for name in shared if name not in fields)
-        alone = {name: field for name, field in fields.items() if name not in shared or _differs(field, shared[name])}
-        parts += [ALONE_HEAD.format(command=command, left_out=left_out), *_groups(alone)]
-        every |= alone
-    changed = [name for name in every if any(name in preset for preset in PRESETS.values())]
-    table = [_row(["setting", *(f"`{name}`" for name in PRESETS)]), _rule(len(PRESETS) + 1)]
-    table += [_row([f"`{name}`", *(_value(preset.get(name)) for preset in PRESETS.values())]) for name in changed]
+        alone = [name for name, field in fields.items() if name not in shared or _differs(field, shared[name])]
+        parts += [ALONE_HEAD.format(command=command, left_out=left_out), *_sections(model, alone)]
+        every += [name for name in alone if name not in every]
+    presets: dict[str, dict[str, Any]] = {}
+    for each in (SegmentSettings, SemanticSettings, HierarchySettings):
+        for name, values in each.presets.items():
+            presets.setdefault(name, {}).update(values)
+    changed = [name for name in every if any(name in preset for preset in presets.values())]
+    table = [_row(["setting", *(f"`{name}`" for name in presets)]), _rule(len(presets) + 1)]
+    table += [_row([f"`{name}`", *(_value(preset.get(name)) for preset in presets.values())]) for name in changed]
     return "\n".join([*parts, PRESET_HEAD, *table, ""])
 
 
@@ -60,18 +68,19 @@ def _differs(one: FieldInfo, other: FieldInfo) -> bool:
     return (one.default, one.description) != (other.default, other.description)
 
 
-def _groups(fields: dict[str, FieldInfo]) -> list[str]:
-    """A heading and a table for each group of settings."""
-    groups: dict[str, list[str]] = {}
-    for name, field in fields.items():
+def _sections(model: type[Settings], names: Iterable[str]) -> list[str]:
+    """A heading and a table for each section of ``--help``."""
+    sections: dict[str, list[str]] = {}
+    for name in names:
+        field = model.model_fields[name]
         flag = f"`--{name.replace('_', '-')}`"
         if isinstance(field.default, bool):
             flag += f", `--no-{name.replace('_', '-')}`"
-        cells = [f"`{name}`", flag, _value(field.default), allowed(field), extra(field)["kind"], field.description]
-        groups.setdefault(extra(field)["group"], []).append(_row(cells))
+        cells = [f"`{name}`", flag, _value(field.default), allowed(field), kind_of(field), field.description]
+        sections.setdefault(model.section_of(name), []).append(_row(cells))
     parts = []
-    for group, rows in groups.items():
-        parts.append(f"## {group}\n")
+    for title, rows in sections.items():
+        parts.append(f"## {title}\n")
         parts.append("\n".join([_row(["name", "flag", "default", "allowed", "kind", "what it is"]), _rule(6), *rows]))
         parts.append("")
     return parts

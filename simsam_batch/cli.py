@@ -55,13 +55,13 @@ class SettingOption(click.Option):
 
 
 def _options(model: type[RunSettings], names: Sequence[str]) -> list[click.Parameter]:
-    from simsam_batch.settings import allowed, extra
+    from simsam_batch.settings import allowed
 
     options: list[click.Parameter] = []
     for name in names:
         field = model.model_fields[name]
         flag = "--" + name.replace("_", "-")
-        group, default = extra(field)["group"], field.default
+        group, default = model.section_of(name), field.default
         shown = "" if default in (None, ()) else f"  [{default}]"
         if isinstance(default, bool):
             options.append(
@@ -139,7 +139,7 @@ def _computing(command: Command) -> click.Command:
         list(model.model_fields),
         name=command.name,
         callback=partial(_compute, command),
-        params=[*arguments, *_general_options(list(command.presets()))],
+        params=[*arguments, *_general_options(list(model.presets))],
         help=f"{command.about}\n\n{_EXIT_CODES}",
     )
 

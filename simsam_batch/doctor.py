@@ -254,7 +254,7 @@ def _crf() -> str:
 
 
 def _backbone(backbone: str, weights: str | None) -> str:
-    from simsam_batch.settings import SegmentSettings
+    from simsam_batch.stages.segment.settings import SegmentSettings
     from simsam_batch.storage import absolute_url
     from simsam_batch.workers.models import resolve_backbone
 

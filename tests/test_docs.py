@@ -19,12 +19,15 @@ from PIL import Image
 from simsam_batch import __version__, cli
 from simsam_batch.runs.publish import ARRAY_FIELDS
 from simsam_batch.runs.schema import ROW_FIELDS
-from simsam_batch.settings import HierarchySettings, SegmentSettings, SemanticSettings, presets_of
+from simsam_batch.settings import presets_of
 from simsam_batch.stages.hierarchy.rows import HIERARCHY_FIELDS
+from simsam_batch.stages.hierarchy.settings import HierarchySettings
 from simsam_batch.stages.labels.stage import LABELS_FIELDS
 from simsam_batch.stages.regions.rows import REGIONS_FIELDS
 from simsam_batch.stages.segment.rows import SEGMENT_FIELDS
+from simsam_batch.stages.segment.settings import SegmentSettings
 from simsam_batch.stages.semantic.rows import SEMANTIC_FIELDS
+from simsam_batch.stages.semantic.settings import SemanticSettings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -179,7 +182,7 @@ def test_make_targets_exist() -> None:
             assert "".join(named) in targets
 
 
-def test_the_settings_page_is_what_config_py_declares() -> None:
+def test_the_settings_page_is_what_is_declared() -> None:
     written = runpy.run_path(str(ROOT / "docs" / "write_settings.py"))["settings_page"]()
     assert (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") == written, "run make docs"
     parts = re.split(r"^# Settings of `simsam \w+` alone$", written, flags=re.MULTILINE)

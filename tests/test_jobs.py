@@ -29,7 +29,9 @@ import yaml
 from PIL import Image
 from pycocotools import mask as coco
 
-from simsam_batch.settings import FeatureSettings, HierarchySettings, SegmentSettings, read_yaml, resolve
+from simsam_batch.settings import FeatureSettings, read_yaml, resolve
+from simsam_batch.stages.hierarchy.settings import HierarchySettings
+from simsam_batch.stages.segment.settings import SegmentSettings
 from simsam_batch.storage import Folder
 
 ROOT = Path(__file__).parent.parent

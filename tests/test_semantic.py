@@ -24,9 +24,10 @@ from pycocotools import mask as coco
 from simsam_batch.cli import run
 from simsam_batch.errors import RunError
 from simsam_batch.runs.schema import Shard
-from simsam_batch.settings import SemanticSettings, resolve
+from simsam_batch.settings import resolve
 from simsam_batch.stages.clusters.stage import REGIONS, fit_clusters
 from simsam_batch.stages.semantic.rows import SemanticStage
+from simsam_batch.stages.semantic.settings import SemanticSettings
 from simsam_batch.stages.semantic.stage import SemanticWorker
 from simsam_batch.storage import Folder
 

@@ -46,17 +46,17 @@ class SplitRules:
     eigenpairs: int = 10
     """K, eigenvalues looked at by ``max-gap``; a node gets K - 1 parts at most."""
 
-    max_ncut: float | None = 0.8
-    """lambda_max: the mean normalised cut of a split stays below it. None: whatever it is."""
+    max_ncut: float = 0.8
+    """lambda_max: the mean normalised cut of a split stays below it. 0: whatever it is."""
 
-    max_perturbation: float | None = 80.0
+    max_perturbation: float = 80.0
     """P_max: a split in three parts or more is refused above it. Published code has 80 in its configurations but
-    computes with 50. None: whatever it is."""
+    computes with 50. 0: whatever it is."""
 
-    max_instability: float | None = None
+    max_instability: float = 0.0
     """Eigenvectors that are more unstable do not count, nor do those after them: so many parts fewer are made, and a
     node whose second is one stays whole (`instability`). It has an effect only with ``min_superpixels`` of several.
-    None: whatever they are, as in the published configurations."""
+    0: whatever they are, as in the published configurations."""
 
     min_superpixels: int = 1
     """Nodes of so few superpixels stay whole."""
@@ -249,7 +249,7 @@ def _decompose(nodes: list[_Node], rules: SplitRules) -> None:
             node.parts = node.now = place + 2
             node.gap = float(gaps[place])
         node.vectors = _with_fixed_signs(vectors[:, : node.parts])
-        if rules.max_instability is not None:
+        if rules.max_instability:
             _leave_out_unstable(node, rules.max_instability, rules.min_superpixels)
         if node.parts > 2:
             lengths = np.linalg.norm(node.vectors, axis=1, keepdims=True)
@@ -344,8 +344,7 @@ def _test(node: _Node, rules: SplitRules) -> None:
         return
     if not math.isnan(node.gap):
         node.perturbation = perturbation(node.graph, node.labels, node.gap)
-    limit = rules.max_perturbation
-    if node.parts > 2 and limit is not None and node.perturbation > limit:
+    if node.parts > 2 and 0 < rules.max_perturbation < node.perturbation:
         node.outcome = "perturbation"
         return
     _test_cut(node, rules)
@@ -357,7 +356,7 @@ def _test_cut(node: _Node, rules: SplitRules) -> None:
         node.outcome = "cut"
         return
     node.mean_ncut = float(normalized_cuts(node.graph, node.labels).mean())
-    passed = rules.max_ncut is None or node.mean_ncut < rules.max_ncut
+    passed = not rules.max_ncut or node.mean_ncut < rules.max_ncut
     node.outcome = "split" if passed else "cut"
 
 

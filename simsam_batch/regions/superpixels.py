@@ -37,7 +37,7 @@ class OverClustering:
     sigma: float = 1.0
     """Of the adjacency ``exp``."""
 
-    threshold: float = 0.0
+    min_weight: float = 0.0
     """Weights of the patch graph below it become zero."""
 
     form: Literal["auto", "low-rank", "dense"] = "auto"
@@ -61,12 +61,12 @@ class OverClustering:
         if self.superpixels < 1:
             raise ValueError(f"superpixels={self.superpixels} must be at least 1")
         if self.form == "low-rank" and not self.is_affine:
-            raise ValueError("the form 'low-rank' needs adjacency='minmax' and threshold=0: use 'dense' or 'auto'")
+            raise ValueError("the form 'low-rank' needs adjacency='minmax' and min_weight=0: use 'dense' or 'auto'")
 
     @property
     def is_affine(self) -> bool:
         """Whether the weights are an affine function of the cosine, so that they have a low rank."""
-        return self.adjacency == "minmax" and self.threshold <= 0
+        return self.adjacency == "minmax" and self.min_weight <= 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,7 @@ def _eigenpairs(features: Tensor, valid: Tensor, settings: OverClustering) -> tu
 
 def _weights(features: Tensor, valid: Tensor, settings: OverClustering) -> Tensor:
     return distance_affinity(
-        features, valid, adjacency=settings.adjacency, sigma=settings.sigma, threshold=settings.threshold
+        features, valid, adjacency=settings.adjacency, sigma=settings.sigma, threshold=settings.min_weight
     )
 
 

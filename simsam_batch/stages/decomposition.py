@@ -12,8 +12,10 @@ from torch import Tensor
 from simsam_batch.errors import SettingsError
 from simsam_batch.regions import masks
 from simsam_batch.regions.partition import partition
-from simsam_batch.settings import SegmentSettings, SemanticSettings, SpectralSettings
+from simsam_batch.settings import SpectralSettings
 from simsam_batch.spectral import affinity, color, eigen, head, laplacian
+from simsam_batch.stages.segment.settings import SegmentSettings
+from simsam_batch.stages.semantic.settings import SemanticSettings
 from simsam_batch.workers.images import not_computable
 from simsam_batch.workers.pixels import normalized
 from simsam_batch.workers.timer import Timer

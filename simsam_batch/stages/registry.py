@@ -42,11 +42,7 @@ class Command:
 
     def settings(self) -> type[FeatureSettings]:
         """The class of its settings."""
-        return cast("type[FeatureSettings]", _module(self.name, "settings").Settings)
-
-    def presets(self) -> Mapping[str, Mapping[str, Any]]:
-        """Whole sets of settings by name."""
-        return cast("Mapping[str, Mapping[str, Any]]", _module(self.name, "settings").PRESETS)
+        return cast("type[FeatureSettings]", _module(self.name, "settings").SETTINGS)
 
     def steps(self) -> Steps:
         """What makes its stages, one after the other."""

@@ -13,12 +13,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from simsam_batch.errors import SettingsError
-from simsam_batch.settings import PRESETS, SegmentSettings, SemanticSettings, read_yaml, resolve
+from simsam_batch.settings import read_yaml, resolve
+from simsam_batch.stages.segment.settings import SegmentSettings
+from simsam_batch.stages.semantic.settings import SemanticSettings
 
 NAMES = [*SemanticSettings.model_fields, "preset", "nonsense", "max-pixels"]
 LEAVES = ["1", "-1", "0", "1e400", ".nan", "-.inf", "true", "~", "''", "'x'", "*a", "&a 1", "!!bool x", "!!int ''"]
 LEAVES += ["!!timestamp x", "!!binary x", "2020-99-99", "1:" * 300 + "1.5", "9" * 5000, "!!python/name:os.system"]
-LEAVES += ["!!python/object/apply:os.system [exit 1]", "[1, [2, {}]]", "{a: b}", "? [k]\n: v", *PRESETS]
+LEAVES += ["!!python/object/apply:os.system [exit 1]", "[1, [2, {}]]", "{a: b}", "? [k]\n: v", *SegmentSettings.presets]
 
 documents = st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(LEAVES)), max_size=6).map(
     lambda lines: "\n".join(f"{name}: {leaf}" for name, leaf in lines)

@@ -76,7 +76,7 @@ def test_an_edge_between_superpixels_is_the_sum_over_all_pairs_of_patches(option
 
 def test_a_threshold_needs_the_dense_form_and_gets_it() -> None:
     features = planted(2, noise=0.3)
-    settings = OverClustering(superpixels=12, threshold=0.5)
+    settings = OverClustering(superpixels=12, min_weight=0.5)
     found, pairs = over_cluster(features, everywhere(features), [0], settings)
     assert pairs.solver != ["low-rank"]
     members = (found.labels[0] == np.arange(12)[:, None]).astype(float)

@@ -24,8 +24,9 @@ from simsam_batch.cli import run
 from simsam_batch.errors import RunError
 from simsam_batch.regions.refine import UPSTREAM, refine
 from simsam_batch.runs.schema import Shard, ShardOutput
-from simsam_batch.settings import SegmentSettings, resolve
+from simsam_batch.settings import resolve
 from simsam_batch.stages.segment.rows import SegmentStage
+from simsam_batch.stages.segment.settings import SegmentSettings
 from simsam_batch.workers.models import resolve_backbone
 from simsam_batch.workers.refinement import Refiner
 

@@ -17,8 +17,9 @@ from torchvision.ops import roi_align
 
 from simsam_batch.features.descriptors import Descriptors
 from simsam_batch.runs.schema import Shard, ShardOutput
-from simsam_batch.settings import SemanticSettings, resolve
+from simsam_batch.settings import resolve
 from simsam_batch.stages.regions.rows import RegionsStage
+from simsam_batch.stages.semantic.settings import SemanticSettings
 from simsam_batch.workers.models import resolve_backbone
 
 VIT = "vit_tiny_patch16_224"

@@ -17,8 +17,9 @@ from pycocotools import mask as coco
 
 from simsam_batch.features.descriptors import Descriptors
 from simsam_batch.runs.schema import Shard, ShardOutput
-from simsam_batch.settings import SegmentSettings, presets_of, resolve
+from simsam_batch.settings import presets_of, resolve
 from simsam_batch.stages.segment.rows import SegmentFold, SegmentStage
+from simsam_batch.stages.segment.settings import SegmentSettings
 from simsam_batch.workers.images import image_seed
 from simsam_batch.workers.models import resolve_backbone
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from simsam_batch.features.descriptors import Descriptors
-from simsam_batch.settings import SegmentSettings
 from simsam_batch.stages.decomposition import Timer
 from simsam_batch.stages.segment.segmentation import segment_batch
+from simsam_batch.stages.segment.settings import SegmentSettings
 
 
 @pytest.mark.parametrize("head", [{"head": "trained"}, {"head": "upstream-notebook", "center_head": False}])

@@ -27,12 +27,14 @@ from simsam_batch.scores.means import mean_of_one
 from simsam_batch.scores.nodes import TreeNodes
 from simsam_batch.spectral import affinity
 from simsam_batch.spectral.laplacian import fill_left_out
+from simsam_batch import settings
+from simsam_batch.settings import Features, Images, Limits, Numbering, Numbers, Superpixels
 from simsam_batch.stages.base import CommandStage
 from simsam_batch.stages.clusters.stage import NodeClustersStage, check_enough, check_fitted
 from simsam_batch.stages.decomposition import require_finite
 from simsam_batch.stages.hierarchy.baselines import baseline_coverings
-from simsam_batch.stages.hierarchy.rows import COMPONENTS, HIERARCHY_FIELDS, HierarchyFold
-from simsam_batch.stages.hierarchy.settings import HierarchySettings
+from simsam_batch.stages.hierarchy.rows import HIERARCHY_FIELDS, HierarchyFold
+from simsam_batch.stages.hierarchy.settings import HierarchySettings, LeafRefinement, TreeScoring
 from simsam_batch.stages.hierarchy.truth import scores_of, truth_of
 from simsam_batch.stages.labels.stage import LabelsStage
 from simsam_batch.stages.steps import Job, Stages, Steps
@@ -50,7 +52,9 @@ class HierarchyStage(CommandStage[HierarchySettings]):
     """``resolved`` holds under ``truth`` what `simsam_batch.stages.hierarchy.truth.truth_of` says."""
 
     name = "hierarchy"
-    components = COMPONENTS
+    components = (
+        Images, Limits, Numbers, Features, Superpixels, settings.Tree, Numbering, LeafRefinement, TreeScoring
+    )
     fields = HIERARCHY_FIELDS
     keeps_columns = True
 
@@ -94,7 +98,8 @@ class HierarchyWorker(ImageWorker[Trees]):
         super().__init__(stage, beat)
         self._options, self._fold = stage.options, stage.fold
         self._truth = TruthReader(stage.resolved["truth"], self.limits)
-        self._over, self._rules = _over_clustering(stage.options), _rules(stage.options)
+        self._over = OverClustering(**stage.options.values_of("result", (Superpixels,)))
+        self._rules = SplitRules(**stage.options.values_of("result", (settings.Tree,)))
         self._baselines = stage.options.baselines and self._fold.scores is not None
         self._refiner = make_refiner(stage.options, self.device.type)
         self.may_wait = self._refiner.may_wait if self._refiner else 0
@@ -282,47 +287,23 @@ def _or_none(values: NDArray[np.float64]) -> list[float | None]:
     return [value if np.isfinite(value) else None for value in values.tolist()]
 
 
-def _over_clustering(options: HierarchySettings) -> OverClustering:
-    return OverClustering(
-        superpixels=options.superpixels,
-        adjacency=options.adjacency,
-        sigma=options.sigma,
-        threshold=options.min_weight,
-        form=options.form,
-        tolerance=options.tolerance,
-        restarts=options.restarts,
-    )
-
-
-def _rules(options: HierarchySettings) -> SplitRules:
-    return SplitRules(
-        heuristic=options.heuristic,
-        eigenpairs=options.eigenpairs,
-        max_instability=options.max_instability or None,
-        max_ncut=options.max_ncut or None,
-        max_perturbation=options.max_perturbation or None,
-        min_superpixels=options.min_superpixels,
-        max_depth=options.max_depth,
-    )
-
-
 def _stages(job: Job) -> Stages:
-    settings: HierarchySettings = job.settings
-    truth = truth_of(settings, job.plan.source)
+    options: HierarchySettings = job.settings
+    truth = truth_of(options, job.plan.source)
     if truth["kind"] == "boxes":
         job.note("trees are not scored: the truth of this dataset is one of boxes")
-    of_trees = yield HierarchyStage(settings, job.resolved | {"truth": truth}, job.plan)
-    if settings.clusters:
-        check_enough(round(of_trees["metrics"].get("nodes_mean", 0) * of_trees["ok"]), "nodes", settings)
-        fitted = yield NodeClustersStage.of(settings, job.folder)
+    of_trees = yield HierarchyStage(options, job.resolved | {"truth": truth}, job.plan)
+    if options.clusters:
+        check_enough(round(of_trees["metrics"].get("nodes_mean", 0) * of_trees["ok"]), "nodes", options)
+        fitted = yield NodeClustersStage.of(options, job.folder)
         check_fitted(job.folder, NodeClustersStage.name, fitted)
-        yield LabelsStage(settings, {}, job.plan)
+        yield LabelsStage(options, {}, job.plan)
 
 
-def _check(settings: HierarchySettings, models: Mapping[str, Any]) -> None:
-    check_refinement(settings, models)
+def _check(options: HierarchySettings, models: Mapping[str, Any]) -> None:
+    check_refinement(options, models)
     # what is wrong with a file of labels is said before anything is written
-    truth_of(settings)
+    truth_of(options)
 
 
 STAGES = {HierarchyStage.name: HierarchyStage}

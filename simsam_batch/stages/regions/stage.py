@@ -15,9 +15,11 @@ from torch import Tensor
 
 from simsam_batch.errors import SettingsError
 from simsam_batch.regions import boxes, masks
+from simsam_batch import settings
+from simsam_batch.settings import Affinity, Eigenproblem, Features, Head, Images, Limits, Numbers
 from simsam_batch.stages.base import CommandStage
 from simsam_batch.stages.decomposition import Decomposed, check_solver, decompose_batch, regions_of, require_finite
-from simsam_batch.stages.regions.rows import COMPONENTS, REGIONS_FIELDS, RegionsFold
+from simsam_batch.stages.regions.rows import REGIONS_FIELDS, RegionsFold
 from simsam_batch.stages.semantic.settings import SemanticSettings
 from simsam_batch.workers.images import ImageWorker, Loaded, finite_or_none, not_computable
 from simsam_batch.workers.pixels import normalized
@@ -59,7 +61,7 @@ class RegionsStage(CommandStage[SemanticSettings]):
     """Cuts every image into regions."""
 
     name = "regions"
-    components = COMPONENTS
+    components = (Images, Limits, Numbers, Features, Head, Affinity, Eigenproblem, settings.Regions)
     fields = REGIONS_FIELDS
 
     @cached_property

@@ -18,11 +18,22 @@ from simsam_batch.regions.refine import CRF, shrink
 from simsam_batch.regions.run_lengths import run_lengths
 from simsam_batch.runs.plan import Plan
 from simsam_batch.scores import overlap
+from simsam_batch.settings import (
+    Affinity,
+    Eigenproblem,
+    Features,
+    Head,
+    Images,
+    Limits,
+    Numbers,
+    Refinement,
+    Regions,
+)
 from simsam_batch.stages.base import CommandStage
 from simsam_batch.stages.decomposition import check_solver, require_finite
 from simsam_batch.stages.segment.rows import SEGMENT_FIELDS, SegmentFold
 from simsam_batch.stages.segment.segmentation import Segmented, segment_batch
-from simsam_batch.stages.segment.settings import COMPONENTS, SegmentSettings
+from simsam_batch.stages.segment.settings import Mask, SegmentSettings
 from simsam_batch.stages.segments import segments_of
 from simsam_batch.stages.sizes import mean_patches
 from simsam_batch.stages.steps import Job, Stages, Steps
@@ -39,7 +50,7 @@ class SegmentStage(CommandStage[SegmentSettings]):
     """``resolved`` holds under ``truth`` what `truth_of` says."""
 
     name = "segment"
-    components = COMPONENTS
+    components = (Images, Limits, Numbers, Features, Head, Affinity, Eigenproblem, Refinement, Regions, Mask)
     fields = SEGMENT_FIELDS
     keeps_columns = True
 

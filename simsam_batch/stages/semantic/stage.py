@@ -16,12 +16,13 @@ from simsam_batch.regions import codebook, masks
 from simsam_batch.regions.refine import CRF, shrink
 from simsam_batch.runs.schema import Needs, Shard
 from simsam_batch.scores.semantic import SemanticScores
+from simsam_batch.settings import Refinement
 from simsam_batch.stages.base import CommandStage
 from simsam_batch.stages.clusters.stage import ClustersStage, check_enough, check_fitted, codebooks
 from simsam_batch.stages.regions.stage import RegionsStage, check_crop_size
 from simsam_batch.stages.segments import segments_of
-from simsam_batch.stages.semantic.rows import COMPONENTS, SEMANTIC_FIELDS, SemanticFold
-from simsam_batch.stages.semantic.settings import SemanticSettings
+from simsam_batch.stages.semantic.rows import SEMANTIC_FIELDS, SemanticFold
+from simsam_batch.stages.semantic.settings import LabelScoring, SemanticSettings
 from simsam_batch.stages.semantic.truth import names_of, truth_of
 from simsam_batch.stages.steps import Job, Stages, Steps
 from simsam_batch.workers.models import DESCRIPTORS
@@ -37,7 +38,7 @@ class SemanticStage(CommandStage[SemanticSettings]):
     """``resolved`` holds under ``truth`` what `simsam_batch.stages.semantic.truth.truth_of` says, or None."""
 
     name = "semantic"
-    components = COMPONENTS
+    components = (Refinement, LabelScoring)
     fields = SEMANTIC_FIELDS
     keeps_columns = True
     reads = (RegionsStage.name, ClustersStage.name)

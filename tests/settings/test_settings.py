@@ -6,7 +6,10 @@ import pytest
 import yaml
 
 from simsam_batch.errors import SettingsError
-from simsam_batch.settings import PRESETS, HierarchySettings, SegmentSettings, presets_of, read_yaml, resolve
+from simsam_batch.settings import FeatureSettings, presets_of, read_yaml, resolve
+from simsam_batch.stages.hierarchy.settings import HierarchySettings
+from simsam_batch.stages.segment.settings import SegmentSettings
+from simsam_batch.stages.semantic.settings import SemanticSettings
 
 
 def test_flags_win_over_the_file_and_the_file_over_the_preset() -> None:
@@ -57,13 +60,12 @@ def test_combinations_that_make_no_sense_are_refused() -> None:
         resolve(SegmentSettings, {"head": "upstream-cli"})
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_is_a_valid_set_of_settings(preset: str) -> None:
-    models = (SegmentSettings, HierarchySettings)
-    (model,) = (each for each in models if preset in presets_of(each))
-    settings = resolve(model, {"preset": preset})
-    assert settings.outlier_ratio == 0, "no published method leaves tokens out"
-    assert settings.precision == "fp32"
+@pytest.mark.parametrize("model", [SegmentSettings, SemanticSettings, HierarchySettings])
+def test_every_preset_is_a_valid_set_of_settings(model: type[FeatureSettings]) -> None:
+    for preset in presets_of(model):
+        settings = resolve(model, {"preset": preset})
+        assert settings.outlier_ratio == 0, "no published method leaves tokens out"
+        assert settings.precision == "fp32"
 
 
 def test_a_preset_of_another_command_is_refused() -> None:

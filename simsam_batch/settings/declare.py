@@ -1,0 +1,130 @@
+"""How settings are declared: kinds of fields, components that hold them, and what is made of components.
+
+A component is a small class of settings that belong together, such as all of the affinity. The settings of a command
+are a class of several components, so one declaration feeds the YAML file, the flags, ``--help`` and what a run records.
+What identifies a stage's results is told by naming components, see `Settings.values_of`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, ClassVar, Literal, cast, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
+
+Kind = Literal["result", "input", "operation"]
+"""``result`` settings change the numbers, so a run in OUT is continued only with equal ones; ``input`` settings say
+what the run is about and are fixed with the plan; ``operation`` settings may differ each time."""
+
+
+def result(default: Any, description: str, **limits: Any) -> Any:
+    """Declare a setting that changes the numbers; ``limits`` are pydantic's, such as ``ge=0``."""
+    return _declared("result", default, description, **limits)
+
+
+def given(default: Any, description: str, **limits: Any) -> Any:
+    """Declare a setting that says what the run is about; its kind is ``input``."""
+    return _declared("input", default, description, **limits)
+
+
+def operation(default: Any, description: str, **limits: Any) -> Any:
+    """Declare a setting that says how the work is done."""
+    return _declared("operation", default, description, **limits)
+
+
+def _declared(kind: Kind, default: Any, description: str, **limits: Any) -> Any:
+    return Field(default, description=description, json_schema_extra={"kind": kind}, **limits)
+
+
+class Component(BaseModel):
+    """Settings that belong together: ``class Affinity(Component, title="Affinity")``.
+
+    The title is that of a section of ``--help``, and means nothing else; several components may share one. A component
+    derived from another adds to it, or gives some of its settings other defaults: its settings are the other's too.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class Settings(Component):
+    """Settings made of components, the last base first: ``class TreeSettings(Tree, Superpixels, FeatureSettings)``.
+
+    Such a class may give a setting another default or fewer values; a new one is declared in a component, or it would
+    be part of nothing that identifies results.
+
+    Attributes:
+        presets: by name whole sets of values; a file's and the command line's own come on top.
+    """
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse settings without a component."""
+        super().__pydantic_init_subclass__(**kwargs)
+        for name in cls.model_fields:
+            if issubclass(cls.component_of(name), Settings):
+                raise TypeError(f"{cls.__name__}.{name} is part of no component: declare it in one, and derive from it")
+
+    @classmethod
+    def component_of(cls, name: str) -> type[Component]:
+        """The component that declares a setting: the first one, where others give it another default."""
+        known = (base for base in reversed(cls.__mro__) if issubclass(base, Component))
+        return next(component for component in known if name in component.model_fields)
+
+    @classmethod
+    def section_of(cls, name: str) -> str:
+        """Title of a setting's section of ``--help``: its component's, but input and operation have one each."""
+        kind = kind_of(cls.model_fields[name])
+        return str(cls.component_of(name).model_config["title"]) if kind == "result" else kind.capitalize()
+
+    @classmethod
+    def fields_of(cls, kind: Kind, components: Collection[type[Component]] | None = None) -> list[str]:
+        """Names of the settings of one kind, in order of declaration; of all components, or of some.
+
+        Raises:
+            TypeError: these settings lack one of the components.
+        """
+        for component in components or ():
+            if not issubclass(cls, component):
+                raise TypeError(f"{cls.__name__} has no component {component.__name__}")
+        return [
+            name
+            for name, field in cls.model_fields.items()
+            if kind_of(field) == kind and (components is None or issubclass(cls.component_of(name), tuple(components)))
+        ]
+
+    def values_of(self, kind: Kind, components: Collection[type[Component]] | None = None) -> dict[str, Any]:
+        """The settings of one kind as plain JSON values, of all components or of some; in order of declaration."""
+        names = self.fields_of(kind, components)
+        dumped = self.model_dump(mode="json", include=set(names))
+        return {name: dumped[name] for name in names}
+
+
+def presets_of(model: type[Settings]) -> list[str]:
+    """Names of the presets for the command whose settings these are."""
+    return list(model.presets)
+
+
+def kind_of(field: FieldInfo) -> Kind:
+    """The kind that a setting was declared as."""
+    declared = field.json_schema_extra
+    assert isinstance(declared, dict)  # noqa: S101  every field is declared as one of the kinds
+    return cast("Kind", declared["kind"])
+
+
+def allowed(field: FieldInfo) -> str:
+    """What a setting may be, in words for people."""
+    annotation = field.annotation
+    options = [a for a in get_args(annotation) if a is not type(None)]
+    if get_origin(annotation) is Literal:
+        return " | ".join(map(str, options))
+    base = options[0] if options and get_origin(annotation) is not tuple else annotation
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    text = words.get(base, "a list of texts") if isinstance(base, type) else "a list of texts"
+    for limit in field.metadata:
+        for name, phrase in (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "less than")):
+            if (bound := getattr(limit, name, None)) is not None:
+                text += f", {phrase} {bound:g}"
+    return text

@@ -1,0 +1,38 @@
+"""How patches are described by a network."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import field_validator
+
+from simsam_batch.settings.declare import Component, operation, result
+from simsam_batch.settings.run import RunSettings
+
+Facet = Literal["key", "query", "value", "token", "norm-token"]
+
+
+class Features(Component, title="Features"):
+    """How patches are described by a network."""
+
+    backbone: str = result("dino_vits16", "timm name of a ViT, a DINO alias, or 'descriptors' (no weights)")
+    weights: str | None = operation(
+        None, "weights file or URL (safetensors, or torch in timm, DINO or iBOT layout); none: timm fetches them"
+    )
+    block: int = result(-1, "transformer block, from 0; negative counts from the end")
+    facet: Facet = result("key", "which vector of the block; norm-token: token after the network's final norm")
+    outlier_ratio: float = result(
+        4.0, "tokens with a norm over this many medians stay out of the graph; 0: keep all", ge=0
+    )
+
+    @field_validator("outlier_ratio")
+    @classmethod
+    def _leaves_most_tokens(cls, value: float) -> float:
+        if 0 < value < 1:
+            msg = f"outlier_ratio: {value:g} medians would leave out most tokens; it is 0, or at least 1"
+            raise ValueError(msg)
+        return value
+
+
+class FeatureSettings(Features, RunSettings):
+    """What all stages share that describe patches by a network."""

@@ -1,0 +1,25 @@
+"""How masks and label maps are made to follow the edges of pictures."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from simsam_batch.settings.declare import Component, operation, result
+
+
+class Refinement(Component, title="Refinement"):
+    """How masks and label maps are made to follow the edges of pictures."""
+
+    refine: Literal["none", "crf", "crf-upstream"] = result(
+        "none",
+        "crf: masks follow edges, by a dense CRF that reaches a fifth of the shorter side; crf-upstream: 80 pixels",
+    )
+    refine_max_side: int = result(
+        1024,
+        "longest side in pixels that refinement works at; memory grows with its square",
+        ge=16,
+        le=8192,
+    )
+    refine_processes: int = operation(
+        0, "processes of one worker that refine masks; 0: the worker itself, beside a GPU 8 or one per core", ge=0
+    )

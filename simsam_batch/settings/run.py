@@ -1,0 +1,89 @@
+"""What every stage needs to know: its input, how images are prepared, and how the work is executed."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from simsam_batch.settings.declare import Component, Settings, given, operation, result
+
+
+class Input(Component, title="Input"):
+    """What a run is about."""
+
+    root: str | None = given(None, "folder that relative paths of a list or table start from")
+    truth: str | None = given(
+        None, "folder of truth, joined to images by sub-folder and file stem: masks, label maps, or partitions (.npz)"
+    )
+    split: str | None = given(None, "part of a dataset by name, such as val; none: the one its figures are given for")
+    truth_crop: Literal["auto", "none", "center"] = given(
+        "auto", "center: score the central square of each image alone; auto: as the dataset by name was published"
+    )
+    keep_columns: tuple[str, ...] = given((), "columns of an input table to pass through to the results")
+    limit: int = given(0, "only the first N images, for a trial; 0: all", ge=0)
+    shard_size: int = given(0, "images per shard; 0: images/64, at least 8 and at most 1024", ge=0)
+
+
+class Images(Component, title="Images"):
+    """How images are prepared."""
+
+    resize: str = result(
+        "short:384",
+        "native | HEIGHTxWIDTH | short:PIXELS (the shorter side) | bucket:PIXELS (few grids, for full GPU batches)",
+    )
+
+
+class Limits(Component, title="Limits"):
+    """What decides which images fail, and changes no number of the others."""
+
+    max_bytes: int = result(200_000_000, "largest image file in bytes", ge=1)
+    max_pixels: int = result(100_000_000, "largest image in pixels, before any resize", ge=1)
+    max_patches: int = result(8192, "largest patch grid; memory grows with its square", ge=4)
+    decode_seconds: float = result(60.0, "longest time to decode one image, in processor seconds", gt=0)
+
+
+class Numbers(Component, title="Numbers"):
+    """What the numbers depend on to their last bit."""
+
+    seed: int = result(0, "every random draw is seeded from this and the image's id", ge=0)
+    threads: int = result(1, "CPU threads of one worker; the count changes the last bits", ge=1)
+    batch_size: int = result(0, "images computed together; 0: 1 on a CPU, by memory on a GPU", ge=0)
+    precision: Literal["auto", "fp32", "bf16"] = result(
+        "auto", "of the backbone's forward pass; auto: bf16 on a GPU, fp32 on a CPU"
+    )
+
+
+class Operation(Component, title="Operation"):
+    """How the work is executed."""
+
+    engine: Literal["auto", "local", "ray", "torchrun", "inline"] = operation(
+        "auto",
+        "what executes the shards; auto: torchrun when started by it, else local; inline: this very process",
+    )
+    workers: int = operation(0, "worker processes; 0: one per GPU, else one per --threads CPU cores", ge=0)
+    device: Literal["auto", "cpu", "cuda"] = operation("auto", "where workers compute; auto: cuda if there is one")
+    ray_address: str | None = operation(None, "Ray cluster to join; none: RAY_ADDRESS, else a local one")
+    decode_threads: int = operation(0, "threads of one worker that read and decode ahead; 0: 2, beside a GPU 8", ge=0)
+    starts_before_quarantine: int = operation(
+        3, "a shard started this often without a commit runs image by image in a child process", ge=1
+    )
+    recycle_after: int = operation(0, "a worker that has had so many shards is replaced by a fresh one; 0: never", ge=0)
+    grace_seconds: float = operation(
+        20.0, "after SIGTERM or Ctrl-C shards in flight may take so long to finish; 0: they are dropped at once", ge=0
+    )
+    stall_minutes: float = operation(30.0, "a worker without progress for so long ends itself and is replaced", gt=0)
+    allow_failed: float = operation(0.0, "tolerated fraction of failed images before exit code 3", ge=0, le=1)
+    single_driver: bool = operation(
+        False, "for a store without conditional create: promise that no second command works on OUT meanwhile"
+    )
+    check_input: bool = operation(False, "list IMAGES again on a resume and report what changed since the plan")
+    quiet: bool = operation(False, "print only warnings and errors")
+    log_format: Literal["text", "json"] = operation("text", "text, or one JSON object per line on stderr")
+
+
+class RunSettings(Operation, Numbers, Limits, Images, Input, Settings):
+    """What every stage needs to know: its input, how images are prepared, and how the work is executed."""
+
+    @classmethod
+    def limits(cls) -> list[str]:
+        """Names of the result settings that decide which images fail, and change no number of the others."""
+        return cls.fields_of("result", (Limits,))

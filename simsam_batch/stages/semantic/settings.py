@@ -1,0 +1,67 @@
+"""The settings of ``simsam semantic``, and what published methods set them to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
+
+from simsam_batch.settings import (
+    Clusters,
+    ClusterSettings,
+    Component,
+    Regions,
+    SpectralSettings,
+    operation,
+    result,
+)
+from simsam_batch.settings.presets import METHODS
+
+
+class DescribedRegions(Regions):
+    """Regions that are described one by one."""
+
+    regions: int = result(15, "regions of an image, background included; 0: as many as the eigengap says", ge=0)
+    erode: int = result(2, "erosions of a region before its box is drawn", ge=0)
+    dilate: int = result(3, "dilations after them", ge=0)
+    region_feature: Literal["patches", "class-token", "mean-token"] = result(
+        "patches",
+        "what describes a region: its patches' mean, or the class token or mean token of its box seen alone",
+    )
+    crop_size: int = result(224, "side in pixels that boxes are resized to; 0: their own size", ge=0)
+
+
+class RegionClusters(Clusters):
+    """Clusters of regions, fitted several times if asked for."""
+
+    clusters: int = result(20, "labels over the whole set, background not counted", ge=1)
+    repeats: int = result(1, "fits with different seeds; scores get a mean and a deviation", ge=1, le=100)
+
+
+class LabelScoring(Component, title="Scores"):
+    """How label maps are scored."""
+
+    class_names: str | None = operation(
+        None, "text file with a name for each class of the truth, a line each from id 0"
+    )
+    ignore_label: int = result(-1, "id in the truth that is not scored; -1: none", ge=-1)
+    matching: Literal["hungarian", "majority"] = result(
+        "hungarian", "clusters to classes: one to one, or each to its best class"
+    )
+
+
+_DESCRIBED: Mapping[str, Any] = {"region_feature": "class-token", "crop_size": 0, "cluster_method": "minibatch"}
+
+PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {name: {**values, **_DESCRIBED} for name, values in METHODS.items()}
+)
+"""Whole sets of settings, as published."""
+
+
+class SemanticSettings(LabelScoring, RegionClusters, DescribedRegions, SpectralSettings, ClusterSettings):
+    """Settings of ``simsam semantic``: regions of every image, clustered over the whole set."""
+
+    presets: ClassVar = PRESETS
+
+
+SETTINGS = SemanticSettings
