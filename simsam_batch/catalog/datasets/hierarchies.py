@@ -12,8 +12,8 @@ import yaml
 
 from simsam_batch.catalog.datasets.voc import CLASSES
 from simsam_batch.errors import SettingsError
-from simsam_batch.yaml_text import check_written_out
 from simsam_batch.storage import ObjectNotFound, read_url, redact
+from simsam_batch.yaml_text import check_written_out
 
 BACKGROUND = "background"
 """The one region that all labels of the background are."""

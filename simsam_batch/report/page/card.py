@@ -8,8 +8,8 @@ from importlib.resources import files
 import yaml
 
 from simsam_batch.errors import SettingsError
-from simsam_batch.yaml_text import check_written_out
 from simsam_batch.storage import Folder
+from simsam_batch.yaml_text import check_written_out
 
 NAME = "report/card.yaml"
 

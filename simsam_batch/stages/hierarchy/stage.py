@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from simsam_batch import images
+from simsam_batch import images, settings
 from simsam_batch.features.outliers import spike_mask
 from simsam_batch.regions import masks
 from simsam_batch.regions.baselines import Regions, grid_tree, kmeans_partitions
@@ -25,10 +25,9 @@ from simsam_batch.regions.superpixels import OverClustering, over_cluster
 from simsam_batch.regions.tree import Tree, grow_trees, with_upstream_numbering
 from simsam_batch.scores.means import mean_of_one
 from simsam_batch.scores.nodes import TreeNodes
+from simsam_batch.settings import Features, Images, Limits, Numbering, Numbers, Superpixels
 from simsam_batch.spectral import affinity
 from simsam_batch.spectral.laplacian import fill_left_out
-from simsam_batch import settings
-from simsam_batch.settings import Features, Images, Limits, Numbering, Numbers, Superpixels
 from simsam_batch.stages.base import CommandStage
 from simsam_batch.stages.clusters.stage import NodeClustersStage, check_enough, check_fitted
 from simsam_batch.stages.decomposition import require_finite
@@ -52,9 +51,7 @@ class HierarchyStage(CommandStage[HierarchySettings]):
     """``resolved`` holds under ``truth`` what `simsam_batch.stages.hierarchy.truth.truth_of` says."""
 
     name = "hierarchy"
-    components = (
-        Images, Limits, Numbers, Features, Superpixels, settings.Tree, Numbering, LeafRefinement, TreeScoring
-    )
+    components = (Images, Limits, Numbers, Features, Superpixels, settings.Tree, Numbering, LeafRefinement, TreeScoring)
     fields = HIERARCHY_FIELDS
     keeps_columns = True
 

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from simsam_batch import settings
 from simsam_batch.errors import SettingsError
 from simsam_batch.regions import boxes, masks
-from simsam_batch import settings
 from simsam_batch.settings import Affinity, Eigenproblem, Features, Head, Images, Limits, Numbers
 from simsam_batch.stages.base import CommandStage
 from simsam_batch.stages.decomposition import Decomposed, check_solver, decompose_batch, regions_of, require_finite
