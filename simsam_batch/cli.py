@@ -70,9 +70,9 @@ def _options(model: type[RunSettings], names: Sequence[str]) -> list[click.Param
                 )
             )
             continue
-        choices = allowed(field)
+        choices, many = allowed(field), isinstance(default, tuple)
         metavar = choices.replace(" ", "") if " | " in choices else {"a": "N", "t": "TEXT"}[choices[0]]
-        many = isinstance(default, tuple)
+        shown = f"  [{','.join(map(str, default))}]" if many and default else shown
         options.append(
             SettingOption(
                 flag,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from simsam_batch.errors import RunError, SettingsError
 from simsam_batch.results.opening import begun_stages
-from simsam_batch.settings import FeatureSettings, RunSettings, resolve
+from simsam_batch.settings import NetworkSettings, RunSettings, resolve
 from simsam_batch.stages.registry import Command, command_of, stage_class
 from simsam_batch.storage import Folder, absolute_url, redact
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from simsam_batch.telling.console import Reporter
     from simsam_batch.telling.events import EventLog
 
-S = TypeVar("S", bound=FeatureSettings)
+S = TypeVar("S", bound=NetworkSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,7 @@ def open_job(command: Command, images: str, out: str, settings: S, report: Repor
 
 
 @contextmanager
-def started_engine(out: str, settings: FeatureSettings) -> Iterator[Engine | None]:
+def started_engine(out: str, settings: NetworkSettings) -> Iterator[Engine | None]:
     """The engine of a command, for all its stages; None on a torchrun rank, when it has helped with all of them."""
     from simsam_batch.engines.torchrun import TorchrunEngine
 
@@ -202,7 +202,7 @@ def checked(command: Command, out: str, settings: S) -> tuple[Folder, S, dict[st
     return folder, settings, {"models": models}
 
 
-def recorded_settings(out: Folder, stage: str, changes: Mapping[str, Any]) -> FeatureSettings:
+def recorded_settings(out: Folder, stage: str, changes: Mapping[str, Any]) -> NetworkSettings:
     """The settings that a stage of a run was begun with, but for some.
 
     Args:

@@ -16,7 +16,7 @@ from simsam_batch.storage import Folder, absolute_url
 if TYPE_CHECKING:
     from simsam_batch.results.scoring import ScoreOptions
     from simsam_batch.runs.verify_report import VerifyReport
-    from simsam_batch.settings import FeatureSettings
+    from simsam_batch.settings import NetworkSettings
     from simsam_batch.stages.hierarchy.settings import HierarchySettings
     from simsam_batch.stages.segment.settings import SegmentSettings
     from simsam_batch.stages.semantic.settings import SemanticSettings
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 OnShard = Callable[[str, int, int], None]
 
 
-def run(command: str, images: str, out: str, settings: FeatureSettings, report: Reporter) -> dict[str, Any] | None:
+def run(command: str, images: str, out: str, settings: NetworkSettings, report: Reporter) -> dict[str, Any] | None:
     """Do what a command does, stage by stage; run it again to go on where it stopped.
 
     Args:

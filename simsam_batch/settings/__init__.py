@@ -18,7 +18,7 @@ from simsam_batch.settings.declare import (
     presets_of,
     result,
 )
-from simsam_batch.settings.features import Facet, Features, FeatureSettings
+from simsam_batch.settings.features import Facet, Features, FeatureSettings, Network, NetworkSettings
 from simsam_batch.settings.reading import read_yaml, resolve
 from simsam_batch.settings.refinement import Refinement
 from simsam_batch.settings.regions import Regions
@@ -40,6 +40,8 @@ __all__ = [
     "Input",
     "Kind",
     "Limits",
+    "Network",
+    "NetworkSettings",
     "Numbering",
     "Numbers",
     "Operation",

@@ -114,17 +114,24 @@ def kind_of(field: FieldInfo) -> Kind:
     return cast("Kind", declared["kind"])
 
 
+_WORDS: Mapping[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
 def allowed(field: FieldInfo) -> str:
     """What a setting may be, in words for people."""
-    annotation = field.annotation
-    options = [a for a in get_args(annotation) if a is not type(None)]
-    if get_origin(annotation) is Literal:
-        return " | ".join(map(str, options))
-    base = options[0] if options and get_origin(annotation) is not tuple else annotation
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    text = words.get(base, "a list of texts") if isinstance(base, type) else "a list of texts"
+    text = _words(field.annotation)
     for limit in field.metadata:
         for name, phrase in (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "less than")):
             if (bound := getattr(limit, name, None)) is not None:
                 text += f", {phrase} {bound:g}"
     return text
+
+
+def _words(annotation: Any) -> str:
+    """What a value of a type is."""
+    options = [each for each in get_args(annotation) if each is not type(None)]
+    if get_origin(annotation) is Literal:
+        return " | ".join(map(str, options))
+    if get_origin(annotation) is tuple:
+        return f"a list, each of it {_words(options[0])}"
+    return _WORDS.get(options[0] if options else annotation, "text")

@@ -12,13 +12,18 @@ from simsam_batch.settings.run import RunSettings
 Facet = Literal["key", "query", "value", "token", "norm-token"]
 
 
-class Features(Component, title="Features"):
-    """How patches are described by a network."""
+class Network(Component, title="Features"):
+    """The network."""
 
     backbone: str = result("dino_vits16", "timm name of a ViT, a DINO alias, or 'descriptors' (no weights)")
     weights: str | None = operation(
         None, "weights file or URL (safetensors, or torch in timm, DINO or iBOT layout); none: timm fetches them"
     )
+
+
+class Features(Component, title="Features"):
+    """What describes a patch."""
+
     block: int = result(-1, "transformer block, from 0; negative counts from the end")
     facet: Facet = result("key", "which vector of the block; norm-token: token after the network's final norm")
     outlier_ratio: float = result(
@@ -34,5 +39,9 @@ class Features(Component, title="Features"):
         return value
 
 
-class FeatureSettings(Features, RunSettings):
-    """What all stages share that describe patches by a network."""
+class NetworkSettings(Network, RunSettings):
+    """What all commands share that look at images by a network."""
+
+
+class FeatureSettings(Features, NetworkSettings):
+    """What all stages share that describe each patch by one vector of a network."""

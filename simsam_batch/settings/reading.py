@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from simsam_batch.errors import SettingsError
 from simsam_batch.settings.declare import Settings, allowed, presets_of
-from simsam_batch.settings.yaml_text import check_written_out
+from simsam_batch.yaml_text import check_written_out
 
 T = TypeVar("T", bound=Settings)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from simsam_batch.errors import SettingsError
 
 if TYPE_CHECKING:
-    from simsam_batch.settings import FeatureSettings
+    from simsam_batch.settings import NetworkSettings
     from simsam_batch.stages.base import CommandStage
     from simsam_batch.stages.kinds import Shown
     from simsam_batch.stages.steps import Steps
@@ -40,9 +40,9 @@ class Command:
     about: str
     stages: Mapping[str, str]
 
-    def settings(self) -> type[FeatureSettings]:
+    def settings(self) -> type[NetworkSettings]:
         """The class of its settings."""
-        return cast("type[FeatureSettings]", _module(self.name, "settings").SETTINGS)
+        return cast("type[NetworkSettings]", _module(self.name, "settings").SETTINGS)
 
     def steps(self) -> Steps:
         """What makes its stages, one after the other."""

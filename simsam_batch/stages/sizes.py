@@ -7,12 +7,12 @@ from contextlib import suppress
 from simsam_batch import images
 from simsam_batch.errors import ImageError
 from simsam_batch.runs.plan import Plan
-from simsam_batch.settings import FeatureSettings
+from simsam_batch.settings import NetworkSettings
 
 _SAMPLE = 8
 
 
-def mean_patches(plan: Plan, settings: FeatureSettings, patch: int) -> float | None:
+def mean_patches(plan: Plan, settings: NetworkSettings, patch: int) -> float | None:
     """About how many patches an image has, by the sizes of up to eight images spread over the plan.
 
     Args:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from simsam_batch.errors import RunError, SettingsError
-from simsam_batch.settings import FeatureSettings
+from simsam_batch.settings import FeatureSettings, NetworkSettings
 from simsam_batch.storage import ObjectNotFound, read_url, redact
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def compute_device(device: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
-def resolve_models(roles: Sequence[str], settings: FeatureSettings) -> dict[str, Any]:
+def resolve_models(roles: Sequence[str], settings: NetworkSettings) -> dict[str, Any]:
     """What the models of some roles come down to: name, block, patch, normalisation and the digest of the weights.
 
     Each is loaded once for it, so that a wrong name, block or file is found before any work is done.
@@ -56,7 +56,7 @@ def resolve_models(roles: Sequence[str], settings: FeatureSettings) -> dict[str,
     return {role: facts for role, facts in found.items() if facts}
 
 
-def load_model(role: str, settings: FeatureSettings, resolved: Mapping[str, Any], device: str) -> Any:
+def load_model(role: str, settings: NetworkSettings, resolved: Mapping[str, Any], device: str) -> Any:
     """The model of a role on ``device``, with exactly the weights that the driver resolved.
 
     Args:
@@ -128,7 +128,7 @@ ROLES: Mapping[str, Callable[[Any, str], Loaded]] = {"backbone": _backbone, "enc
 """What loads the model of each role on a device, as the settings say."""
 
 
-def precision_of(settings: FeatureSettings, device: str) -> Literal["fp32", "bf16"]:
+def precision_of(settings: NetworkSettings, device: str) -> Literal["fp32", "bf16"]:
     """Of the forward pass on a device."""
     if settings.precision == "auto":
         return "bf16" if device.startswith("cuda") else "fp32"

@@ -25,7 +25,7 @@ from simsam_batch.regions.superpixels import OverClustering, over_cluster
 from simsam_batch.regions.tree import Tree, grow_trees, with_upstream_numbering
 from simsam_batch.scores.means import mean_of_one
 from simsam_batch.scores.nodes import TreeNodes
-from simsam_batch.settings import Features, Images, Limits, Numbering, Numbers, Superpixels
+from simsam_batch.settings import Features, Images, Limits, Network, Numbering, Numbers, Superpixels
 from simsam_batch.spectral import affinity
 from simsam_batch.spectral.laplacian import fill_left_out
 from simsam_batch.stages.base import CommandStage
@@ -51,7 +51,18 @@ class HierarchyStage(CommandStage[HierarchySettings]):
     """``resolved`` holds under ``truth`` what `simsam_batch.stages.hierarchy.truth.truth_of` says."""
 
     name = "hierarchy"
-    components = (Images, Limits, Numbers, Features, Superpixels, settings.Tree, Numbering, LeafRefinement, TreeScoring)
+    components = (
+        Images,
+        Limits,
+        Numbers,
+        Network,
+        Features,
+        Superpixels,
+        settings.Tree,
+        Numbering,
+        LeafRefinement,
+        TreeScoring,
+    )
     fields = HIERARCHY_FIELDS
     keeps_columns = True
 

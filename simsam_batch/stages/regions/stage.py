@@ -16,7 +16,7 @@ from torch import Tensor
 from simsam_batch import settings
 from simsam_batch.errors import SettingsError
 from simsam_batch.regions import boxes, masks
-from simsam_batch.settings import Affinity, Eigenproblem, Features, Head, Images, Limits, Numbers
+from simsam_batch.settings import Affinity, Eigenproblem, Features, Head, Images, Limits, Network, Numbers
 from simsam_batch.stages.base import CommandStage
 from simsam_batch.stages.decomposition import Decomposed, check_solver, decompose_batch, regions_of, require_finite
 from simsam_batch.stages.regions.rows import REGIONS_FIELDS, RegionsFold
@@ -61,7 +61,7 @@ class RegionsStage(CommandStage[SemanticSettings]):
     """Cuts every image into regions."""
 
     name = "regions"
-    components = (Images, Limits, Numbers, Features, Head, Affinity, Eigenproblem, settings.Regions)
+    components = (Images, Limits, Numbers, Network, Features, Head, Affinity, Eigenproblem, settings.Regions)
     fields = REGIONS_FIELDS
 
     @cached_property

@@ -25,6 +25,7 @@ from simsam_batch.settings import (
     Head,
     Images,
     Limits,
+    Network,
     Numbers,
     Refinement,
     Regions,
@@ -50,7 +51,7 @@ class SegmentStage(CommandStage[SegmentSettings]):
     """``resolved`` holds under ``truth`` what `truth_of` says."""
 
     name = "segment"
-    components = (Images, Limits, Numbers, Features, Head, Affinity, Eigenproblem, Refinement, Regions, Mask)
+    components = (Images, Limits, Numbers, Network, Features, Head, Affinity, Eigenproblem, Refinement, Regions, Mask)
     fields = SEGMENT_FIELDS
     keeps_columns = True
 

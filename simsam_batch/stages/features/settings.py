@@ -1,0 +1,43 @@
+"""The settings of ``simsam features``."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import field_validator
+
+from simsam_batch.settings import Component, Facet, NetworkSettings, result
+
+
+class Taps(Component, title="Features"):
+    """What is kept of the network's forward pass."""
+
+    facets: tuple[Facet, ...] = result(
+        ("key",), "vectors of each block, several with commas: key, query, value, token, norm-token"
+    )
+    blocks: tuple[int, ...] = result((-1,), "transformer blocks, from 0, several with commas; negative from the end")
+    class_token: bool = result(False, "keep the class token's vectors too")
+    registers: bool = result(False, "keep those of register tokens too")
+    dtype: Literal["fp16", "fp32"] = result("fp16", "how features are stored")
+
+    @field_validator("facets", "blocks", mode="before")
+    @classmethod
+    def _split_at_commas(cls, value: Any) -> Any:
+        """What stands in one flag or one line of a file, with commas between; each once, in the order asked for."""
+        each = [value] if isinstance(value, str | int) else list(value)
+        return tuple(dict.fromkeys(part.strip() for item in each for part in str(item).split(",")))
+
+    @field_validator("facets", "blocks")
+    @classmethod
+    def _are_some(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not value:
+            msg = "facets, blocks: at least one of each is needed"
+            raise ValueError(msg)
+        return value
+
+
+class FeaturesSettings(Taps, NetworkSettings):
+    """Settings of ``simsam features``: arrays of patch features for each image."""
+
+
+SETTINGS = FeaturesSettings
