@@ -84,6 +84,18 @@ COMMANDS: Sequence[Command] = (
         "to go on after an interruption.",
         {"hierarchy": "hierarchy", "node-clusters": "clusters", "labels": "labels"},
     ),
+    Command(
+        "features",
+        "Features",
+        "Write the patch features of every image, of several facets and blocks at once.",
+        "Run every image through a frozen vision transformer once, and write its patch features.\n\n"
+        "IMAGES and OUT are as for simsam segment. An image's features are arrays (patch rows, patch columns, "
+        "channels), one for each of --facets of each of --blocks, whatever number of them from one forward pass. From "
+        "Python, simsam_batch.open_run(OUT).features(IMAGE_ID) reads those of one image alone, from object storage "
+        "too, and as_torch_dataset() gives them to a DataLoader. How much room they take is said before the start. Run "
+        "the same command again to go on after an interruption.",
+        {"features": "features"},
+    ),
 )
 
 

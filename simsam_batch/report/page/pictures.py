@@ -84,17 +84,17 @@ def draw_masks(row: dict[str, Any], rows: StageRows, truth_uri: str | None) -> D
     def maps(width: int, most: int) -> list[Image.Image]:
         if vectors is None:
             return []
-        size = _fitted(photo.size, width)
+        size = fitted(photo.size, width)
         return [vector_picture(vector, size, (down, across)) for vector in vectors[1 : most + 1]]
 
     third = (SMALL - 2 * _GAP) // 3
     card = overlay(_shrunk(photo, SMALL, fault), entry)
-    small = _stacked([[card], maps(third, 3)])
+    small = stacked([[card], maps(third, 3)])
     shown = _shrunk(photo, LARGE, fault)
     wide = (2 * shown.width + _GAP - 2 * _GAP) // 3
     behind = maps(wide, _VECTORS)
-    large = _stacked([[shown, overlay(shown, entry)], behind[:_ABREAST], behind[_ABREAST:]])
-    return Drawn(_jpeg(small), _jpeg(large), small.size, fault, {})
+    large = stacked([[shown, overlay(shown, entry)], behind[:_ABREAST], behind[_ABREAST:]])
+    return Drawn(jpeg(small), jpeg(large), small.size, fault, {})
 
 
 def draw_labels(
@@ -114,14 +114,14 @@ def draw_labels(
         labels[decode(segment["mask_rle"])] = segment["label"]
     own = nearest(labels, (photo.size[1], photo.size[0]))
     there = [label for label in np.unique(own).tolist() if label]
-    cut_outs = {label: _jpeg(cut_out(photo, own == label, CUT_OUT, colors[label])) for label in there}
+    cut_outs = {label: jpeg(cut_out(photo, own == label, CUT_OUT, colors[label])) for label in there}
     card = _painted(_shrunk(photo, SMALL, fault), labels, colors)
     shown = _shrunk(photo, LARGE, fault)
     panels = [shown, _painted(shown, _region_map(row, settings), None), _painted(shown, labels, colors)]
     if truth is not None:
         panels.append(truth.resize(shown.size, Image.Resampling.NEAREST))
-    large = _stacked([panels[:2], panels[2:]])
-    return Drawn(_jpeg(card), _jpeg(large), card.size, fault, cut_outs)
+    large = stacked([panels[:2], panels[2:]])
+    return Drawn(jpeg(card), jpeg(large), card.size, fault, cut_outs)
 
 
 def draw_tree(row: dict[str, Any], settings: dict[str, Any], labelled: Sequence[int]) -> Drawn:
@@ -143,10 +143,10 @@ def draw_tree(row: dict[str, Any], settings: dict[str, Any], labelled: Sequence[
         if nodes:
             node = max(nodes, key=lambda each: (tree.nodes[each]["patches"], -each))
             region = (owners >= node) & (owners < tree.end[node])
-            cut_outs[label] = _jpeg(cut_out(photo, region, CUT_OUT, colors[node] if node else None))
+            cut_outs[label] = jpeg(cut_out(photo, region, CUT_OUT, colors[node] if node else None))
     with Image.open(io.BytesIO(page(row, settings))) as whole:
         large = whole.convert("RGB")
-    return Drawn(_jpeg(card), _jpeg(large), card.size, fault, cut_outs)
+    return Drawn(jpeg(card), jpeg(large), card.size, fault, cut_outs)
 
 
 def true_classes(
@@ -175,7 +175,7 @@ def _levels(photo: Image.Image, owners: NDArray[np.int32], tree: RegionTree, col
     shown, near = photo.resize(size, Image.Resampling.LANCZOS), nearest(owners, (size[1], size[0]))
     trunk = np.append(nodes_at(tree, 1), -1)[near]
     cuts = [draw_level(shown, np.append(nodes_at(tree, depth), -1)[near], trunk, colors) for depth in depths]
-    return _stacked([[shown, *cuts]])
+    return stacked([[shown, *cuts]])
 
 
 def palette(count: int) -> list[Color]:
@@ -213,20 +213,20 @@ def _painted(photo: Image.Image, labels: NDArray[np.int32], colors: Mapping[int,
     return shown
 
 
-def _fitted(size: tuple[int, int], side: int) -> tuple[int, int]:
+def fitted(size: tuple[int, int], side: int) -> tuple[int, int]:
     """(width, height) with the proportions of a size: so wide, or so high if it is higher than wide."""
     scale = side / max(size)
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def _shrunk(photo: Image.Image, side: int, fault: str | None) -> Image.Image:
-    shown = photo.resize(_fitted(photo.size, side), Image.Resampling.LANCZOS)
+    shown = photo.resize(fitted(photo.size, side), Image.Resampling.LANCZOS)
     if fault is not None:
         write(ImageDraw.Draw(shown), (8, 8), "no photograph", shown.width - 16, MUTED)
     return shown
 
 
-def _stacked(strips: Sequence[Sequence[Image.Image]]) -> Image.Image:
+def stacked(strips: Sequence[Sequence[Image.Image]]) -> Image.Image:
     """Rows of pictures below each other, from the left."""
     held = [list(strip) for strip in strips if strip]
     width = max(sum(part.width for part in strip) + _GAP * (len(strip) - 1) for strip in held)
@@ -241,7 +241,7 @@ def _stacked(strips: Sequence[Sequence[Image.Image]]) -> Image.Image:
     return sheet
 
 
-def _jpeg(picture: Image.Image) -> bytes:
+def jpeg(picture: Image.Image) -> bytes:
     target = io.BytesIO()
     picture.save(target, "JPEG", quality=82, optimize=True)
     return target.getvalue()

@@ -1,0 +1,101 @@
+"""The chapter of features: how they lie, in colours, over photographs of the set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from simsam_batch.drawing.photograph import shown_photograph
+from simsam_batch.report.page.album import Picture
+from simsam_batch.report.page.chapters import Chapter, Source, begun, galleries_of, numbers_of
+from simsam_batch.report.page.choice import sample
+from simsam_batch.report.page.pictures import LARGE, SMALL, Drawn, fitted, jpeg, stacked
+from simsam_batch.report.page.plots import histogram
+from simsam_batch.report.page.scalars import Scalars
+from simsam_batch.runs.reading import StageRows
+from simsam_batch.stages.registry import Command
+
+_COLUMNS = ["image_id", "uri", "status", "error", "width", "height", "content_sha256", "grid_h", "grid_w", "patch"]
+_COLUMNS += ["outlier_tokens", "arrays_path", "arrays_member", "arrays_offset", "arrays_bytes"]
+_AUXILIARY = ("norm-", "class-", "registers-")
+
+_LEGEND = (
+    "The photograph, and its patches in the colours of the first three principal components of all images shown: "
+    "patches that the network describes alike have like colours, in all pictures. Shown are the features {name}."
+)
+
+
+def chapter(source: Source, command: Command, stages: Sequence[str]) -> Chapter:
+    """What was computed, and a gallery of features as colours.
+
+    Raises:
+        RunError: the run is damaged.
+        StorageError: the storage did not answer.
+    """
+    made, _ = begun(source, command, stages)
+    rows = StageRows(source.out, next(iter(command.stages)))
+    numbers = Scalars(rows, source.plan, ["outlier_tokens", "grid_h", "grid_w"])
+    made.plots_note = numbers.note
+    if numbers.ok.any():
+        patches = numbers["grid_h"] * numbers["grid_w"]
+        made.plots.append(histogram("Patches of an image", "patches", patches))
+        made.plots.append(histogram("Outlier tokens of an image", "outlier tokens", numbers["outlier_tokens"]))
+    fine = numbers.number[numbers.ok]
+    titled = {
+        "At random": (
+            f"A random sample of {len(fine):,} images, the same one every time.",
+            sample(fine, source.samples),
+        )
+    }
+    held = {number: row for number, row in source.rows(rows, sorted(numbers_of(titled)), _COLUMNS)}
+    arrays = {number: rows.arrays(row) for number, row in held.items()}
+    name = next((n for each in arrays.values() for n in each if not n.startswith(_AUXILIARY)), None)
+    if name is not None:
+        colors = _colors({number: each[name] for number, each in arrays.items()})
+        pictures = {number: _picture(source, rows, number, held[number], colors[number], name) for number in held}
+        made.galleries = galleries_of(titled, pictures)
+        made.legend = _LEGEND.format(name=name)
+    return made
+
+
+def _colors(features: Mapping[int, NDArray[Any]]) -> dict[int, NDArray[np.uint8]]:
+    """(Hp, Wp, 3) for each image: its features (Hp, Wp, C) in the first three principal components of them all.
+
+    Features are scaled to unit length first, so that tokens of outlying length do not decide; each component runs from
+    its 2nd to its 98th percentile.
+    """
+    flat = {number: each.astype(np.float64).reshape(-1, each.shape[-1]) for number, each in features.items()}
+    unit = {n: each / np.maximum(np.linalg.norm(each, axis=1, keepdims=True), 1e-12) for n, each in flat.items()}
+    every = np.concatenate(list(unit.values()))
+    mean = every.mean(axis=0)
+    _, directions = np.linalg.eigh(np.cov(every - mean, rowvar=False))
+    axes = directions[:, ::-1][:, :3]
+    axes = axes * np.where(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])] < 0, -1, 1)
+    low, high = np.percentile((every - mean) @ axes, [2, 98], axis=0)
+    found = {}
+    for number, each in unit.items():
+        scaled = ((each - mean) @ axes - low) / np.maximum(high - low, 1e-12)
+        shape = (*features[number].shape[:2], axes.shape[1])
+        found[number] = (255 * np.clip(scaled, 0, 1)).round().astype(np.uint8).reshape(shape)
+    return found
+
+
+def _picture(
+    source: Source, rows: StageRows, number: int, row: dict[str, Any], colors: NDArray[np.uint8], name: str
+) -> Picture:
+    photo, fault = shown_photograph(row, rows.settings)
+    flat = Image.fromarray(colors)
+
+    def beside(side: int) -> Image.Image:
+        size = fitted(photo.size, side)
+        return stacked([[photo.resize(size, Image.Resampling.LANCZOS), flat.resize(size, Image.Resampling.NEAREST)]])
+
+    small = beside(SMALL // 2)
+    drawn = Drawn(jpeg(small), jpeg(beside(LARGE)), small.size, fault, {})
+    facts = [f"{row['grid_h']} x {row['grid_w']} patches", f"{row['outlier_tokens']} outlier tokens"]
+    alt = f"{row['image_id']}: the photograph, and beside it the features {name} of its patches as colours"
+    return source.picture(rows.stage, number, row, drawn, alt, facts)
