@@ -12,29 +12,27 @@ import re
 import socket
 import time
 import uuid
-import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from simsam_batch import __version__
 from simsam_batch.errors import RunError, SettingsError
+from simsam_batch.runs.archive import ArchiveWriter, ByteRange
+from simsam_batch.runs.committed import ARRAY_ROWS_KEY, RANGES_KEY
 from simsam_batch.runs.digest import content_digest
 from simsam_batch.runs.plan import Plan, load_plan
 from simsam_batch.runs.records import from_json, to_json
 from simsam_batch.runs.schema import SCHEMA_VERSION, ShardOutput, Stage
 from simsam_batch.storage import Folder, ObjectNotFound
-
-ARRAY_ROWS_KEY = "array_rows"
-"""Key of a data file's Parquet metadata: JSON list of the rows that have members in the ``.npz`` file."""
 
 _FAILURES_LISTED = 20
 _DIFFERENCES_LISTED = 12
@@ -73,6 +71,16 @@ class _Begun:
 
     schema: pa.Schema
     plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """A data file about to be written: its bytes, or the local file that holds them."""
+
+    name: str
+    data: bytes | Path
+    size: int
+    sha256: str
 
 
 class Ledger:
@@ -175,7 +183,7 @@ class Ledger:
     def commit(
         self, output: ShardOutput, attempt: int, *, started: float, previous: Mapping[str, Any] | None = None
     ) -> Committed:
-        """Write a shard's rows and arrays, then make them visible by creating its manifest.
+        """Write a shard's rows and attachments, then make them visible by creating its manifest.
 
         Args:
             output: what the worker produced.
@@ -193,9 +201,25 @@ class Ledger:
         begun = self._fixed()
         rows = _checked_rows(output, begun)
         stem = f"{self.stage}/data/{output.number:07d}.{attempt}"
-        contents = {f"{stem}.parquet": _parquet(rows, output, self.stage, begun.plan.digest)}
-        if any(output.arrays):
-            contents[f"{stem}.npz"] = _npz(output.arrays)
+        with ArchiveWriter() as writer:
+            digest = content_digest(rows, writer.written(output.attachments))
+            table = _parquet(rows, writer.ranges, self.stage, begun.plan.digest)
+            contents = [_Content(f"{stem}.parquet", table, len(table), hashlib.sha256(table).hexdigest())]
+            archive = writer.finish()
+            if archive is not None:
+                contents.append(_Content(f"{stem}.npz", *archive))
+            return self._commit(output, rows, digest, contents, attempt, started, previous)
+
+    def _commit(
+        self,
+        output: ShardOutput,
+        rows: pa.Table,
+        digest: str,
+        contents: Sequence[_Content],
+        attempt: int,
+        started: float,
+        previous: Mapping[str, Any] | None,
+    ) -> Committed:
         generation = 0 if previous is None else int(previous["generation"]) + 1
         manifest = {
             "schema_version": SCHEMA_VERSION,
@@ -204,11 +228,8 @@ class Ledger:
             "generation": generation,
             "attempt": attempt,
             "token": _token(),
-            "files": [
-                {"name": name, "size": len(body), "sha256": hashlib.sha256(body).hexdigest()}
-                for name, body in contents.items()
-            ],
-            "content_digest": content_digest(rows, output.arrays),
+            "files": [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in contents],
+            "content_digest": digest,
             **_counts(rows),
             "statistics": output.statistics,
             "seconds": output.seconds,
@@ -225,9 +246,11 @@ class Ledger:
             }
         name = self._manifest_name(output.number, generation)
         to_json(manifest, name)
-        for file, body in contents.items():
-            if not self.out.create(file, body):
-                raise RunError(f"{self.out.url}/{file} exists with other content: attempt {attempt} was started twice")
+        for file in contents:
+            if not self.out.create(file.name, file.data):
+                raise RunError(
+                    f"{self.out.url}/{file.name} exists with other content: attempt {attempt} was started twice"
+                )
         manifest["committed"] = time.time()
         if not self.out.create(name, to_json(manifest, name)):
             manifest = self.manifest(output.number, generation)
@@ -282,51 +305,6 @@ class Ledger:
                 raise RunError(f"{self.out.url}: {self.stage}/stage.json names another plan than run.json")
             self._begun = _Begun(schema_of(record), plan)
         return self._begun
-
-
-def files_of(manifest: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
-    """The entries of a shard's rows and, if it has some, of its arrays in its manifest."""
-    try:
-        by_ending = {file["name"].rpartition(".")[2]: file for file in manifest["files"]}
-        complete = all({"size", "sha256"} <= file.keys() for file in manifest["files"])
-    except (TypeError, KeyError, AttributeError):
-        complete = False
-    if not complete or "parquet" not in by_ending:
-        raise RunError(f"the manifest of shard {manifest['shard']} names no rows. To mend it: restore it")
-    return by_ending["parquet"], by_ending.get("npz")
-
-
-def committed_rows(out: Folder, manifests: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
-    """The Parquet file of each shard's rows, read ahead, in the order of the manifests.
-
-    Raises:
-        RunError: a file is not what its manifest says.
-        StorageError: one cannot be read.
-    """
-    files = [files_of(manifest)[0] for manifest in manifests]
-    for file, body in zip(files, out.read_many(file["name"] for file in files), strict=True):
-        _require_committed(out, file, body)
-        yield body
-
-
-def checked_file(out: Folder, file: Mapping[str, Any]) -> bytes:
-    """One file that a manifest names.
-
-    Raises:
-        RunError: it is not what the manifest says.
-        StorageError: it cannot be read.
-    """
-    body = out.read(str(file["name"]))
-    _require_committed(out, file, body)
-    return body
-
-
-def _require_committed(out: Folder, file: Mapping[str, Any], body: bytes) -> None:
-    if len(body) != file["size"] or hashlib.sha256(body).hexdigest() != file["sha256"]:
-        raise RunError(
-            f"{out.url}/{file['name']} is not what was committed ({len(body)} bytes, not {file['size']}). "
-            "To mend it: restore the file"
-        )
 
 
 def _token() -> str:
@@ -394,8 +372,8 @@ def _checked_rows(output: ShardOutput, begun: _Begun) -> pa.Table:
         )
     if not pc.all(pc.is_in(rows["status"], pa.array(["ok", "failed"]))).as_py():
         raise RunError(f"{where} has a status other than ok and failed")
-    if output.arrays and len(output.arrays) != rows.num_rows:
-        raise RunError(f"{where} has arrays for {len(output.arrays)} rows of {rows.num_rows}")
+    if len(output.attachments) not in (0, rows.num_rows):
+        raise RunError(f"{where} has attachments for {len(output.attachments)} rows of {rows.num_rows}")
     return rows
 
 
@@ -411,33 +389,16 @@ def _counts(rows: pa.Table) -> dict[str, Any]:
     }
 
 
-def _parquet(rows: pa.Table, output: ShardOutput, stage: str, plan: str) -> bytes:
-    array_rows = [number for number, by_name in enumerate(output.arrays) if by_name]
+def _parquet(rows: pa.Table, ranges: Sequence[ByteRange], stage: str, plan: str) -> bytes:
     about = {
         "schema_version": str(SCHEMA_VERSION),
         "stage": stage,
         "plan": plan,
-        ARRAY_ROWS_KEY: json.dumps(array_rows),
+        ARRAY_ROWS_KEY: json.dumps([each.row for each in ranges]),
+        RANGES_KEY: json.dumps([[each.start, each.size] for each in ranges]),
     }
     target = io.BytesIO()
     pq.write_table(rows.replace_schema_metadata(about), target, compression="zstd")
-    return target.getvalue()
-
-
-def _npz(arrays: Any) -> bytes:
-    """The arrays as an ``.npz`` file with members ``<row>.<name>``: no pickles, and equal arrays give equal bytes."""
-    target = io.BytesIO()
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
-        for number, by_name in enumerate(arrays):
-            for name in sorted(by_name):
-                member = io.BytesIO()
-                try:
-                    np.lib.format.write_array(member, np.asarray(by_name[name]), allow_pickle=False)
-                except ValueError as error:
-                    raise RunError(
-                        f"array {name} of row {number} holds Python objects: only numbers are kept"
-                    ) from error
-                archive.writestr(zipfile.ZipInfo(f"{number:07d}.{name}.npy"), member.getbuffer())
     return target.getvalue()
 
 

@@ -6,11 +6,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 SCHEMA_VERSION = 1
+
+ARRAY_FIELDS = [
+    pa.field("arrays_path", pa.string()),
+    pa.field("arrays_member", pa.string()),
+    pa.field("arrays_offset", pa.int64()),
+    pa.field("arrays_bytes", pa.int64()),
+]
+"""Columns that publishing adds: the archive relative to OUT, the first part of its members' names, where they lie."""
 
 S = TypeVar("S")
 
@@ -48,6 +55,23 @@ class Shard:
 
 
 @dataclass(frozen=True, slots=True)
+class File:
+    """A file that a row has, such as a picture.
+
+    Attributes:
+        data: its bytes.
+        suffix: what its name ends in, without the dot: ``png``.
+    """
+
+    data: bytes
+    suffix: str
+
+
+Attachment = NDArray[Any] | File
+"""What a row may have beside its columns: an array, or a file."""
+
+
+@dataclass(frozen=True, slots=True)
 class ShardOutput:
     """Everything one shard produced.
 
@@ -55,7 +79,8 @@ class ShardOutput:
         number: the shard's number.
         rows: one row for each record of the shard, in the same order, in the stage's Arrow schema. Nothing that
             differs between two equal computations (time, host, attempt) may stand in it.
-        arrays: for each row the arrays that go into the ``.npz`` file, by name; an empty mapping for none.
+        attachments: for each row the arrays and files that go into the archive, by name; an empty mapping for none.
+            Each row is asked for once, in order, so that they may be read as they are asked for.
         statistics: the fold's state for this shard, as plain JSON values; a failed image adds nothing to it.
         seconds: time spent by step, for the manifest.
         facts: what was used (device, versions, precision, ...), for the manifest.
@@ -63,7 +88,7 @@ class ShardOutput:
 
     number: int
     rows: pa.Table
-    arrays: Sequence[Mapping[str, NDArray[np.generic]]]
+    attachments: Sequence[Mapping[str, Attachment]]
     statistics: dict[str, Any]
     seconds: dict[str, float] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)

@@ -17,18 +17,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from simsam_batch.errors import RunError
+from simsam_batch.runs.committed import files_of
 from simsam_batch.runs.digest import content_digest
-from simsam_batch.runs.ledger import Ledger, files_of, schema_of
+from simsam_batch.runs.ledger import Ledger, schema_of
 from simsam_batch.runs.plan import Plan
-from simsam_batch.runs.publish import ARRAY_FIELDS
 from simsam_batch.runs.records import from_json
+from simsam_batch.runs.schema import ARRAY_FIELDS
 from simsam_batch.runs.shard_check import CheckedShard, check_shard
 from simsam_batch.runs.verify_report import Orphan, Problem, StageVerified, VerifyReport
 from simsam_batch.storage import Folder, ObjectInfo, ObjectNotFound, read_ahead
 
 ORPHAN_AGE_S = 24 * 3600.0
 SHARDS_AT_ONCE = 8
-"""Shards read ahead; with `simsam_batch.runs.shard_check.HELD_BYTES` this bounds the memory."""
+"""Shards read ahead; with `simsam_batch.runs.archive.HELD_BYTES` this bounds the memory."""
 
 _MANIFEST = re.compile(r"(\d{7,})\.(\d+)\.json")
 _DATA = re.compile(r"(\d{7,})\.\d+\.(parquet|npz)")
@@ -244,7 +245,13 @@ class _Stage:
         """Whether published rows are those of a shard; of one that is damaged itself, as far as can be told."""
         arrays = files_of((shard.manifest or {}) | {"shard": shard.shard})[1]
         paths = table["arrays_path"].drop_null().unique().to_pylist()
-        rows = table.drop_columns([field.name for field in ARRAY_FIELDS]).replace_schema_metadata(None)
+        added = [field.name for field in ARRAY_FIELDS if field.name in table.column_names]
+        rows = table.drop_columns(added).replace_schema_metadata(None)
+        if shard.rows_digest is not None and "arrays_offset" in added:
+            placed = zip(table["arrays_offset"].to_pylist(), table["arrays_bytes"].to_pylist(), strict=True)
+            where = {(row, start, size) for row, (start, size) in enumerate(placed) if start is not None}
+            if where != {(each.row, each.start, each.size) for each in shard.ranges}:
+                return False
         same = shard.rows_digest in (None, content_digest(rows.cast(self._schema)))
         return same and paths == ([arrays["name"]] if arrays is not None else [])
 

@@ -357,7 +357,7 @@ class ImageWorker(ABC, Generic[F]):
         return ShardOutput(
             number=results.shard.number,
             rows=table_of(results.shard.records, results.rows, self._stage.schema),
-            arrays=results.arrays,
+            attachments=results.arrays,
             # In the order of the rows: the order in which batches came would show in the last bits of sums.
             statistics=reduce(fold.merge, there, fold.zero()),
             seconds=self.timer.take(),

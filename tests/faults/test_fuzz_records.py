@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from mutated_images import damaged
 
 from simsam_batch.errors import RunError, SimsamError
-from simsam_batch.runs.ledger import Ledger, committed_rows, files_of
+from simsam_batch.runs.committed import committed_shards, files_of
+from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import _reader, load_plan, make_plan
 from simsam_batch.runs.records import from_json
 from simsam_batch.runs.schema import SCHEMA_VERSION
@@ -101,7 +102,7 @@ def test_a_manifest_with_other_values_is_refused_or_can_be_followed(changes: dic
     ledger = Ledger(out, "small")
     outcome(lambda: files_of(ledger.manifest(0, 0)))
     # the file it names is not there, so it never comes to rows
-    assert outcome(lambda: list(committed_rows(out, ledger.manifests()))) != "read"
+    assert outcome(lambda: [shard.rows() for shard in committed_shards(out, ledger.manifests())]) != "read"
 
 
 def test_a_damaged_plan_is_read_or_named(tmp_path: Path) -> None:

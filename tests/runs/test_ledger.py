@@ -96,7 +96,7 @@ def test_rows_and_arrays_are_read_back_as_they_were(out_url: str) -> None:
 
 def test_without_arrays_there_is_no_arrays_file(tmp_path: Path) -> None:
     ledger, plan = _begun(str(tmp_path))
-    bare = dataclasses.replace(output(plan, 2, [3.0]), arrays=[])
+    bare = dataclasses.replace(output(plan, 2, [3.0]), attachments=[])
     assert len(ledger.commit(bare, ledger.start(2), started=0.0).manifest["files"]) == 1
 
 
@@ -324,10 +324,10 @@ def _changed(given_output: ShardOutput, column: str, values: list[Any]) -> Shard
         ),
         (lambda o: dataclasses.replace(o, rows=o.rows.append_column("x", pa.array([1, 2]))), "other columns"),
         (lambda o: _changed(o, "status", ["ok", "done"]), "a status other than ok and failed"),
-        (lambda o: dataclasses.replace(o, arrays=o.arrays[:1]), "arrays for 1 rows of 2"),
+        (lambda o: dataclasses.replace(o, attachments=o.attachments[:1]), "attachments for 1 rows of 2"),
         (lambda o: dataclasses.replace(o, statistics={"sum": float("nan")}), "must be plain JSON"),
         (lambda o: dataclasses.replace(o, statistics={"n": np.int64(3)}), "must be plain JSON"),
-        (lambda o: dataclasses.replace(o, arrays=[{"a": np.array([object()])}] * 2), "holds Python objects"),
+        (lambda o: dataclasses.replace(o, attachments=[{"a": np.array([object()])}] * 2), "holds Python objects"),
         (lambda o: dataclasses.replace(o, number=3), "no shard 3"),
     ],
 )

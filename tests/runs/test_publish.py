@@ -75,7 +75,13 @@ def test_all_rows_are_published_once_in_the_order_of_the_plan(out_url: str) -> N
     assert table["value"].to_pylist() == [1.0, 2.0, None, 4.0, 8.0]
     assert table["status"].to_pylist() == ["ok", "ok", "failed", "ok", "ok"]
     assert table["box"].to_pylist() == [[0, 1, 2, 3], [0, 1, 2, 3], None, [0, 1, 2, 3], [0, 1, 2, 3]]
-    assert table.column_names == [*SmallStage().schema.names, "arrays_path", "arrays_member"]
+    assert table.column_names == [
+        *SmallStage().schema.names,
+        "arrays_path",
+        "arrays_member",
+        "arrays_offset",
+        "arrays_bytes",
+    ]
     assert json.loads(table.schema.metadata[b"settings"]) == {"kappa": 10, "head": {"lr": 0.5}}
 
 

@@ -17,7 +17,7 @@ import pytest
 from small_stage import SmallStage, catalog, output, small_plan
 
 from simsam_batch.errors import StorageError
-from simsam_batch.runs import shard_check
+from simsam_batch.runs import committed
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan, make_plan
 from simsam_batch.runs.publish import publish
@@ -111,7 +111,7 @@ def test_a_stage_that_only_began_is_no_damage(tmp_path: Path) -> None:
 @pytest.mark.parametrize("held", [0, 32_000_000])
 @pytest.mark.parametrize("ending", ["parquet", "npz"])
 def test_every_single_byte_counts(tmp_path: Path, ending: str, held: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shard_check, "HELD_BYTES", held)
+    monkeypatch.setattr(committed, "HELD_BYTES", held)
     _, plan = _run(str(tmp_path))
     path = tmp_path / f"small/data/0000001.1.{ending}"
     good = path.read_bytes()
@@ -223,7 +223,7 @@ def test_rows_other_than_the_plans_are_found_though_all_hashes_agree(tmp_path: P
     whats = [what for _, what in _problems(verify(plan.out, plan))]
     assert whats == [
         "it has not the plan's 2 images in their order",
-        "rows and arrays do not have the content digest of the manifest",
+        "rows and attachments do not have the content digest of the manifest",
     ]
 
 
@@ -234,10 +234,10 @@ def test_arrays_that_are_missing_are_found_though_all_hashes_agree(tmp_path: Pat
     np.savez(archive, **{"0000000.eigenvectors": np.full((2, 3), 1.0, np.float16)})
     _resealed(tmp_path, rows, archive.getvalue())
     [(_, what)] = _problems(verify(plan.out, plan))
-    assert what == "the arrays of 1 rows are missing or too many (the first is row 1)"
+    assert what == "the attachments of 1 rows are missing or too many (the first is row 1)"
     _resealed(tmp_path, rows, None)
     [(_, what)] = _problems(verify(plan.out, plan))
-    assert what == "the arrays of 2 rows are missing or too many (the first is row 0)"
+    assert what == "the attachments of 2 rows are missing or too many (the first is row 0)"
 
 
 @pytest.mark.parametrize("arrays", [b"no archive", b"PK\5\6" + bytes(18)])
@@ -255,7 +255,7 @@ def test_another_value_in_an_array_is_found_though_all_hashes_agree(tmp_path: Pa
     np.savez(archive, **members)
     _resealed(tmp_path, rows, archive.getvalue())
     [(_, what)] = _problems(verify(plan.out, plan))
-    assert what == "rows and arrays do not have the content digest of the manifest"
+    assert what == "rows and attachments do not have the content digest of the manifest"
 
 
 def test_results_that_disagree_with_the_manifests_are_found(tmp_path: Path) -> None:

@@ -10,8 +10,6 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
@@ -19,11 +17,11 @@ from simsam_batch.errors import RunError, SettingsError
 from simsam_batch.regions import codebook
 from simsam_batch.regions.moments import Moments
 from simsam_batch.regions.sampling import RowSample
-from simsam_batch.runs.ledger import Ledger, committed_rows
+from simsam_batch.runs.committed import committed_shards
+from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.records import from_json, to_json
 from simsam_batch.runs.schema import SCHEMA_VERSION
 from simsam_batch.settings import ClusterSettings, extra
-from simsam_batch.stages.committed_trees import committed_trees
 from simsam_batch.storage import Folder, ObjectNotFound
 from simsam_batch.workers.models import compute_device
 
@@ -143,9 +141,8 @@ def load_codebook(out: Folder, name: str, sha256: str) -> codebook.Codebook:
 
 def _region_features(out: Folder) -> Features:
     """Of all committed regions, named by image and region."""
-    for body in committed_rows(out, Ledger(out, "regions").manifests()):
-        table = pq.ParquetFile(pa.BufferReader(body))
-        for batch in table.iter_batches(_BATCH_ROWS, columns=["image_id", "regions"]):
+    for shard in committed_shards(out, Ledger(out, "regions").manifests()):
+        for batch in shard.rows(["image_id", "regions"]).to_batches(_BATCH_ROWS):
             lists = batch.column("regions")
             owner = np.repeat(np.arange(len(lists)), lists.value_lengths().fill_null(0).to_numpy())
             regions = lists.flatten()
@@ -160,12 +157,16 @@ def _region_features(out: Folder) -> Features:
 
 def _node_features(out: Folder) -> Features:
     """Of the nodes of all committed trees, named by image and node; a node that holds no patch has none."""
-    for shard in committed_trees(out):
-        for row, prototypes in zip(shard.rows, shard.prototypes, strict=True):
-            held = np.flatnonzero(prototypes.any(axis=1))
-            if not len(held):
+    for shard in committed_shards(out, Ledger(out, "hierarchy").manifests()):
+        images = shard.rows(["image_id"])["image_id"].to_pylist()
+        for image_id, arrays in zip(images, shard.attachments(), strict=True):
+            # An image that has failed has none.
+            if not arrays:
                 continue
-            yield [f"{row['image_id']}#{node}".encode() for node in held.tolist()], prototypes[held]
+            prototypes = np.asarray(arrays["prototypes"], np.float32)
+            held = np.flatnonzero(prototypes.any(axis=1))
+            if len(held):
+                yield [f"{image_id}#{node}".encode() for node in held.tolist()], prototypes[held]
 
 
 REGIONS = Clustered("regions", "regions", _region_features, "clusters")

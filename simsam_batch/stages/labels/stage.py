@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from simsam_batch.errors import RunError
 from simsam_batch.regions import codebook
+from simsam_batch.runs.committed import CommittedShard
 from simsam_batch.runs.ledger import Ledger
-from simsam_batch.runs.schema import ROW_FIELDS, Shard, ShardOutput
+from simsam_batch.runs.schema import ROW_FIELDS, Attachment, Shard, ShardOutput
 from simsam_batch.settings import HierarchySettings
 from simsam_batch.stages.clusters.stage import load_codebook
-from simsam_batch.stages.committed_trees import committed_trees
 from simsam_batch.storage import Folder
 from simsam_batch.workers.images import limits_of, table_of
 
@@ -112,17 +112,19 @@ class LabelsWorker:
             if shard.number not in self._generations:
                 self._generations = self._ledger.committed()
             manifest = self._ledger.manifest(shard.number, self._generations[shard.number])
-            (trees,) = committed_trees(self._stage.out, iter([manifest]))
-            found = {row["image_id"]: place for place, row in enumerate(trees.rows)}
+            trees = CommittedShard(self._stage.out, manifest)
+            told = trees.rows(["image_id", *_FAILURE]).to_pylist()
+            found = {row["image_id"]: place for place, row in enumerate(told)}
+            attached = trees.attachments()
             counts: dict[str, int] = {}
             rows = []
             # In quarantine a shard comes as one image at a time.
             for image_id in shard.records["image_id"].to_pylist():
                 if image_id not in found:
                     raise RunError(f"the trees of shard {shard.number} lack the plan's image {image_id!r}")
-                row = {name: trees.rows[found[image_id]][name] for name in _FAILURE}
+                row = {name: told[found[image_id]][name] for name in _FAILURE}
                 if row["status"] == "ok":
-                    row["labels"] = labels = self._labels(trees.prototypes[found[image_id]])
+                    row["labels"] = labels = self._labels(attached[found[image_id]])
                     for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
                         counts[str(label)] = counts.get(str(label), 0) + int(count)
                 rows.append(row)
@@ -130,12 +132,13 @@ class LabelsWorker:
             yield ShardOutput(
                 number=shard.number,
                 rows=table_of(shard.records, rows, self._stage.schema),
-                arrays=[{} for _ in rows],
+                attachments=[{} for _ in rows],
                 statistics={"nodes_by_label": counts},
                 facts={"limits": limits_of(self._stage.options)},
             )
 
-    def _labels(self, prototypes: NDArray[np.float32]) -> NDArray[np.int32]:
+    def _labels(self, attached: Mapping[str, Attachment]) -> NDArray[np.int32]:
+        prototypes = np.asarray(attached["prototypes"], np.float32)
         labels = np.zeros(len(prototypes), np.int32)
         # Features of no length stand for nodes without a patch: they are of no cluster.
         held = prototypes.any(axis=1)

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
@@ -17,7 +16,8 @@ from simsam_batch import images
 from simsam_batch.errors import ImageError, RunError
 from simsam_batch.regions import codebook, masks
 from simsam_batch.regions.refine import CRF, shrink
-from simsam_batch.runs.ledger import Ledger, committed_rows
+from simsam_batch.runs.committed import CommittedShard
+from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.schema import Shard, ShardOutput
 from simsam_batch.stages.clusters.stage import load_codebook
 from simsam_batch.stages.decomposition import Timer
@@ -108,8 +108,7 @@ class SemanticWorker:
         if number not in self._generations:
             self._generations = self._ledger.committed()
         manifest = self._ledger.manifest(number, self._generations[number])
-        (body,) = committed_rows(self._stage.out, [manifest])
-        return pq.read_table(pa.BufferReader(body))
+        return CommittedShard(self._stage.out, manifest).rows()
 
     def _load(self, item: _Item) -> _Loaded | None:
         """Label and refine an image, and read its truth; None for one that has failed before."""
@@ -208,7 +207,7 @@ class SemanticWorker:
         return ShardOutput(
             number=shard.number,
             rows=table_of(shard.records, rows, self._stage.schema),
-            arrays=[{} for _ in rows],
+            attachments=[{} for _ in rows],
             statistics=state,
             seconds=self._timer.take(),
             facts={"limits": limits_of(self._options)},
