@@ -98,8 +98,8 @@ class Job(Generic[S]):
                 before_first()
             if again is not None:
                 return
-            images = min(done * plan.shard_size, plan.images)
-            report.plan(stage.name, images=plan.images, shards=plan.shards, done_shards=done, done_images=images)
+            images = plan.first_record_of(done)
+            report.plan(stage.name, images=plan.records, shards=plan.shards, done_shards=done, done_images=images)
 
         defaults = type(self.settings)().values_of("operation")
         given = {n: value for n, value in self.settings.values_of("operation").items() if value != defaults[n]}

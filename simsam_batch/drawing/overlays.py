@@ -123,7 +123,8 @@ def _load(rows: StageRows, plan: Plan | None, number: int, row: dict[str, Any]) 
     if row["status"] == "ok":
         size = row["height"], row["width"]
         if plan is not None:
-            record = plan.shard(number // plan.shard_size).records.slice(number % plan.shard_size, 1).to_pylist()[0]
+            shard, place = plan.place_of(number)
+            record = plan.shard(shard).records.slice(place, 1).to_pylist()[0]
             if record["truth_uri"] is not None and row["truth_error"] is None:
                 truth = truth_mask(record["truth_uri"], limits_of(rows.settings, row), size, row)
         working = working_size(row, rows.settings)

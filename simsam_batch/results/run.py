@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from simsam_batch.errors import RunError, SettingsError
 from simsam_batch.job import begun_stages, existing_plan
-from simsam_batch.runs.lookup import row_numbers
+from simsam_batch.runs.plan import row_numbers
 from simsam_batch.runs.reading import BATCH_ROWS, StageRows
 from simsam_batch.runs.records import from_json
 from simsam_batch.storage import Folder, ObjectNotFound, absolute_url
@@ -63,7 +63,7 @@ class Run:
         self._plan = existing_plan(self._out)
         self._opened: dict[str, StageRows] = {}
         self.url = self._out.url
-        self.images = self._plan.images
+        self.images = self._plan.records
 
     def __repr__(self) -> str:
         return f"Run({self.url!r})"

@@ -26,12 +26,13 @@ import pyarrow.parquet as pq
 
 from simsam_batch import __version__
 from simsam_batch.errors import RunError, SettingsError
+from simsam_batch.runs import version_1
 from simsam_batch.runs.archive import ArchiveWriter, ByteRange
 from simsam_batch.runs.committed import ARRAY_ROWS_KEY, RANGES_KEY
 from simsam_batch.runs.digest import content_digest
-from simsam_batch.runs.plan import Plan, load_plan
+from simsam_batch.runs.plan import Plan, recorded_plan
 from simsam_batch.runs.records import from_json, to_json
-from simsam_batch.runs.schema import SCHEMA_VERSION, ShardOutput, Stage
+from simsam_batch.runs.schema import IMAGE, SCHEMA_VERSION, ShardOutput, Stage
 from simsam_batch.storage import Folder, ObjectNotFound
 
 _FAILURES_LISTED = 20
@@ -39,7 +40,7 @@ _DIFFERENCES_LISTED = 12
 _LONGEST_SHOWN = 120
 _ATTEMPT_NAME = re.compile(r"(\d{7,})\.\d+")
 _MANIFEST_NAME = re.compile(r"(\d{7,})\.(\d+)\.json")
-_STAGE_KEYS = ("stage", "settings", "resolved", "plan", "started_with", "arrow_schema")
+_STAGE_KEYS = ("stage", "settings", "resolved", "started_with", "arrow_schema")
 _MANIFEST_KEYS = (
     *("shard", "generation", "attempt", "files", "content_digest", "images", "ok", "failed", "errors_by_type"),
     *("statistics", "seconds", "versions", "started", "committed"),
@@ -101,22 +102,27 @@ class Ledger:
 
         Args:
             stage: the stage.
-            plan: of the run.
+            plan: what it works on from then on.
             started_with: what else its first command said, for people and for `retry`; never compared.
 
         Returns:
             Whether this is the first to begin it; another driver may be at work otherwise.
 
         Raises:
-            SettingsError: OUT has this stage with other settings; the differences are listed.
+            SettingsError: OUT has this stage with other settings, another plan or other results of what it reads, the
+                differences are listed; what it reads is not finished; or OUT is of an earlier release.
         """
+        if stage.unit != plan.unit:
+            raise RunError(f"the stage {stage.name} is about {stage.unit}, and was given a plan of {plan.unit}")
+        version_1.require_none(self.out)
         name = f"{self.stage}/stage.json"
         record = {
             "schema_version": SCHEMA_VERSION,
             "stage": stage.name,
             "settings": stage.settings,
             "resolved": stage.resolved,
-            "plan": plan.digest,
+            "reads": {read: self._finished(read) for read in stage.reads},
+            "plan": plan.about(),
             "started_with": dict(started_with or {}),
             "arrow_schema": base64.b64encode(stage.schema.remove_metadata().serialize().to_pybytes()).decode(),
             "token": uuid.uuid4().hex,
@@ -124,7 +130,14 @@ class Ledger:
         body = to_json(record, name)
         first = self.out.create(name, body)
         if not first:
-            differences = _differences(_comparable(self.record()), _comparable(json.loads(body)))
+            here = json.loads(body)
+            there = self.record()
+            differences = [
+                f"{read}: has been computed anew with other results than those that the {self.stage} run in OUT read"
+                for read, digest in here["reads"].items()
+                if there["reads"].get(read, digest) != digest
+            ]
+            differences += _differences(_comparable(there), _comparable(here))
             if differences:
                 raise SettingsError(
                     f"{self.out.url} holds a {self.stage} run with other settings:\n  "
@@ -230,7 +243,7 @@ class Ledger:
             "token": _token(),
             "files": [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in contents],
             "content_digest": digest,
-            **_counts(rows),
+            **_counts(rows, self._fixed().plan.unit),
             "statistics": output.statistics,
             "seconds": output.seconds,
             "facts": output.facts,
@@ -290,20 +303,51 @@ class Ledger:
         """
         name = f"{self.stage}/stage.json"
         try:
-            return from_json(self.out.read(name), f"{self.out.url}/{name}", *_STAGE_KEYS)
+            record = from_json(self.out.read(name), f"{self.out.url}/{name}", *_STAGE_KEYS)
+            if record["schema_version"] == version_1.VERSION:
+                return version_1.stage_record(record, self.out)
         except ObjectNotFound as error:
             raise RunError(
                 f"{self.out.url} has no {self.stage} run: {name} is missing. To mend it: start one"
             ) from error
 
+        if not isinstance(record.get("plan"), dict) or not isinstance(record.get("reads"), dict):
+            raise RunError(f"{self.out.url}/{name} is damaged: it names no plan. To mend it: restore the file")
+        return record
+
+    def plan(self, record: Mapping[str, Any] | None = None) -> Plan:
+        """The plan that the stage works on, as far as it has grown.
+
+        Args:
+            record: what `record` gave, where that is known.
+
+        Raises:
+            RunError: OUT has no such stage, or its record is damaged.
+        """
+        about = (self.record() if record is None else record)["plan"]
+        return recorded_plan(self.out, about, f"{self.out.url}/{self.stage}/stage.json")
+
+    def _finished(self, read: str) -> str:
+        """The digest of another stage's results, as they were before any second try of failed records.
+
+        Raises:
+            SettingsError: it has none yet.
+        """
+        name = f"results/{read}.json"
+        try:
+            result = from_json(self.out.read(name), f"{self.out.url}/{name}", "first_content_digest")
+        except ObjectNotFound as error:
+            raise SettingsError(
+                f"the stage {self.stage} reads {read}, which {self.out.url} has not finished: {name} is missing. "
+                f"To mend it: run the command that makes {read} to its end"
+            ) from error
+        return str(result["first_content_digest"])
+
     def _fixed(self) -> _Begun:
         """What the stage began with: from `begin` in this process, or from storage, read once."""
         if self._begun is None:
             record = self.record()
-            plan = load_plan(self.out)
-            if plan is None or plan.digest != record["plan"]:
-                raise RunError(f"{self.out.url}: {self.stage}/stage.json names another plan than run.json")
-            self._begun = _Begun(schema_of(record), plan)
+            self._begun = _Begun(schema_of(record), self.plan(record))
         return self._begun
 
 
@@ -321,8 +365,11 @@ def schema_of(record: Mapping[str, Any]) -> pa.Schema:
 
 
 def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A stage record as flat entries: settings and resolved by their dotted keys, the plan, the columns."""
-    entries = {"plan": record["plan"]}
+    """A stage record as flat entries: settings and resolved by their dotted keys, the plan, what is read, the columns.
+
+    The plan goes by what it is known by, since it may have grown; of what is read, which stages it is.
+    """
+    entries = {"plan": record["plan"]["digest"], "unit": record["plan"]["unit"], "reads": [*record["reads"]]}
     for section in ("settings", "resolved"):
         _flatten(record[section], "", entries)
     entries.update({f"column {field.name}": str(field.type) for field in schema_of(record)})
@@ -366,9 +413,11 @@ def _checked_rows(output: ShardOutput, begun: _Begun) -> pa.Table:
     except (pa.ArrowException, ValueError) as error:
         raise RunError(f"{where} does not fit the schema of its stage: {error}") from error
     records = begun.plan.shard(output.number).records
-    if not rows["image_id"].equals(records["image_id"]):
+    unit = begun.plan.unit
+    if not rows[unit].equals(records[unit]):
+        what = "images" if unit == IMAGE else "records"
         raise RunError(
-            f"{where} is not the plan's {records.num_rows} images in their order: it has {rows.num_rows} rows"
+            f"{where} is not the plan's {records.num_rows} {what} in their order: it has {rows.num_rows} rows"
         )
     if not pc.all(pc.is_in(rows["status"], pa.array(["ok", "failed"]))).as_py():
         raise RunError(f"{where} has a status other than ok and failed")
@@ -377,8 +426,8 @@ def _checked_rows(output: ShardOutput, begun: _Begun) -> pa.Table:
     return rows
 
 
-def _counts(rows: pa.Table) -> dict[str, Any]:
-    failed = rows.filter(pc.equal(rows["status"], "failed")).select(["image_id", "error_type", "error"])
+def _counts(rows: pa.Table, unit: str) -> dict[str, Any]:
+    failed = rows.filter(pc.equal(rows["status"], "failed")).select([unit, "error_type", "error"])
     kinds = Counter(kind or "unknown" for kind in failed["error_type"].to_pylist())
     return {
         "images": rows.num_rows,

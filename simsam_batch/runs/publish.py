@@ -50,15 +50,15 @@ def publish(out: Folder, plan: Plan, stage: Stage) -> dict[str, Any]:
             "published yet. To mend it: run the same command again"
         )
     totals = _Totals(stage.fold, plan)
-    shards_in_part = max(1, PART_ROWS // plan.shard_size)
     waiting: list[dict[str, Any]] = []
-    part = size = 0
+    part = rows = size = 0
     for manifest in ledger.manifests(committed):
-        waiting.append(totals.add(manifest))
-        size += files_of(waiting[-1])[0]["size"]
-        if len(waiting) == shards_in_part or size >= PART_BYTES:
+        records = plan.records_of(int(manifest["shard"]))
+        if waiting and (rows + records > PART_ROWS or size >= PART_BYTES):
             _publish_part(out, plan, stage, part, waiting)
-            waiting, part, size = [], part + 1, 0
+            waiting, part, rows, size = [], part + 1, 0, 0
+        waiting.append(totals.add(manifest))
+        rows, size = rows + records, size + files_of(waiting[-1])[0]["size"]
     if waiting:
         _publish_part(out, plan, stage, part, waiting)
     result = totals.result(stage)
@@ -95,8 +95,8 @@ class _Totals:
         return {key: manifest[key] for key in ("shard", "files")}
 
     def result(self, stage: Stage) -> dict[str, Any]:
-        if self._counts["images"] != self._plan.images:
-            raise RunError(f"the manifests hold {self._counts['images']} images, the plan {self._plan.images}")
+        if self._counts["images"] != self._plan.records:
+            raise RunError(f"the manifests hold {self._counts['images']} images, the plan {self._plan.records}")
         seconds = busy_seconds(self._intervals)
         return {
             "schema_version": SCHEMA_VERSION,

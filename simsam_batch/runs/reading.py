@@ -21,7 +21,6 @@ from simsam_batch.errors import RunError, SettingsError
 from simsam_batch.runs.archive import ArchivedAttachments, attachments_in
 from simsam_batch.runs.committed import CommittedShard
 from simsam_batch.runs.ledger import Ledger, schema_of
-from simsam_batch.runs.plan import load_plan
 from simsam_batch.runs.records import from_json
 from simsam_batch.runs.schema import ARRAY_FIELDS, Attachment, File
 from simsam_batch.storage import Folder, ObjectNotFound
@@ -48,6 +47,7 @@ class StageRows:
         settings: the result settings they were computed with.
         resolved: what those came down to.
         plan: digest of the plan.
+        unit: the column that names a row.
 
     Raises:
         SettingsError: OUT has no such stage.
@@ -68,6 +68,8 @@ class StageRows:
         self.settings: dict[str, Any] = about["settings"]
         self.resolved: dict[str, Any] = about["resolved"]
         self.plan: str = about["plan"]
+        # rows begin with it
+        self.unit: str = self.schema.names[0]
         self._starts = [file.numbers.start for file in self._files]
 
     def __len__(self) -> int:
@@ -172,7 +174,7 @@ class StageRows:
             return dict(ArchivedAttachments(file, number + 1)[number])
 
     def _without_attachments(self, row: Mapping[str, Any], how: str) -> RunError:
-        which = f" of {row['image_id']!r}" if "image_id" in row else ""
+        which = f" of {row[self.unit]!r}" if self.unit in row else ""
         return RunError(
             f"{self.out.url}/{row['arrays_path']}: the arrays{which} cannot be read: {how}. "
             "To mend it: restore the file"
@@ -270,19 +272,18 @@ def _parts(out: Folder, stage: str, images: int) -> tuple[list[_Part], pa.Schema
 
 
 def _shards(out: Folder, stage: str) -> tuple[list[_Shard], pa.Schema, dict[str, Any]]:
-    plan = load_plan(out)
-    if plan is None or f"{stage}/" not in out.entries():
+    if f"{stage}/" not in out.entries():
         raise SettingsError(
             f"{out.url} holds no results of {stage!r}. To mend it: give the OUT of a run that has this stage"
         )
     ledger = Ledger(out, stage)
     about = ledger.record()
-    schema = schema_of(about)
+    plan = ledger.plan(about)
     shards = []
     for shard, generation in sorted(ledger.committed().items()):
-        start = shard * plan.shard_size
-        shards.append(_Shard(range(start, start + plan.images_of(shard)), shard, generation, stage))
-    return shards, pa.schema([*schema, *ARRAY_FIELDS]), about
+        start = plan.first_record_of(shard)
+        shards.append(_Shard(range(start, start + plan.records_of(shard)), shard, generation, stage))
+    return shards, pa.schema([*schema_of(about), *ARRAY_FIELDS]), about | {"plan": plan.digest}
 
 
 @contextmanager

@@ -57,7 +57,9 @@ def with_second_try(ledger: Ledger, fold: Fold[Any], previous: Mapping[str, Any]
     rows = before.rows()
     failed = np.flatnonzero(np.asarray(pc.equal(rows["status"], "failed")))
     again = output.rows.replace_schema_metadata(None).cast(rows.schema)
-    if not again["image_id"].equals(rows["image_id"].take(pa.array(failed))):
+    # rows begin with the unit of their plan
+    unit = rows.schema.names[0]
+    if not again[unit].equals(rows[unit].take(pa.array(failed))):
         raise RunError(f"the second try of shard {output.number} is not of the images that failed, in their order")
     place = np.arange(len(rows))
     place[failed] = len(rows) + np.arange(len(failed))

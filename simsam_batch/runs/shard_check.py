@@ -17,6 +17,7 @@ from simsam_batch.runs.committed import DamagedFileError, array_rows, byte_range
 from simsam_batch.runs.digest import content_digest
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan
+from simsam_batch.runs.schema import IMAGE
 from simsam_batch.runs.verify_report import Problem
 from simsam_batch.storage import Folder, ObjectNotFound
 
@@ -51,7 +52,7 @@ def check_shard(ledger: Ledger, plan: Plan, schema: pa.Schema, shard: int, gener
 
     Args:
         ledger: of the stage.
-        plan: of the run.
+        plan: of the stage.
         schema: Arrow schema of the stage's rows.
         shard: number of the manifest.
         generation: of the manifest.
@@ -130,8 +131,10 @@ class _Check:
             self._problem("it belongs to another plan", name)
         table = table.replace_schema_metadata(None).cast(self._schema)
         planned = self._plan.shard(self._found.shard).records
-        if not table["image_id"].equals(planned["image_id"]):
-            self._problem(f"it has not the plan's {planned.num_rows} images in their order", name)
+        unit = self._plan.unit
+        if not table[unit].equals(planned[unit]):
+            what = "images" if unit == IMAGE else "records"
+            self._problem(f"it has not the plan's {planned.num_rows} {what} in their order", name)
         status = Counter(table["status"].to_pylist())
         counts = {"images": table.num_rows, "ok": status["ok"], "failed": status["failed"]}
         said = {key: manifest[key] for key in counts}

@@ -86,7 +86,7 @@ def test_a_plan_with_other_values_is_refused_or_consistent(changes: dict[str, An
         plan = None
     if plan is not None:
         # or a driver would make a list of shards that no image is in
-        assert 0 < plan.shards <= plan.images <= plan.shards * plan.shard_size
+        assert 0 < plan.shards <= plan.records <= plan.shards * plan.shard_size
         assert outcome(lambda: plan.shard(0)) != "read"
 
 

@@ -55,7 +55,7 @@ def test_the_manifest_says_what_was_committed(out_url: str) -> None:
     ledger, plan = _begun(out_url)
     manifest = ledger.commit(output(plan, 0, [1.5, None]), ledger.start(0), started=10.0).manifest
     expected = {
-        "schema_version": 1,
+        "schema_version": 2,
         "stage": "small",
         "shard": 0,
         "generation": 0,
@@ -253,7 +253,7 @@ def test_a_damaged_manifest_is_named(tmp_path: Path, body: str) -> None:
 def test_a_manifest_of_a_newer_release_is_refused(tmp_path: Path) -> None:
     ledger, _ = _begun(str(tmp_path))
     (tmp_path / "small/manifests").mkdir()
-    (tmp_path / "small/manifests/0000001.0.json").write_text('{"schema_version": 2}')
+    (tmp_path / "small/manifests/0000001.0.json").write_text('{"schema_version": 99}')
     with pytest.raises(RunError, match="newer release"):
         ledger.manifest(1, 0)
 
@@ -480,4 +480,5 @@ def test_a_stage_file_is_plain_json(tmp_path: Path) -> None:
     _, plan = _begun(str(tmp_path))
     record = json.loads((tmp_path / "small/stage.json").read_text())
     assert record["settings"] == {"kappa": 10, "head": {"lr": 0.5}}
-    assert record["plan"] == plan.digest
+    assert record["plan"] == {"digest": plan.digest, "unit": "image_id", "images": 5, "shards": 3, "shard_size": 2}
+    assert record["reads"] == {}

@@ -12,7 +12,7 @@ import pyarrow as pa
 from simsam_batch.catalog import center_crops, facts_of, truth_kind
 from simsam_batch.catalog.datasets.hierarchies import LabelHierarchy, flat_hierarchy, label_hierarchy
 from simsam_batch.errors import SettingsError
-from simsam_batch.runs.schema import ROW_FIELDS
+from simsam_batch.runs.schema import IMAGE, ROW_FIELDS, Needs
 from simsam_batch.scores.covering import CoveringScores
 from simsam_batch.scores.means import mean_result, merge_means, no_mean
 from simsam_batch.scores.partitions import PartitionScores
@@ -118,6 +118,9 @@ class HierarchyStage:
     kept: Sequence[pa.Field] = ()
     recorded: dict[str, Any] | None = None
     name: str = "hierarchy"
+    unit = IMAGE
+    reads = ()
+    needs = Needs()
 
     @property
     def settings(self) -> dict[str, Any]:

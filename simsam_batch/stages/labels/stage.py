@@ -15,7 +15,7 @@ from simsam_batch.errors import RunError
 from simsam_batch.regions import codebook
 from simsam_batch.runs.committed import CommittedShard
 from simsam_batch.runs.ledger import Ledger
-from simsam_batch.runs.schema import ROW_FIELDS, Attachment, Shard, ShardOutput
+from simsam_batch.runs.schema import IMAGE, ROW_FIELDS, Attachment, Needs, Shard, ShardOutput
 from simsam_batch.settings import HierarchySettings
 from simsam_batch.stages.clusters.stage import load_codebook
 from simsam_batch.storage import Folder
@@ -65,6 +65,9 @@ class LabelsStage:
     out: Folder
     settings: dict[str, Any] = field(default_factory=dict)
     name: str = "labels"
+    unit = IMAGE
+    reads = ()
+    needs = Needs()
     fold: LabelsFold = field(default_factory=LabelsFold)
 
     @cached_property

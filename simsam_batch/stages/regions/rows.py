@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from simsam_batch.errors import SettingsError
-from simsam_batch.runs.schema import ROW_FIELDS
+from simsam_batch.runs.schema import IMAGE, ROW_FIELDS, Needs
 from simsam_batch.settings import SemanticSettings, extra
 from simsam_batch.stages.segment.rows import IMAGE_FIELDS
 
@@ -75,6 +75,9 @@ class RegionsStage:
     resolved: dict[str, Any]
     recorded: dict[str, Any] | None = None
     name: str = "regions"
+    unit = IMAGE
+    reads = ()
+    needs = Needs()
     fold: RegionsFold = field(default_factory=RegionsFold)
 
     @property

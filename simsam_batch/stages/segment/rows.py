@@ -14,7 +14,7 @@ import pyarrow as pa
 from simsam_batch import images
 from simsam_batch.errors import ImageError, SettingsError
 from simsam_batch.runs.plan import Plan
-from simsam_batch.runs.schema import PLAN_FIELDS, ROW_FIELDS
+from simsam_batch.runs.schema import IMAGE, PLAN_FIELDS, ROW_FIELDS, Needs
 from simsam_batch.scores.overlap import ObjectScores
 from simsam_batch.settings import SegmentSettings
 from simsam_batch.stages.segments import RLE, SEGMENT
@@ -129,6 +129,9 @@ class SegmentStage:
     center_crop: bool = False
     recorded: dict[str, Any] | None = None
     name: str = "segment"
+    unit = IMAGE
+    reads = ()
+    needs = Needs()
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -165,7 +168,7 @@ class SegmentStage:
             return None
         itemsize = 2 if self.options.eigenvectors == "fp16" else 4
         patch_count = sum(patches) / len(patches)
-        return float(plan.images * self.options.k * itemsize * patch_count)
+        return float(plan.records * self.options.k * itemsize * patch_count)
 
     def make_worker(self, beat: Callable[[], None]) -> SegmentWorker:
         """Load the backbone and be ready for shards."""

@@ -12,7 +12,7 @@ import pyarrow as pa
 from simsam_batch.catalog import center_crops, facts_of, truth_kind
 from simsam_batch.catalog.datasets.hierarchies import label_hierarchy
 from simsam_batch.errors import SettingsError
-from simsam_batch.runs.schema import ROW_FIELDS
+from simsam_batch.runs.schema import IMAGE, ROW_FIELDS, Needs
 from simsam_batch.scores.semantic import SemanticScores
 from simsam_batch.settings import SemanticSettings, extra
 from simsam_batch.stages.segment.rows import spread_of
@@ -88,6 +88,9 @@ class SemanticStage:
     kept: Sequence[pa.Field] = ()
     recorded: dict[str, Any] | None = None
     name: str = "semantic"
+    unit = IMAGE
+    reads = ()
+    needs = Needs()
 
     @property
     def settings(self) -> dict[str, Any]:
