@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from simsam_batch.runs.schema import ROW_FIELDS, Fold, Shard, ShardOutput
+from simsam_batch.runs.schema import IMAGE, ROW_FIELDS, Fold, Needs, Shard, ShardOutput
 from simsam_batch.scores.bootstrap import STEPS
 from simsam_batch.scores.overlap import LEVELS
 from simsam_batch.stages.regions.rows import RegionsFold
@@ -47,6 +47,9 @@ class NullStage:
     """A stage that computes nothing: rows without content, and statistics of the size that its fold's have."""
 
     name: str
+    unit = IMAGE
+    reads = ()
+    needs = Needs(gpu=False)
     fold: Fold[Any]
     schema: pa.Schema = SCHEMA
     settings: dict[str, Any] = field(default_factory=dict)

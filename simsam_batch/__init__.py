@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from simsam_batch.results.run import Run, open_run
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["Run", "__version__", "open_run"]
 

@@ -96,7 +96,7 @@ class Job(Generic[S]):
                 before_first()
             if again is not None:
                 return
-            records = min(plan.first_record_of(done), plan.records)
+            records = plan.first_record_of(done)
             report.plan(stage.name, images=plan.records, shards=plan.shards, done_shards=done, done_images=records)
 
         defaults = type(self.settings)().values_of("operation")

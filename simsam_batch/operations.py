@@ -156,8 +156,8 @@ def status(out: str, *, failures: bool = True) -> dict[str, Any]:
 
     folder = Folder(absolute_url(out))
     plan = existing_plan(folder)
-    stages = [stage_status(plan, name, failures=failures).to_json() for name in begun_stages(folder)]
-    return {"out": folder.url, "images": plan.images, "shards": plan.shards, "stages": stages}
+    stages = [stage_status(folder, name, failures=failures).to_json() for name in begun_stages(folder)]
+    return {"out": folder.url, "images": plan.records, "shards": plan.shards, "stages": stages}
 
 
 def verify(

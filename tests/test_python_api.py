@@ -184,8 +184,7 @@ def test_ids_are_found_in_any_order_and_more_than_once(home: Path) -> None:
 def test_ids_are_found_beyond_one_row_group_of_the_plan(tmp_path: Path) -> None:
     import pyarrow as pa
 
-    from simsam_batch.runs.lookup import row_numbers
-    from simsam_batch.runs.plan import make_plan
+    from simsam_batch.runs.plan import make_plan, row_numbers
 
     names = [f"{(number * 7919) % 25_000:05d}.jpg" for number in range(25_000)]
     catalog = pa.table({"image_id": names, "uri": names})

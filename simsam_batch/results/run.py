@@ -64,7 +64,7 @@ class Run:
         self._plan = existing_plan(self._out)
         self._opened: dict[str, StageRows] = {}
         self.url = self._out.url
-        self.images = self._plan.images
+        self.images = self._plan.records
 
     def __repr__(self) -> str:
         return f"Run({self.url!r})"

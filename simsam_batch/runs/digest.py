@@ -12,19 +12,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from simsam_batch.runs.schema import Attachment, File
+
 # Columns are hashed in blocks of this many rows, so that a long table is never copied whole. Part of the definition.
 BLOCK_ROWS = 65_536
 
 
-def content_digest(rows: pa.Table, arrays: Iterable[Mapping[str, NDArray[np.generic]]] = ()) -> str:
-    """SHA-256 (hex) over the values of all columns and arrays in row order, with names, types, dtypes and shapes.
+def content_digest(rows: pa.Table, attachments: Iterable[Mapping[str, Attachment]] = ()) -> str:
+    """SHA-256 (hex) over the values of all columns and attachments in row order.
+
+    Names, types, dtypes and shapes count, and of files suffix and length.
 
     Chunking, slicing, padding, schema metadata and byte order do not matter. Null differs from every value, -0.0 from
     0.0, and all NaN are one value.
 
     Args:
         rows: any table.
-        arrays: for each row its arrays by name, or nothing at all.
+        attachments: for each row its arrays and files by name, or nothing at all; each row is asked for once.
     """
     digest = hashlib.sha256()
     header = {"rows": rows.num_rows, "columns": [[field.name, _type_name(field.type)] for field in rows.schema]}
@@ -34,9 +38,14 @@ def content_digest(rows: pa.Table, arrays: Iterable[Mapping[str, NDArray[np.gene
             block = column.slice(start, BLOCK_ROWS)
             for part in _parts(pa.concat_arrays(block.chunks)):
                 digest.update(part)
-    for number, by_name in enumerate(arrays):
+    for number, by_name in enumerate(attachments):
         for name in sorted(by_name):
-            array = np.asarray(by_name[name])
+            attachment = by_name[name]
+            if isinstance(attachment, File):
+                digest.update(json.dumps([number, name, attachment.suffix, len(attachment.data)]).encode())
+                digest.update(attachment.data)
+                continue
+            array = np.asarray(attachment)
             values = _values(np.ascontiguousarray(array))
             digest.update(json.dumps([number, name, values.dtype.str, list(array.shape)]).encode())
             digest.update(values.data if values.size else b"")

@@ -82,7 +82,7 @@ def execute(
 
     Args:
         out: the run's folder.
-        plan: its plan.
+        plan: what the stage works on.
         stage: what to compute; picklable.
         engine: where.
         options: limits on starts and time.
@@ -92,16 +92,17 @@ def execute(
         again: instead of what is pending, try the failed images of these shards again, whose generation in force is
             given (`simsam_batch.runs.retry`).
         started_with: see `Ledger.begin`.
-        task: what the engine may know.
+        task: what the engine may know; what the stage needs is added.
 
     Raises:
-        SettingsError: OUT holds this stage with other settings.
+        SettingsError: OUT holds this stage with other settings, or cannot be gone on with; see `Ledger.begin`.
         RunError: some shards cannot be committed; their causes are named.
         StorageError: OUT cannot be listed or written.
         KeyboardInterrupt: on SIGINT and SIGTERM, after the workers were ended.
     """
     began = time.monotonic()
     ledger = Ledger(out, stage.name)
+    task = replace(task, gpu=stage.needs.gpu, workers=stage.needs.workers)
     first = ledger.begin(stage, plan, started_with)
     options = replace(options, own_process=engine.own_processes)
     make_runner = RunnerFactory(out, plan, stage, options, again or {})
@@ -117,7 +118,8 @@ def execute(
             summary.rounds += 1
             summary.errors.clear()
             silence.awaits(pending)
-            with closing(_closable(engine.run(make_runner, pending if first else _turned(pending), task))) as reports:
+            order = pending if first else _turned(pending)
+            with closing(_closable(engine.run(make_runner, order, task))) as reports:
                 for report in reports:
                     silence.heard(report.shard)
                     summary.add(report)

@@ -12,36 +12,35 @@ import re
 import socket
 import time
 import uuid
-import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from simsam_batch import __version__
 from simsam_batch.errors import RunError, SettingsError
+from simsam_batch.runs import version_1
+from simsam_batch.runs.archive import ArchiveWriter, ByteRange
+from simsam_batch.runs.committed import ARRAY_ROWS_KEY, RANGES_KEY
 from simsam_batch.runs.digest import content_digest
-from simsam_batch.runs.plan import Plan, load_plan
+from simsam_batch.runs.plan import Plan, recorded_plan
 from simsam_batch.runs.records import from_json, to_json
-from simsam_batch.runs.schema import SCHEMA_VERSION, ShardOutput, Stage
+from simsam_batch.runs.schema import IMAGE, SCHEMA_VERSION, ShardOutput, Stage
 from simsam_batch.storage import Folder, ObjectNotFound
-
-ARRAY_ROWS_KEY = "array_rows"
-"""Key of a data file's Parquet metadata: JSON list of the rows that have members in the ``.npz`` file."""
 
 _FAILURES_LISTED = 20
 _DIFFERENCES_LISTED = 12
 _LONGEST_SHOWN = 120
 _ATTEMPT_NAME = re.compile(r"(\d{7,})\.\d+")
 _MANIFEST_NAME = re.compile(r"(\d{7,})\.(\d+)\.json")
-_STAGE_KEYS = ("stage", "settings", "resolved", "plan", "started_with", "arrow_schema")
+_STAGE_KEYS = ("stage", "settings", "resolved", "started_with", "arrow_schema")
 _MANIFEST_KEYS = (
     *("shard", "generation", "attempt", "files", "content_digest", "images", "ok", "failed", "errors_by_type"),
     *("statistics", "seconds", "versions", "started", "committed"),
@@ -75,6 +74,16 @@ class _Begun:
     plan: Plan
 
 
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """A data file about to be written: its bytes, or the local file that holds them."""
+
+    name: str
+    data: bytes | Path
+    size: int
+    sha256: str
+
+
 class Ledger:
     """Starts and commits of one stage of one run. Picklable; any number of processes may use their own at once.
 
@@ -93,22 +102,27 @@ class Ledger:
 
         Args:
             stage: the stage.
-            plan: of the run.
+            plan: what it works on from then on.
             started_with: what else its first command said, for people and for `retry`; never compared.
 
         Returns:
             Whether this is the first to begin it; another driver may be at work otherwise.
 
         Raises:
-            SettingsError: OUT has this stage with other settings; the differences are listed.
+            SettingsError: OUT has this stage with other settings, another plan or other results of what it reads, the
+                differences are listed; what it reads is not finished; or OUT is of an earlier release.
         """
+        if stage.unit != plan.unit:
+            raise RunError(f"the stage {stage.name} is about {stage.unit}, and was given a plan of {plan.unit}")
+        version_1.require_none(self.out)
         name = f"{self.stage}/stage.json"
         record = {
             "schema_version": SCHEMA_VERSION,
             "stage": stage.name,
             "settings": stage.settings,
             "resolved": stage.resolved,
-            "plan": plan.digest,
+            "reads": {read: self._finished(read) for read in stage.reads},
+            "plan": plan.about(),
             "started_with": dict(started_with or {}),
             "arrow_schema": base64.b64encode(stage.schema.remove_metadata().serialize().to_pybytes()).decode(),
             "token": uuid.uuid4().hex,
@@ -116,7 +130,14 @@ class Ledger:
         body = to_json(record, name)
         first = self.out.create(name, body)
         if not first:
-            differences = _differences(_comparable(self.record()), _comparable(json.loads(body)))
+            here = json.loads(body)
+            there = self.record()
+            differences = [
+                f"{read}: has been computed anew with other results than those that the {self.stage} run in OUT read"
+                for read, digest in here["reads"].items()
+                if there["reads"].get(read, digest) != digest
+            ]
+            differences += _differences(_comparable(there), _comparable(here))
             if differences:
                 raise SettingsError(
                     f"{self.out.url} holds a {self.stage} run with other settings:\n  "
@@ -175,7 +196,7 @@ class Ledger:
     def commit(
         self, output: ShardOutput, attempt: int, *, started: float, previous: Mapping[str, Any] | None = None
     ) -> Committed:
-        """Write a shard's rows and arrays, then make them visible by creating its manifest.
+        """Write a shard's rows and attachments, then make them visible by creating its manifest.
 
         Args:
             output: what the worker produced.
@@ -193,9 +214,25 @@ class Ledger:
         begun = self._fixed()
         rows = _checked_rows(output, begun)
         stem = f"{self.stage}/data/{output.number:07d}.{attempt}"
-        contents = {f"{stem}.parquet": _parquet(rows, output, self.stage, begun.plan.digest)}
-        if any(output.arrays):
-            contents[f"{stem}.npz"] = _npz(output.arrays)
+        with ArchiveWriter() as writer:
+            digest = content_digest(rows, writer.written(output.attachments))
+            table = _parquet(rows, writer.ranges, self.stage, begun.plan.digest)
+            contents = [_Content(f"{stem}.parquet", table, len(table), hashlib.sha256(table).hexdigest())]
+            archive = writer.finish()
+            if archive is not None:
+                contents.append(_Content(f"{stem}.npz", *archive))
+            return self._commit(output, rows, digest, contents, attempt, started, previous)
+
+    def _commit(
+        self,
+        output: ShardOutput,
+        rows: pa.Table,
+        digest: str,
+        contents: Sequence[_Content],
+        attempt: int,
+        started: float,
+        previous: Mapping[str, Any] | None,
+    ) -> Committed:
         generation = 0 if previous is None else int(previous["generation"]) + 1
         manifest = {
             "schema_version": SCHEMA_VERSION,
@@ -204,12 +241,9 @@ class Ledger:
             "generation": generation,
             "attempt": attempt,
             "token": _token(),
-            "files": [
-                {"name": name, "size": len(body), "sha256": hashlib.sha256(body).hexdigest()}
-                for name, body in contents.items()
-            ],
-            "content_digest": content_digest(rows, output.arrays),
-            **_counts(rows),
+            "files": [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in contents],
+            "content_digest": digest,
+            **_counts(rows, self._fixed().plan.unit),
             "statistics": output.statistics,
             "seconds": output.seconds,
             "facts": output.facts,
@@ -225,9 +259,11 @@ class Ledger:
             }
         name = self._manifest_name(output.number, generation)
         to_json(manifest, name)
-        for file, body in contents.items():
-            if not self.out.create(file, body):
-                raise RunError(f"{self.out.url}/{file} exists with other content: attempt {attempt} was started twice")
+        for file in contents:
+            if not self.out.create(file.name, file.data):
+                raise RunError(
+                    f"{self.out.url}/{file.name} exists with other content: attempt {attempt} was started twice"
+                )
         manifest["committed"] = time.time()
         if not self.out.create(name, to_json(manifest, name)):
             manifest = self.manifest(output.number, generation)
@@ -267,66 +303,52 @@ class Ledger:
         """
         name = f"{self.stage}/stage.json"
         try:
-            return from_json(self.out.read(name), f"{self.out.url}/{name}", *_STAGE_KEYS)
+            record = from_json(self.out.read(name), f"{self.out.url}/{name}", *_STAGE_KEYS)
+            if record["schema_version"] == version_1.VERSION:
+                return version_1.stage_record(record, self.out)
         except ObjectNotFound as error:
             raise RunError(
                 f"{self.out.url} has no {self.stage} run: {name} is missing. To mend it: start one"
             ) from error
 
+        if not isinstance(record.get("plan"), dict) or not isinstance(record.get("reads"), dict):
+            raise RunError(f"{self.out.url}/{name} is damaged: it names no plan. To mend it: restore the file")
+        return record
+
+    def plan(self, record: Mapping[str, Any] | None = None) -> Plan:
+        """The plan that the stage works on, as far as it has grown.
+
+        Args:
+            record: what `record` gave, where that is known.
+
+        Raises:
+            RunError: OUT has no such stage, or its record is damaged.
+        """
+        about = (self.record() if record is None else record)["plan"]
+        return recorded_plan(self.out, about, f"{self.out.url}/{self.stage}/stage.json")
+
+    def _finished(self, read: str) -> str:
+        """The digest of another stage's results, as they were before any second try of failed records.
+
+        Raises:
+            SettingsError: it has none yet.
+        """
+        name = f"results/{read}.json"
+        try:
+            result = from_json(self.out.read(name), f"{self.out.url}/{name}", "first_content_digest")
+        except ObjectNotFound as error:
+            raise SettingsError(
+                f"the stage {self.stage} reads {read}, which {self.out.url} has not finished: {name} is missing. "
+                f"To mend it: run the command that makes {read} to its end"
+            ) from error
+        return str(result["first_content_digest"])
+
     def _fixed(self) -> _Begun:
         """What the stage began with: from `begin` in this process, or from storage, read once."""
         if self._begun is None:
             record = self.record()
-            plan = load_plan(self.out)
-            if plan is None or plan.digest != record["plan"]:
-                raise RunError(f"{self.out.url}: {self.stage}/stage.json names another plan than run.json")
-            self._begun = _Begun(schema_of(record), plan)
+            self._begun = _Begun(schema_of(record), self.plan(record))
         return self._begun
-
-
-def files_of(manifest: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
-    """The entries of a shard's rows and, if it has some, of its arrays in its manifest."""
-    try:
-        by_ending = {file["name"].rpartition(".")[2]: file for file in manifest["files"]}
-        complete = all({"size", "sha256"} <= file.keys() for file in manifest["files"])
-    except (TypeError, KeyError, AttributeError):
-        complete = False
-    if not complete or "parquet" not in by_ending:
-        raise RunError(f"the manifest of shard {manifest['shard']} names no rows. To mend it: restore it")
-    return by_ending["parquet"], by_ending.get("npz")
-
-
-def committed_rows(out: Folder, manifests: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
-    """The Parquet file of each shard's rows, read ahead, in the order of the manifests.
-
-    Raises:
-        RunError: a file is not what its manifest says.
-        StorageError: one cannot be read.
-    """
-    files = [files_of(manifest)[0] for manifest in manifests]
-    for file, body in zip(files, out.read_many(file["name"] for file in files), strict=True):
-        _require_committed(out, file, body)
-        yield body
-
-
-def checked_file(out: Folder, file: Mapping[str, Any]) -> bytes:
-    """One file that a manifest names.
-
-    Raises:
-        RunError: it is not what the manifest says.
-        StorageError: it cannot be read.
-    """
-    body = out.read(str(file["name"]))
-    _require_committed(out, file, body)
-    return body
-
-
-def _require_committed(out: Folder, file: Mapping[str, Any], body: bytes) -> None:
-    if len(body) != file["size"] or hashlib.sha256(body).hexdigest() != file["sha256"]:
-        raise RunError(
-            f"{out.url}/{file['name']} is not what was committed ({len(body)} bytes, not {file['size']}). "
-            "To mend it: restore the file"
-        )
 
 
 def _token() -> str:
@@ -343,8 +365,11 @@ def schema_of(record: Mapping[str, Any]) -> pa.Schema:
 
 
 def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A stage record as flat entries: settings and resolved by their dotted keys, the plan, the columns."""
-    entries = {"plan": record["plan"]}
+    """A stage record as flat entries: settings and resolved by their dotted keys, the plan, what is read, the columns.
+
+    The plan goes by what it is known by, since it may have grown; of what is read, which stages it is.
+    """
+    entries = {"plan": record["plan"]["digest"], "unit": record["plan"]["unit"], "reads": [*record["reads"]]}
     for section in ("settings", "resolved"):
         _flatten(record[section], "", entries)
     entries.update({f"column {field.name}": str(field.type) for field in schema_of(record)})
@@ -388,19 +413,21 @@ def _checked_rows(output: ShardOutput, begun: _Begun) -> pa.Table:
     except (pa.ArrowException, ValueError) as error:
         raise RunError(f"{where} does not fit the schema of its stage: {error}") from error
     records = begun.plan.shard(output.number).records
-    if not rows["image_id"].equals(records["image_id"]):
+    unit = begun.plan.unit
+    if not rows[unit].equals(records[unit]):
+        what = "images" if unit == IMAGE else "records"
         raise RunError(
-            f"{where} is not the plan's {records.num_rows} images in their order: it has {rows.num_rows} rows"
+            f"{where} is not the plan's {records.num_rows} {what} in their order: it has {rows.num_rows} rows"
         )
     if not pc.all(pc.is_in(rows["status"], pa.array(["ok", "failed"]))).as_py():
         raise RunError(f"{where} has a status other than ok and failed")
-    if output.arrays and len(output.arrays) != rows.num_rows:
-        raise RunError(f"{where} has arrays for {len(output.arrays)} rows of {rows.num_rows}")
+    if len(output.attachments) not in (0, rows.num_rows):
+        raise RunError(f"{where} has attachments for {len(output.attachments)} rows of {rows.num_rows}")
     return rows
 
 
-def _counts(rows: pa.Table) -> dict[str, Any]:
-    failed = rows.filter(pc.equal(rows["status"], "failed")).select(["image_id", "error_type", "error"])
+def _counts(rows: pa.Table, unit: str) -> dict[str, Any]:
+    failed = rows.filter(pc.equal(rows["status"], "failed")).select([unit, "error_type", "error"])
     kinds = Counter(kind or "unknown" for kind in failed["error_type"].to_pylist())
     return {
         "images": rows.num_rows,
@@ -411,33 +438,16 @@ def _counts(rows: pa.Table) -> dict[str, Any]:
     }
 
 
-def _parquet(rows: pa.Table, output: ShardOutput, stage: str, plan: str) -> bytes:
-    array_rows = [number for number, by_name in enumerate(output.arrays) if by_name]
+def _parquet(rows: pa.Table, ranges: Sequence[ByteRange], stage: str, plan: str) -> bytes:
     about = {
         "schema_version": str(SCHEMA_VERSION),
         "stage": stage,
         "plan": plan,
-        ARRAY_ROWS_KEY: json.dumps(array_rows),
+        ARRAY_ROWS_KEY: json.dumps([each.row for each in ranges]),
+        RANGES_KEY: json.dumps([[each.start, each.size] for each in ranges]),
     }
     target = io.BytesIO()
     pq.write_table(rows.replace_schema_metadata(about), target, compression="zstd")
-    return target.getvalue()
-
-
-def _npz(arrays: Any) -> bytes:
-    """The arrays as an ``.npz`` file with members ``<row>.<name>``: no pickles, and equal arrays give equal bytes."""
-    target = io.BytesIO()
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
-        for number, by_name in enumerate(arrays):
-            for name in sorted(by_name):
-                member = io.BytesIO()
-                try:
-                    np.lib.format.write_array(member, np.asarray(by_name[name]), allow_pickle=False)
-                except ValueError as error:
-                    raise RunError(
-                        f"array {name} of row {number} holds Python objects: only numbers are kept"
-                    ) from error
-                archive.writestr(zipfile.ZipInfo(f"{number:07d}.{name}.npy"), member.getbuffer())
     return target.getvalue()
 
 

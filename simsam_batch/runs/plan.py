@@ -1,37 +1,31 @@
-"""The plan: which images a run is about and which shard each belongs to, written once and never listed again."""
+"""The plan: which records a stage is about and which shard each belongs to, written once and never listed again."""
 
 from __future__ import annotations
 
-import io
 import os
-import threading
+import re
 import time
 import uuid
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from simsam_batch import __version__
 from simsam_batch.errors import RunError, SettingsError
-from simsam_batch.runs.digest import content_digest
+from simsam_batch.runs.plan_table import Part, TableReader, file_of, ids_in, require_unique, write_table
 from simsam_batch.runs.records import from_json, to_json
-from simsam_batch.runs.schema import PLAN_FIELDS, SCHEMA_VERSION, Shard
+from simsam_batch.runs.schema import IMAGE, SCHEMA_VERSION, Shard
 from simsam_batch.storage import Folder, ObjectNotFound
 
 RUN_FILE = "run.json"
-ROWS_PER_GROUP = 10_000
-GROUPS_KEPT = 4
-"""Row groups that a process holds of the plan: one worker of many is given shards far apart and commits behind."""
-
-_DUPLICATES_COUNTED = 1000
-_OWN_TO_EACH_IMAGE = ("image_id", "uri", "etag", "truth_uri")
+_PART_KEYS = ("images", "shards", "shard_size")
+_DIGEST = re.compile(r"[0-9a-f]+")
+_NAMED = 5
 
 
 def default_shard_size(images: int) -> int:
@@ -41,113 +35,106 @@ def default_shard_size(images: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A run's plan by its numbers; the table stays on storage. Small and picklable.
+    """A plan by its numbers; the tables stay on storage. Small and picklable.
+
+    A record goes by its number, its place from 0 over all parts, and so does a shard. A plan may grow
+    (`append_to_plan`): what is there keeps its numbers.
 
     Attributes:
         out: the run's folder.
-        digest: content digest of the table with its shard boundaries.
-        images: rows of the table.
-        shards: how many slices it has, numbered from 0.
-        shard_size: rows in every shard but the last, which may have fewer.
-        source: where the images came from, for people; as recorded when the plan was made.
+        parts: its tables, in order; the first is what the plan is known by.
+        unit: the column that names a record, unique over all parts.
+        source: where the records came from, for people; as recorded when the run was planned.
     """
 
     out: Folder
-    digest: str
-    images: int
-    shards: int
-    shard_size: int
-    source: dict[str, Any]
+    parts: tuple[Part, ...]
+    unit: str = IMAGE
+    source: dict[str, Any] = field(default_factory=dict, compare=False)
 
-    def __hash__(self) -> int:
-        return hash((self.out, self.digest))
+    @property
+    def digest(self) -> str:
+        """What the plan is known by, however it grew: the content digest of its first table."""
+        return self.parts[0].table
 
-    def images_of(self, number: int) -> int:
-        """How many images a shard has."""
-        return min(self.shard_size, self.images - number * self.shard_size)
+    @property
+    def records(self) -> int:
+        """How many there are."""
+        return self.parts[-1].first_record + self.parts[-1].records
+
+    @property
+    def shards(self) -> int:
+        """How many slices they are in, numbered from 0."""
+        return self.parts[-1].first_shard + self.parts[-1].shards
+
+    @property
+    def shard_size(self) -> int:
+        """Records in a shard of the first part."""
+        return self.parts[0].shard_size
+
+    def first_record_of(self, shard: int) -> int:
+        """The number of a shard's first record; for the number of shards that of all records."""
+        part = self._part_of(shard)
+        return part.first_record + min((shard - part.first_shard) * part.shard_size, part.records)
+
+    def records_of(self, shard: int) -> int:
+        """How many records a shard has."""
+        return self.first_record_of(shard + 1) - self.first_record_of(shard)
+
+    def place_of(self, record: int) -> tuple[int, int]:
+        """The shard of a record, and its place in it from 0."""
+        part = next(part for part in reversed(self.parts) if part.first_record <= record)
+        shard, place = divmod(record - part.first_record, part.shard_size)
+        return part.first_shard + shard, place
 
     def shard(self, number: int) -> Shard:
-        """One shard's records; reads only the part of the plan that holds them, and keeps the last few parts.
+        """One shard's records; reads only the part of a table that holds them, and keeps the last few parts.
 
         Raises:
-            RunError: the plan's file does not hold what ``run.json`` says, or there is no such shard.
+            RunError: a file does not hold what the plan says, or there is no such shard.
             StorageError: it cannot be read.
         """
         if not 0 <= number < self.shards:
             raise RunError(f"there is no shard {number} in the plan of {self.out.url}: it has {self.shards}")
-        return Shard(number, _reader(os.getpid(), self).records(number))
+        part = self._part_of(number)
+        reader = _reader(os.getpid(), self.out, part, self.unit)
+        return Shard(number, reader.records((number - part.first_shard) * part.shard_size))
+
+    def shards_of_first(self, records: int) -> int | None:
+        """How many shards the plan had when it had so many records; None if it never had."""
+        ends = {part.first_record + part.records: part.first_shard + part.shards for part in self.parts}
+        return ends.get(records)
+
+    def files(self) -> list[str]:
+        """The names of its files below the run's folder."""
+        numbered = [f"plan/{self.digest}.{number}.json" for number in range(1, len(self.parts))]
+        return [file_of(part.table) for part in self.parts] + numbered
+
+    def about(self) -> dict[str, Any]:
+        """What a stage records of the plan it works on: `recorded_plan` finds it again, with what it has grown by."""
+        first = self.parts[0]
+        numbers = {"images": first.records, "shards": first.shards, "shard_size": first.shard_size}
+        return {"digest": self.digest, "unit": self.unit, **numbers}
+
+    def _part_of(self, shard: int) -> Part:
+        return next(part for part in reversed(self.parts) if part.first_shard <= shard or part is self.parts[0])
 
 
-class _Reader:
-    """The plan's Parquet file, opened once in a process, with the row groups read last."""
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._name = _plan_name(plan.digest)
-        self._lock = threading.Lock()
-        self._kept: dict[int, pa.Table] = {}
-        with _damage_reported(f"{plan.out.url}/{self._name}"):
-            self._file = pq.ParquetFile(plan.out.open(self._name), pre_buffer=True)
-        if self._file.metadata.num_rows != plan.images:
-            raise RunError(
-                f"{plan.out.url}/{self._name} holds {self._file.metadata.num_rows} images, but {RUN_FILE} says "
-                f"{plan.images}. To mend it: restore the file, or start again in another OUT"
-            )
-        missing = [field.name for field in PLAN_FIELDS if field.name not in self._file.schema_arrow.names]
-        if missing:
-            raise RunError(
-                f"{plan.out.url}/{self._name} has no columns {', '.join(missing)}. To mend it: restore the file"
-            )
-        self._rows_per_group = self._file.metadata.row_group(0).num_rows
-
-    def records(self, number: int) -> pa.Table:
-        start = number * self._plan.shard_size
-        group, offset = divmod(start, self._rows_per_group)
-        with self._lock:
-            if group not in self._kept:
-                with _damage_reported(f"{self._plan.out.url}/{self._name}"):
-                    table = self._file.read_row_group(group)
-                    # Parquet does not check that its texts are UTF-8
-                    table.validate(full=True)
-                    self._kept[group] = table
-                if len(self._kept) > GROUPS_KEPT:
-                    del self._kept[next(iter(self._kept))]
-            table = self._kept[group]
-        return table.slice(offset, min(self._plan.shard_size, self._plan.images - start))
+# Two plans at most are open at once in a process, the run's own and another's, and each may have grown.
+@lru_cache(maxsize=4)
+def _reader(process: int, out: Folder, part: Part, unit: str) -> TableReader:  # noqa: ARG001  a forked child opens its own
+    return TableReader(out, part, unit)
 
 
-@contextmanager
-def _damage_reported(url: str) -> Iterator[None]:
-    try:
-        yield
-    # names that are not UTF-8 raise no error of Arrow's
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise RunError(
-            f"{url} cannot be read as Parquet: {error}. To mend it: restore the file, or start again in another OUT"
-        ) from error
-
-
-# Two plans at most are open at once in a process: the run's own and, in a comparison, another's.
-@lru_cache(maxsize=2)
-def _reader(process: int, plan: Plan) -> _Reader:  # noqa: ARG001  a forked child opens its own
-    return _Reader(plan)
-
-
-def image_ids_of(plan: Plan) -> Iterator[pa.Array]:
-    """The ids of all images in order, a row group at a time; no other column is read.
+def ids_of(plan: Plan) -> Iterator[pa.Array]:
+    """The ids of all records in order, a row group at a time; no other column is read.
 
     Raises:
         RunError: the plan cannot be read.
         StorageError: the storage did not answer.
     """
-    name = _plan_name(plan.digest)
-    with _damage_reported(f"{plan.out.url}/{name}"), plan.out.open(name) as source:
-        for batch in pq.ParquetFile(source).iter_batches(ROWS_PER_GROUP, columns=["image_id"]):
-            yield batch["image_id"]
-
-
-def _plan_name(digest: str) -> str:
-    return f"plan/{digest}.parquet"
+    for part in plan.parts:
+        yield from ids_in(plan.out, part, plan.unit)
 
 
 def make_plan(out: Folder, catalog: pa.Table, *, shard_size: int | None, source: Mapping[str, Any]) -> Plan:
@@ -163,19 +150,13 @@ def make_plan(out: Folder, catalog: pa.Table, *, shard_size: int | None, source:
         SettingsError: no images, two with one ``image_id``, a required column missing or holding nulls.
         StorageError: OUT cannot be written.
     """
-    table = _checked(catalog)
-    size = shard_size if shard_size is not None else default_shard_size(table.num_rows)
-    if size < 1:
-        raise SettingsError(f"shard_size: {size} given, at least 1 is needed")
-    numbers = np.arange(table.num_rows, dtype=np.int64) // size
-    table = table.append_column(pa.field("shard", pa.int32(), nullable=False), pa.array(numbers.astype(np.int32)))
-    digest = content_digest(table)
-    out.create(_plan_name(digest), _as_parquet(table, size))
+    size = shard_size if shard_size is not None else default_shard_size(catalog.num_rows)
+    part = write_table(out, catalog, IMAGE, size, 0, 0)
     run = {
         "schema_version": SCHEMA_VERSION,
-        "plan": digest,
-        "images": table.num_rows,
-        "shards": int(numbers[-1]) + 1,
+        "plan": part.table,
+        "images": part.records,
+        "shards": part.shards,
         "shard_size": size,
         "source": dict(source),
         "version": __version__,
@@ -186,8 +167,61 @@ def make_plan(out: Folder, catalog: pa.Table, *, shard_size: int | None, source:
     return _plan_of(out, body if out.create(RUN_FILE, body) else out.read(RUN_FILE))
 
 
+def make_plan_of(out: Folder, table: pa.Table, *, unit: str, shard_size: int) -> Plan:
+    """The plan of a stage that is about other records than the run's images; the same table makes the same plan.
+
+    Nothing names it before a stage begins with it.
+
+    Args:
+        out: the run's folder.
+        table: the records in their order; any columns.
+        unit: the column that names each, text without nulls.
+        shard_size: records in a shard.
+
+    Raises:
+        SettingsError: no records, two with one name, or a name missing.
+        StorageError: OUT cannot be written.
+    """
+    return Plan(out, _grown(out, write_table(out, table, unit, shard_size, 0, 0)), unit)
+
+
+def append_to_plan(plan: Plan, table: pa.Table, shard_size: int) -> Plan:
+    """The plan with further records in shards of their own. Of several drivers the first one's records come next.
+
+    Args:
+        plan: as it is on storage.
+        table: the records, columns as in the first part.
+        shard_size: records in a shard.
+
+    Raises:
+        SettingsError: a record is in the plan already, or the table cannot be a plan's.
+        RunError: the plan has grown meanwhile by something else.
+        StorageError: OUT cannot be read or written.
+    """
+    out = plan.out
+    names = table[plan.unit] if plan.unit in table.column_names else pa.chunked_array([], pa.string())
+    require_unique(pa.chunked_array([*ids_of(plan), *names.cast(pa.string()).chunks], pa.string()), plan.unit)
+    part = write_table(out, table, plan.unit, shard_size, plan.shards, plan.records)
+    name = f"plan/{plan.digest}.{len(plan.parts)}.json"
+    record = {
+        "schema_version": SCHEMA_VERSION,
+        "table": part.table,
+        "images": part.records,
+        "shards": part.shards,
+        "shard_size": part.shard_size,
+        "first_shard": part.first_shard,
+        "first_image": part.first_record,
+    }
+    if not out.create(name, to_json(record, name)):
+        raise RunError(
+            f"{out.url}: the plan has grown by other records meanwhile ({name}). To mend it: load it again, and append "
+            "what it still lacks"
+        )
+    return Plan(out, (*plan.parts, part), plan.unit, plan.source)
+
+
 def load_plan(out: Folder) -> Plan | None:
-    """The plan of the run in a folder; None if there is no run.
+    """The plan of the run in a folder, as far as it has grown; None if there is no run.
 
     Raises:
         RunError: ``run.json`` is damaged or was written by a newer release.
@@ -198,80 +232,94 @@ def load_plan(out: Folder) -> Plan | None:
         return None
 
 
-def _plan_of(out: Folder, body: bytes) -> Plan:
-    run = from_json(body, f"{out.url}/{RUN_FILE}", "plan", "images", "shards", "shard_size", "source")
-    images, shards, size = run["images"], run["shards"], run["shard_size"]
-    if images < 1 or size < 1 or shards != -(-images // size):
-        raise RunError(
-            f"{out.url}/{RUN_FILE} is damaged: {images} images are not {shards} shards of {size}. "
-            "To mend it: restore the file"
-        )
-    return Plan(out, run["plan"], images, shards, size, dict(run["source"]))
+def recorded_plan(out: Folder, about: Mapping[str, Any], where: str) -> Plan:
+    """The plan that a stage has recorded (`Plan.about`), as far as it has grown.
 
+    Args:
+        out: the run's folder.
+        about: what is recorded.
+        where: URL of the record, for messages.
 
-def _checked(catalog: pa.Table) -> pa.Table:
-    if catalog.num_rows == 0:
-        raise SettingsError("there are no images to plan for. To mend it: check IMAGES and the names of its files")
-    if "shard" in catalog.column_names:
-        raise SettingsError("the catalog has a column 'shard', which the plan makes itself. To mend it: rename it")
-    columns: dict[str, Any] = {}
-    for field in PLAN_FIELDS:
-        if field.name in catalog.column_names:
-            columns[field.name] = catalog[field.name].cast(field.type)
-        elif field.nullable:
-            columns[field.name] = pa.nulls(catalog.num_rows, field.type)
-        if not field.nullable and (field.name not in columns or columns[field.name].null_count):
-            raise SettingsError(f"the catalog needs a value of {field.name} for every image")
-    others = [field for field in catalog.schema if field.name not in columns]
-    schema = pa.schema([*PLAN_FIELDS, *others])
-    table = pa.Table.from_arrays([*columns.values(), *(catalog[field.name] for field in others)], schema=schema)
-    twice = _duplicates(table["image_id"])
-    if twice:
-        raise SettingsError(
-            f"image_id must be unique, but more than one image has {', '.join(map(repr, twice[:5]))}"
-            f"{' and others' if len(twice) > 5 else ''}. To mend it: list every image once"
-        )
-    return table
-
-
-def _duplicates(ids: pa.ChunkedArray) -> list[str]:
-    """Values that come more than once, found by 8-byte hashes so that millions of names need no second copy.
-
-    Of very many some are returned, whichever.
+    Raises:
+        RunError: the record is damaged, or was written by a newer release.
     """
-    hashes = np.empty(len(ids), dtype=np.int64)
-    for start, block in _blocks(ids):
-        hashes[start : start + len(block)] = np.fromiter(map(hash, block.to_pylist()), dtype=np.int64, count=len(block))
-    ordered = np.sort(hashes)
-    again = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])[:_DUPLICATES_COUNTED]
-    if again.size == 0:
-        return []
-    counts: Counter[str] = Counter()
-    for start, block in _blocks(ids):
-        suspect = np.isin(hashes[start : start + len(block)], again)
-        counts.update(block.filter(pa.array(suspect)).to_pylist())
-    return [name for name, count in counts.items() if count > 1]
+    texts = [about.get(key) for key in ("digest", "unit")]
+    if not all(isinstance(text, str) for text in texts) or not all(type(about.get(key)) is int for key in _PART_KEYS):
+        raise RunError(f"{where} is damaged: it names no plan. To mend it: restore the file")
+    return Plan(out, _grown(out, _part(about, about["digest"], where)), str(about["unit"]))
 
 
-def _blocks(values: pa.ChunkedArray) -> Iterator[tuple[int, pa.Array]]:
-    """A column in blocks of a bounded number of rows, each with the number of its first row."""
-    start = 0
-    for chunk in values.chunks:
-        for first in range(0, len(chunk), ROWS_PER_GROUP):
-            block = chunk.slice(first, ROWS_PER_GROUP)
-            yield start, block
-            start += len(block)
+def _plan_of(out: Folder, body: bytes) -> Plan:
+    where = f"{out.url}/{RUN_FILE}"
+    run = from_json(body, where, "plan", *_PART_KEYS, "source")
+    return Plan(out, _grown(out, _part(run, run["plan"], where)), IMAGE, dict(run["source"]))
 
 
-def _as_parquet(table: pa.Table, shard_size: int) -> bytes:
-    rows = max(1, ROWS_PER_GROUP // shard_size) * shard_size
-    target = io.BytesIO()
-    # dictionaries of values that come once only cost; names of neighbours begin alike, which this encoding leaves out
-    repeating = [name for name in table.column_names if name not in _OWN_TO_EACH_IMAGE]
-    alike = dict.fromkeys(("image_id", "uri"), "DELTA_BYTE_ARRAY")
-    with pq.ParquetWriter(
-        target, table.schema, compression="zstd", use_dictionary=repeating, column_encoding=alike
-    ) as writer:
-        for start in range(0, table.num_rows, rows):
-            writer.write_table(table.slice(start, rows), row_group_size=rows)
-    return target.getvalue()
+def _part(record: Mapping[str, Any], table: str, where: str, first_shard: int = 0, first_record: int = 0) -> Part:
+    records, shards, size = (record[key] for key in _PART_KEYS)
+    if _DIGEST.fullmatch(table) is None:
+        raise RunError(f"{where} is damaged: it names no plan. To mend it: restore the file")
+    if records < 1 or size < 1 or shards != -(-records // size):
+        raise RunError(
+            f"{where} is damaged: {records} images are not {shards} shards of {size}. To mend it: restore the file"
+        )
+    return Part(table, records, shards, size, first_shard, first_record)
+
+
+def _grown(out: Folder, first: Part) -> tuple[Part, ...]:
+    """A plan's parts; each that was appended has a file of the plan's name and a number, the next one free."""
+    parts = [first]
+    while True:
+        name = f"plan/{first.table}.{len(parts)}.json"
+        try:
+            body = out.read(name)
+        except ObjectNotFound:
+            return tuple(parts)
+        where = f"{out.url}/{name}"
+        record = from_json(body, where, "table", *_PART_KEYS, "first_shard", "first_image")
+        last = parts[-1]
+        starts = last.first_shard + last.shards, last.first_record + last.records
+        if (record["first_shard"], record["first_image"]) != starts:
+            raise RunError(f"{where} is damaged: it does not go on where the plan ends. To mend it: restore the file")
+        parts.append(_part(record, str(record["table"]), where, *starts))
+
+
+def row_numbers(plan: Plan, ids: Sequence[str]) -> list[int]:
+    """Where records stand in a plan, from 0: the numbers by which `simsam_batch.runs.reading` knows their rows.
+
+    One pass over the ids of the plan, which ends with the last one that was looked for; memory holds a row group.
+
+    Args:
+        plan: of the stage.
+        ids: in any order; an id may come more than once.
+
+    Raises:
+        SettingsError: the plan has no such record, or an id is no text.
+        RunError: the plan cannot be read.
+        StorageError: the storage did not answer.
+    """
+    try:
+        wanted = sorted(set(ids))
+        values = pa.array(wanted, pa.string())
+    except (TypeError, ValueError, pa.ArrowException) as error:
+        raise SettingsError(f"{plan.unit}: an id is no text: {error}. To mend it: give ids as in the column") from error
+    numbers = np.full(len(wanted), -1, dtype=np.int64)
+    first, start = "", 0
+    for block in ids_of(plan):
+        if not (numbers < 0).any():
+            break
+        first = first or block[0].as_py()
+        places = pc.index_in(block, values)
+        found = np.flatnonzero(places.is_valid().to_numpy(zero_copy_only=False))
+        numbers[places.drop_null().to_numpy()] = start + found
+        start += len(block)
+    missing = [wanted[place] for place in np.flatnonzero(numbers < 0)]
+    if missing:
+        named = ", ".join(map(repr, missing[:_NAMED])) + (" and others" if len(missing) > _NAMED else "")
+        what = "image" if plan.unit == IMAGE else "record"
+        raise SettingsError(
+            f"{plan.unit}: {plan.out.url} has no {what} {named}. To mend it: give ids as in the column {plan.unit}, "
+            f"such as {first!r}"
+        )
+    of = dict(zip(wanted, numbers.tolist(), strict=True))
+    return [of[each] for each in ids]

@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from simsam_batch.errors import RunError
-from simsam_batch.runs.ledger import ARRAY_ROWS_KEY, Ledger, committed_rows, files_of
+from simsam_batch.runs.committed import committed_shards, files_of
+from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan
 from simsam_batch.runs.records import to_json
-from simsam_batch.runs.schema import SCHEMA_VERSION, Fold, Stage
+from simsam_batch.runs.schema import ARRAY_FIELDS, SCHEMA_VERSION, Fold, Stage
 from simsam_batch.storage import Folder
 
 PART_ROWS = 100_000
@@ -26,9 +27,6 @@ PART_BYTES = 256_000_000
 GROUP_ROWS = 10_000
 GROUP_BYTES = 64_000_000
 """A row group of a part file ends likewise; bytes are those of Arrow."""
-
-ARRAY_FIELDS = [pa.field("arrays_path", pa.string()), pa.field("arrays_member", pa.string())]
-"""Columns that publishing adds: the ``.npz`` file relative to OUT, and the first part of its members' names."""
 
 
 def publish(out: Folder, plan: Plan, stage: Stage) -> dict[str, Any]:
@@ -52,15 +50,15 @@ def publish(out: Folder, plan: Plan, stage: Stage) -> dict[str, Any]:
             "published yet. To mend it: run the same command again"
         )
     totals = _Totals(stage.fold, plan)
-    shards_in_part = max(1, PART_ROWS // plan.shard_size)
     waiting: list[dict[str, Any]] = []
-    part = size = 0
+    part = rows = size = 0
     for manifest in ledger.manifests(committed):
-        waiting.append(totals.add(manifest))
-        size += files_of(waiting[-1])[0]["size"]
-        if len(waiting) == shards_in_part or size >= PART_BYTES:
+        records = plan.records_of(int(manifest["shard"]))
+        if waiting and (rows + records > PART_ROWS or size >= PART_BYTES):
             _publish_part(out, plan, stage, part, waiting)
-            waiting, part, size = [], part + 1, 0
+            waiting, part, rows, size = [], part + 1, 0, 0
+        waiting.append(totals.add(manifest))
+        rows, size = rows + records, size + files_of(waiting[-1])[0]["size"]
     if waiting:
         _publish_part(out, plan, stage, part, waiting)
     result = totals.result(stage)
@@ -97,8 +95,8 @@ class _Totals:
         return {key: manifest[key] for key in ("shard", "files")}
 
     def result(self, stage: Stage) -> dict[str, Any]:
-        if self._counts["images"] != self._plan.images:
-            raise RunError(f"the manifests hold {self._counts['images']} images, the plan {self._plan.images}")
+        if self._counts["images"] != self._plan.records:
+            raise RunError(f"the manifests hold {self._counts['images']} images, the plan {self._plan.records}")
         seconds = busy_seconds(self._intervals)
         return {
             "schema_version": SCHEMA_VERSION,
@@ -138,7 +136,7 @@ def _publish_part(out: Folder, plan: Plan, stage: Stage, part: int, shards: Sequ
     schema = pa.schema([*stage.schema, *ARRAY_FIELDS], metadata=about)
     target = io.BytesIO()
     with pq.ParquetWriter(target, schema, compression="zstd") as writer:
-        for table in _row_groups(published_rows(out, shards)):
+        for table in _row_groups(shard.placed_rows() for shard in committed_shards(out, shards)):
             writer.write_table(table.cast(schema))
     out.replace(f"results/{stage.name}/part-{part:05d}.parquet", target.getvalue())
 
@@ -155,18 +153,3 @@ def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
             held, rows, size = [], 0, 0
     if held:
         yield pa.concat_tables(held)
-
-
-def published_rows(out: Folder, shards: Sequence[Mapping[str, Any]]) -> Iterator[pa.Table]:
-    """Each shard's rows with the place of their arrays."""
-    for shard, body in zip(shards, committed_rows(out, shards), strict=True):
-        arrays = (files_of(shard)[1] or {}).get("name")
-        table = pq.ParquetFile(pa.BufferReader(body)).read(use_threads=False)
-        metadata = table.schema.metadata or {}
-        with_arrays = set(json.loads(metadata.get(ARRAY_ROWS_KEY.encode(), b"[]")))
-        held = [number in with_arrays for number in range(table.num_rows)]
-        paths = [arrays if has else None for has in held]
-        members = [f"{number:07d}" if has else None for number, has in enumerate(held)]
-        for field, values in zip(ARRAY_FIELDS, (paths, members), strict=True):
-            table = table.append_column(field, pa.array(values, field.type))
-        yield table

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from simsam_batch.engines.child import Child, Failure, Receive, Send
 from simsam_batch.errors import DevicePoisonedError, RunError, StorageError
@@ -174,7 +172,7 @@ def _failed_output(stage: Stage, one: Shard, trouble: _Trouble) -> ShardOutput:
 def _merged(stage: Stage, number: int, outputs: Sequence[ShardOutput]) -> ShardOutput:
     schema = stage.schema.remove_metadata()
     rows = pa.concat_tables([output.rows.replace_schema_metadata(None).cast(schema) for output in outputs])
-    arrays: list[Mapping[str, NDArray[np.generic]]] = [output.arrays[0] if output.arrays else {} for output in outputs]
+    attachments = [output.attachments[0] if len(output.attachments) else {} for output in outputs]
     statistics = stage.fold.zero()
     seconds: Counter[str] = Counter()
     facts: dict[str, Any] = {}
@@ -182,4 +180,4 @@ def _merged(stage: Stage, number: int, outputs: Sequence[ShardOutput]) -> ShardO
         statistics = stage.fold.merge(statistics, output.statistics)
         seconds.update(output.seconds)
         facts = facts or dict(output.facts)
-    return ShardOutput(number, rows, arrays, statistics, dict(seconds), {**facts, "quarantine": True})
+    return ShardOutput(number, rows, attachments, statistics, dict(seconds), {**facts, "quarantine": True})

@@ -18,10 +18,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from simsam_batch.errors import RunError, SettingsError
+from simsam_batch.runs.archive import ArchivedAttachments, attachments_in
+from simsam_batch.runs.committed import CommittedShard
 from simsam_batch.runs.ledger import Ledger, schema_of
-from simsam_batch.runs.plan import load_plan
-from simsam_batch.runs.publish import ARRAY_FIELDS, published_rows
 from simsam_batch.runs.records import from_json
+from simsam_batch.runs.schema import ARRAY_FIELDS, Attachment, File
 from simsam_batch.storage import Folder, ObjectNotFound
 
 BATCH_ROWS = 256
@@ -46,6 +47,7 @@ class StageRows:
         settings: the result settings they were computed with.
         resolved: what those came down to.
         plan: digest of the plan.
+        unit: the column that names a row.
 
     Raises:
         SettingsError: OUT has no such stage.
@@ -66,6 +68,8 @@ class StageRows:
         self.settings: dict[str, Any] = about["settings"]
         self.resolved: dict[str, Any] = about["resolved"]
         self.plan: str = about["plan"]
+        # rows begin with it
+        self.unit: str = self.schema.names[0]
         self._starts = [file.numbers.start for file in self._files]
 
     def __len__(self) -> int:
@@ -133,30 +137,46 @@ class StageRows:
         return sorted(found)
 
     def arrays(self, row: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-        """The arrays of one row by name; none if none were stored. Other rows' members of the file are not read.
+        """The arrays of one row by name; see `attachments`."""
+        found = self.attachments(row)
+        return {name: value for name, value in found.items() if not isinstance(value, File)}
+
+    def attachments(self, row: Mapping[str, Any]) -> dict[str, Attachment]:
+        """The arrays and files of one row by name; none if none were stored. No other row's are read.
+
+        One request fetches them where the row says where they lie; else the archive's directory is read first.
 
         Args:
-            row: with the columns ``image_id``, ``arrays_path`` and ``arrays_member``.
+            row: with the columns of `ARRAY_FIELDS`; ``arrays_offset`` and ``arrays_bytes`` may be absent.
 
         Raises:
             RunError: they are not there or cannot be read.
         """
         if row["arrays_path"] is None:
             return {}
-        prefix = f"{row['arrays_member']}."
         try:
-            with self.out.open(row["arrays_path"]) as file, np.load(file, allow_pickle=False) as members:
-                names = [name for name in members.files if name.startswith(prefix)]
-                found = {name.removeprefix(prefix): np.asarray(members[name]) for name in names}
+            found = self._in_range(row) if row.get("arrays_offset") is not None else self._in_archive(row)
         except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise self._without_arrays(row, str(error)) from error
+            raise self._without_attachments(row, str(error)) from error
         if not found:
-            raise self._without_arrays(row, f"it has no member {prefix}*")
+            raise self._without_attachments(row, f"it has no member {row['arrays_member']}.*")
         return found
 
-    def _without_arrays(self, row: Mapping[str, Any], how: str) -> RunError:
+    def _in_range(self, row: Mapping[str, Any]) -> dict[str, Attachment]:
+        body = self.out.read_range(row["arrays_path"], row["arrays_offset"], row["arrays_bytes"])
+        if len(body) != row["arrays_bytes"]:
+            raise ValueError(f"it ends after {row['arrays_offset'] + len(body)} bytes")
+        return attachments_in(body, int(row["arrays_member"]))
+
+    def _in_archive(self, row: Mapping[str, Any]) -> dict[str, Attachment]:
+        number = int(row["arrays_member"])
+        with self.out.open(row["arrays_path"]) as file:
+            return dict(ArchivedAttachments(file, number + 1)[number])
+
+    def _without_attachments(self, row: Mapping[str, Any], how: str) -> RunError:
+        which = f" of {row[self.unit]!r}" if self.unit in row else ""
         return RunError(
-            f"{self.out.url}/{row['arrays_path']}: the arrays of {row['image_id']!r} cannot be read: {how}. "
+            f"{self.out.url}/{row['arrays_path']}: the arrays{which} cannot be read: {how}. "
             "To mend it: restore the file"
         )
 
@@ -220,8 +240,7 @@ class _Shard:
 
     def _read(self, out: Folder, columns: list[str]) -> pa.Table:
         manifest = Ledger(out, self.stage).manifest(self.shard, self.generation)
-        [table] = published_rows(out, [manifest])
-        return table.select(columns).replace_schema_metadata(None)
+        return CommittedShard(out, manifest).placed_rows().select(columns)
 
 
 def _result(out: Folder, stage: str) -> dict[str, Any] | None:
@@ -253,19 +272,18 @@ def _parts(out: Folder, stage: str, images: int) -> tuple[list[_Part], pa.Schema
 
 
 def _shards(out: Folder, stage: str) -> tuple[list[_Shard], pa.Schema, dict[str, Any]]:
-    plan = load_plan(out)
-    if plan is None or f"{stage}/" not in out.entries():
+    if f"{stage}/" not in out.entries():
         raise SettingsError(
             f"{out.url} holds no results of {stage!r}. To mend it: give the OUT of a run that has this stage"
         )
     ledger = Ledger(out, stage)
     about = ledger.record()
-    schema = schema_of(about)
+    plan = ledger.plan(about)
     shards = []
     for shard, generation in sorted(ledger.committed().items()):
-        start = shard * plan.shard_size
-        shards.append(_Shard(range(start, start + plan.images_of(shard)), shard, generation, stage))
-    return shards, pa.schema([*schema, *ARRAY_FIELDS]), about
+        start = plan.first_record_of(shard)
+        shards.append(_Shard(range(start, start + plan.records_of(shard)), shard, generation, stage))
+    return shards, pa.schema([*schema_of(about), *ARRAY_FIELDS]), about | {"plan": plan.digest}
 
 
 @contextmanager

@@ -13,9 +13,12 @@ from simsam_batch.storage import redact
 
 # What a key holds, in whichever of the files it is asked for.
 _HOLDS: Mapping[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("plan", "stage", "arrow_schema", "content_digest"), str),
+    **dict.fromkeys(("plan", "stage", "table", "arrow_schema", "content_digest", "first_content_digest"), str),
     **dict.fromkeys(("images", "shards", "shard_size", "shard", "generation", "attempt", "ok", "failed"), int),
-    **dict.fromkeys(("source", "settings", "resolved", "statistics", "seconds", "versions", "errors_by_type"), dict),
+    **dict.fromkeys(("first_shard", "first_image"), int),
+    **dict.fromkeys(
+        ("source", "settings", "resolved", "statistics", "seconds", "versions", "errors_by_type", "reads"), dict
+    ),
     **dict.fromkeys(("files", "codebooks"), list),
     **dict.fromkeys(("started", "committed"), (int, float)),
 }

@@ -6,21 +6,18 @@ fold merges those of the second try to those of the first.
 
 from __future__ import annotations
 
-import io
-from collections import defaultdict
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from simsam_batch.errors import RunError
-from simsam_batch.runs.ledger import Ledger, checked_file, committed_rows, files_of
+from simsam_batch.runs.committed import CommittedShard
+from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan
-from simsam_batch.runs.schema import Fold, Shard, ShardOutput
+from simsam_batch.runs.schema import Attachment, Fold, Shard, ShardOutput
 
 
 def failed_shards(ledger: Ledger) -> tuple[dict[int, int], int]:
@@ -40,11 +37,12 @@ def failed_images(ledger: Ledger, plan: Plan, manifest: Mapping[str, Any]) -> Sh
         RunError: a committed file is not what its manifest says.
     """
     number = int(manifest["shard"])
-    return Shard(number, plan.shard(number).records.filter(pc.equal(_rows(ledger, manifest)["status"], "failed")))
+    status = CommittedShard(ledger.out, manifest).rows(["status"])["status"]
+    return Shard(number, plan.shard(number).records.filter(pc.equal(status, "failed")))
 
 
 def with_second_try(ledger: Ledger, fold: Fold[Any], previous: Mapping[str, Any], output: ShardOutput) -> ShardOutput:
-    """The whole shard: what is committed, with the rows, arrays and sums of what failed replaced.
+    """The whole shard: what is committed, with the rows, attachments and sums of what failed replaced.
 
     Args:
         ledger: of the stage.
@@ -55,20 +53,21 @@ def with_second_try(ledger: Ledger, fold: Fold[Any], previous: Mapping[str, Any]
     Raises:
         RunError: the output has other images than those that failed, or a committed file is damaged.
     """
-    rows = _rows(ledger, previous)
+    before = CommittedShard(ledger.out, previous)
+    rows = before.rows()
     failed = np.flatnonzero(np.asarray(pc.equal(rows["status"], "failed")))
     again = output.rows.replace_schema_metadata(None).cast(rows.schema)
-    if not again["image_id"].equals(rows["image_id"].take(pa.array(failed))):
+    # rows begin with the unit of their plan
+    unit = rows.schema.names[0]
+    if not again[unit].equals(rows[unit].take(pa.array(failed))):
         raise RunError(f"the second try of shard {output.number} is not of the images that failed, in their order")
     place = np.arange(len(rows))
     place[failed] = len(rows) + np.arange(len(failed))
-    arrays = _arrays(ledger, previous, len(rows))
-    for row, of_row in zip(failed.tolist(), output.arrays, strict=False):
-        arrays[row] = of_row
+    again_at = {row: number for number, row in enumerate(failed.tolist()) if number < len(output.attachments)}
     return ShardOutput(
         number=output.number,
         rows=pa.concat_tables([rows, again]).take(pa.array(place)),
-        arrays=arrays,
+        attachments=_Replaced(before.attachments(), output.attachments, again_at),
         statistics=fold.merge(previous["statistics"], output.statistics),
         seconds=_added(previous["seconds"], output.seconds),
         facts={**output.facts, "images_tried_again": len(failed)},
@@ -79,18 +78,29 @@ def _added(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:
     return {step: a.get(step, 0.0) + b.get(step, 0.0) for step in (*a, *(step for step in b if step not in a))}
 
 
-def _rows(ledger: Ledger, manifest: Mapping[str, Any]) -> pa.Table:
-    (body,) = committed_rows(ledger.out, [manifest])
-    return pq.read_table(pa.BufferReader(body)).replace_schema_metadata(None)
+class _Replaced(Sequence[Mapping[str, Attachment]]):
+    """The attachments of a shard, some rows taken from a second try; none is read before it is asked for."""
 
+    def __init__(
+        self,
+        before: Sequence[Mapping[str, Attachment]],
+        again: Sequence[Mapping[str, Attachment]],
+        again_at: Mapping[int, int],
+    ) -> None:
+        self._before, self._again, self._again_at = before, again, again_at
 
-def _arrays(ledger: Ledger, manifest: Mapping[str, Any], rows: int) -> list[Mapping[str, NDArray[np.generic]]]:
-    """For each row of a committed shard its arrays by name."""
-    by_row: dict[int, dict[str, NDArray[np.generic]]] = defaultdict(dict)
-    file = files_of(manifest)[1]
-    if file is not None:
-        with np.load(io.BytesIO(checked_file(ledger.out, file)), allow_pickle=False) as held:
-            for member in held.files:
-                row, _, name = member.partition(".")
-                by_row[int(row)][name] = held[member]
-    return [by_row.get(row, {}) for row in range(rows)]
+    def __len__(self) -> int:
+        return len(self._before)
+
+    @overload
+    def __getitem__(self, row: int) -> Mapping[str, Attachment]: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> Sequence[Mapping[str, Attachment]]: ...
+
+    def __getitem__(self, row: int | slice) -> Mapping[str, Attachment] | Sequence[Mapping[str, Attachment]]:
+        if isinstance(row, slice):
+            return [self[each] for each in range(*row.indices(len(self)))]
+        if row in self._again_at:
+            return self._again[self._again_at[row]]
+        return self._before[row]

@@ -318,7 +318,7 @@ class _Desk:
         except Exception as error:  # noqa: BLE001 - becomes the shard's report
             self.fail(number, 0, error)
         else:
-            self._put(_report(manifest, 0, clock, images))
+            self._put(_report(manifest, 0, clock, images, self._plan.unit))
         return None
 
     def start(self, number: int) -> _Start | None:
@@ -352,7 +352,7 @@ class _Desk:
                 output = with_second_try(self._ledger, self._stage.fold, previous, output)
             committed = self._ledger.commit(output, start.attempt, started=start.unix_time, previous=previous)
             images = committed.manifest["images"] if previous is None else previous["failed"]
-            report = _report(committed.manifest, start.attempt, start.clock, images)
+            report = _report(committed.manifest, start.attempt, start.clock, images, self._plan.unit)
         except Exception as error:  # noqa: BLE001 - becomes the shard's report
             self.fail(output.number, start.attempt, error)
         else:
@@ -384,8 +384,8 @@ class _Desk:
             self._reports.put(report)
 
 
-def _report(manifest: Mapping[str, Any], attempt: int, began: float, images: int) -> ShardReport:
-    """What to say of a committed shard, at whose attempt work began at a monotonic time."""
+def _report(manifest: Mapping[str, Any], attempt: int, began: float, images: int, unit: str) -> ShardReport:
+    """What to say of a committed shard, at whose attempt work began at a monotonic time; ``unit`` names its records."""
     return ShardReport(
         shard=manifest["shard"],
         attempt=attempt,
@@ -393,7 +393,7 @@ def _report(manifest: Mapping[str, Any], attempt: int, began: float, images: int
         images=images,
         failed=manifest["failed"],
         seconds=time.monotonic() - began,
-        failures=tuple((entry["image_id"], entry["error"] or "") for entry in manifest["failures"]),
+        failures=tuple((str(entry[unit]), entry["error"] or "") for entry in manifest["failures"]),
     )
 
 

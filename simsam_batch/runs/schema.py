@@ -6,11 +6,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+IMAGE = "image_id"
+"""The unit of a run's own plan."""
+
+ARRAY_FIELDS = [
+    pa.field("arrays_path", pa.string()),
+    pa.field("arrays_member", pa.string()),
+    pa.field("arrays_offset", pa.int64()),
+    pa.field("arrays_bytes", pa.int64()),
+]
+"""Columns that publishing adds: the archive relative to OUT, the first part of its members' names, where they lie."""
 
 S = TypeVar("S")
 
@@ -21,17 +31,27 @@ PLAN_FIELDS = [
     pa.field("etag", pa.string()),
     pa.field("truth_uri", pa.string()),
 ]
-"""Columns of a catalog, and so of a plan; a plan adds ``shard`` (int32). Further columns are passed through."""
+"""Columns of a catalog, and so of a run's plan; a plan adds ``shard`` (int32). Further columns are passed through."""
 
-ROW_FIELDS = [
-    pa.field("image_id", pa.string(), nullable=False),
-    pa.field("uri", pa.string(), nullable=False),
-    pa.field("status", pa.string(), nullable=False),
-    pa.field("error_type", pa.string()),
-    pa.field("error", pa.string()),
-    pa.field("failed_step", pa.string()),
-]
-"""Columns every stage's rows begin with; a stage adds its own, all nullable. ``status`` is ``ok`` or ``failed``."""
+
+def row_fields(unit: str) -> list[pa.Field]:
+    """The columns that every stage's rows begin with, by the unit of its plan; a stage adds its own, all nullable.
+
+    ``status`` is ``ok`` or ``failed``. Images have their ``uri`` beside their id.
+    """
+    uri = [pa.field("uri", pa.string(), nullable=False)] if unit == IMAGE else []
+    return [
+        pa.field(unit, pa.string(), nullable=False),
+        *uri,
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("error_type", pa.string()),
+        pa.field("error", pa.string()),
+        pa.field("failed_step", pa.string()),
+    ]
+
+
+ROW_FIELDS = row_fields(IMAGE)
+"""Those of a stage about images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +68,36 @@ class Shard:
 
 
 @dataclass(frozen=True, slots=True)
+class File:
+    """A file that a row has, such as a picture.
+
+    Attributes:
+        data: its bytes.
+        suffix: what its name ends in, without the dot: ``png``.
+    """
+
+    data: bytes
+    suffix: str
+
+
+Attachment = NDArray[Any] | File
+"""What a row may have beside its columns: an array, or a file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a stage's workers need, and how many of them are of use.
+
+    Attributes:
+        gpu: a worker computes on a GPU where there is one; else it reserves cores alone.
+        workers: workers at most; 0 for as many as there is room for.
+    """
+
+    gpu: bool = True
+    workers: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ShardOutput:
     """Everything one shard produced.
 
@@ -55,7 +105,8 @@ class ShardOutput:
         number: the shard's number.
         rows: one row for each record of the shard, in the same order, in the stage's Arrow schema. Nothing that
             differs between two equal computations (time, host, attempt) may stand in it.
-        arrays: for each row the arrays that go into the ``.npz`` file, by name; an empty mapping for none.
+        attachments: for each row the arrays and files that go into the archive, by name; an empty mapping for none.
+            Each row is asked for once, in order, so that they may be read as they are asked for.
         statistics: the fold's state for this shard, as plain JSON values; a failed image adds nothing to it.
         seconds: time spent by step, for the manifest.
         facts: what was used (device, versions, precision, ...), for the manifest.
@@ -63,7 +114,7 @@ class ShardOutput:
 
     number: int
     rows: pa.Table
-    arrays: Sequence[Mapping[str, NDArray[np.generic]]]
+    attachments: Sequence[Mapping[str, Attachment]]
     statistics: dict[str, Any]
     seconds: dict[str, float] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
@@ -95,11 +146,17 @@ class Fold(Protocol[S]):
 
 
 class Stage(Protocol):
-    """One pass over the shards: a worker and a fold. Picklable; it travels to every worker process.
+    """One pass over the shards of a plan: a worker and a fold. Picklable; it travels to every worker process.
+
+    It has all of these attributes.
 
     Attributes:
         name: also its folder below OUT (``segment``).
-        schema: Arrow schema of its rows, beginning with `ROW_FIELDS`.
+        unit: the column that names a record of its plan: ``image_id`` for a stage about the run's images.
+        reads: names of the stages of the same OUT whose results it takes; which results these are becomes part of what
+            it is (`simsam_batch.runs.ledger.Ledger.begin`).
+        needs: what its workers need.
+        schema: Arrow schema of its rows, beginning with `row_fields` of its unit.
         settings: the result settings; equal settings mean equal numbers. Plain JSON values.
         resolved: what the settings came down to (weights digest, patch size, normalisation, ...). Plain JSON values.
         fold: merges ``ShardOutput.statistics``.
@@ -107,6 +164,15 @@ class Stage(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def unit(self) -> str: ...
+
+    @property
+    def reads(self) -> tuple[str, ...]: ...
+
+    @property
+    def needs(self) -> Needs: ...
 
     @property
     def schema(self) -> pa.Schema: ...

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
-import re
 import zipfile
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from simsam_batch.errors import RunError
+from simsam_batch.runs.archive import ArchivedAttachments, ByteRange
+from simsam_batch.runs.committed import DamagedFileError, array_rows, byte_ranges, files_of, opened
 from simsam_batch.runs.digest import content_digest
-from simsam_batch.runs.ledger import ARRAY_ROWS_KEY, Ledger, files_of
+from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan
+from simsam_batch.runs.schema import IMAGE
 from simsam_batch.runs.verify_report import Problem
 from simsam_batch.storage import Folder, ObjectNotFound
-
-HELD_BYTES = 32_000_000
-"""Files up to this size are read by one request and held; larger ones are streamed, twice if they hold arrays."""
-
-_CHUNK = 8_000_000
-_MEMBER = re.compile(r"(\d{7,})\.(.+)\.npy")
 
 
 @dataclass(slots=True)
@@ -38,7 +29,8 @@ class CheckedShard:
     Attributes:
         shard, generation: which manifest, by its name.
         manifest: what of it the whole stage is checked by; None if it cannot be read.
-        rows_digest: content digest of the rows without arrays, if they are as committed.
+        rows_digest: content digest of the rows without attachments, if they are as committed.
+        ranges: where these lie in the archive, likewise.
         bytes: how much was hashed.
         problems: what is wrong.
     """
@@ -47,6 +39,7 @@ class CheckedShard:
     generation: int
     manifest: dict[str, Any] | None = None
     rows_digest: str | None = None
+    ranges: list[ByteRange] = field(default_factory=list)
     bytes: int = 0
     problems: list[Problem] = field(default_factory=list)
 
@@ -59,7 +52,7 @@ def check_shard(ledger: Ledger, plan: Plan, schema: pa.Schema, shard: int, gener
 
     Args:
         ledger: of the stage.
-        plan: of the run.
+        plan: of the stage.
         schema: Arrow schema of the stage's rows.
         shard: number of the manifest.
         generation: of the manifest.
@@ -120,25 +113,15 @@ class _Check:
         """The file, at its start, if size and hash are those committed."""
         name = str(file["name"])
         try:
-            handle = self._out.open(name)
+            handle = opened(self._out, file)
         except ObjectNotFound:
             self._problem("it is missing", name)
             return None
-        size = handle.seek(0, io.SEEK_END)
-        handle.seek(0)
-        if size != file["size"]:
-            self._problem(f"it has {size} bytes, committed were {file['size']}", name)
+        except DamagedFileError as error:
+            self._found.bytes += error.hashed
+            self._problem(error.what, name)
             return None
-        if size <= HELD_BYTES:
-            handle = io.BytesIO(handle.read())
-        digest = hashlib.sha256()
-        while chunk := handle.read(_CHUNK):
-            digest.update(chunk)
-        handle.seek(0)
-        self._found.bytes += size
-        if digest.hexdigest() != file["sha256"]:
-            self._problem("its bytes are not those that were committed (sha256 differs)", name)
-            return None
+        self._found.bytes += int(file["size"])
         return handle
 
     def _compare(self, manifest: Mapping[str, Any], rows: BinaryIO, arrays: BinaryIO | None, name: str) -> None:
@@ -148,47 +131,25 @@ class _Check:
             self._problem("it belongs to another plan", name)
         table = table.replace_schema_metadata(None).cast(self._schema)
         planned = self._plan.shard(self._found.shard).records
-        if not table["image_id"].equals(planned["image_id"]):
-            self._problem(f"it has not the plan's {planned.num_rows} images in their order", name)
+        unit = self._plan.unit
+        if not table[unit].equals(planned[unit]):
+            what = "images" if unit == IMAGE else "records"
+            self._problem(f"it has not the plan's {planned.num_rows} {what} in their order", name)
         status = Counter(table["status"].to_pylist())
         counts = {"images": table.num_rows, "ok": status["ok"], "failed": status["failed"]}
         said = {key: manifest[key] for key in counts}
         if counts != said:
             self._problem(f"the manifest says {said}, the rows are {counts}", self._name)
-        held = _Arrays(arrays, table.num_rows)
-        wanted = set(json.loads(about.get(ARRAY_ROWS_KEY.encode(), b"[]")))
+        held = ArchivedAttachments(arrays, table.num_rows)
+        wanted, ranges = set(array_rows(about)), byte_ranges(about)
         if held.rows() != wanted:
             odd = sorted(held.rows() ^ wanted)
-            self._problem(f"the arrays of {len(odd)} rows are missing or too many (the first is row {odd[0]})", name)
+            self._problem(
+                f"the attachments of {len(odd)} rows are missing or too many (the first is row {odd[0]})", name
+            )
         elif content_digest(table, held) != manifest["content_digest"]:
-            self._problem("rows and arrays do not have the content digest of the manifest", name)
+            self._problem("rows and attachments do not have the content digest of the manifest", name)
+        elif ranges and {each.row: each.start for each in ranges} != held.starts():
+            self._problem("it says that attachments lie where they do not", name)
         elif not self._found.problems:
-            self._found.rows_digest = content_digest(table)
-
-
-class _Arrays:
-    """The arrays of an ``.npz`` file by row; a row's are read when they are asked for, and not kept."""
-
-    def __init__(self, file: BinaryIO | None, rows: int) -> None:
-        self._archive = zipfile.ZipFile(file) if file is not None else None
-        self._count = rows
-        self._members: dict[int, dict[str, str]] = defaultdict(dict)
-        for member in self._archive.namelist() if self._archive is not None else ():
-            found = _MEMBER.fullmatch(member)
-            if found is None:
-                raise ValueError(f"{member!r} is no name of an array")
-            self._members[int(found[1])][found[2]] = member
-
-    def rows(self) -> set[int]:
-        """Rows that have arrays."""
-        return set(self._members)
-
-    def __iter__(self) -> Iterator[Mapping[str, NDArray[Any]]]:
-        for row in range(self._count):
-            yield {name: self._read(member) for name, member in self._members.get(row, {}).items()}
-
-    def _read(self, member: str) -> NDArray[Any]:
-        assert self._archive is not None  # noqa: S101  there are no members without it
-        with self._archive.open(member) as file:
-            array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
-        return array
+            self._found.rows_digest, self._found.ranges = content_digest(table), ranges

@@ -11,7 +11,6 @@ from itertools import pairwise
 from typing import Any
 
 from simsam_batch.runs.ledger import Ledger
-from simsam_batch.runs.plan import Plan
 from simsam_batch.storage import Folder, ObjectNotFound
 
 _RECENT = 50
@@ -24,7 +23,7 @@ class StageStatus:
 
     Attributes:
         stage: its name.
-        shards, images: of the plan.
+        shards, images: of its plan.
         done_shards, done_images: committed.
         started_shards: begun and not committed: in hand, or given up by a process that ended.
         most_starts: of one of these.
@@ -64,20 +63,21 @@ class StageStatus:
         return asdict(self) | {"pending_shards": self.pending_shards}
 
 
-def stage_status(plan: Plan, stage: str, *, failures: bool = True, now: float | None = None) -> StageStatus:
+def stage_status(out: Folder, stage: str, *, failures: bool = True, now: float | None = None) -> StageStatus:
     """How far a stage is: one listing of its manifests, one of its starts, and with ``failures`` each manifest once.
 
     Args:
-        plan: of the run.
+        out: the run's folder.
         stage: its name.
         failures: count failed images, which stand in the manifests.
         now: unix time; None for this machine's clock.
 
     Raises:
         StorageError: OUT cannot be listed or read.
-        RunError: a manifest is damaged.
+        RunError: the stage has no record, or that or a manifest is damaged.
     """
-    ledger = Ledger(plan.out, stage)
+    ledger = Ledger(out, stage)
+    plan = ledger.plan()
     commits = ledger.commit_times()
     done: dict[int, int] = {}
     for shard, generation, _ in commits:
@@ -85,15 +85,15 @@ def stage_status(plan: Plan, stage: str, *, failures: bool = True, now: float | 
     started = Counter(shard for shard in ledger.starts() if shard not in done)
     last = max((when for _, _, when in commits if when is not None), default=None)
     since = None if last is None else max(0.0, (time.time() if now is None else now) - last)
-    sizes = {shard: plan.images_of(shard) for shard in done}
+    sizes = {shard: plan.records_of(shard) for shard in done}
     recent = sorted((when, sizes[shard]) for shard, generation, when in commits if when is not None and not generation)
     rate, gap = _pace(recent[-_RECENT:])
-    left = plan.images - sum(sizes.values())
+    left = plan.records - sum(sizes.values())
     failed, errors = _failures(ledger, done) if failures else (None, None)
     return StageStatus(
         stage=stage,
         shards=plan.shards,
-        images=plan.images,
+        images=plan.records,
         done_shards=len(done),
         done_images=sum(sizes.values()),
         started_shards=len(started),
@@ -105,7 +105,7 @@ def stage_status(plan: Plan, stage: str, *, failures: bool = True, now: float | 
         seconds_left=left / rate if left and rate else None,
         seconds_since_commit=since,
         stalled=bool(left and since is not None and gap and since > _GAPS_TO_STALL * gap),
-        published=_exists(plan.out, f"results/{stage}.json"),
+        published=_exists(out, f"results/{stage}.json"),
     )
 
 

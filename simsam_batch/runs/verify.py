@@ -11,32 +11,31 @@ import hashlib
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from simsam_batch.errors import RunError
+from simsam_batch.runs import version_1
+from simsam_batch.runs.committed import files_of
 from simsam_batch.runs.digest import content_digest
-from simsam_batch.runs.ledger import Ledger, files_of, schema_of
+from simsam_batch.runs.ledger import Ledger, schema_of
 from simsam_batch.runs.plan import Plan
-from simsam_batch.runs.publish import ARRAY_FIELDS
+from simsam_batch.runs.plan_table import file_of
 from simsam_batch.runs.records import from_json
+from simsam_batch.runs.schema import ARRAY_FIELDS
 from simsam_batch.runs.shard_check import CheckedShard, check_shard
 from simsam_batch.runs.verify_report import Orphan, Problem, StageVerified, VerifyReport
 from simsam_batch.storage import Folder, ObjectInfo, ObjectNotFound, read_ahead
 
 ORPHAN_AGE_S = 24 * 3600.0
 SHARDS_AT_ONCE = 8
-"""Shards read ahead; with `simsam_batch.runs.shard_check.HELD_BYTES` this bounds the memory."""
+"""Shards read ahead; with `simsam_batch.runs.archive.HELD_BYTES` this bounds the memory."""
 
 _MANIFEST = re.compile(r"(\d{7,})\.(\d+)\.json")
 _DATA = re.compile(r"(\d{7,})\.\d+\.(parquet|npz)")
-_CODEBOOK = re.compile(r"codebook\.\d+\.[0-9a-f]{16}\.npz")
-_PLAN_FILE = re.compile(r"[0-9a-f]{64}\.parquet")
-_CODEBOOKS = {"semantic": "clusters", "labels": "node-clusters"}
-"""Stages that have codebooks, and the folder of each with their record, ``clusters.json``."""
-
+_PLAN_FILE = re.compile(r"[0-9a-f]{64}(\.parquet|\.\d+\.json)")
 _RESTORE = "restore the file, or start again in another OUT"
 _PUBLISH_ANEW = "run the same command again: it publishes the results anew"
 
@@ -50,15 +49,15 @@ def verify(
     orphan_age_s: float = ORPHAN_AGE_S,
     on_shard: Callable[[str, int, int], None] | None = None,
 ) -> VerifyReport:
-    """Compare all that OUT holds with its manifests and its plan.
+    """Compare all that OUT holds with its manifests and its plans.
 
     Memory holds the plan's columns once, as planning does, then the rows and small array files of `SHARDS_AT_ONCE`
     shards and about a kilobyte for each shard.
 
     Args:
         out: the run's folder.
-        plan: its plan.
-        stages: names of stages, whose codebooks belong to them; None for all that OUT holds.
+        plan: the run's own; those that stages record are looked at as well.
+        stages: names of stages; None for all that OUT holds.
         delete_orphans: delete those older than the age, but none of a shard that has a problem: it may be what the
             shard can be mended from.
         orphan_age_s: in seconds. Below the time that a commit may take (minutes, while storage is being waited for)
@@ -70,25 +69,31 @@ def verify(
     """
     report = VerifyReport(out.url)
     inside = out.entries()
+    plans = {plan.digest: plan}
     _check_plan(out, plan, report)
     kept: set[str] = set()
+    # a folder belongs to the stages whose records name files in it
+    files: dict[str, str] = {}
     names = stages if stages is not None else [name[:-1] for name in inside if name.endswith("/")]
     for name in names:
         # listed before the manifests, so that what is committed meanwhile is no orphan
         data = out.list(f"{name}/data")
         manifests = out.list(f"{name}/manifests")
-        schema = _stage_schema(out, plan, name, bool(manifests), report)
-        if schema is None:
+        begun = _begun(out, name, bool(manifests), report)
+        if begun is None:
             kept.update(info.name for info in data)
-        else:
-            stage = _Stage(out, plan, name, schema, report)
-            stage.check(manifests, on_shard)
-            kept |= stage.find_orphans(data)
-    for name, folder in _CODEBOOKS.items():
-        if stages is None or name in stages:
-            _check_codebooks(out, folder, report)
+            continue
+        if begun.plan.digest not in plans:
+            plans[begun.plan.digest] = begun.plan
+            _check_plan(out, begun.plan, report)
+        files |= begun.files
+        stage = _Stage(out, begun.plan, name, begun.schema, report)
+        stage.check(manifests, on_shard)
+        kept |= stage.find_orphans(data)
+    _check_files(out, files, report)
     if stages is None:
-        _find_unnamed(out, "plan", _PLAN_FILE, {f"plan/{plan.digest}.parquet"}, report)
+        named = {file for each in plans.values() for file in each.files()}
+        _find_unnamed(out, "plan", _PLAN_FILE, named, report)
         report.orphans += [_orphan(info) for info in out.unfinished()]
     if delete_orphans:
         old = [o for o in report.orphans if o.age_s is not None and o.age_s > orphan_age_s and o.name not in kept]
@@ -99,33 +104,46 @@ def verify(
 
 
 def _check_plan(out: Folder, plan: Plan, report: VerifyReport) -> None:
-    name = f"plan/{plan.digest}.parquet"
-    try:
-        with out.open(name) as file:
-            same = content_digest(pq.read_table(file)) == plan.digest
-        what = "" if same else "its rows are not those that run.json names"
-    except ObjectNotFound:
-        what = "it is missing"
-    except (pa.ArrowException, OSError) as error:
-        what = f"it cannot be read: {error}"
-    if what:
-        report.problems.append(Problem(what, name, _RESTORE))
+    for part in plan.parts:
+        name = file_of(part.table)
+        try:
+            with out.open(name) as file:
+                table = pq.read_table(file)
+            same = content_digest(table) == part.table and table.num_rows == part.records
+            what = "" if same else "its rows are not those that the plan was made of"
+        except ObjectNotFound:
+            what = "it is missing"
+        except (pa.ArrowException, OSError) as error:
+            what = f"it cannot be read: {error}"
+        if what:
+            report.problems.append(Problem(what, name, _RESTORE))
 
 
-def _stage_schema(out: Folder, plan: Plan, name: str, has_manifests: bool, report: VerifyReport) -> pa.Schema | None:
-    """The Arrow schema of a stage's rows; None if the folder is not a stage's, or its ``stage.json`` is damaged."""
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """What ``stage.json`` says: the schema of the rows, the plan, and the sha256 of files that the stage rests on."""
+
+    schema: pa.Schema
+    plan: Plan
+    files: dict[str, str]
+
+
+def _begun(out: Folder, name: str, has_manifests: bool, report: VerifyReport) -> _Begun | None:
+    """None if the folder is not a stage's, or its ``stage.json`` is damaged."""
     where = f"{name}/stage.json"
+    ledger = Ledger(out, name)
     try:
-        record = from_json(out.read(where), f"{out.url}/{where}", "plan", "arrow_schema")
-        schema = schema_of(record)
-        what = "" if record["plan"] == plan.digest else "it names another plan than run.json"
+        out.read(where)
     except ObjectNotFound:
-        what, schema = ("it is missing" if has_manifests else ""), None
-    except (RunError, ValueError, pa.ArrowException) as error:
-        what, schema = f"it is damaged: {error}", None
-    if what:
-        report.problems.append(Problem(what, where, _RESTORE))
-    return schema
+        if has_manifests:
+            report.problems.append(Problem("it is missing", where, _RESTORE))
+        return None
+    try:
+        record = ledger.record()
+        return _Begun(schema_of(record), ledger.plan(record), dict(version_1.codebooks_of(record)))
+    except (RunError, ValueError, TypeError, pa.ArrowException) as error:
+        report.problems.append(Problem(f"it is damaged: {error}", where, _RESTORE))
+        return None
 
 
 class _Stage:
@@ -164,7 +182,7 @@ class _Stage:
         found.pending = self._plan.shards - found.committed
         readable = [shard.manifest for shard in self._in_force.values() if shard.manifest is not None]
         found.images, found.ok, found.failed = (sum(m[key] for m in readable) for key in ("images", "ok", "failed"))
-        self._check_results(readable)
+        self._check_results()
         report.stages.append(found)
 
     def _checked(self, numbers: Sequence[tuple[int, int]]) -> Iterator[CheckedShard]:
@@ -176,38 +194,42 @@ class _Stage:
 
         return read_ahead(numbers, check, threads=SHARDS_AT_ONCE, most=SHARDS_AT_ONCE, name="simsam-verify")
 
-    def _check_results(self, readable: Sequence[Mapping[str, Any]]) -> None:
+    def _check_results(self) -> None:
         name = f"results/{self._name}.json"
         try:
             body = self._out.read(name)
         except ObjectNotFound:
             return
         self._found.published = True
-        if self._found.pending:
-            what = f"results were published, and {self._found.pending} shards have no manifest any more"
-            mend = "restore the manifests, or run the same command again, which computes those shards anew"
-            self._report.problems.append(Problem(what, f"{self._name}/manifests", mend))
-            return
-        if len(readable) < self._plan.shards:
-            return
         try:
             result = from_json(body, f"{self._out.url}/{name}", "images", "ok", "failed", "content_digest")
         except RunError as error:
             self._report.problems.append(Problem(f"it is damaged: {error}", name, _PUBLISH_ANEW))
             return
+        # a plan may have grown since, and what it grew by is no damage while it is computed
+        shards = self._plan.shards_of_first(result["images"]) or self._plan.shards
+        found = [self._in_force[number] for number in range(shards) if number in self._in_force]
+        if len(found) < shards:
+            what = f"results were published, and {shards - len(found)} shards have no manifest any more"
+            mend = "restore the manifests, or run the same command again, which computes those shards anew"
+            self._report.problems.append(Problem(what, f"{self._name}/manifests", mend))
+            return
+        readable = [shard.manifest for shard in found if shard.manifest is not None]
+        if len(readable) < shards:
+            return
         digest = hashlib.sha256("".join(manifest["content_digest"] for manifest in readable).encode()).hexdigest()
-        here = {key: getattr(self._found, key) for key in ("images", "ok", "failed")} | {"content_digest": digest}
+        here = {key: sum(m[key] for m in readable) for key in ("images", "ok", "failed")} | {"content_digest": digest}
         odd = [
             f"{key} is {result[key]}, by the manifests {value}" for key, value in here.items() if result[key] != value
         ]
         if odd:
             self._report.problems.append(Problem("; ".join(odd), name, _PUBLISH_ANEW))
         else:
-            self._check_parts()
+            self._check_parts(found)
 
-    def _check_parts(self) -> None:
+    def _check_parts(self, published: Iterable[CheckedShard]) -> None:
         """The published files hold the rows of every shard, in order; a row group has those of whole shards."""
-        shards = iter(self._in_force.values())
+        shards = iter(published)
         folder = f"results/{self._name}"
         parts = [info.name for info in self._out.list(folder) if info.name.endswith(".parquet")]
         for part in parts:
@@ -234,7 +256,7 @@ class _Stage:
                     shard = next(shards, None)
                     if shard is None or shard.manifest is None:
                         return f"it has rows of more than {self._plan.shards} shards"
-                    images = self._plan.images_of(shard.shard)
+                    images = self._plan.records_of(shard.shard)
                     if not self._are_of(shard, table.slice(0, images)):
                         return f"its rows of shard {shard.shard} are not those committed"
                     table = table.slice(images)
@@ -244,7 +266,13 @@ class _Stage:
         """Whether published rows are those of a shard; of one that is damaged itself, as far as can be told."""
         arrays = files_of((shard.manifest or {}) | {"shard": shard.shard})[1]
         paths = table["arrays_path"].drop_null().unique().to_pylist()
-        rows = table.drop_columns([field.name for field in ARRAY_FIELDS]).replace_schema_metadata(None)
+        added = [field.name for field in ARRAY_FIELDS if field.name in table.column_names]
+        rows = table.drop_columns(added).replace_schema_metadata(None)
+        if shard.rows_digest is not None and "arrays_offset" in added:
+            placed = zip(table["arrays_offset"].to_pylist(), table["arrays_bytes"].to_pylist(), strict=True)
+            where = {(row, start, size) for row, (start, size) in enumerate(placed) if start is not None}
+            if where != {(each.row, each.start, each.size) for each in shard.ranges}:
+                return False
         same = shard.rows_digest in (None, content_digest(rows.cast(self._schema)))
         return same and paths == ([arrays["name"]] if arrays is not None else [])
 
@@ -273,21 +301,9 @@ def _find_unnamed(out: Folder, folder: str, own: re.Pattern[str], named: set[str
             report.orphans.append(_orphan(info)) if ours else report.foreign.append(info.name)
 
 
-def _check_codebooks(out: Folder, folder: str, report: VerifyReport) -> None:
-    """The codebooks of a stage have the hashes that their record names."""
-    where = f"{folder}/clusters.json"
-    named = {where}
-    try:
-        record = from_json(out.read(where), f"{out.url}/{where}", "codebooks")
-        codebooks = [(str(file["name"]), str(file["sha256"])) for file in record["codebooks"]]
-    except ObjectNotFound:
-        codebooks = []
-    except (RunError, KeyError, TypeError) as error:
-        # what it named is not known, so nothing here is taken for an orphan
-        report.problems.append(Problem(f"it is damaged: {error}", where, _RESTORE))
-        return
-    for name, sha256 in codebooks:
-        named.add(name)
+def _check_files(out: Folder, files: Mapping[str, str], report: VerifyReport) -> None:
+    """The files that stages rest on, and no manifest names, have the hashes of their records."""
+    for name, sha256 in files.items():
         try:
             if hashlib.sha256(out.read(name)).hexdigest() != sha256:
                 report.problems.append(
@@ -295,4 +311,8 @@ def _check_codebooks(out: Folder, folder: str, report: VerifyReport) -> None:
                 )
         except ObjectNotFound:
             report.problems.append(Problem("it is missing", name, _RESTORE))
-    _find_unnamed(out, folder, _CODEBOOK, named, report)
+    for folder in sorted({name.rpartition("/")[0] for name in files}):
+        for info in out.list(folder):
+            if info.name not in (*files, f"{folder}/{version_1.FIT}"):
+                ours = version_1.CODEBOOK.fullmatch(info.name.removeprefix(f"{folder}/")) is not None
+                report.orphans.append(_orphan(info)) if ours else report.foreign.append(info.name)

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from simsam_batch.errors import StorageError
@@ -19,6 +20,7 @@ from simsam_batch.storage.urls import protocol_of
 
 READ_THREADS = 16
 _DELETED_AT_ONCE = 1000
+_PARTS_AT_ONCE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,27 @@ def knows_create(fs: Any) -> bool:
     own = type(fs)._pipe_file if isinstance(fs, AsyncFileSystem) else type(fs).pipe_file
     inherited = own in (AbstractFileSystem.pipe_file, getattr(AsyncFileSystem, "_pipe_file", None))
     return not inherited and "mode" in inspect.signature(own).parameters
+
+
+def write_new(fs: Any, path: str, data: bytes | Path) -> None:
+    """Write a remote object that must not exist yet, by requests that the store decides and that are not repeated.
+
+    A local file is sent in a few parts at a time where the filesystem knows how to create an object from one, which
+    shows as in `knows_create`; else it is read whole.
+
+    Raises:
+        Exception: there is one, or the store did not answer.
+    """
+    if isinstance(data, bytes):
+        fs.pipe_file(path, data, mode="create")
+        return
+    own = getattr(type(fs), "_put_file", type(fs).put_file)
+    if "mode" not in inspect.signature(own).parameters:
+        fs.pipe_file(path, data.read_bytes(), mode="create")
+        return
+    # s3fs holds as many parts of 50 MB as it sends at once
+    options = {"max_concurrency": _PARTS_AT_ONCE} if is_s3(fs) else {}
+    fs.put_file(str(data), path, mode="create", **options)
 
 
 def read_range(url: str, start: int | None = None, end: int | None = None) -> bytes:

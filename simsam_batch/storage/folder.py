@@ -21,9 +21,10 @@ from simsam_batch.storage.filesystems import (
     filesystem,
     knows_create,
     objects,
+    write_new,
     writing,
 )
-from simsam_batch.storage.reading import entries, file_info, open_url, read_url
+from simsam_batch.storage.reading import entries, file_info, open_url, read_url, read_url_range
 from simsam_batch.storage.retrying import Patience, is_transient, retried
 from simsam_batch.storage.urls import absolute_url, protocol_of, redact
 
@@ -114,8 +115,19 @@ class Folder:
         """A seekable binary file for range reads; on object storage every larger read is one request."""
         return open_url(self._full(name))
 
-    def create(self, name: str, data: bytes) -> bool:
+    def read_range(self, name: str, start: int, size: int) -> bytes:
+        """The ``size`` bytes of one object from ``start`` on, by one request; fewer where it ends before.
+
+        Raises:
+            ObjectNotFound: there is none of this name.
+            StorageError: the storage did not answer, or the object ends before ``start``.
+        """
+        return read_url_range(self._full(name), start, size)
+
+    def create(self, name: str, data: bytes | Path) -> bool:
         """Write an object that must not exist yet, whole or not at all, and tell whose object is there now.
+
+        The data are its bytes, or a local file that holds them and is not read whole.
 
         The store decides among racing writers. After a refusal or an error the object is read back and compared, since
         a reply may be lost after the write was done; callers put something unique into the data to know their own.
@@ -142,15 +154,15 @@ class Folder:
                 )
             return self._create_remote(fs, path, name, data)
 
-    def _create_remote(self, fs: Any, path: str, name: str, data: bytes) -> bool:
+    def _create_remote(self, fs: Any, path: str, name: str, data: bytes | Path) -> bool:
         patience = Patience(f"write {self.url}/{name}")
         while True:
             try:
                 with writing(fs):
-                    fs.pipe_file(path, data, mode="create")
+                    write_new(fs, path, data)
             except Exception as error:  # noqa: BLE001  whatever it was, the store knows what came of it
                 try:
-                    return self.read(name) == data
+                    return self._holds(name, data)
                 except ObjectNotFound:
                     # S3 answers 409 while another conditional request on the same name is under way
                     passing = is_transient(error) or any(http_status(cause) == 409 for cause in causes(error))
@@ -159,9 +171,15 @@ class Folder:
             else:
                 return True
 
-    def _look_then_write(self, name: str, data: bytes) -> bool:
-        try:
+    def _holds(self, name: str, data: bytes | Path) -> bool:
+        if isinstance(data, bytes):
             return self.read(name) == data
+        with self.open(name) as there:
+            return local_disk.same_bytes(there, data)
+
+    def _look_then_write(self, name: str, data: bytes | Path) -> bool:
+        try:
+            return self._holds(name, data)
         except ObjectNotFound:
             self.replace(name, data)
             return True

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 from simsam_batch.errors import StorageError
 from simsam_batch.storage.failures import ONE_DRIVER_ALONE
@@ -55,14 +56,14 @@ def _temporary(target: Path, data: bytes | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def create(target: Path, data: bytes, *, or_rename: bool = False) -> bool:
+def create(target: Path, data: bytes | Path, *, or_rename: bool = False) -> bool:
     """Write a file that must not exist yet: True if the file now there has exactly these bytes, False if others.
 
     The link is what makes it appear, whole and to one writer only; file and folder are on the disk when this returns.
 
     Args:
         target: where.
-        data: what.
+        data: what, or the local file that holds it.
         or_rename: on a file system without hard links look whether the file is there, and else rename; of two writers
             at once the last one's file stays.
     """
@@ -73,7 +74,8 @@ def create(target: Path, data: bytes, *, or_rename: bool = False) -> bool:
     except OSError as error:
         # also after an error the disk decides: network file systems report links that they did make as failed
         if target.is_file():
-            return target.read_bytes() == data
+            with target.open("rb") as there:
+                return same_bytes(there, data)
         if error.errno in _NO_LINKS and or_rename:
             replace(target, data)
             return True
@@ -85,6 +87,20 @@ def create(target: Path, data: bytes, *, or_rename: bool = False) -> bool:
             ) from error
         raise
     return True
+
+
+def same_bytes(there: BinaryIO, data: bytes | Path) -> bool:
+    """Whether what is left of an open file is exactly this; neither it nor another file is held whole."""
+    if isinstance(data, bytes):
+        return there.read(len(data) + 1) == data
+    with data.open("rb") as ours:
+        while True:
+            part = ours.read(_COPIED_AT_ONCE)
+            # at the end of ours one byte more tells whether there is more
+            if there.read(len(part) or 1) != part:
+                return False
+            if not part:
+                return True
 
 
 def replace(target: Path, data: bytes | Path) -> None:

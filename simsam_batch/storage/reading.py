@@ -41,6 +41,18 @@ def read_url(uri: str, limit: int | None = None) -> bytes:
         return retried(f"read {uri}", partial(read_range, uri, 0, limit + 1))[: limit + 1]
 
 
+def read_url_range(url: str, start: int, size: int) -> bytes:
+    """The ``size`` bytes from ``start`` on, by one request; fewer where the object ends before.
+
+    Raises:
+        ObjectNotFound: nothing is there, or a directory.
+        StorageError: the storage did not answer, also when asked again, or the object ends before ``start``.
+    """
+    read = local_disk.read_range if protocol_of(url) == "file" else read_range
+    with reported("read", url):
+        return retried(f"read {url}", partial(read, url, start, start + size))
+
+
 def _read_file(path: Path, limit: int | None) -> bytes:
     _regular_file(path)
     with path.open("rb") as file:

@@ -18,7 +18,7 @@ from simsam_batch.runs.execute import ExecuteOptions, execute
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan, load_plan, make_plan
 from simsam_batch.runs.publish import publish
-from simsam_batch.runs.schema import ROW_FIELDS, Shard, ShardOutput, Worker
+from simsam_batch.runs.schema import ROW_FIELDS, Needs, Shard, ShardOutput, Worker
 from simsam_batch.storage import Folder
 
 IMAGES = [f"image-{number}.jpg" for number in range(7)]
@@ -47,6 +47,9 @@ class CountFold:
 @dataclass(frozen=True)
 class ChecksumStage:
     name: str = "checksum"
+    unit: str = "image_id"
+    reads: tuple[str, ...] = ()
+    needs: Needs = field(default_factory=Needs)
     schema: pa.Schema = field(default_factory=lambda: pa.schema([*ROW_FIELDS, pa.field("value", pa.float64())]))
     settings: dict[str, Any] = field(default_factory=lambda: {"seed": 1})
     resolved: dict[str, Any] = field(default_factory=dict)

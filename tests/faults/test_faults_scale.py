@@ -23,7 +23,7 @@ from simsam_batch.runs.execute import ExecuteOptions, execute
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan, load_plan, make_plan
 from simsam_batch.runs.publish import publish
-from simsam_batch.runs.schema import ROW_FIELDS, Shard, ShardOutput, Worker
+from simsam_batch.runs.schema import ROW_FIELDS, Needs, Shard, ShardOutput, Worker
 from simsam_batch.runs.status import stage_status
 from simsam_batch.scores.overlap import ObjectScores, OverlapCounts
 from simsam_batch.scores.semantic import SemanticScores
@@ -81,6 +81,9 @@ class NullStage:
     """Every image is fine, and nothing is computed."""
 
     name: str = "null"
+    unit: str = "image_id"
+    reads: tuple[str, ...] = ()
+    needs: Needs = field(default_factory=Needs)
     schema: pa.Schema = field(default_factory=lambda: pa.schema(ROW_FIELDS))
     settings: dict[str, Any] = field(default_factory=dict)
     resolved: dict[str, Any] = field(default_factory=dict)
@@ -181,7 +184,7 @@ def test_publishing_lists_once_and_reads_each_file_once(finished: dict[int, Plan
 
 def test_status_reads_no_manifest_twice(finished: dict[int, Plan]) -> None:
     for shards, plan in finished.items():
-        calls = calls_of(plan, lambda p=plan: stage_status(p, "null"))
+        calls = calls_of(plan, lambda p=plan: stage_status(p.out, "null"))
         assert calls.pop("read null/manifests") == shards
         # manifests and starts, whatever their number
         assert calls.pop("list null") <= 3
@@ -189,7 +192,7 @@ def test_status_reads_no_manifest_twice(finished: dict[int, Plan]) -> None:
 
 
 def test_all_shards_in_turn_read_the_plan_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("simsam_batch.runs.plan.ROWS_PER_GROUP", 30)
+    monkeypatch.setattr("simsam_batch.runs.plan_table.ROWS_PER_GROUP", 30)
     plan = planned(200)
     groups: list[int] = []
     real = pq.ParquetFile.read_row_group

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from mutated_images import damaged
 
 from simsam_batch.errors import RunError, SimsamError
-from simsam_batch.runs.ledger import Ledger, committed_rows, files_of
+from simsam_batch.runs.committed import committed_shards, files_of
+from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import _reader, load_plan, make_plan
 from simsam_batch.runs.records import from_json
 from simsam_batch.runs.schema import SCHEMA_VERSION
@@ -85,7 +86,7 @@ def test_a_plan_with_other_values_is_refused_or_consistent(changes: dict[str, An
         plan = None
     if plan is not None:
         # or a driver would make a list of shards that no image is in
-        assert 0 < plan.shards <= plan.images <= plan.shards * plan.shard_size
+        assert 0 < plan.shards <= plan.records <= plan.shards * plan.shard_size
         assert outcome(lambda: plan.shard(0)) != "read"
 
 
@@ -101,7 +102,7 @@ def test_a_manifest_with_other_values_is_refused_or_can_be_followed(changes: dic
     ledger = Ledger(out, "small")
     outcome(lambda: files_of(ledger.manifest(0, 0)))
     # the file it names is not there, so it never comes to rows
-    assert outcome(lambda: list(committed_rows(out, ledger.manifests()))) != "read"
+    assert outcome(lambda: [shard.rows() for shard in committed_shards(out, ledger.manifests())]) != "read"
 
 
 def test_a_damaged_plan_is_read_or_named(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from simsam_batch.runs.plan import Plan, make_plan
-from simsam_batch.runs.schema import ROW_FIELDS, ShardOutput, Worker
+from simsam_batch.runs.schema import ROW_FIELDS, Needs, ShardOutput, Worker
 from simsam_batch.storage import Folder
 
 
@@ -30,6 +30,9 @@ class SumFold:
 @dataclass(frozen=True)
 class SmallStage:
     name: str = "small"
+    unit: str = "image_id"
+    reads: tuple[str, ...] = ()
+    needs: Needs = field(default_factory=Needs)
     settings: dict[str, Any] = field(default_factory=lambda: {"kappa": 10, "head": {"lr": 0.5}})
     resolved: dict[str, Any] = field(default_factory=lambda: {"weights": "sha256:ab"})
     schema: pa.Schema = field(

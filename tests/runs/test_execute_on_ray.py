@@ -20,7 +20,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from trouble import TroubleStage, plan_of
 
-from simsam_batch.engines.contract import ShardReport
+from simsam_batch.engines.contract import ShardReport, Task
 from simsam_batch.engines.local import LocalEngine
 from simsam_batch.engines.ray import RayEngine
 from simsam_batch.engines.ray_metrics import METRICS
@@ -60,12 +60,13 @@ def own_ray(importable_by_workers: None) -> Iterator[RayEngine]:
 
 
 def run(
-    tmp_path: Path, uris: list[str], engine: Any, starts: int = 3, **stage: Any
+    tmp_path: Path, uris: list[str], engine: Any, starts: int = 3, task: Task = Task(), **stage: Any
 ) -> tuple[ExecuteSummary, list[ShardReport]]:
     out, plan = plan_of(tmp_path / "out", uris, 2)
     work = TroubleStage(str(tmp_path), **stage)
     reports: list[ShardReport] = []
-    summary = execute(out, plan, work, engine, ExecuteOptions(starts, stall_seconds=60), reports.append)
+    options = ExecuteOptions(starts, stall_seconds=60)
+    summary = execute(out, plan, work, engine, options, reports.append, task=task)
     publish(out, plan, work)
     return summary, reports
 
@@ -136,16 +137,16 @@ def scraped(labels: dict[str, str]) -> dict[str, float]:
 
 @pytest.mark.slow
 def test_prometheus_can_read_what_a_run_did(tmp_path: Path, own_ray: RayEngine) -> None:
-    own_ray.labels = {"run": str(tmp_path), "stage": "trouble"}
+    task = Task(run=str(tmp_path), stage="trouble")
     (tmp_path / "other").mkdir()
     run(tmp_path / "other", ["fine"] * 4, LocalEngine(1))
     out, plan = plan_of(tmp_path / "other/out", ["fine"] * 4, 2)
     factory = RunnerFactory(out, plan, TroubleStage(str(tmp_path / "other")))
-    found = list(own_ray.run(factory, [0, 1]))
+    found = list(own_ray.run(factory, [0, 1], task))
     # not counted below: another driver's work
     assert [(report.status, report.attempt, report.images) for report in found] == [("committed", 0, 2)] * 2
     # the shard of a storage error starts again in the next round
-    _, reports = run(tmp_path, ["fine", "bad", *["fine"] * 7, "storage:1"], own_ray)
+    _, reports = run(tmp_path, ["fine", "bad", *["fine"] * 7, "storage:1"], own_ray, task=task)
     assert [report.status for report in reports].count("error") == 1
     expected = {
         "ray_simsam_images_total ok": 9.0,
@@ -161,7 +162,7 @@ def test_prometheus_can_read_what_a_run_did(tmp_path: Path, own_ray: RayEngine) 
     }
     # Ray collects every ten seconds
     deadline = time.monotonic() + 30
-    while differing := expected.items() - (found := scraped(own_ray.labels)).items():
+    while differing := expected.items() - (found := scraped({"run": task.run, "stage": task.stage})).items():
         assert time.monotonic() < deadline, (differing, found)
         time.sleep(1)
     shown = {re.sub("_(total|bucket|sum|count)$", "", name.split()[0]) for name in found}

@@ -55,7 +55,7 @@ def test_the_manifest_says_what_was_committed(out_url: str) -> None:
     ledger, plan = _begun(out_url)
     manifest = ledger.commit(output(plan, 0, [1.5, None]), ledger.start(0), started=10.0).manifest
     expected = {
-        "schema_version": 1,
+        "schema_version": 2,
         "stage": "small",
         "shard": 0,
         "generation": 0,
@@ -96,7 +96,7 @@ def test_rows_and_arrays_are_read_back_as_they_were(out_url: str) -> None:
 
 def test_without_arrays_there_is_no_arrays_file(tmp_path: Path) -> None:
     ledger, plan = _begun(str(tmp_path))
-    bare = dataclasses.replace(output(plan, 2, [3.0]), arrays=[])
+    bare = dataclasses.replace(output(plan, 2, [3.0]), attachments=[])
     assert len(ledger.commit(bare, ledger.start(2), started=0.0).manifest["files"]) == 1
 
 
@@ -253,7 +253,7 @@ def test_a_damaged_manifest_is_named(tmp_path: Path, body: str) -> None:
 def test_a_manifest_of_a_newer_release_is_refused(tmp_path: Path) -> None:
     ledger, _ = _begun(str(tmp_path))
     (tmp_path / "small/manifests").mkdir()
-    (tmp_path / "small/manifests/0000001.0.json").write_text('{"schema_version": 2}')
+    (tmp_path / "small/manifests/0000001.0.json").write_text('{"schema_version": 99}')
     with pytest.raises(RunError, match="newer release"):
         ledger.manifest(1, 0)
 
@@ -324,10 +324,10 @@ def _changed(given_output: ShardOutput, column: str, values: list[Any]) -> Shard
         ),
         (lambda o: dataclasses.replace(o, rows=o.rows.append_column("x", pa.array([1, 2]))), "other columns"),
         (lambda o: _changed(o, "status", ["ok", "done"]), "a status other than ok and failed"),
-        (lambda o: dataclasses.replace(o, arrays=o.arrays[:1]), "arrays for 1 rows of 2"),
+        (lambda o: dataclasses.replace(o, attachments=o.attachments[:1]), "attachments for 1 rows of 2"),
         (lambda o: dataclasses.replace(o, statistics={"sum": float("nan")}), "must be plain JSON"),
         (lambda o: dataclasses.replace(o, statistics={"n": np.int64(3)}), "must be plain JSON"),
-        (lambda o: dataclasses.replace(o, arrays=[{"a": np.array([object()])}] * 2), "holds Python objects"),
+        (lambda o: dataclasses.replace(o, attachments=[{"a": np.array([object()])}] * 2), "holds Python objects"),
         (lambda o: dataclasses.replace(o, number=3), "no shard 3"),
     ],
 )
@@ -480,4 +480,5 @@ def test_a_stage_file_is_plain_json(tmp_path: Path) -> None:
     _, plan = _begun(str(tmp_path))
     record = json.loads((tmp_path / "small/stage.json").read_text())
     assert record["settings"] == {"kappa": 10, "head": {"lr": 0.5}}
-    assert record["plan"] == plan.digest
+    assert record["plan"] == {"digest": plan.digest, "unit": "image_id", "images": 5, "shards": 3, "shard_size": 2}
+    assert record["reads"] == {}

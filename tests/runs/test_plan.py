@@ -30,7 +30,7 @@ def test_the_default_shard_is_a_64th_within_bounds(images: int, size: int) -> No
 
 def test_a_plan_cuts_the_catalog_in_order(out_url: str) -> None:
     plan = small_plan(Folder(out_url), images=5, shard_size=2)
-    assert (plan.images, plan.shards, plan.shard_size, plan.source) == (5, 3, 2, {"images": "/data"})
+    assert (plan.records, plan.shards, plan.shard_size, plan.source) == (5, 3, 2, {"images": "/data"})
     ids = [plan.shard(number).records["image_id"].to_pylist() for number in range(3)]
     assert ids == [
         ["folder/000000.jpg", "folder/000001.jpg"],
@@ -61,7 +61,7 @@ def test_a_plan_travels_small(out_url: str) -> None:
 @given(images=st.integers(1, 60), shard_size=st.integers(1, 25), group=st.integers(1, 40))
 def test_every_image_is_in_exactly_one_shard_whatever_the_row_groups(images: int, shard_size: int, group: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("simsam_batch.runs.plan.ROWS_PER_GROUP", group)
+        patch.setattr("simsam_batch.runs.plan_table.ROWS_PER_GROUP", group)
         plan = small_plan(Folder(f"memory://plan/{images}-{shard_size}-{group}"), images, shard_size)
     shards = [plan.shard(number).records for number in range(plan.shards)]
     assert all(records.num_rows == shard_size for records in shards[:-1])
@@ -106,7 +106,7 @@ def test_a_shard_is_read_without_loading_the_plan(bytes_read: list[int]) -> None
 
 def test_a_worker_far_ahead_of_its_commits_reads_each_part_once(bytes_read: list[int]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("simsam_batch.runs.plan.ROWS_PER_GROUP", 10)
+        patch.setattr("simsam_batch.runs.plan_table.ROWS_PER_GROUP", 10)
         plan = small_plan(Folder("memory://plan/strides"), images=400, shard_size=5)
     plan.shard(0)
     bytes_read.clear()
@@ -123,7 +123,7 @@ def test_a_worker_far_ahead_of_its_commits_reads_each_part_once(bytes_read: list
 
 def test_threads_may_ask_for_shards_at_once(out_url: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("simsam_batch.runs.plan.ROWS_PER_GROUP", 10)
+        patch.setattr("simsam_batch.runs.plan_table.ROWS_PER_GROUP", 10)
         plan = small_plan(Folder(out_url), images=200, shard_size=5)
     with ThreadPoolExecutor(8) as pool:
         shards = list(pool.map(plan.shard, list(range(40)) * 2))
@@ -230,7 +230,7 @@ def test_a_run_of_a_newer_release_is_refused(tmp_path: Path) -> None:
 def test_a_plan_file_with_other_rows_is_refused(tmp_path: Path) -> None:
     plan = small_plan(Folder(str(tmp_path)))
     pq.write_table(catalog(4), tmp_path / f"plan/{plan.digest}.parquet")
-    with pytest.raises(RunError, match=r"holds 4 images, but run\.json says 5"):
+    with pytest.raises(RunError, match=r"holds 4 records, but the plan says 5"):
         plan.shard(0)
 
 

@@ -42,7 +42,7 @@ def test_every_image_keeps_its_place_whatever_happens_to_the_others(tmp_path: Pa
     assert "5 seconds" in rows[3]["error"]
     values = [value_of("image-0"), value_of("image-6")]
     assert [rows[0]["value"], rows[6]["value"]] == values
-    assert [sorted(arrays) for arrays in output.arrays] == [["vector"], [], [], [], [], [], ["vector"]]
+    assert [sorted(arrays) for arrays in output.attachments] == [["vector"], [], [], [], [], [], ["vector"]]
     assert output.statistics == {"ok": 2, "sum": (0.0 + values[0]) + values[1]}
     # 0.5 s for each of the four images that came back: two fine, one bad; the one that raised put nothing out
     assert output.seconds == {"compute": 1.5}

@@ -17,6 +17,7 @@ from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan
 from simsam_batch.runs.publish import publish
 from simsam_batch.runs.reading import StageRows
+from simsam_batch.runs.schema import ARRAY_FIELDS
 from simsam_batch.storage import Folder
 
 VALUES = {0: [0.0, 1.0], 1: [2.0, None], 2: [4.0, 5.0], 3: [6.0]}
@@ -48,7 +49,7 @@ def test_rows_are_the_same_before_and_after_publishing(out_url: str) -> None:
     assert (before.published, after.published) == (False, True)
     assert len(before) == len(after) == 7
     assert before.schema.equals(after.schema)
-    assert before.schema.names == [*SmallStage().schema.names, "arrays_path", "arrays_member"]
+    assert before.schema.names == [*SmallStage().schema.names, *(field.name for field in ARRAY_FIELDS)]
     for rows in (before, after):
         assert rows.settings == {"kappa": 10, "head": {"lr": 0.5}}
         assert rows.resolved == {"weights": "sha256:ab"}
@@ -146,8 +147,13 @@ def test_the_arrays_of_a_row_are_those_it_was_committed_with(out_url: str, publi
     if published:
         publish(plan.out, plan, SmallStage())
     rows = StageRows(plan.out, "small")
-    for number, row in rows.each(["image_id", "arrays_path", "arrays_member"]):
+    for number, row in rows.each(["image_id", *(field.name for field in ARRAY_FIELDS)]):
         found = rows.arrays(row)
+        # as rows of an earlier release have it
+        of_old = {name: row[name] for name in ("image_id", "arrays_path", "arrays_member")}
+        assert {name: array.tolist() for name, array in rows.arrays(of_old).items()} == {
+            name: array.tolist() for name, array in found.items()
+        }
         if number == 3:
             assert found == {}
         else:
@@ -170,16 +176,22 @@ def test_arrays_of_other_rows_are_not_read_and_damaged_ones_are_named(tmp_path: 
     assert (rows.arrays(whole)["eigenvectors"] == 1).all()
     with pytest.raises(RunError, match=r"0000000\.1\.npz: the arrays of 'folder/000000\.jpg' cannot be read"):
         rows.arrays(damaged)
-    with pytest.raises(RunError, match=r"it has no member 0000009\.\*"):
+    with pytest.raises(RunError, match=r"is another row's"):
         rows.arrays(whole | {"arrays_member": "0000009"})
+    with pytest.raises(RunError, match=r"it has no member 0000009\.\*"):
+        rows.arrays(whole | {"arrays_member": "0000009", "arrays_offset": None})
 
 
 def test_arrays_are_never_unpickled(tmp_path: Path) -> None:
     plan = run_at(str(tmp_path))
     np.savez(tmp_path / "small/data/0000000.1.npz", **{"0000000.eigenvectors": np.array([{}], dtype=object)})
+    with zipfile.ZipFile(tmp_path / "small/data/0000000.1.npz") as archive:
+        size = archive.start_dir
     rows = StageRows(plan.out, "small")
-    with pytest.raises(RunError, match="cannot be read: Object arrays cannot be loaded"):
-        rows.arrays(rows.take([0]).to_pylist()[0])
+    [row] = rows.take([0]).to_pylist()
+    for place in ({"arrays_offset": None}, {"arrays_bytes": size}):
+        with pytest.raises(RunError, match="cannot be read: Object arrays cannot be loaded"):
+            rows.arrays(row | place)
 
 
 def test_parts_that_do_not_add_up_are_reported(tmp_path: Path) -> None:

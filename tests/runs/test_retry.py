@@ -112,7 +112,7 @@ def test_an_output_of_other_images_or_damaged_rows_are_refused(tmp_path: Path) -
     failed = failed_images(ledger, plan, manifest)
     assert failed.records["image_id"].to_pylist() == ["image-006", "image-007"]
     (output,) = stage.make_worker(lambda: None).run(iter([failed]))
-    fewer = ShardOutput(2, output.rows.slice(1), output.arrays[1:], output.statistics)
+    fewer = ShardOutput(2, output.rows.slice(1), output.attachments[1:], output.statistics)
     with pytest.raises(RunError, match="second try of shard 2 is not of the images that failed"):
         with_second_try(ledger, SumFold(), manifest, fewer)
     (file,) = (tmp_path / "out/trouble/data").glob("0000002.*.parquet")

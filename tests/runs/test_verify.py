@@ -17,7 +17,7 @@ import pytest
 from small_stage import SmallStage, catalog, output, small_plan
 
 from simsam_batch.errors import StorageError
-from simsam_batch.runs import shard_check
+from simsam_batch.runs import committed
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan, make_plan
 from simsam_batch.runs.publish import publish
@@ -111,7 +111,7 @@ def test_a_stage_that_only_began_is_no_damage(tmp_path: Path) -> None:
 @pytest.mark.parametrize("held", [0, 32_000_000])
 @pytest.mark.parametrize("ending", ["parquet", "npz"])
 def test_every_single_byte_counts(tmp_path: Path, ending: str, held: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shard_check, "HELD_BYTES", held)
+    monkeypatch.setattr(committed, "HELD_BYTES", held)
     _, plan = _run(str(tmp_path))
     path = tmp_path / f"small/data/0000001.1.{ending}"
     good = path.read_bytes()
@@ -223,7 +223,7 @@ def test_rows_other_than_the_plans_are_found_though_all_hashes_agree(tmp_path: P
     whats = [what for _, what in _problems(verify(plan.out, plan))]
     assert whats == [
         "it has not the plan's 2 images in their order",
-        "rows and arrays do not have the content digest of the manifest",
+        "rows and attachments do not have the content digest of the manifest",
     ]
 
 
@@ -234,10 +234,10 @@ def test_arrays_that_are_missing_are_found_though_all_hashes_agree(tmp_path: Pat
     np.savez(archive, **{"0000000.eigenvectors": np.full((2, 3), 1.0, np.float16)})
     _resealed(tmp_path, rows, archive.getvalue())
     [(_, what)] = _problems(verify(plan.out, plan))
-    assert what == "the arrays of 1 rows are missing or too many (the first is row 1)"
+    assert what == "the attachments of 1 rows are missing or too many (the first is row 1)"
     _resealed(tmp_path, rows, None)
     [(_, what)] = _problems(verify(plan.out, plan))
-    assert what == "the arrays of 2 rows are missing or too many (the first is row 0)"
+    assert what == "the attachments of 2 rows are missing or too many (the first is row 0)"
 
 
 @pytest.mark.parametrize("arrays", [b"no archive", b"PK\5\6" + bytes(18)])
@@ -255,7 +255,7 @@ def test_another_value_in_an_array_is_found_though_all_hashes_agree(tmp_path: Pa
     np.savez(archive, **members)
     _resealed(tmp_path, rows, archive.getvalue())
     [(_, what)] = _problems(verify(plan.out, plan))
-    assert what == "rows and arrays do not have the content digest of the manifest"
+    assert what == "rows and attachments do not have the content digest of the manifest"
 
 
 def test_results_that_disagree_with_the_manifests_are_found(tmp_path: Path) -> None:
@@ -383,7 +383,6 @@ def test_without_the_stage_file_nothing_is_deleted(tmp_path: Path) -> None:
 def test_what_is_not_the_runs_own_is_named_and_never_deleted(tmp_path: Path) -> None:
     _, plan = _run(str(tmp_path))
     foreign = [
-        "clusters/notes.txt",
         "plan/backup.parquet",
         "small/data/notes.txt",
         "small/manifests/0000000.0.json.bak",
@@ -396,7 +395,7 @@ def test_what_is_not_the_runs_own_is_named_and_never_deleted(tmp_path: Path) -> 
     report = verify(plan.out, plan, delete_orphans=True, orphan_age_s=0.0)
     assert sorted(report.foreign) == foreign
     assert all((tmp_path / name).exists() for name in foreign)
-    assert "4 files that are not of this run" in as_text(report)
+    assert "3 files that are not of this run" in as_text(report)
 
 
 def test_temporary_files_of_a_crash_are_orphans(tmp_path: Path) -> None:
@@ -425,43 +424,7 @@ def test_a_damaged_plan_is_found(tmp_path: Path) -> None:
     ids = [*table["image_id"].to_pylist()[:4], "another.jpg"]
     pq.write_table(table.set_column(0, table.schema.field("image_id"), pa.array(ids)), path)
     problems = dict(_problems(verify(plan.out, plan)))
-    assert problems[f"plan/{plan.digest}.parquet"] == "its rows are not those that run.json names"
-
-
-@pytest.mark.parametrize("folder", ["clusters", "node-clusters"])
-def test_codebooks_have_the_hashes_of_their_record(tmp_path: Path, folder: str) -> None:
-    _, plan = _run(str(tmp_path))
-    good = b"a codebook"
-    sha256 = hashlib.sha256(good).hexdigest()
-    named, orphan = f"{folder}/codebook.0.{sha256[:16]}.npz", f"{folder}/codebook.0.{'0' * 16}.npz"
-    record = {"schema_version": 1, "codebooks": [{"name": named, "sha256": sha256}]}
-    plan.out.create(f"{folder}/clusters.json", json.dumps(record).encode())
-    plan.out.create(named, good)
-    plan.out.create(orphan, b"of a driver that died")
-    report = verify(plan.out, plan)
-    assert (report.problems, [found.name for found in report.orphans]) == ([], [orphan])
-    plan.out.replace(named, b"A codebook")
-    assert _problems(verify(plan.out, plan)) == [
-        (named, "its bytes are not those that were committed (sha256 differs)")
-    ]
-    plan.out.delete([named])
-    assert _problems(verify(plan.out, plan)) == [(named, "it is missing")]
-    plan.out.replace(f"{folder}/clusters.json", b"{}")
-    [(where, _)] = _problems(verify(plan.out, plan))
-    assert where == f"{folder}/clusters.json"
-
-
-def test_the_codebooks_of_a_stage_are_verified_with_it_alone(tmp_path: Path) -> None:
-    _, plan = _run(str(tmp_path))
-    missing = {"semantic": f"clusters/codebook.0.{'1' * 16}.npz", "labels": f"node-clusters/codebook.0.{'2' * 16}.npz"}
-    for name in missing.values():
-        record = {"schema_version": 1, "codebooks": [{"name": name, "sha256": "0" * 64}]}
-        plan.out.create(f"{name.partition('/')[0]}/clusters.json", json.dumps(record).encode())
-    lost = {stage: (name, "it is missing") for stage, name in missing.items()}
-    assert _problems(verify(plan.out, plan)) == [lost["semantic"], lost["labels"]]
-    assert _problems(verify(plan.out, plan, ["labels"])) == [lost["labels"]]
-    assert _problems(verify(plan.out, plan, ["small", "semantic"])) == [lost["semantic"]]
-    assert not verify(plan.out, plan, ["small"]).damaged
+    assert problems[f"plan/{plan.digest}.parquet"] == "its rows are not those that the plan was made of"
 
 
 def test_one_stage_alone_can_be_verified(tmp_path: Path) -> None:

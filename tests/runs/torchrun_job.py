@@ -10,6 +10,7 @@ from pathlib import Path
 
 from trouble import TroubleStage, plan_of
 
+from simsam_batch.engines.contract import Task
 from simsam_batch.engines.torchrun import TorchrunEngine
 from simsam_batch.runs.execute import ExecuteOptions, execute
 from simsam_batch.runs.publish import publish
@@ -22,8 +23,8 @@ def main() -> None:
     with closing(TorchrunEngine(threads=1)) as engine:
         if engine.is_driver:
             out, plan = plan_of(folder / "out", uris, 2)
-            engine.job = json.dumps({"stage": stage.name})
-            execute(out, plan, stage, engine, ExecuteOptions(), lambda report: None)
+            task = Task(description=json.dumps({"stage": stage.name}))
+            execute(out, plan, stage, engine, ExecuteOptions(), lambda report: None, task=task)
             publish(out, plan, stage)
         else:
 

@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from simsam_batch.errors import DevicePoisonedError, ImageError, StorageError
 from simsam_batch.runs.plan import Plan, make_plan
-from simsam_batch.runs.schema import ROW_FIELDS, Shard, ShardOutput
+from simsam_batch.runs.schema import ROW_FIELDS, Needs, Shard, ShardOutput
 from simsam_batch.storage import Folder
 
 SCHEMA = pa.schema([*ROW_FIELDS, pa.field("value", pa.float64())])
@@ -55,6 +55,9 @@ class TroubleStage:
     unbuildable: str = ""
     pause: float = 0.0
     name: str = "trouble"
+    unit: str = "image_id"
+    reads: tuple[str, ...] = ()
+    needs: Needs = field(default_factory=Needs)
     schema: pa.Schema = SCHEMA
     settings: dict[str, Any] = field(default_factory=lambda: {"seed": 1})
     resolved: dict[str, Any] = field(default_factory=dict)

@@ -88,8 +88,8 @@ def test_the_object_is_found_and_described(tmp_path: Path) -> None:
     assert row["bbox_xyxy"] == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
     assert row["eigenvalues"] == sorted(row["eigenvalues"])
     assert row["eigenvalues"][0] == pytest.approx(0, abs=1e-5)
-    assert output.arrays[0]["eigenvectors"].shape == (15, 130)
-    assert output.arrays[0]["eigenvectors"].dtype == np.float16
+    assert output.attachments[0]["eigenvectors"].shape == (15, 130)
+    assert output.attachments[0]["eigenvectors"].dtype == np.float16
     assert output.statistics["scores"]["images_scored"] == 1
 
 
@@ -154,7 +154,7 @@ def test_a_bad_image_does_not_cost_its_neighbours(tmp_path: Path) -> None:
     assert [row["error_type"] for row in rows][1:4] == ["truncated", "not_an_image", "too_small"]
     assert rows[5]["error_type"] == "not_found"
     assert all(row["error"] and row["failed_step"] and row["mask_rle"] is None for row in rows if row["error_type"])
-    assert [len(arrays) for arrays in output.arrays] == [1, 0, 0, 0, 1, 0]
+    assert [len(arrays) for arrays in output.attachments] == [1, 0, 0, 0, 1, 0]
 
 
 def test_an_image_comes_out_the_same_alone_and_among_others(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_an_image_is_computed_to_the_same_bits_in_any_company(tmp_path: Path) ->
     (forward,) = run(worker, shard_of(uris))
     (backward,) = run(worker, shard_of(uris[::-1]))
     assert forward.rows.to_pylist() == backward.rows.to_pylist()[::-1]
-    for a, b in zip(forward.arrays, backward.arrays[::-1], strict=True):
+    for a, b in zip(forward.attachments, backward.attachments[::-1], strict=True):
         assert a["eigenvectors"].tobytes() == b["eigenvectors"].tobytes()
 
 
@@ -324,7 +324,7 @@ def test_more_eigenpairs_than_the_graph_has_are_cut_to_what_there_is(tmp_path: P
     (row,) = output.rows.to_pylist()
     assert row["status"] == "ok"
     assert len(row["eigenvalues"]) == 3 * 4
-    assert output.arrays[0]["eigenvectors"].shape == (12, 12)
+    assert output.attachments[0]["eigenvectors"].shape == (12, 12)
 
 
 def test_the_size_of_patches_is_the_backbones_and_never_guessed(tmp_path: Path) -> None:
@@ -446,7 +446,7 @@ def test_without_a_head_a_real_image_gives_what_deep_spectral_methods_computes(
     np.testing.assert_allclose(row["eigenvalues"], values, atol=1e-5)
     gaps = np.diff(values)
     cut = int(np.argmax(gaps[1:])) + 2
-    ours = output.arrays[0]["eigenvectors"]
+    ours = output.attachments[0]["eigenvectors"]
     assert sine_of_largest_angle(ours[:cut], vectors[:cut]) < 1e-2
     expected = vectors[1] > 0 if (vectors[1] > 0).mean() <= 0.5 else vectors[1] < 0
     patches = ours[1] > 0

@@ -98,7 +98,7 @@ class Source:
 
     def truth_uri(self, number: int) -> str | None:
         """Of a row, as the plan has it."""
-        shard, place = divmod(number, self.plan.shard_size)
+        shard, place = self.plan.place_of(number)
         uri = self.plan.shard(shard).records["truth_uri"][place].as_py()
         return None if uri is None else str(uri)
 
@@ -196,7 +196,7 @@ def _progress(source: Source, stage: str, work: Work) -> Progress:
     return Progress(
         stage,
         work.images,
-        source.plan.images,
+        source.plan.records,
         work.failed,
         source.metrics(stage) is not None,
         f"{work.images / seconds:.2f}" if seconds else None,

@@ -63,13 +63,15 @@ class Scalars:
 def tables_of(rows: StageRows, plan: Plan, columns: Sequence[str]) -> Iterator[tuple[NDArray[np.int64], pa.Table]]:
     """Some columns of all rows, or of the shards that stand for them, with the rows' numbers."""
     there = np.array(rows.spread(len(rows)), dtype=np.int64)
-    shards = np.unique(there // plan.shard_size)
+    starts = np.array([plan.first_record_of(shard) for shard in range(plan.shards)])
+    shard_of = np.searchsorted(starts, there, side="right") - 1
+    shards = np.unique(shard_of)
     if rows.published or len(shards) <= MOST_SHARDS:
         for first, table in rows.batches(columns, ROWS_AT_ONCE):
             yield np.arange(first, first + table.num_rows), table
         return
     for shard in shards[np.linspace(0, len(shards) - 1, MOST_SHARDS).round().astype(int)].tolist():
-        number = there[there // plan.shard_size == shard]
+        number = there[shard_of == shard]
         yield number, rows.take(number.tolist(), columns)
 
 
