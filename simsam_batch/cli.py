@@ -445,9 +445,10 @@ _OPERATORS: Mapping[str, tuple[Callable[[], click.Command], str]] = {
 class _Commands(click.Group):
     """Builds a command only when it is asked for, so that ``simsam --help`` imports nothing heavy."""
 
-    summaries: ClassVar[dict[str, tuple[Callable[[], click.Command], str]]] = dict(
-        sorted({**_OPERATORS, **{each.name: (partial(_computing, each), each.summary) for each in COMMANDS}}.items())
-    )
+    summaries: ClassVar[Mapping[str, tuple[Callable[[], click.Command], str]]] = {
+        **{each.name: (partial(_computing, each), each.summary) for each in COMMANDS},
+        **_OPERATORS,
+    }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.summaries)

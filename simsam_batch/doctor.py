@@ -256,10 +256,11 @@ def _crf() -> str:
 def _backbone(backbone: str, weights: str | None) -> str:
     from simsam_batch.stages.segment.settings import SegmentSettings
     from simsam_batch.storage import absolute_url
-    from simsam_batch.workers.models import resolve_backbone
+    from simsam_batch.workers.models import resolve_models
 
     where = None if weights is None else absolute_url(weights)
-    resolved = resolve_backbone(SegmentSettings(backbone=backbone, weights=where, device="cpu"))
+    settings = SegmentSettings(backbone=backbone, weights=where, device="cpu")
+    resolved = resolve_models(["backbone"], settings)["backbone"]
     return ", ".join(f"{key} {value}" for key, value in resolved.items() if isinstance(value, str | int))
 
 

@@ -8,7 +8,7 @@ costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
@@ -146,7 +146,7 @@ def shown(stage: str) -> Shown | None:
     return None
 
 
-def stages_showing(kinds: Iterator[str] | Sequence[str]) -> list[str]:
+def stages_showing(kinds: Iterable[str]) -> list[str]:
     """The names of the stages whose rows show one of these kinds."""
     wanted = set(kinds)
     return [name for name in stage_names() if (what := shown(name)) is not None and what.kind in wanted]

@@ -242,6 +242,7 @@ def stacked(strips: Sequence[Sequence[Image.Image]]) -> Image.Image:
 
 
 def jpeg(picture: Image.Image) -> bytes:
+    """A picture as a JPEG file."""
     target = io.BytesIO()
     picture.save(target, "JPEG", quality=82, optimize=True)
     return target.getvalue()

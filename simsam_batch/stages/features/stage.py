@@ -71,25 +71,28 @@ class FeaturesWorker(ImageWorker[Arrays]):
 
     def cost(self, patches: int) -> int:
         """Bytes of memory that one image of so many patches takes on the device, beside the network."""
-        return 4 * patches * (self._channels + _STREAMS_HELD * int(self.backbone.channels))
+        width: int = self.backbone.channels
+        streams: int = self._channels + _STREAMS_HELD * width
+        return 4 * patches * streams
 
     def compute(self, pictures: torch.Tensor, grid: tuple[int, int], seeds: Sequence[int]) -> Arrays:
         """Describe a batch."""
         del seeds
+        count = len(pictures)
         with self.timer.step("forward"), torch.inference_mode():
             found = self.backbone(normalized(pictures, self.backbone.mean, self.backbone.std))
             on_device: dict[str, torch.Tensor] = {}
             for (block, facet), descriptors in found.descriptors.items():
-                on_device[f"{facet}-{block}"] = self._kept(descriptors).unflatten(1, grid)
+                on_device[f"{facet}-{block}"] = self._kept(descriptors).reshape(count, *grid, -1)
             for (block, facet), tokens in found.class_tokens.items():
                 on_device[f"class-{facet}-{block}"] = self._kept(tokens)
             for (block, facet), tokens in found.registers.items():
                 on_device[f"registers-{facet}-{block}"] = self._kept(tokens)
             for block, norms in found.norms.items():
-                on_device[f"norm-{block}"] = norms.unflatten(1, grid)
+                on_device[f"norm-{block}"] = norms.reshape(count, *grid)
             arrays = {name: tensor.cpu().numpy() for name, tensor in on_device.items()}
         self.timer.settle()
-        return [{name: array[i] for name, array in arrays.items()} for i in range(len(pictures))]
+        return [{name: array[i] for name, array in arrays.items()} for i in range(count)]
 
     def _kept(self, values: torch.Tensor) -> torch.Tensor:
         """Values as they are stored; what half precision cannot hold becomes its largest number."""

@@ -51,7 +51,7 @@ def chapter(source: Source, command: Command, stages: Sequence[str]) -> Chapter:
             sample(fine, source.samples),
         )
     }
-    held = {number: row for number, row in source.rows(rows, sorted(numbers_of(titled)), _COLUMNS)}
+    held = dict(source.rows(rows, sorted(numbers_of(titled)), _COLUMNS))
     arrays = {number: rows.arrays(row) for number, row in held.items()}
     name = next((n for each in arrays.values() for n in each if not n.startswith(_AUXILIARY)), None)
     if name is not None:

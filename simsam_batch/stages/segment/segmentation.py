@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from simsam_batch.regions import masks
-from simsam_batch.stages.decomposition import Timer, decompose_batch, regions_of
+from simsam_batch.stages.decomposition import decompose_batch, regions_of
 from simsam_batch.stages.segment.settings import SegmentSettings
+from simsam_batch.workers.timer import Timer
 
 if TYPE_CHECKING:
     from simsam_batch.features.contract import Backbone
