@@ -105,7 +105,7 @@ def test_children_tile_their_parent_in_any_tree(seed: int, heuristic: Any, max_d
             assert [tree.lo[node], *tree.hi[children]] == [*tree.lo[children], tree.hi[node]]
             assert (tree.depth[children] == tree.depth[node] + 1).all()
             assert tree.mean_ncut[node] == pytest.approx(tree.ncut[children].mean())
-            assert limit is None or tree.mean_ncut[node] < limit
+            assert not limit or tree.mean_ncut[node] < limit
         elif tree.depth[node] == max_depth:
             assert OUTCOMES[tree.outcome[node]] == "depth"
     leaves = np.flatnonzero(tree.leaf)
