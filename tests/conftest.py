@@ -1,4 +1,7 @@
-"""What several test modules need: an S3 server; real photographs and weights, where the machine has them."""
+"""What several test modules need: an S3 server; real photographs and weights, where the machine has them.
+
+It also says which tests go to one process where several share the suite.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,49 @@ import os
 import subprocess
 import sys
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.request import Request, urlopen
 
 import pytest
 from s3_server import S3Server
+
+ALONE = ("ray", "torchrun")
+"""What does not run twice at once on one machine, for its ports and its memory."""
+
+
+def pytest_configure() -> None:
+    """One thread for each test process and its children, before anything that reads it is loaded: they share cores."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In a process of pytest-xdist, name the group of each test, those with most slow tests first.
+
+    A group stays together with `--dist loadgroup`. It is the file, whose fixtures are then made once; for tests of Ray
+    and of torchrun, by the name of their file or their parameter ``engine``, it is one group each.
+    """
+    if not hasattr(config, "workerinput"):
+        return
+    slow: Counter[str] = Counter()
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(_group_of(item)))
+        slow[_marked(item)] += item.get_closest_marker("slow") is not None
+    items.sort(key=lambda item: -slow[_marked(item)])
+
+
+def _marked(item: pytest.Item) -> str:
+    mark = item.get_closest_marker("xdist_group")
+    return str(mark.args[0]) if mark else ""
+
+
+def _group_of(item: pytest.Item) -> str:
+    parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    words = {*item.path.stem.split("_"), parameters.get("engine")}
+    return next((name for name in ALONE if name in words), item.nodeid.partition("::")[0])
 
 
 def _folder_from(variable: str) -> Path:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import faulthandler
 import json
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,12 +15,7 @@ from simsam_batch.cli import run
 # Two drivers meet at most at two places; there each may hold two shards that the other has begun too.
 TWICE = 8
 
-
-@pytest.fixture(autouse=True)
-def _a_hang_fails() -> Iterator[None]:
-    faulthandler.dump_traceback_later(1800, exit=True)
-    yield
-    faulthandler.cancel_dump_traceback_later()
+pytestmark = pytest.mark.timeout(1800)
 
 
 @pytest.fixture(scope="module")
