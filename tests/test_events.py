@@ -88,17 +88,6 @@ def test_a_run_and_its_retry_are_told_in_order(photographs: Path, out_url: str) 
     assert (report.orphans, report.foreign) == ([], [])
 
 
-@pytest.mark.slow
-def test_of_the_ranks_of_torchrun_one_writes(
-    photographs: Path, tmp_path: Path, run_on: Callable[[str, list[str]], None]
-) -> None:
-    out = tmp_path / "out"
-    command = ["python", "-m", "simsam_batch", "segment", str(photographs), str(out), *FLAGS, "--allow-failed", "1"]
-    run_on("torchrun", command)
-    (told,) = events_of(out)
-    assert sum(event["shards"] for event in told if event["event"] == "shards") == 3
-
-
 def test_how_a_command_ended_is_told(photographs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = ["segment", str(photographs), str(out), *FLAGS, *INLINE, "--allow-failed", "1"]

@@ -187,7 +187,7 @@ def test_clusters_are_fitted_with_the_workers_number_of_threads(
 ) -> None:
     """Sums over many regions change in their last bits with the number, which torchrun and a shell set differently."""
     import torch
-    from threadpoolctl import threadpool_info
+    from threadpoolctl import threadpool_info, threadpool_limits
 
     from simsam_batch.regions import codebook
 
@@ -206,7 +206,8 @@ def test_clusters_are_fitted_with_the_workers_number_of_threads(
     try:
         settings = resolve(SemanticSettings, {"clusters": 3, "threads": 1})
         digest = result_of(finished, "regions")["content_digest"]
-        fitted = fit_clusters(Folder(str(tmp_path / "out")), REGIONS, settings, digest)
+        with threadpool_limits(2):
+            fitted = fit_clusters(Folder(str(tmp_path / "out")), REGIONS, settings, digest)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -215,14 +216,19 @@ def test_clusters_are_fitted_with_the_workers_number_of_threads(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["local", "ray", "torchrun"])
-def test_every_engine_computes_the_same_bits_in_all_three_steps(
+@pytest.mark.parametrize("engine", ["inline", "ray", "torchrun"])
+def test_every_engine_computes_the_same_bits_in_all_three_steps_and_tells_of_them_once(
     pictures: Path, tmp_path: Path, finished: Path, run_on: Callable[[str, list[str]], None], engine: str
 ) -> None:
     out = tmp_path / "out"
     run_on(engine, command(pictures, out))
     assert digests(out) == digests(finished)
     assert result_of(out)["metrics"] == result_of(finished)["metrics"]
+    # of several ranks one writes
+    (driver,) = (out / "events").iterdir()
+    told = [json.loads(line) for path in sorted(driver.iterdir()) for line in path.read_text().splitlines()]
+    assert [event["stage"] for event in told if event["event"] == "stage"] == ["regions", "semantic"]
+    assert sum(event["shards"] for event in told if event["event"] == "shards") == 2 * IMAGES
 
 
 def committed(out: Path) -> dict[str, tuple[int, int]]:

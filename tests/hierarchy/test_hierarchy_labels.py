@@ -75,7 +75,9 @@ def test_a_run_has_one_set_of_labels(pictures: Path, labelled: Path, capsys: pyt
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["ray", "torchrun"])
+@pytest.mark.parametrize(
+    "engine", ["local", *(pytest.param(name, marks=pytest.mark.soak) for name in ("ray", "torchrun"))]
+)
 def test_other_engines_grow_the_same_trees_and_give_the_same_labels(
     pictures: Path, tmp_path: Path, labelled: Path, run_on: Callable[[str, list[str]], None], engine: str
 ) -> None:
