@@ -106,8 +106,7 @@ def run_on() -> Callable[[str, list[str]], None]:
         from simsam_batch.cli import run
 
         if engine != "torchrun":
-            workers = {"inline": "1", "local": "1", "ray": "2"}[engine]
-            assert run([*command[3:], "--engine", engine, "--workers", workers]) == 0
+            assert run([*command[3:], "--engine", engine, "--workers", "2"]) == 0
             return
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         arguments = [*launch, *command[1:], "--engine", engine]

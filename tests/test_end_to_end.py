@@ -44,9 +44,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The result of an undisturbed run on two local workers."""
+    """The result of an undisturbed run in this process."""
     out = tmp_path_factory.mktemp("expected") / "out"
-    assert run(command(pictures, out, "--workers", "2")[3:]) == 0
+    assert run(command(pictures, out, *INLINE)[3:]) == 0
     return result_of(out)
 
 
@@ -82,7 +82,7 @@ def test_the_results_are_complete_readable_and_scored(pictures: Path, tmp_path: 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "engine",
-    ["inline", "local", *(pytest.param(name, marks=pytest.mark.soak) for name in ("ray", "torchrun"))],
+    ["local", *(pytest.param(name, marks=pytest.mark.soak) for name in ("ray", "torchrun"))],
 )
 def test_every_engine_computes_the_same_bits(
     pictures: Path,

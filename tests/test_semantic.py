@@ -79,9 +79,9 @@ def inline(pictures: Path, out: Path, *more: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def finished(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """OUT of an undisturbed run on two local workers."""
+    """OUT of an undisturbed run in this process."""
     out = tmp_path_factory.mktemp("finished") / "out"
-    assert run(command(pictures, out, "--workers", "2")[3:]) == 0
+    assert run(inline(pictures, out)) == 0
     return out
 
 
@@ -216,7 +216,7 @@ def test_clusters_are_fitted_with_the_workers_number_of_threads(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["inline", "ray", "torchrun"])
+@pytest.mark.parametrize("engine", ["local", "ray", "torchrun"])
 def test_every_engine_computes_the_same_bits_in_all_three_steps_and_tells_of_them_once(
     pictures: Path, tmp_path: Path, finished: Path, run_on: Callable[[str, list[str]], None], engine: str
 ) -> None:

@@ -38,7 +38,7 @@ def together(pictures: Path, out: Path, drivers: int) -> tuple[int, list[int]]:
 
 def test_two_drivers_make_one_result_and_compute_little_twice(pictures: Path, tmp_path: Path) -> None:
     alone = tmp_path / "alone"
-    assert run(command(pictures, alone, "--workers", "1")[3:]) == 0
+    assert run(command(pictures, alone, "--engine", "inline")[3:]) == 0
     expected = outcome(alone)
     out = tmp_path / "shared"
     begun, shares = together(pictures, out, 2)
@@ -50,7 +50,7 @@ def test_two_drivers_make_one_result_and_compute_little_twice(pictures: Path, tm
 @pytest.mark.soak
 def test_three_drivers_share_a_run_at_length(pictures: Path, tmp_path: Path) -> None:
     alone = tmp_path / "alone"
-    assert run(command(pictures, alone, "--workers", "1")[3:]) == 0
+    assert run(command(pictures, alone, "--engine", "inline")[3:]) == 0
     expected, began, twice = outcome(alone), time.monotonic(), 0
     for number in range(10):
         out = tmp_path / f"shared-{number}"

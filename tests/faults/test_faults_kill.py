@@ -32,7 +32,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def expected(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("undisturbed") / "out"
-    assert run(command(pictures, out, "--workers", "2")[3:]) == 0
+    assert run(command(pictures, out, "--engine", "inline")[3:]) == 0
     return outcome(out)
 
 
