@@ -12,8 +12,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# A group of tests, which tests/conftest.py names, stays in one process; more processes than this have nothing to do.
-IN_PARALLEL := -n auto --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
+# Groups of tests, as tests/conftest.py makes them, in its order; more processes than this would have nothing to do.
+IN_PARALLEL := -n auto --maxprocesses 8 --no-loadscope-reorder
 TEST_FLAGS ?=
 BENCH_FLAGS ?=
 

@@ -6,19 +6,21 @@ It also says which tests go to one process where several share the suite.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
 from s3_server import S3Server
 
-ALONE = ("ray", "torchrun")
-"""What does not run twice at once on one machine, for its ports and its memory."""
+ALONE = {"ray": "ray", "jobs": "ray", "torchrun": "torchrun", "cluster": "torchrun"}
+"""By a word in the name of a file or parameter: what does not run twice at once, for its memory and its ports."""
 
 
 def pytest_configure() -> None:
@@ -26,32 +28,30 @@ def pytest_configure() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-@pytest.hookimpl(tryfirst=True)
+def group_of(nodeid: str) -> str:
+    """What runs in one process: the tests of a file, whose fixtures are then made once, and what `ALONE` names."""
+    file, _, name = nodeid.partition("::")
+    words = re.split(r"[^a-z]+", f"{Path(file).stem} {name.partition('[')[2]}")
+    return next((ALONE[word] for word in words if word in ALONE), file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Of pytest-xdist: hand out whole groups. Its own `--dist loadgroup` goes unheeded with pytest 9.2."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):  # type: ignore[misc, unused-ignore]
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return Groups(config, log)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """In a process of pytest-xdist, name the group of each test, those with most slow tests first.
-
-    A group stays together with `--dist loadgroup`. It is the file, whose fixtures are then made once; for tests of Ray
-    and of torchrun, by the name of their file or their parameter ``engine``, it is one group each.
-    """
-    if not hasattr(config, "workerinput"):
-        return
-    slow: Counter[str] = Counter()
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(_group_of(item)))
-        slow[_marked(item)] += item.get_closest_marker("slow") is not None
-    items.sort(key=lambda item: -slow[_marked(item)])
-
-
-def _marked(item: pytest.Item) -> str:
-    mark = item.get_closest_marker("xdist_group")
-    return str(mark.args[0]) if mark else ""
-
-
-def _group_of(item: pytest.Item) -> str:
-    parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-    words = {*item.path.stem.split("_"), parameters.get("engine")}
-    return next((name for name in ALONE if name in words), item.nodeid.partition("::")[0])
+    """Side by side, groups with many slow tests come first, lest one of them is left alone at the end."""
+    if hasattr(config, "workerinput"):
+        slow = Counter(group_of(item.nodeid) for item in items if item.get_closest_marker("slow"))
+        items.sort(key=lambda item: -slow[group_of(item.nodeid)])
 
 
 def _folder_from(variable: str) -> Path:
