@@ -1,5 +1,6 @@
 # make demo   a fresh machine to pictures, in one command
-# make test   lint, types, layering and every test
+# make test   lint, types, layering and every test, on all cores
+# make check  the same without what is slow, or only concerns deployment
 # make lint   all but the tests; scripts and the Dockerfile too
 # make format ruff's fixes and layout
 # make soak   faults at length: killed processes, failing storage, damaged images; half an hour or more
@@ -11,10 +12,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Groups of tests, as tests/conftest.py makes them, in its order; more processes than this would have nothing to do.
+IN_PARALLEL := -n auto --maxprocesses 8 --no-loadscope-reorder
 TEST_FLAGS ?=
 BENCH_FLAGS ?=
 
-.PHONY: help demo test soak lint format bench bench-gpu docs clean
+.PHONY: help demo test check soak lint format bench bench-gpu docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -39,7 +42,10 @@ lint: $(READY)
 	$(BIN)/hadolint Dockerfile
 
 test: lint
-	$(BIN)/python -m pytest $(TEST_FLAGS)
+	$(BIN)/python -m pytest $(IN_PARALLEL) $(TEST_FLAGS)
+
+check: lint
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not soak and not slow" $(TEST_FLAGS)
 
 soak: $(READY)
 	$(BIN)/python -m pytest -m soak $(TEST_FLAGS)

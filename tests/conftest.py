@@ -1,17 +1,57 @@
-"""What several test modules need: an S3 server; real photographs and weights, where the machine has them."""
+"""What several test modules need: an S3 server; real photographs and weights, where the machine has them.
+
+It also says which tests go to one process where several share the suite.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
 from s3_server import S3Server
+
+ALONE = {"ray": "ray", "jobs": "ray", "torchrun": "torchrun", "cluster": "torchrun"}
+"""By a word in the name of a file or parameter: what does not run twice at once, for its memory and its ports."""
+
+
+def pytest_configure() -> None:
+    """One thread for each test process and its children, before anything that reads it is loaded: they share cores."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def group_of(nodeid: str) -> str:
+    """What runs in one process: the tests of a file, whose fixtures are then made once, and what `ALONE` names."""
+    file, _, name = nodeid.partition("::")
+    words = re.split(r"[^a-z]+", f"{Path(file).stem} {name.partition('[')[2]}")
+    return next((ALONE[word] for word in words if word in ALONE), file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Of pytest-xdist: hand out whole groups. Its own `--dist loadgroup` goes unheeded with pytest 9.2."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):  # type: ignore[misc, unused-ignore]
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return Groups(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Side by side, groups with many slow tests come first, lest one of them is left alone at the end."""
+    if hasattr(config, "workerinput"):
+        slow = Counter(group_of(item.nodeid) for item in items if item.get_closest_marker("slow"))
+        items.sort(key=lambda item: -slow[group_of(item.nodeid)])
 
 
 def _folder_from(variable: str) -> Path:
@@ -66,8 +106,7 @@ def run_on() -> Callable[[str, list[str]], None]:
         from simsam_batch.cli import run
 
         if engine != "torchrun":
-            workers = {"local": "1", "ray": "2"}[engine]
-            assert run([*command[3:], "--engine", engine, "--workers", workers]) == 0
+            assert run([*command[3:], "--engine", engine, "--workers", "2"]) == 0
             return
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         arguments = [*launch, *command[1:], "--engine", engine]

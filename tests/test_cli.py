@@ -121,14 +121,14 @@ def test_a_finished_run_is_read_again_and_refuses_other_result_settings(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    command = ["segment", str(pictures), str(out), "--backbone", "descriptors", "--workers", "1"]
-    assert run([*command, "--log-format", "json"]) == 0
+    command = ["segment", str(pictures), str(out), "--backbone", "descriptors"]
+    assert run([*command, "--workers", "2", "--log-format", "json"]) == 0
     events = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert [event["event"] for event in events if event["event"] != "note"] == ["plan", "shard", "done"]
     first = json.loads((out / "results" / "segment.json").read_text())
     assert (first["images"], first["ok"], first["failed"]) == (3, 3, 0)
 
-    assert run([*command, "--quiet", "--workers", "2"]) == 0, "operation settings may differ"
+    assert run([*command, "--quiet", "--engine", "inline"]) == 0, "operation settings may differ"
     assert capsys.readouterr().err == ""
     assert json.loads((out / "results" / "segment.json").read_text()) == first
 
@@ -147,7 +147,7 @@ def test_a_finished_run_is_read_again_and_refuses_other_result_settings(
 def test_check_input_reports_what_changed_since_the_plan(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["segment", str(pictures), str(tmp_path / "out"), "--backbone", "descriptors", "--workers", "1"]
+    command = ["segment", str(pictures), str(tmp_path / "out"), "--backbone", "descriptors", "--engine", "inline"]
     assert run([*command, "--quiet"]) == 0
     (pictures / "0.png").unlink()
     Image.new("RGB", (64, 64)).save(pictures / "1.png")
@@ -162,7 +162,7 @@ def test_check_input_reports_what_changed_since_the_plan(
 
 def test_failed_images_decide_the_exit_code(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (pictures / "3.jpg").write_text("these are words")
-    command = ["segment", str(pictures), str(tmp_path / "out"), "--backbone", "descriptors", "--workers", "1"]
+    command = ["segment", str(pictures), str(tmp_path / "out"), "--backbone", "descriptors", "--engine", "inline"]
     assert run(command) == 3
     assert "3.jpg" in capsys.readouterr().err
     assert run([*command, "--allow-failed", "0.5"]) == 0

@@ -31,6 +31,7 @@ from simsam_batch.storage import Folder
 CLUSTER = ROOT / "cluster"
 
 OUT_OF_TIME = 60.0
+IMAGES = 20
 
 
 # scripts
@@ -77,7 +78,7 @@ def stand_ins(folder: Path) -> dict[str, str]:
 def test_a_slurm_job_out_of_time_queues_again_and_then_goes_on(tmp_path: Path) -> None:
     photographs, out = tmp_path / "photographs", tmp_path / "out"
     photographs.mkdir()
-    for i in range(40):
+    for i in range(IMAGES):
         (photographs / f"{i:02}.png").write_bytes(photograph(i))
     slurm = stand_ins(tmp_path)
     flags = [*ON_A_CPU, "--resize", "native", "--shard-size", "1", "--k", "5", "--grace-seconds", "5"]
@@ -96,7 +97,7 @@ def test_a_slurm_job_out_of_time_queues_again_and_then_goes_on(tmp_path: Path) -
         assert first.wait(2 * OUT_OF_TIME) != 0
     assert Path(slurm["REQUEUED"]).read_text().split() == [slurm["SLURM_JOB_ID"]]
     done_before = {path.name: path.stat().st_mtime_ns for path in begun.iterdir()}
-    assert 0 < len(done_before) < 40
+    assert 0 < len(done_before) < IMAGES
     assert not (out / "results").exists()
 
     again = [*command, "--epochs", "300"]
@@ -104,7 +105,7 @@ def test_a_slurm_job_out_of_time_queues_again_and_then_goes_on(tmp_path: Path) -
         again, cwd=ROOT, env=slurm | {"SLURM_RESTART_COUNT": "1"}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert results_of(out) == (40, 40, 0)
+    assert results_of(out) == (IMAGES, IMAGES, 0)
     after = {path.name: path.stat().st_mtime_ns for path in begun.iterdir()}
     assert done_before.items() <= after.items(), "what was committed is not computed again"
     assert len(Path(slurm["REQUEUED"]).read_text().split()) == 1, "a job that is done stays out of the queue"
@@ -368,11 +369,11 @@ def test_the_policy_allows_every_request_of_a_run_and_no_deletion(moto_server: S
     Folder(images).replace("list.txt", b"0.png\nmissing.png\n")
 
     calls.clear()
-    small = [*ON_A_CPU, *SMALL, "--workers", "1", "--quiet", "--allow-failed", "1"]
+    small = [*ON_A_CPU, *SMALL, "--engine", "inline", "--quiet", "--allow-failed", "1"]
     assert cli.run(["segment", images, out, *small, *ONE_EPOCH]) == 0
     assert cli.run(["segment", f"{images}/list.txt", f"{out}-listed", *small, *ONE_EPOCH]) == 0
     assert cli.run(["semantic", images, f"{out}-labels", *small, "--clusters", "2", "--head", "none"]) == 0
-    assert cli.run(["retry", out, "--workers", "1", "--allow-failed", "1"]) == 0
+    assert cli.run(["retry", out, "--engine", "inline", "--allow-failed", "1"]) == 0
     assert cli.run(["status", out]) == cli.run(["verify", out]) == cli.run(["doctor", out]) == 0
     # so large that it is written in parts
     assert Folder(out).create("segment/data/large.npz", bytes(101 << 20))

@@ -33,7 +33,8 @@ from simsam_batch.images import ImageLimits, TruthError, central_square, load_la
 from simsam_batch.storage import Folder, entries, read_url
 
 LIMITS = ImageLimits()
-RUN = ["--backbone", "descriptors", "--resize", "native", "--epochs", "1", "--k", "4", "--workers", "1", "--quiet"]
+RUN = ["--backbone", "descriptors", "--resize", "native", "--epochs", "1", "--k", "4"]
+RUN += ["--engine", "inline", "--quiet"]
 
 
 def photograph(path: Path, place: tuple[slice, slice] = (slice(32, 80), slice(48, 96)), width: int = 160) -> None:

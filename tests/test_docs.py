@@ -86,7 +86,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "photos" / "words.jpg").write_text("no picture")
     Image.new("RGB", (64, 64), "red").save(home / "photos" / "one colour.png")
     arguments = ["segment", str(home / "photos"), str(home / "out"), "--truth", str(home / "masks")]
-    arguments += ["--backbone", "descriptors", "--resize", "native", "--epochs", "1", "--workers", "1", "--quiet"]
+    arguments += ["--backbone", "descriptors", "--resize", "native", "--epochs", "1", "--engine", "inline", "--quiet"]
     assert cli.run(arguments) == cli.EXIT_TOO_MANY_FAILED
     return home / "out"
 
@@ -99,7 +99,7 @@ def labelled(run: Path) -> Path:
     for path in (home / "masks").iterdir():
         Image.fromarray((np.array(Image.open(path)) > 0).astype(np.uint8)).save(home / "ids" / path.name)
     arguments = ["semantic", str(home / "photos"), str(home / "labels"), "--truth", str(home / "ids"), "--quiet"]
-    arguments += ["--backbone", "descriptors", "--resize", "native", "--head", "none", "--workers", "1"]
+    arguments += ["--backbone", "descriptors", "--resize", "native", "--head", "none", "--engine", "inline"]
     assert cli.run([*arguments, "--regions", "2", "--clusters", "2", "--repeats", "2"]) == cli.EXIT_TOO_MANY_FAILED
     return home / "labels"
 
@@ -109,7 +109,7 @@ def parsed(labelled: Path) -> Path:
     """The run ``trees`` of `simsam hierarchy` over the same images, the truth of one of which is of another size."""
     home = labelled.parent
     arguments = ["hierarchy", str(home / "photos"), str(home / "trees"), "--truth", str(home / "ids"), "--quiet"]
-    arguments += ["--backbone", "descriptors", "--resize", "native", "--superpixels", "8", "--workers", "1"]
+    arguments += ["--backbone", "descriptors", "--resize", "native", "--superpixels", "8", "--engine", "inline"]
     arguments += ["--baselines", "--clusters", "2"]
     assert cli.run(arguments) == cli.EXIT_TOO_MANY_FAILED
     return home / "trees"

@@ -21,6 +21,7 @@ from PIL import Image
 from simsam_batch.cli import run
 
 SETTINGS = ["--backbone", "descriptors", "--resize", "native", "--epochs", "2", "--shard-size", "4", "--k", "5"]
+INLINE = ["--engine", "inline"]
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +44,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The result of an undisturbed run on two local workers."""
+    """The result of an undisturbed run in this process."""
     out = tmp_path_factory.mktemp("expected") / "out"
-    assert run(command(pictures, out, "--workers", "2")[3:]) == 0
+    assert run(command(pictures, out, *INLINE)[3:]) == 0
     return result_of(out)
 
 
@@ -66,7 +67,7 @@ def rows_of(out: Path) -> list[dict[str, Any]]:
 
 def test_the_results_are_complete_readable_and_scored(pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert run(command(pictures, out)[3:]) == 0
+    assert run(command(pictures, out, *INLINE)[3:]) == 0
     result, rows = result_of(out), rows_of(out)
     assert (result["images"], result["ok"], result["failed"]) == (26, 26, 0)
     names = sorted(p.relative_to(pictures / "images").as_posix() for p in (pictures / "images").rglob("*.jpg"))
@@ -79,7 +80,10 @@ def test_the_results_are_complete_readable_and_scored(pictures: Path, tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["local", "ray", "torchrun"])
+@pytest.mark.parametrize(
+    "engine",
+    ["local", *(pytest.param(name, marks=pytest.mark.soak) for name in ("ray", "torchrun"))],
+)
 def test_every_engine_computes_the_same_bits(
     pictures: Path,
     tmp_path: Path,
@@ -133,7 +137,7 @@ def test_an_interrupted_run_exits_with_130_and_goes_on(
     _, text = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "run the same command again" in text
-    assert run([*launch[3:-1], "local"]) == 0
+    assert run([*launch[3:-1], "inline"]) == 0
     assert result_of(out)["content_digest"] == expected["content_digest"]
 
 
@@ -149,7 +153,7 @@ def test_bad_images_are_explained_and_cost_no_other(
     (folder / "words.jpg").write_text("no picture")
     Image.new("RGB", (1, 1)).save(folder / "dot.png")
     Image.open(good[0]).convert("RGBA").save(folder / "clear.png")
-    arguments = ["segment", str(folder), str(tmp_path / "out"), *SETTINGS, "--workers", "1"]
+    arguments = ["segment", str(folder), str(tmp_path / "out"), *SETTINGS, *INLINE]
     assert run(arguments) == 3
     text = capsys.readouterr().err
     status = {row["image_id"]: (row["status"], row["error_type"]) for row in rows_of(tmp_path / "out")}
@@ -168,7 +172,7 @@ def test_bad_images_are_explained_and_cost_no_other(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["local", "ray"])
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.soak)])
 def test_images_and_results_on_s3(
     pictures: Path, tmp_path: Path, expected: dict[str, Any], s3_url: str, engine: str
 ) -> None:
@@ -183,7 +187,7 @@ def test_images_and_results_on_s3(
     assert (result["ok"], result["failed"]) == (26, 0)
     assert result["metrics"] == expected["metrics"]
     first = fs.ls(f"{s3_url}/out/segment/manifests", detail=True)
-    assert run(arguments) == 0, "a finished run is published again"
+    assert run([*arguments[:-4], *INLINE]) == 0, "a finished run is published again"
     again = fs.ls(f"{s3_url}/out/segment/manifests", detail=True, refresh=True)
     assert [(o["name"], o["ETag"]) for o in again] == [(o["name"], o["ETag"]) for o in first]
 
@@ -195,7 +199,7 @@ def test_a_table_with_further_columns_passes_them_through(pictures: Path, tmp_pa
     table = pa.table({"uri": uris, "image_id": list("vwxyz"), "label": [1, None, 3, 4, 5], "unused": uris})
     pq.write_table(table, tmp_path / "table.parquet")
     out = tmp_path / "out"
-    arguments = ["segment", str(tmp_path / "table.parquet"), str(out), "--keep-columns", "label", *SETTINGS]
+    arguments = ["segment", str(tmp_path / "table.parquet"), str(out), "--keep-columns", "label", *SETTINGS, *INLINE]
     assert run(arguments) == 0
     rows = rows_of(out)
     assert [(row["image_id"], row["label"]) for row in rows] == list(zip("vwxyz", [1, None, 3, 4, 5], strict=True))
@@ -210,7 +214,7 @@ def test_real_photographs_reach_the_quality_of_the_method(test_data: Path, test_
     arguments = ["segment", str(tmp_path / "list.txt"), str(tmp_path / "out"), "--root", str(listed[0].parent)]
     arguments += ["--truth", str(test_data / "weizmann_horses" / "masks"), "--backbone", "vit_tiny_patch16_224"]
     arguments += ["--weights", str(test_weights / "vit_tiny_patch16_224.supervised.safetensors")]
-    assert run([*arguments, "--block", "8", "--resize", "short:384", "--seed", "0"]) == 0
+    assert run([*arguments, *INLINE, "--block", "8", "--resize", "short:384", "--seed", "0"]) == 0
     result = result_of(tmp_path / "out")
     assert result["ok"] == len(listed)
     assert result["metrics"]["iou_per_image_mean"] >= 0.70

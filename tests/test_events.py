@@ -25,7 +25,8 @@ from simsam_batch.telling.console import JsonLines
 from simsam_batch.telling.events import FAILURES_SHOWN, EventLog
 
 OPERATIONS = Path(__file__).parent.parent / "docs" / "operations.md"
-FLAGS = ["--backbone", "descriptors", "--resize", "native", "--epochs", "1", "--shard-size", "2", "--workers", "1"]
+FLAGS = ["--backbone", "descriptors", "--resize", "native", "--epochs", "1", "--shard-size", "2"]
+INLINE = ["--engine", "inline"]
 
 
 def events_of(out: str | Path) -> list[list[dict[str, Any]]]:
@@ -59,7 +60,7 @@ def photographs(tmp_path: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("out_url", ["local", "s3"], indirect=True)
 def test_a_run_and_its_retry_are_told_in_order(photographs: Path, out_url: str) -> None:
-    assert cli.run(["segment", str(photographs), out_url, *FLAGS, "--allow-failed", "1"]) == 0
+    assert cli.run(["segment", str(photographs), out_url, *FLAGS, *INLINE, "--allow-failed", "1"]) == 0
     (told,) = events_of(out_url)
     kinds = [event["event"] for event in told]
     assert kinds == ["begun", "stage", "plan", "failed", "shards", "done", "ended"]
@@ -74,12 +75,12 @@ def test_a_run_and_its_retry_are_told_in_order(photographs: Path, out_url: str) 
     assert (done["images"], done["ok"], done["failed"]) == (6, 5, 1)
     assert ended["outcome"] == "done"
 
-    assert cli.run(["retry", out_url, "--workers", "1", "--allow-failed", "1"]) == 0
+    assert cli.run(["retry", out_url, *INLINE, "--allow-failed", "1"]) == 0
     drivers = events_of(out_url)
     assert len(drivers) == 2
     (again,) = [told for told in drivers if told[1].get("shards_again")]
     assert [event["event"] for event in again] == ["begun", "stage", "plan", "failed", "shards", "done", "ended"]
-    assert again[0]["settings"] == {"workers": 1, "allow_failed": 1}
+    assert again[0]["settings"] == {"engine": "inline", "allow_failed": 1}
     assert (again[2]["stage"], again[2]["images"], again[2]["shards"]) == ("segment again", 1, 1)
 
     report = verify(out_url)
@@ -87,20 +88,9 @@ def test_a_run_and_its_retry_are_told_in_order(photographs: Path, out_url: str) 
     assert (report.orphans, report.foreign) == ([], [])
 
 
-@pytest.mark.slow
-def test_of_the_ranks_of_torchrun_one_writes(
-    photographs: Path, tmp_path: Path, run_on: Callable[[str, list[str]], None]
-) -> None:
-    out = tmp_path / "out"
-    command = ["python", "-m", "simsam_batch", "segment", str(photographs), str(out), *FLAGS, "--allow-failed", "1"]
-    run_on("torchrun", command)
-    (told,) = events_of(out)
-    assert sum(event["shards"] for event in told if event["event"] == "shards") == 3
-
-
 def test_how_a_command_ended_is_told(photographs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = ["segment", str(photographs), str(out), *FLAGS, "--allow-failed", "1"]
+    command = ["segment", str(photographs), str(out), *FLAGS, *INLINE, "--allow-failed", "1"]
     assert cli.run(command) == 0
     assert cli.run([*command, "--seed", "7"]) == cli.EXIT_COULD_NOT_RUN
     (refused,) = [told[-1] for told in events_of(out) if told[-1]["outcome"] != "done"]
@@ -111,7 +101,7 @@ def test_how_a_command_ended_is_told(photographs: Path, tmp_path: Path) -> None:
 def test_a_command_refused_while_it_plans_is_told_and_one_refused_before_leaves_no_trace(tmp_path: Path) -> None:
     images, out = tmp_path / "images", tmp_path / "out"
     images.mkdir()
-    command = ["segment", str(images), str(out), *FLAGS]
+    command = ["segment", str(images), str(out), *FLAGS, *INLINE]
     assert cli.run([*command, "--keep-columns", "bbox_xyxy"]) == cli.EXIT_COULD_NOT_RUN
     assert cli.run([*command, "--backbone", "vit_tiny_patch16_224", "--weights", "none.pth"]) == cli.EXIT_COULD_NOT_RUN
     assert not out.exists()
@@ -123,7 +113,7 @@ def test_a_command_refused_while_it_plans_is_told_and_one_refused_before_leaves_
 
 
 def semantic(photographs: Path, out: Path) -> list[str]:
-    plain = ["--backbone", "descriptors", "--resize", "native", "--head", "none", "--shard-size", "6", "--workers", "1"]
+    plain = ["--backbone", "descriptors", "--resize", "native", "--head", "none", "--shard-size", "6", *INLINE]
     regions = ["--regions", "2", "--region-feature", "patches", "--shift", "zero", "--allow-failed", "1"]
     return ["semantic", str(photographs), str(out), *plain, *regions]
 
@@ -143,7 +133,7 @@ def test_a_command_that_ends_between_two_stages_says_so_at_the_end(photographs: 
 def test_a_retry_of_several_stages_is_one_driver(photographs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert cli.run([*semantic(photographs, out), "--clusters", "2"]) == 0
-    assert cli.run(["retry", str(out), "--workers", "1", "--allow-failed", "1"]) == 0
+    assert cli.run(["retry", str(out), *INLINE, "--allow-failed", "1"]) == 0
     _, again = sorted(events_of(out), key=lambda told: told[0]["time"])
     of_a_stage = ["stage", "plan", "failed", "shards", "done"]
     assert [event["event"] for event in again] == ["begun", *of_a_stage, *of_a_stage, "ended"]
@@ -165,7 +155,7 @@ def test_a_store_that_refuses_events_does_not_fail_the_run(
 
     moto_server.fault = refuse_events
     try:
-        assert cli.run(["segment", str(photographs), s3_url, *FLAGS, "--allow-failed", "1"]) == 0
+        assert cli.run(["segment", str(photographs), s3_url, *FLAGS, *INLINE, "--allow-failed", "1"]) == 0
     finally:
         moto_server.heal()
     assert asked

@@ -24,7 +24,7 @@ from simsam_batch.errors import RunError, SettingsError
 from simsam_batch.report.exports import json_lines
 from simsam_batch.storage import Folder
 
-SETTINGS = ["--backbone", "descriptors", "--superpixels", "12", "--shard-size", "2", "--workers", "1", "--quiet"]
+SETTINGS = ["--backbone", "descriptors", "--superpixels", "12", "--shard-size", "2", "--engine", "inline", "--quiet"]
 DIVIDED = ["--max-ncut", "0", "--max-perturbation", "0"]
 """No division is refused, so that trees are deep."""
 
@@ -337,9 +337,8 @@ def test_a_photograph_that_has_gone_or_changed_leaves_its_tree(pictures: Path, t
 @pytest.fixture(scope="module")
 def masks_run(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("masks") / "out"
-    assert (
-        run(["segment", str(pictures), str(out), "--resize", "native", "--head", "none", *SETTINGS[:2], "--quiet"]) == 3
-    )
+    arguments = ["segment", str(pictures), str(out), "--resize", "native", "--head", "none", *SETTINGS[:2]]
+    assert run([*arguments, "--engine", "inline", "--quiet"]) == 3
     return out
 
 

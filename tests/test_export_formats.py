@@ -41,7 +41,7 @@ STEMS = ["a/b%2Epng", "a/b%2Ejpg", "%2E%2E/%2E%2E/evil", "", "a/b%2Epng/c%3A d",
 ON_ITS_SIDE, WORDS = 1, 3
 OK = [number for number in range(len(IDS)) if number != WORDS]
 
-COMMON = ["--backbone", "descriptors", "--resize", "native", "--shard-size", "4", "--workers", "1", "--quiet"]
+COMMON = ["--backbone", "descriptors", "--resize", "native", "--shard-size", "4", "--engine", "inline", "--quiet"]
 COMMANDS = {
     "segment": ["--head", "none"],
     "semantic": ["--head", "none", "--regions", "3", "--clusters", "3"],
@@ -493,7 +493,7 @@ def test_images_that_a_second_try_rescued_under_wider_limits_are_taken_along(cat
     out = tmp_path / "out"
     narrow = ["--max-pixels", "10000", "--max-bytes", "100"]
     assert run(["hierarchy", str(catalog), str(out), *COMMON, *COMMANDS["hierarchy"][:6], *narrow]) == 3
-    wide = ["--max-pixels", "20000", "--max-bytes", "1000000", "--workers", "1", "--quiet"]
+    wide = ["--max-pixels", "20000", "--max-bytes", "1000000", "--engine", "inline", "--quiet"]
     assert run(["retry", str(out), *wide]) == 3
     for form in ("hf", "webdataset"):
         record = exported(out, tmp_path / form, form)

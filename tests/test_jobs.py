@@ -1,8 +1,8 @@
 """The recipes of jobs/, each run small by the command line that jobs/README.md has for it.
 
-Those for Ray are submitted to a real cluster of two nodes with token authentication, those for torchrun run in two
-processes. What is changed of a documented command is its IMAGES, OUT and MASKS and the number of processes; what is
-added to it makes the images small and the device a CPU.
+Those for Ray are submitted to a real cluster of two nodes with token authentication (trees by `make soak` alone), those
+for torchrun run in two processes. What is changed of a documented command is its IMAGES, OUT and MASKS and the number
+of processes; what is added to it makes the images small and the device a CPU.
 """
 
 from __future__ import annotations
@@ -173,6 +173,7 @@ def test_torchrun_in_two_processes(photographs: Path, tmp_path: Path) -> None:
     assert results_of(out) == (6, 6, 0)
 
 
+@pytest.mark.slow
 def test_the_smoke_test_takes_the_first_fifty_images(tmp_path: Path) -> None:
     photographs, out = tmp_path / "photographs", tmp_path / "out"
     photographs.mkdir()
@@ -205,27 +206,34 @@ class Cluster:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Cluster:
-    """Every recipe for Ray, submitted in turn to one cluster on this machine, with images and results in S3."""
-    pytest.importorskip("ray")
-    home = tmp_path_factory.mktemp("cluster")
+def photographs_in_s3(request: pytest.FixtureRequest) -> str:
+    """A bucket with ``photographs``, the first of them larger than the others."""
     url = new_bucket(request)
-    folder = Folder(url)
     for i in range(6):
-        folder.replace(f"photographs/{i}.png", photograph(i, 96 if i else 192))
-    # A process such as `ray stop` would end: it goes by names.
-    bystander = subprocess.Popen([shutil.copy("/bin/sleep", home / "raylet"), "900"])
+        Folder(url).replace(f"photographs/{i}.png", photograph(i, 96 if i else 192))
+    return url
 
-    places = {"IMAGES": f"{url}/photographs"}
-    recipe, *segment = documented_command(TWO_NODES, **places, OUT=f"{url}/out")
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory, photographs_in_s3: str) -> Cluster:
+    """Object masks and a retry, submitted in turn to one cluster on this machine, with images and results in S3."""
+    url = photographs_in_s3
+    _, *segment = documented_command(TWO_NODES, IMAGES=f"{url}/photographs", OUT=f"{url}/out")
     retry = documented_command("ray job submit --working-dir . -- simsam retry", OUT=f"{url}/out")
-    trees = documented_command("ray job submit --working-dir . -- simsam hierarchy", **places, OUT=f"{url}/trees")
     jobs = {
         # the first image is over the limit
         "segment": [*segment, *SMALL, *ONE_EPOCH, "--max-pixels", "20000", "--allow-failed", "0.2"],
         "retry": [*retry, "--device", "cpu", "--workers", "2", "--max-pixels", "100000"],
-        "trees": [*trees, *ON_A_CPU, *SMALL, "--superpixels", "8", "--workers", "2"],
     }
+    return on_two_nodes(jobs, url, tmp_path_factory.mktemp("cluster"))
+
+
+def on_two_nodes(jobs: Mapping[str, list[str]], url: str, home: Path) -> Cluster:
+    """Start a cluster by the documented recipe, run the jobs in it, and stop it."""
+    pytest.importorskip("ray")
+    recipe = documented_command(TWO_NODES)[0]
+    # A process such as `ray stop` would end: it goes by names.
+    bystander = subprocess.Popen([shutil.copy("/bin/sleep", home / "raylet"), "900"])
     script = [f"{shlex.join([sys.executable, '-c', ASK])} > {home}/asked 2>&1"]
     for name, job in jobs.items():
         script.append(f"{shlex.join(job)} > {home}/{name}.log 2>&1; echo $? > {home}/{name}.code")
@@ -278,10 +286,26 @@ def test_the_failed_image_is_computed_by_the_retry_alone(cluster: Cluster) -> No
     }
 
 
-@pytest.mark.slow
-def test_trees_on_two_nodes(cluster: Cluster) -> None:
-    assert cluster.codes["trees"] == 0, cluster.logs["trees"]
-    assert results_of(f"{cluster.url}/trees", "hierarchy") == (6, 6, 0)
+def trees(url: str) -> list[str]:
+    places = {"IMAGES": f"{url}/photographs", "OUT": f"{url}/trees"}
+    job = documented_command("ray job submit --working-dir . -- simsam hierarchy", **places)
+    return [*job, *ON_A_CPU, *SMALL, "--superpixels", "8"]
+
+
+def test_trees_by_the_command_for_a_cluster_in_one_process(photographs_in_s3: str) -> None:
+    job = trees(photographs_in_s3)
+    run_here([*job[job.index("--") + 1 :], "--engine", "inline"])
+    assert results_of(f"{photographs_in_s3}/trees", "hierarchy") == (6, 6, 0)
+
+
+@pytest.mark.soak
+def test_trees_on_two_nodes(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    url = new_bucket(request)
+    for i in range(6):
+        Folder(url).replace(f"photographs/{i}.png", photograph(i))
+    done = on_two_nodes({"trees": [*trees(url), "--workers", "2"]}, url, tmp_path)
+    assert done.codes["trees"] == 0, done.logs["trees"]
+    assert results_of(f"{url}/trees", "hierarchy") == (6, 6, 0)
 
 
 @pytest.mark.slow

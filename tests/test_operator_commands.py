@@ -19,6 +19,7 @@ from simsam_batch.errors import SettingsError
 from simsam_batch.telling.status import duration
 
 PLAIN = ["--backbone", "descriptors", "--resize", "native", "--head", "none", "--k", "5", "--shard-size", "3"]
+INLINE = ["--engine", "inline"]
 REGIONS = ["--region-feature", "patches", "--regions", "3", "--clusters", "2", "--shift", "zero"]
 TOO_LARGE = "7.png"
 TRUNCATED = "2.png"
@@ -58,15 +59,15 @@ def rows_of(out: Path, stage: str = "segment") -> dict[str, dict[str, Any]]:
 
 def test_a_retry_under_other_limits_ends_where_a_run_under_them_would_have(pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert run(["segment", str(pictures), str(out), *PLAIN, "--max-pixels", "10000"]) == 3
+    assert run(["segment", str(pictures), str(out), *PLAIN, *INLINE, "--max-pixels", "10000"]) == 3
     before = result_of(out)
     assert (before["ok"], before["errors_by_type"]) == (6, {"too_large": 1, "truncated": 1})
     manifests = {path.name: path.read_bytes() for path in (out / "segment/manifests").iterdir()}
     mend(pictures)
     # The truncated one is whole again; the other one is still too large.
-    assert run(["retry", str(out)]) == 3
+    assert run(["retry", str(out), *INLINE]) == 3
     assert result_of(out)["errors_by_type"] == {"too_large": 1}
-    assert run(["retry", str(out), "--max-pixels", "30000"]) == 0
+    assert run(["retry", str(out), "--workers", "2", "--max-pixels", "30000"]) == 0
     result = result_of(out)
     assert (result["ok"], result["failed"]) == (8, 0)
     for name, body in manifests.items():
@@ -77,7 +78,7 @@ def test_a_retry_under_other_limits_ends_where_a_run_under_them_would_have(pictu
     assert second["facts"]["limits"]["max_pixels"] == 10_000
     assert third["facts"]["limits"]["max_pixels"] == 30_000
     calm = tmp_path / "calm"
-    assert run(["segment", str(pictures), str(calm), *PLAIN, "--max-pixels", "30000"]) == 0
+    assert run(["segment", str(pictures), str(calm), *PLAIN, *INLINE, "--max-pixels", "30000"]) == 0
     left_out = {"changed_since_plan", "arrays_path"}
     tried, calm_rows = (
         [{k: v for k, v in row.items() if k not in left_out} for row in rows_of(o).values()] for o in (out, calm)
@@ -86,7 +87,7 @@ def test_a_retry_under_other_limits_ends_where_a_run_under_them_would_have(pictu
     assert [name for name, row in rows_of(out).items() if row["changed_since_plan"]] == [TRUNCATED]
     assert result["settings"]["max_pixels"] == 10_000, "the record of the run does not change"
     # The command that began the run finds everything done, and says the same.
-    assert run(["segment", str(pictures), str(out), *PLAIN, "--max-pixels", "10000"]) == 0
+    assert run(["segment", str(pictures), str(out), *PLAIN, *INLINE, "--max-pixels", "10000"]) == 0
     assert result_of(out)["content_digest"] == result["content_digest"]
 
 
@@ -95,13 +96,13 @@ def test_regions_and_label_maps_of_failed_images_are_made_with_the_clusters_ther
     pictures: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    command = ["semantic", str(pictures), str(out), *PLAIN, *REGIONS]
+    command = ["semantic", str(pictures), str(out), *PLAIN, *INLINE, *REGIONS]
     assert run(command) == 3
     books = (out / "clusters/clusters.json").read_bytes()
     before = rows_of(out, "semantic")
     assert before[TRUNCATED]["status"] == "failed"
     mend(pictures)
-    assert run(["retry", str(out)]) == 0
+    assert run(["retry", str(out), *INLINE]) == 0
     after = rows_of(out, "semantic")
     assert after[TRUNCATED]["status"] == "ok"
     assert after[TRUNCATED]["labels"]
@@ -117,7 +118,7 @@ def test_regions_and_label_maps_of_failed_images_are_made_with_the_clusters_ther
 @pytest.mark.parametrize("engine", [pytest.param("ray", marks=pytest.mark.soak), "torchrun"])
 def test_every_engine_tries_all_stages_again(pictures: Path, tmp_path: Path, engine: str) -> None:
     out = tmp_path / "out"
-    assert run(["semantic", str(pictures), str(out), *PLAIN, *REGIONS]) == 3
+    assert run(["semantic", str(pictures), str(out), *PLAIN, *INLINE, *REGIONS]) == 3
     mend(pictures)
     if engine == "ray":
         assert run(["retry", str(out), "--engine", "ray", "--workers", "1"]) == 0
@@ -134,14 +135,14 @@ def test_a_second_try_in_a_run_that_is_not_finished_is_kept_for_when_it_is(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    command = ["segment", str(pictures), str(out), *PLAIN]
+    command = ["segment", str(pictures), str(out), *PLAIN, *INLINE]
     assert run(command) == 3
     # As if the run had been killed before its last shard.
     (out / "segment/manifests/0000002.0.json").unlink()
     (out / "results/segment.json").unlink()
     mend(pictures)
     capsys.readouterr()
-    assert run(["retry", str(out)]) == 0
+    assert run(["retry", str(out), *INLINE]) == 0
     assert "1 shards have not been done yet" in capsys.readouterr().err
     assert not (out / "results/segment.json").exists()
     assert run(command) == 0
@@ -153,10 +154,10 @@ def test_settings_of_one_stage_do_not_stop_another_and_wrong_ones_are_named(
 ) -> None:
     out = tmp_path / "out"
     trees = ["hierarchy", str(pictures), str(out), "--backbone", "descriptors", "--resize", "native"]
-    assert run([*trees, "--superpixels", "8", "--shard-size", "3"]) == 3
+    assert run([*trees, "--superpixels", "8", "--shard-size", "3", *INLINE]) == 3
     mend(pictures)
     # hierarchy knows no refinement, which retry offers for the other stages
-    assert run(["retry", str(out), "--refine-processes", "1"]) == 0
+    assert run(["retry", str(out), *INLINE, "--refine-processes", "1"]) == 0
     assert result_of(out, "hierarchy")["failed"] == 0
     capsys.readouterr()
     assert run(["retry", str(out), "--log-format", "xml"]) == 1
@@ -165,7 +166,7 @@ def test_settings_of_one_stage_do_not_stop_another_and_wrong_ones_are_named(
 
 def test_what_cannot_be_changed_is_refused_by_name(pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert run(["segment", str(pictures), str(out), *PLAIN]) == 3
+    assert run(["segment", str(pictures), str(out), *PLAIN, *INLINE]) == 3
     from simsam_batch.telling.console import reporter
 
     with reporter("text", quiet=True) as report, pytest.raises(SettingsError, match="kappa: cannot be changed"):
@@ -183,9 +184,9 @@ def test_a_run_without_failures_has_nothing_to_retry(
 ) -> None:
     mend(pictures)
     out = tmp_path / "out"
-    assert run(["segment", str(pictures), str(out), *PLAIN]) == 0
+    assert run(["segment", str(pictures), str(out), *PLAIN, *INLINE]) == 0
     capsys.readouterr()
-    assert run(["retry", str(out)]) == 0
+    assert run(["retry", str(out), *INLINE]) == 0
     assert "segment: no image has failed" in capsys.readouterr().err
     assert len(list((out / "segment/manifests").iterdir())) == 3
 
@@ -194,7 +195,7 @@ def test_status_tells_what_is_done_pending_and_failed(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert run(["segment", str(pictures), str(out), *PLAIN]) == 3
+    assert run(["segment", str(pictures), str(out), *PLAIN, *INLINE]) == 3
     # As if the run had been killed over its last shard, and before it was published.
     (out / "segment/manifests/0000002.0.json").unlink()
     (out / "results/segment.json").unlink()
@@ -217,7 +218,7 @@ def test_status_tells_what_is_done_pending_and_failed(
 
 
 def test_status_works_on_object_storage(pictures: Path, s3_url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["segment", str(pictures), f"{s3_url}/out", *PLAIN, "--workers", "1"]) == 3
+    assert run(["segment", str(pictures), f"{s3_url}/out", *PLAIN, *INLINE]) == 3
     capsys.readouterr()
     assert run(["status", f"{s3_url}/out"]) == 0
     text = capsys.readouterr().out
@@ -238,7 +239,7 @@ def test_verify_tells_a_whole_run_from_a_damaged_one_and_clears_away_what_nothin
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert run(["segment", str(pictures), str(out), *PLAIN]) == 3
+    assert run(["segment", str(pictures), str(out), *PLAIN, *INLINE]) == 3
     capsys.readouterr()
     assert run(["verify", str(out)]) == 0
     assert "all that is committed is as it was" in capsys.readouterr().out

@@ -30,7 +30,7 @@ NAMES = ["0.png", "1.png", "2.png", "3 words.png", "4.png"]
 WORDS = 3
 OK = [name for number, name in enumerate(NAMES) if number != WORDS]
 
-COMMON = ["--backbone", "descriptors", "--resize", "native", "--shard-size", "2", "--workers", "1", "--quiet"]
+COMMON = ["--backbone", "descriptors", "--resize", "native", "--shard-size", "2", "--engine", "inline", "--quiet"]
 COMMANDS = {
     "segment": ["--head", "none", "--k", "4"],
     "semantic": ["--head", "none", "--regions", "2", "--clusters", "2"],

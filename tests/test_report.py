@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from functools import cache
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -124,7 +125,7 @@ def masks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save(root / "photos" / "flat.png", np.full((128, 192, 3), 90, np.uint8))
     (root / "photos" / BROKEN).write_text("this is text, whatever its name says. " * 9)
     arguments = ["segment", f"{root}/photos", f"{root}/out", "--truth", f"{root}/truth", "--backbone", "descriptors"]
-    assert run([*arguments, "--resize", "native", "--shard-size", "2", "--workers", "1", "--quiet"]) == 3
+    assert run([*arguments, "--resize", "native", "--shard-size", "2", "--engine", "inline", "--quiet"]) == 3
     return root / "out"
 
 
@@ -145,7 +146,7 @@ def maps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arguments = ["semantic", f"{root}/photos", f"{root}/out", "--truth", f"{root}/truth", "--backbone", "descriptors"]
     arguments += ["--resize", "native", "--head", "none", "--shift", "zero", "--k", "5", "--region-feature", "patches"]
     arguments += ["--regions", "4", "--clusters", "3", "--class-names", f"{root}/classes.txt", "--shard-size", "2"]
-    assert run([*arguments, "--workers", "1", "--quiet"]) == 0
+    assert run([*arguments, "--engine", "inline", "--quiet"]) == 0
     return root / "out"
 
 
@@ -155,12 +156,18 @@ def trees(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = photographs_of_squares(tmp_path_factory.mktemp("trees"), 4)
     arguments = ["hierarchy", f"{root}/photos", f"{root}/out", "--truth", f"{root}/truth", "--backbone", "descriptors"]
     arguments += ["--resize", "native", "--facet", "key", "--clusters", "3", "--baselines", "--shard-size", "2"]
-    assert run([*arguments, "--workers", "1", "--quiet"]) == 0
+    assert run([*arguments, "--engine", "inline", "--quiet"]) == 0
     return root / "out"
 
 
 def page_of(out: Path, **options: Any) -> Page:
     return Page(Path(operations.report(str(out), **options)).read_text(encoding="utf-8"))
+
+
+@cache
+def finished_page(out: Path, **options: Any) -> Page:
+    """The page of a run that no test changes, written once."""
+    return page_of(out, **options)
 
 
 def rows_of(out: Path, stage: str) -> list[dict[str, Any]]:
@@ -181,7 +188,7 @@ def out(request: pytest.FixtureRequest) -> Path:
 
 
 def test_a_page_is_static_and_needs_nothing_but_its_own_pictures(out: Path) -> None:
-    page = page_of(out)
+    page = finished_page(out)
     assert not page.all("script")
     for tag, attributes in page.elements:
         assert tag not in ("iframe", "object", "embed", "form", "link", "base")
@@ -194,7 +201,7 @@ def test_a_page_is_static_and_needs_nothing_but_its_own_pictures(out: Path) -> N
 
 
 def test_a_page_forbids_what_it_does_not_need_and_allows_its_own_style_alone(out: Path) -> None:
-    page = page_of(out)
+    page = finished_page(out)
     [policy] = [meta["content"] for meta in page.all("meta") if "http-equiv" in meta]
     assert policy is not None
     style = page.source.split("<style>")[1].split("</style>")[0]
@@ -206,7 +213,7 @@ def test_a_page_forbids_what_it_does_not_need_and_allows_its_own_style_alone(out
 
 
 def test_headings_come_in_order_and_pictures_have_a_text(out: Path) -> None:
-    page = page_of(out)
+    page = finished_page(out)
     levels = [level for level, _ in page.headings]
     assert levels[0] == 1
     assert levels.count(1) == 1
@@ -220,7 +227,7 @@ def test_headings_come_in_order_and_pictures_have_a_text(out: Path) -> None:
 
 
 def test_pictures_are_small_and_their_size_is_stated(out: Path) -> None:
-    for image in page_of(out).all("img"):
+    for image in finished_page(out).all("img"):
         with Image.open(out / "report" / str(image["src"])) as picture:
             assert picture.format == "JPEG"
             assert picture.size == (int(image["width"] or 0), int(image["height"] or 0))
@@ -237,7 +244,7 @@ def _files(out: Path, page: Page) -> list[Path]:
 
 
 def test_what_came_from_a_list_of_images_is_text(masks: Path) -> None:
-    page = page_of(masks)
+    page = finished_page(masks)
     for name in (SCRIPT, f"{BREAKOUT}/script>.png", BROKEN):
         assert name in page.text
         assert name not in page.source
@@ -245,7 +252,7 @@ def test_what_came_from_a_list_of_images_is_text(masks: Path) -> None:
 
 
 def test_class_names_are_text_in_tables_and_pictures(maps: Path) -> None:
-    page = page_of(maps)
+    page = finished_page(maps)
     assert page.text.count(CLASSES[1]) >= 3
     assert CLASSES[3] in page.text
     assert not page.all("b")
@@ -254,7 +261,7 @@ def test_class_names_are_text_in_tables_and_pictures(maps: Path) -> None:
 
 def test_scores_stand_with_their_intervals_as_in_the_result_file(masks: Path, trees: Path) -> None:
     for out, stage, name in ((masks, "segment", "iou_per_image_mean"), (trees, "hierarchy", "nmcovering")):
-        metrics, page = metrics_of(out, stage), page_of(out)
+        metrics, page = metrics_of(out, stage), finished_page(out)
         low, high = metrics[f"{name}_ci"]
         line = page.source.split(f"<bdi>{name}</bdi>", 1)[1].split("</tr>", 1)[0]
         assert f">{metrics[name]:.4f}<" in line
@@ -262,7 +269,7 @@ def test_scores_stand_with_their_intervals_as_in_the_result_file(masks: Path, tr
 
 
 def test_galleries_show_the_best_and_the_worst(masks: Path) -> None:
-    page = page_of(masks, samples=2)
+    page = finished_page(masks, samples=2)
     scored = sorted((row for row in rows_of(masks, "segment") if row["iou"] is not None), key=lambda row: row["iou"])
     names = [Page(f"<p>{name}</p>").text for name in page.gallery("Best")]
     assert names == [row["image_id"] for row in scored[::-1][:2]]
@@ -272,14 +279,14 @@ def test_galleries_show_the_best_and_the_worst(masks: Path) -> None:
 
 def test_no_two_galleries_show_the_same_images(masks: Path, trees: Path) -> None:
     for out in (masks, trees):
-        page = page_of(out, samples=100)
+        page = finished_page(out, samples=100)
         galleries = re.findall(r'<section class="gallery.*?</section>', page.source, re.DOTALL)
         shown = [frozenset(re.findall(r'<bdi class="id">(.*?)</bdi>', gallery)) for gallery in galleries]
         assert len(shown) == len(set(shown)) >= 1
 
 
 def test_failures_are_counted_by_cause_and_named(masks: Path) -> None:
-    page = page_of(masks)
+    page = finished_page(masks)
     [row] = [row for row in rows_of(masks, "segment") if row["status"] == "failed"]
     part = page.text.split("Failures", 2)[2]
     assert row["error_type"] in part
@@ -287,14 +294,14 @@ def test_failures_are_counted_by_cause_and_named(masks: Path) -> None:
 
 
 def test_a_histogram_counts_every_image(masks: Path) -> None:
-    page = page_of(masks)
+    page = finished_page(masks)
     plot = page.source.split(">Overlap with the truth</figcaption>")[1].split("</figure>")[0]
     counts = [int(each.split("</title>")[0].rpartition(": ")[2]) for each in plot.split("<rect")[1:]]
     assert sum(counts) == metrics_of(masks, "segment")["images_scored"] == 5
 
 
 def test_settings_that_differ_come_first_with_their_default(masks: Path) -> None:
-    part = page_of(masks).text.split("Settings that differ from the defaults")[1].split("All other settings")[0]
+    part = finished_page(masks).text.split("Settings that differ from the defaults")[1].split("All other settings")[0]
     for name, value, default in (("backbone", "descriptors", "dino_vits16"), ("resize", "native", "short:384")):
         line = part.split(f"{name}\n" if f"{name}\n" in part else name, 1)[1]
         assert line.startswith(f"{value}{default}")
@@ -302,7 +309,7 @@ def test_settings_that_differ_come_first_with_their_default(masks: Path) -> None
 
 
 def test_labels_show_their_images_class_and_confusion(maps: Path) -> None:
-    page, metrics = page_of(maps, samples=3), metrics_of(maps, "semantic")
+    page, metrics = finished_page(maps, samples=3), metrics_of(maps, "semantic")
     for label, name in enumerate(metrics["class_of_cluster"][1:], 1):
         heading = f"Label {label}" if name is None else f"Label {label}: {name}"
         assert heading in [text for _, text in page.headings]
@@ -314,7 +321,7 @@ def test_labels_show_their_images_class_and_confusion(maps: Path) -> None:
 
 
 def test_trees_show_covering_by_depth_baselines_and_labels(trees: Path) -> None:
-    page, metrics = page_of(trees), metrics_of(trees, "hierarchy")
+    page, metrics = finished_page(trees), metrics_of(trees, "hierarchy")
     by_depth = metrics["nfcovering_by_depth"]
     assert f"{by_depth[0]:.3f} at depth 1, at best {max(by_depth):.3f} at depth" in page.text
     for name, value in metrics["baselines"].items():
@@ -326,7 +333,7 @@ def test_trees_show_covering_by_depth_baselines_and_labels(trees: Path) -> None:
 
 
 def test_a_stage_can_be_asked_for_alone(maps: Path) -> None:
-    assert "Label maps" in page_of(maps, stage="regions").text
+    assert "Label maps" in finished_page(maps, stage="regions").text
     with pytest.raises(SettingsError, match="has no stage 'segment'; it has regions, semantic"):
         operations.report(str(maps), stage="segment")
 
@@ -432,7 +439,7 @@ def test_no_credential_reaches_the_page(masks: Path, tmp_path: Path) -> None:
 def test_a_run_on_object_storage_gets_its_page_there(masks: Path, s3_url: str) -> None:
     url = f"{s3_url}/run"
     arguments = ["segment", f"{masks.parent}/photos", url, "--backbone", "descriptors", "--resize", "native"]
-    assert run([*arguments, "--workers", "1", "--quiet", "--allow-failed", "1"]) == 0
+    assert run([*arguments, "--engine", "inline", "--quiet", "--allow-failed", "1"]) == 0
     assert operations.report(url, samples=2) == f"{url}/report/index.html"
     folder = Folder(url)
     page = Page(folder.read("report/index.html").decode())

@@ -97,7 +97,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Image.fromarray(content).save(path)
     (root / "photos" / "<script>alert(4)<!--.png").write_text("no image at all, of some length. " * 9)
     arguments = ["segment", f"{root}/photos", f"{root}/out", "--truth", f"{root}/truth", "--backbone", "descriptors"]
-    assert run([*arguments, "--resize", "native", "--workers", "1", "--quiet", "--allow-failed", "1"]) == 0
+    assert run([*arguments, "--resize", "native", "--engine", "inline", "--quiet", "--allow-failed", "1"]) == 0
     (root / "out" / "report").mkdir()
     (root / "out" / "report" / "card.yaml").write_text("title: </dd><script>alert(5)</script>\nlicence: CC0\n")
     return Path(operations.report(str(root / "out")))
@@ -119,7 +119,7 @@ def maps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "classes.txt").write_text("\n".join(f"class number {i}" for i in range(25)))
     arguments = ["semantic", f"{root}/photos", f"{root}/out", "--truth", f"{root}/truth", "--backbone", "descriptors"]
     arguments += ["--resize", "native", "--head", "none", "--region-feature", "patches", "--regions", "4"]
-    arguments += ["--clusters", "3", "--class-names", f"{root}/classes.txt", "--workers", "1", "--quiet"]
+    arguments += ["--clusters", "3", "--class-names", f"{root}/classes.txt", "--engine", "inline", "--quiet"]
     assert run(arguments) == 0
     return Path(operations.report(str(root / "out")))
 

@@ -19,7 +19,8 @@ from simsam_batch.cli import run
 from simsam_batch.results.scoring import largest_box, nearest
 from simsam_batch.telling.console import metric_lines
 
-SETTINGS = ["--backbone", "descriptors", "--resize", "native", "--epochs", "1", "--k", "3", "--workers", "1", "--quiet"]
+SETTINGS = ["--backbone", "descriptors", "--resize", "native", "--epochs", "1", "--k", "3"]
+SETTINGS += ["--engine", "inline", "--quiet"]
 
 
 @pytest.fixture(scope="module")
@@ -224,8 +225,8 @@ def test_a_semantic_run_and_its_exported_label_maps_have_the_same_scores(home: P
         "native",
         "--clusters",
         "2",
-        "--workers",
-        "1",
+        "--engine",
+        "inline",
         "--quiet",
         "--truth",
         str(tmp_path / "ids"),

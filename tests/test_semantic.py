@@ -33,6 +33,7 @@ from simsam_batch.storage import Folder
 
 SETTINGS = ["--backbone", "descriptors", "--resize", "native", "--head", "none", "--shift", "zero", "--k", "5"]
 SETTINGS += ["--region-feature", "patches", "--regions", "4", "--clusters", "3"]
+INLINE = ["--engine", "inline"]
 COLOURS = [(200, 40, 40), (40, 170, 60), (50, 60, 200)]
 PLACES = [(16, 16), (16, 128), (128, 16), (128, 128)]
 IMAGES = 24
@@ -72,11 +73,16 @@ def command(pictures: Path, out: Path, *more: str) -> list[str]:
     return [*base, "--truth", f"{pictures}/truth", "--shard-size", "1", *SETTINGS, *more]
 
 
+def inline(pictures: Path, out: Path, *more: str) -> list[str]:
+    """The same without the interpreter, in the process that runs it."""
+    return [*command(pictures, out, *more)[3:], *INLINE]
+
+
 @pytest.fixture(scope="module")
 def finished(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """OUT of an undisturbed run on two local workers."""
+    """OUT of an undisturbed run in this process."""
     out = tmp_path_factory.mktemp("finished") / "out"
-    assert run(command(pictures, out, "--workers", "2")[3:]) == 0
+    assert run(inline(pictures, out)) == 0
     return out
 
 
@@ -159,7 +165,7 @@ def test_every_region_has_the_label_of_its_nearest_centre(finished: Path) -> Non
 
 def test_results_depend_on_neither_workers_nor_shards(pictures: Path, tmp_path: Path, finished: Path) -> None:
     out = tmp_path / "out"
-    arguments = command(pictures, out, "--workers", "1", "--shard-size", "5")[3:]
+    arguments = inline(pictures, out, "--shard-size", "5")
     assert run(arguments) == 0
     # the bits of the fit and of the rows; digests of results are over shards, and these are others here
     assert codebooks_of(out) == codebooks_of(finished)
@@ -172,7 +178,7 @@ def test_a_finished_run_is_published_again_from_what_is_committed(
     pictures: Path, finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = committed(finished)
-    assert run(command(pictures, finished, "--quiet")[3:]) == 0
+    assert run(inline(pictures, finished, "--quiet")) == 0
     assert capsys.readouterr().err == ""
     assert committed(finished) == before
 
@@ -182,7 +188,7 @@ def test_clusters_are_fitted_with_the_workers_number_of_threads(
 ) -> None:
     """Sums over many regions change in their last bits with the number, which torchrun and a shell set differently."""
     import torch
-    from threadpoolctl import threadpool_info
+    from threadpoolctl import threadpool_info, threadpool_limits
 
     from simsam_batch.regions import codebook
 
@@ -201,7 +207,8 @@ def test_clusters_are_fitted_with_the_workers_number_of_threads(
     try:
         settings = resolve(SemanticSettings, {"clusters": 3, "threads": 1})
         digest = result_of(finished, "regions")["content_digest"]
-        fitted = fit_clusters(Folder(str(tmp_path / "out")), REGIONS, settings, digest)
+        with threadpool_limits(2):
+            fitted = fit_clusters(Folder(str(tmp_path / "out")), REGIONS, settings, digest)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -211,13 +218,18 @@ def test_clusters_are_fitted_with_the_workers_number_of_threads(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["local", "ray", "torchrun"])
-def test_every_engine_computes_the_same_bits_in_all_three_steps(
+def test_every_engine_computes_the_same_bits_in_all_three_steps_and_tells_of_them_once(
     pictures: Path, tmp_path: Path, finished: Path, run_on: Callable[[str, list[str]], None], engine: str
 ) -> None:
     out = tmp_path / "out"
     run_on(engine, command(pictures, out))
     assert digests(out) == digests(finished)
     assert result_of(out)["metrics"] == result_of(finished)["metrics"]
+    # of several ranks one writes
+    (driver,) = (out / "events").iterdir()
+    told = [json.loads(line) for path in sorted(driver.iterdir()) for line in path.read_text().splitlines()]
+    assert [event["stage"] for event in told if event["event"] == "stage"] == ["regions", "semantic"]
+    assert sum(event["shards"] for event in told if event["event"] == "shards") == 2 * IMAGES
 
 
 def committed(out: Path) -> dict[str, tuple[int, int]]:
@@ -266,7 +278,7 @@ def test_a_killed_run_goes_on_at_the_step_it_was_in(
     before = committed(out)
     done = {stage: manifests(out, stage) for stage in ("regions", "semantic")}
 
-    assert run(launch[3:]) == 0
+    assert run([*launch[3:], *INLINE]) == 0
     text = capsys.readouterr().err
     after = committed(out)
     assert {name: after[name] for name in before} == before
@@ -280,7 +292,7 @@ def test_a_killed_run_goes_on_at_the_step_it_was_in(
 
 @pytest.fixture(scope="module")
 def mixed(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run over good and bad images, and truth that cannot be used; ``errors`` holds what it said."""
+    """A run over good and bad images, and truth that cannot be used."""
     root = tmp_path_factory.mktemp("mixed")
     for i in range(4):
         pixels, truth = picture(i)
@@ -300,11 +312,8 @@ def mixed(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     save(root / "images" / "without truth.png", pixels)
     (root / "images" / "words.jpg").write_text("no picture")
     (root / "names.txt").write_text("ground\nred\ngreen\nblue\n")
-    arguments = command(root, root / "out", "--class-names", f"{root}/names.txt", "--ignore-label", "255")[3:]
-    launch = [sys.executable, "-m", "simsam_batch", *arguments, "--workers", "1", "--shard-size", "6"]
-    done = subprocess.run(launch, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 3, done.stderr
-    (root / "errors").write_text(done.stderr)
+    arguments = inline(root, root / "out", "--class-names", f"{root}/names.txt", "--ignore-label", "255")
+    assert run([*arguments, "--shard-size", "6"]) == 3
     return root
 
 
@@ -354,7 +363,7 @@ def few(root: Path, folder: Path, n: int = 2) -> list[str]:
     """Arguments for the first images, without truth."""
     for i in range(n):
         save(folder / f"{i}.png", picture(i)[0])
-    return ["semantic", str(folder), str(root / "out"), *SETTINGS, "--workers", "1", "--quiet"]
+    return ["semantic", str(folder), str(root / "out"), *SETTINGS, *INLINE, "--quiet"]
 
 
 def test_more_clusters_than_regions_are_refused_with_the_number_there_is(
@@ -397,7 +406,7 @@ def test_other_settings_on_an_existing_run_are_refused_by_name(
     pictures: Path, finished: Path, capsys: pytest.CaptureFixture[str], change: list[str], named: str
 ) -> None:
     before = committed(finished)
-    assert run([*command(pictures, finished, "--quiet")[3:], *change]) == 1
+    assert run([*inline(pictures, finished, "--quiet"), *change]) == 1
     text = capsys.readouterr().err
     assert named in text
     assert "another OUT" in text
@@ -417,7 +426,7 @@ def test_label_ids_over_255_survive(pictures: Path, tmp_path: Path) -> None:
         save(folder / f"{i:02d}.png", pixels)
         save(tmp_path / "truth" / f"{i:02d}.png", np.full((160, 320), i % 5, np.uint8))
     arguments = ["semantic", str(folder), str(tmp_path / "out"), "--truth", str(tmp_path / "truth"), *SETTINGS]
-    arguments += ["--regions", "10", "--k", "10", "--clusters", "300", "--matching", "majority", "--quiet"]
+    arguments += [*INLINE, "--regions", "10", "--k", "10", "--clusters", "300", "--matching", "majority", "--quiet"]
     assert run(arguments) == 0
     rows = rows_of(tmp_path / "out")
     labels = {label for row in rows for label in row["labels"]}
@@ -445,7 +454,7 @@ def test_class_names_that_cannot_be_used_are_explained(
     names = tmp_path / "names.txt"
     if content is not None:
         names.write_bytes(content)
-    assert run([*command(pictures, tmp_path / "out", "--quiet")[3:], "--class-names", str(names)]) == 1
+    assert run([*inline(pictures, tmp_path / "out", "--quiet"), "--class-names", str(names)]) == 1
     text = capsys.readouterr().err
     assert "class_names: " in text
     assert message in text
@@ -455,7 +464,7 @@ def test_class_names_that_cannot_be_used_are_explained(
 def test_a_crop_that_does_not_divide_into_patches_is_refused_with_sizes_that_do(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [*command(pictures, tmp_path / "out", "--quiet")[3:], "--region-feature", "mean-token"]
+    arguments = [*inline(pictures, tmp_path / "out", "--quiet"), "--region-feature", "mean-token"]
     assert run([*arguments, "--crop-size", "100"]) == 1
     assert "crop_size: 100 is no multiple of the patch size 16; 96 and 112 are" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -476,7 +485,7 @@ def majority_miou(labels: np.ndarray, truth: np.ndarray) -> float:
 def test_repeats_report_mean_and_deviation_and_label_maps_of_the_first(pictures: Path, tmp_path: Path) -> None:
     """Twelve clusters for three kinds of regions: where the others fall depends on the seed."""
     out = tmp_path / "out"
-    arguments = [*command(pictures, out, "--quiet", "--shard-size", "12")[3:], "--clusters", "12"]
+    arguments = [*inline(pictures, out, "--quiet", "--shard-size", "12"), "--clusters", "12"]
     assert run([*arguments, "--repeats", "3", "--matching", "majority"]) == 0
     books = codebooks_of(out)
     assert len({book["sha256"] for book in books}) == len(books) == 3
@@ -512,7 +521,7 @@ def test_images_alone_in_quarantine_get_the_same_labels(mixed: Path, tmp_path: P
     shutil.rmtree(out / "results")
     (out / "semantic" / "manifests" / "0000001.0.json").unlink()
     again = ["--class-names", f"{mixed}/names.txt", "--ignore-label", "255", "--shard-size", "6"]
-    assert run(command(mixed, out, *again, "--starts-before-quarantine", "1", "--workers", "1")[3:]) == 3
+    assert run(inline(mixed, out, *again, "--starts-before-quarantine", "1")) == 3
     manifest = json.loads((out / "semantic" / "manifests" / "0000001.0.json").read_text())
     assert manifest["facts"]["quarantine"]
     assert manifest["images"] > 1
@@ -530,7 +539,7 @@ def test_kept_columns_pass_through_and_the_central_square_alone_is_scored(tmp_pa
         truths.append(str(save(tmp_path / f"truth{i}.png", np.hstack([sides, truth, sides]))))
     table = pa.table({"uri": uris, "truth_uri": truths, "place": ["north", None], "unused": [1, 2]})
     pq.write_table(table, tmp_path / "table.parquet")
-    arguments = ["semantic", str(tmp_path / "table.parquet"), str(tmp_path / "out"), *SETTINGS, "--quiet"]
+    arguments = ["semantic", str(tmp_path / "table.parquet"), str(tmp_path / "out"), *SETTINGS, *INLINE, "--quiet"]
     assert run([*arguments, "--keep-columns", "place", "--truth-crop", "center"]) == 0
     rows = rows_of(tmp_path / "out")
     assert [row["place"] for row in rows] == ["north", None]
@@ -545,7 +554,7 @@ def test_a_kept_column_of_the_results_own_name_is_refused(
 ) -> None:
     uri = str(save(tmp_path / "0.png", picture(0)[0]))
     pq.write_table(pa.table({"uri": [uri], column: [1]}), tmp_path / "table.parquet")
-    arguments = ["semantic", str(tmp_path / "table.parquet"), str(tmp_path / "out"), *SETTINGS, "--quiet"]
+    arguments = ["semantic", str(tmp_path / "table.parquet"), str(tmp_path / "out"), *SETTINGS, *INLINE, "--quiet"]
     assert run([*arguments, "--keep-columns", column]) == 1
     assert f"keep_columns: {column}" in capsys.readouterr().err
 
@@ -606,7 +615,7 @@ def test_an_out_with_other_files_is_used_without_a_question_and_nothing_is_writt
     (tmp_path / "out" / "notes.txt").write_text("mine")
     for i in range(2):
         save(tmp_path / "images" / f"{i}.png", picture(i)[0])
-    assert run(["semantic", "images", "out", *SETTINGS, "--workers", "1", "--quiet"]) == 0
+    assert run(["semantic", "images", "out", *SETTINGS, *INLINE, "--quiet"]) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "out"]
     assert sorted(path.name for path in (tmp_path / "images").iterdir()) == ["0.png", "1.png"]
     assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
@@ -625,7 +634,8 @@ def test_an_image_that_changed_since_its_regions_were_found_is_not_refined(tmp_p
     pytest.importorskip("pydensecrf.densecrf")
     for i in range(3):
         save(tmp_path / "images" / f"{i}.png", picture(i)[0])
-    arguments = ["semantic", str(tmp_path / "images"), str(tmp_path / "out"), *SETTINGS, "--quiet", "--refine", "crf"]
+    arguments = ["semantic", str(tmp_path / "images"), str(tmp_path / "out"), *SETTINGS, *INLINE, "--quiet"]
+    arguments += ["--refine", "crf"]
     assert run(arguments) == 0
     for step in ("semantic", "results"):
         shutil.rmtree(tmp_path / "out" / step)
@@ -650,7 +660,7 @@ def test_damaged_clusters_are_named_and_nothing_is_computed_with_them(
     (out / book["name"]).unlink()
     if content is not None:
         (out / book["name"]).write_bytes(content)
-    assert run(command(pictures, out, "--quiet", "--workers", "1")[3:]) == 1
+    assert run(inline(pictures, out, "--quiet")) == 1
     text = capsys.readouterr().err
     assert book["name"] in text
     assert words in text

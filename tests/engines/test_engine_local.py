@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,12 +13,7 @@ from simsam_batch.engines.child import Child, Receive, Send
 from simsam_batch.engines.local import LocalEngine
 from simsam_batch.errors import RunError, SettingsError
 
-
-@pytest.fixture(autouse=True)
-def _a_hang_fails() -> Iterator[None]:
-    faulthandler.dump_traceback_later(60, exit=True)
-    yield
-    faulthandler.cancel_dump_traceback_later()
+pytestmark = pytest.mark.timeout(60)
 
 
 def test_every_shard_is_reported_once_by_processes_with_the_threads_asked_for(tmp_path: Path) -> None:

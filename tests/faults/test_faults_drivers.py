@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import faulthandler
 import json
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,12 +15,7 @@ from simsam_batch.cli import run
 # Two drivers meet at most at two places; there each may hold two shards that the other has begun too.
 TWICE = 8
 
-
-@pytest.fixture(autouse=True)
-def _a_hang_fails() -> Iterator[None]:
-    faulthandler.dump_traceback_later(1800, exit=True)
-    yield
-    faulthandler.cancel_dump_traceback_later()
+pytestmark = pytest.mark.timeout(1800)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +38,7 @@ def together(pictures: Path, out: Path, drivers: int) -> tuple[int, list[int]]:
 
 def test_two_drivers_make_one_result_and_compute_little_twice(pictures: Path, tmp_path: Path) -> None:
     alone = tmp_path / "alone"
-    assert run(command(pictures, alone, "--workers", "1")[3:]) == 0
+    assert run(command(pictures, alone, "--engine", "inline")[3:]) == 0
     expected = outcome(alone)
     out = tmp_path / "shared"
     begun, shares = together(pictures, out, 2)
@@ -57,7 +50,7 @@ def test_two_drivers_make_one_result_and_compute_little_twice(pictures: Path, tm
 @pytest.mark.soak
 def test_three_drivers_share_a_run_at_length(pictures: Path, tmp_path: Path) -> None:
     alone = tmp_path / "alone"
-    assert run(command(pictures, alone, "--workers", "1")[3:]) == 0
+    assert run(command(pictures, alone, "--engine", "inline")[3:]) == 0
     expected, began, twice = outcome(alone), time.monotonic(), 0
     for number in range(10):
         out = tmp_path / f"shared-{number}"

@@ -6,13 +6,11 @@ SIMSAM_FAULT_SEED repeats one.
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import random
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +21,7 @@ from simsam_batch.cli import run
 
 VICTIMS = ("all processes", "driver", "worker")
 
-
-@pytest.fixture(autouse=True)
-def _a_hang_fails() -> Iterator[None]:
-    faulthandler.dump_traceback_later(3600, exit=True)
-    yield
-    faulthandler.cancel_dump_traceback_later()
+pytestmark = pytest.mark.timeout(3600)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +32,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def expected(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("undisturbed") / "out"
-    assert run(command(pictures, out, "--workers", "2")[3:]) == 0
+    assert run(command(pictures, out, "--engine", "inline")[3:]) == 0
     return outcome(out)
 
 

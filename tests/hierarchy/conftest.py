@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tree_runs import command
+from tree_runs import inline
 
 from simsam_batch.cli import run
 
@@ -36,7 +36,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """OUT of an undisturbed run on one local worker."""
+    """OUT of an undisturbed run in this process."""
     out = tmp_path_factory.mktemp("finished") / "out"
-    assert run(command(pictures, out, "--workers", "1")[3:]) == 0
+    assert run(inline(pictures, out)) == 0
     return out

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tree_runs import command, result_of, rows_of
+from tree_runs import INLINE, command, inline, result_of, rows_of
 
 from simsam_batch.cli import run
 
@@ -18,7 +18,7 @@ from simsam_batch.cli import run
 @pytest.fixture(scope="module")
 def labelled(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("labelled") / "out"
-    assert run(command(pictures, out, "--clusters", "5", "--workers", "1")[3:]) == 0
+    assert run(inline(pictures, out, "--clusters", "5")) == 0
     return out
 
 
@@ -61,21 +61,23 @@ def test_squares_of_one_colour_share_a_label_in_nearly_all_images(pictures: Path
 
 def test_labels_are_added_to_a_finished_run_and_its_trees_stay(pictures: Path, labelled: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert run(command(pictures, out)[3:]) == 0
+    assert run(inline(pictures, out)) == 0
     kept = {path.name: path.read_bytes() for path in (out / "hierarchy/manifests").iterdir()}
     assert not (out / "labels").exists()
-    assert run(command(pictures, out, "--clusters", "5")[3:]) == 0
+    assert run(inline(pictures, out, "--clusters", "5")) == 0
     assert {path.name: path.read_bytes() for path in (out / "hierarchy/manifests").iterdir()} == kept
     assert result_of(out, "labels")["content_digest"] == result_of(labelled, "labels")["content_digest"]
 
 
 def test_a_run_has_one_set_of_labels(pictures: Path, labelled: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(command(pictures, labelled, "--clusters", "6")[3:]) == 1
+    assert run(inline(pictures, labelled, "--clusters", "6")) == 1
     assert "clusters: 5 there, 6 here" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["ray", "torchrun"])
+@pytest.mark.parametrize(
+    "engine", ["local", *(pytest.param(name, marks=pytest.mark.soak) for name in ("ray", "torchrun"))]
+)
 def test_other_engines_grow_the_same_trees_and_give_the_same_labels(
     pictures: Path, tmp_path: Path, labelled: Path, run_on: Callable[[str, list[str]], None], engine: str
 ) -> None:
@@ -96,7 +98,7 @@ def test_status_verify_and_retry_know_the_labels(
     whole = (images / "3.png").read_bytes()
     (images / "3.png").write_bytes(whole[:200])
     out = tmp_path / "out"
-    settings = command(pictures, out, "--clusters", "5", "--allow-failed", "0.5")[5:]
+    settings = inline(pictures, out, "--clusters", "5", "--allow-failed", "0.5")[2:]
     assert run(["hierarchy", str(images), *settings]) == 0
     assert [row["status"] for row in rows_of(out, "labels")].count("failed") == 1
     assert run(["verify", str(out)]) == 0
@@ -104,7 +106,7 @@ def test_status_verify_and_retry_know_the_labels(
     assert "labels" in capsys.readouterr().out
     (images / "3.png").write_bytes(whole)
     books = (out / "node-clusters/clusters.json").read_bytes()
-    assert run(["retry", str(out)]) == 0
+    assert run(["retry", str(out), *INLINE]) == 0
     assert (out / "node-clusters/clusters.json").read_bytes() == books
     rows = rows_of(out, "labels")
     assert all(row["status"] == "ok" and row["labels"] for row in rows)

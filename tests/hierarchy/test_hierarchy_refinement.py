@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as coco
-from tree_runs import command, result_of, rows_of
+from tree_runs import command, inline, result_of, rows_of
 
 from simsam_batch.cli import run
 
@@ -18,7 +18,7 @@ pytest.importorskip("pydensecrf.densecrf")
 @pytest.fixture(scope="module")
 def refined(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("refined") / "out"
-    assert run(command(pictures, out, "--refine", "crf", "--refine-max-side", "160", "--workers", "1")[3:]) == 0
+    assert run(inline(pictures, out, "--refine", "crf", "--refine-max-side", "160")) == 0
     return out
 
 
@@ -61,7 +61,7 @@ def test_processes_that_refine_change_no_bit(pictures: Path, refined: Path, tmp_
 def test_leaves_without_patches_get_no_pixels(pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     more = ["--refine", "crf", "--refine-max-side", "80", "--numbering", "upstream", "--limit", "2"]
-    assert run(command(pictures, out, *more)[3:]) == 0
+    assert run(inline(pictures, out, *more)) == 0
     for row in rows_of(out):
         empty = {i for i, node in enumerate(row["nodes"]) if not node["patches"]}
         assert empty

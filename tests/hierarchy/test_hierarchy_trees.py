@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tree_runs import SETTINGS, command, result_of, rows_of
+from tree_runs import INLINE, SETTINGS, command, inline, result_of, rows_of
 
 from simsam_batch.cli import run
 
@@ -59,7 +59,7 @@ def test_groups_of_labels_are_scored_by_the_hierarchy_named(pictures: Path, tmp_
     labels = tmp_path / "labels.yaml"
     labels.write_text("title: squares\nbackground: 0\nregions:\n  warm:\n    red: 1\n  cold: {green: 2, blue: 3}\n")
     out = tmp_path / "out"
-    assert run(command(pictures, out, "--label-hierarchy", str(labels), "--limit", "2")[3:]) == 0
+    assert run(inline(pictures, out, "--label-hierarchy", str(labels), "--limit", "2")) == 0
     metrics = result_of(out)["metrics"]
     assert set(metrics["iou_by_region"]) == {"warm", "warm/red", "cold", "cold/green", "cold/blue", "background"}
     assert len(metrics["levels"]) == 2
@@ -70,7 +70,7 @@ def test_upstreams_numbering_takes_patches_from_the_first_leaves(
     pictures: Path, finished: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    assert run(command(pictures, out, "--numbering", "upstream")[3:]) == 0
+    assert run(inline(pictures, out, "--numbering", "upstream")) == 0
     assert result_of(out)["metrics"]["nmcovering"] < result_of(finished)["metrics"]["nmcovering"]
     assert all(min(node["patches"] for node in row["nodes"]) == 0 for row in rows_of(out))
 
@@ -82,7 +82,7 @@ def test_an_interrupted_run_goes_on_and_ends_alike(pictures: Path, finished: Pat
     kept = {path.name: path.read_bytes() for path in (out / "hierarchy/manifests").iterdir()}
     (out / "hierarchy/manifests/0000001.0.json").unlink()
     (out / "results/hierarchy.json").unlink()
-    assert run(command(pictures, out)[3:]) == 0
+    assert run(inline(pictures, out)) == 0
     assert result_of(out)["content_digest"] == result_of(finished)["content_digest"]
     assert all((out / "hierarchy/manifests" / n).read_bytes() == body for n, body in kept.items() if n[6] != "1")
 
@@ -100,7 +100,7 @@ def test_a_killed_run_goes_on_where_it_stopped(pictures: Path, finished: Path, t
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in manifests.glob("*.json")}
-    assert run(launch[3:]) == 0
+    assert run([*launch[3:], *INLINE]) == 0
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in before} == before
     assert result_of(out)["content_digest"] == result_of(finished)["content_digest"]
 
@@ -114,7 +114,7 @@ def test_bad_images_are_explained_and_cost_no_other(pictures: Path, finished: Pa
     (folder / "words.jpg").write_text("no picture")
     Image.new("RGB", (1, 1)).save(folder / "dot.png")
     Image.open(pictures / "images" / "1.png").convert("RGBA").save(folder / "clear.png")
-    assert run(["hierarchy", str(folder), str(tmp_path / "out"), *SETTINGS, "--workers", "1"]) == 3
+    assert run(["hierarchy", str(folder), str(tmp_path / "out"), *SETTINGS, *INLINE]) == 3
     rows = {row["image_id"]: row for row in rows_of(tmp_path / "out")}
     assert {name: row["error_type"] for name, row in rows.items()} == {
         "0.png": None,
@@ -134,10 +134,10 @@ def test_wrong_truth_and_wrong_hierarchies_are_named(
     labels = tmp_path / "labels.yaml"
     labels.write_text("regions:\n  square: [1, 2]\nbackground: 0\n")
     out = tmp_path / "out"
-    assert run(command(pictures, out, "--label-hierarchy", str(labels), "--limit", "2")[3:]) == 0
+    assert run(inline(pictures, out, "--label-hierarchy", str(labels), "--limit", "2")) == 0
     assert all("nothing is said of its label 3" in row["truth_error"] for row in rows_of(out))
     assert result_of(out)["metrics"]["truth_errors"] == 2
-    assert run(command(pictures, tmp_path / "other", "--label-hierarchy", "voc2010")[3:]) == 1
+    assert run(inline(pictures, tmp_path / "other", "--label-hierarchy", "voc2010")) == 1
     assert "voc2010" in capsys.readouterr().err
 
 
@@ -151,7 +151,7 @@ def test_settings_that_cannot_be_are_refused_before_anything_is_written(
         (["--form", "low-rank", "--adjacency", "exp"], "form: 'low-rank' needs the adjacency 'minmax'"),
         (["--label-hierarchy", str(far)], "label_hierarchy: "),
     ):
-        assert run(command(pictures, out, *more)[3:]) == 1
+        assert run(inline(pictures, out, *more)) == 1
         assert said in capsys.readouterr().err
         assert not out.exists()
 
@@ -161,7 +161,7 @@ def test_a_label_that_a_hierarchy_names_can_be_left_out(pictures: Path, tmp_path
     labels.write_text("background: 0\nregions: {red: 1, green: 2, blue: 3}\n")
     out = tmp_path / "out"
     more = ["--label-hierarchy", str(labels), "--ignore-label", "3", "--limit", "2"]
-    assert run(command(pictures, out, *more)[3:]) == 0
+    assert run(inline(pictures, out, *more)) == 0
     metrics = result_of(out)["metrics"]
     assert set(metrics["iou_by_region"]) == {"red", "green", "background"}
     # two squares of 96 x 96 pixels
@@ -173,6 +173,6 @@ def test_images_with_nothing_to_split_have_a_root_alone(tmp_path: Path) -> None:
     Image.new("RGB", (96, 64), "red").save(tmp_path / "images" / "one colour.png")
     Image.new("RGB", (64, 64), "blue").save(tmp_path / "images" / "another.png")
     out = tmp_path / "out"
-    assert run(["hierarchy", str(tmp_path / "images"), str(out), *SETTINGS]) == 0
+    assert run(["hierarchy", str(tmp_path / "images"), str(out), *SETTINGS, *INLINE]) == 0
     assert [len(row["nodes"]) for row in rows_of(out)] == [1, 1]
     assert result_of(out)["metrics"]["root_only"] == 2

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tree_runs import SETTINGS, command, result_of, rows_of
+from tree_runs import INLINE, SETTINGS, inline, result_of, rows_of
 
 from simsam_batch.cli import run
 
@@ -35,7 +35,7 @@ def partitions(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 def test_an_image_scores_the_mean_over_its_partitions(pictures: Path, partitions: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    settings = ["--truth", str(partitions), *SETTINGS, "--workers", "1"]
+    settings = ["--truth", str(partitions), *SETTINGS, *INLINE]
     assert run(["hierarchy", f"{pictures}/images", str(out), *settings]) == 0
     for row in rows_of(out):
         with np.load(partitions / f"{Path(row['image_id']).stem}.npz") as held:
@@ -48,7 +48,7 @@ def test_an_image_scores_the_mean_over_its_partitions(pictures: Path, partitions
 def test_baselines_are_scored_as_the_trees_are(pictures: Path, finished: Path, tmp_path: Path) -> None:
     """The covering of a grid cut in quarters, made here from coordinates; and what unions of parts must keep to."""
     out = tmp_path / "out"
-    assert run(command(pictures, out, "--baselines", "--workers", "1")[3:]) == 0
+    assert run(inline(pictures, out, "--baselines")) == 0
     metrics, plain = result_of(out)["metrics"], result_of(finished)["metrics"]
     assert metrics["nmcovering"] == plain["nmcovering"]
     coverings = []
@@ -83,7 +83,7 @@ def test_masks_of_a_dataset_are_an_object_and_its_background(pictures: Path, tmp
         mask = np.asarray(Image.open(pictures / f"truth/{i}.png")) == 1
         Image.fromarray(mask.astype(np.uint8) * 255).save(root / f"ground_truth_mask/{i}.png")
     out = tmp_path / "out"
-    assert run(["hierarchy", f"ecssd:{root}", str(out), *SETTINGS]) == 0
+    assert run(["hierarchy", f"ecssd:{root}", str(out), *SETTINGS, *INLINE]) == 0
     metrics = result_of(out)["metrics"]
     assert set(metrics["iou_by_region"]) == {"object", "background"}
     assert metrics["iou_by_region"]["object"] > 0.7
@@ -101,7 +101,7 @@ def test_the_central_square_alone_is_scored_if_that_is_asked_for(pictures: Path,
         wide[:, :120] = 9
         Image.fromarray(wide).save(tmp_path / f"truth/{i}.png")
     out = tmp_path / "out"
-    more = ["--truth", f"{tmp_path}/truth", "--truth-crop", "center", "--baselines", *SETTINGS]
+    more = ["--truth", f"{tmp_path}/truth", "--truth-crop", "center", "--baselines", *SETTINGS, *INLINE]
     assert run(["hierarchy", f"{tmp_path}/images", str(out), *more]) == 0
     metrics = result_of(out)["metrics"]
     assert "9" not in metrics["iou_by_region"]
@@ -125,8 +125,18 @@ def test_scores_are_the_same_to_the_bit_in_batches_of_any_size(pictures: Path, t
     found = []
     for size in ("1", "2"):
         out = tmp_path / f"out{size}"
-        more = ["--truth", f"{tmp_path}/truth", *SETTINGS, "--shard-size", "6", "--batch-size", size, "--baselines"]
-        assert run(["hierarchy", f"{tmp_path}/images", str(out), *more]) == 0
+        more = [
+            "--truth",
+            f"{tmp_path}/truth",
+            *SETTINGS,
+            *INLINE,
+            "--shard-size",
+            "6",
+            "--batch-size",
+            size,
+            "--baselines",
+        ]
+        assert run(["hierarchy", f"{tmp_path}/images", str(out), *more, "--batch-size", size]) == 0
         found.append(result_of(out)["metrics"])
     assert found[0] == found[1]
 
@@ -144,7 +154,7 @@ def test_labels_that_masks_cannot_have_are_refused(tmp_path: Path, capsys: pytes
 def test_another_hierarchy_of_labels_is_refused_in_a_few_lines(
     pictures: Path, finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(command(pictures, finished, "--label-hierarchy", "pascal-part")[3:]) == 1
+    assert run(inline(pictures, finished, "--label-hierarchy", "pascal-part")) == 1
     said = capsys.readouterr().err
     assert "truth.title: the run in OUT has" in said
     assert "more" in said
@@ -162,7 +172,7 @@ def test_labels_that_partitions_cannot_have_are_refused(
 def test_other_commands_say_that_partitions_do_not_score_them(
     pictures: Path, partitions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = ["--truth", str(partitions), "--backbone", "descriptors", "--limit", "2", "--workers", "1"]
+    settings = ["--truth", str(partitions), "--backbone", "descriptors", "--limit", "2", *INLINE]
     assert run(["segment", f"{pictures}/images", str(tmp_path / "masks"), *settings]) == 0
     assert "masks are not scored" in capsys.readouterr().err
     assert result_of(tmp_path / "masks", "segment")["metrics"] == {}

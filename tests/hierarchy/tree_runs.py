@@ -10,12 +10,18 @@ from typing import Any
 import pyarrow.parquet as pq
 
 SETTINGS = ["--backbone", "descriptors", "--resize", "native", "--superpixels", "12", "--shard-size", "2"]
+INLINE = ["--engine", "inline"]
 
 
 def command(pictures: Path, out: Path, *more: str) -> list[str]:
     """The command on the pictures with their truth, from the interpreter on."""
     base = [sys.executable, "-m", "simsam_batch", "hierarchy", f"{pictures}/images", str(out)]
     return [*base, "--truth", f"{pictures}/truth", *SETTINGS, *more]
+
+
+def inline(pictures: Path, out: Path, *more: str) -> list[str]:
+    """The same without the interpreter, in the process that runs it."""
+    return [*command(pictures, out, *more)[3:], *INLINE]
 
 
 def result_of(out: Path, stage: str = "hierarchy") -> dict[str, Any]:

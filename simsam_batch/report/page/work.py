@@ -88,8 +88,8 @@ def pace(spans: Iterable[tuple[float, float, int]]) -> tuple[float, NDArray[np.f
         The working time in seconds, and (`BINS`,) images a second in equal parts of it. Nothing was worked on: (0, 0).
 
     >>> seconds, rates = pace([(0.0, 10.0, 100), (1000.0, 1010.0, 50)])
-    >>> seconds, rates[0], rates[-1]
-    (20.0, 10.0, 5.0)
+    >>> seconds, rates[[0, -1]].round(6).tolist()
+    (20.0, [10.0, 5.0])
     """
     held = sorted(span for span in spans if span[1] > span[0])
     if not held:
