@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from simsam_batch.errors import SettingsError
 from simsam_batch.results.trees import RegionTree, tree_rows
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.runs.records import from_json
@@ -54,16 +53,12 @@ def map_rows(rows: StageRows) -> Iterator[tuple[int, dict[str, Any]]]:
     if kind == "trees":
         yield from tree_rows(rows)
         return
-    beside: Iterator[tuple[int, dict[str, Any]]] = iter(())
-    if kind == "labels":
-        with suppress(SettingsError):
-            beside = StageRows(rows.out, "regions").each(["content_sha256"])
-    at, read = next(beside, (-1, {}))
-    own = ["content_sha256", "mask_rle"] if kind == "objects" else ["segments"]
-    for number, row in rows.each([*_COLUMNS, *own, *facts_of(rows)]):
-        while -1 < at < number:
-            at, read = next(beside, (-1, {}))
-        yield number, row | (read if at == number else {})
+    if kind == "objects":
+        yield from rows.each([*_COLUMNS, "content_sha256", "mask_rle", *facts_of(rows)])
+        return
+    own = rows.each([*_COLUMNS, "segments", *facts_of(rows)])
+    for (number, row), (_, read) in zip(own, rows.beside("regions", ["content_sha256"]), strict=True):
+        yield number, row | (read or {})
 
 
 def decoded(mask: Mapping[str, Any]) -> NDArray[np.bool_]:

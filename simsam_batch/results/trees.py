@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simsam_batch.errors import RunError, SettingsError
+from simsam_batch.errors import RunError
 from simsam_batch.regions.masks import upsample_index
 from simsam_batch.regions.run_lengths import RunLengths, run_lengths
 from simsam_batch.regions.tree import deepest_nodes
@@ -142,14 +141,8 @@ def tree_rows(rows: StageRows) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises:
         RunError: the labels are not those of these trees.
     """
-    labels: Iterator[tuple[int, dict[str, Any]]] = iter(())
-    with suppress(SettingsError):
-        labels = StageRows(rows.out, "labels").each(["labels"])
-    at, labelled = next(labels, (-1, {}))
-    for number, row in rows.each(_COLUMNS):
-        while -1 < at < number:
-            at, labelled = next(labels, (-1, {}))
-        row["labels"] = labelled.get("labels") if at == number else None
+    for (number, row), (_, labelled) in zip(rows.each(_COLUMNS), rows.beside("labels", ["labels"]), strict=True):
+        row["labels"] = None if labelled is None else labelled["labels"]
         if row["labels"] is not None and len(row["labels"]) != len(row["nodes"] or ()):
             raise RunError(
                 f"{rows.out.url}: the stage labels has {len(row['labels'])} labels for the {len(row['nodes'] or ())} "
