@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -61,31 +61,17 @@ def map_rows(rows: StageRows) -> Iterator[tuple[int, dict[str, Any]]]:
         RunError: the labels are not those of these trees.
     """
     what = shown_by(rows)
-    found = rows.each([*_COLUMNS, *_OF_KIND[what.kind], *facts_of(rows)])
-    for stage, columns in what.beside.items():
-        found = _joined(found, rows, stage, columns)
-    for number, row in found:
+    own = rows.each([*_COLUMNS, *_OF_KIND[what.kind], *facts_of(rows)])
+    beside = [(dict.fromkeys(columns), rows.beside(stage, columns)) for stage, columns in what.beside.items()]
+    for number, row in own:
+        for nothing, others in beside:
+            row |= next(others)[1] or nothing
         if what.kind == "trees" and row["labels"] is not None and len(row["labels"]) != len(row["nodes"] or ()):
             raise RunError(
                 f"{rows.out.url}: {len(row['labels'])} labels are there for the {len(row['nodes'] or ())} nodes of "
                 f"{row['image_id']!r}. To mend it: label the nodes again"
             )
         yield number, row
-
-
-def _joined(
-    found: Iterator[tuple[int, dict[str, Any]]], rows: StageRows, stage: str, columns: Sequence[str]
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows with columns of another stage, null where that has not come so far."""
-    nothing = dict.fromkeys(columns)
-    beside: Iterator[tuple[int, dict[str, Any]]] = iter(())
-    with suppress(SettingsError):
-        beside = StageRows(rows.out, stage).each(columns)
-    at, there = next(beside, (-1, nothing))
-    for number, row in found:
-        while -1 < at < number:
-            at, there = next(beside, (-1, nothing))
-        yield number, row | (there if at == number else nothing)
 
 
 def label_map(row: Mapping[str, Any], settings: Mapping[str, Any], kind: Kind) -> NDArray[np.int32]:

@@ -108,6 +108,36 @@ class StageRows:
         for first, table in self.batches(columns):
             yield from enumerate(table.to_pylist(), first)
 
+    def beside(self, stage: str, columns: Iterable[str]) -> Iterator[tuple[int, dict[str, Any] | None]]:
+        """For each row that is here, in order, its number and some columns of another stage's row of that number.
+
+        Goes along with `each`. Memory holds what `batches` does, of the other stage.
+
+        Args:
+            stage: of the same run, and of the same plan. Either stage may be incomplete.
+            columns: of the other stage; those that it has not are left out.
+
+        Returns:
+            None in place of the columns where the other stage has no such row, or has not begun.
+
+        Raises:
+            SettingsError: the other stage is about other records.
+        """
+        other: Iterator[tuple[int, dict[str, Any]]] = iter(())
+        rows = _rows_if_begun(self.out, stage)
+        if rows is not None:
+            other = rows.each(columns)
+            if rows.plan != self.plan:
+                raise SettingsError(
+                    f"{self.out.url}: the stages {self.stage} and {stage} are about other records, so that their rows "
+                    "do not go together. To mend it: name stages of one plan"
+                )
+        at, row = next(other, (-1, {}))
+        for number in (number for file in self._files for number in file.numbers):
+            while -1 < at < number:
+                at, row = next(other, (-1, {}))
+            yield number, row if at == number else None
+
     def take(self, numbers: Sequence[int], columns: Iterable[str] | None = None) -> pa.Table:
         """The rows of these numbers, in this order; of a part file only the row groups that hold some are read.
 
@@ -191,6 +221,13 @@ class StageRows:
             there = f"{len(self)} rows" + ("" if self.published else ", those of the shards that are committed")
             raise RunError(f"{self.out.url} has no row {number} of {self.stage}: it has {there}")
         return place
+
+
+def _rows_if_begun(out: Folder, stage: str) -> StageRows | None:
+    try:
+        return StageRows(out, stage)
+    except SettingsError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from small_stage import SmallStage, output, small_plan
@@ -14,10 +15,10 @@ from small_stage import SmallStage, output, small_plan
 from simsam_batch.errors import RunError, SettingsError
 from simsam_batch.runs import publish as publish_module
 from simsam_batch.runs.ledger import Ledger
-from simsam_batch.runs.plan import Plan
+from simsam_batch.runs.plan import Plan, make_plan_of
 from simsam_batch.runs.publish import publish
 from simsam_batch.runs.reading import StageRows
-from simsam_batch.runs.schema import ARRAY_FIELDS
+from simsam_batch.runs.schema import ARRAY_FIELDS, row_fields
 from simsam_batch.storage import Folder
 
 VALUES = {0: [0.0, 1.0], 1: [2.0, None], 2: [4.0, 5.0], 3: [6.0]}
@@ -209,3 +210,33 @@ def test_a_folder_without_the_stage_is_refused(tmp_path: Path, stage: str) -> No
         run_at(str(tmp_path))
     with pytest.raises(SettingsError, match=f"holds no results of '{stage}'"):
         StageRows(Folder(str(tmp_path)), stage)
+
+
+@pytest.mark.parametrize("shards", [(0, 1, 2, 3), (1, 3), ()])
+@pytest.mark.parametrize("others", [(0, 1, 2, 3), (0, 3), (), None])
+def test_rows_of_two_stages_go_together_by_number_though_both_are_incomplete(
+    tmp_path: Path, shards: tuple[int, ...], others: tuple[int, ...] | None
+) -> None:
+    plan = run_at(str(tmp_path), shards)
+    if others is not None:
+        ledger = Ledger(plan.out, "other")
+        ledger.begin(SmallStage(name="other"), plan)
+        for number in others:
+            ledger.commit(output(plan, number, VALUES[number]), ledger.start(number), started=0.0)
+    rows = StageRows(plan.out, "small")
+    here = [number for number in range(7) if number // 2 in shards]
+    expected = [
+        (number, {"value": VALUES[number // 2][number % 2]} if number // 2 in (others or ()) else None)
+        for number in here
+    ]
+    assert list(rows.beside("other", ["value", "no such column"])) == expected
+    assert [number for number, _ in rows.each()] == here
+
+
+def test_rows_of_stages_about_other_records_do_not_go_together(tmp_path: Path) -> None:
+    plan = run_at(str(tmp_path))
+    pairs = make_plan_of(plan.out, pa.table({"pair_id": ["a", "b"]}), unit="pair_id", shard_size=2)
+    schema = pa.schema(row_fields("pair_id"))
+    Ledger(plan.out, "pairs").begin(SmallStage(name="pairs", unit="pair_id", schema=schema), pairs)
+    with pytest.raises(SettingsError, match="the stages small and pairs are about other records"):
+        list(StageRows(plan.out, "small").beside("pairs", ["status"]))
