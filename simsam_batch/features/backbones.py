@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from torch import nn
 
 from simsam_batch.errors import SettingsError
 from simsam_batch.features.contract import Triple
+from simsam_batch.features.taps import Tap, TappedViT
 from simsam_batch.features.vit import TOKEN_FACETS, ViTBackbone
 from simsam_batch.features.weights import Checkpoint, fit_checkpoint, read_checkpoint
 
@@ -63,36 +65,86 @@ def load_backbone(
             model that is no plain ViT with variable grids; weights that cannot be fetched, read or fitted. Never falls
             back to random weights.
     """
-    if facet not in FACETS:
-        raise SettingsError(f"facet: {facet!r} is not known; allowed: {', '.join(FACETS)}")
+    taps, model, about = _network(name, weights, [block], [facet], device=device, precision=precision, whole=whole)
+    backbone = ViTBackbone(model, block=taps[0][0], facet=facet, whole=whole, **about)
+    shape = _tried_out(lambda images: backbone(images).descriptors, backbone.patch, name)
+    _require_shape(shape, backbone.channels, name)
+    return backbone
+
+
+def load_taps(
+    name: str,
+    *,
+    weights: Path | None,
+    blocks: Sequence[int],
+    facets: Sequence[str],
+    device: str = "cpu",
+    precision: Literal["fp32", "bf16"] = "fp32",
+    class_token: bool = False,
+    registers: bool = False,
+) -> TappedViT:
+    """Load a ViT of which several facets of several blocks are wanted at once; see `load_backbone` for what is shared.
+
+    Args:
+        name: as for `load_backbone`, like all that is not named here.
+        weights: likewise.
+        blocks: from 0, negative from the end; one that is named twice counts once.
+        facets: of each of the blocks.
+        device: torch's name of the device.
+        precision: of the blocks.
+        class_token: keep what describes the class token too.
+        registers: keep what describes register tokens too.
+
+    Raises:
+        SettingsError: as `load_backbone`.
+    """
+    taps, model, about = _network(name, weights, blocks, facets, device=device, precision=precision)
+    network = TappedViT(model, taps=taps, class_token=class_token, registers=registers, **about)
+    last = taps[-1]
+    shape = _tried_out(lambda images: network(images).descriptors[last], network.patch, name)
+    _require_shape(shape, network.channels_of[f"{last[1]}-{last[0]}"], name)
+    return network
+
+
+def _network(
+    name: str,
+    weights: Path | None,
+    blocks: Sequence[int | None],
+    facets: Sequence[str],
+    *,
+    device: str,
+    precision: str,
+    whole: bool = False,
+) -> tuple[list[Tap], Any, dict[str, Any]]:
+    """The taps with blocks counted from 0, the network with its weights, and what `FrozenViT` takes besides."""
+    for facet in facets:
+        if facet not in FACETS:
+            raise SettingsError(f"facet: {facet!r} is not known; allowed: {', '.join(FACETS)}")
     if precision not in {"fp32", "bf16"}:
         raise SettingsError(f"precision: {precision!r} is not known; allowed: fp32, bf16")
     full_name = _known_name(name)
     checkpoint = None if weights is None else read_checkpoint(weights)
     model = _build(full_name, name, pretrained=checkpoint is None)
-    at = _resolve_block(len(model.blocks), block, name)
-    _check_facet(model, at, facet, name)
+    at = dict.fromkeys(_resolve_block(len(model.blocks), block, name) for block in blocks)
+    taps = [(block, facet) for block in at for facet in facets]
+    for block, facet in taps:
+        _check_facet(model, block, facet, name)
     if checkpoint is not None:
-        fit_checkpoint(model, name, checkpoint, partial(_takes_part, block=at, facet=facet, whole=whole))
+        fit_checkpoint(model, name, checkpoint, partial(_takes_part, taps=taps, whole=whole))
 
     model.to(device)
     self_distilled = checkpoint is not None and checkpoint.layout in {"dino", "ibot"}
     is_dino = self_distilled or full_name.endswith(".dino")
     mean, std = _normalisation(model.pretrained_cfg, checkpoint, is_dino=is_dino)
-    backbone = ViTBackbone(
-        model,
-        name=full_name,
-        weights=f"{checkpoint.layout} file" if checkpoint else f"timm: {model.pretrained_cfg.get('tag', '')}",
-        block=at,
-        facet=facet,
-        mean=mean,
-        std=std,
-        precision=precision,
-        dino=is_dino,
-        whole=whole,
-    )
-    _try_out(backbone, name)
-    return backbone
+    about = {
+        "name": full_name,
+        "weights": f"{checkpoint.layout} file" if checkpoint else f"timm: {model.pretrained_cfg.get('tag', '')}",
+        "mean": mean,
+        "std": std,
+        "precision": precision,
+        "dino": is_dino,
+    }
+    return taps, model, about
 
 
 def _known_name(name: str) -> str:
@@ -151,18 +203,19 @@ def _check_facet(model: Any, block: int, facet: str, name: str) -> None:
         raise SettingsError(f"facet: {name} has no final norm, so that it has no 'norm-token'; use 'token'")
 
 
-def _takes_part(parameter: str, *, block: int, facet: str, whole: bool) -> bool:
-    """Whether a parameter, by timm's name, is needed for this facet of this block."""
+def _takes_part(parameter: str, *, taps: Sequence[Tap], whole: bool) -> bool:
+    """Whether a parameter, by timm's name, is needed for any of these facets of blocks."""
     inside = re.match(r"blocks\.(\d+)\.(.*)", parameter)
     if inside is None:
-        if (whole or facet == "norm-token") and re.match(r"(norm|fc_norm)\.", parameter):
+        normed = whole or any(facet == "norm-token" for _, facet in taps)
+        if normed and re.match(r"(norm|fc_norm)\.", parameter):
             return True
         return not re.match(r"(head|norm|fc_norm|attn_pool)\w*\.", parameter) or parameter.startswith("norm_pre.")
     index, rest = int(inside[1]), inside[2]
-    if index != block or facet in TOKEN_FACETS:
-        return index <= block
-    letter = facet[0]
-    return bool(re.match(rf"norm1\.|attn\.(qkv\.|{letter}_proj\.|{letter}_bias$)", rest))
+    if any(index < block or (index == block and facet in TOKEN_FACETS) for block, facet in taps):
+        return True
+    letters = {facet[0] for block, facet in taps if index == block}
+    return any(re.match(rf"norm1\.|attn\.(qkv\.|{letter}_proj\.|{letter}_bias$)", rest) for letter in letters)
 
 
 def _normalisation(config: dict[str, Any], checkpoint: Checkpoint | None, *, is_dino: bool) -> tuple[Triple, Triple]:
@@ -175,12 +228,15 @@ def _normalisation(config: dict[str, Any], checkpoint: Checkpoint | None, *, is_
     return tuple(map(float, mean)), tuple(map(float, std))  # type: ignore[return-value]
 
 
-def _try_out(backbone: ViTBackbone, name: str) -> None:
-    """Run six patches, so that a model which does not fit this class fails here and not at the first image."""
-    images = torch.zeros(1, 3, 2 * backbone.patch, 3 * backbone.patch)
+def _tried_out(describe: Callable[[torch.Tensor], torch.Tensor], patch: int, name: str) -> tuple[int, ...]:
+    """Run six patches, so that a model which does not fit its class fails here and not at the first image."""
+    images = torch.zeros(1, 3, 2 * patch, 3 * patch)
     try:
-        shape = tuple(backbone(images).descriptors.shape)
+        return tuple(describe(images).shape)
     except (RuntimeError, TypeError, ValueError, AttributeError, AssertionError) as error:
         raise SettingsError(f"backbone: {name} does not run on a grid of 2x3 patches: {error}") from error
-    if shape != (1, 6, backbone.channels):
+
+
+def _require_shape(shape: tuple[int, ...], channels: int, name: str) -> None:
+    if shape != (1, 6, channels):
         raise SettingsError(f"backbone: {name} gives {shape[1]} tokens for 2x3 patches: it is no plain ViT")

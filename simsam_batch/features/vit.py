@@ -22,76 +22,49 @@ _PROJECTION_ROW = {"query": 0, "key": 1, "value": 2}
 _GRIDS_REMEMBERED = 64
 
 
-class ViTBackbone:
-    """A timm ViT cut off after the facet asked for; see `simsam_batch.features.contract.Backbone` for the attributes.
-
-    Facets ``key``, ``query`` and ``value`` are the raw output of the block's linear projection, heads side by side,
-    before any normalisation per head and before rotary positions. ``token`` is the block's output before the model's
-    final norm, ``norm-token`` that after it (for the last block the facet of hierarchy-agnostic segmentation, Rossetti
-    and Pirri, NeurIPS 2024; for others as in the code of DINOv2). The norms in `Features` are those of the residual
-    stream where the computation ends: entering the block for the projections, leaving it for the tokens, before any
-    final norm; both show the same outlier tokens (this project, measured).
+class FrozenViT:
+    """A timm ViT cut off after the last block that is needed, for any grid.
 
     One instance serves one thread: it sets the model to the grid of the images it is given.
+
+    Args:
+        model: timm's, with its weights, on its device; changed in place.
+        blocks: how many of its blocks are kept.
+        name: the resolved name.
+        weights: where the weights are from, in words.
+        mean: of the normalisation.
+        std: of the normalisation.
+        precision: ``fp32`` (without TF32) or ``bf16``.
+        dino: whether positions are resampled as DINO does rather than as timm does.
+        with_norm: keep the network's final norm.
     """
 
     def __init__(
         self,
         model: Any,
+        blocks: int,
         *,
         name: str,
         weights: str,
-        block: int,
-        facet: str,
         mean: Triple,
         std: Triple,
         precision: str,
         dino: bool,
-        whole: bool = False,
+        with_norm: bool,
     ) -> None:
-        """Cut ``model`` (timm's, with its weights, on its device) off where ``facet`` of ``block`` is known.
-
-        Args:
-            model: changed in place; its block must be x + attention(norm1(x)) for ``key``, ``query`` and ``value``.
-            name: the resolved name.
-            weights: where the weights are from, in words.
-            block: from 0.
-            facet: ``key``, ``query``, ``value``, ``token`` or ``norm-token``.
-            mean: of the normalisation.
-            std: of the normalisation.
-            precision: ``fp32`` (without TF32) or ``bf16``.
-            dino: whether positions are resampled as DINO does rather than as timm does.
-            whole: keep the final norm, for `pooled`; ``facet`` must be ``token`` and ``block`` the last.
-
-        Raises:
-            ValueError: ``whole`` with another facet or block.
-        """
-        if whole and (facet != "token" or block != len(model.blocks) - 1):
-            msg = f"pooled vectors need the tokens of the last block, not {facet} of block {block}"
-            raise ValueError(msg)
-        blocks, last = model.blocks, model.blocks[block]
         self.name = name
         self.patch: int = model.patch_embed.patch_size[0]
-        self.blocks = len(blocks)
-        self.block = block
-        self.facet = facet
+        self.blocks = len(model.blocks)
         self.mean = mean
         self.std = std
         self.prefix_tokens: int = model.num_prefix_tokens
+        self.channels: int = model.embed_dim
         self._precision = precision
         self._weights = weights
         self._device: torch.device = model.patch_embed.proj.weight.device
-
-        self.channels: int = model.embed_dim
-        self._projection: nn.Sequential | None = None
-        if facet not in TOKEN_FACETS:
-            rows = _projection_rows(last.attn, facet)
-            self.channels = rows.out_features
-            self._projection = nn.Sequential(last.norm1, rows).eval().requires_grad_(requires_grad=False)
-        model.blocks = blocks[: block + (facet in TOKEN_FACETS)]
+        model.blocks = model.blocks[:blocks]
         # One of the two is the identity, by how the model was pooled in training.
-        kept = whole or facet == "norm-token"
-        self._final_norm = nn.Sequential(model.norm, model.fc_norm).eval() if kept else None
+        self._final_norm = nn.Sequential(model.norm, model.fc_norm).eval() if with_norm else None
         model.norm = model.fc_norm = nn.Identity()
         model.attn_pool = None
         self._has_class_token = getattr(model, "cls_token", None) is not None
@@ -109,6 +82,79 @@ class ViTBackbone:
             resample = dino_positions if dino else _timm_positions
             self._positions = lru_cache(_GRIDS_REMEMBERED)(partial(resample, table, self._native_grid, prefix))
 
+    def _tokens(self, images: Tensor) -> Tensor:
+        """All tokens (B, prefix + N, C) that leave the last block kept; called within `_arithmetic`."""
+        self._set_grid(patch_grid(images, self.patch))
+        tokens: Tensor = self._model.forward_features(images.to(self._device))
+        return tokens
+
+    def _about(self) -> dict[str, Any]:
+        """What identifies the network, as plain JSON values."""
+        return {
+            "name": self.name,
+            "weights": self._weights,
+            "patch": self.patch,
+            "channels": self.channels,
+            "blocks": self.blocks,
+            "prefix_tokens": self.prefix_tokens,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "precision": self._precision,
+            "position_resampling": self._resampling,
+            "native_grid": list(self._native_grid),
+        }
+
+    def _digest(self, *modules: nn.Module | None) -> str:
+        """Sha256 over the names and values of the parameters of some modules, and of the positions."""
+        hashed = hashlib.sha256()
+        for module in modules:
+            for name, tensor in module.named_parameters() if module is not None else ():
+                hashed.update(name.encode())
+                hashed.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+        if self._positions is not None:
+            hashed.update(self._positions(self._native_grid).to("cpu", torch.float32).contiguous().numpy().tobytes())
+        return hashed.hexdigest()
+
+    def _set_grid(self, grid: tuple[int, int]) -> None:
+        """Hand timm a position table made for this very grid, which it then adds as it is."""
+        if self._positions is not None:
+            self._model.pos_embed = self._positions(grid)
+            self._model.patch_embed.grid_size = grid
+
+
+class ViTBackbone(FrozenViT):
+    """A ViT that describes each patch by one vector; see `simsam_batch.features.contract.Backbone` for the attributes.
+
+    Facets ``key``, ``query`` and ``value`` are the raw output of the block's linear projection, heads side by side,
+    before any normalisation per head and before rotary positions. ``token`` is the block's output before the model's
+    final norm, ``norm-token`` that after it (for the last block the facet of hierarchy-agnostic segmentation, Rossetti
+    and Pirri, NeurIPS 2024; for others as in the code of DINOv2). The norms in `Features` are those of the residual
+    stream where the computation ends: entering the block for the projections, leaving it for the tokens, before any
+    final norm; both show the same outlier tokens (this project, measured).
+
+    Args:
+        model: its block must be x + attention(norm1(x)) for ``key``, ``query`` and ``value``.
+        block: from 0.
+        facet: ``key``, ``query``, ``value``, ``token`` or ``norm-token``.
+        whole: keep the final norm, for `pooled`; ``facet`` must be ``token`` and ``block`` the last.
+        about: what `FrozenViT` takes besides.
+
+    Raises:
+        ValueError: ``whole`` with another facet or block.
+    """
+
+    def __init__(self, model: Any, *, block: int, facet: str, whole: bool = False, **about: Any) -> None:
+        if whole and (facet != "token" or block != len(model.blocks) - 1):
+            msg = f"pooled vectors need the tokens of the last block, not {facet} of block {block}"
+            raise ValueError(msg)
+        self._projection = None if facet in TOKEN_FACETS else projection(model.blocks[block], facet)
+        with_norm = whole or facet == "norm-token"
+        super().__init__(model, block + (facet in TOKEN_FACETS), with_norm=with_norm, **about)
+        self.block = block
+        self.facet = facet
+        if self._projection is not None:
+            self.channels = width_of(self._projection)
+
     def __call__(self, images: Tensor) -> Features:
         """Describe patches.
 
@@ -121,10 +167,8 @@ class ViTBackbone:
         Raises:
             ValueError: H or W is no multiple of ``patch``.
         """
-        self._set_grid(patch_grid(images, self.patch))
-        images = images.to(self._device)
-        with torch.no_grad(), _arithmetic(self._device, self._precision):
-            stream = self._model.forward_features(images)[:, self.prefix_tokens :]
+        with torch.no_grad(), arithmetic(self._device, self._precision):
+            stream = self._tokens(images)[:, self.prefix_tokens :]
             following = self._final_norm if self.facet == "norm-token" else self._projection
             descriptors = stream if following is None else following(stream)
         return Features(descriptors.float().contiguous(), torch.linalg.vector_norm(stream.float(), dim=-1))
@@ -146,49 +190,19 @@ class ViTBackbone:
         if self._final_norm is None:
             msg = "the final norm was not kept: load the backbone with whole=True"
             raise ValueError(msg)
-        self._set_grid(patch_grid(images, self.patch))
-        images = images.to(self._device)
-        with torch.no_grad(), _arithmetic(self._device, self._precision):
-            tokens = self._final_norm(self._model.forward_features(images))
+        with torch.no_grad(), arithmetic(self._device, self._precision):
+            tokens = self._final_norm(self._tokens(images))
         if pooling == "class-token" and self._has_class_token:
             return torch.as_tensor(tokens[:, 0].float())
         return torch.as_tensor(tokens[:, self.prefix_tokens :].float().mean(dim=1))
 
     def describe(self) -> dict[str, Any]:
         """Everything that identifies the backbone, as plain JSON values."""
-        return {
-            "name": self.name,
-            "weights": self._weights,
-            "patch": self.patch,
-            "channels": self.channels,
-            "blocks": self.blocks,
-            "block": self.block,
-            "facet": self.facet,
-            "prefix_tokens": self.prefix_tokens,
-            "mean": list(self.mean),
-            "std": list(self.std),
-            "precision": self._precision,
-            "position_resampling": self._resampling,
-            "native_grid": list(self._native_grid),
-        }
+        return self._about() | {"block": self.block, "facet": self.facet}
 
     def digest(self) -> str:
         """Sha256 over the names and values of the parameters in use; the same on every device."""
-        hashed = hashlib.sha256()
-        modules = [module for module in (self._model, self._projection, self._final_norm) if module is not None]
-        tensors = [item for module in modules for item in module.named_parameters()]
-        for name, tensor in tensors:
-            hashed.update(name.encode())
-            hashed.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
-        if self._positions is not None:
-            hashed.update(self._positions(self._native_grid).to("cpu", torch.float32).contiguous().numpy().tobytes())
-        return hashed.hexdigest()
-
-    def _set_grid(self, grid: tuple[int, int]) -> None:
-        """Hand timm a position table made for this very grid, which it then adds as it is."""
-        if self._positions is not None:
-            self._model.pos_embed = self._positions(grid)
-            self._model.patch_embed.grid_size = grid
+        return self._digest(self._model, self._projection, self._final_norm)
 
 
 def dino_positions(table: Tensor, native: tuple[int, int], prefix: int, grid: tuple[int, int]) -> Tensor:
@@ -221,6 +235,17 @@ def _timm_positions(table: Tensor, native: tuple[int, int], prefix: int, grid: t
     return resampled
 
 
+def projection(block: Any, facet: str) -> nn.Sequential:
+    """What gives ``key``, ``query`` or ``value`` of a block from the stream that enters it: its norm, then linear."""
+    rows = _projection_rows(block.attn, facet)
+    return nn.Sequential(block.norm1, rows).eval().requires_grad_(requires_grad=False)
+
+
+def width_of(projection: nn.Sequential) -> int:
+    """How many numbers a projection gives."""
+    return int(projection[-1].out_features)  # type: ignore[arg-type]
+
+
 def _projection_rows(attention: Any, facet: str) -> nn.Linear:
     """The one third of the block's projection that gives the facet, in whichever of timm's three forms it is kept."""
     letter = facet[0]
@@ -239,7 +264,7 @@ def _projection_rows(attention: Any, facet: str) -> nn.Linear:
 
 
 @contextmanager
-def _arithmetic(device: torch.device, precision: str) -> Iterator[None]:
+def arithmetic(device: torch.device, precision: str) -> Iterator[None]:
     """Autocast for bf16; for fp32 on CUDA no TF32 in convolutions and matrix products."""
     if precision == "bf16":
         with torch.autocast(device.type, dtype=torch.bfloat16):

@@ -63,9 +63,10 @@ def map_rows(rows: StageRows) -> Iterator[tuple[int, dict[str, Any]]]:
     what = shown_by(rows)
     own = rows.each([*_COLUMNS, *_OF_KIND[what.kind], *facts_of(rows)])
     beside = [(dict.fromkeys(columns), rows.beside(stage, columns)) for stage, columns in what.beside.items()]
-    for number, row in own:
+    for number, of_stage in own:
+        row = of_stage
         for nothing, others in beside:
-            row |= next(others)[1] or nothing
+            row = row | (next(others)[1] or nothing)
         if what.kind == "trees" and row["labels"] is not None and len(row["labels"]) != len(row["nodes"] or ()):
             raise RunError(
                 f"{rows.out.url}: {len(row['labels'])} labels are there for the {len(row['nodes'] or ())} nodes of "

@@ -124,7 +124,32 @@ def _encoder(settings: Any, device: str) -> tuple[ViTBackbone | None, dict[str, 
     return encoder, {"name": encoder.name, "weights_sha256": digest or encoder.digest()}
 
 
-ROLES: Mapping[str, Callable[[Any, str], Loaded]] = {"backbone": _backbone, "encoder": _encoder}
+def _taps(settings: Any, device: str) -> tuple[Any, dict[str, Any]]:
+    """What gives several facets of several blocks at once."""
+    if settings.backbone == DESCRIPTORS:
+        from simsam_batch.features.taps import TappedDescriptors
+
+        weightless = TappedDescriptors(settings.blocks, settings.facets)
+        return weightless, weightless.describe()
+    from simsam_batch.features import backbones
+
+    with weights_file(settings.weights) as (path, digest):
+        network = backbones.load_taps(
+            settings.backbone,
+            weights=path,
+            blocks=settings.blocks,
+            facets=settings.facets,
+            device=device,
+            precision=precision_of(settings, device),
+            class_token=settings.class_token,
+            registers=settings.registers,
+        )
+    found = network.describe() | {"weights_sha256": digest or network.digest()}
+    del found["precision"]
+    return network, found
+
+
+ROLES: Mapping[str, Callable[[Any, str], Loaded]] = {"backbone": _backbone, "encoder": _encoder, "taps": _taps}
 """What loads the model of each role on a device, as the settings say."""
 
 

@@ -24,6 +24,7 @@ from simsam_batch.workers.pixels import normalized
 from simsam_batch.workers.records import Item, Row
 
 _OUTLIER_RATIO = 4.0
+_NORM_BYTES = 4
 _STREAMS_HELD = 16
 """About so many streams of all tokens a forward pass holds at once, beside those that are kept."""
 
@@ -47,7 +48,8 @@ class FeaturesStage(CommandStage[FeaturesSettings]):
         facts = self.resolved["models"]["taps"]
         patches = mean_patches(plan, self.options, facts["patch"])
         itemsize = 2 if self.options.dtype == "fp16" else 4
-        numbers = sum(facts["channels_of"].values()) * itemsize + 4 * len(facts["blocks_kept"])
+        blocks = {name.rpartition("-")[2] for name in facts["channels_of"]}
+        numbers = sum(facts["channels_of"].values()) * itemsize + _NORM_BYTES * len(blocks)
         return None if patches is None else plan.records * patches * numbers
 
     def make_worker(self, beat: Callable[[], None]) -> FeaturesWorker:

@@ -1,0 +1,162 @@
+"""Several facets of several blocks of a ViT from one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from simsam_batch.errors import SettingsError
+from simsam_batch.features.descriptors import Descriptors
+from simsam_batch.features.vit import TOKEN_FACETS, FrozenViT, arithmetic, projection, width_of
+
+Tap = tuple[int, str]
+"""A block, from 0, and one of its facets."""
+
+
+class Tapped(NamedTuple):
+    """What a batch of images with equal grids came to; all float32.
+
+    Attributes:
+        descriptors: (B, N, C) for each tap, N = Hp * Wp patches in row-major order.
+        class_tokens: (B, C) for each tap, if kept.
+        registers: (B, R, C) for each tap, if kept; register tokens in the network's order.
+        norms: (B, N) for each block, length of each patch's residual stream leaving it, or entering it where only
+            projections of it are asked for.
+    """
+
+    descriptors: Mapping[Tap, Tensor]
+    class_tokens: Mapping[Tap, Tensor]
+    registers: Mapping[Tap, Tensor]
+    norms: Mapping[int, Tensor]
+
+
+class TappedViT(FrozenViT):
+    """A ViT of which each facet asked for is what `simsam_batch.features.vit.ViTBackbone` of it alone gives.
+
+    Every block runs once, and none after the last that is needed.
+
+    Args:
+        model: timm's, with its weights, on its device; changed in place. Its blocks must be x + attention(norm1(x))
+            for ``key``, ``query`` and ``value``.
+        taps: what is asked for, each once.
+        class_token: keep the class token too.
+        registers: keep register tokens too.
+        about: what `FrozenViT` takes besides.
+    """
+
+    def __init__(
+        self, model: Any, *, taps: Sequence[Tap], class_token: bool = False, registers: bool = False, **about: Any
+    ) -> None:
+        self.taps = list(taps)
+        self._projections: dict[Tap, nn.Sequential] = {
+            (block, facet): projection(model.blocks[block], facet) for block, facet in taps if facet not in TOKEN_FACETS
+        }
+        # the stream that enters block b is s_b, and s_(b + 1) leaves it
+        self._stream_of = {(block, facet): block + (facet in TOKEN_FACETS) for block, facet in taps}
+        last = max(self._stream_of.values())
+        self._held: dict[int, Tensor] = {}
+        for number in {*self._stream_of.values()} - {last}:
+            model.blocks[number].register_forward_pre_hook(partial(self._hold, number))
+        has_class = getattr(model, "cls_token", None) is not None
+        self._keeps_class, self._keeps_registers = class_token and has_class, registers
+        with_norm = any(facet == "norm-token" for _, facet in taps)
+        super().__init__(model, last, with_norm=with_norm, **about)
+        self._last = last
+        widths = dict.fromkeys(taps, self.channels)
+        widths |= {tap: width_of(each) for tap, each in self._projections.items()}
+        self.channels_of = {f"{facet}-{block}": widths[block, facet] for block, facet in taps}
+
+    def _hold(self, number: int, module: nn.Module, given: tuple[Any, ...]) -> None:
+        del module
+        self._held[number] = given[0]
+
+    def __call__(self, images: Tensor) -> Tapped:
+        """Describe patches.
+
+        Args:
+            images: (B, 3, H, W) float32, normalised by ``mean`` and ``std``; H and W multiples of ``patch``.
+
+        Raises:
+            ValueError: H or W is no multiple of ``patch``.
+        """
+        found = Tapped({}, {}, {}, {})
+        with torch.no_grad(), arithmetic(self._device, self._precision):
+            streams = {self._last: self._tokens(images)} | self._held
+            self._held = {}
+            for tap in self.taps:
+                stream = streams[self._stream_of[tap]]
+                self._describe(tap, stream, found)
+                # leaving counts before entering, whichever facet comes first
+                if tap[1] in TOKEN_FACETS or tap[0] not in found.norms:
+                    patches = stream[:, self.prefix_tokens :]
+                    _put(found.norms, tap[0], torch.linalg.vector_norm(patches.float(), dim=-1))
+        return found
+
+    def _describe(self, tap: Tap, stream: Tensor, found: Tapped) -> None:
+        of_class = int(self._has_class_token)
+        parts: list[tuple[Mapping[Tap, Tensor], Tensor]] = [(found.descriptors, stream[:, self.prefix_tokens :])]
+        if self._keeps_class:
+            parts.append((found.class_tokens, stream[:, :1]))
+        if self._keeps_registers and self.prefix_tokens > of_class:
+            parts.append((found.registers, stream[:, of_class : self.prefix_tokens]))
+        for place, tokens in parts:
+            described = self._following(tap, tokens).float().contiguous()
+            _put(place, tap, described[:, 0] if place is found.class_tokens else described)
+
+    def _following(self, tap: Tap, tokens: Tensor) -> Tensor:
+        if tap in self._projections:
+            projected: Tensor = self._projections[tap](tokens)
+            return projected
+        if tap[1] == "norm-token" and self._final_norm is not None:
+            normed: Tensor = self._final_norm(tokens)
+            return normed
+        return tokens
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that identifies the network and what is kept of it, as plain JSON values."""
+        kept = {"class_token": self._keeps_class, "registers": self._keeps_registers}
+        return self._about() | {"taps": [list(tap) for tap in self.taps], "channels_of": dict(self.channels_of)} | kept
+
+    def digest(self) -> str:
+        """Sha256 over the names and values of the parameters in use; the same on every device."""
+        return self._digest(self._model, *self._projections.values(), self._final_norm)
+
+
+def _put(place: Any, key: Any, value: Tensor) -> None:
+    place[key] = value
+
+
+class TappedDescriptors:
+    """Descriptors under the same call: the only facet, ``token``, of the only block, 0.
+
+    Args:
+        blocks: asked for; 0 or -1.
+        facets: asked for; ``token``, or ``key``, which is what nobody asked for.
+
+    Raises:
+        SettingsError: others.
+    """
+
+    def __init__(self, blocks: Sequence[int], facets: Sequence[str]) -> None:
+        self._descriptors = alone = Descriptors()
+        if set(blocks) - {0, -1} or set(facets) - {"token", "key"}:
+            raise SettingsError(
+                f"blocks, facets: {alone.name} describe each patch in one way only. To mend it: leave out --blocks and "
+                "--facets, or choose a network by --backbone"
+            )
+        self.patch, self.mean, self.std, self.channels = alone.patch, alone.mean, alone.std, alone.channels
+        self.channels_of = {f"{alone.facet}-{alone.block}": alone.channels}
+
+    def __call__(self, images: Tensor) -> Tapped:
+        """Describe patches; see `Descriptors`."""
+        alone = self._descriptors
+        found = alone(images)
+        return Tapped({(alone.block, alone.facet): found.descriptors}, {}, {}, {alone.block: found.norms})
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that identifies it, as plain JSON values."""
+        return self._descriptors.describe() | {"channels_of": dict(self.channels_of)}
