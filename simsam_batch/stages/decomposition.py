@@ -14,8 +14,6 @@ from simsam_batch.regions import masks
 from simsam_batch.regions.partition import partition
 from simsam_batch.settings import SpectralSettings
 from simsam_batch.spectral import affinity, color, eigen, head, laplacian
-from simsam_batch.stages.segment.settings import SegmentSettings
-from simsam_batch.stages.semantic.settings import SemanticSettings
 from simsam_batch.workers.images import not_computable
 from simsam_batch.workers.pixels import normalized
 from simsam_batch.workers.timer import Timer
@@ -128,11 +126,20 @@ def regions_of(
     degenerate: Tensor,
     grid: tuple[int, int],
     seeds: Sequence[int],
-    settings: SegmentSettings | SemanticSettings,
+    settings: SpectralSettings,
+    regions: int,
 ) -> Tensor:
     """Cut the images of a batch into regions: (B, N) int32, 0 the background unless the settings know none.
 
     An image whose second eigenvector means nothing is one region, and so is one of a single colour.
+
+    Args:
+        found: the images.
+        degenerate: (B,) bool.
+        grid: (Hp, Wp).
+        seeds: one an image.
+        settings: how.
+        regions: so many, background included; 0: as many as the eigengap says.
     """
     by_features = settings.region_source == "features"
     # An image whose features are not finite fails by itself, and must not fail the batch.
@@ -142,7 +149,7 @@ def regions_of(
         found.vectors[:, : settings.k],
         grid,
         seeds,
-        regions=settings.regions or None,
+        regions=regions or None,
         vectors_used=settings.region_vectors or None,
         features=found.rows.masked_fill(~finite[:, None, None], 0) if by_features else None,
         background=settings.background,

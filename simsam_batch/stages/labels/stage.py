@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from simsam_batch.regions import codebook
 from simsam_batch.runs.committed import CommittedShard
 from simsam_batch.runs.schema import Needs, Shard
+from simsam_batch.settings import ClusterSettings
 from simsam_batch.stages.base import CommandStage
 from simsam_batch.stages.clusters.stage import NodeClustersStage, codebooks, prototypes_of
-from simsam_batch.stages.hierarchy.settings import HierarchySettings
 from simsam_batch.stages.labels.rows import LABELS_FIELDS, LabelsFold
 from simsam_batch.workers.records import FAILURE, EarlierStage, Item, RecordWorker, Results, Row
 
 
 @dataclass(frozen=True)
-class LabelsStage(CommandStage[HierarchySettings]):
+class LabelsStage(CommandStage[ClusterSettings]):
     """Labels the nodes of all trees; no setting identifies it but those of what it reads."""
 
     name = "labels"

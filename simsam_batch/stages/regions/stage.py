@@ -20,7 +20,7 @@ from simsam_batch.settings import Affinity, Eigenproblem, Features, Head, Images
 from simsam_batch.stages.base import CommandStage
 from simsam_batch.stages.decomposition import Decomposed, check_solver, decompose_batch, regions_of, require_finite
 from simsam_batch.stages.regions.rows import REGIONS_FIELDS, RegionsFold
-from simsam_batch.stages.semantic.settings import SemanticSettings
+from simsam_batch.stages.regions.settings import RegionsSettings
 from simsam_batch.workers.images import ImageWorker, Loaded, finite_or_none, not_computable
 from simsam_batch.workers.pixels import normalized
 from simsam_batch.workers.records import Item, Row
@@ -57,7 +57,7 @@ class Regions:
 
 
 @dataclass(frozen=True)
-class RegionsStage(CommandStage[SemanticSettings]):
+class RegionsStage(CommandStage[RegionsSettings]):
     """Cuts every image into regions."""
 
     name = "regions"
@@ -74,7 +74,7 @@ class RegionsStage(CommandStage[SemanticSettings]):
         return RegionsWorker(self, beat)
 
 
-def check_crop_size(options: SemanticSettings, models: Mapping[str, Any]) -> None:
+def check_crop_size(options: RegionsSettings, models: Mapping[str, Any]) -> None:
     """Refuse crops that do not divide into patches.
 
     Raises:
@@ -104,7 +104,7 @@ class RegionsWorker(ImageWorker[Regions]):
         found = decompose_batch(pictures, grid, seeds, self.backbone, options, self.timer)
         degenerate = found.degenerate()
         with self.timer.step("regions"), torch.inference_mode():
-            labels = regions_of(found, degenerate, grid, seeds, options)
+            labels = regions_of(found, degenerate, grid, seeds, options, options.regions)
             planes = labels.cpu().numpy().astype(np.int32).reshape(-1, *grid)
             whole = np.arange(grid[0]), np.arange(grid[1])
             first = 1 if options.background else 0

@@ -94,7 +94,7 @@ def segment_batch(
             degenerate = found.degenerate()
             regions = mask.new_empty((len(mask), 0), dtype=torch.int32)
             if settings.regions >= 0:
-                regions = regions_of(found, degenerate, grid, seeds, settings)
+                regions = regions_of(found, degenerate, grid, seeds, settings, settings.regions)
             on_device = {
                 "regions": regions,
                 "masks": mask,

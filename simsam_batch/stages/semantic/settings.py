@@ -10,25 +10,11 @@ from simsam_batch.settings import (
     Clusters,
     ClusterSettings,
     Component,
-    Regions,
-    SpectralSettings,
     operation,
     result,
 )
 from simsam_batch.settings.presets import METHODS
-
-
-class DescribedRegions(Regions):
-    """Regions that are described one by one."""
-
-    regions: int = result(15, "regions of an image, background included; 0: as many as the eigengap says", ge=0)
-    erode: int = result(2, "erosions of a region before its box is drawn", ge=0)
-    dilate: int = result(3, "dilations after them", ge=0)
-    region_feature: Literal["patches", "class-token", "mean-token"] = result(
-        "patches",
-        "what describes a region: its patches' mean, or the class token or mean token of its box seen alone",
-    )
-    crop_size: int = result(224, "side in pixels that boxes are resized to; 0: their own size", ge=0)
+from simsam_batch.stages.regions.settings import RegionsSettings
 
 
 class RegionClusters(Clusters):
@@ -58,7 +44,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 """Whole sets of settings, as published."""
 
 
-class SemanticSettings(LabelScoring, RegionClusters, DescribedRegions, SpectralSettings, ClusterSettings):
+class SemanticSettings(LabelScoring, RegionClusters, RegionsSettings, ClusterSettings):
     """Settings of ``simsam semantic``: regions of every image, clustered over the whole set."""
 
     presets: ClassVar = PRESETS
