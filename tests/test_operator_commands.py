@@ -57,6 +57,7 @@ def rows_of(out: Path, stage: str = "segment") -> dict[str, dict[str, Any]]:
     return {row["image_id"]: row for row in pq.read_table(out / "results" / stage).to_pylist()}
 
 
+@pytest.mark.slow
 def test_a_retry_under_other_limits_ends_where_a_run_under_them_would_have(pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert run(["segment", str(pictures), str(out), *PLAIN, *INLINE, "--max-pixels", "10000"]) == 3

@@ -197,7 +197,7 @@ def test_ids_and_names_that_climb_or_command_write_nothing_outside_out(pictures:
     pq.write_table(pa.table({"image_id": ids, "uri": uris}), place / "table.parquet")
     out = place / "deep" / "out"
     before = set(tmp_path.rglob("*"))
-    code, printed = simsam("segment", str(place / "table.parquet"), str(out), *SETTINGS, "--engine", "local")
+    code, printed = simsam("segment", str(place / "table.parquet"), str(out), *SETTINGS, "--engine", "inline")
     assert code == 0, printed.decode()
     new = set(tmp_path.rglob("*")) - before
     assert all(path == out.parent or path.is_relative_to(out) for path in new)

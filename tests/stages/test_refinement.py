@@ -273,7 +273,7 @@ def test_a_refined_run_has_the_same_digest_however_it_is_executed(tmp_path: Path
     settings += ["--truth", str(tmp_path / "masks"), "--shard-size", "3", "--refine", "crf", "--quiet"]
     results = []
     for name, more in (
-        ("one", ["--workers", "1"]),
+        ("one", ["--engine", "inline"]),
         ("two", ["--workers", "2"]),
         ("beside", ["--workers", "1", "--refine-processes", "2"]),
     ):
