@@ -57,6 +57,7 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_writes_no_credential_of_its_environment(
     pictures: Path, tmp_path: Path, s3_url: str, request: pytest.FixtureRequest
 ) -> None:
