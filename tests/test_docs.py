@@ -22,12 +22,12 @@ from simsam_batch.runs.schema import ROW_FIELDS
 from simsam_batch.settings import presets_of
 from simsam_batch.stages.hierarchy.rows import HIERARCHY_FIELDS
 from simsam_batch.stages.hierarchy.settings import HierarchySettings
-from simsam_batch.stages.labels.stage import LABELS_FIELDS
+from simsam_batch.stages.labels.rows import LABELS_FIELDS
 from simsam_batch.stages.regions.rows import REGIONS_FIELDS
+from simsam_batch.stages.registry import COMMANDS
 from simsam_batch.stages.segment.rows import SEGMENT_FIELDS
 from simsam_batch.stages.segment.settings import SegmentSettings
 from simsam_batch.stages.semantic.rows import SEMANTIC_FIELDS
-from simsam_batch.stages.semantic.settings import SemanticSettings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -138,7 +138,7 @@ def test_documented_commands_are_accepted(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(ROOT / "jobs")
-    if arguments[0] in ("segment", "semantic", "hierarchy"):
+    if arguments[0] in {each.name for each in COMMANDS}:
         assert cli.run([*arguments, "--print-config"]) == 0, capsys.readouterr().err
         assert yaml.safe_load(capsys.readouterr().out)["backbone"]
         return
@@ -154,8 +154,7 @@ def test_the_commands_of_the_readme_are_found() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_flags_in_running_text_exist(page: Path) -> None:
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    models = (SegmentSettings, SemanticSettings, HierarchySettings)
-    settings = {name for model in models for name in model.model_fields}
+    settings = {name for each in COMMANDS for name in each.settings().model_fields}
     known = {f"--{no}{name.replace('_', '-')}" for name in settings for no in ("", "no-")}
     made = (cli._status_command, cli._score_command, cli._export_command, cli._report_command)
     others = [parameter for command in made for parameter in command().params]
@@ -187,14 +186,15 @@ def test_the_settings_page_is_what_is_declared() -> None:
     assert (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") == written, "run make docs"
     parts = re.split(r"^# Settings of `simsam \w+` alone$", written, flags=re.MULTILINE)
     first, *others = (re.findall(r"^\| `(\w+)` \| `--", part, re.MULTILINE) for part in parts)
-    assert sorted(first) == sorted(SegmentSettings.model_fields)
-    for then, model in zip(others, (SemanticSettings, HierarchySettings), strict=True):
+    base, *models = (each.settings() for each in COMMANDS)
+    assert sorted(first) == sorted(base.model_fields)
+    for then, model in zip(others, models, strict=True):
         fields = model.model_fields
         assert set(fields) <= {*first, *then}
         assert set(then) <= set(fields)
         # a setting of both stands twice only where it is not the same
         for name in set(first) & set(then):
-            one, other = SegmentSettings.model_fields[name], fields[name]
+            one, other = base.model_fields[name], fields[name]
             assert (one.default, one.description) != (other.default, other.description)
 
 
