@@ -18,8 +18,9 @@ from PIL import Image
 
 from simsam_batch import __version__, cli
 from simsam_batch.runs.publish import ARRAY_FIELDS
-from simsam_batch.runs.schema import ROW_FIELDS
+from simsam_batch.runs.schema import ROW_FIELDS, SCHEMA_VERSION, row_fields
 from simsam_batch.settings import presets_of
+from simsam_batch.stages.clusters.rows import CLUSTERS_FIELDS
 from simsam_batch.stages.hierarchy.rows import HIERARCHY_FIELDS
 from simsam_batch.stages.hierarchy.settings import HierarchySettings
 from simsam_batch.stages.labels.rows import LABELS_FIELDS
@@ -264,8 +265,6 @@ def test_every_column_and_metric_of_the_labels_of_nodes_is_described(parsed: Pat
     assert described == [(field.name, str(field.type)) for field in [*ROW_FIELDS, *LABELS_FIELDS, *ARRAY_FIELDS]]
     result = json.loads((parsed / "results" / "labels.json").read_text())
     assert {name for name, _, _ in table(OUTPUT, "metric of labels")} == set(result["metrics"])
-    record = json.loads((parsed / "node-clusters" / "clusters.json").read_text())
-    assert {name for name, _, _ in table(OUTPUT, "key of `clusters.json`")} == set(record)
 
 
 @pytest.mark.parametrize(("stage", "heading"), [("regions", "metric of regions"), ("semantic", "metric of label maps")])
@@ -275,12 +274,37 @@ def test_every_metric_of_the_stages_of_semantic_is_described(labelled: Path, sta
     assert set(result) == {name for name, _, _ in table(after("`results/segment.json`"), "key")}
 
 
-def test_the_record_and_the_codebooks_of_clusters_are_described(labelled: Path) -> None:
-    record = json.loads((labelled / "clusters" / "clusters.json").read_text())
-    assert {name for name, _, _ in table(OUTPUT, "key of `clusters.json`")} == set(record)
-    with np.load(labelled / record["codebooks"][0]["name"], allow_pickle=False) as members:
-        assert all(f"`{name}`" in after("Clusters") for name in members.files)
-        assert len(members["centers"]) == 2
+def test_every_column_and_metric_of_clusters_is_described(labelled: Path, parsed: Path) -> None:
+    described = [(name, kind) for name, kind, _ in table(OUTPUT, "column of clusters")]
+    fields = [*row_fields("repeat"), *CLUSTERS_FIELDS, *ARRAY_FIELDS]
+    assert described == [(field.name, str(field.type)) for field in fields]
+    metrics = [name for name, _, _ in table(OUTPUT, "metric of clusters")]
+    for home, stage, things in ((labelled, "clusters", "regions"), (parsed, "node-clusters", "nodes")):
+        assert pq.read_schema(home / "results" / stage / "part-00000.parquet").names == [name for name, _ in described]
+        result = json.loads((home / "results" / f"{stage}.json").read_text())
+        assert set(result["metrics"]) == {things, *metrics[1:]}
+
+
+def test_the_codebook_is_read_as_described(labelled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(labelled.parent)
+    names: dict[str, Any] = {}
+    (snippet,) = (code for code in code_blocks(ROOT / "docs" / "output.md", "python") if "codebook" in code)
+    exec(compile(snippet, "output.md", "exec"), names)
+    assert names["centers"].dtype == np.float32
+    assert len(names["centers"]) == 2
+    assert all(f"`{name}`" in after("Clusters") for name in names["codebook"].files)
+
+
+def test_what_a_stage_records_is_described(run: Path, parsed: Path) -> None:
+    kinds = {int: "integer", str: "string", dict: "object"}
+    described = {name: kind for name, kind, _ in table(OUTPUT, "key of `stage.json`")}
+    for home, stage in ((run, "segment"), (parsed, "node-clusters")):
+        record = json.loads((home / stage / "stage.json").read_text())
+        assert described == {name: kinds[type(value)] for name, value in record.items()}
+        assert record["schema_version"] == SCHEMA_VERSION
+    stages = {command: re.findall(r"`([\w-]+)`", f"`{cell}`") for command, cell in table(OUTPUT, "command")}
+    for each in COMMANDS:
+        assert [name for name in stages[each.name] if not name.startswith("--")] == list(each.stages)
 
 
 @pytest.mark.parametrize(
@@ -306,8 +330,7 @@ def test_every_file_of_a_run_is_described(run: Path, labelled: Path) -> None:
         if path.is_file():
             home = run if path.is_relative_to(run) else labelled
             # the stages of semantic have what segment has
-            name = re.sub(r"\b(regions|semantic)\b", "segment", path.relative_to(home).as_posix())
-            name = re.sub(r"(?<=\.)[0-9a-f]{16}(?=\.npz)", "0123456789abcdef", name)
+            name = re.sub(r"\b(regions|clusters|semantic)\b", "segment", path.relative_to(home).as_posix())
             name = re.sub(r"[0-9a-f]{64}", "<digest>", name)
             name = re.sub(r"^events/[^/]+/", "events/<driver>/", name)
             pattern = re.sub(r"\d+", r"\\d+", re.escape(name.removesuffix(path.suffix)))
