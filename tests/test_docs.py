@@ -184,6 +184,18 @@ def test_make_targets_exist() -> None:
             assert "".join(named) in targets
 
 
+def test_files_and_names_that_contributors_are_sent_to_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("## The house")[2]
+    inside = [path for folder in ("simsam_batch", "tests", "docs") for path in (ROOT / folder).rglob("*")]
+    there = [f"/{path.relative_to(ROOT).as_posix()}" for path in [*inside, *ROOT.iterdir()]]
+    source = "".join(path.read_text(encoding="utf-8") for path in inside if path.suffix == ".py")
+    for name in re.findall(r"`([\w./]+)`", text):
+        if "/" in name or name.endswith((".py", ".toml")):
+            assert any(path.endswith(f"/{name.rstrip('/')}") for path in there), f"there is no {name}"
+        else:
+            assert re.search(rf"\b{name}\b", source), f"nothing is called {name}"
+
+
 def test_the_settings_page_is_what_is_declared() -> None:
     written = runpy.run_path(str(ROOT / "docs" / "write_settings.py"))["settings_page"]()
     assert (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") == written, "run make docs"
