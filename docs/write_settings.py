@@ -9,13 +9,11 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from simsam_batch.settings import Settings, allowed, kind_of
-from simsam_batch.stages.hierarchy.settings import HierarchySettings
-from simsam_batch.stages.segment.settings import SegmentSettings
-from simsam_batch.stages.semantic.settings import SemanticSettings
+from simsam_batch.stages.registry import COMMANDS
 
 PAGE = Path(__file__).with_name("settings.md")
 
-HEAD = """# Settings of `simsam segment`, `semantic` and `hierarchy`
+HEAD = """# Settings of {commands}
 
 Written from `simsam_batch/settings/` and `simsam_batch/stages/*/settings.py` by `make docs`; change it there. Every
 setting is a flag and, by the name in the first column, a line of a YAML file for `--config`. A flag wins over the file,
@@ -29,12 +27,12 @@ There are three kinds:
 - **operation**: how the work is done. May differ each time. (`weights` and `class_names` are among them because they
   are only places: the digest of the weights and the names found there are kept like result settings.)
 
-Those of `segment` come first, then those that only `semantic` has, then those that only `hierarchy` has.
+Those of `{first}` come first, then for each other command those that it alone has.
 """
 
 ALONE_HEAD = """# Settings of `simsam {command}` alone
 
-They come on top of those of `segment`, or stand in their place; it has no {left_out}.
+They come on top of those of `{first}`, or stand in their place; it lacks {left_out}.
 """
 
 PRESET_HEAD = """# Presets
@@ -45,23 +43,43 @@ PRESET_HEAD = """# Presets
 
 def settings_page() -> str:
     """The page's text."""
-    shared = SegmentSettings.model_fields
-    parts = [HEAD, *_sections(SegmentSettings, shared)]
+    models = {each.name: each.settings() for each in COMMANDS}
+    (first, base), *others = models.items()
+    shared = base.model_fields
+    commands = _listed([f"`simsam {first}`", *(f"`{name}`" for name, _ in others)])
+    parts = [HEAD.format(commands=commands, first=first), *_sections(base, shared)]
     every = list(shared)
-    for command, model in (("semantic", SemanticSettings), ("hierarchy", HierarchySettings)):
+    for command, model in others:
         fields = model.model_fields
-        left_out = ", ".join(f"`{name}`" for name in shared if name not in fields)
         alone = [name for name, field in fields.items() if name not in shared or _differs(field, shared[name])]
-        parts += [ALONE_HEAD.format(command=command, left_out=left_out), *_sections(model, alone)]
+        parts.append(ALONE_HEAD.format(command=command, first=first, left_out=_left_out(base, model)))
+        parts += _sections(model, alone)
         every += [name for name in alone if name not in every]
     presets: dict[str, dict[str, Any]] = {}
-    for each in (SegmentSettings, SemanticSettings, HierarchySettings):
-        for name, values in each.presets.items():
+    for model in models.values():
+        for name, values in model.presets.items():
             presets.setdefault(name, {}).update(values)
     changed = [name for name in every if any(name in preset for preset in presets.values())]
     table = [_row(["setting", *(f"`{name}`" for name in presets)]), _rule(len(presets) + 1)]
     table += [_row([f"`{name}`", *(_value(preset.get(name)) for preset in presets.values())]) for name in changed]
     return "\n".join([*parts, PRESET_HEAD, *table, ""])
+
+
+def _left_out(base: type[Settings], model: type[Settings]) -> str:
+    """What a command lacks of the first one's settings: single ones, and sections of which it has nothing."""
+    sections: dict[str, list[str]] = {}
+    for name in base.model_fields:
+        sections.setdefault(base.section_of(name), []).append(name)
+    missing = {title: [name for name in names if name not in model.model_fields] for title, names in sections.items()}
+    whole = [title for title, names in missing.items() if names == sections[title]]
+    single = [f"`{name}`" for title, names in missing.items() if title not in whole for name in names]
+    if whole:
+        single.append(f"all of {_listed(whole)}")
+    return ", ".join(single) or "none of them"
+
+
+def _listed(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def _differs(one: FieldInfo, other: FieldInfo) -> bool:
@@ -89,6 +107,8 @@ def _sections(model: type[Settings], names: Iterable[str]) -> list[str]:
 def _value(value: Any) -> str:
     if value is None or value == ():
         return ""
+    if isinstance(value, tuple):
+        value = ",".join(map(str, value))
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import runpy
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +20,17 @@ from PIL import Image
 
 from simsam_batch import __version__, cli
 from simsam_batch.runs.publish import ARRAY_FIELDS
-from simsam_batch.runs.schema import ROW_FIELDS
+from simsam_batch.runs.schema import ROW_FIELDS, SCHEMA_VERSION, row_fields
 from simsam_batch.settings import presets_of
+from simsam_batch.stages.clusters.rows import CLUSTERS_FIELDS
 from simsam_batch.stages.hierarchy.rows import HIERARCHY_FIELDS
 from simsam_batch.stages.hierarchy.settings import HierarchySettings
-from simsam_batch.stages.labels.stage import LABELS_FIELDS
+from simsam_batch.stages.labels.rows import LABELS_FIELDS
 from simsam_batch.stages.regions.rows import REGIONS_FIELDS
+from simsam_batch.stages.registry import COMMANDS
 from simsam_batch.stages.segment.rows import SEGMENT_FIELDS
 from simsam_batch.stages.segment.settings import SegmentSettings
 from simsam_batch.stages.semantic.rows import SEMANTIC_FIELDS
-from simsam_batch.stages.semantic.settings import SemanticSettings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -138,7 +141,7 @@ def test_documented_commands_are_accepted(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(ROOT / "jobs")
-    if arguments[0] in ("segment", "semantic", "hierarchy"):
+    if arguments[0] in {each.name for each in COMMANDS}:
         assert cli.run([*arguments, "--print-config"]) == 0, capsys.readouterr().err
         assert yaml.safe_load(capsys.readouterr().out)["backbone"]
         return
@@ -154,8 +157,7 @@ def test_the_commands_of_the_readme_are_found() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_flags_in_running_text_exist(page: Path) -> None:
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    models = (SegmentSettings, SemanticSettings, HierarchySettings)
-    settings = {name for model in models for name in model.model_fields}
+    settings = {name for each in COMMANDS for name in each.settings().model_fields}
     known = {f"--{no}{name.replace('_', '-')}" for name in settings for no in ("", "no-")}
     made = (cli._status_command, cli._score_command, cli._export_command, cli._report_command)
     others = [parameter for command in made for parameter in command().params]
@@ -182,19 +184,32 @@ def test_make_targets_exist() -> None:
             assert "".join(named) in targets
 
 
+def test_files_and_names_that_contributors_are_sent_to_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("## The house")[2]
+    inside = [path for folder in ("simsam_batch", "tests", "docs") for path in (ROOT / folder).rglob("*")]
+    there = [f"/{path.relative_to(ROOT).as_posix()}" for path in [*inside, *ROOT.iterdir()]]
+    source = "".join(path.read_text(encoding="utf-8") for path in inside if path.suffix == ".py")
+    for name in re.findall(r"`([\w./]+)`", text):
+        if "/" in name or name.endswith((".py", ".toml")):
+            assert any(path.endswith(f"/{name.rstrip('/')}") for path in there), f"there is no {name}"
+        else:
+            assert re.search(rf"\b{name}\b", source), f"nothing is called {name}"
+
+
 def test_the_settings_page_is_what_is_declared() -> None:
     written = runpy.run_path(str(ROOT / "docs" / "write_settings.py"))["settings_page"]()
     assert (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") == written, "run make docs"
     parts = re.split(r"^# Settings of `simsam \w+` alone$", written, flags=re.MULTILINE)
     first, *others = (re.findall(r"^\| `(\w+)` \| `--", part, re.MULTILINE) for part in parts)
-    assert sorted(first) == sorted(SegmentSettings.model_fields)
-    for then, model in zip(others, (SemanticSettings, HierarchySettings), strict=True):
+    base, *models = (each.settings() for each in COMMANDS)
+    assert sorted(first) == sorted(base.model_fields)
+    for then, model in zip(others, models, strict=True):
         fields = model.model_fields
         assert set(fields) <= {*first, *then}
         assert set(then) <= set(fields)
         # a setting of both stands twice only where it is not the same
         for name in set(first) & set(then):
-            one, other = SegmentSettings.model_fields[name], fields[name]
+            one, other = base.model_fields[name], fields[name]
             assert (one.default, one.description) != (other.default, other.description)
 
 
@@ -216,8 +231,8 @@ def test_the_readmes_defaults_are_the_real_ones() -> None:
 def test_the_vocabulary_is_complete() -> None:
     words = {row[0] for row in table(README, "word")}
     assert words == {
-        *("image record", "catalog", "shard", "plan", "stage", "worker", "fold", "ledger", "engine", "run"),
-        *("grid", "facet", "head", "region", "cluster", "label map"),
+        *("image record", "catalog", "shard", "plan", "unit", "stage", "worker", "attachment", "fold", "ledger"),
+        *("engine", "run", "grid", "facet", "head", "region", "cluster", "label map"),
     }
 
 
@@ -264,8 +279,6 @@ def test_every_column_and_metric_of_the_labels_of_nodes_is_described(parsed: Pat
     assert described == [(field.name, str(field.type)) for field in [*ROW_FIELDS, *LABELS_FIELDS, *ARRAY_FIELDS]]
     result = json.loads((parsed / "results" / "labels.json").read_text())
     assert {name for name, _, _ in table(OUTPUT, "metric of labels")} == set(result["metrics"])
-    record = json.loads((parsed / "node-clusters" / "clusters.json").read_text())
-    assert {name for name, _, _ in table(OUTPUT, "key of `clusters.json`")} == set(record)
 
 
 @pytest.mark.parametrize(("stage", "heading"), [("regions", "metric of regions"), ("semantic", "metric of label maps")])
@@ -275,12 +288,37 @@ def test_every_metric_of_the_stages_of_semantic_is_described(labelled: Path, sta
     assert set(result) == {name for name, _, _ in table(after("`results/segment.json`"), "key")}
 
 
-def test_the_record_and_the_codebooks_of_clusters_are_described(labelled: Path) -> None:
-    record = json.loads((labelled / "clusters" / "clusters.json").read_text())
-    assert {name for name, _, _ in table(OUTPUT, "key of `clusters.json`")} == set(record)
-    with np.load(labelled / record["codebooks"][0]["name"], allow_pickle=False) as members:
-        assert all(f"`{name}`" in after("Clusters") for name in members.files)
-        assert len(members["centers"]) == 2
+def test_every_column_and_metric_of_clusters_is_described(labelled: Path, parsed: Path) -> None:
+    described = [(name, kind) for name, kind, _ in table(OUTPUT, "column of clusters")]
+    fields = [*row_fields("repeat"), *CLUSTERS_FIELDS, *ARRAY_FIELDS]
+    assert described == [(field.name, str(field.type)) for field in fields]
+    metrics = [name for name, _, _ in table(OUTPUT, "metric of clusters")]
+    for home, stage, things in ((labelled, "clusters", "regions"), (parsed, "node-clusters", "nodes")):
+        assert pq.read_schema(home / "results" / stage / "part-00000.parquet").names == [name for name, _ in described]
+        result = json.loads((home / "results" / f"{stage}.json").read_text())
+        assert set(result["metrics"]) == {things, *metrics[1:]}
+
+
+def test_the_codebook_is_read_as_described(labelled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(labelled.parent)
+    names: dict[str, Any] = {}
+    (snippet,) = (code for code in code_blocks(ROOT / "docs" / "output.md", "python") if "codebook" in code)
+    exec(compile(snippet, "output.md", "exec"), names)
+    assert names["centers"].dtype == np.float32
+    assert len(names["centers"]) == 2
+    assert all(f"`{name}`" in after("Clusters") for name in names["codebook"].files)
+
+
+def test_what_a_stage_records_is_described(run: Path, parsed: Path) -> None:
+    kinds = {int: "integer", str: "string", dict: "object"}
+    described = {name: kind for name, kind, _ in table(OUTPUT, "key of `stage.json`")}
+    for home, stage in ((run, "segment"), (parsed, "node-clusters")):
+        record = json.loads((home / stage / "stage.json").read_text())
+        assert described == {name: kinds[type(value)] for name, value in record.items()}
+        assert record["schema_version"] == SCHEMA_VERSION
+    stages = {command: re.findall(r"`([\w-]+)`", f"`{cell}`") for command, cell in table(OUTPUT, "command")}
+    for each in COMMANDS:
+        assert [name for name in stages[each.name] if not name.startswith("--")] == list(each.stages)
 
 
 @pytest.mark.parametrize(
@@ -306,8 +344,7 @@ def test_every_file_of_a_run_is_described(run: Path, labelled: Path) -> None:
         if path.is_file():
             home = run if path.is_relative_to(run) else labelled
             # the stages of semantic have what segment has
-            name = re.sub(r"\b(regions|semantic)\b", "segment", path.relative_to(home).as_posix())
-            name = re.sub(r"(?<=\.)[0-9a-f]{16}(?=\.npz)", "0123456789abcdef", name)
+            name = re.sub(r"\b(regions|clusters|semantic)\b", "segment", path.relative_to(home).as_posix())
             name = re.sub(r"[0-9a-f]{64}", "<digest>", name)
             name = re.sub(r"^events/[^/]+/", "events/<driver>/", name)
             pattern = re.sub(r"\d+", r"\\d+", re.escape(name.removesuffix(path.suffix)))
@@ -339,19 +376,33 @@ def test_the_readmes_snippet_reads_a_run(
     assert (maps["0.png"].shape, maps["0.png"].dtype) == ((96, 128), np.int32)
 
 
-@pytest.mark.slow
-def test_the_picture_and_its_score_are_the_demos(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from simsam_batch.demo import run_demo
 
-    result = run_demo(str(tmp_path / "demo"))
+    folder = tmp_path_factory.mktemp("demo")
+    run_demo(str(folder))
+    return folder / "run"
+
+
+@pytest.mark.slow
+def test_the_readmes_score_is_the_demos(demo: Path) -> None:
+    result = json.loads((demo / "results" / "segment.json").read_text())
     (shown,) = re.findall(r"Mean IoU with masks drawn by hand: (\.\d\d)\.", README)
     assert float(shown) == pytest.approx(result["metrics"]["iou_per_image_mean"], abs=0.005)
-    picture = ROOT / "docs" / "demo.png"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on this machine: apt-get install chromium")
+def test_the_readmes_picture_is_of_the_demos_page(demo: Path) -> None:
+    photographed = runpy.run_path(str(ROOT / "docs" / "write_report_picture.py"))["photographed"]
+    picture = ROOT / "docs" / "report.png"
     assert picture.stat().st_size < 400_000
-    with Image.open(picture) as ours, Image.open(tmp_path / "demo" / "contact-sheet.png") as made:
+    with Image.open(picture) as ours, Image.open(io.BytesIO(photographed(demo / "report" / "index.html"))) as made:
         again = made.convert("RGB").resize(ours.size, Image.Resampling.LANCZOS)
         difference = np.abs(np.asarray(ours.convert("RGB"), np.int16) - np.asarray(again, np.int16))
-    assert difference.mean() < 4, "docs/demo.png is of another demo"
+    # pace and time of the commit are others each time
+    assert difference.mean() < 4, "docs/report.png is of another page: python docs/write_report_picture.py"
 
 
 def test_the_version_is_the_same_everywhere() -> None:

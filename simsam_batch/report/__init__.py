@@ -1,1 +1,1 @@
-"""What people look at: contact sheets."""
+"""What people look at, and what other tools read: the page about a run, and its exports."""
