@@ -13,6 +13,7 @@ from simsam_batch.errors import RunError, SettingsError
 from simsam_batch.results.eigenvectors import grid_eigenvectors
 from simsam_batch.results.features import PLACE, features_at
 from simsam_batch.results.opening import begun_stages, existing_plan
+from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import row_numbers
 from simsam_batch.runs.reading import BATCH_ROWS, StageRows
 from simsam_batch.runs.records import from_json
@@ -146,7 +147,7 @@ class Run:
         Each call looks for the id; for many images `numbers` with ``rows(stage).take`` looks once.
 
         Args:
-            image_id: as in the column of that name.
+            image_id: as in the column of that name; of a stage about other records, as in its first column.
             stage: whose row.
             columns: names; None: all.
 
