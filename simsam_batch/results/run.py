@@ -261,7 +261,9 @@ class Run:
 
     def _row(self, image_id: str, rows: StageRows, columns: Sequence[str]) -> dict[str, Any]:
         """An image's row; columns that the stage has not, as in runs of an older release, are left out."""
-        found: dict[str, Any] = rows.take(self.numbers([image_id]), columns).to_pylist()[0]
+        # a stage about other records than images has a plan of its own
+        plan = self._plan if rows.unit == self._plan.unit else Ledger(self._out, rows.stage).plan()
+        found: dict[str, Any] = rows.take(row_numbers(plan, [image_id]), columns).to_pylist()[0]
         return found
 
     def _with_features(self) -> StageRows:
