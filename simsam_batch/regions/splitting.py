@@ -240,8 +240,9 @@ def _settled_by_size(node: _Node, rules: SplitRules) -> bool:
 def _decompose(nodes: list[_Node], rules: SplitRules) -> None:
     """Choose the number of parts of nodes of one size, and the vectors they are divided by."""
     laplacians = normalized_laplacian(np.stack([node.graph for node in nodes]))
-    solved = torch.linalg.eigh(torch.from_numpy(laplacians))
-    for node, values, vectors in zip(nodes, solved.eigenvalues.numpy(), solved.eigenvectors.numpy(), strict=True):
+    for node, laplacian in zip(nodes, laplacians, strict=True):
+        # One by one: inside a batch a matrix may begin at any place in memory, and LAPACK's last bits depend on that.
+        values, vectors = (found.numpy() for found in torch.linalg.eigh(torch.from_numpy(laplacian)))
         node.parts = node.now = 2
         if rules.heuristic == "max-gap":
             gaps = np.diff(values[: min(rules.eigenpairs, len(values) - 1)])[1:]

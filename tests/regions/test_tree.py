@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
@@ -131,6 +131,7 @@ def test_children_tile_their_parent_in_any_tree(seed: int, heuristic: Any, max_d
 
 @settings(deadline=None, max_examples=15)
 @given(seeds=st.lists(st.integers(0, 100_000), min_size=2, max_size=5), at=st.integers(0, 4))
+@example(seeds=[0, 0], at=1)
 def test_an_image_has_the_same_tree_alone_and_in_any_batch(seeds: list[int], at: int) -> None:
     at %= len(seeds)
     images = [random_superpixels(seed) for seed in seeds]
