@@ -185,6 +185,7 @@ def checked(command: Command, out: str, settings: S) -> tuple[Folder, S, dict[st
         StorageError: OUT cannot be written.
     """
     from simsam_batch.images import check_resize, parse_resize
+    from simsam_batch.runs.version_1 import require_none
     from simsam_batch.workers.models import resolve_models
 
     steps = command.steps()
@@ -193,6 +194,7 @@ def checked(command: Command, out: str, settings: S) -> tuple[Folder, S, dict[st
         # A worker on another machine, or of a cluster started elsewhere, has another working folder.
         settings = settings.model_copy(update={"weights": absolute_url(settings.weights)})
     folder = Folder(absolute_url(out), single_driver=settings.single_driver)
+    require_none(folder)
     models = resolve_models(steps.roles, settings)
     for facts in models.values():
         if "patch" in facts:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from simsam_batch.results.scoring import ScoreOptions
     from simsam_batch.runs.verify_report import VerifyReport
     from simsam_batch.settings import NetworkSettings
+    from simsam_batch.stages.features.settings import FeaturesSettings
     from simsam_batch.stages.hierarchy.settings import HierarchySettings
     from simsam_batch.stages.segment.settings import SegmentSettings
     from simsam_batch.stages.semantic.settings import SemanticSettings
@@ -81,6 +82,11 @@ def hierarchy(images: str, out: str, settings: HierarchySettings, report: Report
     the label of its cluster.
     """
     return run("hierarchy", images, out, settings, report)
+
+
+def features(images: str, out: str, settings: FeaturesSettings, report: Reporter) -> dict[str, Any] | None:
+    """Write the patch features of every image, of several facets and blocks from one forward pass; see `run`."""
+    return run("features", images, out, settings, report)
 
 
 def retry(out: str, changes: Mapping[str, Any], report: Reporter) -> dict[str, dict[str, Any]] | None:

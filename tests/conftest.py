@@ -48,7 +48,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Side by side, groups with many slow tests come first, lest one of them is left alone at the end."""
+    """Side by side, groups with many slow tests come first, lest one of them is left alone at the end.
+
+    What is for the soak may take two hours, unless it says otherwise.
+    """
+    for item in items:
+        if item.get_closest_marker("soak") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(7200))
     if hasattr(config, "workerinput"):
         slow = Counter(group_of(item.nodeid) for item in items if item.get_closest_marker("slow"))
         items.sort(key=lambda item: -slow[group_of(item.nodeid)])

@@ -30,6 +30,7 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_every_group_has_rows_with_a_ratio_in_its_own_spread(smoke: dict[str, Any]) -> None:
     assert {row["group"] for row in smoke["rows"]} == {"head", "eigen", "pipeline", "memory"}
     for row in smoke["rows"]:
@@ -38,6 +39,7 @@ def test_every_group_has_rows_with_a_ratio_in_its_own_spread(smoke: dict[str, An
         assert row["threads"]
 
 
+@pytest.mark.slow
 def test_bookkeeping_is_measured_when_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "smoke.json"
     done = run("--smoke", "--only", "bookkeeping", "--json", str(path))
@@ -68,6 +70,7 @@ def test_bookkeeping_is_measured_when_asked_for(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_trees_are_measured_against_the_published_calls_when_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "smoke.json"
     done = run("--smoke", "--only", "hierarchy", "--json", str(path))
@@ -134,6 +137,7 @@ def test_trees_are_compared_on_photographs_that_people_divided(
         assert 4 <= len(picture.partitions) <= 9
 
 
+@pytest.mark.slow
 def test_every_solver_meets_the_residual_it_is_compared_at(smoke: dict[str, Any]) -> None:
     rows = [row for row in smoke["rows"] if row["group"] == "eigen" and row["what"].startswith("N = ")]
     assert len(rows) == 5
@@ -144,12 +148,14 @@ def test_every_solver_meets_the_residual_it_is_compared_at(smoke: dict[str, Any]
             assert side["value_error"] <= 1e-4
 
 
+@pytest.mark.slow
 def test_masks_are_compared_with_those_of_a_dense_solver(smoke: dict[str, Any]) -> None:
     (row,) = (row for row in smoke["rows"] if row["what"].startswith("patches cut as in fp64"))
     assert row["details"] == {"images": 2, "identical": 2}
     assert row["verdict"] == "met"
 
 
+@pytest.mark.slow
 def test_results_state_the_hardware_and_no_place_on_it(smoke: dict[str, Any]) -> None:
     assert smoke["machine"]["torch"] == torch.__version__.split("+")[0]
     assert smoke["machine"]["cores"] >= 1
@@ -175,6 +181,7 @@ def test_a_verdict_says_by_how_much_a_target_was_missed(monkeypatch: pytest.Monk
     assert row([], 1.0).verdict == "skipped"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 def test_without_a_cuda_device_the_gpu_benchmark_says_so() -> None:
     done = run("--device", "cuda", "--smoke")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import resource
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,7 +15,6 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import features
 
-from simsam_batch import doctor
 from simsam_batch.doctor import Check, checks, line
 from simsam_batch.spectral import eigen
 
@@ -127,14 +127,29 @@ def test_few_open_files_are_a_failure() -> None:
     assert "ulimit -n" in line(check)
 
 
-def test_what_is_optional_and_absent_is_no_failure() -> None:
-    found = doctor._optional("no_such_module", "ray")
-    assert found == "absent: pip install 'simsam-batch[ray]'"
+def check_named(name: str) -> Check:
+    """That check alone; those after it are not made."""
+    return next(check for check in checks() if check.name == name)
 
 
-def test_versions_are_compared_as_numbers() -> None:
-    assert doctor._numbers("2.15.0+cu132") == [2, 15, 0]
-    assert doctor._numbers("2.9.1") < doctor._numbers("2.10")
+def test_what_is_optional_and_absent_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "ray" else find(name, *more))
+    found = check_named("ray")
+    assert (found.ok, found.text) == (True, "absent: pip install 'simsam-batch[ray]'")
+
+
+@pytest.mark.parametrize(
+    ("version", "is_new_enough"),
+    [("2.6", True), ("2.15.0+cu132", True), ("2.10", True), ("2.5.9", False), ("1.15.0+cu132", False)],
+)
+def test_versions_are_compared_as_numbers(monkeypatch: pytest.MonkeyPatch, version: str, is_new_enough: bool) -> None:
+    """torch>=2.6 is what the package asks for, and as texts 2.15 comes before it."""
+    real = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: version if name == "torch" else real(name))
+    found = check_named("packages")
+    assert found.ok == is_new_enough
+    assert (f"torch {version} is older than 2.6" in found.text) != is_new_enough
 
 
 def test_a_line_shows_the_mend_of_a_failure_alone() -> None:

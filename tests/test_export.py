@@ -202,7 +202,8 @@ def test_refined_masks_of_leaves_take_the_place_of_patches(copied: Path, tmp_pat
 def with_labels(out: Path, labels: list[list[int] | None]) -> None:
     """A stage of labels as another command publishes it, in two parts."""
     schema = pa.schema([("image_id", pa.string()), ("status", pa.string()), ("labels", pa.list_(pa.int32()))])
-    about = {"settings": "{}", "resolved": "{}", "plan": "x", "stage": "labels", "schema_version": "1"}
+    plan = json.loads((out / "run.json").read_bytes())["plan"]
+    about = {"settings": "{}", "resolved": "{}", "plan": plan, "stage": "labels", "schema_version": "1"}
     status = ["ok" if each else "failed" for each in labels]
     table = pa.table([NAMES, status, labels], schema=schema).replace_schema_metadata(about)
     (out / "results/labels").mkdir()

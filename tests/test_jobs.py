@@ -292,6 +292,7 @@ def trees(url: str) -> list[str]:
     return [*job, *ON_A_CPU, *SMALL, "--superpixels", "8"]
 
 
+@pytest.mark.slow
 def test_trees_by_the_command_for_a_cluster_in_one_process(photographs_in_s3: str) -> None:
     job = trees(photographs_in_s3)
     run_here([*job[job.index("--") + 1 :], "--engine", "inline"])

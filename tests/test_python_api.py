@@ -99,7 +99,11 @@ def test_everything_public_is_described() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_stage_has_its_rows_and_its_result(home: Path, command: str) -> None:
     run = simsam_batch.open_run(str(home / command))
-    stages = {"segment": ["segment"], "semantic": ["regions", "semantic"], "hierarchy": ["hierarchy", "labels"]}
+    stages = {
+        "segment": ["segment"],
+        "semantic": ["regions", "clusters", "semantic"],
+        "hierarchy": ["hierarchy", "node-clusters", "labels"],
+    }
     assert run.stages == stages[command]
     assert len(run) == run.images == len(NAMES)
     for stage in run.stages:
@@ -108,7 +112,8 @@ def test_every_stage_has_its_rows_and_its_result(home: Path, command: str) -> No
         assert [row for _, row in run.rows(stage).each()] == held
         assert run.result(stage) == json.loads((home / command / f"results/{stage}.json").read_text())
         assert run.reader(stage).read_all().to_pylist() == held
-        assert run.row("4.png", stage) == held[4]
+        number, name = (0, "0") if stage.endswith("clusters") else (4, "4.png")
+        assert run.row(name, stage) == held[number]
     assert repr(run) == f"Run({str(home / command)!r})"
 
 
@@ -256,8 +261,12 @@ def test_what_is_not_there_is_named_with_the_mend(home: Path, tmp_path: Path) ->
     labels = simsam_batch.open_run(str(home / "semantic"))
     with pytest.raises(SettingsError, match=r"regions of .* has no masks"):
         labels.masks("regions")
-    with pytest.raises(SettingsError, match="has no stage 'segment'; it has regions, semantic"):
+    with pytest.raises(
+        SettingsError, match=r"has no stage with eigenvectors\. To mend it: open the OUT of the command"
+    ):
         labels.eigenvectors("0.png")
+    with pytest.raises(SettingsError, match="has no stage 'segment'; it has regions, clusters, semantic"):
+        labels.rows("segment")
 
 
 def test_a_run_without_eigenvectors_says_so(home: Path, tmp_path: Path) -> None:

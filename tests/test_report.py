@@ -334,7 +334,7 @@ def test_trees_show_covering_by_depth_baselines_and_labels(trees: Path) -> None:
 
 def test_a_stage_can_be_asked_for_alone(maps: Path) -> None:
     assert "Label maps" in finished_page(maps, stage="regions").text
-    with pytest.raises(SettingsError, match="has no stage 'segment'; it has regions, semantic"):
+    with pytest.raises(SettingsError, match="has no stage 'segment'; it has regions, clusters, semantic"):
         operations.report(str(maps), stage="segment")
 
 

@@ -234,7 +234,7 @@ def test_the_keyboard_reaches_links_and_folds_and_shows_where_it_is(
     page.reload()
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
-    assert page.url.endswith("#main")
+    page.wait_for_url(lambda url: url.endswith("#main"))
 
 
 def test_a_picture_leads_to_a_larger_one(report: Path, opened: Callable[..., tuple[Page, list[str]]]) -> None:

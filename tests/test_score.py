@@ -82,7 +82,7 @@ def test_a_run_is_scored_with_its_own_truth_and_keeps_the_result(
     printed = capsys.readouterr().out
     held = json.loads((home / "out" / "results" / "score-segment-dsm-object.json").read_text())
     metrics = held["metrics"]
-    assert (held["stage"], held["kind"], held["truth"], held["schema_version"]) == ("segment", "object", None, 1)
+    assert (held["stage"], held["kind"], held["truth"], held["schema_version"]) == ("segment", "object", None, 2)
     mean, (low, high) = metrics["iou_per_image_mean"], metrics["iou_per_image_mean_ci"]
     assert f"  iou_per_image_mean     {mean:.4f}  95 %: {low:.4f} to {high:.4f}\n" in printed
     assert "  protocol               dsm-object\n" in printed

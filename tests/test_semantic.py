@@ -23,12 +23,13 @@ from pycocotools import mask as coco
 
 from simsam_batch.cli import run
 from simsam_batch.errors import RunError
+from simsam_batch.regions.codebook import Codebook
+from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.schema import Shard
 from simsam_batch.settings import resolve
-from simsam_batch.stages.clusters.stage import REGIONS, fit_clusters
-from simsam_batch.stages.semantic.rows import SemanticStage
+from simsam_batch.stages.clusters.stage import ClustersStage, codebooks
 from simsam_batch.stages.semantic.settings import SemanticSettings
-from simsam_batch.stages.semantic.stage import SemanticWorker
+from simsam_batch.stages.semantic.stage import SemanticStage, SemanticWorker
 from simsam_batch.storage import Folder
 
 SETTINGS = ["--backbone", "descriptors", "--resize", "native", "--head", "none", "--shift", "zero", "--k", "5"]
@@ -37,6 +38,7 @@ INLINE = ["--engine", "inline"]
 COLOURS = [(200, 40, 40), (40, 170, 60), (50, 60, 200)]
 PLACES = [(16, 16), (16, 128), (128, 16), (128, 128)]
 IMAGES = 24
+STAGES = ("regions", "clusters", "semantic")
 
 
 def picture(i: int) -> tuple[np.ndarray, np.ndarray]:
@@ -96,15 +98,13 @@ def rows_of(out: Path, stage: str = "semantic") -> list[dict[str, Any]]:
     return rows
 
 
-def codebooks_of(out: Path) -> list[dict[str, str]]:
-    books: list[dict[str, str]] = json.loads((out / "clusters" / "clusters.json").read_text())["codebooks"]
-    return books
+def codebooks_of(out: Path) -> list[Codebook]:
+    return codebooks(Folder(str(out)), ClustersStage.name)
 
 
 def digests(out: Path) -> tuple[Any, ...]:
     """What each of the three steps came to."""
-    contents = [result_of(out, stage)["content_digest"] for stage in ("regions", "semantic")]
-    return (*contents, codebooks_of(out))
+    return tuple(result_of(out, stage)["content_digest"] for stage in STAGES)
 
 
 def label_map(row: dict[str, Any]) -> np.ndarray:
@@ -151,8 +151,7 @@ def test_clusters_are_the_classes_and_the_scores_are_those_of_the_label_maps(pic
 
 def test_every_region_has_the_label_of_its_nearest_centre(finished: Path) -> None:
     (book,) = codebooks_of(finished)
-    with np.load(finished / book["name"], allow_pickle=False) as members:
-        centers = members["centers"]
+    centers = book.centers
     labelled = {row["image_id"]: label_map(row) for row in rows_of(finished)}
     for row in rows_of(finished, "regions"):
         for region in row["regions"]:
@@ -168,7 +167,7 @@ def test_results_depend_on_neither_workers_nor_shards(pictures: Path, tmp_path: 
     arguments = inline(pictures, out, "--shard-size", "5")
     assert run(arguments) == 0
     # the bits of the fit and of the rows; digests of results are over shards, and these are others here
-    assert codebooks_of(out) == codebooks_of(finished)
+    assert result_of(out, "clusters")["content_digest"] == result_of(finished, "clusters")["content_digest"]
     assert rows_of(out) == rows_of(finished)
     assert rows_of(out, "regions") == rows_of(finished, "regions")
     assert result_of(out)["metrics"] == result_of(finished)["metrics"]
@@ -200,20 +199,41 @@ def test_clusters_are_fitted_with_the_workers_number_of_threads(
         return fit(*arguments, **more)
 
     monkeypatch.setattr(codebook, "fit", watched)
-    shutil.copytree(finished, tmp_path / "out")
-    shutil.rmtree(tmp_path / "out" / "clusters")
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        settings = resolve(SemanticSettings, {"clusters": 3, "threads": 1})
-        digest = result_of(finished, "regions")["content_digest"]
+        options = resolve(SemanticSettings, {"clusters": 3, "threads": 1})
+        stage = ClustersStage.of(options, Folder(str(finished)))
+        shard = Shard(0, pa.table({"repeat": ["0"]}))
         with threadpool_limits(2):
-            fitted = fit_clusters(Folder(str(tmp_path / "out")), REGIONS, settings, digest)
-        assert torch.get_num_threads() == 2
+            (output,) = stage.make_worker(lambda: None).run(iter([shard]))
     finally:
         torch.set_num_threads(before)
     assert seen == [{1}]
-    assert [name for name, _ in fitted.files] == [book["name"] for book in codebooks_of(finished)]
+    assert output.rows["inertia"].to_pylist() == [codebooks_of(finished)[0].inertia]
+
+
+def test_the_clusters_are_fitted_where_workers_compute_and_not_by_the_driver(
+    pictures: Path, tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head of a cluster has no GPU: a device that only workers have must not be asked of it."""
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    for stage in ("clusters", "semantic"):
+        shutil.rmtree(out / stage)
+    for path in (out / "results").glob("[cs]*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    driver, here = os.getpid(), []
+    fit = ClustersStage.make_worker
+
+    def noted(stage: ClustersStage, beat: Callable[[], None]) -> Any:
+        here.append(os.getpid())
+        return fit(stage, beat)
+
+    monkeypatch.setattr(ClustersStage, "make_worker", noted)
+    assert run([*command(pictures, out, "--workers", "1", "--engine", "local")[3:], "--quiet"]) == 0
+    assert driver not in here
+    assert digests(out) == digests(finished)
 
 
 @pytest.mark.slow
@@ -228,13 +248,13 @@ def test_every_engine_computes_the_same_bits_in_all_three_steps_and_tells_of_the
     # of several ranks one writes
     (driver,) = (out / "events").iterdir()
     told = [json.loads(line) for path in sorted(driver.iterdir()) for line in path.read_text().splitlines()]
-    assert [event["stage"] for event in told if event["event"] == "stage"] == ["regions", "semantic"]
-    assert sum(event["shards"] for event in told if event["event"] == "shards") == 2 * IMAGES
+    assert [event["stage"] for event in told if event["event"] == "stage"] == list(STAGES)
+    assert sum(event["shards"] for event in told if event["event"] == "shards") == 2 * IMAGES + 1
 
 
 def committed(out: Path) -> dict[str, tuple[int, int]]:
     """Inode and time of everything that commits."""
-    patterns = ("*/manifests/*.json", "*/stage.json", "clusters/*", "run.json")
+    patterns = ("*/manifests/*.json", "*/stage.json", "run.json")
     paths = [path for pattern in patterns for path in out.glob(pattern)]
     return {path.relative_to(out).as_posix(): (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
 
@@ -250,7 +270,7 @@ KILLS: dict[str, tuple[Callable[[Path], bool], Callable[[Path], bool]]] = {
     ),
     "between the stages": (
         lambda out: (out / "results" / "regions.json").exists(),
-        lambda out: not (out / "clusters" / "clusters.json").exists(),
+        lambda out: not (out / "results" / "clusters.json").exists(),
     ),
     "inside semantic": (
         lambda out: manifests(out, "semantic") >= 1,
@@ -393,9 +413,9 @@ def test_a_set_without_any_region_is_refused(tmp_path: Path, capsys: pytest.Capt
     [
         (["--regions", "3"], "regions: "),
         (["--seed", "1"], "seed: "),
-        (["--clusters", "2"], "clusters: 3 there, 2 here"),
-        (["--pca-dim", "4"], "pca_dim: 0 there, 4 here"),
-        (["--repeats", "2"], "repeats: 1 there, 2 here"),
+        (["--clusters", "2"], "clusters: the run in OUT has 3, this command has 2"),
+        (["--pca-dim", "4"], "pca_dim: the run in OUT has 0, this command has 4"),
+        (["--repeats", "2"], "repeats: the run in OUT has 1, this command has 2"),
         (["--matching", "majority"], "matching: "),
         (["--ignore-label", "3"], "ignore_label: "),
         (["--limit", "3"], "limit: "),
@@ -488,13 +508,12 @@ def test_repeats_report_mean_and_deviation_and_label_maps_of_the_first(pictures:
     arguments = [*inline(pictures, out, "--quiet", "--shard-size", "12"), "--clusters", "12"]
     assert run([*arguments, "--repeats", "3", "--matching", "majority"]) == 0
     books = codebooks_of(out)
-    assert len({book["sha256"] for book in books}) == len(books) == 3
+    assert len({book.digest for book in books}) == len(books) == 3
     regions = rows_of(out, "regions")
     truth = np.stack([np.array(Image.open(pictures / "truth" / row["image_id"])) for row in regions])
     each, label_maps = [], []
     for book in books:
-        with np.load(out / book["name"], allow_pickle=False) as members:
-            centers = members["centers"]
+        centers = book.centers
         maps = []
         for row in regions:
             label_of = np.zeros(4, int)
@@ -561,9 +580,9 @@ def test_a_kept_column_of_the_results_own_name_is_refused(
 
 def test_each_step_names_the_one_it_read(finished: Path) -> None:
     digest = result_of(finished, "regions")["content_digest"]
-    assert result_of(finished)["resolved"]["regions"] == digest
-    record = json.loads((finished / "clusters" / "clusters.json").read_text())
-    assert record["features_digest"] == digest
+    fitted = result_of(finished, "clusters")["content_digest"]
+    read = {stage: json.loads((finished / stage / "stage.json").read_text())["reads"] for stage in STAGES}
+    assert read == {"regions": {}, "clusters": {"regions": digest}, "semantic": {"regions": digest, "clusters": fitted}}
 
 
 def test_classes_without_names_and_those_that_do_not_occur_take_no_room(finished: Path) -> None:
@@ -583,14 +602,15 @@ def test_classes_without_names_and_those_that_do_not_occur_take_no_room(finished
 def worker_on(out: Path) -> SemanticWorker:
     """A worker of the last step, on the regions and clusters of a run."""
     settings = resolve(SemanticSettings, {"clusters": 3, "resize": "native"})
-    return SemanticStage(settings, result_of(out)["resolved"], Folder(str(out))).make_worker(lambda: None)
+    plan = Ledger(Folder(str(out)), SemanticStage.name).plan()
+    return SemanticStage(settings, result_of(out)["resolved"], plan).make_worker(lambda: None)
 
 
 def test_regions_that_are_not_of_the_image_stop_the_shard_by_its_name(finished: Path) -> None:
     """Published code opens a debugger there, and an unattended run stands still."""
     names = ["00.png", "elsewhere.png"]
     records = pa.table({"image_id": names, "uri": names, "truth_uri": pa.nulls(2, pa.string())})
-    with pytest.raises(RunError, match=r"regions of shard 0 lack .*'elsewhere\.png'"):
+    with pytest.raises(RunError, match=r"shard 0 of the stage regions lacks .*'elsewhere\.png'"):
         list(worker_on(finished).run(iter([Shard(0, records)])))
 
 
@@ -656,11 +676,11 @@ def test_damaged_clusters_are_named_and_nothing_is_computed_with_them(
     out = tmp_path / "out"
     shutil.copytree(finished, out)
     shutil.rmtree(out / "semantic")
-    (book,) = codebooks_of(out)
-    (out / book["name"]).unlink()
+    name = "clusters/data/0000000.1.npz"
+    (out / name).unlink()
     if content is not None:
-        (out / book["name"]).write_bytes(content)
+        (out / name).write_bytes(content)
     assert run(inline(pictures, out, "--quiet")) == 1
     text = capsys.readouterr().err
-    assert book["name"] in text
+    assert name in text
     assert words in text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,20 +11,24 @@ from numpy.typing import NDArray
 
 from simsam_batch.errors import RunError, SettingsError
 from simsam_batch.results.eigenvectors import grid_eigenvectors
+from simsam_batch.results.features import PLACE, features_at
 from simsam_batch.results.opening import begun_stages, existing_plan
+from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import row_numbers
 from simsam_batch.runs.reading import BATCH_ROWS, StageRows
 from simsam_batch.runs.records import from_json
-from simsam_batch.stages.registry import shown, stage_names
+from simsam_batch.stages.registry import command_of, shown, stage_names, stages_with_features
 from simsam_batch.storage import Folder, ObjectNotFound, absolute_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from simsam_batch.results.torch_dataset import FeatureDataset
+
 Mask = NDArray[np.bool_] | NDArray[np.int32]
 
 _FOR_EIGENVECTORS = ["image_id", "status", "error_type", "error", "grid_h", "grid_w", "eigenvalues"]
-_FOR_EIGENVECTORS += ["arrays_path", "arrays_member"]
+_FOR_EIGENVECTORS += ["arrays_path", "arrays_member", "arrays_offset", "arrays_bytes"]
 
 
 def open_run(url: str) -> Run:
@@ -143,7 +147,7 @@ class Run:
         Each call looks for the id; for many images `numbers` with ``rows(stage).take`` looks once.
 
         Args:
-            image_id: as in the column of that name.
+            image_id: as in the column of that name; of a stage about other records, as in its first column.
             stage: whose row.
             columns: names; None: all.
 
@@ -151,8 +155,7 @@ class Run:
             RunError: the image's shard is not committed yet.
         """
         rows = self.rows(stage)
-        found: dict[str, Any] = rows.take(self.numbers([image_id]), self._checked(rows, columns)).to_pylist()[0]
-        return found
+        return self._row(image_id, rows, self._checked(rows, columns))
 
     def masks(self, stage: str | None = None) -> Iterator[tuple[str, Mask]]:
         """The images of a stage that did not fail, one by one: their ids and their masks at full size, upright.
@@ -199,7 +202,7 @@ class Run:
             RunError: the image failed, or its shard is not committed yet.
         """
         rows = self._with_eigenvectors()
-        row = self.row(image_id, rows.stage, _FOR_EIGENVECTORS)
+        row = self._row(image_id, rows, _FOR_EIGENVECTORS)
         self._check_ok(row, "eigenvectors")
         return _eigenpairs(row, rows)
 
@@ -212,6 +215,64 @@ class Run:
         rows = self._with_eigenvectors()
         found = (row for _, row in rows.each(_FOR_EIGENVECTORS) if row["status"] == "ok")
         return ((row["image_id"], *_eigenpairs(row, rows)) for row in found)
+
+    def features(self, image_id: str, names: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
+        """The features of one image, by one range request once its row is found; other images' are not read.
+
+        Args:
+            image_id: as in the column of that name.
+            names: of arrays, such as ``key-11``, in this order; None: all that the run has kept.
+
+        Returns:
+            Arrays in the dtype that they are stored in, float16 or float32, Hp x Wp the patch grid: ``<facet>-<block>``
+            (Hp, Wp, C); ``class-<facet>-<block>`` (C,) and ``registers-<facet>-<block>`` (R, C) if they were kept;
+            ``norm-<block>`` (Hp, Wp) float32, the length of each patch's token.
+
+        Raises:
+            SettingsError: the run has no features, or none of such a name.
+            RunError: the image failed, or its shard is not committed yet.
+        """
+        rows = self._with_features()
+        row = self._row(image_id, rows, [*PLACE, "status", "error_type", "error"])
+        self._check_ok(row, "features")
+        return features_at(self._out, row, names)
+
+    def as_torch_dataset(
+        self, names: Sequence[str] | None = None, *, transform: Callable[[dict[str, Any]], Any] | None = None
+    ) -> FeatureDataset:
+        """The features of all images that did not fail, as a `torch.utils.data.Dataset` that a DataLoader takes.
+
+        ``dataset[i]`` is a dictionary: ``image_id``, and a tensor for every array, see `features`; one range request
+        reads it. It holds a table of ids and places, below 100 bytes an image. Images of different sizes have grids of
+        different sizes, which torch does not stack: give the DataLoader ``batch_size=None`` or a ``collate_fn``, or
+        bring items to one size by ``transform``.
+
+        Args:
+            names: of arrays; None: all.
+            transform: is given each dictionary, and what it returns is the item.
+
+        Raises:
+            SettingsError: the run has no features, or none of such a name.
+            RunError: no image is there yet.
+        """
+        from simsam_batch.results.torch_dataset import FeatureDataset
+
+        return FeatureDataset(self._with_features(), names, transform)
+
+    def _row(self, image_id: str, rows: StageRows, columns: Sequence[str]) -> dict[str, Any]:
+        """An image's row; columns that the stage has not, as in runs of an older release, are left out."""
+        # a stage about other records than images has a plan of its own
+        plan = self._plan if rows.unit == self._plan.unit else Ledger(self._out, rows.stage).plan()
+        found: dict[str, Any] = rows.take(row_numbers(plan, [image_id]), columns).to_pylist()[0]
+        return found
+
+    def _with_features(self) -> StageRows:
+        keeping = stages_with_features()
+        for name in self.stages:
+            if name in keeping:
+                return self.rows(name)
+        commands = " or ".join(f"simsam {command_of(name).name} IMAGES OUT" for name in keeping)
+        raise SettingsError(f"{self.url} has no features. To mend it: {commands} computes some")
 
     def _with_eigenvectors(self) -> StageRows:
         keeping = [name for name in self.stages if (what := shown(name)) is not None and what.eigenvectors]

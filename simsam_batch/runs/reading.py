@@ -182,33 +182,7 @@ class StageRows:
         Raises:
             RunError: they are not there or cannot be read.
         """
-        if row["arrays_path"] is None:
-            return {}
-        try:
-            found = self._in_range(row) if row.get("arrays_offset") is not None else self._in_archive(row)
-        except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise self._without_attachments(row, str(error)) from error
-        if not found:
-            raise self._without_attachments(row, f"it has no member {row['arrays_member']}.*")
-        return found
-
-    def _in_range(self, row: Mapping[str, Any]) -> dict[str, Attachment]:
-        body = self.out.read_range(row["arrays_path"], row["arrays_offset"], row["arrays_bytes"])
-        if len(body) != row["arrays_bytes"]:
-            raise ValueError(f"it ends after {row['arrays_offset'] + len(body)} bytes")
-        return attachments_in(body, int(row["arrays_member"]))
-
-    def _in_archive(self, row: Mapping[str, Any]) -> dict[str, Attachment]:
-        number = int(row["arrays_member"])
-        with self.out.open(row["arrays_path"]) as file:
-            return dict(ArchivedAttachments(file, number + 1)[number])
-
-    def _without_attachments(self, row: Mapping[str, Any], how: str) -> RunError:
-        which = f" of {row[self.unit]!r}" if self.unit in row else ""
-        return RunError(
-            f"{self.out.url}/{row['arrays_path']}: the arrays{which} cannot be read: {how}. "
-            "To mend it: restore the file"
-        )
+        return attachments_of(self.out, row, self.unit)
 
     def _known(self, columns: Iterable[str] | None) -> list[str]:
         names: list[str] = self.schema.names
@@ -221,6 +195,48 @@ class StageRows:
             there = f"{len(self)} rows" + ("" if self.published else ", those of the shards that are committed")
             raise RunError(f"{self.out.url} has no row {number} of {self.stage}: it has {there}")
         return place
+
+
+def attachments_of(out: Folder, row: Mapping[str, Any], unit: str) -> dict[str, Attachment]:
+    """What is attached to one row of a run, by name; see `StageRows.attachments`.
+
+    Args:
+        out: the run's folder.
+        row: as there.
+        unit: the column that names a row.
+
+    Raises:
+        RunError: they are not there or cannot be read.
+    """
+    if row["arrays_path"] is None:
+        return {}
+    try:
+        found = _in_range(out, row) if row.get("arrays_offset") is not None else _in_archive(out, row)
+    except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise _without_attachments(out, row, unit, str(error)) from error
+    if not found:
+        raise _without_attachments(out, row, unit, f"it has no member {row['arrays_member']}.*")
+    return found
+
+
+def _in_range(out: Folder, row: Mapping[str, Any]) -> dict[str, Attachment]:
+    body = out.read_range(row["arrays_path"], row["arrays_offset"], row["arrays_bytes"])
+    if len(body) != row["arrays_bytes"]:
+        raise ValueError(f"it ends after {row['arrays_offset'] + len(body)} bytes")
+    return attachments_in(body, int(row["arrays_member"]))
+
+
+def _in_archive(out: Folder, row: Mapping[str, Any]) -> dict[str, Attachment]:
+    number = int(row["arrays_member"])
+    with out.open(row["arrays_path"]) as file:
+        return dict(ArchivedAttachments(file, number + 1)[number])
+
+
+def _without_attachments(out: Folder, row: Mapping[str, Any], unit: str, how: str) -> RunError:
+    which = f" of {row[unit]!r}" if unit in row else ""
+    return RunError(
+        f"{out.url}/{row['arrays_path']}: the arrays{which} cannot be read: {how}. To mend it: restore the file"
+    )
 
 
 def _rows_if_begun(out: Folder, stage: str) -> StageRows | None:

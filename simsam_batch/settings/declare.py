@@ -114,6 +114,7 @@ def kind_of(field: FieldInfo) -> Kind:
     return cast("Kind", declared["kind"])
 
 
+_LISTS: Mapping[Any, str] = {int: "a list of whole numbers", str: "a list of texts"}
 _WORDS: Mapping[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -133,5 +134,5 @@ def _words(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return " | ".join(map(str, options))
     if get_origin(annotation) is tuple:
-        return f"a list, each of it {_words(options[0])}"
+        return _LISTS.get(options[0]) or f"a list of {_words(options[0])}"
     return _WORDS.get(options[0] if options else annotation, "text")

@@ -152,5 +152,11 @@ def stages_showing(kinds: Iterable[str]) -> list[str]:
     return [name for name in stage_names() if (what := shown(name)) is not None and what.kind in wanted]
 
 
+def stages_with_features() -> list[str]:
+    """The names of the stages that keep features: the arrays of an image are features of it, each by its name."""
+    folders = {name: folder for each in COMMANDS for name, folder in each.stages.items()}
+    return [name for name, folder in folders.items() if getattr(_module(folder, "rows"), "FEATURES", False)]
+
+
 def _module(folder: str, part: str) -> Any:
     return import_module(f"simsam_batch.stages.{folder}.{part}")

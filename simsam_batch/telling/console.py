@@ -92,7 +92,7 @@ class Text:
             transient=True,
             disable=quiet or not self._console.is_terminal,
         )
-        self._task = self._bar.add_task("segment", total=None, rate=0.0, failed=0)
+        self._task = self._bar.add_task("", total=None, rate=0.0, failed=0)
         self._images = self._done = self._before = self._failed = self._said = 0
         self._started = time.monotonic()
 

@@ -10,6 +10,7 @@ import pytest
 from plain_runner import PlainRunner
 
 from simsam_batch.engines.child import Child, Receive, Send
+from simsam_batch.engines.contract import Task
 from simsam_batch.engines.local import LocalEngine
 from simsam_batch.errors import RunError, SettingsError
 
@@ -29,6 +30,13 @@ def test_every_shard_is_reported_once_by_processes_with_the_threads_asked_for(tm
 def test_every_worker_gets_a_shard_before_any_gets_a_second(tmp_path: Path) -> None:
     reports = list(LocalEngine(3).run(PlainRunner(str(tmp_path)), range(3)))
     assert len({report.error.split()[0] for report in reports}) == 3
+
+
+def test_without_a_number_there_is_a_worker_for_each_core_and_no_more_than_a_task_can_use(tmp_path: Path) -> None:
+    cores = len(os.sched_getaffinity(0))
+    for task, expected in ((Task(), cores), (Task(workers=1), 1)):
+        reports = list(LocalEngine(0).run(PlainRunner(str(tmp_path)), range(2 * cores), task))
+        assert len({report.error.split()[0] for report in reports}) == expected
 
 
 def test_no_shards_need_no_processes(tmp_path: Path) -> None:
@@ -85,8 +93,8 @@ def test_after_stop_only_what_is_in_flight_comes_back(tmp_path: Path) -> None:
 
 
 def test_wrong_numbers_are_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SettingsError, match="workers is 0"):
-        LocalEngine(0)
+    with pytest.raises(SettingsError, match="workers is -1"):
+        LocalEngine(-1)
     with pytest.raises(SettingsError, match="threads is 0"):
         LocalEngine(1, threads=0)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
@@ -107,7 +115,7 @@ def test_each_worker_has_a_gpu_of_its_own_and_ends_mid_computation_when_its_pipe
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
-    environments = LocalEngine(2, gpus=True)._environments
+    environments = LocalEngine(2, gpus=True)._on_gpus
     children = [Child(TellDevices(), environment) for environment in environments]
     assert [child.receive() for child in children] == ["4", "6"]
     for child in children:

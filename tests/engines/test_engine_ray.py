@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from plain_runner import PlainRunner
 
+from simsam_batch.engines.contract import Task
 from simsam_batch.engines.ray import RayEngine, _ShardCaller
 from simsam_batch.errors import RunError, SettingsError
 
@@ -85,17 +86,19 @@ def test_wrong_numbers_are_refused_before_anything_starts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("workers", "threads", "gpus", "shards", "expected"),
+    ("workers", "threads", "gpus", "shards", "task", "expected"),
     [
-        (0, 1, None, 100, (6, {"GPU": 1})),  # 4 + 2 GPUs
-        (3, 1, None, 100, (3, {"GPU": 1})),
-        (0, 1, None, 5, (5, {"GPU": 1})),  # no more actors than shards
-        (0, 4, False, 100, (9, {"CPU": 4})),  # 16 / 4 + 15 // 4 + 8 / 4
-        (2, 1, True, 100, (2, {"GPU": 1})),
+        (0, 1, None, 100, Task(), (6, {"GPU": 1})),  # 4 + 2 GPUs
+        (3, 1, None, 100, Task(), (3, {"GPU": 1})),
+        (0, 1, None, 5, Task(), (5, {"GPU": 1})),  # no more actors than shards
+        (0, 4, False, 100, Task(), (9, {"CPU": 4})),  # 16 / 4 + 15 // 4 + 8 / 4
+        (2, 1, True, 100, Task(), (2, {"GPU": 1})),
+        (0, 4, True, 100, Task(gpu=False), (9, {"CPU": 4})),  # a task that computes on no GPU leaves them to others
+        (0, 1, None, 100, Task(workers=1), (1, {"GPU": 1})),
     ],
 )
 def test_a_cluster_gives_the_workers_that_are_asked_for_or_all_it_has_room_for(
-    workers: int, threads: int, gpus: bool | None, shards: int, expected: tuple[int, dict[str, int]]
+    workers: int, threads: int, gpus: bool | None, shards: int, task: Task, expected: tuple[int, dict[str, int]]
 ) -> None:
     nodes = [
         {"Alive": True, "Resources": {"CPU": 16.0, "GPU": 4.0}},
@@ -104,7 +107,7 @@ def test_a_cluster_gives_the_workers_that_are_asked_for_or_all_it_has_room_for(
         {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
     ]
     engine = RayEngine(workers, threads, gpus)
-    assert engine._await_room(SimpleNamespace(nodes=lambda: nodes), shards) == expected
+    assert engine._await_room(SimpleNamespace(nodes=lambda: nodes), shards, task) == expected
 
 
 def test_a_cluster_without_room_is_an_error_that_says_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,4 +115,4 @@ def test_a_cluster_without_room_is_an_error_that_says_what_it_has(monkeypatch: p
     nodes = [{"Alive": True, "Resources": {"CPU": 3.0}}]
     for engine in (RayEngine(0, gpus=True), RayEngine(4)):
         with pytest.raises(RunError, match="ask for fewer workers or add nodes"):
-            engine._await_room(SimpleNamespace(nodes=lambda: nodes), 10)
+            engine._await_room(SimpleNamespace(nodes=lambda: nodes), 10, Task())

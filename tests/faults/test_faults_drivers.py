@@ -36,6 +36,7 @@ def together(pictures: Path, out: Path, drivers: int) -> tuple[int, list[int]]:
     return starts(out), [sum(e["event"] == "shard" and e["attempt"] > 0 for e in run) for run in events]
 
 
+@pytest.mark.slow
 def test_two_drivers_make_one_result_and_compute_little_twice(pictures: Path, tmp_path: Path) -> None:
     alone = tmp_path / "alone"
     assert run(command(pictures, alone, "--engine", "inline")[3:]) == 0

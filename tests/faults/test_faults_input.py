@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from PIL import Image
 
 from simsam_batch.cli import run
@@ -52,6 +53,7 @@ def rows_of(out: Path) -> dict[str, dict[str, Any]]:
     return {row["image_id"]: row for row in rows}
 
 
+@pytest.mark.slow
 def test_odd_names_and_odd_files_have_a_row_each(tmp_path: Path) -> None:
     folder = tmp_path / "images"
     two_forms = [unicodedata.normalize(form, "é.png") for form in ("NFC", "NFD")]

@@ -128,6 +128,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], set[str]]] = {
 }
 
 
+@pytest.mark.slow
 def test_files_made_to_exhaust_a_decoder_cost_little_memory_and_time(tmp_path: Path) -> None:
     for number, (make, _) in enumerate(BOMBS.values()):
         (tmp_path / str(number)).write_bytes(make())

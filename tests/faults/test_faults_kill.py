@@ -92,10 +92,11 @@ def rounds_on_local(pictures: Path, expected: dict[str, Any], folder: Path, draw
     print(f"local: {rounds} rounds, kills {dict(kills)}, 0 losses, {time.monotonic() - began:.0f} s")
 
 
+@pytest.mark.slow
 def test_killed_processes_cost_no_image(
     pictures: Path, expected: dict[str, Any], tmp_path: Path, draw: random.Random
 ) -> None:
-    rounds_on_local(pictures, expected, tmp_path, draw, 4)
+    rounds_on_local(pictures, expected, tmp_path, draw, len(VICTIMS))
 
 
 @pytest.mark.soak

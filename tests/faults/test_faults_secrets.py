@@ -57,6 +57,7 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_writes_no_credential_of_its_environment(
     pictures: Path, tmp_path: Path, s3_url: str, request: pytest.FixtureRequest
 ) -> None:
@@ -197,7 +198,7 @@ def test_ids_and_names_that_climb_or_command_write_nothing_outside_out(pictures:
     pq.write_table(pa.table({"image_id": ids, "uri": uris}), place / "table.parquet")
     out = place / "deep" / "out"
     before = set(tmp_path.rglob("*"))
-    code, printed = simsam("segment", str(place / "table.parquet"), str(out), *SETTINGS, "--engine", "local")
+    code, printed = simsam("segment", str(place / "table.parquet"), str(out), *SETTINGS, "--engine", "inline")
     assert code == 0, printed.decode()
     new = set(tmp_path.rglob("*")) - before
     assert all(path == out.parent or path.is_relative_to(out) for path in new)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,8 @@ from PIL import Image
 from tree_runs import INLINE, command, inline, result_of, rows_of
 
 from simsam_batch.cli import run
+from simsam_batch.stages.clusters.stage import NodeClustersStage, codebooks
+from simsam_batch.storage import Folder
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +24,8 @@ def labelled(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_node_has_the_label_of_the_nearest_cluster(labelled: Path) -> None:
-    record = json.loads((labelled / "node-clusters/clusters.json").read_text())
-    with np.load(labelled / record["codebooks"][0]["name"], allow_pickle=False) as book:
-        centers = book["centers"].astype(np.float64)
+    (book,) = codebooks(Folder(str(labelled)), NodeClustersStage.name)
+    centers = book.centers.astype(np.float64)
     assert len(centers) == 5
     counted: Counter[int] = Counter()
     for row, labels in zip(rows_of(labelled), rows_of(labelled, "labels"), strict=True):
@@ -105,9 +105,10 @@ def test_status_verify_and_retry_know_the_labels(
     assert run(["status", str(out)]) == 0
     assert "labels" in capsys.readouterr().out
     (images / "3.png").write_bytes(whole)
-    books = (out / "node-clusters/clusters.json").read_bytes()
+    fitted = result_of(out, "node-clusters")["content_digest"]
     assert run(["retry", str(out), *INLINE]) == 0
-    assert (out / "node-clusters/clusters.json").read_bytes() == books
+    assert result_of(out, "node-clusters")["content_digest"] == fitted
+    assert len(list((out / "node-clusters/manifests").iterdir())) == 1, "the fit is not tried again"
     rows = rows_of(out, "labels")
     assert all(row["status"] == "ok" and row["labels"] for row in rows)
     assert run(["verify", str(out)]) == 0

@@ -51,6 +51,7 @@ def test_refined_trees_are_scored_by_their_pixels_and_better(pictures: Path, ref
     assert result_of(refined)["metrics"]["nmcovering"] > result_of(finished)["metrics"]["nmcovering"]
 
 
+@pytest.mark.slow
 def test_processes_that_refine_change_no_bit(pictures: Path, refined: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     more = ["--refine", "crf", "--refine-max-side", "160", "--refine-processes", "2", "--workers", "1"]

@@ -75,6 +75,7 @@ def test_upstreams_numbering_takes_patches_from_the_first_leaves(
     assert all(min(node["patches"] for node in row["nodes"]) == 0 for row in rows_of(out))
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_and_ends_alike(pictures: Path, finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert run(command(pictures, out, "--workers", "2")[3:]) == 0
@@ -87,6 +88,7 @@ def test_an_interrupted_run_goes_on_and_ends_alike(pictures: Path, finished: Pat
     assert all((out / "hierarchy/manifests" / n).read_bytes() == body for n, body in kept.items() if n[6] != "1")
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_stopped(pictures: Path, finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     launch = command(pictures, out, "--workers", "1")

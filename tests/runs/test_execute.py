@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from trouble import SumFold, TroubleStage, plan_of, value_of
 
-from simsam_batch.engines.contract import Runner, ShardReport
+from simsam_batch.engines.contract import Runner, ShardReport, Task
 from simsam_batch.engines.local import LocalEngine
 from simsam_batch.errors import RunError, SettingsError
 from simsam_batch.runs.execute import ExecuteOptions, ExecuteSummary, execute
@@ -156,15 +156,19 @@ def test_many_shards_with_an_image_that_raises_end_in_one_command(tmp_path: Path
 class FailsToStartOnce:
     """A local engine whose first round brings nothing but errors from before any start was recorded."""
 
+    own_processes = True
+
     def __init__(self) -> None:
         self._engine = LocalEngine(1)
         self._rounds = 0
 
-    def run(self, make_runner: Callable[[], Runner], shards: Sequence[int]) -> Iterator[ShardReport]:
+    def run(
+        self, make_runner: Callable[[], Runner], shards: Sequence[int], task: Task = Task()
+    ) -> Iterator[ShardReport]:
         self._rounds += 1
         if self._rounds == 1:
             return iter([ShardReport(number, 0, "error", error="the store is busy") for number in shards])
-        return self._engine.run(make_runner, shards)
+        return self._engine.run(make_runner, shards, task)
 
     def stop(self) -> bool:
         return self._engine.stop()

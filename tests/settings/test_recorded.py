@@ -11,17 +11,16 @@ import pytest
 
 from simsam_batch.regions.splitting import SplitRules
 from simsam_batch.regions.superpixels import OverClustering
-from simsam_batch.runs.schema import Stage
 from simsam_batch.settings import FeatureSettings, Superpixels, Tree, presets_of, resolve
-from simsam_batch.stages.clusters.stage import cluster_settings
-from simsam_batch.stages.hierarchy.rows import HierarchyStage
+from simsam_batch.stages.base import CommandStage
+from simsam_batch.stages.clusters.stage import ClustersStage, NodeClustersStage
 from simsam_batch.stages.hierarchy.settings import HierarchySettings
-from simsam_batch.stages.regions.rows import RegionsStage
-from simsam_batch.stages.segment.rows import SegmentStage
+from simsam_batch.stages.hierarchy.stage import HierarchyStage
+from simsam_batch.stages.regions.stage import RegionsStage
 from simsam_batch.stages.segment.settings import SegmentSettings
-from simsam_batch.stages.semantic.rows import SemanticStage
+from simsam_batch.stages.segment.stage import SegmentStage
 from simsam_batch.stages.semantic.settings import SemanticSettings
-from simsam_batch.storage import Folder
+from simsam_batch.stages.semantic.stage import SemanticStage
 
 RECORDED: dict[str, Any] = json.loads(Path(__file__).with_name("recorded_by_runs.json").read_text())
 COMMANDS: dict[str, type[FeatureSettings]] = {
@@ -31,24 +30,21 @@ COMMANDS: dict[str, type[FeatureSettings]] = {
 }
 
 
-def identities(tmp_path: Path) -> dict[str, tuple[FeatureSettings, dict[str, Any]]]:
+def identities() -> dict[str, tuple[FeatureSettings, dict[str, Any]]]:
     """By what is identified: a command's settings, none of them a default, and what identifies a result of them."""
     objects = SegmentSettings(seed=7, kappa=0.5, regions=4, eigenvectors="none", side="smaller", background=False)
     labels = SemanticSettings(seed=7, k=9, erode=1, clusters=3, repeats=2, ignore_label=255, refine="crf")
     trees = HierarchySettings(seed=7, sigma=2.0, max_ncut=0.0, clusters=5, baselines=True, numbering="upstream")
-    stages: dict[str, Stage] = {
+    stages: dict[str, CommandStage[Any]] = {
         "segment": SegmentStage(objects, {}),
         "regions": RegionsStage(labels, {}),
-        "semantic": SemanticStage(labels, {}, Folder(str(tmp_path))),
+        "clusters": ClustersStage(labels, {}),
+        "semantic": SemanticStage(labels, {}),
         "hierarchy": HierarchyStage(trees, {}),
+        "node-clusters": NodeClustersStage(trees, {}),
     }
-    of = {"segment": objects, "regions": labels, "semantic": labels, "hierarchy": trees}
-    found: dict[str, tuple[FeatureSettings, dict[str, Any]]] = {
-        name: (of[name], stage.settings) for name, stage in stages.items()
-    }
-    found["clusters of regions"] = labels, cluster_settings(labels)
-    found["clusters of nodes"] = trees, cluster_settings(trees)
-    return found
+    of = {name: stage.options for name, stage in stages.items()}
+    return {name: (of[name], stage.settings) for name, stage in stages.items()}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -67,21 +63,19 @@ def test_presets_are_what_runs_recorded(command: str) -> None:
 
 
 @pytest.mark.parametrize("identified", RECORDED["identified_by"])
-def test_results_are_identified_by_what_runs_recorded(tmp_path: Path, identified: str) -> None:
-    settings, found = identities(tmp_path)[identified]
+def test_results_are_identified_by_what_runs_recorded(identified: str) -> None:
+    settings, found = identities()[identified]
     values = settings.model_dump(mode="json")
     assert found == {name: values[name] for name in RECORDED["identified_by"][identified]}
 
 
 @pytest.mark.parametrize(
     "together",
-    [("segment",), ("regions", "clusters of regions", "semantic"), ("hierarchy", "clusters of nodes")],
+    [("segment",), ("regions", "clusters", "semantic"), ("hierarchy", "node-clusters")],
     ids=COMMANDS,
 )
-def test_no_result_setting_of_a_command_is_left_out_of_all_its_identities(
-    tmp_path: Path, together: tuple[str, ...]
-) -> None:
-    found = identities(tmp_path)
+def test_no_result_setting_of_a_command_is_left_out_of_all_its_identities(together: tuple[str, ...]) -> None:
+    found = identities()
     named = {name for identified in together for name in found[identified][1]}
     assert named == set(found[together[0]][0].fields_of("result"))
 

@@ -25,9 +25,10 @@ from simsam_batch.errors import RunError
 from simsam_batch.regions.refine import UPSTREAM, refine
 from simsam_batch.runs.schema import Shard, ShardOutput
 from simsam_batch.settings import resolve
-from simsam_batch.stages.segment.rows import SegmentStage
 from simsam_batch.stages.segment.settings import SegmentSettings
-from simsam_batch.workers.models import resolve_backbone
+from simsam_batch.stages.segment.stage import SegmentStage, SegmentWorker, truth_of
+from simsam_batch.workers.models import resolve_models
+from simsam_batch.workers.records import Results
 from simsam_batch.workers.refinement import Refiner
 
 # Off the borders of patches of 16 pixels, so that no mask of patches can be right.
@@ -57,7 +58,8 @@ def shard_of(folder: Path, *scenes: tuple[np.ndarray, np.ndarray | None]) -> Sha
 def stage_of(*, center_crop: bool = False, **settings: Any) -> SegmentStage:
     plain = {"backbone": "descriptors", "resize": "native", "device": "cpu", "k": 5, "epochs": 1}
     chosen = resolve(SegmentSettings, plain | settings)
-    return SegmentStage(chosen, resolve_backbone(chosen), center_crop=center_crop)
+    truth = truth_of({}) | {"center_crop": center_crop}
+    return SegmentStage(chosen, {"models": resolve_models(["backbone"], chosen), "truth": truth})
 
 
 def run_worker(worker: Any, shard: Shard) -> ShardOutput:
@@ -135,18 +137,16 @@ def test_processes_of_their_own_change_nothing_in_rows_and_sums(tmp_path: Path) 
 
 
 def test_results_wait_no_more_than_keeps_the_processes_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from simsam_batch.stages.segment import stage as segment_worker
-
     pending: list[int] = []
     worker = stage_of(refine="crf", refine_processes=1, batch_size=1).make_worker(lambda: None)
-    settle = worker._settle
+    settle = Results.settle
 
-    def noted(results: Any, may_wait: int) -> None:
-        settle(results, may_wait)
-        pending.append(len(results.pending))
+    def noted(results: Any, may_wait: int, beat: Any) -> None:
+        settle(results, may_wait, beat)
+        pending.append(len(results._later))
 
-    monkeypatch.setattr(worker, "_settle", noted)
-    assert segment_worker.SegmentWorker.may_wait == 0
+    monkeypatch.setattr(Results, "settle", noted)
+    assert SegmentWorker.may_wait == 0
     run_worker(worker, shard_of(tmp_path, *(scene(i) for i in range(5))))
     # two maps for the one process, and none when the shard is given out
     assert pending == [1, 2, 2, 2, 2, 0]
@@ -273,7 +273,7 @@ def test_a_refined_run_has_the_same_digest_however_it_is_executed(tmp_path: Path
     settings += ["--truth", str(tmp_path / "masks"), "--shard-size", "3", "--refine", "crf", "--quiet"]
     results = []
     for name, more in (
-        ("one", ["--workers", "1"]),
+        ("one", ["--engine", "inline"]),
         ("two", ["--workers", "2"]),
         ("beside", ["--workers", "1", "--refine-processes", "2"]),
     ):

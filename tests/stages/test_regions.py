@@ -18,9 +18,9 @@ from torchvision.ops import roi_align
 from simsam_batch.features.descriptors import Descriptors
 from simsam_batch.runs.schema import Shard, ShardOutput
 from simsam_batch.settings import resolve
-from simsam_batch.stages.regions.rows import RegionsStage
+from simsam_batch.stages.regions.stage import RegionsStage
 from simsam_batch.stages.semantic.settings import SemanticSettings
-from simsam_batch.workers.models import resolve_backbone
+from simsam_batch.workers.models import resolve_models
 
 VIT = "vit_tiny_patch16_224"
 PLAIN = {"backbone": "descriptors", "resize": "native", "device": "cpu", "head": "none", "shift": "zero", "k": 5}
@@ -44,7 +44,7 @@ def save(folder: Path, name: str, pixels: np.ndarray) -> str:
 
 def worker_of(**settings: Any) -> Any:
     chosen = resolve(SemanticSettings, PLAIN | settings)
-    return RegionsStage(chosen, resolve_backbone(chosen)).make_worker(lambda: None)
+    return RegionsStage(chosen, {"models": resolve_models(["backbone", "encoder"], chosen)}).make_worker(lambda: None)
 
 
 def shard_of(uris: Iterable[str]) -> Shard:

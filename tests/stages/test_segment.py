@@ -18,10 +18,11 @@ from pycocotools import mask as coco
 from simsam_batch.features.descriptors import Descriptors
 from simsam_batch.runs.schema import Shard, ShardOutput
 from simsam_batch.settings import presets_of, resolve
-from simsam_batch.stages.segment.rows import SegmentFold, SegmentStage
+from simsam_batch.stages.segment.rows import SegmentFold
 from simsam_batch.stages.segment.settings import SegmentSettings
+from simsam_batch.stages.segment.stage import SegmentStage, truth_of
 from simsam_batch.workers.images import image_seed
-from simsam_batch.workers.models import resolve_backbone
+from simsam_batch.workers.models import resolve_models
 
 DISC = (slice(40, 104), slice(64, 128))
 
@@ -43,7 +44,9 @@ def save(folder: Path, name: str, pixels: np.ndarray) -> str:
 
 def worker_of(**settings: Any) -> Any:
     chosen = resolve(SegmentSettings, {"backbone": "descriptors", "resize": "native", "device": "cpu"} | settings)
-    return SegmentStage(chosen, resolve_backbone(chosen)).make_worker(lambda: None)
+    return SegmentStage(chosen, {"models": resolve_models(["backbone"], chosen), "truth": truth_of({})}).make_worker(
+        lambda: None
+    )
 
 
 def shard_of(uris: Iterable[str], number: int = 0, truth: Iterable[str | None] | None = None) -> Shard:

@@ -17,9 +17,9 @@ from simsam_batch.features.contract import Features
 from simsam_batch.features.descriptors import Descriptors
 from simsam_batch.settings import resolve
 from simsam_batch.spectral import eigen, laplacian
-from simsam_batch.stages.decomposition import Timer
 from simsam_batch.stages.segment.segmentation import Segmented, segment_batch
 from simsam_batch.stages.segment.settings import SegmentSettings
+from simsam_batch.workers.timer import Timer
 
 GRID, EPOCHS = (10, 13), 2
 WAITS = 7

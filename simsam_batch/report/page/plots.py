@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 WIDTH, HEIGHT = 380, 236
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 10, 12, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 22, 12, 44
 _ROOM_X, _ROOM_Y = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
 _BARS, _FEW_BARS = 25, 9
 MOST_DOTS = 1500

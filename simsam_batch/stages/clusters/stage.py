@@ -29,7 +29,7 @@ from simsam_batch.runs.schema import File, Needs
 from simsam_batch.settings import Clusters, ClusterSettings, Numbers
 from simsam_batch.stages.base import CommandStage
 from simsam_batch.stages.clusters.rows import CLUSTERS_FIELDS, ClustersFold
-from simsam_batch.storage import Folder
+from simsam_batch.storage import Folder, ObjectNotFound
 from simsam_batch.workers.models import compute_device
 from simsam_batch.workers.records import Item, RecordWorker, Results, Row, failed
 
@@ -211,8 +211,13 @@ def codebooks(out: Folder, stage: str) -> list[codebook.Codebook]:
         RunError: they are missing or damaged.
     """
     found = []
-    for shard in committed_shards(out, Ledger(out, stage).manifests()):
-        for held in shard.attachments():
+    for manifest in Ledger(out, stage).manifests():
+        try:
+            attachments = CommittedShard(out, manifest).attachments()
+        except ObjectNotFound as error:
+            names = " or ".join(str(file["name"]) for file in manifest["files"])
+            raise RunError(f"{out.url}: {names} is missing. To mend it: restore the file") from error
+        for held in attachments:
             book = held.get(_CODEBOOK)
             if not isinstance(book, File):
                 raise RunError(f"{out.url}: the stage {stage} has no codebook. To mend it: use another OUT")

@@ -8,6 +8,9 @@ import pyarrow as pa
 
 from simsam_batch.stages.columns import IMAGE_FIELDS
 
+FEATURES = True
+"""The arrays beside a row are what the reading API gives as features."""
+
 FEATURES_FIELDS = [*IMAGE_FIELDS, pa.field("outlier_tokens", pa.int32())]
 """Columns of a row; kept input columns follow. All null where the image failed.
 

@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from simsam_batch.drawing.photograph import shown_photograph
+from simsam_batch.drawing.text import EMPTY
 from simsam_batch.report.page.album import Picture
 from simsam_batch.report.page.chapters import Chapter, Source, begun, galleries_of, numbers_of
 from simsam_batch.report.page.choice import sample
 from simsam_batch.report.page.pictures import LARGE, SMALL, Drawn, fitted, jpeg, stacked
 from simsam_batch.report.page.plots import histogram
 from simsam_batch.report.page.scalars import Scalars
+from simsam_batch.results.photographs import working_size
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.stages.registry import Command
 
@@ -88,11 +90,17 @@ def _picture(
     source: Source, rows: StageRows, number: int, row: dict[str, Any], colors: NDArray[np.uint8], name: str
 ) -> Picture:
     photo, fault = shown_photograph(row, rows.settings)
-    flat = Image.fromarray(colors)
+    patches = Image.fromarray(colors)
+    height, width = working_size(row, rows.settings)
+    across, down = row["grid_w"] * row["patch"] / width, row["grid_h"] * row["patch"] / height
 
     def beside(side: int) -> Image.Image:
         size = fitted(photo.size, side)
-        return stacked([[photo.resize(size, Image.Resampling.LANCZOS), flat.resize(size, Image.Resampling.NEAREST)]])
+        # what lies under no whole patch stays empty, so that a patch is where it is in the photograph
+        flat = Image.new("RGB", size, EMPTY)
+        covered = max(1, round(size[0] * min(across, 1.0))), max(1, round(size[1] * min(down, 1.0)))
+        flat.paste(patches.resize(covered, Image.Resampling.NEAREST), (0, 0))
+        return stacked([[photo.resize(size, Image.Resampling.LANCZOS), flat]])
 
     small = beside(SMALL // 2)
     drawn = Drawn(jpeg(small), jpeg(beside(LARGE)), small.size, fault, {})
