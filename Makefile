@@ -1,4 +1,4 @@
-# make demo   a fresh machine to pictures, in one command
+# make demo   a fresh machine to a page of pictures, in one command
 # make test   lint, types, layering and every test, on all cores
 # make check  the same with the quick tests alone, in two minutes or so
 # make lint   all but the tests; scripts and the Dockerfile too

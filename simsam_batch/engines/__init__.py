@@ -1,1 +1,1 @@
-"""How shards get executed: local processes, Ray, torchrun."""
+"""How shards get executed: local processes, Ray, torchrun, or the very process that asks."""
