@@ -266,21 +266,26 @@ class Run:
         found: dict[str, Any] = rows.take(row_numbers(plan, [image_id]), columns).to_pylist()[0]
         return found
 
+    def _first_of(self, wanted: Sequence[str]) -> StageRows | None:
+        """The rows of the first of some stages that has begun; what has been opened before needs no further look."""
+        names = [name for name in wanted if name in self._opened] or [name for name in self.stages if name in wanted]
+        return self.rows(names[0]) if names else None
+
     def _with_features(self) -> StageRows:
         keeping = stages_with_features()
-        for name in self.stages:
-            if name in keeping:
-                return self.rows(name)
+        rows = self._first_of(keeping)
+        if rows is not None:
+            return rows
         commands = " or ".join(f"simsam {command_of(name).name} IMAGES OUT" for name in keeping)
         raise SettingsError(f"{self.url} has no features. To mend it: {commands} computes some")
 
     def _with_eigenvectors(self) -> StageRows:
-        keeping = [name for name in self.stages if (what := shown(name)) is not None and what.eigenvectors]
-        if not keeping:
+        keeping = [name for name in stage_names() if (what := shown(name)) is not None and what.eigenvectors]
+        rows = self._first_of(keeping)
+        if rows is None:
             raise SettingsError(
                 f"{self.url} has no stage with eigenvectors. To mend it: open the OUT of the command segment"
             )
-        rows = self.rows(keeping[0])
         if rows.settings["eigenvectors"] == "none":
             raise SettingsError(
                 f"{self.url} was computed with --eigenvectors none. To mend it: compute the images again in another "
