@@ -97,7 +97,8 @@ class Job(Generic[S]):
             if again is not None:
                 return
             records = plan.first_record_of(done)
-            report.plan(stage.name, images=plan.records, shards=plan.shards, done_shards=done, done_images=records)
+            counts = {"shards": plan.shards, "done_shards": done, "done_images": records}
+            report.plan(stage.name, images=plan.records, **counts, unit=plan.unit)
 
         defaults = type(self.settings)().values_of("operation")
         given = {n: value for n, value in self.settings.values_of("operation").items() if value != defaults[n]}

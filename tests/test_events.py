@@ -126,7 +126,7 @@ def test_a_command_that_ends_between_two_stages_says_so_at_the_end(photographs: 
     assert [event["stage"] for event in told if event["event"] == "stage"] == ["regions"]
     assert (told[-1]["event"], told[-1]["outcome"]) == ("ended", "error")
     assert "99 clusters" in told[-1]["error"]
-    assert [event["text"] for event in told if event["event"] == "note"] == ["5 regions are clustered"]
+    assert not [event for event in told if event["event"] == "note"], "nothing was clustered"
 
 
 @pytest.mark.slow

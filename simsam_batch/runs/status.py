@@ -23,6 +23,7 @@ class StageStatus:
 
     Attributes:
         stage: its name.
+        unit: what a record of its plan is, ``image_id`` for images.
         shards, images: of its plan.
         done_shards, done_images: committed.
         started_shards: begun and not committed: in hand, or given up by a process that ended.
@@ -38,6 +39,7 @@ class StageStatus:
     """
 
     stage: str
+    unit: str
     shards: int
     images: int
     done_shards: int
@@ -92,6 +94,7 @@ def stage_status(out: Folder, stage: str, *, failures: bool = True, now: float |
     failed, errors = _failures(ledger, done) if failures else (None, None)
     return StageStatus(
         stage=stage,
+        unit=plan.unit,
         shards=plan.shards,
         images=plan.records,
         done_shards=len(done),

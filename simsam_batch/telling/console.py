@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, Literal, Protocol
 
 from simsam_batch.engines.contract import ShardReport
-from simsam_batch.telling.status import counted
+from simsam_batch.telling.status import counted, noun_of
 
 
 class Reporter(Protocol):
@@ -20,8 +20,10 @@ class Reporter(Protocol):
         """Something worth knowing that does not stop the run."""
         ...
 
-    def plan(self, stage: str, *, images: int, shards: int, done_shards: int, done_images: int) -> None:
-        """The run is about to start, or to go on."""
+    def plan(
+        self, stage: str, *, images: int, shards: int, done_shards: int, done_images: int, unit: str = "image_id"
+    ) -> None:
+        """A stage is about to start, or to go on; ``unit`` says what its records are."""
         ...
 
     def shard(self, report: ShardReport) -> None:
@@ -45,10 +47,18 @@ class JsonLines:
     def note(self, text: str) -> None:
         self._write("note", text=text)
 
-    def plan(self, stage: str, *, images: int, shards: int, done_shards: int, done_images: int) -> None:
+    def plan(
+        self, stage: str, *, images: int, shards: int, done_shards: int, done_images: int, unit: str = "image_id"
+    ) -> None:
         if not self._quiet:
             self._write(
-                "plan", stage=stage, images=images, shards=shards, done_shards=done_shards, done_images=done_images
+                "plan",
+                stage=stage,
+                unit=unit,
+                images=images,
+                shards=shards,
+                done_shards=done_shards,
+                done_images=done_images,
             )
 
     def shard(self, report: ShardReport) -> None:
@@ -86,7 +96,7 @@ class Text:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("images, {task.fields[rate]:.2f}/s, {task.fields[failed]} failed"),
+            TextColumn("done, {task.fields[rate]:.2f}/s, {task.fields[failed]} failed"),
             TimeRemainingColumn(),
             console=self._console,
             transient=True,
@@ -95,6 +105,7 @@ class Text:
         self._task = self._bar.add_task("", total=None, rate=0.0, failed=0)
         self._images = self._done = self._before = self._failed = self._said = 0
         self._started = time.monotonic()
+        self._noun = noun_of("image_id")
 
     def _line(self, text: str, style: str = "") -> None:
         self._console.print(text, style=style, markup=False)
@@ -102,15 +113,18 @@ class Text:
     def note(self, text: str) -> None:
         self._line(text, "yellow")
 
-    def plan(self, stage: str, *, images: int, shards: int, done_shards: int, done_images: int) -> None:
+    def plan(
+        self, stage: str, *, images: int, shards: int, done_shards: int, done_images: int, unit: str = "image_id"
+    ) -> None:
         self._images, self._done, self._before = images, done_images, done_images
+        self._noun = noun_of(unit)
         self._failed = self._said = 0
         self._started = time.monotonic()
         self._bar.start()
         self._bar.update(self._task, description=stage, total=images, completed=done_images)
         if not self._quiet:
             going_on = f"; going on, {done_shards} done before" if done_shards else ""
-            self._line(f"{stage}: {counted(images, 'image')} in {counted(shards, 'shard')}{going_on}")
+            self._line(f"{stage}: {counted(images, self._noun)} in {counted(shards, 'shard')}{going_on}")
 
     def shard(self, report: ShardReport) -> None:
         for image_id, reason in report.failures:
@@ -127,15 +141,15 @@ class Text:
         tenth = 10 * self._done // max(self._images, 1)
         if self._bar.disable and not self._quiet and tenth > self._said:
             self._said = tenth
-            self._line(f"{self._done} of {self._images} images, {rate:.2f}/s, {self._failed} failed")
+            self._line(f"{self._done} of {self._images} {self._noun}s, {rate:.2f}/s, {self._failed} failed")
 
     def finish(self, result: dict[str, Any], where: str) -> None:
         self._bar.stop()
         if self._quiet:
             return
         rate = result["images_per_second"]
-        speed = "" if rate is None else f", {rate:.2f} images/s"
-        self._line(f"{counted(result['ok'], 'image')} done, {result['failed']} failed{speed}")
+        speed = "" if rate is None else f", {rate:.2f} {self._noun}s/s"
+        self._line(f"{counted(result['ok'], self._noun)} done, {result['failed']} failed{speed}")
         for line in metric_lines(result["metrics"]):
             self._line(line)
         self._line(f"results: {where}")

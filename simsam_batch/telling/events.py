@@ -78,10 +78,12 @@ class EventLog(JsonLines):
         super().note(text)
         self._report.note(text)
 
-    def plan(self, stage: str, *, images: int, shards: int, done_shards: int, done_images: int) -> None:
+    def plan(
+        self, stage: str, *, images: int, shards: int, done_shards: int, done_images: int, unit: str = "image_id"
+    ) -> None:
         facts = {"images": images, "shards": shards, "done_shards": done_shards, "done_images": done_images}
-        super().plan(stage, **facts)
-        self._report.plan(stage, **facts)
+        super().plan(stage, **facts, unit=unit)
+        self._report.plan(stage, **facts, unit=unit)
 
     def shard(self, report: ShardReport) -> None:
         with self._lock:

@@ -21,12 +21,13 @@ def status_lines(status: Mapping[str, Any]) -> list[str]:
 def _stage_lines(stage: Mapping[str, Any]) -> list[str]:
     done, shards = stage["done_shards"], stage["shards"]
     # Rounded down: all but one of a million is not 100 %.
-    images = f"{stage['done_images']} of {counted(stage['images'], 'image')}"
+    noun = noun_of(stage["unit"])
+    images = f"{stage['done_images']} of {counted(stage['images'], noun)}"
     percent = 100 * stage["done_images"] // stage["images"]
     lines = [f"{stage['stage']:9} {done} of {counted(shards, 'shard')}, {images} ({percent} %)"]
     if done < shards:
         rate = stage["images_per_second"]
-        pace = [] if rate is None else [f"{rate:.2f} images/s", f"about {duration(stage['seconds_left'])} left"]
+        pace = [] if rate is None else [f"{rate:.2f} {noun}s/s", f"about {duration(stage['seconds_left'])} left"]
         last = stage["seconds_since_commit"]
         pace.append("nothing committed yet" if last is None else f"last commit {duration(last)} ago")
         lines.append("          " + ", ".join(pace))
@@ -40,11 +41,9 @@ def _stage_lines(stage: Mapping[str, Any]) -> list[str]:
         kinds = list(stage["errors_by_type"].items())
         shown = ", ".join(f"{kind} {count}" for kind, count in kinds[:_KINDS_SHOWN])
         more = f", and {len(kinds) - _KINDS_SHOWN} more kinds" if len(kinds) > _KINDS_SHOWN else ""
-        lines.append(
-            f"          {counted(stage['failed'], 'image')} failed: {shown}{more}; simsam retry tries them again"
-        )
+        lines.append(f"          {counted(stage['failed'], noun)} failed: {shown}{more}; simsam retry tries them again")
     if stage["tried_again"]:
-        lines.append(f"          failed images of {counted(stage['tried_again'], 'shard')} were tried again")
+        lines.append(f"          failed {noun}s of {counted(stage['tried_again'], 'shard')} were tried again")
     if done == shards:
         where = f"results/{stage['stage']}.json"
         mend = "not published: run the same command again"
@@ -64,6 +63,11 @@ def duration(seconds: float) -> str:
         return f"{hours} h {minutes} min"
     days, hours = divmod(hours, 24)
     return f"{days} d {hours} h"
+
+
+def noun_of(unit: str) -> str:
+    """What a record of a plan is called: that of ``image_id`` an image."""
+    return unit.removesuffix("_id")
 
 
 def counted(n: int, noun: str) -> str:
