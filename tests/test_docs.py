@@ -20,6 +20,8 @@ from simsam_batch import __version__, cli
 from simsam_batch.runs.publish import ARRAY_FIELDS
 from simsam_batch.runs.schema import ROW_FIELDS
 from simsam_batch.settings import presets_of
+from simsam_batch.stages.features.rows import FEATURES_FIELDS
+from simsam_batch.stages.features.settings import FeaturesSettings
 from simsam_batch.stages.hierarchy.rows import HIERARCHY_FIELDS
 from simsam_batch.stages.hierarchy.settings import HierarchySettings
 from simsam_batch.stages.labels.stage import LABELS_FIELDS
@@ -154,7 +156,7 @@ def test_the_commands_of_the_readme_are_found() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_flags_in_running_text_exist(page: Path) -> None:
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    models = (SegmentSettings, SemanticSettings, HierarchySettings)
+    models = (SegmentSettings, SemanticSettings, HierarchySettings, FeaturesSettings)
     settings = {name for model in models for name in model.model_fields}
     known = {f"--{no}{name.replace('_', '-')}" for name in settings for no in ("", "no-")}
     made = (cli._status_command, cli._score_command, cli._export_command, cli._report_command)
@@ -246,6 +248,17 @@ def test_every_column_of_the_stages_of_semantic_is_described_with_its_type(
     assert described == [(field.name, str(field.type)) for field in fields]
     written = pq.read_schema(labelled / "results" / stage / "part-00000.parquet")
     assert [name for name, _ in described] == written.names
+
+
+def test_every_column_and_metric_of_features_is_described(run: Path) -> None:
+    home = run.parent
+    arguments = ["features", str(home / "photos"), str(home / "described"), "--resize", "native", "--quiet"]
+    assert cli.run([*arguments, "--backbone", "descriptors", "--engine", "inline"]) == cli.EXIT_TOO_MANY_FAILED
+    described = [(name, kind) for name, kind, _ in table(OUTPUT, "column of features")]
+    assert described == [(field.name, str(field.type)) for field in [*ROW_FIELDS, *FEATURES_FIELDS, *ARRAY_FIELDS]]
+    assert pq.read_schema(home / "described/results/features/part-00000.parquet").names == [n for n, _ in described]
+    result = json.loads((home / "described/results/features.json").read_text())
+    assert {name for name, _, _ in table(OUTPUT, "metric of features")} == set(result["metrics"])
 
 
 def test_every_column_and_metric_of_trees_is_described(parsed: Path) -> None:
