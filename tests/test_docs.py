@@ -23,6 +23,7 @@ from simsam_batch.runs.publish import ARRAY_FIELDS
 from simsam_batch.runs.schema import ROW_FIELDS, SCHEMA_VERSION, row_fields
 from simsam_batch.settings import presets_of
 from simsam_batch.stages.clusters.rows import CLUSTERS_FIELDS
+from simsam_batch.stages.features.rows import FEATURES_FIELDS
 from simsam_batch.stages.hierarchy.rows import HIERARCHY_FIELDS
 from simsam_batch.stages.hierarchy.settings import HierarchySettings
 from simsam_batch.stages.labels.rows import LABELS_FIELDS
@@ -261,6 +262,17 @@ def test_every_column_of_the_stages_of_semantic_is_described_with_its_type(
     assert described == [(field.name, str(field.type)) for field in fields]
     written = pq.read_schema(labelled / "results" / stage / "part-00000.parquet")
     assert [name for name, _ in described] == written.names
+
+
+def test_every_column_and_metric_of_features_is_described(run: Path) -> None:
+    home = run.parent
+    arguments = ["features", str(home / "photos"), str(home / "described"), "--resize", "native", "--quiet"]
+    assert cli.run([*arguments, "--backbone", "descriptors", "--engine", "inline"]) == cli.EXIT_TOO_MANY_FAILED
+    described = [(name, kind) for name, kind, _ in table(OUTPUT, "column of features")]
+    assert described == [(field.name, str(field.type)) for field in [*ROW_FIELDS, *FEATURES_FIELDS, *ARRAY_FIELDS]]
+    assert pq.read_schema(home / "described/results/features/part-00000.parquet").names == [n for n, _ in described]
+    result = json.loads((home / "described/results/features.json").read_text())
+    assert {name for name, _, _ in table(OUTPUT, "metric of features")} == set(result["metrics"])
 
 
 def test_every_column_and_metric_of_trees_is_described(parsed: Path) -> None:

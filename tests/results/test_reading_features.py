@@ -97,6 +97,13 @@ def test_some_by_name_in_the_order_asked_for(out: Path) -> None:
         run.features("0.png", "key-5")
 
 
+def test_the_stage_is_looked_for_once(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = simsam_batch.open_run(str(out))
+    run.features("0.png")
+    monkeypatch.setattr(simsam_batch.Run, "stages", property(lambda _: pytest.fail("the storage is asked again")))
+    assert sorted(run.features("1.png")) == ARRAYS
+
+
 def test_what_is_not_there_is_named_with_the_mend(out: Path, half: Path, tmp_path: Path) -> None:
     run = simsam_batch.open_run(str(out))
     with pytest.raises(RunError, match=rf"'{re.escape(WORDS)}' failed, so that it has no features \(not_an_image: "):
@@ -172,6 +179,7 @@ def test_names_and_a_transform_make_the_item(out: Path) -> None:
 def test_a_data_set_holds_names_and_places_alone(out: Path) -> None:
     data = simsam_batch.open_run(str(out)).as_torch_dataset()
     assert data.places.column_names == ["image_id", "arrays_path", "arrays_member", "arrays_offset", "arrays_bytes"]
+    assert data.places.nbytes < 100 * len(data)
     sent = pickle.dumps(data)
     # what does not grow with the run is its URL, and names of types
     assert len(sent) < 5_000

@@ -206,7 +206,8 @@ def test_a_killed_run_goes_on_to_the_same_end(home: Path, tmp_path: Path) -> Non
         Image.fromarray(pixels).save(tmp_path / "photos" / f"{number:02d}.png")
     (tmp_path / "vit.safetensors").symlink_to(home / "vit.safetensors")
     out, undisturbed = tmp_path / "out", tmp_path / "undisturbed"
-    command = arguments(tmp_path, out, "--engine", "inline", "--quiet")
+    more = ["--engine", "inline", "--quiet", "--shard-size", "1"]
+    command = arguments(tmp_path, out, *more)
     process = subprocess.Popen([sys.executable, "-m", "simsam_batch", *command], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while len([*out.glob("features/manifests/*.json")]) < 2 and process.poll() is None and time.monotonic() < deadline:
@@ -214,12 +215,12 @@ def test_a_killed_run_goes_on_to_the_same_end(home: Path, tmp_path: Path) -> Non
     process.kill()
     assert process.wait(timeout=20) == -signal.SIGKILL
     committed = len([*out.glob("features/manifests/*.json")])
-    assert 0 < committed < 12
+    assert 0 < committed < 24
     assert not (out / "results").exists()
     assert simsam(command) == 0
-    assert len([*out.glob("features/manifests/*.json")]) == 12
+    assert len([*out.glob("features/manifests/*.json")]) == 24
     assert simsam(["verify", str(out)]) == 0
-    assert simsam(arguments(tmp_path, undisturbed, "--engine", "inline", "--quiet")) == 0
+    assert simsam(arguments(tmp_path, undisturbed, *more)) == 0
     assert digest_of(out) == digest_of(undisturbed)
 
 

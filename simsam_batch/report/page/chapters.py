@@ -22,7 +22,7 @@ from simsam_batch.runs.reading import StageRows
 from simsam_batch.runs.records import from_json
 from simsam_batch.stages.registry import Command
 from simsam_batch.storage import Folder, ObjectNotFound
-from simsam_batch.telling.status import duration
+from simsam_batch.telling.status import duration, noun_of
 
 _AT_ONCE = 32
 
@@ -33,13 +33,15 @@ class Progress:
 
     Attributes:
         stage: its name.
-        images, planned, failed: images committed, of the plan, and failed ones of the former.
+        noun: what a record of its plan is called.
+        images, planned, failed: records committed, of the plan, and failed ones of the former.
         finished: whether its results are published.
         rate: images a second while something was worked on; None before the first commit.
         last: UTC time of the last commit; None before.
     """
 
     stage: str
+    noun: str
     images: int
     planned: int
     failed: int
@@ -178,7 +180,8 @@ def begun(source: Source, command: Command, stages: Sequence[str]) -> tuple[Chap
             each = f"{1000 * seconds / work.images:,.0f} ms"
             chapter.steps.append((stage, step, duration(seconds), share, each))
         seconds, rates = pace(work.spans)
-        if seconds:
+        # one shard has no pace
+        if seconds and len(work.spans) > 1:
             chapter.paces.append(over_time(f"Images a second: {stage}", seconds, rates))
     chapter.scored_again = [(name, scores_of(found)) for name, found in source.scored_again(list(works))]
     return chapter, works
@@ -192,11 +195,13 @@ def scores_or_so_far(source: Source, stage: str, name: str, values: Any) -> Scor
 
 def _progress(source: Source, stage: str, work: Work) -> Progress:
     seconds, _ = pace(work.spans)
+    plan = Ledger(source.out, stage).plan()
     last = max((end for _, end, _ in work.spans), default=None)
     return Progress(
         stage,
+        noun_of(plan.unit),
         work.images,
-        source.plan.records,
+        plan.records,
         work.failed,
         source.metrics(stage) is not None,
         f"{work.images / seconds:.2f}" if seconds else None,

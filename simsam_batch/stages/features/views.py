@@ -54,36 +54,45 @@ def chapter(source: Source, command: Command, stages: Sequence[str]) -> Chapter:
         )
     }
     held = dict(source.rows(rows, sorted(numbers_of(titled)), _COLUMNS))
-    arrays = {number: rows.arrays(row) for number, row in held.items()}
-    name = next((n for each in arrays.values() for n in each if not n.startswith(_AUXILIARY)), None)
+    name = next((n for row in held.values() for n in rows.arrays(row) if not n.startswith(_AUXILIARY)), None)
     if name is not None:
-        colors = _colors({number: each[name] for number, each in arrays.items()})
+        colors = patch_colors({number: rows.arrays(row)[name] for number, row in held.items()})
         pictures = {number: _picture(source, rows, number, held[number], colors[number], name) for number in held}
         made.galleries = galleries_of(titled, pictures)
         made.legend = _LEGEND.format(name=name)
     return made
 
 
-def _colors(features: Mapping[int, NDArray[Any]]) -> dict[int, NDArray[np.uint8]]:
+def patch_colors(features: Mapping[int, NDArray[Any]]) -> dict[int, NDArray[np.uint8]]:
     """(Hp, Wp, 3) for each image: its features (Hp, Wp, C) in the first three principal components of them all.
 
     Features are scaled to unit length first, so that tokens of outlying length do not decide; each component runs from
-    its 2nd to its 98th percentile.
+    its 2nd to its 98th percentile. Memory holds the scaled features of one image at a time.
     """
-    flat = {number: each.astype(np.float64).reshape(-1, each.shape[-1]) for number, each in features.items()}
-    unit = {n: each / np.maximum(np.linalg.norm(each, axis=1, keepdims=True), 1e-12) for n, each in flat.items()}
-    every = np.concatenate(list(unit.values()))
-    mean = every.mean(axis=0)
-    _, directions = np.linalg.eigh(np.cov(every - mean, rowvar=False))
+    channels = next(iter(features.values())).shape[-1]
+    count, total, products = 0, np.zeros(channels), np.zeros((channels, channels))
+    for each in features.values():
+        unit = _unit_rows(each)
+        count, total, products = count + len(unit), total + unit.sum(axis=0), products + unit.T @ unit
+    mean = total / count
+    _, directions = np.linalg.eigh(products / count - np.outer(mean, mean))
     axes = directions[:, ::-1][:, :3]
     axes = axes * np.where(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])] < 0, -1, 1)
-    low, high = np.percentile((every - mean) @ axes, [2, 98], axis=0)
+    along = {number: (_unit_rows(each) - mean) @ axes for number, each in features.items()}
+    low, high = np.percentile(np.concatenate([*along.values()]), [2, 98], axis=0)
     found = {}
-    for number, each in unit.items():
-        scaled = ((each - mean) @ axes - low) / np.maximum(high - low, 1e-12)
+    for number, each in along.items():
+        scaled = np.clip((each - low) / np.maximum(high - low, 1e-12), 0, 1)
         shape = (*features[number].shape[:2], axes.shape[1])
-        found[number] = (255 * np.clip(scaled, 0, 1)).round().astype(np.uint8).reshape(shape)
+        found[number] = (255 * scaled).round().astype(np.uint8).reshape(shape)
     return found
+
+
+def _unit_rows(features: NDArray[Any]) -> NDArray[np.float64]:
+    """(Hp * Wp, C), each patch scaled to unit length."""
+    rows: NDArray[np.float64] = features.astype(np.float64).reshape(-1, features.shape[-1])
+    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return rows
 
 
 def _picture(
