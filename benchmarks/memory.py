@@ -12,9 +12,9 @@ import torch
 
 from benchmarks import material, pipeline
 from benchmarks.measure import Row, Setup, in_own_process, peak_memory, start_new_peak, threads
-from simsam_batch.stages.decomposition import Timer
 from simsam_batch.stages.segment.segmentation import segment_batch
 from simsam_batch.stages.segment.settings import SegmentSettings
+from simsam_batch.workers.timer import Timer
 
 _MIB = 2**20
 

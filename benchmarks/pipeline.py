@@ -22,12 +22,12 @@ from simsam_batch.features.backbones import load_backbone
 from simsam_batch.features.vit import ViTBackbone
 from simsam_batch.operations import segment
 from simsam_batch.runs.schema import PLAN_FIELDS, Shard
-from simsam_batch.stages.decomposition import Timer
-from simsam_batch.stages.segment.rows import SegmentStage
 from simsam_batch.stages.segment.segmentation import segment_batch
 from simsam_batch.stages.segment.settings import SegmentSettings
+from simsam_batch.stages.segment.stage import SegmentStage, truth_of
 from simsam_batch.telling.console import reporter
-from simsam_batch.workers.models import resolve_backbone
+from simsam_batch.workers.models import resolve_models
+from simsam_batch.workers.timer import Timer
 
 AFTER_FORWARD = ("head", "affinity", "eigen", "masks")
 RANDOM = "ViT-S/16 with random weights"
@@ -115,7 +115,7 @@ def _after_forward(setup: Setup, folder: Path) -> Iterator[Row]:
 
 def _worker_run(settings: SegmentSettings, files: list[Path]) -> Callable[[], None]:
     """What runs one shard of photographs through a worker that has its backbone already."""
-    stage = SegmentStage(settings, resolve_backbone(settings))
+    stage = SegmentStage(settings, {"models": resolve_models(["backbone"], settings), "truth": truth_of({})})
     worker = stage.make_worker(lambda: None)
     records = [{"image_id": file.name, "uri": str(file)} for file in files]
     table = pa.Table.from_pylist(records, pa.schema(PLAN_FIELDS))

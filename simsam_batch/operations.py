@@ -112,6 +112,7 @@ def retry(out: str, changes: Mapping[str, Any], report: Reporter) -> dict[str, d
     from simsam_batch.runs.ledger import Ledger
     from simsam_batch.runs.retry import failed_shards
     from simsam_batch.telling.events import EventLog
+    from simsam_batch.telling.status import noun_of
 
     folder = Folder(absolute_url(out))
     existing_plan(folder)
@@ -130,7 +131,7 @@ def retry(out: str, changes: Mapping[str, Any], report: Reporter) -> dict[str, d
                 ledger = Ledger(folder, name)
                 again, images = failed_shards(ledger)
                 if not again:
-                    events.note(f"{name}: no image has failed")
+                    events.note(f"{name}: no {noun_of(ledger.plan().unit)} has failed")
                     continue
                 home, ready, resolved = checked(command_of(name), out, settings)
                 record = ledger.record()

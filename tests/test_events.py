@@ -136,8 +136,9 @@ def test_a_retry_of_several_stages_is_one_driver(photographs: Path, tmp_path: Pa
     assert cli.run(["retry", str(out), *INLINE, "--allow-failed", "1"]) == 0
     _, again = sorted(events_of(out), key=lambda told: told[0]["time"])
     of_a_stage = ["stage", "plan", "failed", "shards", "done"]
-    assert [event["event"] for event in again] == ["begun", *of_a_stage, *of_a_stage, "ended"]
+    assert [event["event"] for event in again] == ["begun", *of_a_stage, "note", *of_a_stage, "ended"]
     assert [event["stage"] for event in again if event["event"] == "stage"] == ["regions", "semantic"]
+    assert [event["text"] for event in again if event["event"] == "note"] == ["clusters: no repeat has failed"]
     assert again[-1]["outcome"] == "done"
 
 

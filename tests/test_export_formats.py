@@ -28,7 +28,7 @@ from simsam_batch import operations
 from simsam_batch.cli import run
 from simsam_batch.errors import SettingsError
 from simsam_batch.images import ImageLimits, load_mask
-from simsam_batch.report.exports import formats, hugging_face, web_dataset
+from simsam_batch.report.exports import formats, hugging_face, label_pngs, web_dataset
 from simsam_batch.results import label_maps
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.storage import Folder
@@ -150,7 +150,7 @@ def test_a_first_part_and_then_all_give_the_same_files(runs: dict[str, Path], tm
 
 def test_the_palette_is_that_of_voc() -> None:
     """Its label maps have aeroplane maroon, bicycle green, and white-ish for the border that does not count."""
-    colors = np.frombuffer(label_maps.PALETTE, np.uint8).reshape(256, 3).tolist()
+    colors = np.frombuffer(label_pngs.PALETTE, np.uint8).reshape(256, 3).tolist()
     assert colors[:5] == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [0, 0, 128]]
     assert (colors[20], colors[255]) == ([0, 64, 128], [224, 224, 192])
     assert len({tuple(color) for color in colors}) == 256
@@ -235,10 +235,10 @@ def test_columns_that_a_run_keeps_of_its_input_are_no_part_of_an_export(
 def test_more_than_255_labels_take_16_bits() -> None:
     labels = np.arange(300, dtype=np.int32).reshape(10, 30)
     for most, mode in ((299, "I;16"), (256, "I;16")):
-        with Image.open(io.BytesIO(label_maps.png(labels % (most + 1), most, palette=True))) as image:
+        with Image.open(io.BytesIO(label_pngs.png(labels % (most + 1), most, palette=True))) as image:
             assert image.mode == mode
             assert (np.asarray(image) == labels % (most + 1)).all()
-    with Image.open(io.BytesIO(label_maps.png(labels % 256, 255, palette=True))) as image:
+    with Image.open(io.BytesIO(label_pngs.png(labels % 256, 255, palette=True))) as image:
         assert image.mode == "P"
         assert (np.asarray(image) == labels % 256).all()
 

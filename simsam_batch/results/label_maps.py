@@ -69,8 +69,8 @@ def map_rows(rows: StageRows) -> Iterator[tuple[int, dict[str, Any]]]:
             row = row | (next(others)[1] or nothing)
         if what.kind == "trees" and row["labels"] is not None and len(row["labels"]) != len(row["nodes"] or ()):
             raise RunError(
-                f"{rows.out.url}: {len(row['labels'])} labels are there for the {len(row['nodes'] or ())} nodes of "
-                f"{row['image_id']!r}. To mend it: label the nodes again"
+                f"{rows.out.url}: the stage {', '.join(what.beside)} has {len(row['labels'])} labels for the "
+                f"{len(row['nodes'] or ())} nodes of {row['image_id']!r}. To mend it: label the nodes again"
             )
         yield number, row
 

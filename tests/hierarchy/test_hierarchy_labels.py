@@ -71,7 +71,7 @@ def test_labels_are_added_to_a_finished_run_and_its_trees_stay(pictures: Path, l
 
 def test_a_run_has_one_set_of_labels(pictures: Path, labelled: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(inline(pictures, labelled, "--clusters", "6")) == 1
-    assert "clusters: 5 there, 6 here" in capsys.readouterr().err
+    assert "clusters: the run in OUT has 5, this command has 6" in capsys.readouterr().err
 
 
 @pytest.mark.slow
