@@ -258,9 +258,9 @@ def _resume(folder: Path, _: int) -> dict[str, float]:
 
 def _status(folder: Path, _: int) -> dict[str, float]:
     plan = _opened(folder)
-    found = _measured(lambda: stage_status(plan, NULL.name))
+    found = _measured(lambda: stage_status(plan.out, NULL.name))
     return found | {
-        "seconds_without_failures": _measured(lambda: stage_status(plan, NULL.name, failures=False))["seconds"]
+        "seconds_without_failures": _measured(lambda: stage_status(plan.out, NULL.name, failures=False))["seconds"]
     }
 
 
