@@ -27,7 +27,10 @@ from simsam_batch.report.page import scalars
 from simsam_batch.report.page.choice import by_label, highest, lowest, middle, sample, shuffled
 from simsam_batch.report.page.clusters import confusion_of
 from simsam_batch.report.page.plots import histogram, scatter
-from simsam_batch.report.page.work import BINS, pace
+from simsam_batch.report.page.settings import settings_of
+from simsam_batch.report.page.work import BINS, pace, work_of
+from simsam_batch.runs.ledger import Ledger
+from simsam_batch.stages import registry
 from simsam_batch.storage import Folder
 
 SCRIPT, BREAKOUT = "<img src=x onerror=alert(1)>.png", '"><script>alert(2)<'
@@ -298,6 +301,16 @@ def test_a_histogram_counts_every_image(masks: Path) -> None:
     plot = page.source.split(">Overlap with the truth</figcaption>")[1].split("</figure>")[0]
     counts = [int(each.split("</title>")[0].rpartition(": ")[2]) for each in plot.split("<rect")[1:]]
     assert sum(counts) == metrics_of(masks, "segment")["images_scored"] == 5
+
+
+def test_trees_are_shown_with_the_settings_of_their_own_clusters(trees: Path) -> None:
+    """They were looked for where label maps have theirs."""
+    command = registry.command("hierarchy")
+    works = {stage: work_of(Ledger(Folder(str(trees)), stage).manifests()) for stage in command.stages}
+    shown = settings_of(Folder(str(trees)), command, works)
+    assert ("clusters", "3", "0") in shown.changed
+    assert "cluster_method" in dict(shown.same)
+    assert "matching" not in dict(shown.same), "a setting of label maps alone"
 
 
 def test_settings_that_differ_come_first_with_their_default(masks: Path) -> None:
