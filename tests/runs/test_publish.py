@@ -63,6 +63,16 @@ def test_three_shards_add_up(out_url: str) -> None:
     assert result["versions"]["numpy"] == np.__version__
 
 
+def test_manifests_of_other_numbers_than_the_plans_are_not_published(out_url: str) -> None:
+    _, plan = _run(out_url)
+    name = "small/manifests/0000002.0.json"
+    manifest = json.loads(plan.out.read(name))
+    plan.out.replace(name, json.dumps(manifest | {"images": 2, "ok": 2}).encode())
+    with pytest.raises(RunError, match="the manifests hold 6 images, the plan 5"):
+        _publish(plan)
+    assert not [info.name for info in plan.out.list("results") if info.name.endswith(".json")]
+
+
 def test_all_rows_are_published_once_in_the_order_of_the_plan(out_url: str) -> None:
     _, plan = _run(out_url, order=(1, 2, 0))
     _publish(plan)
