@@ -1,6 +1,6 @@
 # make demo   a fresh machine to a page of pictures, in one command
 # make test   lint, types, layering and every test, on all cores
-# make check  the same with the quick tests alone, in two minutes or so
+# make check  the same with the quick tests alone, a few minutes
 # make lint   all but the tests; scripts and the Dockerfile too
 # make format ruff's fixes and layout
 # make soak   faults at length: killed processes, failing storage, damaged images; half an hour or more
