@@ -237,10 +237,11 @@ def test_how_much_room_features_take_is_said_before_the_start(
     said = re.search(r"features of 10 images will take about ([\d.]+) (kB|MB) in OUT", capsys.readouterr().err)
     assert said is not None
     expected = float(said[1]) * {"kB": 1e3, "MB": 1e6}[said[2]]
-    # 120 patches of 8 vectors of 64 halves and 2 single norms, said in two digits
-    assert expected == pytest.approx(10 * 120 * (8 * 64 * 2 + 2 * 4), rel=0.05)
+    # 120 patches of 8 vectors of 64 halves and 2 single norms
+    exact = 10 * 120 * (8 * 64 * 2 + 2 * 4)
+    assert expected == pytest.approx(exact, rel=0.05), "it is said in two digits"
     on_disk = sum(path.stat().st_size for path in (tmp_path / "out/features/data").iterdir())
-    assert on_disk == pytest.approx(expected, rel=0.1)
+    assert on_disk == pytest.approx(exact, rel=0.1)
 
 
 def test_a_block_that_is_not_there_is_named_before_anything_is_written(
