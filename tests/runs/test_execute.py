@@ -148,6 +148,7 @@ def test_an_outage_of_storage_brings_no_shard_into_quarantine(tmp_path: Path) ->
     assert "quarantine" not in manifest["facts"]
 
 
+@pytest.mark.slow
 def test_many_shards_with_an_image_that_raises_end_in_one_command(tmp_path: Path) -> None:
     run(tmp_path, ["fine", "raise"] * 25, shard_size=2)
     assert failed_ids(tmp_path) == [f"image-{n:03d}" for n in range(1, 50, 2)]
@@ -212,6 +213,7 @@ def test_a_worker_that_cannot_be_built_stops_a_long_run_early(tmp_path: Path) ->
     assert len(list((tmp_path / "out/trouble/attempts").iterdir())) < 30
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_while_it_loads_is_named_and_no_image_is_blamed(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="exit code 9"):
         run(tmp_path, ["fine"], unbuildable="exit", options=ExecuteOptions(starts_before_quarantine=1))
