@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
@@ -16,7 +17,9 @@ from pycocotools import mask as coco
 from sklearn.metrics import jaccard_score
 
 from simsam_batch.cli import run
+from simsam_batch.results.predictions import RunPredictions
 from simsam_batch.results.scoring import largest_box, nearest
+from simsam_batch.storage import Folder
 from simsam_batch.telling.console import metric_lines
 
 SETTINGS = ["--backbone", "descriptors", "--resize", "native", "--epochs", "1", "--k", "3"]
@@ -204,6 +207,26 @@ def test_label_maps_of_clusters_are_matched_and_scored(tmp_path: Path, capsys: p
     assert "iou_per_image_mean" not in found
 
 
+def test_as_many_labels_as_classes_are_matched_one_to_one(tmp_path: Path) -> None:
+    # Label 1 overlaps class 0 most, and so does label 0: one to one, label 0 gets class 0 and label 1 the other.
+    save(tmp_path / "maps", a=[[0, 0, 0, 1, 1, 1]])
+    save(tmp_path / "truth", a=[[0, 0, 0, 0, 0, 1]])
+    arguments = [tmp_path / "maps", "--kind", "semantic", "--truth", tmp_path / "truth", "--classes", 2]
+    found = score(*arguments, "--clusters", 1, into=tmp_path)["metrics"]
+    assert (found["matching"], found["class_of_cluster"]) == ("hungarian", ["0", "1"])
+    assert found["iou_by_class"] == {"0": 3 / 5, "1": 1 / 3}
+    assert score(*arguments, "--clusters", 2, into=tmp_path)["metrics"]["matching"] == "majority"
+
+
+def test_the_highest_label_of_a_run_is_looked_for_in_every_part(tmp_path: Path) -> None:
+    parts = []
+    for number, labels in enumerate([[[1], [2, 5]], [[3]], [[], None]]):
+        parts.append(f"part-{number:05d}.parquet")
+        pq.write_table(pa.table({"labels": pa.array(labels, pa.list_(pa.int32()))}), tmp_path / parts[-1])
+    found = RunPredictions(Folder(str(tmp_path)), "semantic", tuple(parts), pa.table({}), "semantic", {}, {})
+    assert found.most_clusters() == 5
+
+
 def test_classes_are_written_and_printed_in_the_order_of_their_ids(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -251,6 +274,9 @@ def test_a_semantic_run_and_its_exported_label_maps_have_the_same_scores(home: P
     options += ["--clusters", 2, "--matching", "hungarian"]
     assert score(tmp_path / "maps", *options, into=tmp_path)["metrics"] == own
     assert own["ignored_pixels"] == 3 * 128 * 4
+    # Another protocol brings its own classes and ignored label, of which the truth here has none.
+    voc = score(out, "--stage", "semantic", "--protocol", "voc-semantic", into=tmp_path)["metrics"]
+    assert (len(voc["iou_by_class"]), voc["ignored_pixels"]) == (21, 0)
 
 
 def test_vocs_palettes_and_border_label_are_understood(tmp_path: Path) -> None:
@@ -366,7 +392,10 @@ def test_masks_with_their_truth_in_a_sub_folder_are_told_apart(home: Path, tmp_p
     shutil.copytree(home / "masks", tmp_path / "all")
     shutil.copytree(home / "truth", tmp_path / "all" / "truth")
     found = score(tmp_path / "all", "--truth", tmp_path / "all" / "truth", into=tmp_path)
-    assert found["metrics"] == score(home / "masks", "--truth", home / "truth", into=tmp_path)["metrics"]
+    alone = score(home / "masks", "--truth", home / "truth", into=tmp_path)
+    assert [found[key] for key in ("metrics", "images", "notes")] == [
+        alone[key] for key in ("metrics", "images", "notes")
+    ]
 
 
 def test_metrics_are_printed_with_their_intervals_and_without_curves() -> None:

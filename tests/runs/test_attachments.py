@@ -284,7 +284,18 @@ def test_what_goes_into_an_archive_comes_out_of_it_and_of_each_range(rows: list[
     assert (size, sha256) == (len(body), hashlib.sha256(body).hexdigest())
     again = ArchivedAttachments(io.BytesIO(body), len(rows))
     assert [plain(found) for found in again] == [plain(row) for row in rows]
+    assert [plain(again[-place]) for place in range(1, len(rows) + 1)] == [plain(row) for row in reversed(rows)]
     by_range: Iterator[dict[str, Any]] = (
         plain(attachments_in(body[each.start : each.start + each.size], each.row)) for each in ranges
     )
     assert list(by_range) == [plain(row) for row in rows if row]
+
+
+def test_equal_attachments_give_equal_bytes_in_whatever_order_they_are_named() -> None:
+    archives = []
+    for names in (("mask", "overlay"), ("overlay", "mask")):
+        row: dict[str, Attachment] = {"mask": MASK, "overlay": PNG}
+        with ArchiveWriter() as writer:
+            list(writer.written([{name: row[name] for name in names}]))
+            archives.append(writer.finish())
+    assert archives[0] == archives[1] is not None

@@ -217,6 +217,21 @@ def test_the_highest_generation_is_in_force(out_url: str) -> None:
     assert ledger.committed() == {0: 10, 1: 0}
 
 
+def test_manifests_come_in_the_order_of_the_shards_however_they_are_asked_for(out_url: str) -> None:
+    ledger, plan = _begun(out_url)
+    for number, values in ((2, [8.0]), (0, [1.0, 2.0]), (1, [None, 4.0])):
+        ledger.commit(output(plan, number, values), ledger.start(number), started=0.0)
+    assert [manifest["shard"] for manifest in ledger.manifests({2: 0, 0: 0, 1: 0})] == [0, 1, 2]
+
+
+def test_storage_errors_are_those_of_the_starts_after_one(out_url: str) -> None:
+    ledger, _ = _begun(out_url)
+    for attempt in (1, 2, 3, 10):
+        ledger.note_storage_error(1, attempt)
+    assert [ledger.storage_errors(1, after=attempt) for attempt in (0, 2, 3, 10)] == [4, 2, 1, 0]
+    assert ledger.storage_errors(0) == 0
+
+
 def test_pending_costs_one_listing_and_no_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger, plan = _begun(str(tmp_path))
     ledger.commit(output(plan, 1, [1.0, 2.0]), ledger.start(1), started=0.0)

@@ -121,6 +121,21 @@ def test_a_worker_far_ahead_of_its_commits_reads_each_part_once(bytes_read: list
         bytes_read.clear()
 
 
+def test_row_groups_that_were_read_long_ago_are_not_held(bytes_read: list[int]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("simsam_batch.runs.plan_table.ROWS_PER_GROUP", 10)
+        plan = small_plan(Folder("memory://plan/held"), images=100, shard_size=10)
+    for number in range(5):
+        plan.shard(number)
+    bytes_read.clear()
+    # of the five groups, one for each shard, the last four are in memory
+    for number in (1, 2, 3, 4):
+        plan.shard(number)
+    assert bytes_read == []
+    plan.shard(0)
+    assert bytes_read != []
+
+
 def test_threads_may_ask_for_shards_at_once(out_url: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("simsam_batch.runs.plan_table.ROWS_PER_GROUP", 10)

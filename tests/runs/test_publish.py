@@ -263,6 +263,12 @@ def test_a_pause_between_two_runs_is_not_counted_as_work(tmp_path: Path, monkeyp
     # 100 to 112, and 50000 to 50003
     assert result["seconds"] == 15.0
     assert result["images_per_second"] == pytest.approx(5 / 15)
+    # a second try counts beside the first one and does not take its place: 4 seconds more, though shard 2 is done anew
+    attempt = ledger.start(2)
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger_module, "time", SimpleNamespace(time=lambda: 90_004.0))
+        ledger.commit(output(plan, 2, [8.0]), attempt, started=90_000.0, previous=ledger.manifest(2, 0))
+    assert _publish(plan)["seconds"] == 19.0
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,11 @@ def test_the_first_generation_stays_and_another_try_makes_the_next(tmp_path: Pat
     last = json.loads((folder / "0000002.2.json").read_text())
     assert (last["ok"], last["failed"], last["facts"]["images_tried_again"]) == (2, 1, 1)
     assert len(last["earlier"]) == 2
+    # what read the first generation goes on: it is known by that one's digest however often images are tried again
+    first = json.loads(before["0000002.0.json"])
+    assert last["content_digest"] != first["content_digest"] == last["first_content_digest"]
+    # half a second for the first try of the shard and for each of the two others
+    assert last["seconds"]["compute"] == 1.5
     assert failed_shards(Ledger(plan.out, stage.name)) == ({2: 2}, 1)
 
 
@@ -103,6 +109,16 @@ def test_a_second_try_by_a_racing_driver_is_taken_once(tmp_path: Path) -> None:
     names = sorted(path.name for path in (tmp_path / "out/trouble/manifests").iterdir())
     assert names == ["0000000.0.json", "0000000.1.json", "0000001.0.json", "0000002.0.json", "0000002.1.json"]
     assert publish(plan.out, plan, stage)["ok"] == 8
+
+
+def test_the_time_of_a_second_try_is_added_step_by_step(tmp_path: Path) -> None:
+    plan, stage, _ = first_run(tmp_path)
+    ledger = Ledger(plan.out, stage.name)
+    manifest = ledger.manifest(0, 0)
+    assert manifest["seconds"] == {"compute": 0.5}
+    (output,) = stage.make_worker(lambda: None).run(iter([failed_images(ledger, plan, manifest)]))
+    again = dataclasses.replace(output, seconds={"compute": 0.25, "decode": 2.0})
+    assert with_second_try(ledger, SumFold(), manifest, again).seconds == {"compute": 0.75, "decode": 2.0}
 
 
 def test_an_output_of_other_images_or_damaged_rows_are_refused(tmp_path: Path) -> None:

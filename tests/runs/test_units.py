@@ -273,6 +273,13 @@ def test_after_growth_the_same_stage_does_only_the_new_shards_and_publishes_all(
     assert [(number, row["length"]) for number, row in StageRows(out, "lengths").each()] == list(enumerate(range(1, 6)))
     report = verify(out, images)
     assert (report.problems, report.orphans, report.foreign) == ([], [], [])
+    # so is another table in place of one that was appended
+    appended = f"plan/{grown.parts[1].table}.parquet"
+    table = pq.read_table(f"{out.url}/{appended}")
+    renamed = table.set_column(1, "left", pa.array(["d", "z"]))
+    pq.write_table(renamed, f"{out.url}/{appended}")
+    assert [problem.where for problem in verify(out, images).problems] == [appended]
+    pq.write_table(table, f"{out.url}/{appended}")
     # a shard of the first part that is lost is damage, as ever
     out.delete(["lengths/manifests/0000000.0.json"])
     assert "1 shards have no manifest any more" in verify(out, images).problems[0].what

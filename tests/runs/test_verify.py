@@ -138,10 +138,11 @@ def test_a_lost_file_is_found(out_url: str) -> None:
 def test_a_truncated_file_is_found_by_its_size(tmp_path: Path) -> None:
     _, plan = _run(str(tmp_path))
     path = tmp_path / "small/data/0000000.1.parquet"
-    size = path.stat().st_size
-    path.write_bytes(path.read_bytes()[:100])
-    expected = ("small/data/0000000.1.parquet", f"it has 100 bytes, committed were {size}")
-    assert _problems(verify(plan.out, plan)) == [expected]
+    whole = path.read_bytes()
+    for body in (whole[:100], whole + b"tail"):
+        path.write_bytes(body)
+        expected = ("small/data/0000000.1.parquet", f"it has {len(body)} bytes, committed were {len(whole)}")
+        assert _problems(verify(plan.out, plan)) == [expected]
 
 
 def test_deleting_the_manifest_and_running_again_mends_a_shard(tmp_path: Path) -> None:
@@ -227,6 +228,14 @@ def test_rows_other_than_the_plans_are_found_though_all_hashes_agree(tmp_path: P
     ]
 
 
+def test_rows_of_another_plan_are_found_though_all_hashes_agree(tmp_path: Path) -> None:
+    _, plan = _run(str(tmp_path), shards=(0,))
+    rows = pq.read_table(tmp_path / "small/data/0000000.1.parquet")
+    moved = rows.replace_schema_metadata({**rows.schema.metadata, b"plan": b"0" * 64})
+    _resealed(tmp_path, moved, (tmp_path / "small/data/0000000.1.npz").read_bytes())
+    assert _problems(verify(plan.out, plan)) == [("small/data/0000000.1.parquet", "it belongs to another plan")]
+
+
 def test_arrays_that_are_missing_are_found_though_all_hashes_agree(tmp_path: Path) -> None:
     _, plan = _run(str(tmp_path), shards=(0,))
     rows = pq.read_table(tmp_path / "small/data/0000000.1.parquet")
@@ -295,6 +304,24 @@ def test_published_rows_that_differ_are_found(tmp_path: Path) -> None:
     assert "cannot be read" in what
     path.unlink()
     assert _problems(verify(plan.out, plan)) == [("results/small", "the rows of the last 3 shards are missing")]
+
+
+def test_a_published_row_that_leads_to_another_shards_arrays_is_found(tmp_path: Path) -> None:
+    _, plan = _run(str(tmp_path))
+    path = tmp_path / "results/small/part-00000.parquet"
+    table = pq.read_table(path)
+    there = table["arrays_path"].to_pylist()
+    assert there[4] == "small/data/0000002.1.npz"
+    elsewhere = pa.array([*there[:4], there[0]], pa.string())
+    pq.write_table(table.set_column(table.column_names.index("arrays_path"), "arrays_path", elsewhere), path)
+    assert [what for _, what in _problems(verify(plan.out, plan))] == ["its rows of shard 2 are not those committed"]
+
+
+def test_published_rows_that_end_one_shard_early_are_found(tmp_path: Path) -> None:
+    _, plan = _run(str(tmp_path))
+    path = tmp_path / "results/small/part-00000.parquet"
+    pq.write_table(pq.read_table(path).slice(0, 4), path)
+    assert _problems(verify(plan.out, plan)) == [("results/small", "the rows of the last 1 shards are missing")]
 
 
 def test_manifests_lost_after_publishing_are_damage(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,12 @@ import pyarrow as pa
 import pytest
 
 from simsam_batch.errors import ImageError, RunError
-from simsam_batch.runs.schema import File, Shard, row_fields
+from simsam_batch.runs.ledger import Ledger
+from simsam_batch.runs.plan import make_plan
+from simsam_batch.runs.schema import File, Needs, Shard, ShardOutput, row_fields
 from simsam_batch.settings import RunSettings
-from simsam_batch.workers.records import Item, RecordWorker, Results, Row
+from simsam_batch.storage import Folder
+from simsam_batch.workers.records import EarlierStage, Item, RecordWorker, Results, Row
 
 
 class Sums:
@@ -32,6 +36,10 @@ class PairStage:
     options: RunSettings = field(default_factory=RunSettings)
     name: str = "pairs"
     unit: str = "pair_id"
+    reads: tuple[str, ...] = ()
+    needs: Needs = field(default_factory=Needs)
+    settings: dict[str, Any] = field(default_factory=dict)
+    resolved: dict[str, Any] = field(default_factory=dict)
     fold: Sums = field(default_factory=Sums)
 
     @property
@@ -113,3 +121,29 @@ def test_what_a_row_brings_may_be_a_file() -> None:
     results = Results(shard(0, "a-1"))
     results.put(0, Row({"status": "ok"}, {"picture": File(b"png", "png")}))
     assert results.attachments[0] == {"picture": File(b"png", "png")}
+
+
+def test_records_stand_beside_what_an_earlier_stage_has_of_them(tmp_path: Path) -> None:
+    out, stage = Folder(str(tmp_path)), PairStage(unit="image_id")
+    images = pa.table({"image_id": ["a", "b", "c"], "uri": ["/a", "/b", "/c"]})
+    plan = make_plan(out, images, shard_size=2, source={})
+    ledger = Ledger(out, stage.name)
+    ledger.begin(stage, plan)  # type: ignore[arg-type]
+    for number, values in enumerate([[5, 6], [7]]):
+        rows = [
+            {"image_id": record["image_id"], "uri": record["uri"], "status": "ok", "value": value}
+            for record, value in zip(plan.shard(number).records.to_pylist(), values, strict=True)
+        ]
+        output = ShardOutput(number, pa.Table.from_pylist(rows, stage.schema), [], {})
+        ledger.commit(output, ledger.start(number), started=0.0)
+    earlier = EarlierStage(out, stage.name)
+
+    def beside(*shards: Shard) -> list[tuple[str, int, int]]:
+        items = earlier.items(iter(shards), lambda there: there.rows(["value"])["value"].to_pylist())
+        return [(item.record["image_id"], item.row, item.beside) for item in items]
+
+    assert beside(plan.shard(0), plan.shard(1)) == [("a", 0, 5), ("b", 1, 6), ("c", 0, 7)]
+    # one record of a shard alone, as in quarantine, has its own and not the first
+    assert beside(Shard(0, plan.shard(0).records.slice(1))) == [("b", 0, 6)]
+    with pytest.raises(RunError, match="shard 1 of the stage pairs lacks the plan's image 'a'"):
+        beside(Shard(1, plan.shard(0).records))
