@@ -87,33 +87,38 @@ class TappedViT(FrozenViT):
         with torch.no_grad(), arithmetic(self._device, self._precision):
             streams = {self._last: self._tokens(images)} | self._held
             self._held = {}
+            normed: dict[tuple[int, int], Tensor] = {}
             for tap in self.taps:
                 stream = streams[self._stream_of[tap]]
-                self._describe(tap, stream, found)
+                self._describe(tap, stream, normed, found)
                 # leaving counts before entering, whichever facet comes first
                 if tap[1] in TOKEN_FACETS or tap[0] not in found.norms:
                     patches = stream[:, self.prefix_tokens :]
                     _put(found.norms, tap[0], torch.linalg.vector_norm(patches.float(), dim=-1))
         return found
 
-    def _describe(self, tap: Tap, stream: Tensor, found: Tapped) -> None:
+    def _describe(self, tap: Tap, stream: Tensor, normed: dict[tuple[int, int], Tensor], found: Tapped) -> None:
         of_class = int(self._has_class_token)
         parts: list[tuple[Mapping[Tap, Tensor], Tensor]] = [(found.descriptors, stream[:, self.prefix_tokens :])]
         if self._keeps_class:
             parts.append((found.class_tokens, stream[:, :1]))
         if self._keeps_registers and self.prefix_tokens > of_class:
             parts.append((found.registers, stream[:, of_class : self.prefix_tokens]))
-        for place, tokens in parts:
-            described = self._following(tap, tokens).float().contiguous()
+        for part, (place, tokens) in enumerate(parts):
+            described = self._following(tap, part, tokens, normed).float().contiguous()
             _put(place, tap, described[:, 0] if place is found.class_tokens else described)
 
-    def _following(self, tap: Tap, tokens: Tensor) -> Tensor:
+    def _following(self, tap: Tap, part: int, tokens: Tensor, normed: dict[tuple[int, int], Tensor]) -> Tensor:
+        """What a facet makes of a part of the tokens; ``normed`` holds those that a block's projections share."""
         if tap in self._projections:
-            projected: Tensor = self._projections[tap](tokens)
+            norm, rows = self._projections[tap]
+            if (tap[0], part) not in normed:
+                normed[tap[0], part] = norm(tokens)
+            projected: Tensor = rows(normed[tap[0], part])
             return projected
         if tap[1] == "norm-token" and self._final_norm is not None:
-            normed: Tensor = self._final_norm(tokens)
-            return normed
+            last: Tensor = self._final_norm(tokens)
+            return last
         return tokens
 
     def describe(self) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 from simsam_batch import images
-from simsam_batch.errors import ImageError
 
 _LONG = 3600.0
 """Processor seconds for an image that was decoded once, within whatever time it was given."""
@@ -26,19 +25,6 @@ def limits_of(settings: Mapping[str, Any], row: Mapping[str, Any] | None = None)
         return limits
     pixels = max(limits.max_pixels, images.ImageLimits().max_pixels, row["width"] * row["height"])
     return replace(limits, max_pixels=pixels, decode_seconds=max(limits.decode_seconds, _LONG))
-
-
-def photograph(uri: str, settings: Mapping[str, Any]) -> images.Decoded | None:
-    """The image as its file is now; None if it can no longer be read.
-
-    Raises:
-        StorageError: the storage did not answer.
-    """
-    limits = limits_of(settings)
-    try:
-        return images.decode(images.fetch(uri, limits), limits)
-    except ImageError:
-        return None
 
 
 def working_size(row: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[int, int]:

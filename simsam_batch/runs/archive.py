@@ -11,19 +11,19 @@ import re
 import zipfile
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from struct import error as StructError  # noqa: N812  a class, whatever its name
 from struct import unpack_from
-from typing import BinaryIO, Self, overload
+from typing import BinaryIO, Self
 
 import numpy as np
 
 from simsam_batch.errors import RunError
-from simsam_batch.runs.schema import Attachment, File
+from simsam_batch.runs.schema import Attachment, AttachmentsByRow, File
 from simsam_batch.storage.uploading import temporary_file
 
 HELD_BYTES = 32_000_000
@@ -126,7 +126,7 @@ def _member(row: int, name: str, attachment: Attachment) -> tuple[str, bytes | m
     return "npy", body.getbuffer()
 
 
-class ArchivedAttachments(Sequence[Mapping[str, Attachment]]):
+class ArchivedAttachments(AttachmentsByRow):
     """The attachments of a shard by row, read from its archive when they are asked for, and not kept.
 
     Args:
@@ -155,20 +155,10 @@ class ArchivedAttachments(Sequence[Mapping[str, Attachment]]):
     def __len__(self) -> int:
         return self._count
 
-    @overload
-    def __getitem__(self, row: int) -> Mapping[str, Attachment]: ...
-
-    @overload
-    def __getitem__(self, row: slice) -> Sequence[Mapping[str, Attachment]]: ...
-
-    def __getitem__(self, row: int | slice) -> Mapping[str, Attachment] | Sequence[Mapping[str, Attachment]]:
+    def of(self, row: int) -> Mapping[str, Attachment]:
         """What is attached to a row, by name."""
-        if isinstance(row, slice):
-            return [self[each] for each in range(*row.indices(self._count))]
-        if not -self._count <= row < self._count:
-            raise IndexError(row)
         found = {}
-        for member in self._members.get(row % self._count, ()):
+        for member in self._members.get(row, ()):
             assert self._archive is not None  # noqa: S101  there are no members without it
             _, name, suffix = _parted(member.filename)
             found[name] = _attachment(suffix, self._archive.read(member))

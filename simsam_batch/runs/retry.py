@@ -7,7 +7,7 @@ fold merges those of the second try to those of the first.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,7 @@ from simsam_batch.errors import RunError
 from simsam_batch.runs.committed import CommittedShard
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan
-from simsam_batch.runs.schema import Attachment, Fold, Shard, ShardOutput
+from simsam_batch.runs.schema import Attachment, AttachmentsByRow, Fold, Shard, ShardOutput
 
 
 def failed_shards(ledger: Ledger) -> tuple[dict[int, int], int]:
@@ -78,7 +78,7 @@ def _added(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:
     return {step: a.get(step, 0.0) + b.get(step, 0.0) for step in (*a, *(step for step in b if step not in a))}
 
 
-class _Replaced(Sequence[Mapping[str, Attachment]]):
+class _Replaced(AttachmentsByRow):
     """The attachments of a shard, some rows taken from a second try; none is read before it is asked for."""
 
     def __init__(
@@ -92,15 +92,6 @@ class _Replaced(Sequence[Mapping[str, Attachment]]):
     def __len__(self) -> int:
         return len(self._before)
 
-    @overload
-    def __getitem__(self, row: int) -> Mapping[str, Attachment]: ...
-
-    @overload
-    def __getitem__(self, row: slice) -> Sequence[Mapping[str, Attachment]]: ...
-
-    def __getitem__(self, row: int | slice) -> Mapping[str, Attachment] | Sequence[Mapping[str, Attachment]]:
-        if isinstance(row, slice):
-            return [self[each] for each in range(*row.indices(len(self)))]
-        if row in self._again_at:
-            return self._again[self._again_at[row]]
-        return self._before[row]
+    def of(self, row: int) -> Mapping[str, Attachment]:
+        """What is attached to a row, by the second try if it was tried again."""
+        return self._again[self._again_at[row]] if row in self._again_at else self._before[row]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, overload
 
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -82,6 +83,27 @@ class File:
 
 Attachment = NDArray[Any] | File
 """What a row may have beside its columns: an array, or a file."""
+
+
+class AttachmentsByRow(Sequence[Mapping[str, Attachment]], ABC):
+    """The attachments of rows, each read when it is asked for and not kept."""
+
+    @abstractmethod
+    def of(self, row: int) -> Mapping[str, Attachment]:
+        """What is attached to a row, from 0, by name."""
+
+    @overload
+    def __getitem__(self, row: int) -> Mapping[str, Attachment]: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> Sequence[Mapping[str, Attachment]]: ...
+
+    def __getitem__(self, row: int | slice) -> Mapping[str, Attachment] | Sequence[Mapping[str, Attachment]]:
+        if isinstance(row, slice):
+            return [self.of(each) for each in range(*row.indices(len(self)))]
+        if not -len(self) <= row < len(self):
+            raise IndexError(row)
+        return self.of(row % len(self))
 
 
 @dataclass(frozen=True, slots=True)

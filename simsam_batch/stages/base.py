@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +19,7 @@ S = TypeVar("S", bound=RunSettings)
 
 
 @dataclass(frozen=True)
-class CommandStage(Generic[S]):
+class CommandStage(ABC, Generic[S]):
     """A stage of a command: all that a worker of it has to know, wherever it is.
 
     Class attributes say what a stage is, whatever run it is of: ``name``; ``components`` of the settings that identify
@@ -58,14 +59,14 @@ class CommandStage(Generic[S]):
         kept = kept_columns(self.plan) if self.keeps_columns and self.plan is not None else []
         return pa.schema([*row_fields(self.unit), *self.fields, *kept])
 
-    @cached_property
+    @property
+    @abstractmethod
     def fold(self) -> Fold[Any]:
         """Merges the statistics of shards."""
-        raise NotImplementedError
 
+    @abstractmethod
     def make_worker(self, beat: Callable[[], None]) -> Worker:
         """Load what is needed and be ready for shards."""
-        raise NotImplementedError
 
 
 def check_kept_columns(names: Sequence[str], own: Sequence[pa.Field]) -> None:

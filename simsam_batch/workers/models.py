@@ -89,39 +89,19 @@ def _backbone(settings: FeatureSettings, device: str) -> tuple[Backbone, dict[st
 
         weightless = Descriptors()
         return weightless, weightless.describe()
-    from simsam_batch.features import backbones
+    from simsam_batch.features.backbones import load_backbone
 
-    with weights_file(settings.weights) as (path, digest):
-        backbone = backbones.load_backbone(
-            settings.backbone,
-            weights=path,
-            block=settings.block,
-            facet=settings.facet,
-            device=device,
-            precision=precision_of(settings, device),
-        )
-    found = backbone.describe() | {"weights_sha256": digest or backbone.digest()}
-    # Driver and workers may compute on different devices; what each used stands in the manifests.
-    del found["precision"]
-    return backbone, found
+    return _network(load_backbone, settings, device, block=settings.block, facet=settings.facet)
 
 
 def _encoder(settings: Any, device: str) -> tuple[ViTBackbone | None, dict[str, Any]]:
     """The same network uncut, to describe crops by; None where regions are described by their patches."""
     if settings.region_feature == "patches" or settings.backbone == DESCRIPTORS:
         return None, {}
-    from simsam_batch.features import backbones
+    from simsam_batch.features.backbones import load_backbone
 
-    with weights_file(settings.weights) as (path, digest):
-        encoder = backbones.load_backbone(
-            settings.backbone,
-            weights=path,
-            facet="token",
-            device=device,
-            precision=precision_of(settings, device),
-            whole=True,
-        )
-    return encoder, {"name": encoder.name, "weights_sha256": digest or encoder.digest()}
+    encoder, found = _network(load_backbone, settings, device, facet="token", whole=True)
+    return encoder, {name: found[name] for name in ("name", "weights_sha256")}
 
 
 def _taps(settings: Any, device: str) -> tuple[Any, dict[str, Any]]:
@@ -131,20 +111,19 @@ def _taps(settings: Any, device: str) -> tuple[Any, dict[str, Any]]:
 
         weightless = TappedDescriptors(settings.blocks, settings.facets)
         return weightless, weightless.describe()
-    from simsam_batch.features import backbones
+    from simsam_batch.features.backbones import load_taps
 
+    kept = {name: getattr(settings, name) for name in ("blocks", "facets", "class_token", "registers")}
+    return _network(load_taps, settings, device, **kept)
+
+
+def _network(load: Callable[..., Any], settings: NetworkSettings, device: str, **asked: Any) -> Loaded:
+    """A network with its weights, by one of the loaders of `simsam_batch.features.backbones`, and its facts."""
     with weights_file(settings.weights) as (path, digest):
-        network = backbones.load_taps(
-            settings.backbone,
-            weights=path,
-            blocks=settings.blocks,
-            facets=settings.facets,
-            device=device,
-            precision=precision_of(settings, device),
-            class_token=settings.class_token,
-            registers=settings.registers,
-        )
+        precision = precision_of(settings, device)
+        network = load(settings.backbone, weights=path, device=device, precision=precision, **asked)
     found = network.describe() | {"weights_sha256": digest or network.digest()}
+    # Driver and workers may compute on different devices; what each used stands in the manifests.
     del found["precision"]
     return network, found
 

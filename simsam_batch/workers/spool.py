@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
-from typing import IO, Any, overload
+from collections.abc import Mapping
+from typing import IO, Any
 
 import numpy as np
 
-from simsam_batch.runs.schema import Attachment, File
+from simsam_batch.runs.schema import Attachment, AttachmentsByRow, File
 
 MOST_BYTES = 256_000_000
 """What rows may hold in memory before the next ones go to a temporary file."""
 
 
-class Spool(Sequence[Mapping[str, Attachment]]):
+class Spool(AttachmentsByRow):
     """Attachments by row; rows come in any order, and are read back one at a time.
 
     Args:
@@ -47,13 +47,8 @@ class Spool(Sequence[Mapping[str, Attachment]]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    @overload
-    def __getitem__(self, row: int) -> Mapping[str, Attachment]: ...
-    @overload
-    def __getitem__(self, row: slice) -> Sequence[Mapping[str, Attachment]]: ...
-    def __getitem__(self, row: int | slice) -> Mapping[str, Attachment] | Sequence[Mapping[str, Attachment]]:
-        if isinstance(row, slice):
-            return [self[each] for each in range(*row.indices(len(self)))]
+    def of(self, row: int) -> Mapping[str, Attachment]:
+        """What is attached to a row, by name."""
         return {name: self._read(each) if isinstance(each, _Stored) else each for name, each in self._rows[row].items()}
 
     def _read(self, stored: _Stored) -> Attachment:
