@@ -91,6 +91,15 @@ def test_weights() -> Path:
     return _folder_from("SIMSAM_TEST_WEIGHTS")
 
 
+@pytest.fixture(scope="session")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of small inputs from practice, as ``make_cases.py`` of the folder `SIMSAM_TEST_CASES` writes them."""
+    made = tmp_path_factory.mktemp("cases")
+    script = _folder_from("SIMSAM_TEST_CASES") / "make_cases.py"
+    subprocess.run([sys.executable, script, made], check=True, capture_output=True, timeout=300)
+    return made
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """One thread for torch and every BLAS, whose last bits depend on it."""
