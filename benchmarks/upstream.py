@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse.linalg import eigsh
+from scipy.sparse.linalg import ArpackError, eigsh
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -67,12 +67,17 @@ def affinity(features: Tensor, outputs: Tensor, kappa: float = 0.1) -> NDArray[n
 def eigenpairs(w: NDArray[np.float32], k: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Solve (D - W) v = mu D v for the smallest mu by inverting D - W, with a dense D.
 
+    D - W is singular, and on some processors its factors are so to the last bit: then without inverting, as published.
+
     Returns:
         (K,) values, ascending, and (N, K) vectors.
     """
     d = w.sum(axis=1)
     d[d < 1e-12] = 1.0
     degrees = np.diag(d)
-    values, vectors = eigsh(degrees - w, k=k, sigma=0, which="LM", M=degrees)
+    try:
+        values, vectors = eigsh(degrees - w, k=k, sigma=0, which="LM", M=degrees)
+    except (ValueError, ArpackError):
+        values, vectors = eigsh(degrees - w, k=k, which="SM", M=degrees)
     order = np.argsort(values)
     return values[order], vectors[:, order]
