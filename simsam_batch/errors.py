@@ -15,6 +15,24 @@ class StorageError(SimsamError):
     """A read, listing or write that the storage did not carry out; the attempt may be repeated."""
 
 
+class UnreadableError(StorageError):
+    """The storage does not give a file that an image needs; whether the file is at fault, other images tell.
+
+    Attributes:
+        uri: of the file.
+        refused: no waiting mends it.
+    """
+
+    def __init__(self, message: str, uri: str, refused: bool) -> None:
+        super().__init__(message, uri, refused)
+        self.message = message
+        self.uri = uri
+        self.refused = refused
+
+    def __str__(self) -> str:
+        return self.message
+
+
 class RunError(SimsamError):
     """A run that cannot start or go on: another run in the same place, workers that die, shards that never commit."""
 

@@ -295,6 +295,7 @@ def open_plan(images: str, out: Folder, settings: RunSettings, report: Reporter)
         split=settings.split,
         keep_columns=settings.keep_columns,
         limit=settings.limit or None,
+        hidden=settings.hidden,
     )
     for note in catalog.notes:
         report.note(note)
@@ -313,7 +314,8 @@ def open_plan(images: str, out: Folder, settings: RunSettings, report: Reporter)
 
 
 def _require_same_input(plan: Plan, source: dict[str, Any], shard_size: int) -> None:
-    there, here = dict(plan.source), dict(source)
+    # a run of an earlier release does not say that it left hidden files out
+    there, here = {"hidden": False} | plan.source, dict(source)
     if shard_size and shard_size != plan.shard_size:
         there["shard_size"], here["shard_size"] = plan.shard_size, shard_size
     differences = [

@@ -17,8 +17,9 @@ class S3Server:
     Attributes:
         ignores_conditions: overwrite although ``If-None-Match: *`` was asked for, as some stores do.
         fault: called with the method and path of every request; says what is to become of it: ``""``; ``refuse``
-            (503, nothing done), ``lose`` (done, then answered with 500), ``drop`` (done, then the connection is closed
-            without an answer), ``halve`` (done; the connection is closed in the middle of the answer).
+            (503, nothing done), ``deny`` (403, nothing done), ``lose`` (done, then answered with 500), ``drop`` (done,
+            then the connection is closed without an answer), ``halve`` (done; the connection is closed in the middle of
+            the answer).
     """
 
     def __init__(self) -> None:
@@ -50,6 +51,9 @@ class S3Server:
 
     def _answer(self, request: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
         kind = self.fault(request["REQUEST_METHOD"], request["PATH_INFO"])
+        if kind == "deny":
+            request["wsgi.input"].read(int(request.get("CONTENT_LENGTH") or 0))
+            return _error(start_response, "403 Forbidden", "AccessDenied")
         if kind == "refuse":
             request["wsgi.input"].read(int(request.get("CONTENT_LENGTH") or 0))
             return _error(start_response, "503 Service Unavailable", "SlowDown")

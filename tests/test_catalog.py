@@ -69,10 +69,55 @@ class TestFolders:
         schema = read_catalog(fill(str(tmp_path), ["a.png"])).table.schema
         assert list(schema) == PLAN_FIELDS
 
-    def test_hidden_files_and_folders_are_left_out_in_silence(self, tmp_path: Path) -> None:
-        fill(str(tmp_path), ["a.png", ".b.png", "._a.png", ".cache/c.png", "d/.e/f.png"])
-        catalog = read_catalog(str(tmp_path))
-        assert (ids(catalog), catalog.notes) == (["a.png"], [])
+    def test_hidden_files_and_folders_are_left_out_and_said(self, tmp_path: Path) -> None:
+        fill(f"{tmp_path}/images", ["a.png", ".b.png", "._a.png", ".cache/c.png", "d/.e/f.png", ".DS_Store"])
+        catalog = read_catalog(f"{tmp_path}/images")
+        assert ids(catalog) == ["a.png"]
+        (note,) = catalog.notes
+        assert note.startswith(f"4 files of {tmp_path}/images are left out, for a name in their path begins with a dot")
+        assert note.endswith("'._a.png', '.b.png', '.cache/c.png', 'd/.e/f.png'. To take them: --hidden")
+        catalog = read_catalog(f"{tmp_path}/images", hidden=True)
+        assert ids(catalog) == ["._a.png", ".b.png", ".cache/c.png", "a.png", "d/.e/f.png"]
+        assert catalog.notes == [f"1 files of {tmp_path}/images are not in the catalog: no suffix 1"]
+
+    def test_hidden_truth_is_said_and_taken_like_hidden_images(self, tmp_path: Path) -> None:
+        images = fill(f"{tmp_path}/images", ["a.png", "b.png"])
+        masks = fill(f"{tmp_path}/masks", ["a.png", ".b.png", ".more/c.png"])
+        catalog = read_catalog(images, truth=masks)
+        assert truths(catalog) == {"a.png": "a.png", "b.png": None}
+        assert catalog.notes[0].startswith(f"2 files of {masks} are left out")
+        fill(images, [".b.png"])
+        catalog = read_catalog(images, truth=masks, hidden=True)
+        assert truths(catalog) == {".b.png": ".b.png", "a.png": "a.png", "b.png": None}
+
+    def test_a_folder_of_hidden_images_alone_says_so(self, tmp_path: Path) -> None:
+        fill(str(tmp_path), [".a.png", ".b.png"])
+        with pytest.raises(SettingsError, match=r"no image in it: .*; 2 are hidden, which --hidden takes"):
+            read_catalog(str(tmp_path))
+        assert ids(read_catalog(str(tmp_path), hidden=True)) == [".a.png", ".b.png"]
+
+    def test_hidden_has_no_meaning_for_a_list(self, tmp_path: Path) -> None:
+        with pytest.raises(SettingsError, match=r"hidden: .*is a list"):
+            read_catalog(text_list(tmp_path, "a.png"), hidden=True)
+
+    @pytest.mark.parametrize("slash", ["", "/"])
+    def test_a_bucket_as_a_whole_is_a_folder_of_images(self, s3_url: str, slash: str) -> None:
+        if os.environ.get("SIMSAM_TEST_S3_URL"):
+            pytest.skip("a bucket of one's own is needed")
+        bucket = s3_url.removesuffix("/some/prefix")
+        fill(bucket, ["b.png", "x/a.png"])
+        catalog = read_catalog(f"{bucket}{slash}")
+        assert ids(catalog) == ["b.png", "x/a.png"]
+        assert [read_url(uri).decode() for uri in catalog.table["uri"].to_pylist()] == ["b.png", "x/a.png"]
+
+    @pytest.mark.parametrize("slash", ["", "/"])
+    def test_a_bucket_as_a_whole_is_a_folder_of_truth(self, s3_url: str, tmp_path: Path, slash: str) -> None:
+        if os.environ.get("SIMSAM_TEST_S3_URL"):
+            pytest.skip("a bucket of one's own is needed")
+        bucket = s3_url.removesuffix("/some/prefix")
+        fill(bucket, ["b.png", "x/a.png"])
+        images = fill(f"{tmp_path}/images", ["b.jpg", "x/a.jpg"])
+        assert truths(read_catalog(images, truth=f"{bucket}{slash}")) == {"b.jpg": "b.png", "x/a.jpg": "x/a.png"}
 
     def test_other_files_are_counted_by_suffix(self, tmp_path: Path) -> None:
         fill(str(tmp_path), ["a.png", "b.txt", "c/d.txt", "e.GIF", "README"])
@@ -181,6 +226,25 @@ class TestLists:
     def test_an_absolute_path_that_climbs_is_not_taken_for_one_below_the_root(self, tmp_path: Path) -> None:
         path = text_list(tmp_path, "/data/set/../other.png")
         assert ids(read_catalog(path, root="/data/set")) == ["/data/set/../other.png"]
+
+    @pytest.mark.parametrize("begin", ["file://", "FILE://", "file://localhost", "file:", "local://"])
+    def test_file_urls_are_the_paths_that_they_stand_for(self, tmp_path: Path, begin: str) -> None:
+        names = ["a.png", "b/c.png", "with space.png", "100%.png", "ünï#q?.png", "a+b.png"]
+        fill(str(tmp_path), names)
+        lines = [(tmp_path / name).as_uri().replace("file://", begin) for name in names]
+        catalog = read_catalog(text_list(tmp_path, "\n".join(lines)))
+        assert ids(catalog) == names
+        assert catalog.table["uri"].to_pylist() == [f"{tmp_path}/{name}" for name in names]
+        assert [read_url(uri).decode() for uri in catalog.table["uri"].to_pylist()] == names
+        path = parquet(str(tmp_path), "t.parquet", uri=lines, truth_uri=lines[::-1])
+        table = read_catalog(path, root=f"{begin}{tmp_path}").table
+        assert table["image_id"].to_pylist() == names
+        assert table["truth_uri"].to_pylist() == [f"{tmp_path}/{name}" for name in names[::-1]]
+
+    def test_file_urls_join_truth_like_paths(self, tmp_path: Path) -> None:
+        masks = fill(f"{tmp_path}/masks", ["a.png"])
+        path = text_list(tmp_path, (tmp_path / "pictures" / "a.jpg").as_uri())
+        assert truths(read_catalog(path, root=f"{tmp_path}/pictures", truth=masks)) == {"a.jpg": "a.png"}
 
     def test_repeated_images_are_refused_by_name_and_number(self, tmp_path: Path) -> None:
         lines = [f"{n}.png" for n in range(7)] * 2 + ["once.png"]
@@ -324,10 +388,47 @@ class TestParquet:
         with pytest.raises(SettingsError, match="no Parquet file that can be read"):
             read_catalog(parquet(str(tmp_path), "t.parquet", uri=text))
 
-    def test_tables_of_different_types_are_refused(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("first", "second", "joined"),
+        [
+            (pa.nulls(1), pa.array(["x"]), pa.string()),
+            (pa.array([1], pa.int32()), pa.array([2], pa.int64()), pa.int64()),
+            (pa.array([1], pa.int64()), pa.array([2], pa.int32()), pa.int64()),
+            (pa.array(["a"], pa.large_string()), pa.array(["b"]), pa.large_string()),
+            (pa.array([[1]], pa.list_(pa.int32())), pa.array([[]], pa.list_(pa.null())), pa.list_(pa.int32())),
+            (
+                pa.array([{"a": 1}]),
+                pa.array([{"a": None}], pa.struct([("a", pa.null())])),
+                pa.struct([("a", pa.int64())]),
+            ),
+        ],
+    )
+    def test_a_kept_column_of_two_types_is_of_the_wider_one(
+        self, tmp_path: Path, first: pa.Array, second: pa.Array, joined: pa.DataType
+    ) -> None:
+        parquet(str(tmp_path), "a.parquet", uri=["a.png"], label=first)
+        parquet(str(tmp_path), "b.parquet", uri=["b.png"], label=second)
+        table = read_catalog(str(tmp_path), keep_columns=["label"]).table
+        assert table["label"].type == joined
+        assert table["label"].to_pylist() == [*first.to_pylist(), *second.to_pylist()]
+
+    def test_whole_numbers_that_a_wider_type_would_round_are_refused(self, tmp_path: Path) -> None:
+        parquet(str(tmp_path), "a.parquet", uri=["a.png"], label=[2**53 + 1])
+        parquet(str(tmp_path), "b.parquet", uri=["b.png"], label=[0.5])
+        with pytest.raises(SettingsError, match="cannot be joined"):
+            read_catalog(str(tmp_path), keep_columns=["label"])
+
+    def test_own_columns_may_differ_in_type_from_file_to_file(self, tmp_path: Path) -> None:
+        columns = {"uri": ["a.png"], "size": pa.array([1], pa.int32()), "etag": pa.nulls(1), "image_id": [7]}
+        parquet(str(tmp_path), "a.parquet", **columns)
+        parquet(str(tmp_path), "b.parquet", uri=pa.array(["b.png"], pa.large_string()), image_id=["eight"])
+        assert ids(read_catalog(str(tmp_path))) == ["7", "eight"]
+
+    def test_tables_of_types_that_do_not_go_together_are_refused_by_name(self, tmp_path: Path) -> None:
         parquet(str(tmp_path), "a.parquet", uri=["a.png"], label=[1])
         parquet(str(tmp_path), "b.parquet", uri=["b.png"], label=["one"])
-        with pytest.raises(SettingsError, match="different types"):
+        expected = r"label is int64 in \S+/a\.parquet and string in \S+/b\.parquet, and no type holds both\. To mend it"
+        with pytest.raises(SettingsError, match=expected):
             read_catalog(str(tmp_path), keep_columns=["label"])
 
     def test_a_missing_table_and_one_that_is_no_parquet_are_refused(self, out_url: str) -> None:
@@ -492,3 +593,19 @@ def test_truth_that_carries_credentials_is_refused_too(tmp_path: Path) -> None:
 def test_urls_with_harmless_queries_are_taken(tmp_path: Path) -> None:
     uri = "https://photos.example/a.jpg?width=300&version=2"
     assert read_catalog(text_list(tmp_path, uri)).table["uri"].to_pylist() == [uri]
+
+
+@pytest.mark.parametrize(
+    "name", ["a?token=1.png", "a;key=2.png", "a#secret=3.png", "a&auth=4.png", "a?X-Amz-Signature=5.png"]
+)
+def test_keys_in_a_bucket_are_names_and_hold_no_credentials(s3_url: str, tmp_path: Path, name: str) -> None:
+    fill(s3_url, [name])
+    assert ids(read_catalog(s3_url)) == [name]
+    assert read_catalog(text_list(tmp_path, f"{s3_url}/{name}")).table["uri"].to_pylist() == [f"{s3_url}/{name}"]
+    with pytest.raises(SettingsError, match="carry a password, key or signature"):
+        read_catalog(text_list(tmp_path, "s3://person:secret@bucket/a.png"))
+
+
+def test_a_key_that_goes_on_after_the_suffix_of_partitions_is_an_image(s3_url: str, tmp_path: Path) -> None:
+    images = fill(f"{tmp_path}/images", ["a.npz?b.jpg"])
+    assert read_catalog(images, truth=fill(s3_url, ["a.npz?b.png"])).truth_kind is None

@@ -23,6 +23,16 @@ from simsam_batch.storage import Folder, ObjectInfo, ObjectNotFound, absolute_ur
 from simsam_batch.storage.filesystems import filesystem
 
 WRITERS = 8
+ODD_NAMES = [
+    "with space.jpg",
+    "ünï/çødé ☃.png",
+    "percent%20.jpg",
+    "hash#q?.png",
+    "new\nline",
+    "a;b=c&d+e.png",
+    "[a]*.png",
+]
+ODD_NAMES += ["a?token=b.png", "a?versionId=b.png", "a?versionId=b/c.png", "percent%2B%.png", "a=b@c:d.png"]
 
 
 def _race(writers: list[Callable[[], bool]]) -> list[bool]:
@@ -301,7 +311,7 @@ class TestEveryStorage:
         assert folder == Folder(out_url)
         assert folder.create("x", b"1")
 
-    @pytest.mark.parametrize("name", ["with space.jpg", "ünï/çødé ☃.png", "percent%20.jpg", "hash#q?.png", "new\nline"])
+    @pytest.mark.parametrize("name", ODD_NAMES)
     def test_odd_names_are_names_like_any_other(self, out_url: str, name: str) -> None:
         folder = Folder(out_url)
         if "\n" in name and out_url.startswith("s3://bucket-"):
@@ -614,6 +624,43 @@ def test_secrets_are_taken_out_of_urls(text: str, expected: str) -> None:
     assert redact(text) == expected
 
 
+def test_a_version_is_read_where_no_key_is_called_so(s3_url: str) -> None:
+    folder = Folder(s3_url)
+    store, path = filesystem(s3_url)
+    store.call_s3("put_bucket_versioning", Bucket=path.split("/")[0], VersioningConfiguration={"Status": "Enabled"})
+    folder.replace("a.png", b"first")
+    listed = store.call_s3("list_object_versions", Bucket=path.split("/")[0])
+    (version,) = [each["VersionId"] for each in listed["Versions"]]
+    folder.replace("a.png", b"second")
+    assert read_url(f"{s3_url}/a.png?versionId={version}", limit=10) == b"first"
+    folder.replace(f"a.png?versionId={version}", b"a key of its own")
+    assert read_url(f"{s3_url}/a.png?versionId={version}", limit=100) == b"a key of its own"
+    assert folder.read("a.png") == b"second"
+
+
+@pytest.mark.parametrize("url", ["s3://bucket", "s3://bucket/", "gs://bucket"])
+def test_a_bucket_is_no_object(url: str) -> None:
+    with pytest.raises(ObjectNotFound, match=f"cannot read {url}: it names a bucket, and no object in it"):
+        read_url(url, limit=10)
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("file:///data/x", "/data/x"),
+        ("FILE:///data/x%20y%2Bz+.png", "/data/x y+z+.png"),
+        ("file://localhost/data/x", "/data/x"),
+        ("file:/data/x", "/data/x"),
+        ("local:///data/x", "/data/x"),
+        ("file:///data/100%.png", "/data/100%.png"),
+        ("/data/x%20y.png", "/data/x%20y.png"),
+        ("/data/file:/x", "/data/file:/x"),
+    ],
+)
+def test_a_file_url_is_decoded_and_a_path_is_not(url: str, path: str) -> None:
+    assert absolute_url(url) == path
+
+
 def test_messages_and_displayed_urls_hold_no_credentials() -> None:
     folder = Folder("memory://user:hidden@place/out")
     assert folder.url == "memory://place/out"
@@ -621,3 +668,31 @@ def test_messages_and_displayed_urls_hold_no_credentials() -> None:
     with pytest.raises(ObjectNotFound) as caught:
         folder.read("x")
     assert "hidden" not in str(caught.value)
+
+
+class _NumberedError(OSError):
+    def __str__(self) -> str:
+        return "101"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(101), "OSError: Network is unreachable (errno 101). To mend it: see whether the storage answers"),
+        (_NumberedError(101, "x"), "Network is unreachable (errno 101)"),
+        (TimeoutError(), "TimeoutError: no answer in time. To mend it: see whether the storage answers"),
+        (OSError(28, "No space left on device"), "free some space and run the same command again"),
+        (PermissionError(13, "Permission denied"), "check that the permissions or credentials allow it"),
+    ],
+)
+def test_an_error_that_says_little_is_put_into_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("pathlib.Path.open", fail)
+    (tmp_path / "a").touch()
+    with pytest.raises(StorageError) as caught:
+        read_url(str(tmp_path / "a"))
+    assert words in str(caught.value)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import posixpath
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from simsam_batch.catalog.records import records_table
+from simsam_batch.catalog.records import quoted, records_table
 from simsam_batch.errors import SettingsError, StorageError
 from simsam_batch.storage import ObjectNotFound, absolute_url, read_url, redact, walk
 
@@ -23,6 +24,7 @@ ACCEPTED = {
     "truth": "Truth is a folder of masks or label maps as image files, or of partitions as .npz or .mat",
 }
 _CHUNK = 65536
+_HIDDEN_NAMED = 5
 
 
 def is_file(url: str) -> bool:
@@ -38,20 +40,42 @@ def is_file(url: str) -> bool:
     return True
 
 
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a folder holds.
+
+    Attributes:
+        files: those that are wanted (``name`` relative to the folder, ``uri``, ``size``, ``etag``), sorted by name.
+        others: how many others there are that are not hidden, by suffix.
+        hidden: up to a few names of files that would be wanted if they were not hidden.
+        hidden_count: how many there are.
+    """
+
+    files: pa.Table
+    others: Counter[str]
+    hidden: list[str]
+    hidden_count: int
+
+    def note_hidden(self, url: str, notes: list[str], *, option: bool) -> None:
+        """Say that files were left out because they are hidden, and the option that takes them, if there is one."""
+        if self.hidden_count:
+            notes.append(
+                f"{self.hidden_count} files of {redact(url)} are left out, for a name in their path begins with a dot: "
+                f"{quoted(self.hidden, self.hidden_count)}{'. To take them: --hidden' * option}"
+            )
+
+
 def listed_files(
-    what: str, url: str, wanted: Callable[[str], bool], without: str | None = None
-) -> tuple[pa.Table, Counter[str]]:
-    """Files below a folder by name, hidden ones and those of the sub-folder ``without`` left out.
+    what: str, url: str, wanted: Callable[[str], bool], without: str | None = None, *, hidden: bool = False
+) -> Listing:
+    """Files below a folder by name, those of the sub-folder ``without`` left out.
 
     Args:
         what: the option that named the folder, for messages.
         url: of the folder.
         wanted: whether a file belongs to the result, by its name.
         without: name of the sub-folder to leave out.
-
-    Returns:
-        The wanted files (``name`` relative to the folder, ``uri``, ``size``, ``etag``), sorted by name; and how many
-        others there are, by suffix.
+        hidden: take files and folders whose names begin with a dot, too.
 
     Raises:
         SettingsError: there is no such folder, or it cannot be listed.
@@ -59,18 +83,20 @@ def listed_files(
     if is_file(url):
         raise SettingsError(f"{what}: {redact(url)} is a single file. {ACCEPTED[what]}")
     try:
-        return _listed(url, wanted, without)
+        return _listed(url, wanted, without, hidden)
     except StorageError as error:
         raise SettingsError(f"{what}: {error}. {ACCEPTED[what]}") from error
 
 
-def _listed(url: str, wanted: Callable[[str], bool], without: str | None) -> tuple[pa.Table, Counter[str]]:
+def _listed(url: str, wanted: Callable[[str], bool], without: str | None, hidden: bool) -> Listing:
     import pyarrow as pa
 
     schema = pa.schema([("name", pa.string()), ("uri", pa.string()), ("size", pa.int64()), ("etag", pa.string())])
     batches: list[pa.RecordBatch] = []
     rows: list[tuple[str, str, int, str | None]] = []
     others: Counter[str] = Counter()
+    left_out: list[str] = []
+    left_out_count = 0
 
     def close_batch() -> None:
         columns = list(zip(*rows, strict=True))
@@ -78,8 +104,12 @@ def _listed(url: str, wanted: Callable[[str], bool], without: str | None) -> tup
         rows.clear()
 
     for uri, info in walk(url):
-        hidden = any(part.startswith(".") for part in info.name.split("/"))
-        if hidden or (without is not None and info.name.startswith(without + "/")):
+        if without is not None and info.name.startswith(without + "/"):
+            continue
+        if not hidden and any(part.startswith(".") for part in info.name.split("/")):
+            if wanted(info.name):
+                left_out_count += 1
+                left_out += [info.name] if len(left_out) < _HIDDEN_NAMED else []
             continue
         if not wanted(info.name):
             others[posixpath.splitext(info.name)[1].lower() or "no suffix"] += 1
@@ -89,7 +119,7 @@ def _listed(url: str, wanted: Callable[[str], bool], without: str | None) -> tup
             close_batch()
     if rows:
         close_batch()
-    return pa.Table.from_batches(batches, schema).sort_by("name"), others
+    return Listing(pa.Table.from_batches(batches, schema).sort_by("name"), others, left_out, left_out_count)
 
 
 def is_image(name: str) -> bool:
@@ -103,7 +133,7 @@ def ends_in(suffixes: Sequence[str]) -> Callable[[str], bool]:
     return lambda name: name.lower().endswith(endings)
 
 
-def folder_records(images: str, truth: str | None, notes: list[str]) -> pa.Table | None:
+def folder_records(images: str, truth: str | None, notes: list[str], *, hidden: bool = False) -> pa.Table | None:
     """Image records of a folder, without its truth masks; None if it has Parquet files and no image."""
     inside = None
     if truth is not None:
@@ -111,12 +141,17 @@ def folder_records(images: str, truth: str | None, notes: list[str]) -> pa.Table
         if here == there:
             raise SettingsError(f"truth: {redact(truth)} is IMAGES itself; give the folder that holds the masks alone")
         inside = there.removeprefix(here + "/") if there.startswith(here + "/") else None
-    found, others = listed_files("IMAGES", images, is_image, inside)
+    listing = listed_files("IMAGES", images, is_image, inside, hidden=hidden)
+    found, others = listing.files, listing.others
     if not found.num_rows:
         if others[".parquet"]:
             return None
-        raise SettingsError(f"{redact(images)} has no image in it: looked for {' '.join(SUFFIXES)}, in any case")
+        hidden_alone = f"; {listing.hidden_count} are hidden, which --hidden takes" * bool(listing.hidden_count)
+        raise SettingsError(
+            f"{redact(images)} has no image in it: looked for {' '.join(SUFFIXES)}, in any case{hidden_alone}"
+        )
     if others:
         listed = ", ".join(f"{suffix} {count}" for suffix, count in sorted(others.items(), key=lambda e: (-e[1], e[0])))
         notes.append(f"{others.total()} files of {redact(images)} are not in the catalog: {listed}")
+    listing.note_hidden(images, notes, option=True)
     return records_table({"image_id": found["name"], "uri": found["uri"], "size": found["size"], "etag": found["etag"]})

@@ -15,7 +15,7 @@ from simsam_batch.catalog.records import COLUMNS, quoted, repeated_values
 from simsam_batch.catalog.tables import list_records, parquet_records
 from simsam_batch.catalog.truth import PARTITIONS, holds_partitions, with_truth
 from simsam_batch.errors import SettingsError
-from simsam_batch.storage import redact
+from simsam_batch.storage import carries_secret, redact
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -51,13 +51,14 @@ def read_catalog(
     split: str | None = None,
     keep_columns: Sequence[str] = (),
     limit: int | None = None,
+    hidden: bool = False,
 ) -> Catalog:
     """List the images of a folder, a ``.txt`` list, Parquet or a dataset by name, and join truth to them by name.
 
     A folder is searched with all its sub-folders for files with one of `SUFFIXES`, in the order of their relative
-    paths; hidden files and folders are left out. A list or table keeps its own order, and nobody asks whether its files
-    exist. Truth belongs to the image with the same sub-folder and file stem; it is image files, or partitions with one
-    of `PARTITIONS`. A dataset brings its own truth.
+    paths; hidden files and folders are left out, and a note says so. A list or table keeps its own order, and nobody
+    asks whether its files exist. Truth belongs to the image with the same sub-folder and file stem; it is image files,
+    or partitions with one of `PARTITIONS`. A dataset brings its own truth.
 
     Args:
         images: path or URL of the folder, the list, the Parquet file or a folder of Parquet files; or ``NAME:ROOT``.
@@ -66,6 +67,7 @@ def read_catalog(
         split: of a dataset by name; None for its usual one.
         keep_columns: further columns of a table to pass through.
         limit: keep only so many images, from the start; None for all.
+        hidden: take files and folders whose names begin with a dot, too, of what is listed.
 
     Raises:
         SettingsError: nothing there, no image in it, names that are not unique, a path that leaves ``root``, URLs that
@@ -80,7 +82,8 @@ def read_catalog(
     if named is None and split is not None:
         raise SettingsError(f"split: {redact(images)} has none; a dataset by name has, such as voc2012:ROOT")
     if named is not None:
-        for option, value in (("root", root), ("truth", truth), ("keep_columns", ", ".join(keep_columns))):
+        given = {"root": root, "truth": truth, "keep_columns": ", ".join(keep_columns), "hidden": "true" * hidden}
+        for option, value in given.items():
             if value:
                 raise SettingsError(f"{option}: {redact(value)} has no meaning for {named[0].name}:ROOT; leave it out")
         table, notes, split = read_dataset(*named, split)
@@ -89,13 +92,15 @@ def read_catalog(
     suffix = posixpath.splitext(images.rstrip("/"))[1].lower()
     notes = []
     if suffix == ".txt":
+        if hidden and truth is None:
+            raise SettingsError(f"hidden: {redact(images)} is a list, which is taken as it is; leave it out")
         table = list_records(images, root)
     elif suffix == ".parquet":
-        table = parquet_records(images, root, keep_columns)
+        table = parquet_records(images, root, keep_columns, notes, hidden=hidden)
     else:
-        table = folder_records(images, truth, notes)
+        table = folder_records(images, truth, notes, hidden=hidden)
         if table is None:
-            table = parquet_records(images, root, keep_columns)
+            table = parquet_records(images, root, keep_columns, notes, hidden=hidden)
         elif root is not None:
             raise SettingsError(f"root: {redact(root)} has no meaning for a folder of images; leave it out")
     missing = [name for name in keep_columns if name not in table.column_names]
@@ -104,7 +109,7 @@ def read_catalog(
     _check_ids(table, images)
     _check_credentials(table, images)
     if truth is not None:
-        table = with_truth(table, truth, images, notes, suffixes=(*SUFFIXES, *PARTITIONS))
+        table = with_truth(table, truth, images, notes, suffixes=(*SUFFIXES, *PARTITIONS), hidden=hidden)
     partitions = holds_partitions(table["truth_uri"], images if truth is None else truth)
     limited = table if limit is None else table.slice(0, limit)
     return Catalog(limited, notes, truth_kind="partitions" if partitions else None)
@@ -125,11 +130,11 @@ def _check_credentials(table: pa.Table, images: str) -> None:
     """Refuse URLs that carry a password or a signature: they would stand in the plan and in the results for ever."""
     import pyarrow.compute as pc
 
-    carrying = []
+    carrying: list[str] = []
     for name in ("uri", "truth_uri"):
         urls = table[name].drop_null()
         suspects = urls.filter(pc.match_substring_regex(urls, r"://[^/]*@|://.*[?&;#]")).to_pylist()
-        carrying += [url for url in suspects if redact(url) != url]
+        carrying += filter(carries_secret, suspects)
     if carrying:
         raise SettingsError(
             f"{redact(images)}: {len(carrying)} URLs carry a password, key or signature: "

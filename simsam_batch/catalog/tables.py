@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from simsam_batch.catalog.folders import ACCEPTED, is_file, listed_files
 from simsam_batch.catalog.records import COLUMNS, quoted, records_schema, records_table
 from simsam_batch.errors import SettingsError
-from simsam_batch.storage import Folder, ObjectNotFound, absolute_url, read_url, redact
+from simsam_batch.storage import Folder, ObjectNotFound, absolute_url, local_path, read_url, redact
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_ABSOLUTE_PATTERN = r"^(/|[A-Za-z][A-Za-z0-9+.-]*://)"
+_ABSOLUTE_PATTERN = r"^(/|([A-Za-z0-9+.-]+::)*[A-Za-z][A-Za-z0-9+.-]*://)"
 _ROWS = 65_536
 _DOTS_PATTERN = r"(^|/)\.\.?(/|$)"
+_FILE_URL_PATTERN = r"^(?i)(file|local):"
 # so much of a list is parsed at once, and no path or URL is longer
 _BLOCK = 16 << 20
 _LONGEST_LINE = 1 << 16
@@ -94,26 +95,34 @@ def _resolved_column(entries: Any, root: str, source: str, *, with_ids: bool) ->
 
 def _resolved(entries: Any, root: str, source: str) -> tuple[Any, Any]:
     """Image ids and absolute URIs of paths that may be relative to a root."""
-    import pyarrow as pa
     import pyarrow.compute as pc
 
     top = absolute_url(root)
     base = top if top.endswith("/") else top + "/"
+    entries = _replaced(entries, pc.match_substring_regex(entries, _FILE_URL_PATTERN), local_path)
     absolute = pc.match_substring_regex(entries, _ABSOLUTE_PATTERN)
     dotted = pc.and_not(pc.match_substring_regex(entries, _DOTS_PATTERN), absolute)
-    plain = [posixpath.normpath(entry) for entry in entries.filter(dotted).to_pylist()]
-    outside = [name for name in plain if name == ".." or name.startswith("../")]
+    entries = _replaced(entries, dotted, posixpath.normpath)
+    left = entries.filter(dotted)
+    outside = left.filter(pc.match_substring_regex(left, r"^\.\.(/|$)")).to_pylist()
     if outside:
         raise SettingsError(
             f"{redact(source)}: {quoted(outside)} would leave the root {redact(base)}. "
             "To mend it: give a --root that holds all images, or absolute paths"
         )
-    if plain:
-        entries = pc.replace_with_mask(entries, dotted, pa.array(plain, pa.string()))
     uris = pc.if_else(absolute, entries, pc.binary_join_element_wise(base, entries, ""))
     below = pc.utf8_slice_codeunits(entries, len(base), None)
     is_below = pc.and_not(pc.starts_with(entries, base), pc.match_substring_regex(below, _DOTS_PATTERN))
     return pc.if_else(is_below, below, entries), uris
+
+
+def _replaced(entries: Any, where: Any, by: Callable[[str], str]) -> Any:
+    """The entries with those chosen put through a function."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    made = [by(entry) for entry in entries.filter(where).to_pylist()]
+    return pc.replace_with_mask(entries, where, pa.array(made, pa.string())) if made else entries
 
 
 def _parent(url: str) -> str:
@@ -121,25 +130,49 @@ def _parent(url: str) -> str:
     return scheme + separator + path.rpartition("/")[0] or "/"
 
 
-def parquet_records(images: str, root: str | None, keep: Sequence[str]) -> pa.Table:
-    """Image records of a Parquet file or a folder of them, with the columns to keep."""
+def parquet_records(
+    images: str, root: str | None, keep: Sequence[str], notes: list[str], *, hidden: bool = False
+) -> pa.Table:
+    """Image records of a Parquet file or a folder of them, with the columns to keep.
+
+    Of a column whose type differs from file to file it is the widest (Arrow's permissive promotion).
+    """
     import pyarrow as pa
 
     if is_file(images):
         files, start = [absolute_url(images)], _parent(images)
     else:
-        found, _ = listed_files("IMAGES", images, lambda name: name.lower().endswith(".parquet"))
-        files, start = found["uri"].to_pylist(), images
+        listing = listed_files("IMAGES", images, lambda name: name.lower().endswith(".parquet"), hidden=hidden)
+        listing.note_hidden(images, notes, option=True)
+        files, start = listing.files["uri"].to_pylist(), images
     if not files:
         raise SettingsError(f"{redact(images)} has no Parquet file in it")
     tables = [_read_parquet(file, root or start, keep) for file in files]
+    for name in keep:
+        _check_types(name, {file: table.schema.field(name).type for file, table in zip(files, tables, strict=True)})
     try:
-        table = pa.concat_tables(tables)
-    except pa.ArrowInvalid as error:
-        raise SettingsError(f"{redact(images)}: its files have different types of kept columns: {error}") from error
+        table = pa.concat_tables(tables, promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        raise SettingsError(f"{redact(images)}: the kept columns of its files cannot be joined: {error}") from error
     if not table.num_rows:
         raise SettingsError(f"{redact(images)} has no rows")
     return table
+
+
+def _check_types(name: str, types: dict[str, pa.DataType]) -> None:
+    """Refuse a column that is of types in two files which no third type holds."""
+    import pyarrow as pa
+
+    first, joined = next(iter(types.items()))
+    for file, kind in types.items():
+        fields = [pa.schema([(name, each)]) for each in (joined, kind)]
+        try:
+            joined = pa.unify_schemas(fields, promote_options="permissive").field(name).type
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise SettingsError(
+                f"keep_columns: {name} is {joined} in {redact(first)} and {kind} in {redact(file)}, and no type holds "
+                "both. To mend it: write the column with one type in all files"
+            ) from error
 
 
 def _read_parquet(url: str, root: str, keep: Sequence[str]) -> pa.Table:

@@ -27,6 +27,7 @@ def with_truth(
     suffixes: Sequence[str] = SUFFIXES,
     image_suffixes: Sequence[str] = SUFFIXES,
     note_extra: bool = True,
+    hidden: bool | None = None,
 ) -> pa.Table:
     """The table with ``truth_uri`` filled from a folder, by the path without its suffix.
 
@@ -38,6 +39,7 @@ def with_truth(
         suffixes: of files that are truth, in any case; may begin before the dot, where names end differently.
         image_suffixes: the same of images.
         note_extra: whether truth without an image is worth a note: not where the table is a part of a set.
+        hidden: take files of the folder that are hidden, too; None: no, and there is no option to ask for it.
 
     Raises:
         SettingsError: the folder cannot be listed, or it cannot be said which truth belongs to which image.
@@ -46,7 +48,9 @@ def with_truth(
 
     if table["truth_uri"].null_count < table.num_rows:
         raise SettingsError(f"truth: {redact(images)} has a column truth_uri; leave out --truth or the column")
-    masks, _ = listed_files("truth", truth, ends_in(suffixes))
+    listing = listed_files("truth", truth, ends_in(suffixes), hidden=bool(hidden))
+    masks = listing.files
+    listing.note_hidden(truth, notes, option=hidden is not None)
     holds_partitions(masks["name"], truth)
     stems = pc.replace_substring_regex(table["image_id"], _pattern(image_suffixes), "")
     mask_stems = pc.replace_substring_regex(masks["name"], _pattern(suffixes), "")
@@ -90,7 +94,8 @@ def holds_partitions(files: Any, where: str) -> bool:
     import pyarrow.compute as pc
 
     present = files.drop_null()
-    are = pc.match_substring_regex(present, _pattern(PARTITIONS, r"([?#].*)?"))
+    # only web servers take what follows a ? or # for no part of the name
+    are = pc.match_substring_regex(present, rf"{_pattern(PARTITIONS)}|^https?://[^?#]*({_any(PARTITIONS)})[?#]")
     count = pc.sum(are).as_py() or 0
     if 0 < count < len(present):
         one, other = present.filter(are)[0].as_py(), present.filter(pc.invert(are))[0].as_py()
@@ -101,5 +106,9 @@ def holds_partitions(files: Any, where: str) -> bool:
     return bool(count)
 
 
-def _pattern(suffixes: Sequence[str], more: str = "") -> str:
-    return rf"(?i)({'|'.join(map(re.escape, suffixes))}){more}$"
+def _pattern(suffixes: Sequence[str]) -> str:
+    return rf"(?i)({_any(suffixes)})$"
+
+
+def _any(suffixes: Sequence[str]) -> str:
+    return "|".join(map(re.escape, suffixes))

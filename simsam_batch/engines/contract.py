@@ -20,7 +20,7 @@ class ShardReport:
         seconds: wall time from start to commit.
         error: why the attempt failed, one line; empty if committed.
         failures: at most 20 pairs ``(image_id, reason)`` of failed images.
-        unbuilt: the worker itself could not be built, so the error is no fault of this shard.
+        unbuilt: the worker itself could not be built, or no image is given to it: the error is no fault of this shard.
     """
 
     shard: int

@@ -20,9 +20,9 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from simsam_batch.errors import ImageError
+from simsam_batch.errors import ImageError, StorageError, UnreadableError
 from simsam_batch.images.bounded import TimedFile, check_tiff_pieces
-from simsam_batch.storage import ObjectNotFound, read_url
+from simsam_batch.storage import ObjectNotFound, ObjectRefused, read_url
 
 _ORIENTATION = 0x0112
 _BITS_PER_SAMPLE = 0x0102
@@ -104,12 +104,14 @@ def fetch(uri: str, limits: ImageLimits) -> bytes:
 
     Raises:
         ImageError: ``not_found``, or ``too_large`` if it has more than ``limits.max_bytes``.
-        StorageError: the storage did not answer; the read may be repeated.
+        UnreadableError: the storage refuses it, or does not answer.
     """
     try:
         data = read_url(uri, limits.max_bytes)
     except ObjectNotFound as error:
         raise ImageError("not_found", str(error), "read") from error
+    except StorageError as error:
+        raise UnreadableError(str(error), uri, isinstance(error, ObjectRefused)) from error
     if len(data) > limits.max_bytes:
         message = f"{uri}: the file has more than {limits.max_bytes} bytes. To mend it: raise --max-bytes"
         raise ImageError("too_large", message, "read")

@@ -159,7 +159,7 @@ def _files(url: str, truth: str | None) -> pa.Table:
     inside = there.removeprefix(here + "/") if there.startswith(here + "/") else None
     if here == there:
         raise SettingsError(f"truth: {redact(url)} would be compared with itself; give the folder of the truth")
-    found, _ = listed_files("IMAGES", url, is_image, inside)
+    found = listed_files("IMAGES", url, is_image, inside).files
     if not found.num_rows:
         raise SettingsError(f"{redact(url)} is neither a run nor a folder with image files in it")
     return records_table({"image_id": found["name"], "uri": found["uri"]})

@@ -158,7 +158,7 @@ def _turned(pending: list[int]) -> list[int]:
 
 
 def _hopeless(summary: ExecuteSummary, options: ExecuteOptions) -> bool:
-    """Whether another round is of no use: enough were run, or no worker could so much as be built."""
+    """Whether another round is of no use: enough were run, or no worker could so much as be built, or read an image."""
     no_worker = not summary.shards and all(report.unbuilt for report in summary.errors.values())
     return no_worker or summary.rounds >= options.starts_before_quarantine + _ROUNDS_IN_QUARANTINE
 

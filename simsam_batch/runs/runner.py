@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from simsam_batch.engines.contract import ShardReport
-from simsam_batch.errors import DevicePoisonedError, RunError, SimsamError, StorageError
+from simsam_batch.errors import DevicePoisonedError, RunError, SimsamError, StorageError, UnreadableError
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan
 from simsam_batch.runs.quarantine import run_in_quarantine
@@ -366,7 +366,7 @@ class _Desk:
                 self._ledger.note_storage_error(number, attempt)
             except StorageError:  # the start then counts against the shard: slower, and no worse
                 _log.warning("shard %d, start %d: its storage error could not be noted", number, attempt)
-        unbuilt = isinstance(error, _UnbuiltError)
+        unbuilt = isinstance(error, _UnbuiltError) or (isinstance(error, UnreadableError) and error.refused)
         self._put(ShardReport(shard=number, attempt=attempt, status="error", error=_cause(error), unbuilt=unbuilt))
 
     def give_up(self, error: RunError) -> None:

@@ -18,6 +18,7 @@ class Input(Component, title="Input"):
     truth_crop: Literal["auto", "none", "center"] = given(
         "auto", "center: score the central square of each image alone; auto: as the dataset by name was published"
     )
+    hidden: bool = given(False, "take files and folders whose names begin with a dot as well")
     keep_columns: tuple[str, ...] = given((), "columns of an input table to pass through to the results")
     limit: int = given(0, "only the first N images, for a trial; 0: all", ge=0)
     shard_size: int = given(0, "images per shard; 0: images/64, at least 8 and at most 1024", ge=0)

@@ -6,18 +6,22 @@ of a process, and a forked or spawned child makes its own. What can pass by itse
 """
 
 from simsam_batch.storage.ahead import read_ahead
-from simsam_batch.storage.failures import ObjectNotFound
+from simsam_batch.storage.failures import ObjectNotFound, ObjectRefused
 from simsam_batch.storage.filesystems import ObjectInfo
 from simsam_batch.storage.folder import Folder
-from simsam_batch.storage.reading import entries, read_url, walk
-from simsam_batch.storage.urls import absolute_url, redact
+from simsam_batch.storage.reading import entries, is_given, read_url, walk
+from simsam_batch.storage.urls import absolute_url, carries_secret, local_path, redact
 
 __all__ = [
     "Folder",
     "ObjectInfo",
     "ObjectNotFound",
+    "ObjectRefused",
     "absolute_url",
+    "carries_secret",
     "entries",
+    "is_given",
+    "local_path",
     "read_ahead",
     "read_url",
     "redact",

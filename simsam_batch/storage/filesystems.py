@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from simsam_batch.errors import StorageError
+from simsam_batch.storage import web
 from simsam_batch.storage.retrying import retried
-from simsam_batch.storage.urls import protocol_of
+from simsam_batch.storage.urls import WEB, protocol_of
 
 READ_THREADS = 16
 _DELETED_AT_ONCE = 1000
@@ -60,12 +61,16 @@ def filesystem(url: str) -> tuple[Any, str]:
 
     protocol = protocol_of(url)
     cls = fsspec.get_filesystem_class(protocol)
-    options = cls._get_kwargs_from_urls(url)
+    options: dict[str, Any]
+    if protocol in ("s3", "s3a"):
+        from simsam_batch.storage.bucket_keys import ExactKeys
+
+        cls, options = ExactKeys, {"config_kwargs": {"max_pool_connections": 4 * READ_THREADS}}
+    else:
+        options = cls._get_kwargs_from_urls(url)
     key = (os.getpid(), protocol, repr(sorted(options.items())))
     with _filesystems_lock:
         if key not in _filesystems:
-            if protocol in ("s3", "s3a"):
-                options = {"config_kwargs": {"max_pool_connections": 4 * READ_THREADS}, **options}
             _filesystems[key] = cls(use_listings_cache=False, skip_instance_cache=True, **options)
         return _filesystems[key], cls._strip_protocol(url)
 
@@ -78,6 +83,11 @@ def writing(fs: Any) -> AbstractContextManager[Any]:
 def is_s3(fs: Any) -> bool:
     """Whether the paged listing and the bulk deletion of S3 can be used."""
     return "s3" in fs.protocol
+
+
+def is_web(fs: Any) -> bool:
+    """Whether it is that of web servers, which are read as `simsam_batch.storage.web` does."""
+    return WEB[0] in fs.protocol
 
 
 def knows_create(fs: Any) -> bool:
@@ -116,9 +126,14 @@ def write_new(fs: Any, path: str, data: bytes | Path) -> None:
     fs.put_file(str(data), path, mode="create", **options)
 
 
-def read_range(url: str, start: int | None = None, end: int | None = None) -> bytes:
-    """Bytes ``start`` up to ``end`` of a remote object, or all of it, by one request that is not repeated here."""
+def read_range(url: str, start: int | None = None, end: int | None = None, *, although_silent: bool = False) -> bytes:
+    """Bytes ``start`` up to ``end`` of a remote object, or all of it, by one request that is not repeated here.
+
+    ``although_silent`` as for `simsam_batch.storage.web.read`.
+    """
     fs, path = filesystem(url)
+    if is_web(fs):
+        return web.read(fs, path, start or 0, end, although_silent=although_silent)
     try:
         # s3fs asks for the size first unless the read is a range or sequential
         options = {"max_concurrency": 1} if is_s3(fs) and end is None else {}

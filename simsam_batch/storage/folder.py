@@ -13,7 +13,14 @@ from typing import Any, BinaryIO
 from simsam_batch.errors import StorageError
 from simsam_batch.storage import local_disk
 from simsam_batch.storage.ahead import read_ahead
-from simsam_batch.storage.failures import ONE_DRIVER_ALONE, ObjectNotFound, causes, http_status, reported
+from simsam_batch.storage.failures import (
+    ONE_DRIVER_ALONE,
+    ObjectNotFound,
+    causes,
+    http_status,
+    is_transient,
+    reported,
+)
 from simsam_batch.storage.filesystems import (
     READ_THREADS,
     ObjectInfo,
@@ -25,7 +32,7 @@ from simsam_batch.storage.filesystems import (
     writing,
 )
 from simsam_batch.storage.reading import entries, file_info, open_url, read_url, read_url_range
-from simsam_batch.storage.retrying import Patience, is_transient, retried
+from simsam_batch.storage.retrying import Patience, retried
 from simsam_batch.storage.urls import absolute_url, protocol_of, redact
 
 PROBE = "conditional-create.json"

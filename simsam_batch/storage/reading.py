@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from simsam_batch.errors import StorageError
-from simsam_batch.storage import local_disk
+from simsam_batch.storage import local_disk, web
 from simsam_batch.storage.failures import ObjectNotFound, reported
-from simsam_batch.storage.filesystems import ObjectInfo, filesystem, objects, read_range
+from simsam_batch.storage.filesystems import ObjectInfo, filesystem, is_web, objects, read_range
 from simsam_batch.storage.retrying import retried
-from simsam_batch.storage.urls import absolute_url, protocol_of, redact
+from simsam_batch.storage.urls import absolute_url, is_bucket, protocol_of, redact
 
 _BUFFER = 1 << 16
 
@@ -29,16 +29,32 @@ def read_url(uri: str, limit: int | None = None) -> bytes:
 
     Raises:
         ObjectNotFound: nothing is there, or a directory or device.
+        ObjectRefused: it is not given out, and no waiting mends it.
         StorageError: the storage did not answer, also when asked again; the read may be repeated.
     """
     with reported("read", uri):
         if "\0" in uri:
             raise ObjectNotFound(f"cannot read {uri!r}: a name cannot hold a zero byte")
-        if protocol_of(uri) == "file":
-            return retried(f"read {uri}", partial(_read_file, Path(absolute_url(uri)), limit))
-        if limit is None:
-            return retried(f"read {uri}", partial(read_range, uri))
-        return retried(f"read {uri}", partial(read_range, uri, 0, limit + 1))[: limit + 1]
+        if is_bucket(uri):
+            raise ObjectNotFound(f"cannot read {redact(uri)}: it names a bucket, and no object in it")
+        return retried(f"read {uri}", partial(_read_once, uri, limit))
+
+
+def is_given(uri: str) -> bool:
+    """Whether the storage gives the beginning of a file or object now, when it is asked once."""
+    try:
+        _read_once(uri, 0, although_silent=True)
+    except Exception:  # noqa: BLE001  whatever it was, it is not given
+        return False
+    return True
+
+
+def _read_once(uri: str, limit: int | None, *, although_silent: bool = False) -> bytes:
+    if protocol_of(uri) == "file":
+        return _read_file(Path(absolute_url(uri)), limit)
+    if limit is None:
+        return read_range(uri, although_silent=although_silent)
+    return read_range(uri, 0, limit + 1, although_silent=although_silent)[: limit + 1]
 
 
 def read_url_range(url: str, start: int, size: int) -> bytes:
@@ -67,13 +83,22 @@ def _regular_file(path: Path) -> os.stat_result:
 
 
 def open_url(url: str) -> BinaryIO:
-    """A seekable binary file; on object storage every larger read is one range request."""
+    """A seekable binary file; on object storage every larger read is one range request.
+
+    What is on a web server that knows no ranges is read whole.
+    """
     with reported("read", url):
         if protocol_of(url) == "file":
             size = retried(f"read {url}", partial(_regular_file, Path(url))).st_size
         else:
             fs, path = filesystem(url)
-            size = int(retried(f"read {url}", partial(fs.info, path))["size"])
+            if is_web(fs):
+                known = retried(f"read {url}", partial(web.size, fs, path))
+                if known is None:
+                    return io.BytesIO(read_url(url))
+                size = known
+            else:
+                size = int(retried(f"read {url}", partial(fs.info, path))["size"])
     return cast("BinaryIO", io.BufferedReader(_RangeReader(url, size), _BUFFER))
 
 

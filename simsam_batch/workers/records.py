@@ -15,12 +15,14 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from simsam_batch import images
-from simsam_batch.errors import ImageError, RunError
+from simsam_batch.errors import ImageError, RunError, UnreadableError
 from simsam_batch.runs.committed import CommittedShard
 from simsam_batch.runs.ledger import Ledger
+from simsam_batch.runs.plan import Plan
 from simsam_batch.runs.schema import Attachment, Shard, ShardOutput, Stage
 from simsam_batch.settings import RunSettings
 from simsam_batch.storage import Folder
+from simsam_batch.workers.others import Others
 from simsam_batch.workers.spool import Spool
 from simsam_batch.workers.timer import Timer
 
@@ -36,6 +38,11 @@ class SettledStage(Stage, Protocol):
     @property
     def options(self) -> Any:
         """All settings."""
+        ...
+
+    @property
+    def plan(self) -> Plan | None:
+        """What it is about."""
         ...
 
 
@@ -129,6 +136,7 @@ class RecordWorker(ABC, Generic[L]):
         threadpool_limits(settings.threads)
         self.device = device or torch.device("cpu")
         self.timer = Timer(self.device)
+        self._other_files = Others(stage.plan)
         self.limits = images.ImageLimits(settings.max_bytes, settings.max_pixels, settings.decode_seconds)
         # in a second try the limits may be others than those of the run
         self.facts: dict[str, Any] = {"limits": {name: getattr(settings, name) for name in settings.limits()}}
@@ -159,10 +167,24 @@ class RecordWorker(ABC, Generic[L]):
         """Outputs of the shards, in order; the next records are loaded while these are computed."""
         threads, most = self.ahead()
         self.timer.take()
-        arrived = images.decode_ahead(self.items(shards), self.load, threads=threads, max_pending=most)
+        arrived = images.decode_ahead(self.items(shards), self._load, threads=threads, max_pending=most)
         with closing(arrived):
             while (first := self._wait(arrived)) is not None:
                 yield self._run_shard(first, arrived)
+
+    def _load(self, item: Item) -> L:
+        """What `load` gives; a file that the storage does not give, while it gives others, fails its record alone."""
+        try:
+            return self.load(item)
+        except UnreadableError as error:
+            column = "truth_uri" if error.uri == item.record.get("truth_uri") else "uri"
+            if not self._other_files.are_given(column, error.uri):
+                message = f"{error}; nor is another file of this run given that was asked for"
+                raise UnreadableError(message, error.uri, error.refused) from error
+        try:
+            return self.load(item)
+        except UnreadableError as error:
+            raise ImageError("unreadable", str(error), "read") from error
 
     def _wait(self, arrived: Iterator[tuple[Item, L | Exception]]) -> tuple[Item, L | Exception] | None:
         with self.timer.step("wait"):

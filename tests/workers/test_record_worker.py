@@ -37,6 +37,7 @@ class PairStage:
     name: str = "pairs"
     unit: str = "pair_id"
     reads: tuple[str, ...] = ()
+    plan: None = None
     needs: Needs = field(default_factory=Needs)
     settings: dict[str, Any] = field(default_factory=dict)
     resolved: dict[str, Any] = field(default_factory=dict)

@@ -106,7 +106,7 @@ class Home:
     def files(self, folder: str, suffixes: Sequence[str] = SUFFIXES) -> pa.Table:
         """Files of a folder of the home (``name``, ``uri``, ``size``, ``etag``), sorted by name; at least one."""
         try:
-            found, _ = listed_files("IMAGES", f"{self.url}/{folder}", ends_in(suffixes))
+            found = listed_files("IMAGES", f"{self.url}/{folder}", ends_in(suffixes)).files
         except SettingsError as error:
             raise self.mismatch(f"{folder}/ cannot be listed: {error.__cause__ or error}") from error
         if not found.num_rows:
