@@ -173,7 +173,7 @@ def _status_command() -> click.Command:
     )
 
 
-def _verify(out: str, *, as_json: bool, delete_orphans: bool, orphan_hours: float) -> int:
+def _verify(out: str, *, as_json: bool, **orphans: Any) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
@@ -188,7 +188,7 @@ def _verify(out: str, *, as_json: bool, delete_orphans: bool, orphan_hours: floa
                 tasks[stage] = bar.add_task(stage, total=total)
             bar.update(tasks[stage], completed=done)
 
-        found = operations.verify(out, delete_orphans=delete_orphans, orphan_hours=orphan_hours, on_shard=show)
+        found = operations.verify(out, **orphans, on_shard=show)
     click.echo(_json(found.as_record()) if as_json else as_text(found))
     return EXIT_DAMAGED if found.damaged else 0
 
@@ -206,6 +206,11 @@ def _verify_command() -> click.Command:
                 default=24.0,
                 show_default=True,
                 help="how old; those of a run at work are minutes old",
+            ),
+            click.Option(
+                ["--nobody-at-work"],
+                is_flag=True,
+                help="delete them also while shards are started and not committed, as a killed command leaves them",
             ),
             click.Option(["--json", "as_json"], is_flag=True, help="print one JSON object"),
         ],

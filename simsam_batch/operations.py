@@ -168,7 +168,12 @@ def status(out: str, *, failures: bool = True) -> dict[str, Any]:
 
 
 def verify(
-    out: str, *, delete_orphans: bool = False, orphan_hours: float = 24.0, on_shard: OnShard | None = None
+    out: str,
+    *,
+    delete_orphans: bool = False,
+    orphan_hours: float = 24.0,
+    nobody_at_work: bool = False,
+    on_shard: OnShard | None = None,
 ) -> VerifyReport:
     """Compare all that a run holds with its manifests and its plan, and find what nothing reads.
 
@@ -176,6 +181,7 @@ def verify(
         out: folder of the run.
         delete_orphans: delete files that no manifest names and that are older than ``orphan_hours``.
         orphan_hours: such files of a run at work are minutes old.
+        nobody_at_work: delete them also while shards are started and not committed.
         on_shard: called with the stage, and how many of how many manifests are done.
 
     Raises:
@@ -186,7 +192,14 @@ def verify(
 
     folder = Folder(absolute_url(out))
     plan = existing_plan(folder)
-    return verify(folder, plan, delete_orphans=delete_orphans, orphan_age_s=3600 * orphan_hours, on_shard=on_shard)
+    return verify(
+        folder,
+        plan,
+        delete_orphans=delete_orphans,
+        orphan_age_s=3600 * orphan_hours,
+        nobody_at_work=nobody_at_work,
+        on_shard=on_shard,
+    )
 
 
 def score(predictions: str, options: ScoreOptions, report: Reporter, json_file: str | None = None) -> dict[str, Any]:

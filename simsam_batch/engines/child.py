@@ -26,6 +26,9 @@ Receive = Callable[[], Any]
 Send = Callable[[Any], None]
 Target = Callable[[Receive, Send], None]
 
+_END_S = 2.0
+_KILLED_S = 10.0
+
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
     "from simsam_batch.engines.child import serve; serve(int(sys.argv[1]))"
@@ -80,13 +83,19 @@ class Child:
             raise EOFError from None
 
     def end(self) -> str:
-        """End the child and whatever it started, if they still live; returns how it ended (``killed by SIGSEGV``)."""
+        """End the child and whatever it started, if they still live; returns how it ended (``killed by SIGSEGV``).
+
+        One that is stuck in the kernel cannot be ended: it is left alone, and ends when its call there returns.
+        """
         self.connection.close()
         try:
-            code = self._process.wait(timeout=2.0)
+            code = self._process.wait(timeout=_END_S)
         except subprocess.TimeoutExpired:
             self.kill()
-            code = self._process.wait()
+            try:
+                code = self._process.wait(timeout=_KILLED_S)
+            except subprocess.TimeoutExpired:
+                return "stuck in the kernel, SIGKILL notwithstanding"
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
     def kill(self) -> None:

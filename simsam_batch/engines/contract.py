@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Literal, Protocol, Self
+
+_NUMBER = re.compile(r"[0-9a-f]*[0-9][0-9a-f]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +24,7 @@ class ShardReport:
         error: why the attempt failed, one line; empty if committed.
         failures: at most 20 pairs ``(image_id, reason)`` of failed images.
         unbuilt: the worker itself could not be built, or no image is given to it: the error is no fault of this shard.
+        lost: the run itself has gone from its storage, so that no shard of it can be committed any more.
     """
 
     shard: int
@@ -32,6 +36,12 @@ class ShardReport:
     error: str = ""
     failures: tuple[tuple[str, str], ...] = field(default=())
     unbuilt: bool = False
+    lost: bool = False
+
+    @property
+    def cause(self) -> str:
+        """``error`` without numbers: what reports of one cause have in common, whichever shard they are of."""
+        return _NUMBER.sub("#", self.error)
 
     def to_json(self) -> str:
         """The report as JSON text, for the way from process to process."""
@@ -53,6 +63,7 @@ class Task:
         run, stage: whose they are, for metrics.
         gpu: whether a worker computes on a GPU where there is one; else it reserves cores alone.
         workers: workers at most; 0 for as many as there is room for.
+        silence_s: seconds after which a worker that holds shards and from which nothing was heard is ended; 0: never.
         description: what another process needs to build the runner, where it cannot be sent there; JSON.
     """
 
@@ -60,6 +71,7 @@ class Task:
     stage: str = ""
     gpu: bool = True
     workers: int = 0
+    silence_s: float = 0.0
     description: str = ""
 
 
@@ -69,10 +81,11 @@ class Runner(Protocol):
     ``run`` may draw the next shard number before it has reported the last one (it decodes ahead), reports every
     number it draws exactly once and never raises: whatever goes wrong becomes a report with status ``error``. It may
     end its process after a report, where only a fresh process can go on; what it then still holds is started again.
+    Where no report is due for long it yields None now and then, as long as it gets on.
     """
 
-    def run(self, shards: Iterator[int]) -> Iterator[ShardReport]:
-        """Yield one report for each number drawn; may be called again after it has ended."""
+    def run(self, shards: Iterator[int]) -> Iterator[ShardReport | None]:
+        """Yield one report for each number drawn, and None for getting on; may be called again after it has ended."""
         ...
 
 
@@ -80,7 +93,8 @@ class Engine(Protocol):
     """Executes shards somewhere. ``make_runner`` is picklable and is called once in every worker process.
 
     ``run`` yields a report for each shard, in any order, as they come. A shard whose worker dies is started again
-    on another worker, without limit: the runner counts starts and changes its ways (quarantine).
+    on another worker, without limit: the runner counts starts and changes its ways (quarantine). One that stands still
+    with its whole process is ended as `Task.silence_s` says, where the engine can.
     It raises `simsam_batch.errors.RunError` if no worker can be kept alive at all.
 
     Attributes:

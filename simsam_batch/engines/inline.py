@@ -33,7 +33,7 @@ class InlineEngine:
         """Yield one report for each shard, as they come."""
         del task
         with _threads(self._threads):
-            yield from make_runner().run(self._until_stopped(shards))
+            yield from filter(None, make_runner().run(self._until_stopped(shards)))
 
     def _until_stopped(self, shards: Sequence[int]) -> Iterator[int]:
         for number in shards:

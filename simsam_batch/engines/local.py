@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import connection
+from multiprocessing.connection import Connection
+from typing import cast
 
 from simsam_batch.engines.child import Child, Failure, Receive, Send
 from simsam_batch.engines.contract import Runner, ShardReport, Task
@@ -18,6 +21,7 @@ _IN_FLIGHT = 2
 _FAILED_STARTS = 3
 _LOOK_S = 0.5
 _READY = "ready"
+_GETTING_ON = "getting on"
 
 _log = logging.getLogger(__name__)
 
@@ -67,27 +71,27 @@ class LocalEngine:
         seats = [_Seat(environment) for environment in environments[:most]]
         line = _Line(deque(shards), self._recycle_after)
         target = _ServeRunner(make_runner)
-        failed_starts = 0
         try:
             while line.waiting or any(seat.in_flight for seat in seats):
                 if self._stopped:
                     line.waiting.clear()
                 line.feed(seats, target)
-                children: dict[object, _Seat] = {seat.child.connection: seat for seat in seats if seat.child}
-                for ready in connection.wait([seat.child.connection for seat in seats if seat.child], _LOOK_S):
-                    seat = children[ready]
+                began = time.monotonic()
+                children = {seat.child.connection: seat for seat in seats if seat.child}
+                for ready in connection.wait([*children], _LOOK_S):
+                    seat = children[cast("Connection", ready)]
                     message = seat.receive()
                     if isinstance(message, ShardReport):
                         line.done(seat, message.shard)
                         yield message
                     elif message == _READY:
-                        seat.ready, failed_starts = True, 0
-                    else:
-                        was_ready, reason = seat.ready, seat.clear(message)
-                        failed_starts = 0 if was_ready else failed_starts + 1
-                        if failed_starts == _FAILED_STARTS or (was_ready and message):
-                            raise RunError(f"no worker process can be kept alive: the last one ended with {reason}")
-                        line.put_back(seat, reason)
+                        seat.ready, line.failed_starts = True, 0
+                    elif message != _GETTING_ON:
+                        line.ended(seat, message)
+                if task.silence_s:
+                    # of a time in which this process itself stood still, little is held against them
+                    line.end_silent(seats, min(time.monotonic() - began, 2 * _LOOK_S), task.silence_s)
+
         finally:
             for seat in seats:
                 seat.clear(None)
@@ -114,7 +118,7 @@ class _ServeRunner:
             first: int | None = receive()
             if first is not None:
                 for report in runner.run(_until_none(first, receive)):
-                    send(report)
+                    send(_GETTING_ON if report is None else report)
 
 
 def _until_none(first: int, receive: Receive) -> Iterator[int]:
@@ -126,18 +130,23 @@ def _until_none(first: int, receive: Receive) -> Iterator[int]:
 
 @dataclass(slots=True)
 class _Seat:
-    """One worker's place: its process, if it has one, how many shards that was given, and those it holds."""
+    """One worker's place: its process, if it has one, how many shards that was given, and those it holds.
+
+    ``silent_s`` counts how long it was listened to without a word, while it held some.
+    """
 
     environment: dict[str, str]
     child: Child | None = None
     ready: bool = False
     flushed: bool = False
     given: int = 0
+    silent_s: float = 0.0
     in_flight: list[int] = field(default_factory=list)
 
     def receive(self) -> ShardReport | str | Failure | None:
         """The child's next message; None if it has ended."""
         assert self.child is not None  # noqa: S101 - only seats with a child are waited for
+        self.silent_s = 0.0
         try:
             message: ShardReport | str | Failure = self.child.receive()
         except EOFError:
@@ -147,7 +156,7 @@ class _Seat:
     def clear(self, failure: ShardReport | str | Failure | None) -> str:
         """End the child; returns why it ended. What was in flight stays noted."""
         reason = self.child.end() if self.child else ""
-        self.child, self.ready, self.flushed, self.given = None, False, False, 0
+        self.child, self.ready, self.flushed, self.given, self.silent_s = None, False, False, 0, 0.0
         return failure.reason if isinstance(failure, Failure) else reason
 
 
@@ -158,6 +167,7 @@ class _Line:
     waiting: deque[int]
     recycle_after: int
     suspects: set[int] = field(default_factory=set)
+    failed_starts: int = 0
 
     def feed(self, seats: Sequence[_Seat], target: _ServeRunner) -> None:
         """Give every seat what it may take, all a first shard before any a second."""
@@ -166,6 +176,7 @@ class _Line:
                 if self.waiting and len(seat.in_flight) < full and self._may_take(seat):
                     if seat.child is None:
                         seat.child = Child(target, seat.environment)
+                    seat.silent_s = seat.silent_s if seat.in_flight else 0.0
                     seat.in_flight.append(self.waiting.popleft())
                     seat.given += 1
                     seat.flushed = False
@@ -194,7 +205,26 @@ class _Line:
     def _is_used_up(self, seat: _Seat) -> bool:
         return 0 < self.recycle_after <= seat.given
 
-    def put_back(self, seat: _Seat, reason: str) -> None:
+    def end_silent(self, seats: Sequence[_Seat], listened_s: float, silence_s: float) -> None:
+        """End processes that hold shards and have long said nothing: stopped, or stuck where no signal reaches them."""
+        for seat in seats:
+            if seat.child and seat.in_flight:
+                seat.silent_s += listened_s
+                if seat.silent_s > silence_s:
+                    _log.warning("a worker process was silent for %.0f s, and is ended", seat.silent_s)
+                    seat.child.kill()
+                    self.ended(seat, None)
+
+    def ended(self, seat: _Seat, failure: ShardReport | str | Failure | None) -> None:
+        """Take back what a process held that has ended.
+
+        Raises:
+            RunError: so many in a row ended before they were ready, or its runner broke its contract.
+        """
+        was_ready, reason = seat.ready, seat.clear(failure)
+        self.failed_starts = 0 if was_ready else self.failed_starts + 1
+        if self.failed_starts == _FAILED_STARTS or (was_ready and failure):
+            raise RunError(f"no worker process can be kept alive: the last one ended with {reason}")
         if seat.in_flight:
             _log.warning("a worker process ended (%s); shard(s) %s start again", reason, seat.in_flight)
         self.suspects.update(seat.in_flight)

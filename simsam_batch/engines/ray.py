@@ -16,6 +16,7 @@ from typing import Any
 from simsam_batch.engines.contract import Runner, ShardReport, Task
 from simsam_batch.engines.devices import thread_environment
 from simsam_batch.engines.ray_metrics import RunMetrics
+from simsam_batch.engines.ray_pulse import send_beats, silent_actors_ended
 from simsam_batch.errors import RunError, SettingsError
 
 _IN_FLIGHT = 2
@@ -79,14 +80,15 @@ class RayEngine:
             return
         ray = self._connect()
         actors, needs = self._await_room(ray, len(shards), task)
-        dataset = self._dataset(ray, make_runner, shards, actors, needs)
         metrics = RunMetrics({"run": task.run, "stage": task.stage})
         try:
-            for block in dataset.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
-                for text in block.column("report").to_pylist():
-                    report = ShardReport.from_json(text)
-                    metrics.add(report)
-                    yield report
+            with silent_actors_ended(ray, task.silence_s) as pulses:
+                dataset = self._dataset(ray, make_runner, shards, actors, needs, (pulses, task.silence_s))
+                for block in dataset.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
+                    for text in block.column("report").to_pylist():
+                        report = ShardReport.from_json(text)
+                        metrics.add(report)
+                        yield report
         except ray.exceptions.RayError as error:
             raise RunError(
                 f"Ray ended the dataset: {type(error).__name__}: {error}; run the same command again"
@@ -161,14 +163,20 @@ class RayEngine:
             time.sleep(2.0)
 
     def _dataset(
-        self, ray: Any, make_runner: Callable[[], Runner], shards: Sequence[int], actors: int, needs: dict[str, int]
+        self,
+        ray: Any,
+        make_runner: Callable[[], Runner],
+        shards: Sequence[int],
+        actors: int,
+        needs: dict[str, int],
+        pulses: tuple[Any, float],
     ) -> Any:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         reserved = {f"num_{resource.lower()}s": amount for resource, amount in needs.items()}
         dataset = ray.data.from_items([{"shard": number} for number in shards], override_num_blocks=len(shards)).map(
             _ShardCaller,
             # Pickled here, so that a runner that cannot be loaded over there becomes reports, not a dead actor.
-            fn_constructor_args=(ray.cloudpickle.dumps(make_runner), self._recycle_after),
+            fn_constructor_args=(ray.cloudpickle.dumps(make_runner), self._recycle_after, *pulses),
             compute=ray.data.ActorPoolStrategy(
                 size=actors,
                 max_tasks_in_flight_per_actor=_IN_FLIGHT,
@@ -196,7 +204,7 @@ class _ShardCaller:
     It never raises, for Ray would end the whole dataset, and its constructor does nothing that could fail.
     """
 
-    def __init__(self, make_runner: bytes, recycle_after: int = 0) -> None:
+    def __init__(self, make_runner: bytes, recycle_after: int = 0, pulses: Any = None, silence_s: float = 0.0) -> None:
         self._make_runner = make_runner
         self._recycle_after = recycle_after
         self._given = 0
@@ -205,6 +213,9 @@ class _ShardCaller:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._pace = _Pace()
+        self._got_on = True
+        if pulses is not None:
+            send_beats(pulses, silence_s, self._gets_on)
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, str]:
         shard = int(row["shard"])
@@ -216,6 +227,7 @@ class _ShardCaller:
             # Ray sends a row again when it lost sight of us; the shard is then in hand already.
             if answer is None:
                 answer = self._answers[shard] = Future()
+                self._got_on = True
                 self._numbers.put(shard)
         return {"report": answer.result().to_json()}
 
@@ -227,8 +239,10 @@ class _ShardCaller:
                 if runner is None:
                     runner = pickle.loads(self._make_runner)()  # noqa: S301 - from our own driver, through Ray
                 for report in runner.run(self._draw(drawn)):
-                    drawn.remove(report.shard)
-                    self._answer(report)
+                    self._got_on = True
+                    if report is not None:
+                        drawn.remove(report.shard)
+                        self._answer(report)
             except Exception as error:  # noqa: BLE001 - becomes the reports of the shards it concerns
                 reason = f"{type(error).__name__}: {error}"
                 for shard in drawn:
@@ -253,6 +267,12 @@ class _ShardCaller:
 
     def _is_used_up(self) -> bool:
         return 0 < self._recycle_after <= self._given
+
+    def _gets_on(self) -> bool:
+        """Whether something got on since this was last asked, or there is nothing to do."""
+        with self._lock:
+            got_on, self._got_on = self._got_on or not self._answers, False
+        return got_on
 
     def _answer(self, report: ShardReport) -> None:
         self._pace.reported()

@@ -19,6 +19,7 @@ from simsam_batch.errors import RunError, SettingsError
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _POLL_S = 0.2
 _FAREWELL_S = 30.0
+_LOOK_S = 10.0
 
 
 class TorchrunEngine:
@@ -83,7 +84,8 @@ class TorchrunEngine:
         a network port is unpickled.
 
         Raises:
-            RunError: called on another rank.
+            RunError: called on another rank; or one that may hold shards was silent for as long as the task allows. It
+                cannot be ended from here, but torchrun ends all when this one ends, and starts them again if it may.
         """
         if not self.is_driver:
             raise RunError(f"rank {self._rank} is not the driver: it serves")
@@ -105,6 +107,8 @@ class TorchrunEngine:
                 if report.shard in missing:
                     missing.discard(report.shard)
                     yield report
+            if task.silence_s:
+                self._require_pulses(task.silence_s)
             if not at_work and time.monotonic() - heard > self._silence_s:
                 reason = f"no rank reported this shard; the last report came {self._silence_s:g} s ago"
                 yield from (ShardReport(number, 0, "error", error=reason) for number in sorted(missing))
@@ -128,12 +132,22 @@ class TorchrunEngine:
                 while "job" in (order := self._next_order()):
                     if runner is None or order["job"] != runner_job:
                         runner, runner_job = _built(make_runner, order["job"]), order["job"]
-                    for sent, report in enumerate(runner.run(self._draw(self._round, order["shards"]))):
-                        self._store.set(f"{self._round}/report/{self._rank}/{sent}", report.to_json())
+                    self._work_on(runner, order["shards"])
         except RuntimeError as error:
             raise RunError(
                 f"rank {self._rank} lost the job's TCPStore, rank 0 or its machine is gone: {error}"
             ) from error
+
+    def _work_on(self, runner: Runner, shards: Sequence[int]) -> None:
+        """Report what this rank draws, and that it gets on; in the end that it has drawn all it will."""
+        sent = 0
+        self._store.add(f"{self._round}/pulse/{self._rank}", 1)
+        for report in runner.run(self._draw(self._round, shards)):
+            self._store.add(f"{self._round}/pulse/{self._rank}", 1)
+            if report is not None:
+                self._store.set(f"{self._round}/report/{self._rank}/{sent}", report.to_json())
+                sent += 1
+        self._store.set(f"{self._round}/over/{self._rank}", "")
 
     def stop(self) -> bool:
         """On rank 0: let no rank draw another shard; `run` ends once those drawn are reported. Else: draw none here."""
@@ -173,6 +187,8 @@ class TorchrunEngine:
 
     def _post(self, order: dict[str, Any]) -> None:
         self._seen = dict.fromkeys(range(1, self._world), 0)
+        self._pulses = dict.fromkeys(self._seen, (0, time.monotonic()))
+        self._looked = time.monotonic()
         self._store.set(f"{self._round}/order", json.dumps(order))
 
     def _next_order(self) -> dict[str, Any]:
@@ -194,6 +210,22 @@ class TorchrunEngine:
         """Let no rank draw another number; returns those that were drawn."""
         counter = f"{self._round}/next"
         return shards[: self._store.add(counter, len(shards)) - len(shards)]
+
+    def _require_pulses(self, silence_s: float) -> None:
+        """Raise if a rank that has begun to draw, and not drawn all it will, has long not said that it gets on."""
+        now = time.monotonic()
+        if now - self._looked < min(silence_s / 8, _LOOK_S):
+            return
+        self._looked = now
+        for rank, (before, heard) in self._pulses.items():
+            count = self._store.add(f"{self._round}/pulse/{rank}", 0)
+            if count != before or self._store.check([f"{self._round}/over/{rank}"]):
+                self._pulses[rank] = count, now
+            elif before and now - heard > silence_s:
+                raise RunError(
+                    f"rank {rank} was silent for {now - heard:.0f} s: its process is stopped or stuck, which torchrun "
+                    "does not notice. To mend it: start the job again, which goes on from here; --max-restarts does so"
+                )
 
     def _from_other_ranks(self) -> Iterator[ShardReport]:
         """Each rank numbers its reports, so that a rank that dies leaves no gap to wait for."""
@@ -231,7 +263,7 @@ def _work(
     reports: queue.SimpleQueue[ShardReport | BaseException | None],
 ) -> None:
     try:
-        for report in make_runner().run(numbers):
+        for report in filter(None, make_runner().run(numbers)):
             reports.put(report)
         reports.put(None)
     except Exception as error:  # noqa: BLE001 - raised again by the thread that takes the reports

@@ -109,11 +109,7 @@ def label_names(rows: StageRows) -> list[str] | None:
     if kind == "objects":
         return ["background", "object"]
     clusters = cluster_count(rows)
-    name = f"results/{rows.stage}.json"
-    matched: list[str | None] = []
-    with suppress(ObjectNotFound):
-        result = from_json(rows.out.read(name), f"{rows.out.url}/{name}", "metrics")
-        matched = result["metrics"].get("class_of_cluster") or []
+    matched: list[str | None] = [] if rows.result is None else rows.result["metrics"].get("class_of_cluster") or []
     matched = [*matched, *[None] * (clusters + 1 - len(matched))][: clusters + 1]
     numbered = [f"{of_class or 'cluster'} {label}" for label, of_class in enumerate(matched)]
     often = Counter(matched)

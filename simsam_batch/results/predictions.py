@@ -18,6 +18,7 @@ from simsam_batch.catalog.folders import is_image, listed_files
 from simsam_batch.catalog.records import records_table
 from simsam_batch.errors import ImageError, SettingsError
 from simsam_batch.results.label_maps import label_map
+from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan, load_plan
 from simsam_batch.stages.registry import shown, stages_showing
 from simsam_batch.storage import Folder, absolute_url, redact
@@ -125,7 +126,7 @@ def open_predictions(url: str, stage: str | None, kind: Kind | None, truth: str 
     if plan is None:
         return FilePredictions(_files(url, truth), kind or "object")
     scored = stages_showing(_SCORED) if stage is None else [stage]
-    published = {name: _parts(out, name) for name in scored}
+    published = {name: _parts(out, name) for name in scored if Ledger(out, name).published() is not None}
     found_stage = next((name for name, parts in published.items() if parts), None)
     if found_stage is None:
         raise SettingsError(

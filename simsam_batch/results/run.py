@@ -16,9 +16,8 @@ from simsam_batch.results.opening import begun_stages, existing_plan
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import row_numbers
 from simsam_batch.runs.reading import BATCH_ROWS, StageRows
-from simsam_batch.runs.records import from_json
 from simsam_batch.stages.registry import command_of, shown, stage_names, stages_with_features
-from simsam_batch.storage import Folder, ObjectNotFound, absolute_url
+from simsam_batch.storage import Folder, absolute_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -87,14 +86,13 @@ class Run:
         Raises:
             RunError: the stage is not finished.
         """
-        name = f"results/{self.rows(stage).stage}.json"
-        try:
-            return from_json(self._out.read(name), f"{self.url}/{name}", "images", "metrics")
-        except ObjectNotFound:
+        result = Ledger(self._out, self.rows(stage).stage).published()
+        if result is None:
             raise RunError(
                 f"{self.url}: the stage {stage} is not finished, so that it has no result yet. To mend it: run the "
                 "command that made it again; the rows committed so far can be read already"
-            ) from None
+            )
+        return result
 
     def rows(self, stage: str) -> StageRows:
         """The rows of a stage as Arrow tables or Python values: all, some columns, or some rows, none held.

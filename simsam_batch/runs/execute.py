@@ -18,6 +18,7 @@ from simsam_batch.runs.plan import Plan
 from simsam_batch.runs.runner import ExecuteOptions, RunnerFactory
 from simsam_batch.runs.schema import Stage
 from simsam_batch.runs.silence import Silence
+from simsam_batch.runs.stage_record import StageLostError
 from simsam_batch.storage import Folder
 
 __all__ = ["ExecuteOptions", "ExecuteSummary", "execute"]
@@ -27,6 +28,7 @@ _LONGEST_PAUSE_S = 60.0
 _CAUSES_SHOWN = 5
 _ROUNDS_IN_QUARANTINE = 2
 _SILENCE_OF_STALLS = 1.25
+_MARGIN_S = 60.0
 
 _log = logging.getLogger(__name__)
 
@@ -96,13 +98,16 @@ def execute(
 
     Raises:
         SettingsError: OUT holds this stage with other settings, or cannot be gone on with; see `Ledger.begin`.
-        RunError: some shards cannot be committed; their causes are named.
+        RunError: some shards cannot be committed, their causes are named; or the stage's record has gone from OUT or is
+            another's.
         StorageError: OUT cannot be listed or written.
         KeyboardInterrupt: on SIGINT and SIGTERM, after the workers were ended.
     """
     began = time.monotonic()
     ledger = Ledger(out, stage.name)
-    task = replace(task, gpu=stage.needs.gpu, workers=stage.needs.workers)
+    # longer than a worker takes to end itself, which says more
+    silence_s = options.stall_seconds + min(options.stall_seconds, _MARGIN_S)
+    task = replace(task, gpu=stage.needs.gpu, workers=stage.needs.workers, silence_s=silence_s)
     first = ledger.begin(stage, plan, started_with)
     options = replace(options, own_process=engine.own_processes)
     make_runner = RunnerFactory(out, plan, stage, options, again or {})
@@ -124,6 +129,8 @@ def execute(
                     silence.heard(report.shard)
                     summary.add(report)
                     on_report(report)
+                    if report.lost:
+                        raise StageLostError(report.error)
                     unbuilt += report.unbuilt
                     if not summary.shards and unbuilt == _UNBUILT_BEFORE_ANY_COMMIT:
                         raise _given_up(summary, len(pending))
@@ -164,11 +171,16 @@ def _hopeless(summary: ExecuteSummary, options: ExecuteOptions) -> bool:
 
 
 def _given_up(summary: ExecuteSummary, pending: int) -> RunError:
-    reports = list(summary.errors.values())
+    by_cause: dict[str, list[ShardReport]] = {}
+    for report in summary.errors.values():
+        by_cause.setdefault(report.cause, []).append(report)
     causes = [
-        f"\n  shard {report.shard} (start {report.attempt}): {report.error}" for report in reports[:_CAUSES_SHOWN]
+        f"\n  shard {alike[0].shard} (start {alike[0].attempt})"
+        + (f" and {len(alike) - 1} more alike" if len(alike) > 1 else "")
+        + f": {alike[0].error}"
+        for alike in [*by_cause.values()][:_CAUSES_SHOWN]
     ]
-    more = f"\n  and {len(reports) - _CAUSES_SHOWN} more" if len(reports) > _CAUSES_SHOWN else ""
+    more = f"\n  and {len(by_cause) - _CAUSES_SHOWN} other causes" if len(by_cause) > _CAUSES_SHOWN else ""
     return RunError(
         f"{pending} shard(s) could not be committed in {summary.rounds} round(s):{''.join(causes)}{more}\n"
         "What is committed stays. Mend the cause and run the same command again: it goes on from here"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
 import json
 import os
 import platform
@@ -12,7 +10,6 @@ import re
 import socket
 import time
 import uuid
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -21,26 +18,34 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from simsam_batch import __version__
 from simsam_batch.errors import RunError, SettingsError
 from simsam_batch.runs import version_1
-from simsam_batch.runs.archive import ArchiveWriter, ByteRange
-from simsam_batch.runs.committed import ARRAY_ROWS_KEY, RANGES_KEY
+from simsam_batch.runs.archive import ArchiveWriter
+from simsam_batch.runs.contents import checked_rows, counts, parquet
 from simsam_batch.runs.digest import content_digest
 from simsam_batch.runs.plan import Plan, recorded_plan
 from simsam_batch.runs.records import from_json, to_json
-from simsam_batch.runs.schema import IMAGE, SCHEMA_VERSION, ShardOutput, Stage
+from simsam_batch.runs.schema import SCHEMA_VERSION, ShardOutput, Stage
+from simsam_batch.runs.stage_record import (
+    ForeignManifestError,
+    StageLostError,
+    differences,
+    new_record,
+    read_record,
+    record_name,
+    schema_of,
+)
 from simsam_batch.storage import Folder, ObjectNotFound
 
-_FAILURES_LISTED = 20
-_DIFFERENCES_LISTED = 12
-_LONGEST_SHOWN = 120
+_FOLDERS = ("attempts", "data", "manifests")
+_NAMED = 3
+_STORAGE_ERROR = ".storage-error"
+"""Behind the name of an attempt that ended so."""
+
 _ATTEMPT_NAME = re.compile(r"(\d{7,})\.\d+")
 _MANIFEST_NAME = re.compile(r"(\d{7,})\.(\d+)\.json")
-_STAGE_KEYS = ("stage", "settings", "resolved", "started_with", "arrow_schema")
 _MANIFEST_KEYS = (
     *("shard", "generation", "attempt", "files", "content_digest", "images", "ok", "failed", "errors_by_type"),
     *("statistics", "seconds", "versions", "started", "committed"),
@@ -87,6 +92,9 @@ class _Content:
 class Ledger:
     """Starts and commits of one stage of one run. Picklable; any number of processes may use their own at once.
 
+    It keeps to the beginning of the stage that it found first: what is committed names it by its token, and what names
+    another one is refused.
+
     Args:
         out: the run's folder.
         stage: the stage's name, its folder below ``out``.
@@ -95,10 +103,13 @@ class Ledger:
     def __init__(self, out: Folder, stage: str) -> None:
         self.out = out
         self.stage = stage
+        self._record: Mapping[str, Any] | None = None
         self._begun: _Begun | None = None
 
     def begin(self, stage: Stage, plan: Plan, started_with: Mapping[str, Any] | None = None) -> bool:
         """Record what the stage is about to do, or check that it is what the run in OUT has been doing.
+
+        On local disk this makes the stage's folders; nothing that works on shards makes them anew.
 
         Args:
             stage: the stage.
@@ -110,42 +121,94 @@ class Ledger:
 
         Raises:
             SettingsError: OUT has this stage with other settings, another plan or other results of what it reads, the
-                differences are listed; what it reads is not finished; or OUT is of an earlier release.
+                differences are listed; it has manifests of the stage and no record; what it reads is not finished; or
+                OUT is of an earlier release.
         """
         if stage.unit != plan.unit:
             raise RunError(f"the stage {stage.name} is about {stage.unit}, and was given a plan of {plan.unit}")
         version_1.require_none(self.out)
-        name = f"{self.stage}/stage.json"
-        record = {
-            "schema_version": SCHEMA_VERSION,
-            "stage": stage.name,
-            "settings": stage.settings,
-            "resolved": stage.resolved,
-            "reads": {read: self._finished(read) for read in stage.reads},
-            "plan": plan.about(),
-            "started_with": dict(started_with or {}),
-            "arrow_schema": base64.b64encode(stage.schema.remove_metadata().serialize().to_pybytes()).decode(),
-            "token": uuid.uuid4().hex,
-        }
-        body = to_json(record, name)
-        first = self.out.create(name, body)
-        if not first:
-            here = json.loads(body)
-            there = self.record()
-            differences = [
-                f"{read}: has been computed anew with other results than those that the {self.stage} run in OUT read"
-                for read, digest in here["reads"].items()
-                if there["reads"].get(read, digest) != digest
-            ]
-            differences += _differences(_comparable(there), _comparable(here))
-            if differences:
-                raise SettingsError(
-                    f"{self.out.url} holds a {self.stage} run with other settings:\n  "
-                    + "\n  ".join(differences)
-                    + "\nTo mend it: use the same settings, or another OUT"
-                )
-        self._begun = _Begun(stage.schema.remove_metadata(), plan)
+        name = record_name(self.stage)
+        body = to_json(
+            new_record(stage, plan, {read: self._finished(read) for read in stage.reads}, started_with), name
+        )
+        there, first = read_record(self.out, self.stage), False
+        if there is None:
+            self._require_no_manifests()
+            first = self.out.create(name, body)
+            there = json.loads(body) if first else self.record()
+        found = differences(there, json.loads(body))
+        if found:
+            raise SettingsError(
+                f"{self.out.url} holds a {self.stage} run with other settings:\n  "
+                + "\n  ".join(found)
+                + "\nTo mend it: use the same settings, or another OUT"
+            )
+        self.out.make(*(f"{self.stage}/{folder}" for folder in _FOLDERS))
+        self._record, self._begun = there, _Begun(stage.schema.remove_metadata(), plan)
         return first
+
+    def join(self, stage: Stage, plan: Plan) -> str:
+        """Keep to the beginning of the stage in OUT, if that is of this very stage and plan; returns its token.
+
+        Raises:
+            StageLostError: it is of another one, or there is none.
+        """
+        if self._begun is None:
+            there = read_record(self.out, self.stage)
+            if there is None:
+                raise self._gone()
+            here = to_json(new_record(stage, plan, there["reads"], None), record_name(self.stage))
+            found = differences(there, json.loads(here))
+            if found:
+                raise StageLostError(f"{self._another()} ({found[0]})")
+            self._record, self._begun = there, _Begun(stage.schema.remove_metadata(), plan)
+        return str(self._known()["token"])
+
+    def _require_no_manifests(self) -> None:
+        """Raise a `SettingsError` if there are manifests that no record goes with, which would count as this run's."""
+        left = sorted(self.committed().items())
+        # another driver may have begun it in this moment
+        if left and read_record(self.out, self.stage) is None:
+            names = ", ".join(self._manifest_name(*each) for each in left[:_NAMED])
+            more = f" and {len(left) - _NAMED} more" if len(left) > _NAMED else ""
+            raise SettingsError(
+                f"{self.out.url} has {len(left)} manifest(s) of a {self.stage} run whose {record_name(self.stage)} is "
+                f"missing ({names}{more}), so that nothing tells how they were made. To mend it: restore "
+                f"{record_name(self.stage)}, delete the folder {self.stage}, or use another OUT"
+            )
+
+    def _require_record(self) -> str:
+        """The token of the beginning that this ledger keeps to, if it still stands in OUT.
+
+        Raises:
+            StageLostError: it does not.
+        """
+        token = self._known()["token"]
+        there = read_record(self.out, self.stage)
+        if there is None:
+            raise self._gone()
+        if there["token"] != token:
+            raise StageLostError(self._another())
+        return str(token)
+
+    def _gone(self) -> StageLostError:
+        return StageLostError(
+            f"{self.out.url}/{record_name(self.stage)} has gone: OUT was removed or moved while this command works on "
+            "it, or its disk is no longer mounted. To mend it: bring OUT back, or take a fresh one, and run the same "
+            "command again"
+        )
+
+    def _another(self) -> str:
+        return (
+            f"{self.out.url}/{record_name(self.stage)} is not what this command began: OUT was removed and begun anew "
+            "by another command, and this one can commit nothing more. To mend it: give each command an OUT of its own"
+        )
+
+    def _known(self) -> Mapping[str, Any]:
+        """The record that this ledger keeps to; read once."""
+        if self._record is None:
+            self._record = self.record()
+        return self._record
 
     def committed(self) -> dict[int, int]:
         """Highest generation of every committed shard, by one listing."""
@@ -174,24 +237,39 @@ class Ledger:
         return [number for number in range(shards) if number not in committed]
 
     def start(self, shard: int) -> int:
-        """Record that an attempt at a shard begins; returns which one it is, from 1 over the life of the run."""
-        body = to_json(
-            {"shard": shard, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time(), "token": _token()},
-            "attempt",
-        )
+        """Record that an attempt at a shard begins; returns which one it is, from 1 over the life of the run.
+
+        Raises:
+            StageLostError: the stage's record has gone or is another's; nothing was written.
+        """
+        about = {"shard": shard, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
+        body = to_json({**about, "stage_token": self._require_record(), "token": _token()}, "attempt")
         attempt = 1
-        while not self.out.create(f"{self.stage}/attempts/{shard:07d}.{attempt}", body):
+        while not self.out.create(self._attempt_name(shard, attempt), body):
             attempt += 1
         return attempt
 
     def note_storage_error(self, shard: int, attempt: int) -> None:
         """Record that an attempt ended because storage did not answer, which says nothing against its images."""
-        self.out.create(f"{self.stage}/storage-errors/{shard:07d}/{attempt}", to_json({"token": _token()}, "note"))
+        self.out.create(f"{self._attempt_name(shard, attempt)}{_STORAGE_ERROR}", to_json({"token": _token()}, "note"))
 
-    def storage_errors(self, shard: int, *, after: int = 0) -> int:
-        """How many attempts at a shard, of those after one, ended so; by one listing of that shard's notes."""
-        notes = self.out.list(f"{self.stage}/storage-errors/{shard:07d}")
-        return sum(int(note.name.rpartition("/")[2]) > after for note in notes)
+    def unexplained_starts(self, shard: int, attempt: int, *, after: int = 0) -> int:
+        """How many starts of a shard, those after one up to another, may have ended over its images.
+
+        Those of another beginning of the stage do not count, nor those that ended because storage did not answer. Each
+        costs two reads.
+        """
+        return sum(self._is_unexplained(shard, number) for number in range(after + 1, attempt + 1))
+
+    def _is_unexplained(self, shard: int, attempt: int) -> bool:
+        name = self._attempt_name(shard, attempt)
+        try:
+            if json.loads(self.out.read(name)).get("stage_token") != self._known()["token"]:
+                return False
+            self.out.read(name + _STORAGE_ERROR)
+        except ObjectNotFound:
+            return True
+        return False
 
     def commit(
         self, output: ShardOutput, attempt: int, *, started: float, previous: Mapping[str, Any] | None = None
@@ -209,14 +287,15 @@ class Ledger:
 
         Raises:
             RunError: the output does not fit the stage or the plan; nothing was written.
+            StageLostError: the stage's record has gone or is another's; nothing is committed.
             StorageError: the outcome is not known to be written; the attempt may be repeated.
         """
         begun = self._fixed()
-        rows = _checked_rows(output, begun)
+        rows = checked_rows(output, begun.schema, begun.plan)
         stem = f"{self.stage}/data/{output.number:07d}.{attempt}"
         with ArchiveWriter() as writer:
             digest = content_digest(rows, writer.written(output.attachments))
-            table = _parquet(rows, writer.ranges, self.stage, begun.plan.digest)
+            table = parquet(rows, writer.ranges, self.stage, begun.plan.digest)
             contents = [_Content(f"{stem}.parquet", table, len(table), hashlib.sha256(table).hexdigest())]
             archive = writer.finish()
             if archive is not None:
@@ -240,10 +319,11 @@ class Ledger:
             "shard": output.number,
             "generation": generation,
             "attempt": attempt,
+            "stage_token": self._known()["token"],
             "token": _token(),
             "files": [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in contents],
             "content_digest": digest,
-            **_counts(rows, self._fixed().plan.unit),
+            **counts(rows, self._fixed().plan.unit),
             "statistics": output.statistics,
             "seconds": output.seconds,
             "facts": output.facts,
@@ -259,11 +339,14 @@ class Ledger:
             }
         name = self._manifest_name(output.number, generation)
         to_json(manifest, name)
+        # asked before anything is written and, files may be long on their way, again before it becomes visible
+        self._require_record()
         for file in contents:
             if not self.out.create(file.name, file.data):
                 raise RunError(
                     f"{self.out.url}/{file.name} exists with other content: attempt {attempt} was started twice"
                 )
+        self._require_record()
         manifest["committed"] = time.time()
         if not self.out.create(name, to_json(manifest, name)):
             manifest = self.manifest(output.number, generation)
@@ -276,24 +359,42 @@ class Ledger:
 
         Raises:
             ObjectNotFound: it is not committed.
+            ForeignManifestError: it is of another beginning of the stage.
             RunError: the file is damaged or was written by a newer release.
         """
         name = self._manifest_name(shard, generation)
-        return from_json(self.out.read(name), f"{self.out.url}/{name}", *_MANIFEST_KEYS)
+        return self._own(self.out.read(name), name)
 
     def manifests(self, generations: Mapping[int, int] | None = None) -> Iterator[dict[str, Any]]:
         """The manifest in force of every committed shard, in shard order; each is read once.
 
         Args:
             generations: what `committed` gave, where that is known; else it is listed.
+
+        Raises:
+            ForeignManifestError, RunError: as `manifest`.
         """
         held = self.committed() if generations is None else generations
         names = [self._manifest_name(shard, generation) for shard, generation in sorted(held.items())]
         for name, body in zip(names, self.out.read_many(names), strict=True):
-            yield from_json(body, f"{self.out.url}/{name}", *_MANIFEST_KEYS)
+            yield self._own(body, name)
+
+    def _own(self, body: bytes, name: str) -> dict[str, Any]:
+        manifest = from_json(body, f"{self.out.url}/{name}", *_MANIFEST_KEYS)
+        if manifest.get("stage_token") != self._known()["token"]:
+            raise ForeignManifestError(
+                f"{self.out.url}/{name} is of another {self.stage} run than {record_name(self.stage)}: it was written "
+                "under other settings perhaps, by a command that was at work when OUT was removed and begun anew. To "
+                "mend it: delete it and run the same command again, which computes the shard anew; `simsam verify` "
+                "names all such files"
+            )
+        return manifest
 
     def _manifest_name(self, shard: int, generation: int) -> str:
         return f"{self.stage}/manifests/{shard:07d}.{generation}.json"
+
+    def _attempt_name(self, shard: int, attempt: int) -> str:
+        return f"{self.stage}/attempts/{shard:07d}.{attempt}"
 
     def record(self) -> dict[str, Any]:
         """What ``stage.json`` says.
@@ -301,18 +402,12 @@ class Ledger:
         Raises:
             RunError: OUT has no such stage, or the file is damaged or was written by a newer release.
         """
-        name = f"{self.stage}/stage.json"
-        try:
-            record = from_json(self.out.read(name), f"{self.out.url}/{name}", *_STAGE_KEYS)
-            if record["schema_version"] == version_1.VERSION:
-                return version_1.stage_record(record, self.out)
-        except ObjectNotFound as error:
+        record = read_record(self.out, self.stage)
+        if record is None:
             raise RunError(
-                f"{self.out.url} has no {self.stage} run: {name} is missing. To mend it: start one"
-            ) from error
-
-        if not isinstance(record.get("plan"), dict) or not isinstance(record.get("reads"), dict):
-            raise RunError(f"{self.out.url}/{name} is damaged: it names no plan. To mend it: restore the file")
+                f"{self.out.url} has no {self.stage} run: {record_name(self.stage)} is missing. To mend it: start one"
+            )
+        self._record = self._record or record
         return record
 
     def plan(self, record: Mapping[str, Any] | None = None) -> Plan:
@@ -325,7 +420,28 @@ class Ledger:
             RunError: OUT has no such stage, or its record is damaged.
         """
         about = (self.record() if record is None else record)["plan"]
-        return recorded_plan(self.out, about, f"{self.out.url}/{self.stage}/stage.json")
+        return recorded_plan(self.out, about, f"{self.out.url}/{record_name(self.stage)}")
+
+    def published(self, *keys: str) -> dict[str, Any] | None:
+        """What ``results/<stage>.json`` holds; None if there is none, or it is of another beginning than the record.
+
+        Args:
+            keys: what must stand in it, beside ``images``, ``metrics`` and ``content_digest``.
+
+        Raises:
+            RunError: it or the record is damaged, or was written by a newer release.
+        """
+        name = f"results/{self.stage}.json"
+        try:
+            result = from_json(
+                self.out.read(name), f"{self.out.url}/{name}", "images", "metrics", "content_digest", *keys
+            )
+        except ObjectNotFound:
+            return None
+        record = self._record or read_record(self.out, self.stage)
+        # results may be kept without what they were made of
+        ours = record is None or result.get("stage_token") == record["token"]
+        return result if ours else None
 
     def _finished(self, read: str) -> str:
         """The digest of another stage's results, as they were before any second try of failed records.
@@ -333,122 +449,24 @@ class Ledger:
         Raises:
             SettingsError: it has none yet.
         """
-        name = f"results/{read}.json"
-        try:
-            result = from_json(self.out.read(name), f"{self.out.url}/{name}", "first_content_digest")
-        except ObjectNotFound as error:
+        result = Ledger(self.out, read).published("first_content_digest")
+        if result is None:
             raise SettingsError(
-                f"the stage {self.stage} reads {read}, which {self.out.url} has not finished: {name} is missing. "
-                f"To mend it: run the command that makes {read} to its end"
-            ) from error
+                f"the stage {self.stage} reads {read}, which {self.out.url} has not finished: results/{read}.json is "
+                f"missing, or of another run. To mend it: run the command that makes {read} to its end"
+            )
         return str(result["first_content_digest"])
 
     def _fixed(self) -> _Begun:
-        """What the stage began with: from `begin` in this process, or from storage, read once."""
+        """What the stage began with: from `begin` or `join` in this process, or from storage, read once."""
         if self._begun is None:
-            record = self.record()
+            record = self._known()
             self._begun = _Begun(schema_of(record), self.plan(record))
         return self._begun
 
 
 def _token() -> str:
     return uuid.uuid4().hex
-
-
-def schema_of(record: Mapping[str, Any]) -> pa.Schema:
-    """The Arrow schema of a stage's rows, from the record in its ``stage.json``.
-
-    Raises:
-        ValueError, pa.ArrowException: it is no schema.
-    """
-    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(record["arrow_schema"])))
-
-
-def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A stage record as flat entries: settings and resolved by their dotted keys, the plan, what is read, the columns.
-
-    The plan goes by what it is known by, since it may have grown; of what is read, which stages it is.
-    """
-    entries = {"plan": record["plan"]["digest"], "unit": record["plan"]["unit"], "reads": [*record["reads"]]}
-    for section in ("settings", "resolved"):
-        _flatten(record[section], "", entries)
-    entries.update({f"column {field.name}": str(field.type) for field in schema_of(record)})
-    return entries
-
-
-def _flatten(value: Any, key: str, entries: dict[str, Any]) -> None:
-    if isinstance(value, dict) and (value or not key):
-        for name, inner in value.items():
-            _flatten(inner, f"{key}.{name}" if key else str(name), entries)
-    else:
-        # a key that settings and resolved share is compared in both
-        entries[key if key not in entries else f"resolved {key}"] = value
-
-
-def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """What differs, in a few lines that people can read: the first entries, and of each the beginning."""
-    keys = [*there, *(key for key in here if key not in there)]
-    texts = {key: [json.dumps(held[key]) if key in held else "nothing" for held in (there, here)] for key in keys}
-    found = [
-        f"{key}: the run in OUT has {_beginning(one)}, this command has {_beginning(other)}"
-        for key, (one, other) in texts.items()
-        if one != other
-    ]
-    more = len(found) - _DIFFERENCES_LISTED
-    return found if more <= 0 else [*found[:_DIFFERENCES_LISTED], f"and {more} more"]
-
-
-def _beginning(text: str) -> str:
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
-
-
-def _checked_rows(output: ShardOutput, begun: _Begun) -> pa.Table:
-    """The rows in the stage's schema, if they are exactly the plan's records of this shard in their order."""
-    where = f"the output of shard {output.number}"
-    if output.rows.schema.names != begun.schema.names:
-        odd = sorted(set(output.rows.schema.names) ^ set(begun.schema.names)) or "their order"
-        raise RunError(f"{where} has other columns than its stage: {odd}")
-    try:
-        rows = output.rows.replace_schema_metadata(None).cast(begun.schema)
-    except (pa.ArrowException, ValueError) as error:
-        raise RunError(f"{where} does not fit the schema of its stage: {error}") from error
-    records = begun.plan.shard(output.number).records
-    unit = begun.plan.unit
-    if not rows[unit].equals(records[unit]):
-        what = "images" if unit == IMAGE else "records"
-        raise RunError(
-            f"{where} is not the plan's {records.num_rows} {what} in their order: it has {rows.num_rows} rows"
-        )
-    if not pc.all(pc.is_in(rows["status"], pa.array(["ok", "failed"]))).as_py():
-        raise RunError(f"{where} has a status other than ok and failed")
-    if len(output.attachments) not in (0, rows.num_rows):
-        raise RunError(f"{where} has attachments for {len(output.attachments)} rows of {rows.num_rows}")
-    return rows
-
-
-def _counts(rows: pa.Table, unit: str) -> dict[str, Any]:
-    failed = rows.filter(pc.equal(rows["status"], "failed")).select([unit, "error_type", "error"])
-    kinds = Counter(kind or "unknown" for kind in failed["error_type"].to_pylist())
-    return {
-        "images": rows.num_rows,
-        "ok": rows.num_rows - failed.num_rows,
-        "failed": failed.num_rows,
-        "failures": failed.slice(0, _FAILURES_LISTED).to_pylist(),
-        "errors_by_type": dict(sorted(kinds.items())),
-    }
-
-
-def _parquet(rows: pa.Table, ranges: Sequence[ByteRange], stage: str, plan: str) -> bytes:
-    about = {
-        "schema_version": str(SCHEMA_VERSION),
-        "stage": stage,
-        "plan": plan,
-        ARRAY_ROWS_KEY: json.dumps([each.row for each in ranges]),
-        RANGES_KEY: json.dumps([[each.start, each.size] for each in ranges]),
-    }
-    target = io.BytesIO()
-    pq.write_table(rows.replace_schema_metadata(about), target, compression="zstd")
-    return target.getvalue()
 
 
 @cache

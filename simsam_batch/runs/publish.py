@@ -39,9 +39,11 @@ def publish(out: Folder, plan: Plan, stage: Stage) -> dict[str, Any]:
         The content of ``results/<stage>.json``. Its ``seconds`` count time during which some shard was being worked on.
 
     Raises:
-        RunError: a shard is not committed, or committed files are not what their manifests say.
+        RunError: OUT has no such stage or another run's, a shard is not committed, or what is committed is of another
+            run or not what its manifest says.
     """
     ledger = Ledger(out, stage.name)
+    token = ledger.join(stage, plan)
     committed = ledger.committed()
     pending = [number for number in range(plan.shards) if number not in committed]
     if pending:
@@ -61,7 +63,7 @@ def publish(out: Folder, plan: Plan, stage: Stage) -> dict[str, Any]:
         rows, size = rows + records, size + files_of(waiting[-1])[0]["size"]
     if waiting:
         _publish_part(out, plan, stage, part, waiting)
-    result = totals.result(stage)
+    result = totals.result(stage, token)
     name = f"results/{stage.name}.json"
     out.replace(name, to_json(result, name))
     return result
@@ -94,13 +96,14 @@ class _Totals:
         self._first_digest.update(manifest.get("first_content_digest", manifest["content_digest"]).encode())
         return {key: manifest[key] for key in ("shard", "files")}
 
-    def result(self, stage: Stage) -> dict[str, Any]:
+    def result(self, stage: Stage, token: str) -> dict[str, Any]:
         if self._counts["images"] != self._plan.records:
             raise RunError(f"the manifests hold {self._counts['images']} images, the plan {self._plan.records}")
         seconds = busy_seconds(self._intervals)
         return {
             "schema_version": SCHEMA_VERSION,
             "stage": stage.name,
+            "stage_token": token,
             **{key: self._counts[key] for key in ("images", "ok", "failed")},
             "errors_by_type": dict(sorted(self._errors.items())),
             "metrics": self._fold.result(self._state),

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from simsam_batch.errors import RunError, SettingsError
 from simsam_batch.runs.archive import ArchivedAttachments, attachments_in
 from simsam_batch.runs.committed import CommittedShard
-from simsam_batch.runs.ledger import Ledger, schema_of
-from simsam_batch.runs.records import from_json
+from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.schema import ARRAY_FIELDS, Attachment, File
-from simsam_batch.storage import Folder, ObjectNotFound
+from simsam_batch.runs.stage_record import schema_of
+from simsam_batch.storage import Folder
 
 BATCH_ROWS = 256
 
@@ -43,6 +43,7 @@ class StageRows:
     Attributes:
         out, stage: as given.
         published: whether the rows are those of ``results/``.
+        result: what ``results/<stage>.json`` holds; None if not.
         schema: of the rows, `ARRAY_FIELDS` last; without metadata.
         settings: the result settings they were computed with.
         resolved: what those came down to.
@@ -57,14 +58,15 @@ class StageRows:
 
     def __init__(self, out: Folder, stage: str) -> None:
         self.out, self.stage = out, stage
-        self._result = _result(out, stage)
-        self.published = self._result is not None
+        ledger = Ledger(out, stage)
+        self.result = ledger.published()
+        self.published = self.result is not None
         about: Mapping[str, Any]
         self._files: Sequence[_Part | _Shard]
-        if self._result is not None:
-            self._files, self.schema, about = _parts(out, stage, int(self._result["images"]))
+        if self.result is not None:
+            self._files, self.schema, about = _parts(out, stage, int(self.result["images"]))
         else:
-            self._files, self.schema, about = _shards(out, stage)
+            self._files, self.schema, about = _shards(ledger)
         self.settings: dict[str, Any] = about["settings"]
         self.resolved: dict[str, Any] = about["resolved"]
         self.plan: str = about["plan"]
@@ -79,8 +81,8 @@ class StageRows:
     @cached_property
     def content_digest(self) -> str:
         """What ``results/<stage>.json`` says under that name; of a run in progress the same over what is committed."""
-        if self._result is not None:
-            return str(self._result["content_digest"])
+        if self.result is not None:
+            return str(self.result["content_digest"])
         generations = {file.shard: file.generation for file in self._files if isinstance(file, _Shard)}
         digest = sha256()
         for manifest in Ledger(self.out, self.stage).manifests(generations):
@@ -281,7 +283,7 @@ class _Shard:
     numbers: range
     shard: int
     generation: int
-    stage: str
+    ledger: Ledger
 
     def tables(self, out: Folder, columns: list[str], rows: int) -> Iterator[pa.Table]:
         table = self._read(out, columns)
@@ -292,17 +294,8 @@ class _Shard:
         return self._read(out, columns).take(np.array(numbers) - self.numbers.start)
 
     def _read(self, out: Folder, columns: list[str]) -> pa.Table:
-        manifest = Ledger(out, self.stage).manifest(self.shard, self.generation)
+        manifest = self.ledger.manifest(self.shard, self.generation)
         return CommittedShard(out, manifest).placed_rows().select(columns)
-
-
-def _result(out: Folder, stage: str) -> dict[str, Any] | None:
-    """What ``results/<stage>.json`` holds, which is written after the last part; None while there is none."""
-    name = f"results/{stage}.json"
-    try:
-        return from_json(out.read(name), f"{out.url}/{name}", "images", "content_digest")
-    except ObjectNotFound:
-        return None
 
 
 def _parts(out: Folder, stage: str, images: int) -> tuple[list[_Part], pa.Schema, dict[str, Any]]:
@@ -324,18 +317,18 @@ def _parts(out: Folder, stage: str, images: int) -> tuple[list[_Part], pa.Schema
     return parts, schema.remove_metadata(), about
 
 
-def _shards(out: Folder, stage: str) -> tuple[list[_Shard], pa.Schema, dict[str, Any]]:
+def _shards(ledger: Ledger) -> tuple[list[_Shard], pa.Schema, dict[str, Any]]:
+    out, stage = ledger.out, ledger.stage
     if f"{stage}/" not in out.entries():
         raise SettingsError(
             f"{out.url} holds no results of {stage!r}. To mend it: give the OUT of a run that has this stage"
         )
-    ledger = Ledger(out, stage)
     about = ledger.record()
     plan = ledger.plan(about)
     shards = []
     for shard, generation in sorted(ledger.committed().items()):
         start = plan.first_record_of(shard)
-        shards.append(_Shard(range(start, start + plan.records_of(shard)), shard, generation, stage))
+        shards.append(_Shard(range(start, start + plan.records_of(shard)), shard, generation, ledger))
     return shards, pa.schema([*schema_of(about), *ARRAY_FIELDS]), about | {"plan": plan.digest}
 
 

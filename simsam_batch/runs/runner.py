@@ -20,6 +20,7 @@ from simsam_batch.runs.plan import Plan
 from simsam_batch.runs.quarantine import run_in_quarantine
 from simsam_batch.runs.retry import failed_images, with_second_try
 from simsam_batch.runs.schema import Shard, ShardOutput, Stage, Worker
+from simsam_batch.runs.stage_record import StageLostError
 from simsam_batch.runs.watchdog import POISONED_EXIT_CODE, STALLED_EXIT_CODE, Watchdog, end_this_process
 from simsam_batch.storage import Folder, ObjectNotFound, redact
 
@@ -67,7 +68,8 @@ class RunnerFactory:
 
     def __call__(self) -> ShardRunner:
         """Build it; reads and loads nothing yet."""
-        return ShardRunner(Ledger(self.out, self.stage.name), self.plan, self.stage, self.options, self.again)
+        ledger = Ledger(self.out.as_found(), self.stage.name)
+        return ShardRunner(ledger, self.plan, self.stage, self.options, self.again)
 
 
 class ShardRunner:
@@ -83,8 +85,11 @@ class ShardRunner:
         self._worker: Worker | None = None
         self._poisoned = ""
 
-    def run(self, shards: Iterator[int]) -> Iterator[ShardReport]:
-        """Yield one report for each number drawn, as its commit ends or fails; never raises. May be called again."""
+    def run(self, shards: Iterator[int]) -> Iterator[ShardReport | None]:
+        """Yield one report for each number drawn, as its commit ends or fails, and None while it gets on; never raises.
+
+        May be called again.
+        """
         watchdog = Watchdog(self._options.stall_seconds, lambda what: self._stalled(what, desk))
         reports: queue.SimpleQueue[ShardReport | None] = queue.SimpleQueue()
         desk = _Desk(self._ledger, self._plan, self._stage, self._options, self._again, watchdog, reports)
@@ -97,8 +102,7 @@ class ShardRunner:
         with watchdog if self._options.own_process else nullcontext():
             for thread in threads:
                 thread.start()
-            while (report := reports.get()) is not None:
-                yield report
+            yield from _as_they_come(reports, watchdog)
         if self._poisoned and self._options.own_process:
             end_this_process(self._poisoned, POISONED_EXIT_CODE)
 
@@ -183,6 +187,22 @@ class ShardRunner:
             desk.fail(start.shard.number, start.attempt, error)
         else:
             commits.put((start, output))
+
+
+def _as_they_come(reports: queue.SimpleQueue[ShardReport | None], watchdog: Watchdog) -> Iterator[ShardReport | None]:
+    """The reports up to the None in the queue; between them None whenever something got on and no report came."""
+    told = watchdog.last
+    while True:
+        try:
+            report = reports.get(timeout=watchdog.look_s)
+        except queue.Empty:
+            if watchdog.last != told:
+                told = watchdog.last
+                yield None
+        else:
+            if report is None:
+                return
+            yield report
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,6 +326,7 @@ class _Desk:
         self._watchdog.watch(number)
         clock = time.monotonic()
         try:
+            self._ledger.join(self._stage, self._plan)
             manifest = self._ledger.manifest(number, self._again.get(number, -1) + 1)
             images = manifest["images"]
             if number in self._again:
@@ -340,8 +361,10 @@ class _Desk:
 
     def _is_suspect(self, number: int, attempt: int, starts_before: int) -> bool:
         """Whether so many starts since the last commit ended without one, other than for the storage."""
-        limit, starts = self._options.starts_before_quarantine, attempt - starts_before
-        return starts > limit and starts - self._ledger.storage_errors(number, after=starts_before) > limit
+        limit = self._options.starts_before_quarantine
+        if attempt - starts_before <= limit:
+            return False
+        return self._ledger.unexplained_starts(number, attempt, after=starts_before) > limit
 
     def commit(self, start: _Start, output: ShardOutput) -> None:
         """Commit and report; a failure becomes the report."""
@@ -364,10 +387,11 @@ class _Desk:
         if attempt and isinstance(error, StorageError):
             try:
                 self._ledger.note_storage_error(number, attempt)
-            except StorageError:  # the start then counts against the shard: slower, and no worse
-                _log.warning("shard %d, start %d: its storage error could not be noted", number, attempt)
+            except StorageError as unnoted:  # the start then counts against the shard: slower, and no worse
+                _log.debug("shard %d, start %d: its storage error could not be noted: %s", number, attempt, unnoted)
         unbuilt = isinstance(error, _UnbuiltError) or (isinstance(error, UnreadableError) and error.refused)
-        self._put(ShardReport(shard=number, attempt=attempt, status="error", error=_cause(error), unbuilt=unbuilt))
+        lost = isinstance(error, StageLostError)
+        self._put(ShardReport(number, attempt, "error", error=_cause(error), unbuilt=unbuilt, lost=lost))
 
     def give_up(self, error: RunError) -> None:
         """Report as failed what is still in hand: of a worker that is stuck, or by a defect."""

@@ -18,6 +18,7 @@ from simsam_batch.runs.digest import content_digest
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan
 from simsam_batch.runs.schema import IMAGE
+from simsam_batch.runs.stage_record import ForeignManifestError, record_name
 from simsam_batch.runs.verify_report import Problem
 from simsam_batch.storage import Folder, ObjectNotFound
 
@@ -78,6 +79,11 @@ class _Check:
             manifest = self._ledger.manifest(found.shard, found.generation)
             rows, arrays = files_of(manifest)
             self._require_own(manifest)
+        except ForeignManifestError:
+            self._mend = f"delete {self._name} and run the same command again, which computes the shard anew"
+            what = f"it is of another {self._ledger.stage} run than {record_name(self._ledger.stage)}"
+            self._problem(what, self._name)
+            return found
         except (RunError, ObjectNotFound, KeyError, TypeError, AttributeError) as error:
             self._problem(f"it is no manifest of this shard: {' '.join(str(error).split())[:300]}", self._name)
             return found

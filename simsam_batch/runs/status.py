@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from simsam_batch.runs.ledger import Ledger
-from simsam_batch.storage import Folder, ObjectNotFound
+from simsam_batch.storage import Folder
 
 _RECENT = 50
 _GAPS_TO_STALL = 10
@@ -35,7 +35,7 @@ class StageStatus:
         seconds_left: at that rate.
         seconds_since_commit: since the last one; None without any. Clocks of two machines may differ.
         stalled: whether that is long for this run.
-        published: whether ``results/<stage>.json`` exists.
+        published: whether ``results/<stage>.json`` exists, of this beginning of the stage.
     """
 
     stage: str
@@ -108,7 +108,7 @@ def stage_status(out: Folder, stage: str, *, failures: bool = True, now: float |
         seconds_left=left / rate if left and rate else None,
         seconds_since_commit=since,
         stalled=bool(left and since is not None and gap and since > _GAPS_TO_STALL * gap),
-        published=_exists(out, f"results/{stage}.json"),
+        published=ledger.published() is not None,
     )
 
 
@@ -129,11 +129,3 @@ def _failures(ledger: Ledger, generations: Mapping[int, int]) -> tuple[int, dict
         failed += manifest["failed"]
         errors.update(manifest["errors_by_type"])
     return failed, dict(errors.most_common())
-
-
-def _exists(out: Folder, name: str) -> bool:
-    try:
-        out.read(name)
-    except ObjectNotFound:
-        return False
-    return True

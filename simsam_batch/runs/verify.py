@@ -2,7 +2,8 @@
 
 Nothing is written. Only orphans are deleted, and only when asked: data files that no manifest names, left by attempts
 that crashed or lost a race. An attempt writes its data files moments before its manifest, so that a file of an attempt
-still at work is young; the age is what protects a run in progress, and a day is far longer than any commit takes.
+still at work is young, by the clock of the storage that dates it; and a day is far longer than any commit takes. While
+a shard is started and not committed, somebody may be at work, and nothing is deleted unless the caller knows better.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,12 +22,13 @@ from simsam_batch.errors import RunError
 from simsam_batch.runs import version_1
 from simsam_batch.runs.committed import files_of
 from simsam_batch.runs.digest import content_digest
-from simsam_batch.runs.ledger import Ledger, schema_of
+from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan
 from simsam_batch.runs.plan_table import file_of
 from simsam_batch.runs.records import from_json
 from simsam_batch.runs.schema import ARRAY_FIELDS
 from simsam_batch.runs.shard_check import CheckedShard, check_shard
+from simsam_batch.runs.stage_record import record_name, schema_of
 from simsam_batch.runs.verify_report import Orphan, Problem, StageVerified, VerifyReport
 from simsam_batch.storage import Folder, ObjectInfo, ObjectNotFound, read_ahead
 
@@ -47,6 +50,7 @@ def verify(
     *,
     delete_orphans: bool = False,
     orphan_age_s: float = ORPHAN_AGE_S,
+    nobody_at_work: bool = False,
     on_shard: Callable[[str, int, int], None] | None = None,
 ) -> VerifyReport:
     """Compare all that OUT holds with its manifests and its plans.
@@ -62,12 +66,15 @@ def verify(
             shard can be mended from.
         orphan_age_s: in seconds. Below the time that a commit may take (minutes, while storage is being waited for)
             it is safe only with no driver at work on this OUT.
+        nobody_at_work: delete them also while shards are started and not committed, as a command leaves them that was
+            killed.
         on_shard: called with the stage, and how many of how many manifests are done.
 
     Raises:
         StorageError: the storage did not answer, which says nothing about what it holds.
     """
     report = VerifyReport(out.url)
+    now = _time_of(out) if delete_orphans else time.time()
     inside = out.entries()
     plans = {plan.digest: plan}
     _check_plan(out, plan, report)
@@ -87,15 +94,17 @@ def verify(
             plans[begun.plan.digest] = begun.plan
             _check_plan(out, begun.plan, report)
         files |= begun.files
-        stage = _Stage(out, begun.plan, name, begun.schema, report)
+        stage = _Stage(out, begun.plan, name, begun.schema, report, now)
         stage.check(manifests, on_shard)
         kept |= stage.find_orphans(data)
-    _check_files(out, files, report)
+    _check_files(out, files, report, now)
     if stages is None:
         named = {file for each in plans.values() for file in each.files()}
-        _find_unnamed(out, "plan", _PLAN_FILE, named, report)
-        report.orphans += [_orphan(info) for info in out.unfinished()]
-    if delete_orphans:
+        _find_unnamed(out, "plan", _PLAN_FILE, named, report, now)
+        report.orphans += [_orphan(info, now) for info in out.unfinished()]
+    if delete_orphans and not nobody_at_work:
+        report.at_work = [stage.stage for stage in report.stages if _is_at_work(out, stage.stage)]
+    if delete_orphans and not report.at_work:
         old = [o for o in report.orphans if o.age_s is not None and o.age_s > orphan_age_s and o.name not in kept]
         out.delete([orphan.name for orphan in old])
         for orphan in old:
@@ -149,8 +158,11 @@ def _begun(out: Folder, name: str, has_manifests: bool, report: VerifyReport) ->
 class _Stage:
     """The check of one stage."""
 
-    def __init__(self, out: Folder, plan: Plan, name: str, schema: pa.Schema, report: VerifyReport) -> None:
+    def __init__(
+        self, out: Folder, plan: Plan, name: str, schema: pa.Schema, report: VerifyReport, now: float | None
+    ) -> None:
         self._out, self._plan, self._name, self._schema, self._report = out, plan, name, schema, report
+        self._now = now
         self._found = StageVerified(name, plan.shards)
         self._named: set[str] = set()
         self._troubled: set[int] = set()
@@ -205,6 +217,10 @@ class _Stage:
             result = from_json(body, f"{self._out.url}/{name}", "images", "ok", "failed", "content_digest")
         except RunError as error:
             self._report.problems.append(Problem(f"it is damaged: {error}", name, _PUBLISH_ANEW))
+            return
+        if result.get("stage_token") != Ledger(self._out, self._name).record()["token"]:
+            what = f"it is of another {self._name} run than {record_name(self._name)}"
+            self._report.problems.append(Problem(what, name, _PUBLISH_ANEW))
             return
         # a plan may have grown since, and what it grew by is no damage while it is computed
         shards = self._plan.shards_of_first(result["images"]) or self._plan.shards
@@ -284,24 +300,46 @@ class _Stage:
             if match is None:
                 self._report.foreign.append(info.name)
             elif info.name not in self._named:
-                self._report.orphans.append(_orphan(info))
+                self._report.orphans.append(_orphan(info, self._now))
                 if int(match[1]) in self._troubled:
                     kept.add(info.name)
         return kept
 
 
-def _orphan(info: ObjectInfo) -> Orphan:
-    return Orphan(info.name, info.size, None if info.modified is None else time.time() - info.modified)
+def _orphan(info: ObjectInfo, now: float | None) -> Orphan:
+    return Orphan(info.name, info.size, None if info.modified is None or now is None else now - info.modified)
 
 
-def _find_unnamed(out: Folder, folder: str, own: re.Pattern[str], named: set[str], report: VerifyReport) -> None:
+def _time_of(out: Folder) -> float | None:
+    """Unix time by the storage's own clock, which dates what it holds; None if it tells no times.
+
+    It is that of an object written for it, and deleted.
+    """
+    name = f"plan/clock.{uuid.uuid4().hex}"
+    out.replace(name, b"{}")
+    try:
+        return next((info.modified for info in out.list("plan") if info.name == name), None)
+    finally:
+        out.delete([name])
+
+
+def _is_at_work(out: Folder, stage: str) -> bool:
+    """Whether some shard of a stage was started and is not committed."""
+    ledger = Ledger(out, stage)
+    starts, committed = ledger.starts(), ledger.committed()
+    return any(shard not in committed for shard in starts)
+
+
+def _find_unnamed(
+    out: Folder, folder: str, own: re.Pattern[str], named: set[str], report: VerifyReport, now: float | None
+) -> None:
     for info in out.list(folder):
         if info.name not in named:
             ours = own.fullmatch(info.name.removeprefix(f"{folder}/")) is not None
-            report.orphans.append(_orphan(info)) if ours else report.foreign.append(info.name)
+            report.orphans.append(_orphan(info, now)) if ours else report.foreign.append(info.name)
 
 
-def _check_files(out: Folder, files: Mapping[str, str], report: VerifyReport) -> None:
+def _check_files(out: Folder, files: Mapping[str, str], report: VerifyReport, now: float | None) -> None:
     """The files that stages rest on, and no manifest names, have the hashes of their records."""
     for name, sha256 in files.items():
         try:
@@ -315,4 +353,4 @@ def _check_files(out: Folder, files: Mapping[str, str], report: VerifyReport) ->
         for info in out.list(folder):
             if info.name not in (*files, f"{folder}/{version_1.FIT}"):
                 ours = version_1.CODEBOOK.fullmatch(info.name.removeprefix(f"{folder}/")) is not None
-                report.orphans.append(_orphan(info)) if ours else report.foreign.append(info.name)
+                report.orphans.append(_orphan(info, now)) if ours else report.foreign.append(info.name)

@@ -28,7 +28,8 @@ class Orphan:
     Attributes:
         name: relative to OUT.
         bytes: its size.
-        age_s: seconds since it was written, by the clock of this machine; None if the storage does not say.
+        age_s: seconds since it was written, by the clock of the storage if orphans were to be deleted, else by that of
+            this machine; None if the storage does not say.
         deleted: whether this call deleted it.
     """
 
@@ -72,6 +73,7 @@ class VerifyReport:
         problems: everything that is not as it was committed.
         orphans: files that nothing reads.
         foreign: names among the run's files that are none of its own; never deleted.
+        at_work: stages with shards that are started and not committed, for which no orphan was deleted.
     """
 
     out: str
@@ -79,6 +81,7 @@ class VerifyReport:
     problems: list[Problem] = field(default_factory=list)
     orphans: list[Orphan] = field(default_factory=list)
     foreign: list[str] = field(default_factory=list)
+    at_work: list[str] = field(default_factory=list)
 
     @property
     def damaged(self) -> bool:

@@ -51,7 +51,9 @@ def stage_record(record: Mapping[str, Any], out: Folder) -> dict[str, Any]:
     if record["plan"] != run["plan"]:
         raise RunError(f"{out.url}: {record['stage']}/stage.json names another plan than run.json")
     numbers = {key: run[key] for key in ("images", "shards", "shard_size")}
-    return {**record, "reads": {}, "plan": {"digest": run["plan"], "unit": "image_id", **numbers}}
+    # no manifest of such a run names the record it belongs to
+    plan = {"digest": run["plan"], "unit": "image_id", **numbers}
+    return {**record, "reads": {}, "plan": plan, "token": None}
 
 
 def codebooks_of(record: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -21,11 +21,16 @@ class Watchdog:
     Args:
         stall_seconds: how long is too long.
         on_stall: told what was in hand and for how long nothing got on; reports the shards in hand.
+
+    Attributes:
+        look_s: seconds between two looks.
+        last: when something last got on, on the monotonic clock.
     """
 
     def __init__(self, stall_seconds: float, on_stall: Callable[[str], None]) -> None:
         self._stall_seconds, self._on_stall = stall_seconds, on_stall
-        self._last = time.monotonic()
+        self.look_s = min(stall_seconds / 4, _LOOK_S)
+        self.last = time.monotonic()
         self._in_hand: dict[int, int] = {}
         self._lock = threading.Lock()
         self._over = threading.Event()
@@ -38,7 +43,7 @@ class Watchdog:
 
     def beat(self) -> None:
         """Note that something got on."""
-        self._last = time.monotonic()
+        self.last = time.monotonic()
 
     def watch(self, number: int, attempt: int = 0) -> None:
         """Note that a shard is in hand, and which start of it this is; 0 while that is not known."""
@@ -58,14 +63,13 @@ class Watchdog:
             return dict(sorted(self._in_hand.items()))
 
     def _watch(self) -> None:
-        look = min(self._stall_seconds / 4, _LOOK_S)
         over = False
         while not over:
             # This thread cannot run while another one holds the interpreter's lock; the timer of faulthandler can.
-            faulthandler.dump_traceback_later(self._stall_seconds + 2 * look, exit=True, file=2)
-            over = self._over.wait(look)
+            faulthandler.dump_traceback_later(self._stall_seconds + 2 * self.look_s, exit=True, file=2)
+            over = self._over.wait(self.look_s)
             in_hand = self.watched()
-            if not over and in_hand and time.monotonic() - self._last > self._stall_seconds:
+            if not over and in_hand and time.monotonic() - self.last > self._stall_seconds:
                 self._on_stall(f"no progress for {self._stall_seconds:g} s on shard(s) {[*in_hand]}")
         faulthandler.cancel_dump_traceback_later()
 

@@ -48,20 +48,22 @@ class Folder:
         url: any fsspec URL or a local path. Nothing is read or made before the first use.
         single_driver: the weaker mode for a store without conditional create: `create` looks and then writes. Exact as
             long as no two writers of one name are at work at once; of two, the last one's object stays, whole.
+        makes_folders: on local disk a write makes the folders that it needs; else it is refused where they have gone.
 
     Attributes:
         url: for messages and files: a local path made absolute, or the URL without credentials.
-        single_driver: as given.
+        single_driver, makes_folders: as given.
     """
 
-    def __init__(self, url: str, *, single_driver: bool = False) -> None:
+    def __init__(self, url: str, *, single_driver: bool = False, makes_folders: bool = True) -> None:
         self._url = absolute_url(url)
         self._local = Path(self._url) if protocol_of(self._url) == "file" else None
         self.url = redact(self._url)
         self.single_driver = single_driver
+        self.makes_folders = makes_folders
 
-    def __reduce__(self) -> tuple[Any, tuple[str, bool]]:
-        return _folder, (self._url, self.single_driver)
+    def __reduce__(self) -> tuple[Any, tuple[str, bool, bool]]:
+        return _folder, (self._url, self.single_driver, self.makes_folders)
 
     def __repr__(self) -> str:
         return f"Folder({self.url!r}{', single_driver=True' * self.single_driver})"
@@ -76,6 +78,28 @@ class Folder:
         if not name or "\\" in name or "\0" in name or any(part in ("", ".", "..") for part in name.split("/")):
             raise StorageError(f"{name!r} is not a name inside {self.url}: names are relative, without '..'")
         return self._url + name if self._url.endswith("/") else f"{self._url}/{name}"
+
+    def as_found(self) -> Folder:
+        """The same for those who only work in it: on local disk none of their writes makes a folder anew.
+
+        So what was removed while they work, or has its disk no longer mounted, is not written elsewhere.
+        """
+        if self._local is None:
+            return self
+        return Folder(self._url, single_driver=self.single_driver, makes_folders=False)
+
+    def make(self, *names: str) -> None:
+        """Make folders in this one, where storage has folders and they are not there yet.
+
+        Raises:
+            StorageError: they cannot be made.
+        """
+        if self._local is None:
+            return
+        for name in names:
+            url = self._full(name)
+            with reported("make", url):
+                retried(f"make {url}", partial(local_disk.make_folder, Path(url)))
 
     def entries(self) -> list[str]:
         """Names of the files and, with a slash behind them, folders directly in this one, sorted."""
@@ -148,7 +172,9 @@ class Folder:
         url = self._full(name)
         with reported("write", url):
             if self._local is not None:
-                create = partial(local_disk.create, Path(url), data, or_rename=self.single_driver)
+                create = partial(
+                    local_disk.create, Path(url), data, or_rename=self.single_driver, makes=self.makes_folders
+                )
                 return retried(f"write {url}", create)
             fs, path = filesystem(url)
             if self.single_driver:
@@ -218,7 +244,7 @@ class Folder:
 
     def _replace_once(self, url: str, data: bytes | Path) -> None:
         if self._local is not None:
-            local_disk.replace(Path(url), data)
+            local_disk.replace(Path(url), data, makes=self.makes_folders)
             return
         fs, path = filesystem(url)
         with writing(fs):
@@ -250,8 +276,8 @@ class Folder:
 _PROBE_TEXT = "written once; whoever writes it again must be refused"
 
 
-def _folder(url: str, single_driver: bool) -> Folder:
-    return Folder(url, single_driver=single_driver)
+def _folder(url: str, single_driver: bool, makes_folders: bool) -> Folder:
+    return Folder(url, single_driver=single_driver, makes_folders=makes_folders)
 
 
 def _list_files(folder: Path, temporary: bool) -> list[tuple[str, os.stat_result]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import stat
 import uuid
@@ -19,6 +20,7 @@ from simsam_batch.storage.retrying import retried
 
 _Found = tuple[str, str, os.stat_result | None]
 _COPIED_AT_ONCE = 1 << 20
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp", re.DOTALL)
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV)
 
 
@@ -30,17 +32,24 @@ def _sync_folder(path: Path) -> None:
         os.close(handle)
 
 
-def _make_folder(path: Path) -> None:
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, so that they are on the disk; nothing if it is there."""
     if not path.is_dir():
-        _make_folder(path.parent)
+        make_folder(path.parent)
         path.mkdir(exist_ok=True)
         _sync_folder(path.parent)
 
 
 @contextmanager
-def _temporary(target: Path, data: bytes | Path) -> Iterator[Path]:
+def _temporary(target: Path, data: bytes | Path, makes: bool) -> Iterator[Path]:
     """A synced file of the data, or of another file's, beside the target; gone afterwards, and never in a listing."""
-    _make_folder(target.parent)
+    if makes:
+        make_folder(target.parent)
+    elif not target.parent.is_dir():
+        raise StorageError(
+            f"cannot write {target}: its folder has gone: it was removed or moved, or its disk is no longer mounted. "
+            "To mend it: bring it back and run the same command again"
+        )
     temporary = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("xb") as file:
@@ -56,7 +65,7 @@ def _temporary(target: Path, data: bytes | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def create(target: Path, data: bytes | Path, *, or_rename: bool = False) -> bool:
+def create(target: Path, data: bytes | Path, *, or_rename: bool = False, makes: bool = True) -> bool:
     """Write a file that must not exist yet: True if the file now there has exactly these bytes, False if others.
 
     The link is what makes it appear, whole and to one writer only; file and folder are on the disk when this returns.
@@ -66,9 +75,13 @@ def create(target: Path, data: bytes | Path, *, or_rename: bool = False) -> bool
         data: what, or the local file that holds it.
         or_rename: on a file system without hard links look whether the file is there, and else rename; of two writers
             at once the last one's file stays.
+        makes: make the folder it goes into, and those above, where they are missing.
+
+    Raises:
+        StorageError: there is no such folder, or there are no hard links.
     """
     try:
-        with _temporary(target, data) as temporary:
+        with _temporary(target, data, makes) as temporary:
             os.link(temporary, target)
             _sync_folder(target.parent)
     except OSError as error:
@@ -77,7 +90,7 @@ def create(target: Path, data: bytes | Path, *, or_rename: bool = False) -> bool
             with target.open("rb") as there:
                 return same_bytes(there, data)
         if error.errno in _NO_LINKS and or_rename:
-            replace(target, data)
+            replace(target, data, makes=makes)
             return True
         if error.errno in _NO_LINKS:
             raise StorageError(
@@ -103,9 +116,9 @@ def same_bytes(there: BinaryIO, data: bytes | Path) -> bool:
                 return True
 
 
-def replace(target: Path, data: bytes | Path) -> None:
+def replace(target: Path, data: bytes | Path, *, makes: bool = True) -> None:
     """Write a file over whatever has its name, its bytes or those of another file; a reader sees the old or the new."""
-    with _temporary(target, data) as temporary:
+    with _temporary(target, data, makes) as temporary:
         temporary.replace(target)
     _sync_folder(target.parent)
 
@@ -170,7 +183,7 @@ def files(folder: Path, name: str = "", *, temporary: bool = False) -> Iterator[
     for entry in found:
         if entry.is_dir(follow_symlinks=False):
             yield from files(Path(entry.path), f"{name}{entry.name}/", temporary=temporary)
-        elif (entry.name.startswith(".") and entry.name.endswith(".tmp")) is temporary:
+        elif (_TEMPORARY.fullmatch(entry.name) is not None) is temporary:
             status = _status(entry)
             if status is not None:
                 yield name + entry.name, status

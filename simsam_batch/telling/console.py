@@ -106,6 +106,7 @@ class Text:
         self._images = self._done = self._before = self._failed = self._said = 0
         self._started = time.monotonic()
         self._noun = noun_of("image_id")
+        self._alike: dict[str, tuple[ShardReport, int]] = {}
 
     def _line(self, text: str, style: str = "") -> None:
         self._console.print(text, style=style, markup=False)
@@ -132,7 +133,11 @@ class Text:
         if len(report.failures) < report.failed:
             self._line(f"failed: {report.failed - len(report.failures)} more in shard {report.shard}", "red")
         if report.status == "error":
-            self._line(f"shard {report.shard}, start {report.attempt}: {report.error}", "red")
+            # one cause may meet every shard again and again: it is said once, and counted
+            first, others = self._alike.get(report.cause, (report, -1))
+            self._alike[report.cause] = first, others + 1
+            if first is report:
+                self._line(f"shard {report.shard}, start {report.attempt}: {report.error}", "red")
             return
         self._done += report.images
         self._failed += report.failed
@@ -145,6 +150,7 @@ class Text:
 
     def finish(self, result: dict[str, Any], where: str) -> None:
         self._bar.stop()
+        self._count_alike()
         if self._quiet:
             return
         rate = result["images_per_second"]
@@ -157,6 +163,14 @@ class Text:
     def close(self) -> None:
         """Take the bar off the terminal."""
         self._bar.stop()
+        self._count_alike()
+
+    def _count_alike(self) -> None:
+        """Say how often it happened, where one line stands for several starts."""
+        for first, others in self._alike.values():
+            if others:
+                self._line(f"shard {first.shard}, start {first.attempt}: {others} more starts failed alike", "red")
+        self._alike.clear()
 
 
 def metric_lines(metrics: Mapping[str, Any]) -> list[str]:

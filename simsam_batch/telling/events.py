@@ -49,7 +49,7 @@ class EventLog(JsonLines):
 
     def __init__(self, out: Folder, report: Reporter) -> None:
         super().__init__(quiet=False)
-        self._out, self._report = out, report
+        self._made_in, self._out, self._report = out, out.as_found(), report
         began = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         host = "".join(letter if letter.isalnum() else "-" for letter in platform.node())[:40] or "host"
         self._name = f"events/{began}-{host}-{os.getpid()}-{secrets.token_hex(3)}"
@@ -137,6 +137,7 @@ class EventLog(JsonLines):
         """
         about = {"out": self._out.url, "host": platform.node(), "process": os.getpid()}
         self._write("begun", **about, settings=dict(settings), versions=versions())
+        self._make_folder()
         over = threading.Event()
         writer = threading.Thread(target=self._write_now_and_then, args=(over,), name="events", daemon=True)
         writer.start()
@@ -158,6 +159,13 @@ class EventLog(JsonLines):
             writer.join(patience_s)
             if writer.is_alive():
                 _log.warning("the last events of this run could not be written within %g s", patience_s)
+
+    def _make_folder(self) -> None:
+        """Once, at the beginning: what is removed later is not made anew."""
+        try:
+            self._made_in.make(self._name)
+        except StorageError as error:
+            _log.warning("the events of this run cannot be written: %s", error)
 
     def _write_now_and_then(self, over: threading.Event) -> None:
         while not over.wait(SECONDS_BETWEEN):

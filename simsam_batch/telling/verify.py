@@ -24,6 +24,11 @@ def as_text(report: VerifyReport) -> str:
         if orphans:
             names = _shown([orphan.name for orphan in orphans])
             lines.append(f"  {len(orphans)} orphans, {_size(sum(o.bytes for o in orphans))}, {what}: {names}")
+    if report.at_work and report.orphans:
+        lines.append(
+            f"  nothing was deleted: shards of {', '.join(report.at_work)} are started and not committed, so that a "
+            "command may be at work. To mend it: let it finish, or say --nobody-at-work"
+        )
     if report.foreign:
         lines.append(f"  {len(report.foreign)} files that are not of this run: {_shown(report.foreign)}")
     return "\n".join(lines)

@@ -20,7 +20,9 @@ class PlainRunner:
     Attributes:
         folder: where deaths are counted.
         fatal: numbers that kill the process at their first ``deaths`` starts.
-        behaviour: ``""``; ``no-start`` (the process ends before it is ready); ``no-build``; ``raises``; ``lies``.
+        behaviour: ``""``; ``no-start`` (the process ends before it is ready); ``no-build``; ``raises``; ``lies``;
+            ``stops`` (SIGSTOP at the first start of a fatal number, in the place of SIGKILL); ``slow`` (a second and a
+            half for each number, saying now and then that it gets on).
     """
 
     folder: str
@@ -35,12 +37,15 @@ class PlainRunner:
             raise ValueError("no model here")
         return self
 
-    def run(self, shards: Iterator[int]) -> Iterator[ShardReport]:
+    def run(self, shards: Iterator[int]) -> Iterator[ShardReport | None]:
         following = next(shards, None)
         while following is not None:
             current, following = following, next(shards, None)
             if self.behaviour == "raises":
                 raise ValueError("a runner must not")
+            for _ in range(15 if self.behaviour == "slow" else 0):
+                time.sleep(0.1)
+                yield None
             yield self._report(current)
 
     def _report(self, number: int) -> ShardReport:
@@ -49,7 +54,7 @@ class PlainRunner:
             file.write(b".")
         attempt = starts.stat().st_size
         if number in self.fatal and attempt <= self.deaths:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGSTOP if self.behaviour == "stops" else signal.SIGKILL)
         time.sleep(0.01)
         facts = f"{os.getpid()} {os.environ['OMP_NUM_THREADS']} {'numpy' in sys.modules}"
         shown = number + 1000 if self.behaviour == "lies" else number

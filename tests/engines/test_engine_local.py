@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -49,6 +50,49 @@ def test_shards_of_dead_workers_are_started_again_and_none_is_reported_twice(tmp
     assert sorted(report.shard for report in reports) == list(range(12))
     assert {report.shard: report.attempt for report in reports if report.shard in runner.fatal} == {0: 3, 5: 3, 11: 3}
     assert max(report.attempt for report in reports if report.shard not in runner.fatal) == 1
+
+
+def test_a_process_that_stands_still_is_ended_and_its_shards_start_again(tmp_path: Path) -> None:
+    runner = PlainRunner(str(tmp_path), fatal=(3,), behaviour="stops")
+    began = time.monotonic()
+    reports = list(LocalEngine(2).run(runner, range(12), Task(silence_s=2.0)))
+    assert sorted(report.shard for report in reports) == list(range(12))
+    assert {report.shard: report.attempt for report in reports}[3] == 2
+    assert 2.0 < time.monotonic() - began < 20.0
+
+
+def test_a_process_that_gets_on_slowly_is_left_alone(tmp_path: Path) -> None:
+    runner = PlainRunner(str(tmp_path), behaviour="slow")
+    reports = list(LocalEngine(1).run(runner, range(2), Task(silence_s=1.0)))
+    assert [(report.shard, report.attempt) for report in reports] == [(0, 1), (1, 1)]
+
+
+def test_a_process_that_holds_nothing_may_be_silent(tmp_path: Path) -> None:
+    reports = LocalEngine(2).run(PlainRunner(str(tmp_path)), range(2), Task(silence_s=1.0))
+    seen = [next(reports).shard]
+    time.sleep(1.5)
+    seen += [report.shard for report in reports]
+    assert sorted(seen) == [0, 1]
+    assert len(list(tmp_path.glob("starts.*"))) == 2
+
+
+class StopItself:
+    """A child's work: stands still."""
+
+    def __call__(self, receive: Receive, send: Send) -> None:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def test_a_child_that_no_signal_reaches_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    # SIGKILL ends a stopped process; without it this one is as if it were stuck in the kernel
+    child = Child(StopItself(), {})
+    with monkeypatch.context() as patch:
+        patch.setattr(Child, "kill", lambda self: None)
+        patch.setattr("simsam_batch.engines.child._END_S", 0.5)
+        patch.setattr("simsam_batch.engines.child._KILLED_S", 0.5)
+        assert child.end() == "stuck in the kernel, SIGKILL notwithstanding"
+    child.kill()
+    assert child._process.wait(timeout=10) == -signal.SIGKILL
 
 
 def test_processes_that_end_before_they_are_ready_end_the_run_with_the_signal(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -11,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
 from simsam_batch.cli import run
+from simsam_batch.storage import Folder
 
 IMAGES = 32
 SHARD_SIZE = 2
@@ -34,29 +37,30 @@ def make_pictures(folder: Path) -> Path:
     return folder
 
 
-def command(pictures: Path, out: Path, *more: str) -> list[str]:
+def command(pictures: Path, out: Path | str, *more: str) -> list[str]:
     """The command line, from the interpreter's name on."""
     sizes = ["--shard-size", str(SHARD_SIZE), "--allow-failed", "1"]
     return [sys.executable, "-m", "simsam_batch", "segment", str(pictures), str(out), *SETTINGS, *sizes, *more]
 
 
-def outcome(out: Path) -> dict[str, Any]:
+def outcome(out: Path | str) -> dict[str, Any]:
     """What two runs over the same pictures must agree on, after checks that hold for each alone."""
-    rows = pq.read_table(out / "results/segment").to_pylist()
+    folder = Folder(str(out))
+    parts = [pq.read_table(io.BytesIO(folder.read(info.name))) for info in folder.list("results/segment")]
+    rows = pa.concat_tables(parts).to_pylist()
     assert [row["image_id"] for row in rows] == [f"{i:02d}.jpg" for i in range(IMAGES)], "every image has one row"
     assert [row["image_id"] for row in rows if row["status"] == "failed"] == ["07.jpg"]
-    # a killed writer leaves its temporary file behind, which nothing reads
-    manifests = sorted(path.name for path in (out / "segment/manifests").glob("*.json"))
-    assert manifests == [f"{number:07d}.0.json" for number in range(SHARDS)]
+    # a killed writer leaves its temporary file behind, which no listing shows
+    manifests = [info.name for info in folder.list("segment/manifests")]
+    assert manifests == [f"segment/manifests/{number:07d}.0.json" for number in range(SHARDS)]
     assert run(["verify", str(out)]) == 0
-    result = json.loads((out / "results/segment.json").read_text())
+    result = json.loads(folder.read("results/segment.json"))
     return {name: result[name] for name in ("content_digest", "images", "ok", "failed", "metrics", "errors_by_type")}
 
 
-def starts(out: Path) -> int:
+def starts(out: Path | str) -> int:
     """Starts of shards so far."""
-    folder = out / "segment/attempts"
-    return len(list(folder.iterdir())) if folder.exists() else 0
+    return len(Folder(str(out)).list("segment/attempts"))
 
 
 def descendants(pid: int) -> list[int]:
@@ -100,3 +104,11 @@ def _is_zombie(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):
         return True
+
+
+def title(pid: int) -> str:
+    """The command line of a process; empty once it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""

@@ -135,7 +135,14 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule()
     def orphans_are_deleted(self) -> None:
         """By another machine, which sees the same lagging listings and knows of no attempt at work."""
-        report = verify(self.out, self.plan, ["checksum"], delete_orphans=True, orphan_age_s=2 * COMMIT_TAKES + 0.5)
+        report = verify(
+            self.out,
+            self.plan,
+            ["checksum"],
+            delete_orphans=True,
+            orphan_age_s=2 * COMMIT_TAKES + 0.5,
+            nobody_at_work=True,
+        )
         # a lagging listing may make published results look as if manifests were gone; nothing is deleted for it
         assert self.out.lag or report.problems == []
         for orphan in report.orphans:

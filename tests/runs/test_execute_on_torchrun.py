@@ -87,6 +87,19 @@ def test_ranks_that_die_start_again_and_go_on_from_the_ledger(tmp_path: Path) ->
 
 
 @pytest.mark.slow
+def test_a_rank_that_stands_still_ends_the_job_and_all_start_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STALL_SECONDS", "2")
+    uris = ["stoprank:1"] * 16
+    # torchrun gives its ranks half a minute to end, which one that is stopped does not
+    assert torchrun(tmp_path, uris, *STANDALONE, "--max-restarts", "1") == 0
+    assert sorted(path.name for path in tmp_path.glob("ended.*")) == ["ended.0", "ended.1"]
+    out, _ = plan_of(tmp_path / "out", uris, 2)
+    assert [manifest["shard"] for manifest in Ledger(out, "trouble").manifests()] == list(range(8))
+
+
+@pytest.mark.slow
 def test_ranks_that_are_asked_to_end_finish_what_they_have_drawn(tmp_path: Path) -> None:
     process = subprocess.Popen(**launch(tmp_path, ["meet:2", *["sleep:0.5"] * 79], *STANDALONE))
     stage = TroubleStage(str(tmp_path))

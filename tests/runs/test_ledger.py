@@ -224,12 +224,15 @@ def test_manifests_come_in_the_order_of_the_shards_however_they_are_asked_for(ou
     assert [manifest["shard"] for manifest in ledger.manifests({2: 0, 0: 0, 1: 0})] == [0, 1, 2]
 
 
-def test_storage_errors_are_those_of_the_starts_after_one(out_url: str) -> None:
+def test_a_start_that_ended_for_the_storage_says_nothing_against_the_images(out_url: str) -> None:
     ledger, _ = _begun(out_url)
-    for attempt in (1, 2, 3, 10):
+    assert [ledger.start(1) for _ in range(5)] == [1, 2, 3, 4, 5]
+    for attempt in (1, 2, 4):
         ledger.note_storage_error(1, attempt)
-    assert [ledger.storage_errors(1, after=attempt) for attempt in (0, 2, 3, 10)] == [4, 2, 1, 0]
-    assert ledger.storage_errors(0) == 0
+    # the third and the fifth are left
+    assert [ledger.unexplained_starts(1, 5, after=attempt) for attempt in (0, 2, 3, 5)] == [2, 2, 1, 0]
+    assert ledger.unexplained_starts(1, 4) == 1
+    assert ledger.starts() == [1] * 5
 
 
 def test_pending_costs_one_listing_and_no_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,7 +254,6 @@ def test_pending_costs_one_listing_and_no_reads(tmp_path: Path, monkeypatch: pyt
 def test_foreign_files_among_the_manifests_are_not_manifests(tmp_path: Path) -> None:
     ledger, plan = _begun(str(tmp_path))
     for name in ("0000000.0.json.bak", ".DS_Store", "notes.json", "0000001.x.json"):
-        (tmp_path / "small/manifests").mkdir(exist_ok=True)
         (tmp_path / "small/manifests" / name).write_text("{}")
     assert ledger.pending(plan.shards) == [0, 1, 2]
 
@@ -267,7 +269,6 @@ def test_a_damaged_manifest_is_named(tmp_path: Path, body: str) -> None:
 
 def test_a_manifest_of_a_newer_release_is_refused(tmp_path: Path) -> None:
     ledger, _ = _begun(str(tmp_path))
-    (tmp_path / "small/manifests").mkdir()
     (tmp_path / "small/manifests/0000001.0.json").write_text('{"schema_version": 99}')
     with pytest.raises(RunError, match="newer release"):
         ledger.manifest(1, 0)

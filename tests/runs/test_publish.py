@@ -197,7 +197,9 @@ def test_each_manifest_and_each_rows_file_is_read_once(tmp_path: Path, monkeypat
     monkeypatch.setattr(Folder, "read", counted)
     _publish(plan)
     manifests = [f"small/manifests/000000{number}.0.json" for number in range(3)]
-    assert sorted(read) == [f"small/data/000000{number}.1.parquet" for number in range(3)] + manifests
+    assert sorted(read) == [f"small/data/000000{number}.1.parquet" for number in range(3)] + manifests + [
+        "small/stage.json"
+    ]
 
 
 def test_parts_have_few_row_groups_of_whole_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

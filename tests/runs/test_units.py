@@ -313,8 +313,8 @@ def test_what_a_stage_reads_has_to_be_finished(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as refused:
         Ledger(plan.out, "lengths").begin(LengthStage("", unit="image_id", reads=("small",)), plan)
     assert str(refused.value) == (
-        f"the stage lengths reads small, which {tmp_path} has not finished: results/small.json is missing. "
-        "To mend it: run the command that makes small to its end"
+        f"the stage lengths reads small, which {tmp_path} has not finished: results/small.json is missing, "
+        "or of another run. To mend it: run the command that makes small to its end"
     )
     assert not (tmp_path / "lengths").exists()
 
@@ -343,4 +343,5 @@ def test_the_engine_is_told_what_a_stage_needs(tmp_path: Path) -> None:
     plan = make_plan_of(Folder(str(tmp_path / "out")), pairs("a"), unit="pair_id", shard_size=1)
     stage = LengthStage(str(tmp_path), needs=Needs(gpu=False, workers=1))
     execute(plan.out, plan, stage, Noting(), OPTIONS, lambda report: None, task=Task(run="r", stage="lengths"))
-    assert told == [Task(run="r", stage="lengths", gpu=False, workers=1)]
+    # half an hour for a stall, and a minute
+    assert told == [Task(run="r", stage="lengths", gpu=False, workers=1, silence_s=1860.0)]

@@ -427,13 +427,57 @@ def test_what_is_not_the_runs_own_is_named_and_never_deleted(tmp_path: Path) -> 
 
 def test_temporary_files_of_a_crash_are_orphans(tmp_path: Path) -> None:
     _, plan = _run(str(tmp_path))
-    left = tmp_path / "small/data/.0000001.2.parquet.0123456789abcdef.tmp"
+    left = tmp_path / "small/data/.0000001.2.parquet.0123456789abcdef0123456789abcdef.tmp"
     left.write_bytes(b"half")
     assert [orphan.name for orphan in verify(plan.out, plan, delete_orphans=True).orphans if orphan.deleted] == []
     _age(left, 2 * DAY)
     [orphan] = verify(plan.out, plan, delete_orphans=True).orphans
     assert (orphan.name, orphan.bytes, orphan.deleted) == (str(left.relative_to(tmp_path)), 4, True)
     assert not left.exists()
+
+
+def test_only_names_of_the_runs_own_are_orphans(tmp_path: Path) -> None:
+    _, plan = _run(str(tmp_path))
+    others = ["small/data/.notes.tmp", "small/data/0000001.2.parquet.tmp", ".cache.tmp", "small/data/0000001.2.npy"]
+    for name in others:
+        (tmp_path / name).write_text("mine")
+        _age(tmp_path / name, 100 * DAY)
+    report = verify(plan.out, plan, delete_orphans=True, orphan_age_s=0.0)
+    assert report.orphans == []
+    assert sorted(report.foreign) == sorted(name for name in others if "/" in name)
+    assert all((tmp_path / name).exists() for name in others)
+
+
+@pytest.mark.parametrize("ahead_s", [3 * DAY, -3 * DAY])
+def test_age_goes_by_the_clock_of_the_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead_s: float) -> None:
+    # the clock of this machine is wrong by days
+    plan, (old, young) = _with_orphans(tmp_path)
+    real = time.time
+    monkeypatch.setattr("simsam_batch.runs.verify.time.time", lambda: real() + ahead_s)
+    report = verify(plan.out, plan, delete_orphans=True)
+    assert [(orphan.name, orphan.deleted) for orphan in report.orphans] == [(old, True), (young, False)]
+    assert report.orphans[1].age_s == pytest.approx(0.0, abs=60.0)
+
+
+def test_nothing_is_deleted_while_a_shard_is_started_and_not_committed_unless_told(tmp_path: Path) -> None:
+    ledger, plan = _run(str(tmp_path), shards=(0, 1))
+    ledger.commit(output(plan, 0, [9.0, 9.0]), ledger.start(0), started=0.0)
+    names = ["small/data/0000000.2.npz", "small/data/0000000.2.parquet"]
+    for name in names:
+        _age(tmp_path / name, 2 * DAY)
+    ledger.start(2)
+    report = verify(plan.out, plan, delete_orphans=True)
+    assert (report.at_work, [orphan.deleted for orphan in report.orphans]) == (["small"], [False, False])
+    assert "shards of small are started and not committed, so that a command may be at work" in as_text(report)
+    report = verify(plan.out, plan, delete_orphans=True, nobody_at_work=True)
+    assert (report.at_work, [orphan.deleted for orphan in report.orphans]) == ([], [True, True])
+
+
+def test_a_stage_that_waits_to_be_gone_on_with_is_not_at_work(tmp_path: Path) -> None:
+    ledger, plan = _run(str(tmp_path), shards=(0,))
+    ledger.commit(output(plan, 0, [9.0, 9.0]), ledger.start(0), started=0.0)
+    report = verify(plan.out, plan, delete_orphans=True, orphan_age_s=-1.0)
+    assert [orphan.deleted for orphan in report.orphans] == [True, True]
 
 
 def test_the_plan_of_a_driver_that_came_second_is_an_orphan(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 ``fine``, ``bad`` (an image's own fault), ``badonce`` (the first time only), ``storage:K`` (K reads fail first),
 ``raise``, ``kill`` (SIGKILL), ``exit``, ``segfault``, ``sleep:SECONDS``, ``killonce`` (SIGKILL the first time only),
 ``meet:K`` (waits until K processes have built their worker), ``poison`` (the device is lost), ``poisononce``,
-``stoponce`` (SIGSTOP the first time only), ``hold`` (keeps the interpreter's lock for 1000 s).
+``stoponce`` (SIGSTOP the first time only), ``stoprank:N`` (SIGSTOP on rank N of torchrun, once in all; on others a
+fifth of a second), ``hold`` (keeps the interpreter's lock for 1000 s).
 """
 
 from __future__ import annotations
@@ -151,6 +152,10 @@ class TroubleWorker:
             raise DevicePoisonedError("CUDA error: an illegal memory access was encountered")
         if what == "stoponce" and self._stage.count(image_id) == 1:
             os.kill(os.getpid(), signal.SIGSTOP)
+        if what == "stoprank":
+            time.sleep(0.2)
+            if os.environ["RANK"] == argument and self._stage.count(what) == 1:
+                os.kill(os.getpid(), signal.SIGSTOP)
         if what == "hold":
             # unlike CDLL this does not let go of the interpreter's lock
             ctypes.PyDLL(None).sleep(1000)

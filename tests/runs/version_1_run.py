@@ -28,6 +28,7 @@ def as_version_1(out: Path, stage: str, resolved: dict[str, Any] | None = None) 
         pq.write_table(table.replace_schema_metadata(kept | {b"schema_version": b"1"}), path, compression="zstd")
 
     def resealed(manifest: dict[str, Any]) -> dict[str, Any]:
+        del manifest["stage_token"]
         for file in manifest["files"]:
             body = (out / file["name"]).read_bytes()
             file |= {"size": len(body), "sha256": hashlib.sha256(body).hexdigest()}
@@ -38,7 +39,7 @@ def as_version_1(out: Path, stage: str, resolved: dict[str, Any] | None = None) 
     for path in (out / f"results/{stage}").glob("*.parquet"):
         pq.write_table(pq.read_table(path).drop_columns(_ADDED_COLUMNS), path)
     if (out / f"results/{stage}.json").exists():
-        _rewrite(out / f"results/{stage}.json", lambda result: result)
+        _rewrite(out / f"results/{stage}.json", lambda result: {k: v for k, v in result.items() if k != "stage_token"})
 
 
 def _rewrite(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:

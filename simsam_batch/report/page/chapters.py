@@ -130,7 +130,7 @@ class Source:
 
     def metrics(self, stage: str) -> dict[str, Any] | None:
         """The scores in a stage's result file; None while there is none."""
-        found = self._json(f"results/{stage}.json", "metrics")
+        found = Ledger(self.out, stage).published()
         return None if found is None else dict(found["metrics"])
 
     def scored_again(self, stages: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:

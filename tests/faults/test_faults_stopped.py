@@ -1,0 +1,108 @@
+"""Processes that stand still without dying (SIGSTOP, as a debugger, a frozen container or a stuck disk leaves them).
+
+The real command ends by itself, and its content is that of an undisturbed run.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from killed_runs import command, descendants, kill, make_pictures, outcome, starts, title
+
+from simsam_batch.cli import run
+
+STALL = ["--stall-minutes", "0.1"]
+"""Six seconds; a process that stands still is ended after twelve."""
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_pictures(tmp_path_factory.mktemp("stopped") / "pictures")
+
+
+@pytest.fixture(scope="module")
+def expected(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    assert run(command(pictures, out, "--engine", "inline")[3:]) == 0
+    return outcome(out)
+
+
+def wait_for_starts(process: subprocess.Popen[bytes], out: Path, count: int) -> None:
+    deadline = time.monotonic() + 180
+    while starts(out) < count:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def stop(pids: list[int]) -> None:
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+
+
+@pytest.mark.slow
+def test_a_stopped_worker_is_replaced_and_the_run_ends(
+    pictures: Path, expected: dict[str, Any], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    process = subprocess.Popen(command(pictures, out, "--engine", "local", "--workers", "2", *STALL))
+    try:
+        wait_for_starts(process, out, 3)
+        stopped = descendants(process.pid)[0]
+        stop([stopped])
+        assert process.wait(timeout=120) == 0
+    finally:
+        process.kill()
+    assert outcome(out) == expected
+    assert not Path(f"/proc/{stopped}").exists()
+
+
+def _node_processes(node: Any) -> list[int]:
+    """The raylet of a node of a test cluster, and all that it started."""
+    raylet = next(held[0].process.pid for name, held in node.all_processes.items() if name == "raylet")
+    return [raylet, *descendants(raylet)]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("whole", [True, False], ids=["a whole node", "its worker"])
+def test_of_three_ray_nodes_one_stands_still_and_the_run_ends(
+    pictures: Path, expected: dict[str, Any], tmp_path: Path, whole: bool
+) -> None:
+    pytest.importorskip("ray")
+    import ray
+    from ray.cluster_utils import Cluster
+
+    ray.shutdown()
+    # Ray's own times: a node that does not answer is given up after about a minute
+    size = {"num_cpus": 1, "object_store_memory": 100 * 1024**2}
+    cluster = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False})
+    stopped: list[int] = []
+    try:
+        nodes = [cluster.add_node(**size) for _ in range(2)]
+        cluster.wait_for_nodes()
+        out = tmp_path / "out"
+        launch = command(pictures, out, "--engine", "ray", "--ray-address", cluster.address, "--workers", "3", *STALL)
+        process = subprocess.Popen(launch)
+        try:
+            wait_for_starts(process, out, 5)
+            below = _node_processes(nodes[0])
+            stopped = below if whole else [pid for pid in below if "MapWorker" in title(pid)]
+            assert stopped
+            stop(stopped)
+            began = time.monotonic()
+            assert process.wait(timeout=400) == 0
+        finally:
+            process.kill()
+        assert outcome(out) == expected
+        print(f"{len(stopped)} processes stopped; the run ended {time.monotonic() - began:.0f} s later")
+    finally:
+        kill(stopped)
+        cluster.shutdown()
