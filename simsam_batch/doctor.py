@@ -76,8 +76,9 @@ def checks(
     yield _checked("cupy", _cupy, "install the CuPy of torch's CUDA: simsam-batch[gpu] or [gpu-cuda12]")
     for solver in ("eigh", "arpack", "lobpcg", "block-lanczos"):
         yield _checked(solver, partial(_solver, solver, "cpu"), _MEND_SOLVER)
-    for name in ("JPEG", "PNG", "WEBP", "TIFF"):
+    for name in ("JPEG", "PNG", "WEBP", "TIFF", "JPEG2000", "AVIF"):
         yield _checked(name.lower(), partial(_decoder, name), "pip install --force-reinstall pillow, from a wheel")
+    yield _checked("heic", partial(_optional, "pillow_heif", "heic"), "pip install --upgrade 'simsam-batch[heic]'")
     yield _checked("ray", partial(_optional, "ray", "ray"), "pip install --upgrade 'simsam-batch[ray]'")
     yield _checked("s3", partial(_optional, "s3fs", "s3"), "pip install --upgrade 'simsam-batch[s3]'")
     yield _checked("crf", _crf, "pip install --force-reinstall 'simsam-batch[crf]'")
@@ -211,15 +212,20 @@ def _decoder(kind: str) -> str:
 
     from simsam_batch.images import ImageLimits, decode
 
-    feature = {"JPEG": "jpg", "PNG": "zlib", "WEBP": "webp", "TIFF": "libtiff"}[kind]
+    known = {"JPEG": "jpg", "PNG": "zlib", "WEBP": "webp", "TIFF": "libtiff", "JPEG2000": "jpg_2000", "AVIF": "avif"}
+    feature = known[kind]
     if not features.check(feature):
+        if kind in ("JPEG2000", "AVIF"):
+            return f"absent from this Pillow: {kind} is not read"
         raise _WrongError(f"this Pillow was built without {feature}")
     rows = np.linspace(0, 255, 32).astype(np.uint8)
     picture = np.stack(np.broadcast_arrays(rows[:, None], rows[None, :], np.uint8(128)), axis=-1)
     target = io.BytesIO()
     Image.fromarray(picture).save(target, kind, quality=95, lossless=True)
     back = decode(target.getvalue(), ImageLimits()).rgb
-    if back.shape != picture.shape or np.abs(back.astype(int) - picture).max() > (16 if kind == "JPEG" else 0):
+    if back.shape != picture.shape or np.abs(back.astype(int) - picture).max() > (
+        16 if kind in ("JPEG", "AVIF") else 0
+    ):
         raise _WrongError(f"a picture written as {kind} comes back as another one")
     turbo = features.version_feature("libjpeg_turbo") if kind == "JPEG" else None
     return f"libjpeg-turbo {turbo}" if turbo else str(features.version(feature) or "as Pillow has it")

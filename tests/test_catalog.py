@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simsam_batch import formats
 from simsam_batch.catalog import Catalog, read_catalog
 from simsam_batch.errors import SettingsError
 from simsam_batch.runs.schema import PLAN_FIELDS
@@ -120,10 +121,41 @@ class TestFolders:
         assert truths(read_catalog(images, truth=f"{bucket}{slash}")) == {"b.jpg": "b.png", "x/a.jpg": "x/a.png"}
 
     def test_other_files_are_counted_by_suffix(self, tmp_path: Path) -> None:
-        fill(str(tmp_path), ["a.png", "b.txt", "c/d.txt", "e.GIF", "README"])
+        fill(str(tmp_path), ["a.png", "b.txt", "c/d.txt", "e.ICO", "README"])
         (note,) = read_catalog(str(tmp_path)).notes
         assert note.startswith("4 files")
-        assert note.endswith(".txt 2, .gif 1, no suffix 1")
+        assert note.endswith(".txt 2, .ico 1, no suffix 1")
+
+    def test_pictures_and_videos_that_are_not_read_are_records_too_and_said(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(formats, "find_spec", lambda name: None)
+        names = ["a.png", "b.HEIC", "c.gif", "d.avif", "e.jp2", "f/g.CR2", "f/h.nef", "i.MOV"]
+        fill(str(tmp_path), [*names, "notes.txt"])
+        catalog = read_catalog(str(tmp_path))
+        assert ids(catalog) == names
+        unread, others = catalog.notes
+        assert unread.startswith("4 files")
+        assert "2 of camera raw (to mend it: develop" in unread
+        assert "1 of HEIC (to mend it: pip install 'simsam-batch[heic]'" in unread
+        assert "1 of video" in unread
+        assert others.startswith("1 files")
+
+    def test_a_folder_of_what_is_not_read_alone_says_so(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(formats, "find_spec", lambda name: None)
+        fill(str(tmp_path), ["a.HEIC", "b.heic", "c.mp4"])
+        with pytest.raises(SettingsError, match=r"no image in it that can be read, but 2 of HEIC .*; 1 of video"):
+            read_catalog(str(tmp_path))
+
+    def test_a_video_beside_tables_is_no_image(self, tmp_path: Path) -> None:
+        fill(str(tmp_path), ["film.mp4"])
+        parquet(str(tmp_path), "part.parquet", uri=["x.png"])
+        assert ids(read_catalog(str(tmp_path))) == ["x.png"]
+
+    def test_a_raw_file_beside_its_jpeg_has_no_part_in_the_truth(self, tmp_path: Path) -> None:
+        images = fill(f"{tmp_path}/images", ["a.jpg", "a.CR2"])
+        masks = fill(f"{tmp_path}/masks", ["a.png"])
+        assert truths(read_catalog(images, truth=masks)) == {"a.jpg": "a.png", "a.CR2": None}
 
     @pytest.mark.parametrize(
         "name", ["with space.png", "ünïcode/é.png", "new\nline.png", "a'b\"c.png", "100%20#?.png", "<b>.png"]
@@ -160,7 +192,7 @@ class TestFolders:
         with pytest.raises(SettingsError, match=r"IMAGES: .*out|prefix.*To mend it"):
             read_catalog(out_url)
         fill(out_url, ["notes.md", ".hidden.png"])
-        with pytest.raises(SettingsError, match=r"no image in it: looked for \.jpg \.jpeg \.png"):
+        with pytest.raises(SettingsError, match=r"no image in it: looked for \.jpg \.jpeg"):
             read_catalog(out_url)
 
     @pytest.mark.parametrize("name", ["photo.jpg", "table.csv", "noise"])

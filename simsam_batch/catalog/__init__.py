@@ -2,8 +2,8 @@
 
 from simsam_batch.catalog.datasets import DATASETS, absolute_input
 from simsam_batch.catalog.facts import BOXES_COLUMN, DatasetFacts, TruthKind, center_crops, facts_of, truth_kind
-from simsam_batch.catalog.folders import SUFFIXES
 from simsam_batch.catalog.read import Catalog, read_catalog
+from simsam_batch.formats import SUFFIXES
 
 __all__ = [
     "BOXES_COLUMN",

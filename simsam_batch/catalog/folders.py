@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,13 +11,11 @@ from typing import TYPE_CHECKING
 
 from simsam_batch.catalog.records import quoted, records_table
 from simsam_batch.errors import SettingsError, StorageError
+from simsam_batch.formats import KINDS, SUFFIXES, Format, kind_by_name, mend_of
 from simsam_batch.storage import ObjectNotFound, absolute_url, read_url, redact, walk
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
-"""Files that count as images, in any case."""
 
 ACCEPTED = {
     "IMAGES": "IMAGES is a folder, a .txt list with one path or URL a line, Parquet with a column 'uri', or a dataset "
@@ -25,6 +24,7 @@ ACCEPTED = {
 }
 _CHUNK = 65536
 _HIDDEN_NAMED = 5
+_WITH_ROW = frozenset(suffix for kind in KINDS for suffix in kind.suffixes)
 
 
 def is_file(url: str) -> bool:
@@ -127,6 +127,11 @@ def is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
+def has_row(name: str) -> bool:
+    """Whether a file of a folder is a record of the run, by its name: images, and pictures and videos not read."""
+    return posixpath.splitext(name)[1].lower() in _WITH_ROW
+
+
 def ends_in(suffixes: Sequence[str]) -> Callable[[str], bool]:
     """Whether a name ends in one of some suffixes, in any case; as a function of the name."""
     endings = tuple(suffix.lower() for suffix in suffixes)
@@ -134,24 +139,47 @@ def ends_in(suffixes: Sequence[str]) -> Callable[[str], bool]:
 
 
 def folder_records(images: str, truth: str | None, notes: list[str], *, hidden: bool = False) -> pa.Table | None:
-    """Image records of a folder, without its truth masks; None if it has Parquet files and no image."""
+    """Records of a folder, without its truth masks; None if it has Parquet files and no image.
+
+    Pictures and videos of kinds that are not read are among them, so that a row says what became of each.
+    """
     inside = None
     if truth is not None:
         here, there = absolute_url(images), absolute_url(truth)
         if here == there:
             raise SettingsError(f"truth: {redact(truth)} is IMAGES itself; give the folder that holds the masks alone")
         inside = there.removeprefix(here + "/") if there.startswith(here + "/") else None
-    listing = listed_files("IMAGES", images, is_image, inside, hidden=hidden)
+    listing = listed_files("IMAGES", images, has_row, inside, hidden=hidden)
     found, others = listing.files, listing.others
-    if not found.num_rows:
+    unread = _unread(found["name"])
+    if unread.total() == found.num_rows:
         if others[".parquet"]:
             return None
+        if unread:
+            raise SettingsError(f"{redact(images)} has no image in it that can be read, but {_told(unread)}")
         hidden_alone = f"; {listing.hidden_count} are hidden, which --hidden takes" * bool(listing.hidden_count)
         raise SettingsError(
             f"{redact(images)} has no image in it: looked for {' '.join(SUFFIXES)}, in any case{hidden_alone}"
         )
+    if unread:
+        notes.append(f"{unread.total()} files of {redact(images)} cannot be read and will fail: {_told(unread)}")
     if others:
         listed = ", ".join(f"{suffix} {count}" for suffix, count in sorted(others.items(), key=lambda e: (-e[1], e[0])))
         notes.append(f"{others.total()} files of {redact(images)} are not in the catalog: {listed}")
     listing.note_hidden(images, notes, option=True)
     return records_table({"image_id": found["name"], "uri": found["uri"], "size": found["size"], "etag": found["etag"]})
+
+
+def _unread(names: pa.ChunkedArray) -> Counter[Format]:
+    """How many files there are of each kind that is not read, or not by what is installed here."""
+    import pyarrow.compute as pc
+
+    kinds = [kind for kind in KINDS if kind.suffixes and mend_of(kind) is not None]
+    endings = "|".join(re.escape(suffix) for kind in kinds for suffix in kind.suffixes)
+    unread = names.filter(pc.match_substring_regex(names, f"(?i)({endings})$"))
+    return Counter(kind for name in unread.to_pylist() if (kind := kind_by_name(name)) is not None)
+
+
+def _told(unread: Counter[Format]) -> str:
+    """Such files for people, with the mend of each kind."""
+    return "; ".join(f"{count} of {kind.name} (to mend it: {mend_of(kind)})" for kind, count in unread.most_common())

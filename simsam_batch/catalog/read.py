@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Literal
 
 from simsam_batch.catalog.datasets import named_dataset, read_dataset
 from simsam_batch.catalog.facts import DatasetFacts
-from simsam_batch.catalog.folders import SUFFIXES, folder_records
+from simsam_batch.catalog.folders import folder_records
 from simsam_batch.catalog.records import COLUMNS, quoted, repeated_values
 from simsam_batch.catalog.tables import list_records, parquet_records
 from simsam_batch.catalog.truth import PARTITIONS, holds_partitions, with_truth
 from simsam_batch.errors import SettingsError
+from simsam_batch.formats import SUFFIXES
 from simsam_batch.storage import carries_secret, redact
 
 if TYPE_CHECKING:
@@ -55,10 +56,11 @@ def read_catalog(
 ) -> Catalog:
     """List the images of a folder, a ``.txt`` list, Parquet or a dataset by name, and join truth to them by name.
 
-    A folder is searched with all its sub-folders for files with one of `SUFFIXES`, in the order of their relative
-    paths; hidden files and folders are left out, and a note says so. A list or table keeps its own order, and nobody
-    asks whether its files exist. Truth belongs to the image with the same sub-folder and file stem; it is image files,
-    or partitions with one of `PARTITIONS`. A dataset brings its own truth.
+    A folder is searched with all its sub-folders for files with one of `SUFFIXES`, and for pictures and videos of kinds
+    that are not read, in the order of their relative paths; hidden files and folders are left out, and a note says so.
+    A list or table keeps its own order, and nobody asks whether its files exist. Truth belongs to the image with the
+    same sub-folder and file stem; it is image files, or partitions with one of `PARTITIONS`. A dataset brings its own
+    truth.
 
     Args:
         images: path or URL of the folder, the list, the Parquet file or a folder of Parquet files; or ``NAME:ROOT``.

@@ -6,9 +6,10 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from simsam_batch.catalog.folders import SUFFIXES, ends_in, listed_files
+from simsam_batch.catalog.folders import ends_in, listed_files
 from simsam_batch.catalog.records import quoted, repeated_values
 from simsam_batch.errors import SettingsError
+from simsam_batch.formats import SUFFIXES
 from simsam_batch.storage import redact
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Images from bytes to patches: fetch, decode, orient, limit, resize, cut to the grid; truth; decoding ahead."""
 
 from simsam_batch.images.ahead import decode_ahead
-from simsam_batch.images.decode import Decoded, ImageLimits, decode, fetch, image_size
+from simsam_batch.images.decode import ColorProfile, Decoded, ImageLimits, decode, fetch, image_size
 from simsam_batch.images.partitions import load_partitions
 from simsam_batch.images.predictions import load_label_map, load_mask
 from simsam_batch.images.prepare import Prepared, prepare, prepare_decoded
@@ -9,6 +9,7 @@ from simsam_batch.images.resize import Resize, check_resize, crop_to_grid, parse
 from simsam_batch.images.truth import TruthError, central_square, load_labels, load_truth
 
 __all__ = [
+    "ColorProfile",
     "Decoded",
     "ImageLimits",
     "Prepared",

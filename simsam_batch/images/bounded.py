@@ -1,39 +1,27 @@
-"""What no decoder is asked to do: work on without end, or unpack a TIFF of a million pieces."""
+"""What no decoder is asked to do: work on without end, or hold more pixels at once than memory is meant for."""
 
 from __future__ import annotations
 
 import io
-import struct
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from simsam_batch.errors import ImageError
 
-MOST_TIFF_PIECES = 1_000_000
-"""Strips or tiles of a TIFF; the decoder makes some 300 bytes of Python objects for each."""
 
-_STRIP_OFFSETS, _TILE_OFFSETS = 0x0111, 0x0144
-_MOST_ENTRIES = 65_536
+class Deadline:
+    """The processor time that one image may take in this thread, from now on.
 
-
-class TimedFile(io.BytesIO):
-    """Bytes as a file that ends a decoder which has used too much processor time.
-
-    A decoder cannot be interrupted from outside; it is ended when it asks for more bytes. That is enough where the
-    work can be out of all proportion to the pixels: each scan of a progressive JPEG, a few bytes of the file, goes
-    over the whole image. Between two reads the work is bounded by the limit on pixels. The clock is that of the
-    thread, so that a busy or suspended machine costs no image.
-
-    Args:
-        data: the file.
-        seconds: of processor time, from now on and in this thread.
+    The clock is that of the thread, so that a busy or suspended machine costs no image, and neither does waiting.
     """
 
-    def __init__(self, data: bytes, seconds: float) -> None:
-        super().__init__(data)
+    def __init__(self, seconds: float) -> None:
         self._seconds, self._end = seconds, time.thread_time() + seconds
 
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Some bytes.
+    def check(self) -> None:
+        """Go on, if there is time left.
 
         Raises:
             ImageError: ``timed_out``.
@@ -45,30 +33,55 @@ class TimedFile(io.BytesIO):
                 "To mend it: raise --decode-seconds, or leave it out",
                 "decode",
             )
+
+
+class TimedFile(io.BytesIO):
+    """Bytes as a file that ends a decoder which has used too much processor time.
+
+    A decoder cannot be interrupted from outside; it is ended when it asks for more bytes. That is enough where the
+    work can be out of all proportion to the pixels: each scan of a progressive JPEG, a few bytes of the file, goes
+    over the whole image. Between two reads the work is bounded by the limit on pixels.
+    """
+
+    def __init__(self, data: bytes, deadline: Deadline) -> None:
+        super().__init__(data)
+        self._deadline = deadline
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Some bytes.
+
+        Raises:
+            ImageError: ``timed_out``.
+        """
+        self._deadline.check()
         return super().read(size)
 
 
-def check_tiff_pieces(data: bytes) -> None:
-    """Look into the first directory of a TIFF before a decoder makes Python objects of all its pieces.
+class PixelBudget:
+    """How many pixels all threads of a process may have between header and end of decoding at once.
 
-    What cannot be followed is left for the decoder to name.
-
-    Raises:
-        ImageError: ``unsupported``, for more than `MOST_TIFF_PIECES` strips or tiles.
+    An image that is larger than the whole budget is let in when it is alone. Those that wait keep their order, so that
+    small images do not pass a large one for ever. A thread must not ask again while it holds some.
     """
-    order = "<" if data[:2] == b"II" else ">"
-    is_big = struct.unpack_from(order + "H", data, 2)[0] == 43
-    at, head, entry = ("Q", "Q", "HHQQ") if is_big else ("L", "H", "HHLL")
-    try:
-        (start,) = struct.unpack_from(order + at, data, 8 if is_big else 4)
-        (entries,) = struct.unpack_from(order + head, data, start)
-        directory = start + struct.calcsize(order + head)
-        size = struct.calcsize(order + entry)
-        for position in range(directory, directory + min(entries, _MOST_ENTRIES) * size, size):
-            tag, _, count, _ = struct.unpack_from(order + entry, data, position)
-            if tag in (_STRIP_OFFSETS, _TILE_OFFSETS) and count > MOST_TIFF_PIECES:
-                raise ImageError(
-                    "unsupported", f"a TIFF of {count} strips or tiles: {MOST_TIFF_PIECES} are allowed", "decode"
-                )
-    except (struct.error, OverflowError):
-        return
+
+    def __init__(self, most: int) -> None:
+        self._most, self._held = most, 0
+        self._next, self._changed = threading.Lock(), threading.Condition()
+
+    @contextmanager
+    def held(self, pixels: int) -> Iterator[None]:
+        """Count so many pixels in until the block ends; waits for room first."""
+        with self._next, self._changed:
+            self._changed.wait_for(lambda: not self._held or self._held + pixels <= self._most)
+            self._held += pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._held -= pixels
+                self._changed.notify_all()
+
+
+IN_FLIGHT = PixelBudget(250_000_000)
+"""Of this process. Decoding takes about eight bytes for each of these pixels at its peak, so some 2 GB, or what the
+largest image alone takes, if that is more."""

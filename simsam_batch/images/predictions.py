@@ -12,6 +12,7 @@ from simsam_batch.images.decode import ImageLimits, fetch, opened, orientation_o
 from simsam_batch.images.truth import class_ids, first_channel
 
 _OBJECT_VALUES = (1, 255, 65535)
+_LOSSY = ("JPEG", "AVIF", "HEIF")
 
 
 def load_mask(uri: str, limits: ImageLimits) -> NDArray[np.bool_]:
@@ -25,9 +26,9 @@ def load_mask(uri: str, limits: ImageLimits) -> NDArray[np.bool_]:
         ImageError: not found, not readable, or with other values; they are named.
         StorageError: the storage did not answer; the read may be repeated.
     """
-    with opened(fetch(uri, limits), limits) as (image, _):
-        values, form = first_channel(image)
-        values = oriented(values, orientation_of(image))
+    with opened(fetch(uri, limits), limits) as found:
+        values, form = first_channel(found.image)
+        values = oriented(values, orientation_of(found.image))
     top, lit = values.max(), np.count_nonzero(values)
     if lit and (top not in _OBJECT_VALUES or lit != np.count_nonzero(values == top)):
         raise ImageError(
@@ -46,8 +47,9 @@ def load_label_map(uri: str, limits: ImageLimits) -> NDArray[np.integer[Any]]:
         ImageError: not found, not readable, in colours, or compressed with loss.
         StorageError: the storage did not answer; the read may be repeated.
     """
-    with opened(fetch(uri, limits), limits) as (image, _):
-        if image.format == "JPEG":
-            raise ImageError("unsupported", "JPEG changes ids where they meet. To mend it: write PNG", "decode")
-        values, _ = class_ids(image)
-        return oriented(values, orientation_of(image))
+    with opened(fetch(uri, limits), limits) as found:
+        if found.image.format in _LOSSY:
+            message = f"{found.image.format} changes ids where they meet. To mend it: write PNG"
+            raise ImageError("unsupported", message, "decode")
+        values, _ = class_ids(found.image)
+        return oriented(values, orientation_of(found.image))

@@ -30,6 +30,7 @@ class Prepared:
         full_size: the image's own size.
         orientation: EXIF value as found in the file.
         content_sha256: of the file's bytes.
+        more_frames: whether the file has further frames, pages or pictures.
     """
 
     rgb: NDArray[np.uint8]
@@ -38,6 +39,7 @@ class Prepared:
     full_size: tuple[int, int]
     orientation: int
     content_sha256: str
+    more_frames: bool
 
 
 def prepare(
@@ -96,4 +98,4 @@ def prepare_decoded(
             "resize",
         )
     rgb, grid = crop_to_grid(resize_image(decoded.rgb, working), patch)
-    return Prepared(rgb, grid, working, full, decoded.orientation, decoded.content_sha256)
+    return Prepared(rgb, grid, working, full, decoded.orientation, decoded.content_sha256, decoded.more_frames)

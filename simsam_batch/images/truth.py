@@ -11,6 +11,7 @@ from PIL import ImageFile
 
 from simsam_batch.errors import ImageError, SimsamError
 from simsam_batch.images.decode import ImageLimits, fetch, opened, orientation_of, oriented
+from simsam_batch.images.grey import deep_values, is_deep
 from simsam_batch.storage import redact
 
 _FULL_SCALES = (1, 255, 65535)
@@ -106,9 +107,9 @@ _Reader = Callable[[ImageFile.ImageFile], tuple[NDArray[Any], str]]
 def _read(uri: str, limits: ImageLimits, size: tuple[int, int], read: _Reader) -> tuple[NDArray[Any], str]:
     """What ``read`` takes out of a file, upright, of the size asked for; and what it is, in words."""
     try:
-        with opened(fetch(uri, limits), limits) as (image, _):
-            values, form = read(image)
-            values = oriented(values, orientation_of(image))
+        with opened(fetch(uri, limits), limits) as found:
+            values, form = read(found.image)
+            values = oriented(values, orientation_of(found.image))
     except ImageError as error:
         raise TruthError("unreadable", f"truth {redact(uri)}: {error}") from error
     if values.shape != size:
@@ -127,7 +128,7 @@ def class_ids(image: ImageFile.ImageFile) -> tuple[NDArray[Any], str]:
     if image.mode == "1":
         return np.asarray(image).astype(np.uint8), "grey values"
     if image.mode == "L" or image.mode.startswith("I"):
-        return np.asarray(image), "grey values"
+        return deep_values(image) if is_deep(image) else np.asarray(image), "grey values"
     channels = np.asarray(image.convert("RGB"))
     if image.mode in ("RGB", "RGBA", "LA") and (channels == channels[:, :, :1]).all():
         return channels[:, :, 0], "grey values"
@@ -148,7 +149,7 @@ def first_channel(image: ImageFile.ImageFile) -> tuple[NDArray[Any], str]:
             return colours[indices, 0], "grey values"
         return indices, "palette indices"
     if image.mode in ("1", "L", "F") or image.mode.startswith("I"):
-        values = np.asarray(image)
+        values = deep_values(image) if is_deep(image) else np.asarray(image)
         return (values.astype(np.uint8) if image.mode == "1" else values), "grey values"
     rgb = np.asarray(image.convert("LA").convert("RGB") if image.mode == "La" else image.convert("RGB"))
     if not rgb[:, :, 0].any() and rgb.any():

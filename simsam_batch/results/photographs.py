@@ -27,6 +27,11 @@ def limits_of(settings: Mapping[str, Any], row: Mapping[str, Any] | None = None)
     return replace(limits, max_pixels=pixels, decode_seconds=max(limits.decode_seconds, _LONG))
 
 
+def profile_of(settings: Mapping[str, Any]) -> images.ColorProfile:
+    """What a stage did with the colour profiles of its images."""
+    return "srgb" if settings.get("color_profile") == "srgb" else "ignore"
+
+
 def working_size(row: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[int, int]:
     """(height, width) at which the image of a row was computed, before the cut to whole patches."""
     size = row["height"], row["width"]

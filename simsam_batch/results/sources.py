@@ -15,7 +15,7 @@ from PIL import Image
 from simsam_batch import images
 from simsam_batch.errors import ImageError
 from simsam_batch.images.decode import opened
-from simsam_batch.results.photographs import limits_of
+from simsam_batch.results.photographs import limits_of, profile_of
 from simsam_batch.storage import ObjectNotFound, read_ahead, read_url
 
 T = TypeVar("T")
@@ -65,7 +65,7 @@ def pixels_of(row: Mapping[str, Any], settings: Mapping[str, Any]) -> NDArray[np
     """
     data = file_of(row)
     try:
-        return None if data is None else images.decode(data, limits_of(settings, row)).rgb
+        return None if data is None else images.decode(data, limits_of(settings, row), profile_of(settings)).rgb
     except ImageError:
         return None
 
@@ -80,12 +80,12 @@ def upright(row: Mapping[str, Any], settings: Mapping[str, Any]) -> Upright | No
     if data is None:
         return None
     try:
-        with opened(data, limits, load=False) as (image, orientation):
-            suffix = {"JPEG": "jpg", "PNG": "png"}.get(image.format or "")
-        if suffix is not None and orientation == 1:
+        with opened(data, limits, load=False) as found:
+            suffix = {"JPEG": "jpg", "PNG": "png"}.get(found.image.format or "")
+        if suffix is not None and found.orientation == 1:
             return Upright(data, suffix, as_read=True)
         target = io.BytesIO()
-        Image.fromarray(images.decode(data, limits).rgb).save(target, "PNG")
+        Image.fromarray(images.decode(data, limits, profile_of(settings)).rgb).save(target, "PNG")
     except ImageError:
         return None
     return Upright(target.getvalue(), "png", as_read=False)

@@ -50,7 +50,18 @@ _MANIFEST_KEYS = (
     *("shard", "generation", "attempt", "files", "content_digest", "images", "ok", "failed", "errors_by_type"),
     *("statistics", "seconds", "versions", "started", "committed"),
 )
-_VERSIONED = ("numpy", "scipy", "torch", "timm", "pyarrow", "pillow", "safetensors", "cupy-cuda12x", "cupy-cuda13x")
+_VERSIONED = (
+    "numpy",
+    "scipy",
+    "torch",
+    "timm",
+    "pyarrow",
+    "pillow",
+    "pillow-heif",
+    "safetensors",
+    "cupy-cuda12x",
+    "cupy-cuda13x",
+)
 
 
 @dataclass(frozen=True, slots=True)

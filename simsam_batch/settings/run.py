@@ -31,6 +31,9 @@ class Images(Component, title="Images"):
         "short:384",
         "native | HEIGHTxWIDTH | short:PIXELS (the shorter side) | bucket:PIXELS (few grids, for full GPU batches)",
     )
+    color_profile: Literal["ignore", "srgb"] = result(
+        "ignore", "srgb: colours are turned to sRGB by the ICC profile in each file; ignore: taken as they are stored"
+    )
 
 
 class Limits(Component, title="Limits"):

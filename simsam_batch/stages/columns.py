@@ -8,6 +8,7 @@ IMAGE_FIELDS = [
     pa.field("width", pa.int32()),
     pa.field("height", pa.int32()),
     pa.field("orientation", pa.int8()),
+    pa.field("more_frames", pa.bool_()),
     pa.field("content_sha256", pa.string()),
     pa.field("changed_since_plan", pa.bool_()),
     pa.field("grid_h", pa.int32()),

@@ -146,7 +146,7 @@ class Text:
         tenth = 10 * self._done // max(self._images, 1)
         if self._bar.disable and not self._quiet and tenth > self._said:
             self._said = tenth
-            self._line(f"{self._done} of {self._images} {self._noun}s, {rate:.2f}/s, {self._failed} failed")
+            self._line(f"{self._done} of {self._images} {self._noun}s done, {rate:.2f}/s, {self._failed} failed")
 
     def finish(self, result: dict[str, Any], where: str) -> None:
         self._bar.stop()
@@ -155,7 +155,7 @@ class Text:
             return
         rate = result["images_per_second"]
         speed = "" if rate is None else f", {rate:.2f} {self._noun}s/s"
-        self._line(f"{counted(result['ok'], self._noun)} done, {result['failed']} failed{speed}")
+        self._line(f"{counted(result['images'], self._noun)} done, {result['failed']} of them failed{speed}")
         for line in metric_lines(result["metrics"]):
             self._line(line)
         self._line(f"results: {where}")

@@ -6,7 +6,7 @@ import hashlib
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -131,6 +131,7 @@ class ImageWorker(RecordWorker[Loaded], Generic[F]):
             "width": image.full_size[1],
             "height": image.full_size[0],
             "orientation": image.orientation,
+            "more_frames": image.more_frames,
             "content_sha256": image.content_sha256,
             "changed_since_plan": loaded.changed,
             "grid_h": image.grid[0],
@@ -191,18 +192,19 @@ class ImageWorker(RecordWorker[Loaded], Generic[F]):
             raise ImageError(error.kind, since, error.step) from error
 
     def _loaded(self, record: dict[str, Any], data: bytes, changed: bool | None) -> Loaded:
-        decoded = images.decode(data, self.limits)
-        prepared = images.prepare_decoded(
-            decoded,
-            limits=self.limits,
-            resize=self._resize,
-            patch=self.backbone.patch,
-            max_patches=self.settings.max_patches,
-        )
-        index = masks.upsample_index(prepared.grid, self.backbone.patch, prepared.working_size, prepared.full_size)
-        picture = self.picture(decoded.rgb)
-        # The truth may be as large as the image; both at once are not needed.
-        del decoded
+        with ExitStack() as in_flight:
+            decoded = images.decode(data, self.limits, self.settings.color_profile, in_flight)
+            prepared = images.prepare_decoded(
+                decoded,
+                limits=self.limits,
+                resize=self._resize,
+                patch=self.backbone.patch,
+                max_patches=self.settings.max_patches,
+            )
+            index = masks.upsample_index(prepared.grid, self.backbone.patch, prepared.working_size, prepared.full_size)
+            picture = self.picture(decoded.rgb)
+            # The truth may be as large as the image; both at once are not needed.
+            del decoded
         return Loaded(prepared, index, picture, changed, *self.load_truth(record, prepared, index))
 
     def _batch_size(self, grid: tuple[int, int]) -> int:

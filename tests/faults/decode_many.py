@@ -48,7 +48,7 @@ def bound_memory(extra: int = ADDRESS_SPACE) -> None:
 def outcome(data: bytes, file: Path) -> str:
     """What the loaders make of a file, by kind; anything but a result or an error of the project comes through."""
     try:
-        decoded = decode(data, LIMITS)
+        decoded = decode(data, LIMITS, "srgb")
         assert decoded.rgb.shape == (decoded.height, decoded.width, 3)
         assert image_size(data, LIMITS) == decoded.rgb.shape[:2]
         found = "decoded"

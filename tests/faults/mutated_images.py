@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from contextlib import suppress
 from random import Random
 from typing import Any
 
 import numpy as np
-from PIL import Image, PngImagePlugin, TiffImagePlugin
+from PIL import Image, PngImagePlugin, TiffImagePlugin, features
 
 _EDGES = (0, 1, 2, 8, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF)
 
@@ -57,6 +58,13 @@ def small_files() -> dict[str, bytes]:
         ("colour", colour, "BMP", {}),
         ("palette", palette, "BMP", {}),
         ("animated", palette, "GIF", pages),
+        ("grey", grey, "GIF", {"interlace": True, "comment": b"words " * 100}),
+        ("pictures", colour, "MPO", pages),
+        ("lossless", colour, "JPEG2000", {}),
+        ("codestream", colour, "JPEG2000", {"no_jp2": True, "irreversible": True, "quality_layers": [20, 5]}),
+        ("tiles", alpha, "JPEG2000", {"tile_size": (8, 8), "num_resolutions": 2}),
+        ("deep", Image.fromarray(rgb[:, :, 0].astype(np.uint16) * 257), "JPEG2000", {}),
+        *_of_phones(colour, alpha, {"exif": exif.tobytes(), "icc_profile": b"profile" * 30}, pages),
     ]
     files = {"RLE.BMP": _run_length_bmp()}
     for name, image, kind, options in made:
@@ -64,6 +72,20 @@ def small_files() -> dict[str, bytes]:
         image.save(file, kind, **options)
         files[f"{name}.{kind}"] = file.getvalue()
     return files
+
+
+def _of_phones(
+    colour: Image.Image, alpha: Image.Image, about: dict[str, Any], pages: dict[str, Any]
+) -> list[tuple[str, Image.Image, str, dict[str, Any]]]:
+    """AVIF and HEIC, as far as they can be written here."""
+    kinds = ["AVIF"] if features.check("avif") else []
+    with suppress(ImportError):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+        kinds.append("HEIF")
+    forms = (("turned", colour, about), ("alpha", alpha, {}), ("sequence", colour, pages))
+    return [(name, image, kind, options) for kind in kinds for name, image, options in forms]
 
 
 def _run_length_bmp() -> bytes:

@@ -6,7 +6,6 @@ import io
 import json
 import struct
 import unicodedata
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +40,9 @@ def broken_directory() -> bytes:
     return picture("JPEG", exif=b"Exif\0\0II*\0" + struct.pack("<I", 8) + b"\xff\xff")
 
 
-def of_many_chunks() -> bytes:
-    """A PNG with 1,500,000 empty chunks: ten seconds or so to walk over, and nothing in them."""
-    data = picture()
-    empty = struct.pack(">I", 0) + b"abCd" + struct.pack(">I", zlib.crc32(b"abCd"))
-    return data[:33] + empty * 1_500_000 + data[33:]
+def of_many_segments() -> bytes:
+    """A JPEG with 4,000,000 empty segments: seconds to walk over, and nothing in them."""
+    return b"\xff\xd8" + b"\xff\xe5\0\x02" * 4_000_000 + picture("JPEG")[2:]
 
 
 def rows_of(out: Path) -> dict[str, dict[str, Any]]:
@@ -66,14 +63,17 @@ def test_odd_names_and_odd_files_have_a_row_each(tmp_path: Path) -> None:
         "exif broken.jpg": broken_directory(),
         "cmyk.jpg": picture("JPEG", "CMYK"),
         "animated.webp": picture("WEBP", save_all=True, append_images=[Image.new("RGB", (64, 48))]),
+        "animated.jpg": picture("GIF", "P", save_all=True, append_images=[Image.new("P", (64, 48))]),
         "pages.tif": picture("TIFF", save_all=True, append_images=[Image.new("RGB", (9, 9))]),
     }
     bad = {
         "empty.png": (b"", "empty_file"),
         "short.jpg": (picture("JPEG")[:500], "truncated"),
         "words.jpg": (b"no picture", "not_an_image"),
-        "animated.jpg": (picture("GIF", "P"), "not_an_image"),
-        "slow.png": (of_many_chunks(), "timed_out"),
+        "film.jpg": (b"\0\0\0\x18ftypisom\0\0\2\0isomiso2", "unsupported"),
+        "film.MOV": (b"", "unsupported"),
+        "photograph.nef": (picture("TIFF"), "unsupported"),
+        "slow.jpg": (of_many_segments(), "timed_out"),
     }
     for name, data in [*good.items(), *((name, data) for name, (data, _) in bad.items())]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -88,6 +88,7 @@ def test_odd_names_and_odd_files_have_a_row_each(tmp_path: Path) -> None:
         **{name: kind for name, (_, kind) in bad.items()},
     }
     assert {rows[name]["orientation"] for name in good} == {1}
+    assert {name for name in good if rows[name]["more_frames"]} == {"animated.webp", "animated.jpg", "pages.tif"}
     assert {(rows[name]["height"], rows[name]["width"]) for name in good} == {(48, 64)}
     assert {row["changed_since_plan"] for row in rows.values() if row["status"] == "ok"} == {False}
     assert json.loads((out / "segment" / "stage.json").read_text())["settings"]["decode_seconds"] == 2

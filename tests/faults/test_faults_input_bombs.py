@@ -111,8 +111,8 @@ BOMBS: dict[str, tuple[Callable[[], bytes], set[str]]] = {
         {"decoded", "timed_out"},
     ),
     "EXIF in a JPEG that reads 60 MB": (lambda: encoded("JPEG", exif=exif_of(1200, 50_000)), {"decoded"}),
-    "text in a PNG of 300 MB": (lambda: png_with(chunk(b"zTXt", b"k\0\0" + nothing(3 * 10**8))), {"undecodable"}),
-    "a colour profile of 300 MB": (lambda: png_with(chunk(b"iCCP", b"k\0\0" + nothing(3 * 10**8))), {"undecodable"}),
+    "text in a PNG of 300 MB": (lambda: png_with(chunk(b"zTXt", b"k\0\0" + nothing(3 * 10**8))), {"decoded"}),
+    "a colour profile of 300 MB": (lambda: png_with(chunk(b"iCCP", b"k\0\0" + nothing(3 * 10**8))), {"decoded"}),
     "a PNG of more pixels than it says": (
         lambda: png_with(chunk(b"IDAT", nothing(3 * 10**8)) + chunk(b"IEND", b"")),
         {"decoded", "undecodable"},
@@ -122,7 +122,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], set[str]]] = {
         {"decoded", "truncated"},
     ),
     "lines too long for the decoder": (lambda: bmp(99_000_000, 1, b"\0\1"), {"unsupported"}),
-    "a million chunks": (lambda: png_with(chunk(b"abCd", b"") * 10**6), {"timed_out"}),
+    "a million chunks": (lambda: png_with(chunk(b"abCd", b"") * 10**6), {"decoded", "timed_out"}),
     "a million segments": (lambda: b"\xff\xd8" + b"\xff\xe5\0\x02" * 10**6 + encoded("JPEG")[2:], {"timed_out"}),
     "40,000 scans, minutes of work": (lambda: scans(3000, 40_000), {"timed_out"}),
 }
@@ -150,7 +150,7 @@ def test_a_long_decode_within_its_time_gives_the_pixels(tmp_path: Path) -> None:
     assert np.ptp(found) == 0
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "BMP", "WEBP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "AVIF"])
 def test_no_time_at_all_is_too_little_for_any_format(kind: str) -> None:
     from simsam_batch.errors import ImageError
 

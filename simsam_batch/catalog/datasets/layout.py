@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from simsam_batch.catalog.facts import BOXES_COLUMN, DatasetFacts, TruthKind
-from simsam_batch.catalog.folders import SUFFIXES, ends_in, listed_files
+from simsam_batch.catalog.folders import ends_in, listed_files
 from simsam_batch.catalog.records import quoted, records_table, repeated_values
 from simsam_batch.catalog.truth import with_truth
 from simsam_batch.errors import SettingsError, StorageError
+from simsam_batch.formats import SUFFIXES
 from simsam_batch.storage import Folder, ObjectNotFound, absolute_url, entries, redact
 
 if TYPE_CHECKING:

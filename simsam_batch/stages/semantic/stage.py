@@ -135,7 +135,7 @@ class SemanticWorker(RecordWorker[_Loaded | None]):
         working = images.working_size(size, self._resize)
         if self._refiner is None:
             return maps, masks.upsample_index(grid, found["patch"], working, size)
-        decoded = images.decode(images.fetch(uri, self.limits), self.limits)
+        decoded = images.decode(images.fetch(uri, self.limits), self.limits, self._options.color_profile)
         if decoded.content_sha256 != found["content_sha256"]:
             message = f"{uri}: the file is not the one that its regions are of. To mend it: restore it"
             raise ImageError("changed", message, "read")
