@@ -22,6 +22,8 @@ _FAILED_STARTS = 3
 _LOOK_S = 0.5
 _READY = "ready"
 _GETTING_ON = "getting on"
+_START_S = 300.0
+"""What a process may take to be ready at least, on a machine that is busy or reads its packages over a network."""
 
 _log = logging.getLogger(__name__)
 
@@ -210,7 +212,7 @@ class _Line:
         for seat in seats:
             if seat.child and seat.in_flight:
                 seat.silent_s += listened_s
-                if seat.silent_s > silence_s:
+                if seat.silent_s > (silence_s if seat.ready else max(silence_s, _START_S)):
                     _log.warning("a worker process was silent for %.0f s, and is ended", seat.silent_s)
                     seat.child.kill()
                     self.ended(seat, None)
