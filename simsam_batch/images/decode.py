@@ -45,8 +45,9 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 
 def _heic(file: io.BytesIO, name: str) -> ImageFile.ImageFile:
-    from pillow_heif import HeifImageFile
+    from pillow_heif import HeifImageFile, options
 
+    options.DECODE_THREADS = 1
     image: ImageFile.ImageFile = HeifImageFile(file, name)
     return image
 
