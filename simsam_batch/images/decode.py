@@ -28,11 +28,12 @@ from simsam_batch.formats import Format
 from simsam_batch.images.bounded import IN_FLIGHT, Deadline, TimedFile
 from simsam_batch.images.faults import decoder_fault, readable_kind
 from simsam_batch.images.grey import declared_bits, deep_values, grey_as_8_bit, is_deep
+from simsam_batch.images.jpeg_2000 import check_jpeg_2000
 from simsam_batch.images.png import essentials
 from simsam_batch.images.profiles import to_srgb
 from simsam_batch.images.strips import array_of
 from simsam_batch.images.tiff import check_tiff, mend_tiff, tile_size
-from simsam_batch.images.unread import check_jpeg_2000, not_read, refuse_by_content, refuse_by_name, too_large
+from simsam_batch.images.unread import not_read, refuse_by_content, refuse_by_name, too_large
 from simsam_batch.storage import ObjectNotFound, ObjectRefused, read_url
 
 ColorProfile = Literal["ignore", "srgb"]
@@ -44,8 +45,9 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 
 def _heic(file: io.BytesIO, name: str) -> ImageFile.ImageFile:
-    from pillow_heif import HeifImageFile
+    from pillow_heif import HeifImageFile, options
 
+    options.DECODE_THREADS = 1
     image: ImageFile.ImageFile = HeifImageFile(file, name)
     return image
 
@@ -74,7 +76,7 @@ _LONGEST_LINE = (2**31 - 1) // 32 - 8
 _FIRST_ON_ITS_SIDE = 5
 
 # Decoders of these formats hold several copies of an image, or numbers of four bytes.
-_HEAVY = {formats.JPEG_2000: 3, formats.AVIF: 2, formats.HEIC: 2}
+_HEAVY = {formats.JPEG_2000: 3, formats.WEBP: 2, formats.AVIF: 2, formats.HEIC: 2}
 
 _NUMBER_OF_PICTURES = 0xB001
 
@@ -232,6 +234,8 @@ def opened(
                 if load:
                     (own if hold is None else hold).enter_context(IN_FLIGHT.held(pixels * _HEAVY.get(kind, 1)))
                     image.load()
+                    # the size of HEIC may become another one
+                    _checked_pixels(image, limits)
                 yield Opened(image, orientation_of(image) if stated is None else stated, more_frames)
         except (ImageError, MemoryError):
             raise
@@ -276,7 +280,7 @@ def _prepared(
     if kind is formats.TIFF:
         check_tiff(data)
     if kind is formats.JPEG_2000:
-        check_jpeg_2000(data, limits.max_pixels)
+        check_jpeg_2000(data, limits.max_pixels, deadline)
     return TimedFile(data, deadline), False, None
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-
 from simsam_batch.errors import ImageError
 from simsam_batch.formats import kind_by_name, kind_of, mend_of
 from simsam_batch.storage import redact
@@ -17,8 +15,6 @@ _JPEG_ALONE = (0x01, *range(0xD0, 0xD9))
 _JPEG_SCAN_OR_END = (0xDA, 0xD9)
 _JPEG_PLAIN = {0xC0: "", 0xC1: "", 0xC2: ""}
 _JPEG_NAMES = {0xC3: "lossless", 0xC9: "arithmetic coding", 0xCA: "arithmetic coding", _JPEG_LS: "JPEG-LS"}
-
-_MOST_TILE_PARTS = 50_000
 
 
 def not_read(what: str, mend: str = _AS_OTHER, step: str = "decode") -> ImageError:
@@ -66,28 +62,6 @@ def jpeg_variant(data: bytes) -> str | None:
         else:
             at += 2 + int.from_bytes(data[at + 2 : at + 4])
     return None
-
-
-def check_jpeg_2000(data: bytes, max_pixels: int) -> None:
-    """Look at the size that a codestream states (ISO/IEC 15444-1, A.5.1) before a decoder makes room for its tiles.
-
-    That of the file around it, which Pillow goes by, may be another. What cannot be followed is left to the decoder.
-
-    Raises:
-        ImageError: ``too_large``, or ``unsupported`` for more tiles than any camera or scanner writes.
-    """
-    start = data.find(b"\xff\x4f\xff\x51")
-    try:
-        x, y, x0, y0, tile_x, tile_y, tile_x0, tile_y0, parts = struct.unpack_from(">8LH", data, start + 8)
-    except struct.error:
-        return
-    if start < 0 or not tile_x or not tile_y:
-        return
-    if (x - x0) * (y - y0) > max_pixels:
-        raise too_large(x - x0, y - y0, max_pixels)
-    tiles = -((tile_x0 - x) // tile_x) * -((tile_y0 - y) // tile_y)
-    if tiles * parts > _MOST_TILE_PARTS:
-        raise not_read(f"a JPEG 2000 of {tiles} tiles in {parts} channels")
 
 
 def too_large(width: int, height: int, max_pixels: int, what: str = "") -> ImageError:

@@ -70,6 +70,23 @@ def exif_of(tags: int, size: int) -> bytes:
     return b"II*\0" + struct.pack("<I", 8 + size) + bytes(size) + directory(many_values(tags, size))
 
 
+def codestream(side: int, tile: int, layers: int = 1, precincts: bytes = b"", block: int = 4) -> bytes:
+    """A JPEG 2000 of headers alone: one component, one level; blocks have sides of ``2 ** (block + 2)``."""
+    size = struct.pack(">HHH8LHBBB", 0xFF51, 41, 0, side, side, 0, 0, tile, tile, 0, 0, 1, 7, 1, 1)
+    style = struct.pack(">BBHBBBBBB", bool(precincts), 0, layers, 0, 1, block, block, 0, 1) + precincts
+    steps = struct.pack(">HHB", 0xFF5C, 7, 0x40) + bytes([64, 72, 72, 80])
+    start = struct.pack(">HHHLBB", 0xFF90, 10, 0, 14, 0, 1) + b"\xff\x93"
+    return b"\xff\x4f" + size + struct.pack(">HH", 0xFF52, 2 + len(style)) + style + steps + start + b"\xff\xd9"
+
+
+def jpeg_2000_that_lies(side: int) -> bytes:
+    """A JPEG 2000 whose file says 40 by 40 pixels, and whose codestream more."""
+    data = bytearray(encoded("JPEG2000"))
+    at = data.index(b"\xff\x4f\xff\x51") + 8
+    data[at : at + 8] = struct.pack(">LL", side, side)
+    return bytes(data)
+
+
 def nothing(length: int) -> bytes:
     return zlib.compress(bytes(length), 9)
 
@@ -122,6 +139,12 @@ BOMBS: dict[str, tuple[Callable[[], bytes], set[str]]] = {
         {"decoded", "truncated"},
     ),
     "lines too long for the decoder": (lambda: bmp(99_000_000, 1, b"\0\1"), {"unsupported"}),
+    "a JPEG 2000 of 3.6 GB of pixels": (lambda: codestream(60000, 60000), {"too_large"}),
+    "a JPEG 2000 of 3.6 GB of pixels that says 40 by 40": (lambda: jpeg_2000_that_lies(60000), {"too_large"}),
+    "a JPEG 2000 of a million tiles": (lambda: codestream(9000, 9), {"unsupported"}),
+    "65,535 layers in 10,000 tiles": (lambda: codestream(900, 9, layers=65535), {"unsupported"}),
+    "80 million precincts": (lambda: codestream(9000, 9000, precincts=b"\x00\x00"), {"unsupported"}),
+    "5 million blocks": (lambda: codestream(9000, 9000, block=0), {"unsupported"}),
     "a million chunks": (lambda: png_with(chunk(b"abCd", b"") * 10**6), {"decoded", "timed_out"}),
     "a million segments": (lambda: b"\xff\xd8" + b"\xff\xe5\0\x02" * 10**6 + encoded("JPEG")[2:], {"timed_out"}),
     "40,000 scans, minutes of work": (lambda: scans(3000, 40_000), {"timed_out"}),
@@ -142,6 +165,17 @@ def test_files_made_to_exhaust_a_decoder_cost_little_memory_and_time(tmp_path: P
         if kind == "timed_out":
             assert "more than 0.5 seconds of processor time" in message
             assert "--decode-seconds" in message
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("mode", "mib"), [("L", 560), ("RGB", 800), ("I;16", 720)])
+def test_an_image_at_the_pixel_limit_takes_eight_bytes_a_pixel(tmp_path: Path, mode: str, mib: int) -> None:
+    # 100 million pixels: Pillow's own of 1, 4 or 2 bytes, and the three of the result; 95 MiB for each byte
+    Image.new(mode, (10_000, 10_000)).save(tmp_path / "large.png", compress_level=1)
+    command = [sys.executable, str(CHILD), str(mib), "60", str(tmp_path / "large.png")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout)[0][0] == "decoded"
 
 
 def test_a_long_decode_within_its_time_gives_the_pixels(tmp_path: Path) -> None:
