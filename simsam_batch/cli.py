@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import click
 
 from simsam_batch import __version__
-from simsam_batch.errors import SimsamError
+from simsam_batch.errors import SimsamError, did_you_mean
 from simsam_batch.stages.registry import COMMANDS, Command
 
 if TYPE_CHECKING:
@@ -236,11 +236,11 @@ def _doctor_command() -> click.Command:
         callback=_doctor,
         params=[
             click.Argument(["out"], required=False),
-            click.Option(["--backbone"], metavar="NAME", help="load this one too"),
+            click.Option(["--backbone"], metavar="NAME", help="load this one  [dino_vits16]"),
             click.Option(["--weights"], metavar="FILE", help="its weights"),
             click.Option(["--single-driver"], is_flag=True, help="do not ask OUT for conditional create"),
         ],
-        help="Try out what a run needs: packages, GPU, solvers, decoders, engines and, with OUT, its storage.\n\n"
+        help="Try out what a run needs: packages, GPU, solvers, decoders, engines, weights and, with OUT, storage.\n\n"
         "Each check is ok or comes with the mend; what is optional and absent is no failure. In OUT two small files "
         "are written. Exit codes: 0 fit for a run; 1 something failed.",
     )
@@ -251,7 +251,7 @@ def _retry(out: str, **given: Any) -> int:
     from simsam_batch.settings import RunSettings, resolve
     from simsam_batch.telling.console import reporter
 
-    changes = {name: value for name, value in given.items() if value is not None}
+    changes = {name: value for name, value in given.items() if value is not None and value != ()}
     chosen = resolve(RunSettings, {n: v for n, v in changes.items() if n in RunSettings.fields_of("operation")})
     with reporter(chosen.log_format, quiet=chosen.quiet) as report:
         results = operations.retry(out, changes, report)
@@ -263,9 +263,10 @@ def _retry_command() -> click.Command:
     from simsam_batch.settings import SpectralSettings
 
     names = [*SpectralSettings.limits(), *SpectralSettings.fields_of("operation")]
-    return StageCommand(
+    names.remove("check_input")
+    command = StageCommand(
         SpectralSettings,
-        [name for name in names if name != "check_input"],
+        names,
         name="retry",
         callback=_retry,
         params=[
@@ -277,6 +278,15 @@ def _retry_command() -> click.Command:
         "are tried first, and the clusters are not fitted again.\n\n"
         f"{_EXIT_CODES}",
     )
+    # what cannot be changed is taken too, so that people are told why, and not that there is no such option
+    models = [each.settings() for each in COMMANDS]
+    fixed = {name: model for model in models for kind in ("result", "input") for name in model.fields_of(kind)}
+    for name, model in fixed.items():
+        if name not in names:
+            for option in _options(model, [name]):
+                option.hidden = True  # type: ignore[attr-defined]
+                command.params.append(option)
+    return command
 
 
 def _demo_command() -> click.Command:
@@ -465,6 +475,14 @@ class _Commands(click.Group):
         # `run` takes it out of the arguments of whatever command
         command.params.append(SettingOption("--debug", is_flag=True, expose_value=False, group="General", help=_DEBUG))
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in self.summaries:
+            ctx.fail(f"there is no command {name!r}{did_you_mean(name, self.summaries)}; simsam --help lists all")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -11,6 +11,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
@@ -65,7 +66,8 @@ def checks(
 
     Args:
         out: folder of a run, there or to be, as a path or any fsspec URL; it is listed and written to.
-        backbone: load this one, with ``weights`` as in `simsam_batch.settings.SpectralSettings`.
+        backbone: load this one, with ``weights`` as in `simsam_batch.settings.SpectralSettings`; None: that of
+            the run in ``out``, or the default one.
         weights: file or URL.
         single_driver: do not ask whether the store honours conditional create.
     """
@@ -82,10 +84,9 @@ def checks(
     yield _checked("ray", partial(_optional, "ray", "ray"), "pip install --upgrade 'simsam-batch[ray]'")
     yield _checked("s3", partial(_optional, "s3fs", "s3"), "pip install --upgrade 'simsam-batch[s3]'")
     yield _checked("crf", _crf, "pip install --force-reinstall 'simsam-batch[crf]'")
-    if backbone is not None:
-        yield _checked("backbone", partial(_backbone, backbone, weights), "give --backbone and --weights that fit")
-    if out is not None:
-        folder = Folder(out, single_driver=single_driver)
+    folder = None if out is None else Folder(out, single_driver=single_driver)
+    yield _checked("backbone", partial(_backbone, backbone, weights, folder), "give --backbone and --weights that fit")
+    if folder is not None:
         yield _checked("storage", partial(_storage, folder), "check the URL, the credentials and the right to write")
         yield _checked("clock", partial(_clock, folder), "set this machine's clock (NTP): stores refuse old signatures")
 
@@ -259,15 +260,30 @@ def _crf() -> str:
     return metadata.version("pydensecrf2")
 
 
-def _backbone(backbone: str, weights: str | None) -> str:
+def _backbone(backbone: str | None, weights: str | None, folder: Folder | None) -> str:
     from simsam_batch.stages.segment.settings import SegmentSettings
     from simsam_batch.storage import absolute_url
     from simsam_batch.workers.models import resolve_models
 
     where = None if weights is None else absolute_url(weights)
-    settings = SegmentSettings(backbone=backbone, weights=where, device="cpu")
+    chosen = _begun_with(folder) if backbone is None else {"backbone": backbone}
+    settings = SegmentSettings(**chosen | ({} if where is None else {"weights": where}), device="cpu")
     resolved = resolve_models(["backbone"], settings)["backbone"]
     return ", ".join(f"{key} {value}" for key, value in resolved.items() if isinstance(value, str | int))
+
+
+def _begun_with(folder: Folder | None) -> dict[str, Any]:
+    """The network of the run in a folder, if one has begun there; what else is wrong with it has a check of its own."""
+    from simsam_batch.job import recorded_settings
+    from simsam_batch.results.opening import begun_stages
+
+    if folder is None:
+        return {}
+    with suppress(SimsamError):
+        for stage in begun_stages(folder):
+            settings = recorded_settings(folder, stage, {})
+            return {"backbone": settings.backbone, "weights": settings.weights}
+    return {}
 
 
 def _storage(folder: Folder) -> str:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+_LONGEST_WORD = 100
+
 
 class SimsamError(Exception):
     """Anything this project raises on purpose."""
@@ -57,3 +61,20 @@ class ImageError(SimsamError):
 
     def __str__(self) -> str:
         return self.message
+
+
+def did_you_mean(given: str, known: Iterable[str], form: str = "{!r}") -> str:
+    """The part of a message that guesses what was meant: ``; did you mean 'epochs'?``, or nothing if nothing is near.
+
+    Args:
+        given: what was given, in any case.
+        known: what there is.
+        form: how the guess is written.
+    """
+    import difflib
+
+    if len(given) > _LONGEST_WORD:
+        return ""
+    words = {word.lower(): word for word in known}
+    near = difflib.get_close_matches(given.lower(), words, n=1)
+    return f"; did you mean {form.format(words[near[0]])}?" if near else ""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from simsam_batch.errors import RunError, SettingsError
+from simsam_batch.errors import RunError, SettingsError, did_you_mean
 from simsam_batch.results.opening import begun_stages
 from simsam_batch.settings import NetworkSettings, RunSettings, resolve
 from simsam_batch.stages.registry import Command, command_of, stage_class
@@ -18,18 +18,23 @@ from simsam_batch.storage import Folder, absolute_url, redact
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from simsam_batch.engines.contract import Engine, Runner
+    from simsam_batch.catalog import Catalog
+    from simsam_batch.engines.contract import Engine, Runner, ShardReport
     from simsam_batch.engines.inline import InlineEngine
     from simsam_batch.engines.local import LocalEngine
     from simsam_batch.engines.ray import RayEngine
     from simsam_batch.engines.torchrun import TorchrunEngine
     from simsam_batch.runs.execute import ExecuteOptions
+    from simsam_batch.runs.ledger import Ledger
     from simsam_batch.runs.plan import Plan
     from simsam_batch.stages.base import CommandStage
     from simsam_batch.telling.console import Reporter
     from simsam_batch.telling.events import EventLog
 
 S = TypeVar("S", bound=NetworkSettings)
+
+_LIMITED = {"too_large", "timed_out"}
+"""Kinds of failures that come of a setting as much as of an image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +95,14 @@ class Job(Generic[S]):
         }
         task = Task(run=folder.url, stage=stage.name, description=json.dumps(description))
 
+        first_of_many = False
+
         def announce(pending: int) -> None:
+            nonlocal first_of_many
             done = plan.shards - pending
+            first_of_many = again is None and not done and pending > 1
+            if again is None and not done and not stage.reads and (note := self._too_large()) is not None:
+                report.note(note)
             if before_first is not None and (again is not None or not done):
                 before_first()
             if again is not None:
@@ -99,6 +110,13 @@ class Job(Generic[S]):
             records = plan.first_record_of(done)
             counts = {"shards": plan.shards, "done_shards": done, "done_images": records}
             report.plan(stage.name, images=plan.records, **counts, unit=plan.unit)
+
+        def tell(shard: ShardReport) -> None:
+            nonlocal first_of_many
+            report.shard(shard)
+            if first_of_many and shard.status == "committed":
+                first_of_many = False
+                _require_some_within_limits(Ledger(folder, stage.name), shard)
 
         defaults = type(self.settings)().values_of("operation")
         given = {n: value for n, value in self.settings.values_of("operation").items() if value != defaults[n]}
@@ -108,7 +126,7 @@ class Job(Generic[S]):
             stage,
             self.engine,
             execute_options(self.settings),
-            report.shard,
+            tell,
             announce,
             on_note=report.note,
             again=again,
@@ -124,10 +142,37 @@ class Job(Generic[S]):
         report.finish(result, f"{folder.url}/results/{stage.name}.json")
         return result
 
+    def _too_large(self) -> str | None:
+        """What is worth saying of the sizes of images before any is computed."""
+        from simsam_batch.stages.sizes import too_large_note
+
+        patches = (facts["patch"] for facts in self.resolved["models"].values() if "patch" in facts)
+        patch = next(patches, None)
+        return None if patch is None else too_large_note(self.plan, self.settings, patch)
+
+
+def _require_some_within_limits(ledger: Ledger, shard: ShardReport) -> None:
+    """Stop a run of which every image of the first shard is over a limit: the others would go the same way.
+
+    Raises:
+        SettingsError: they are, with the reason of one.
+    """
+    if shard.failed < shard.images:
+        return
+    if _LIMITED.issuperset(ledger.manifest(shard.shard, 0)["errors_by_type"]):
+        image_id, reason = shard.failures[0]
+        raise SettingsError(
+            f"all {shard.images} images of the first shard failed for a limit, and the others would too; {image_id}: "
+            f"{reason}. The run is stopped. Limits and sizes are fixed with a run, so give another OUT with them"
+        )
+
 
 @contextmanager
 def open_job(command: Command, images: str, out: str, settings: S, report: Reporter) -> Iterator[Job[S] | None]:
-    """Start the engine, check what can be checked, and open the plan; None on a torchrun rank, when it has helped.
+    """Check what can be checked, then open the plan; None on a torchrun rank, when it has helped.
+
+    What costs least comes first: settings, IMAGES, OUT, whether a Ray cluster answers, then the weights. Nothing
+    is written before all of it is good.
 
     What happens from then on is told in the events of the run as well, from planning to the end of the command.
 
@@ -139,7 +184,9 @@ def open_job(command: Command, images: str, out: str, settings: S, report: Repor
         report: is told what happens.
 
     Raises:
-        SettingsError: a setting cannot be used, or OUT holds a run about another input.
+        SettingsError: a setting or IMAGES cannot be used, or OUT holds a run about another input.
+        RunError: a Ray cluster does not answer.
+        StorageError: IMAGES cannot be listed or OUT cannot be written.
     """
     from simsam_batch.stages.base import check_kept_columns
     from simsam_batch.telling.events import EventLog
@@ -150,9 +197,15 @@ def open_job(command: Command, images: str, out: str, settings: S, report: Repor
         if engine is None:
             yield None
             return
-        folder, settings, resolved = checked(command, out, settings)
+        folder, settings = checked_settings(command, out, settings)
+        check_effects(folder, settings)
+        catalog = listed_input(images, folder, settings)
+        folder.check_place()
+        require_answer(engine)
+        resolved = resolved_models(command, settings)
+        folder.check_create()
         with EventLog(folder, report).command(settings.model_dump(mode="json")) as events:
-            plan = open_plan(images, folder, settings, events)
+            plan = open_plan(images, folder, settings, catalog, events)
             yield Job(folder, plan, engine, settings, resolved, events)
 
 
@@ -169,8 +222,8 @@ def started_engine(out: str, settings: NetworkSettings) -> Iterator[Engine | Non
             yield engine
 
 
-def checked(command: Command, out: str, settings: S) -> tuple[Folder, S, dict[str, Any]]:
-    """Check what can be checked before any work.
+def checked_settings(command: Command, out: str, settings: S) -> tuple[Folder, S]:
+    """Check what settings alone can tell; nothing is listed or written.
 
     Args:
         command: what is to be done.
@@ -178,31 +231,69 @@ def checked(command: Command, out: str, settings: S) -> tuple[Folder, S, dict[st
         settings: of the command.
 
     Returns:
-        The folder, in which only the answer to whether it can be used is written; the settings as workers elsewhere
-        can use them; and under ``models`` what its models were resolved to.
+        The folder, and the settings as workers elsewhere can use them.
 
     Raises:
-        SettingsError: a setting cannot be used.
-        StorageError: OUT cannot be written.
+        SettingsError: a setting cannot be used, or OUT was begun by a release that this one cannot go on for.
     """
-    from simsam_batch.images import check_resize, parse_resize
+    from simsam_batch.images import parse_resize
     from simsam_batch.runs.version_1 import require_none
-    from simsam_batch.workers.models import resolve_models
 
-    steps = command.steps()
-    resize = parse_resize(settings.resize)
+    parse_resize(settings.resize)
+    command.steps().check(settings)
     if settings.weights is not None:
         # A worker on another machine, or of a cluster started elsewhere, has another working folder.
         settings = settings.model_copy(update={"weights": absolute_url(settings.weights)})
     folder = Folder(absolute_url(out), single_driver=settings.single_driver)
     require_none(folder)
+    return folder, settings
+
+
+def check_effects(out: Folder, settings: RunSettings) -> None:
+    """Refuse settings that do nothing beside the others; a run that was begun with some may be gone on with.
+
+    Raises:
+        SettingsError: naming them, and what each has no effect with.
+    """
+    from simsam_batch.runs.plan import load_plan
+
+    idle = settings.without_effect()
+    if idle and load_plan(out) is None:
+        raise SettingsError("\n".join(idle))
+
+
+def require_answer(engine: Engine) -> None:
+    """Find out, in half a minute at most, whether there is a cluster where shards are to be given to one.
+
+    Raises:
+        SettingsError: Ray is not installed.
+        RunError: it does not answer.
+    """
+    from simsam_batch.engines.ray import RayEngine
+
+    if isinstance(engine, RayEngine):
+        engine.require_answer()
+
+
+def resolved_models(command: Command, settings: NetworkSettings) -> dict[str, Any]:
+    """Under ``models`` what the models of a command come down to; they are loaded once, so that they must be there.
+
+    Raises:
+        SettingsError: an unknown model, weights that cannot be had or do not fit, or settings that do not fit a model.
+    """
+    from simsam_batch.images import check_resize, parse_resize
+    from simsam_batch.stages.sizes import check_grid
+    from simsam_batch.workers.models import resolve_models
+
+    steps = command.steps()
     models = resolve_models(steps.roles, settings)
+    resize = parse_resize(settings.resize)
     for facts in models.values():
         if "patch" in facts:
             check_resize(resize, facts["patch"])
-    steps.check(settings, models)
-    folder.check_create()
-    return folder, settings, {"models": models}
+            check_grid(settings, facts["patch"])
+    steps.check_models(settings, models)
+    return {"models": models}
 
 
 def recorded_settings(out: Folder, stage: str, changes: Mapping[str, Any]) -> NetworkSettings:
@@ -220,11 +311,11 @@ def recorded_settings(out: Folder, stage: str, changes: Mapping[str, Any]) -> Ne
     from simsam_batch.stages.registry import COMMANDS
 
     models = [each.settings() for each in COMMANDS]
-    fixed = sorted(set(changes) - {name for each in models for name in (*each.fields_of("operation"), *each.limits())})
+    limits = models[0].limits()
+    changeable = {*limits, *(name for each in models for name in each.fields_of("operation"))}
+    fixed = sorted(set(changes) - changeable)
     if fixed:
-        raise SettingsError(
-            f"{', '.join(fixed)}: cannot be changed in a run that has begun. To mend it: use another OUT"
-        )
+        raise SettingsError("\n".join(_why_fixed(name, models, limits) for name in fixed))
     command = command_of(stage)
     held: dict[str, Any] = {}
     for name in begun_stages(out):
@@ -234,6 +325,19 @@ def recorded_settings(out: Folder, stage: str, changes: Mapping[str, Any]) -> Ne
     # What only other commands know may be given for a run that has several.
     model = command.settings()
     return resolve(model, held | {name: value for name, value in changes.items() if name in model.model_fields})
+
+
+def _why_fixed(name: str, models: Sequence[type[NetworkSettings]], limits: Sequence[str]) -> str:
+    """Why a setting cannot be another when failed images of a run are tried again."""
+    model = next((each for each in models if name in each.model_fields), None)
+    if model is None:
+        return f"{name}: unknown setting{did_you_mean(name, (field for each in models for field in each.model_fields))}"
+    why = "it says what the run is about, which is fixed with its plan"
+    if name in model.fields_of("result"):
+        why = "it changes the numbers, and images tried again must be computed as those that are good"
+    may = ", ".join("--" + limit.replace("_", "-") for limit in limits)
+    mend = f"use another OUT; {may} may be changed here"
+    return f"{name}: cannot be changed in a run that has begun: {why}. To mend it: {mend}"
 
 
 def execute_options(settings: RunSettings) -> ExecuteOptions:
@@ -267,28 +371,22 @@ def _runner_of_task(out: str, description: str) -> Runner:
     return RunnerFactory(folder, plan, stage, execute_options(settings), again)()
 
 
-def open_plan(images: str, out: Folder, settings: RunSettings, report: Reporter) -> Plan:
-    """The plan of the run in OUT; made from IMAGES if there is none yet.
-
-    A run that exists is about the images it was planned with: IMAGES is not listed again, unless ``check_input`` asks
-    for a comparison.
+def listed_input(images: str, out: Folder, settings: RunSettings) -> Catalog | None:
+    """The images of a run that is not planned yet, or whose input is to be compared; None for one that is.
 
     Raises:
         SettingsError: IMAGES holds no images or cannot be used, or the run in OUT is about another input.
+        StorageError: IMAGES cannot be listed.
     """
-    from simsam_batch.catalog import absolute_input, read_catalog
-    from simsam_batch.runs.plan import load_plan, make_plan
+    from simsam_batch.catalog import read_catalog
+    from simsam_batch.runs.plan import load_plan
 
-    source = {"images": absolute_input(images)} | settings.values_of("input")
-    for name in ("root", "truth"):
-        if source[name] is not None:
-            source[name] = redact(absolute_url(source[name]))
-    wanted_size = source.pop("shard_size")
     plan = load_plan(out)
-    if plan is not None and not settings.check_input:
-        _require_same_input(plan, source, wanted_size)
-        return plan
-    catalog = read_catalog(
+    if plan is not None:
+        _require_same_input(plan, _source(images, settings), settings.shard_size)
+        if not settings.check_input:
+            return None
+    return read_catalog(
         images,
         root=settings.root,
         truth=settings.truth,
@@ -297,20 +395,52 @@ def open_plan(images: str, out: Folder, settings: RunSettings, report: Reporter)
         limit=settings.limit or None,
         hidden=settings.hidden,
     )
+
+
+def open_plan(images: str, out: Folder, settings: RunSettings, catalog: Catalog | None, report: Reporter) -> Plan:
+    """The plan of the run in OUT; made from what was listed if there is none yet.
+
+    A run that exists is about the images it was planned with: IMAGES is not listed again, unless ``check_input`` asks
+    for a comparison.
+
+    Raises:
+        SettingsError: the run in OUT is about another input.
+        RunError: the run that was in OUT is gone.
+    """
+    from simsam_batch.runs.plan import load_plan, make_plan
+
+    plan, source = load_plan(out), _source(images, settings)
+    if catalog is None:
+        if plan is None:
+            raise RunError(f"{out.url} held a run, which has just been taken away. To mend it: run the command again")
+        return plan
     for note in catalog.notes:
         report.note(note)
     if plan is None:
         facts: dict[str, Any] = {} if catalog.dataset is None else {"dataset": catalog.dataset.to_json()}
         if catalog.truth_kind is not None:
             facts["truth_kind"] = catalog.truth_kind
-        plan = make_plan(out, catalog.table, shard_size=wanted_size or None, source=source | facts)
+        plan = make_plan(out, catalog.table, shard_size=settings.shard_size or None, source=source | facts)
         # Another driver may have been first, with another input.
-        _require_same_input(plan, source, wanted_size)
+        _require_same_input(plan, source, settings.shard_size)
         return plan
-    _require_same_input(plan, source, wanted_size)
-    for change in input_changes(plan, catalog.table):
-        report.note(change)
+    _require_same_input(plan, source, settings.shard_size)
+    if settings.check_input:
+        for change in input_changes(plan, catalog.table):
+            report.note(change)
     return plan
+
+
+def _source(images: str, settings: RunSettings) -> dict[str, Any]:
+    """What a plan records of its input, but for the size of shards."""
+    from simsam_batch.catalog import absolute_input
+
+    source = {"images": absolute_input(images)} | settings.values_of("input")
+    for name in ("root", "truth"):
+        if source[name] is not None:
+            source[name] = redact(absolute_url(source[name]))
+    del source["shard_size"]
+    return source
 
 
 def _require_same_input(plan: Plan, source: dict[str, Any], shard_size: int) -> None:

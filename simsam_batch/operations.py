@@ -7,7 +7,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from simsam_batch.errors import SettingsError
-from simsam_batch.job import Job, checked, open_job, recorded_settings, started_engine
+from simsam_batch.job import (
+    Job,
+    checked_settings,
+    open_job,
+    recorded_settings,
+    require_answer,
+    resolved_models,
+    started_engine,
+)
 from simsam_batch.results.opening import begun_stages, existing_plan
 from simsam_batch.stages.registry import command as command_named
 from simsam_batch.stages.registry import command_of, stage_class
@@ -126,6 +134,7 @@ def retry(out: str, changes: Mapping[str, Any], report: Reporter) -> dict[str, d
     with started_engine(out, widest) as engine:
         if engine is None:
             return None
+        require_answer(engine)
         with EventLog(folder, report).command(given) as events:
             for name, settings in stages.items():
                 ledger = Ledger(folder, name)
@@ -133,7 +142,10 @@ def retry(out: str, changes: Mapping[str, Any], report: Reporter) -> dict[str, d
                 if not again:
                     events.note(f"{name}: no {noun_of(ledger.plan().unit)} has failed")
                     continue
-                home, ready, resolved = checked(command_of(name), out, settings)
+                command = command_of(name)
+                home, ready = checked_settings(command, out, settings)
+                resolved = resolved_models(command, ready)
+                home.check_create()
                 record = ledger.record()
                 # What else the stage rests on is fixed; the weights are looked at again.
                 models = resolved if "models" in record["resolved"] else {}

@@ -166,3 +166,10 @@ def test_failed_images_decide_the_exit_code(pictures: Path, tmp_path: Path, caps
     assert run(command) == 3
     assert "3.jpg" in capsys.readouterr().err
     assert run([*command, "--allow-failed", "0.5"]) == 0
+
+
+def test_a_command_that_was_probably_meant_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["segmnt", "a", "b"]) == 1
+    assert "there is no command 'segmnt'; did you mean 'segment'?" in capsys.readouterr().err
+    assert run(["zzz"]) == 1
+    assert "did you mean" not in capsys.readouterr().err

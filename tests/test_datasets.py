@@ -643,6 +643,59 @@ class TestAnnotations:
         with pytest.raises(ValueError, match="not enough values"):
             coco.boxes_of(json.dumps(wrong).encode())
 
+    @pytest.mark.parametrize(
+        "annotation",
+        [
+            {"image_id": 7, "bbox": [10, 20, 30, 40]},
+            {"image_id": "7", "bbox": ["10", "20.0", "30", "4e1"], "iscrowd": "0"},
+            {"image_id": 7.0, "bbox": [10.0, 20, 30, 40], "iscrowd": None},
+        ],
+    )
+    def test_coco_may_leave_out_iscrowd_and_write_numbers_as_text(self, annotation: dict[str, Any]) -> None:
+        held = {"images": [{"id": 7, "file_name": "a/b.jpg"}], "annotations": [annotation]}
+        assert coco.boxes_of(json.dumps(held).encode()) == {"a/b": [[10, 20, 40, 60]]}
+
+    def test_crowds_written_as_text_do_not_count(self) -> None:
+        crowd = {"image_id": 1, "bbox": [1, 2, 3, 4], "iscrowd": "1"}
+        held = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [crowd]}
+        assert coco.boxes_of(json.dumps(held).encode()) == {"a": []}
+
+    def test_annotations_of_images_that_are_not_there_are_counted(self) -> None:
+        left_over = [{"image_id": number, "bbox": [1, 2, 3, 4]} for number in (8, 9, 8)]
+        notes: list[str] = []
+        coco.boxes_of(json.dumps({"images": [], "annotations": left_over}).encode(), notes)
+        assert notes == ["3 annotations are of images that the file does not have: '8', '9'"]
+
+    @pytest.mark.parametrize(
+        ("box", "message"),
+        [
+            ("1234", "not enough values"),
+            ([1, 2, "x", 4], "could not convert"),
+            ([1, 2, 3, -4], "a size is negative"),
+            ([1, 2, 3, float("nan")], "a number is not finite"),
+            ([1, 10**400, 3, 4], "too large"),
+            (None, "not enough values"),
+        ],
+    )
+    def test_a_box_that_is_none_is_named_by_its_annotation(self, box: Any, message: str) -> None:
+        held = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"id": 5, "image_id": 1, "bbox": box}]}
+        with pytest.raises(ValueError, match=rf"the annotation 5 has the box .*{message}"):
+            coco.boxes_of(json.dumps(held).encode())
+
+    def test_two_images_of_one_id_or_one_stem_are_refused_by_name(self) -> None:
+        for pictures, message in (
+            ([{"id": 1, "file_name": "a.jpg"}, {"id": 1, "file_name": "b.jpg"}], "two images have the id 1: 'a.jpg'"),
+            ([{"id": 1, "file_name": "x/a.jpg"}, {"id": 2, "file_name": "x/a.png"}], "sub-folder and stem: 'x/a'"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                coco.boxes_of(json.dumps({"images": pictures, "annotations": []}).encode())
+
+    def test_an_image_that_is_listed_twice_keeps_the_boxes_of_both(self) -> None:
+        pictures = [{"id": number, "file_name": "a.jpg"} for number in (1, 1, 2)]
+        found = [{"image_id": number, "bbox": [number, 0, 1, 1]} for number in (1, 2)]
+        held = json.dumps({"images": pictures, "annotations": found}).encode()
+        assert coco.boxes_of(held) == {"a": [[1, 0, 2, 1], [2, 0, 3, 1]]}
+
 
 class TestFacts:
     def test_each_dataset_says_how_it_is_scored(self) -> None:

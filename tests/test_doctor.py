@@ -20,7 +20,8 @@ from simsam_batch.spectral import eigen
 
 
 def by_name(**arguments: Any) -> dict[str, Check]:
-    return {check.name: check for check in checks(**arguments)}
+    """What each check came to; the backbone is one that needs no network, unless another is named."""
+    return {check.name: check for check in checks(**{"backbone": "descriptors"} | arguments)}
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +82,15 @@ def test_a_store_that_overwrites_is_a_failure_that_says_what_to_do(overwriting: 
     assert "ignores If-None-Match" in storage.text
     assert storage.mend.startswith("use a store that honours it")
     assert by_name(out=overwriting, single_driver=True)["storage"].ok
+
+
+def test_the_backbone_of_a_command_without_settings_is_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    check = by_name(backbone=None)["backbone"]
+    assert not check.ok
+    assert "weights of dino_vits16 could not be fetched" in check.text
+    assert "--weights FILE" in check.mend
 
 
 def test_a_backbone_that_does_not_exist_is_a_failure() -> None:

@@ -366,7 +366,7 @@ def test_a_card_is_made_once_and_shown_as_text(masks: Path, tmp_path: Path) -> N
     assert "11 of 14 fields are empty" in page.text
 
 
-@pytest.mark.parametrize("text", ["- a\n- list", "a: [b", "a: {b: c}", "a: &x b\nc: *x", b"\xff\xfe"])
+@pytest.mark.parametrize("text", ["- a\n- list", "a: [b", "a: {b: c}", "a: &x b\nc: *x", "a: b\na: c", b"\xff\xfe"])
 def test_an_unusable_card_is_named_with_the_mend(masks: Path, tmp_path: Path, text: str | bytes) -> None:
     copy = Path(shutil.copytree(masks, tmp_path / "out"))
     (copy / "report").mkdir(exist_ok=True)

@@ -432,3 +432,43 @@ def test_the_largest_part_is_that_of_a_flood_fill(seed: int) -> None:
             rows, columns = zip(*part, strict=True)
             boxes.append((min(columns), min(rows), max(columns) + 1, max(rows) + 1))
     assert largest_box(mask) in boxes
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        (
+            ["--truth", "{truth}", "--clusters", "3", "--matching", "majority"],
+            "clusters, matching: no effect where object",
+        ),
+        (["--boxes", "{boxes}", "--classes", "3"], "classes: no effect where boxes are scored"),
+        (["--boxes", "{boxes}", "--center-crop"], "center_crop: no effect where boxes are scored"),
+        (["--truth", "{truth}", "--stage", "segment"], "stage: a folder of files has no stages"),
+    ],
+)
+def test_an_option_that_does_nothing_is_refused_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], named: str
+) -> None:
+    save(tmp_path / "masks", a=[[255, 0], [255, 0]])
+    save(tmp_path / "truth", a=[[255, 0], [255, 0]])
+    (tmp_path / "boxes").mkdir()
+    (tmp_path / "boxes" / "a.xml").write_text(xml((1, 1, 2, 2)))
+    places = {"truth": tmp_path / "truth", "boxes": tmp_path / "boxes"}
+    assert run(["score", str(tmp_path / "masks"), *(each.format(**places) for each in more)]) == 1
+    assert named in capsys.readouterr().err
+
+
+def test_boxes_that_two_images_or_two_files_claim_are_refused_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path / "masks", a=[[255, 0], [255, 0]])
+    (tmp_path / "xml").mkdir()
+    (tmp_path / "xml" / "a.xml").write_text(xml((1, 1, 2, 2)))
+    shutil.copy(tmp_path / "masks" / "a.png", tmp_path / "masks" / "a.bmp")
+    command = ["score", str(tmp_path / "masks"), "--boxes", str(tmp_path / "xml")]
+    assert run(command) == 1
+    assert "more than one image would get the same boxes: 'a'" in capsys.readouterr().err
+    (tmp_path / "masks" / "a.bmp").unlink()
+    (tmp_path / "xml" / "a.XML").write_text(xml((1, 1, 1, 1)))
+    assert run(command) == 1
+    assert "has more than one file for 'a'" in capsys.readouterr().err

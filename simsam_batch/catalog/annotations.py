@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from simsam_batch.catalog.datasets import coco, voc
 from simsam_batch.catalog.facts import BOXES_COLUMN
-from simsam_batch.catalog.records import quoted
+from simsam_batch.catalog.records import quoted, repeated_values
 from simsam_batch.errors import SettingsError
 from simsam_batch.storage import Folder, ObjectNotFound, absolute_url, read_url, redact
 
@@ -26,14 +26,21 @@ def with_annotations(table: pa.Table, url: str, notes: list[str]) -> pa.Table:
         notes: what people should know is added here.
 
     Raises:
-        SettingsError: nothing there, it cannot be read, or nothing in it belongs to any of the images.
+        SettingsError: nothing there, it cannot be read, nothing in it belongs to any of the images, or two images
+            of one stem would get the same boxes.
         StorageError: the storage did not answer.
     """
     import pyarrow as pa
 
-    boxes = _of_coco(url) if url.lower().endswith(".json") else _of_voc(url)
+    boxes = _of_coco(url, notes) if url.lower().endswith(".json") else _of_voc(url)
     names = table["image_id"].to_pylist()
     stems = [posixpath.splitext(name)[0] for name in names]
+    shared = repeated_values(pa.array([stem for stem in stems if stem in boxes], pa.string()))
+    if shared:
+        raise SettingsError(
+            f"boxes: more than one image would get the same boxes: {quoted(shared)}. To mend it: give each image a "
+            "stem of its own"
+        )
     column = [boxes.get(stem) for stem in stems]
     without = [name for name, held in zip(names, column, strict=True) if held is None]
     if len(without) == len(names):
@@ -49,22 +56,29 @@ def with_annotations(table: pa.Table, url: str, notes: list[str]) -> pa.Table:
     return table.append_column(BOXES_COLUMN, pa.array(column, pa.list_(pa.list_(pa.float64()))))
 
 
-def _of_coco(url: str) -> dict[str, list[list[float]]]:
+def _of_coco(url: str, notes: list[str]) -> dict[str, list[list[float]]]:
     try:
-        return coco.boxes_of(read_url(url))
-    except (ObjectNotFound, ValueError, KeyError, TypeError) as error:
-        raise SettingsError(f"boxes: {redact(url)} is not COCO's: {type(error).__name__}: {error}") from error
+        return coco.boxes_of(read_url(url), notes)
+    except (ObjectNotFound, ValueError) as error:
+        raise SettingsError(f"boxes: {redact(url)} is not COCO's: {error}") from error
 
 
 def _of_voc(url: str) -> dict[str, list[list[float]]]:
+    import pyarrow as pa
+
     folder = Folder(absolute_url(url))
     names = [info.name for info in folder.list() if info.name.lower().endswith(_XML)]
     if not names:
         raise SettingsError(f"boxes: {folder.url} has no XML file in it; give VOC's Annotations, or COCO's .json file")
+    stems = [name[: -len(_XML)] for name in names]
+    if shared := repeated_values(pa.array(stems, pa.string())):
+        raise SettingsError(
+            f"boxes: {folder.url} has more than one file for {quoted(shared)}. To mend it: keep one of each"
+        )
     boxes = {}
-    for name, content in zip(names, folder.read_many(names), strict=True):
+    for name, stem, content in zip(names, stems, folder.read_many(names), strict=True):
         try:
-            boxes[name[: -len(_XML)]] = voc.boxes_of(content)
+            boxes[stem] = voc.boxes_of(content)
         except ValueError as error:
             raise SettingsError(f"boxes: {folder.url}/{name}: {error}") from error
     return boxes

@@ -6,7 +6,9 @@ import logging
 import os
 import pickle
 import queue
+import re
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +25,7 @@ _IN_FLIGHT = 2
 _OBJECT_STORE_BYTES = 128 * 1024**2
 _RECYCLED_EXIT_CODE = 72
 _LAST_REPORT_S = 1.0
+_PROBE_S = 30.0
 
 
 class RayEngine:
@@ -106,12 +109,35 @@ class RayEngine:
             ray.shutdown()
             self._connected_here = False
 
+    def require_answer(self) -> None:
+        """Find out whether a head answers at the address; without one there is nobody to ask.
+
+        Ray's own client would try for many minutes.
+
+        Raises:
+            SettingsError: Ray is not installed.
+            RunError: nothing answers within half a minute.
+        """
+        _ray()
+        if re.match("https?:", self._address or ""):
+            raise SettingsError(
+                f"ray_address: {self._address} is where jobs are submitted to. To mend it: give that of the head as "
+                "ray start prints it, HEAD:6379"
+            )
+        place = re.fullmatch(r"(?:ray://)?\[?([^/\[\]]+)\]?:(\d{1,5})", self._address or "")
+        # "auto", and the names that other clients know, are looked up by Ray itself
+        if place is None:
+            return
+        reason = _no_answer(place[1], int(place[2]))
+        if reason:
+            raise RunError(
+                f"no Ray answers at {self._address}: {reason}. To mend it: give the address of the head as ray start "
+                "prints it, HEAD:6379, and see that this machine may reach that port; without an address a Ray of its "
+                "own is started here"
+            )
+
     def _connect(self) -> Any:
-        try:
-            import ray
-            import ray.data
-        except ImportError as error:
-            raise SettingsError(f"engine ray needs Ray ({error}): pip install 'simsam-batch[ray]'") from error
+        ray = _ray()
         if ray.is_initialized():
             return ray
         # Ray's core prints each actor's creation as an error; what matters comes as an exception or a report.
@@ -196,6 +222,37 @@ class RayEngine:
         # A node may be lost while its actor starts; only a start that never succeeds ends the run.
         context.max_consecutive_actor_init_deaths = 10
         return dataset
+
+
+def _ray() -> Any:
+    """The package, if it is installed."""
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise SettingsError(f"engine ray needs Ray ({error}): pip install 'simsam-batch[ray]'") from error
+    return ray
+
+
+def _no_answer(host: str, port: int) -> str:
+    """Why no server of Ray's protocol, which is gRPC, answers at a place; empty if one does."""
+    import grpc
+
+    began = time.monotonic()
+    try:
+        socket.create_connection((host, port), timeout=_PROBE_S).close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        return getattr(error, "strerror", None) or str(error)
+    # behind TLS a server answers those alone who have its certificates, which Ray itself will show
+    if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+        return ""
+    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    with grpc.insecure_channel(place, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=max(1.0, _PROBE_S - (time.monotonic() - began)))
+        except grpc.FutureTimeoutError:
+            return f"something listens there, and said nothing that Ray would within {_PROBE_S:g} s"
+    return ""
 
 
 class _ShardCaller:

@@ -16,6 +16,7 @@ from torch import nn
 
 from simsam_batch.errors import SettingsError
 from simsam_batch.features.contract import Triple
+from simsam_batch.features.published import not_fetched, weights_source
 from simsam_batch.features.taps import Tap, TappedViT
 from simsam_batch.features.vit import TOKEN_FACETS, ViTBackbone
 from simsam_batch.features.weights import Checkpoint, fit_checkpoint, read_checkpoint
@@ -29,6 +30,10 @@ ALIASES = {
 """Names of the DINO repository, for timm's names of the same networks."""
 
 FACETS = ("key", "query", "value", *TOKEN_FACETS)
+
+# Of other collections' names; what stands in another comes after it.
+_FAMILIES = ("dinov3", "dinov2", "dino", "mae", "siglip2", "siglip", "clip", "beitv2", "deit3")
+_SIZES = {"t": "tiny", "s": "small", "b": "base", "l": "large", "h": "huge", "g": "giant"}
 
 # Blocks that compute x + attention(norm1(x)): only there are keys a projection of norm1(x).
 _PRE_NORM_BLOCKS = {"Block", "EvaBlock"}
@@ -138,7 +143,7 @@ def _network(
     mean, std = _normalisation(model.pretrained_cfg, checkpoint, is_dino=is_dino)
     about = {
         "name": full_name,
-        "weights": f"{checkpoint.layout} file" if checkpoint else f"timm: {model.pretrained_cfg.get('tag', '')}",
+        "weights": _source(checkpoint) if checkpoint else f"timm: {model.pretrained_cfg.get('tag', '')}",
         "mean": mean,
         "std": std,
         "precision": precision,
@@ -158,27 +163,52 @@ def _known_name(name: str) -> str:
     if known:
         return full_name
     candidates = [*ALIASES, "descriptors", *families, *timm.list_models(pretrained=True)]
-    close = difflib.get_close_matches(name, candidates, n=4, cutoff=0.6)
-    hint = f"; close names: {', '.join(close)}" if close else ""
+    close = _same_network(name) or difflib.get_close_matches(name, candidates, n=4, cutoff=0.6)
+    hint = f"; did you mean {' or '.join(close)}?" if close else ""
     raise SettingsError(f"backbone: timm has no model {name!r}{hint}")
+
+
+def _same_network(name: str) -> list[str]:
+    """What timm may call a network by another's name, such as ``dinov2_vits14`` or ``facebook/dinov2-small``."""
+    lower = name.lower()
+    family = next((word for word in _FAMILIES if word in lower), None)
+    kind = re.search(r"vit_?-?(tiny|small|base|large|huge|giant|[tsblhg])|-(small|base|large|giant)\b", lower)
+    if family is None or kind is None:
+        return []
+    size = kind[1] or kind[2]
+    patch = re.search(r"(?:patch|vit_?-?[a-z]+?)(\d+)", lower)
+    beginning = f"vit_{_SIZES.get(size, size)}_patch{patch[1] if patch else ''}"
+    found = [each for each in timm.list_models(pretrained=True) if each.startswith(beginning) and family in each]
+    with_registers = "reg" in lower
+    found.sort(key=lambda each: (("_reg" in each) != with_registers, len(each), each))
+    return found[:2]
+
+
+def _source(checkpoint: Checkpoint) -> str:
+    return f"{checkpoint.layout} file" + (f", {checkpoint.part}" if checkpoint.part else "")
 
 
 def _build(full_name: str, name: str, *, pretrained: bool) -> Any:
     not_a_vit = f"backbone: {name} is no plain vision transformer (one list of blocks, one patch size, any grid)"
     if pretrained and not timm.get_pretrained_cfg(full_name).has_weights:
         raise SettingsError(f"backbone: timm publishes no weights for {name}; give a file with --weights FILE")
+    source = _where_published(full_name, name) if pretrained else {}
     try:
-        model = timm.create_model(full_name, pretrained=pretrained, num_classes=0, dynamic_img_size=True)
+        model = timm.create_model(
+            full_name, pretrained=pretrained, pretrained_cfg_overlay=source, num_classes=0, dynamic_img_size=True
+        )
     except TypeError as error:
         raise SettingsError(f"{not_a_vit}: {error}") from error
     # Hub clients raise errors of several HTTP libraries, so no narrower class covers a failed download.
     except Exception as error:
         if not pretrained:
             raise
-        raise SettingsError(
-            f"the weights of {name} could not be fetched ({type(error).__name__}: {str(error)[:200]}); "
-            "give a local file with --weights FILE"
-        ) from error
+        if source:
+            raise SettingsError(
+                f"backbone: the weights of {name} in {source['file']} cannot be loaded ({error}). To mend it: delete "
+                "that file, so that it is fetched again"
+            ) from error
+        raise not_fetched(full_name, name, error) from error
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
     is_vit = isinstance(getattr(model, "blocks", None), nn.Sequential | nn.ModuleList) and hasattr(
         model, "num_prefix_tokens"
@@ -186,6 +216,15 @@ def _build(full_name: str, name: str, *, pretrained: bool) -> Any:
     if not is_vit or patch is None or patch[0] != patch[1]:
         raise SettingsError(not_a_vit)
     return model
+
+
+def _where_published(full_name: str, name: str) -> dict[str, Any]:
+    try:
+        return weights_source(full_name, name)
+    except SettingsError:
+        # a network that is no plain ViT is no use with its weights either, and that is then what is said
+        _build(full_name, name, pretrained=False)
+        raise
 
 
 def _resolve_block(depth: int, block: int | None, name: str) -> int:

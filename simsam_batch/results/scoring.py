@@ -31,6 +31,8 @@ _THREADS = 2
 _AHEAD = 16
 _ROWS_AT_ONCE = 256
 _LISTED = 5
+_OF_LABELS = ("classes", "clusters", "matching", "ignore_label", "protocol")
+_OF_PIXELS = ("resize_prediction", "center_crop")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +103,7 @@ def score_predictions(url: str, options: ScoreOptions, note: Callable[[str], Non
     for each in notes:
         note(each)
     comparison = _comparison(predictions, records, options)
+    _check_effects(options, comparison.kind, predictions)
     state, counts, faults = _compare(predictions, records, comparison)
     if faults:
         listed = f"{len(faults)} truth files cannot be used: {'; '.join(faults[:_LISTED])}"
@@ -144,6 +147,17 @@ def _with_truth(predictions: Predictions, url: str, options: ScoreOptions, notes
     if BOXES_COLUMN not in records.column_names and records["truth_uri"].null_count == records.num_rows:
         raise SettingsError(f"truth: {redact(url)} brings no truth of its own; give --truth FOLDER or --boxes")
     return records
+
+
+def _check_effects(options: ScoreOptions, kind: str, predictions: Predictions) -> None:
+    """Refuse options that do nothing in a comparison of this kind."""
+    idle = {"semantic": (), "object": _OF_LABELS, "corloc": (*_OF_LABELS, *_OF_PIXELS)}[kind]
+    given = [name for name in idle if getattr(options, name) not in (None, False)]
+    if given:
+        compared = "boxes" if kind == "corloc" else "object masks"
+        raise SettingsError(f"{', '.join(given)}: no effect where {compared} are scored. To mend it: leave it out")
+    if options.stage is not None and isinstance(predictions, FilePredictions):
+        raise SettingsError("stage: a folder of files has no stages. To mend it: leave it out, or give a run's OUT")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ from simsam_batch.settings.declare import (
     Component,
     Kind,
     Settings,
-    allowed,
     given,
     kind_of,
     operation,
@@ -25,6 +24,7 @@ from simsam_batch.settings.regions import Regions
 from simsam_batch.settings.run import Images, Input, Limits, Numbers, Operation, RunSettings
 from simsam_batch.settings.spectral import Affinity, Eigenproblem, Head, SpectralSettings
 from simsam_batch.settings.trees import Numbering, Superpixels, Tree
+from simsam_batch.settings.words import allowed
 
 __all__ = [
     "Affinity",

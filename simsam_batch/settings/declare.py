@@ -8,33 +8,40 @@ What identifies a stage's results is told by naming components, see `Settings.va
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, ClassVar, Literal, cast, get_args, get_origin
+from typing import Any, ClassVar, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
+
+from simsam_batch.errors import SettingsError
+from simsam_batch.settings.words import explained
 
 Kind = Literal["result", "input", "operation"]
 """``result`` settings change the numbers, so a run in OUT is continued only with equal ones; ``input`` settings say
 what the run is about and are fixed with the plan; ``operation`` settings may differ each time."""
 
+Idle = Mapping[str, Collection[Any]]
+"""Values of other settings, by their names, beside which a setting has no effect: ``{"refine": ["none"]}``."""
 
-def result(default: Any, description: str, **limits: Any) -> Any:
+
+def result(default: Any, description: str, *, idle: Idle | None = None, **limits: Any) -> Any:
     """Declare a setting that changes the numbers; ``limits`` are pydantic's, such as ``ge=0``."""
-    return _declared("result", default, description, **limits)
+    return _declared("result", default, description, idle, **limits)
 
 
 def given(default: Any, description: str, **limits: Any) -> Any:
     """Declare a setting that says what the run is about; its kind is ``input``."""
-    return _declared("input", default, description, **limits)
+    return _declared("input", default, description, None, **limits)
 
 
-def operation(default: Any, description: str, **limits: Any) -> Any:
+def operation(default: Any, description: str, *, idle: Idle | None = None, **limits: Any) -> Any:
     """Declare a setting that says how the work is done."""
-    return _declared("operation", default, description, **limits)
+    return _declared("operation", default, description, idle, **limits)
 
 
-def _declared(kind: Kind, default: Any, description: str, **limits: Any) -> Any:
-    return Field(default, description=description, json_schema_extra={"kind": kind}, **limits)
+def _declared(kind: Kind, default: Any, description: str, idle: Idle | None, **limits: Any) -> Any:
+    about: dict[str, Any] = {"kind": kind, "idle": {name: list(values) for name, values in (idle or {}).items()}}
+    return Field(default, description=description, json_schema_extra=about, **limits)
 
 
 class Component(BaseModel):
@@ -42,9 +49,19 @@ class Component(BaseModel):
 
     The title is that of a section of ``--help``, and means nothing else; several components may share one. A component
     derived from another adds to it, or gives some of its settings other defaults: its settings are the other's too.
+
+    Raises:
+        SettingsError: a value that is not allowed; every one is named, with what was given and what is allowed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    def __init__(self, /, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            fields = type(self).model_fields
+            raise SettingsError("\n".join(explained(fields, problem) for problem in error.errors())) from None
 
 
 class Settings(Component):
@@ -101,6 +118,24 @@ class Settings(Component):
         dumped = self.model_dump(mode="json", include=set(names))
         return {name: dumped[name] for name in names}
 
+    def without_effect(self) -> list[str]:
+        """Settings that do nothing beside the others, one sentence each.
+
+        Values that are usual are left out: the default, and what a preset sets for its own method, of which some
+        settings may then be changed.
+        """
+        sentences = []
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            usual = [field.default, type(self).component_of(name).model_fields[name].default]
+            if value in [*usual, *(preset[name] for preset in self.presets.values() if name in preset)]:
+                continue
+            for other, values in _about(field)["idle"].items():
+                if (beside := getattr(self, other, None)) in values:
+                    mend = f"To mend it: leave it out, or choose another {other}"
+                    sentences.append(f"{name}: it has no effect with {other} {beside!r}. {mend}")
+        return sentences
+
 
 def presets_of(model: type[Settings]) -> list[str]:
     """Names of the presets for the command whose settings these are."""
@@ -109,30 +144,10 @@ def presets_of(model: type[Settings]) -> list[str]:
 
 def kind_of(field: FieldInfo) -> Kind:
     """The kind that a setting was declared as."""
+    return cast("Kind", _about(field)["kind"])
+
+
+def _about(field: FieldInfo) -> dict[str, Any]:
     declared = field.json_schema_extra
     assert isinstance(declared, dict)  # noqa: S101  every field is declared as one of the kinds
-    return cast("Kind", declared["kind"])
-
-
-_LISTS: Mapping[Any, str] = {int: "a list of whole numbers", str: "a list of texts"}
-_WORDS: Mapping[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-
-
-def allowed(field: FieldInfo) -> str:
-    """What a setting may be, in words for people."""
-    text = _words(field.annotation)
-    for limit in field.metadata:
-        for name, phrase in (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "less than")):
-            if (bound := getattr(limit, name, None)) is not None:
-                text += f", {phrase} {bound:g}"
-    return text
-
-
-def _words(annotation: Any) -> str:
-    """What a value of a type is."""
-    options = [each for each in get_args(annotation) if each is not type(None)]
-    if get_origin(annotation) is Literal:
-        return " | ".join(map(str, options))
-    if get_origin(annotation) is tuple:
-        return _LISTS.get(options[0]) or f"a list of {_words(options[0])}"
-    return _WORDS.get(options[0] if options else annotation, "text")
+    return declared

@@ -11,23 +11,32 @@ from simsam_batch.settings.run import RunSettings
 
 Facet = Literal["key", "query", "value", "token", "norm-token"]
 
+_WEIGHTLESS = {"backbone": ["descriptors"]}
+
 
 class Network(Component, title="Features"):
     """The network."""
 
     backbone: str = result("dino_vits16", "timm name of a ViT, a DINO alias, or 'descriptors' (no weights)")
     weights: str | None = operation(
-        None, "weights file or URL (safetensors, or torch in timm, DINO or iBOT layout); none: timm fetches them"
+        None,
+        "weights file or URL (safetensors, or torch in timm, DINO or iBOT layout); none: timm fetches them",
+        idle=_WEIGHTLESS,
     )
 
 
 class Features(Component, title="Features"):
     """What describes a patch."""
 
-    block: int = result(-1, "transformer block, from 0; negative counts from the end")
-    facet: Facet = result("key", "which vector of the block; norm-token: token after the network's final norm")
+    block: int = result(-1, "transformer block, from 0; negative counts from the end", idle=_WEIGHTLESS)
+    facet: Facet = result(
+        "key", "which vector of the block; norm-token: token after the network's final norm", idle=_WEIGHTLESS
+    )
     outlier_ratio: float = result(
-        4.0, "tokens with a norm over this many medians stay out of the graph; 0: keep all", ge=0
+        4.0,
+        "tokens with a norm over this many medians stay out of the graph; 0: keep all",
+        idle=_WEIGHTLESS,
+        ge=0,
     )
 
     @field_validator("outlier_ratio")

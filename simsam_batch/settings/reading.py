@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
-
-from simsam_batch.errors import SettingsError
-from simsam_batch.settings.declare import Settings, allowed, presets_of
+from simsam_batch.errors import SettingsError, did_you_mean
+from simsam_batch.settings.declare import Settings, presets_of
+from simsam_batch.settings.words import shown
 from simsam_batch.yaml_text import check_written_out
 
 T = TypeVar("T", bound=Settings)
 
-_SHOWN = 200
 _DEEPEST = 8
+_LARGEST_FILE = 1 << 20
 
 
 def resolve(
@@ -33,56 +31,45 @@ def resolve(
     Raises:
         SettingsError: an unknown key or a value that is not allowed; names the key, what was given, what is allowed.
     """
-    from_file = {str(key).replace("-", "_"): value for key, value in (file or {}).items()}
-    for key in from_file:
-        if key not in model.model_fields and key != "preset":
-            near = difflib.get_close_matches(key, model.model_fields, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(model.model_fields)}"
-            msg = f"{source}: unknown setting {_shown(key)}{hint}"
-            raise SettingsError(msg)
-    given = from_file | dict(flags)
+    given = _by_name(model, file or {}, source) | dict(flags)
     preset = given.pop("preset", None)
     if preset is not None and not (isinstance(preset, str) and preset in presets_of(model)):
-        msg = f"preset: {_shown(preset)} is not one of {' | '.join(presets_of(model))}"
+        guess = did_you_mean(preset, presets_of(model)) if isinstance(preset, str) else ""
+        msg = f"preset: {shown(preset)} is not one of {' | '.join(presets_of(model))}{guess}"
         raise SettingsError(msg)
-    values = dict(model.presets[preset]) | given if preset is not None else given
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        raise SettingsError("\n".join(_explain(model, problem) for problem in error.errors())) from None
+    return model(**(dict(model.presets[preset]) | given if preset is not None else given))
 
 
-def _explain(model: type[Settings], problem: Any) -> str:
-    if not problem["loc"]:
-        return str(problem["ctx"]["error"])
-    key = str(problem["loc"][0])
-    if key not in model.model_fields:
-        return f"{key}: unknown setting"
-    if problem["type"] == "value_error":
-        return str(problem["ctx"]["error"])
-    return f"{key}: {_shown(problem['input'])} is not allowed; it is {allowed(model.model_fields[key])}"
-
-
-def _shown(value: object) -> str:
-    """A value as it was given, or its beginning."""
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):
-        # numbers of thousands of digits, and lists in lists in lists, have no text
-        return f"a {type(value).__name__} too large to show"
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+def _by_name(model: type[Settings], file: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The values of a file by field name."""
+    found: dict[str, Any] = {}
+    for key, value in file.items():
+        name = str(key).replace("-", "_")
+        if name not in model.model_fields and name != "preset":
+            guess = did_you_mean(name, model.model_fields)
+            known = guess or f"; known are {', '.join(model.model_fields)}"
+            raise SettingsError(f"{source}: unknown setting {shown(name)}{known}")
+        if name in found:
+            raise SettingsError(f"{source}: {name} is there twice, as '-' and '_' are the same; keep one of the two")
+        found[name] = value
+    return found
 
 
 def read_yaml(path: str) -> dict[str, Any]:
     """The mapping in a YAML settings file.
 
     Raises:
-        SettingsError: the file cannot be read, is not YAML, or holds no mapping.
+        SettingsError: the file cannot be read, is not YAML, holds a key twice, or holds no mapping.
     """
     import yaml
 
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        # a device has no end
+        with Path(path).open("rb") as file:
+            content = file.read(_LARGEST_FILE + 1)
+        if len(content) > _LARGEST_FILE:
+            raise ValueError(f"it has more than {_LARGEST_FILE} bytes")
+        text = content.decode("utf-8-sig")
         check_written_out(text, deepest=_DEEPEST)
         held = yaml.safe_load(text)
     # beside YAML's own errors, the converters of its tags raise nearly any other

@@ -6,6 +6,8 @@ from typing import Literal
 
 from simsam_batch.settings.declare import Component, operation, result
 
+_UNREFINED = {"refine": ["none"]}
+
 
 class Refinement(Component, title="Refinement"):
     """How masks and label maps are made to follow the edges of pictures."""
@@ -17,9 +19,13 @@ class Refinement(Component, title="Refinement"):
     refine_max_side: int = result(
         1024,
         "longest side in pixels that refinement works at; memory grows with its square",
+        idle=_UNREFINED,
         ge=16,
         le=8192,
     )
     refine_processes: int = operation(
-        0, "processes of one worker that refine masks; 0: the worker itself, beside a GPU 8 or one per core", ge=0
+        0,
+        "processes of one worker that refine masks; 0: the worker itself, beside a GPU 8 or one per core",
+        idle=_UNREFINED,
+        ge=0,
     )

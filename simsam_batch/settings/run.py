@@ -6,6 +6,8 @@ from typing import Literal
 
 from simsam_batch.settings.declare import Component, Settings, given, operation, result
 
+_WITHOUT_RAY = ("auto", "local", "torchrun", "inline")
+
 
 class Input(Component, title="Input"):
     """What a run is about."""
@@ -52,7 +54,7 @@ class Numbers(Component, title="Numbers"):
     threads: int = result(1, "CPU threads of one worker; the count changes the last bits", ge=1)
     batch_size: int = result(0, "images computed together; 0: 1 on a CPU, by memory on a GPU", ge=0)
     precision: Literal["auto", "fp32", "bf16"] = result(
-        "auto", "of the backbone's forward pass; auto: bf16 on a GPU, fp32 on a CPU"
+        "auto", "of the backbone's forward pass; auto: bf16 on a GPU, fp32 on a CPU", idle={"backbone": ["descriptors"]}
     )
 
 
@@ -65,7 +67,9 @@ class Operation(Component, title="Operation"):
     )
     workers: int = operation(0, "worker processes; 0: one per GPU, else one per --threads CPU cores", ge=0)
     device: Literal["auto", "cpu", "cuda"] = operation("auto", "where workers compute; auto: cuda if there is one")
-    ray_address: str | None = operation(None, "Ray cluster to join; none: RAY_ADDRESS, else a local one")
+    ray_address: str | None = operation(
+        None, "Ray cluster to join; none: RAY_ADDRESS, else a local one", idle={"engine": _WITHOUT_RAY}
+    )
     decode_threads: int = operation(0, "threads of one worker that read and decode ahead; 0: 2, beside a GPU 8", ge=0)
     starts_before_quarantine: int = operation(
         3, "a shard started this often without a commit runs image by image in a child process", ge=1
@@ -74,7 +78,9 @@ class Operation(Component, title="Operation"):
     grace_seconds: float = operation(
         20.0, "after SIGTERM or Ctrl-C shards in flight may take so long to finish; 0: they are dropped at once", ge=0
     )
-    stall_minutes: float = operation(30.0, "a worker without progress for so long ends itself and is replaced", gt=0)
+    stall_minutes: float = operation(
+        30.0, "a worker without progress for so long ends itself and is replaced", gt=0, idle={"engine": ["inline"]}
+    )
     allow_failed: float = operation(0.0, "tolerated fraction of failed images before exit code 3", ge=0, le=1)
     single_driver: bool = operation(
         False, "for a store without conditional create: promise that no second command works on OUT meanwhile"

@@ -11,6 +11,9 @@ from simsam_batch.settings.features import FeatureSettings
 from simsam_batch.settings.refinement import Refinement
 from simsam_batch.settings.regions import Regions
 
+_HEADLESS = {"head": ["none"]}
+_UNTRAINED = {"head": ["none", "upstream-cli"]}
+
 
 class Head(Component, title="Head"):
     """SimSAM's head, trained for every image alone."""
@@ -18,11 +21,13 @@ class Head(Component, title="Head"):
     head: Literal["none", "trained", "upstream-cli", "upstream-notebook"] = result(
         "trained", "none: Deep Spectral Methods; trained: SimSAM; upstream-*: what the published code computes"
     )
-    patches_per_step: int = result(32, "patch pairs of one training step", ge=1)
-    learning_rate: float = result(0.96, "of plain SGD; scale it with --patches-per-step", gt=0)
-    epochs: int = result(5, "passes over an image's patches", ge=1)
+    patches_per_step: int = result(32, "patch pairs of one training step", idle=_UNTRAINED, ge=1)
+    learning_rate: float = result(0.96, "of plain SGD; scale it with --patches-per-step", idle=_UNTRAINED, gt=0)
+    epochs: int = result(5, "passes over an image's patches", idle=_UNTRAINED, ge=1)
     head_precision: Literal["fp32", "tf32", "bf16"] = result(
-        "fp32", "of the products in the head's training; tf32 is fp32 on a CPU, bf16 needs a GPU to be fast"
+        "fp32",
+        "of the products in the head's training; tf32 is fp32 on a CPU, bf16 needs a GPU to be fast",
+        idle=_UNTRAINED,
     )
 
 
@@ -30,11 +35,15 @@ class Affinity(Component, title="Affinity"):
     """What joins two patches of the graph."""
 
     affinity: Literal["cosine", "binary"] = result("cosine", "binary: TokenCut's thresholded graph")
-    shift: Literal["mean", "max/3", "zero"] = result("max/3", "subtracted from the cosines before clipping")
-    kappa: float = result(0.1, "weight of the head's affinity", ge=0)
-    center_head: bool = result(True, "subtract the mean of the head's affinity")
-    tau: float = result(0.2, "cosine above which two patches are joined in the binary graph", ge=-1, le=1)
-    color: Literal["knn", "random-walk"] = result("knn", "kind of colour affinity")
+    shift: Literal["mean", "max/3", "zero"] = result(
+        "max/3", "subtracted from the cosines before clipping", idle={"affinity": ["binary"]}
+    )
+    kappa: float = result(0.1, "weight of the head's affinity", idle=_HEADLESS, ge=0)
+    center_head: bool = result(True, "subtract the mean of the head's affinity", idle=_HEADLESS)
+    tau: float = result(
+        0.2, "cosine above which two patches are joined in the binary graph", idle={"affinity": ["cosine"]}, ge=-1, le=1
+    )
+    color: Literal["knn", "random-walk"] = result("knn", "kind of colour affinity", idle={"color_weight": [0.0]})
     color_weight: float = result(0.0, "weight of the colour affinity; 0: none", ge=0)
     floor: float = result(1e-5, "least affinity between any two patches of the graph", ge=0, lt=1)
     island_share: float = result(

@@ -16,7 +16,7 @@ class Superpixels(Component, title="Superpixels"):
     adjacency: Literal["minmax", "exp"] = result(
         "minmax", "weights of the patch graph; minmax: falling evenly with the cosine distance"
     )
-    sigma: float = result(1.0, "width of the adjacency exp", gt=0)
+    sigma: float = result(1.0, "width of the adjacency exp", idle={"adjacency": ["minmax"]}, gt=0)
     min_weight: float = result(0.0, "weights of the patch graph below it become zero", ge=0, lt=1)
     form: Literal["auto", "low-rank", "dense"] = result(
         "auto", "low-rank: no N x N matrix, at most channels + 1 superpixels; auto: wherever it is exact"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
-from simsam_batch.errors import SettingsError
+from simsam_batch.errors import SettingsError, did_you_mean
 
 if TYPE_CHECKING:
     from simsam_batch.settings import NetworkSettings
@@ -108,7 +108,9 @@ def command(name: str) -> Command:
     for each in COMMANDS:
         if each.name == name:
             return each
-    raise SettingsError(f"there is no command {name!r} that computes; there are {', '.join(c.name for c in COMMANDS)}")
+    names = [each.name for each in COMMANDS]
+    guess = did_you_mean(name, names)
+    raise SettingsError(f"there is no command {name!r} that computes{guess}; there are {', '.join(names)}")
 
 
 def stage_names() -> list[str]:

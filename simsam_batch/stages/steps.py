@@ -43,7 +43,7 @@ Stages = Generator[CommandStage[Any], Mapping[str, Any], None]
 """Yields a stage, and is sent what ``results/<stage>.json`` of it holds."""
 
 
-def _nothing(settings: Any, models: Mapping[str, Any]) -> None:
+def _nothing(settings: Any, models: Mapping[str, Any] | None = None) -> None:
     del settings, models
 
 
@@ -55,13 +55,15 @@ class Steps:
         stages: makes them, one after the other.
         result: name of the stage whose result is that of the command.
         roles: models that its workers need, by their roles (`simsam_batch.workers.models`).
-        check: given the settings and what the models came down to by role, refuses what cannot be right before anything
-            is written, by a `simsam_batch.errors.SettingsError`.
+        check: given the settings, refuses what cannot be right by a `simsam_batch.errors.SettingsError`, before
+            anything is listed, fetched or written.
+        check_models: the same, given too what the models came down to by role; before anything is written.
         before_first: called before any work of a stage that has none done yet.
     """
 
     stages: Callable[[Job], Stages]
     result: str
     roles: Sequence[str] = ("backbone",)
-    check: Callable[[Any, Mapping[str, Any]], None] = _nothing
+    check: Callable[[Any], None] = _nothing
+    check_models: Callable[[Any, Mapping[str, Any]], None] = _nothing
     before_first: Callable[[Job, CommandStage[Any]], None] | None = None

@@ -26,6 +26,7 @@ from simsam_batch.storage.filesystems import (
     ObjectInfo,
     delete_objects,
     filesystem,
+    is_s3,
     knows_create,
     objects,
     write_new,
@@ -216,6 +217,22 @@ class Folder:
         except ObjectNotFound:
             self.replace(name, data)
             return True
+
+    def check_place(self) -> None:
+        """Find out, without writing, whether the folder is there or can be made, as far as that can be told.
+
+        Raises:
+            StorageError: a file is in its way, this user may not write there, there is no such bucket, or the storage
+                does not answer.
+        """
+        with reported("write", self._url):
+            if self._local is not None:
+                retried(f"look at {self._url}", partial(local_disk.require_place, self._local))
+                return
+            fs, path = filesystem(self._url)
+            if is_s3(fs):
+                # one page of a listing, which a bucket that is not there refuses
+                next(objects(fs, path), None)
 
     def check_create(self) -> None:
         """Ask the store whether it honours conditional create, by an object that stays (`PROBE`).

@@ -40,6 +40,15 @@ def make_folder(path: Path) -> None:
         _sync_folder(path.parent)
 
 
+def require_place(folder: Path) -> None:
+    """Raise an OSError if a folder is not there and cannot be made, or nothing can be written in it; writes nothing."""
+    place = next(path for path in (folder, *folder.parents) if path.exists())
+    if not place.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
+
+
 @contextmanager
 def _temporary(target: Path, data: bytes | Path, makes: bool) -> Iterator[Path]:
     """A synced file of the data, or of another file's, beside the target; gone afterwards, and never in a listing."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,13 +21,12 @@ _MAPS_FOR_EACH = 2
 _BESIDE_A_GPU = 8
 
 
-def check_refinement(settings: Any, models: Mapping[str, Any]) -> None:
+def check_refinement(settings: Any) -> None:
     """Say at once, and not by every worker, that what refines is not installed.
 
     Raises:
         SettingsError: it is asked for and is not.
     """
-    del models
     if settings.refine != "none":
         load_crf()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -381,3 +382,19 @@ def test_a_backbone_that_was_cut_off_has_no_pooled_vectors(tmp_path: Path) -> No
         load_backbone("vit_tiny_patch16_224", weights=file, block=3, facet="token", whole=True)
     with pytest.raises(ValueError, match="whole=True"):
         load_backbone("vit_tiny_patch16_224", weights=file).pooled(torch.zeros(1, 3, 32, 32), "class-token")
+
+
+@pytest.mark.parametrize(
+    ("name", "timms"),
+    [
+        ("dinov2_vits14", "vit_small_patch14_dinov2.lvd142m"),
+        ("dinov2_vitb14_reg", "vit_base_patch14_reg4_dinov2.lvd142m"),
+        ("facebook/dinov2-large", "vit_large_patch14_dinov2.lvd142m"),
+        ("facebook/dino-vits16", "vit_small_patch16_224.dino"),
+        ("dinov3_vits16", "vit_small_patch16_dinov3.lvd1689m"),
+        ("openai/clip-vit-base-patch32", "vit_base_patch32_clip_224"),
+    ],
+)
+def test_a_network_under_the_name_of_another_collection_is_answered_with_timms(name: str, timms: str) -> None:
+    with pytest.raises(SettingsError, match=rf"did you mean {re.escape(timms)}"):
+        load_backbone(name, weights=None)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
+import re
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZipFile
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -240,3 +243,87 @@ def test_the_digest_is_sha256_of_the_bytes(tmp_path: Path) -> None:
     assert weights_digest(tmp_path / "w") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     with pytest.raises(SettingsError, match="cannot be read"):
         weights_digest(tmp_path / "absent")
+
+
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pth")
+    for path, kind in ((tmp_path / "pipe.pth", "pipe"), (Path("/dev/zero"), "device"), (tmp_path, "directory")):
+        for read in (weights_digest, read_checkpoint):
+            with pytest.raises(SettingsError, match=rf"{path} is a {kind}.*To mend it"):
+                read(path)
+
+
+def test_a_file_that_unpacks_to_far_more_than_its_size_is_refused(tmp_path: Path) -> None:
+    torch.save({"x": torch.zeros(10_000_000)}, tmp_path / "plain.pth")
+    with ZipFile(tmp_path / "plain.pth") as plain, ZipFile(tmp_path / "small.pth", "w", ZIP_DEFLATED) as small:
+        for entry in plain.infolist():
+            small.writestr(entry.filename, plain.read(entry))
+    # 40 MB of zeros: deflate makes a thousandth of them
+    assert (tmp_path / "small.pth").stat().st_size < 100_000
+    with pytest.raises(SettingsError, match=r"small\.pth has [\d,]+ bytes and would take up 40,0.* more than 16 times"):
+        read_checkpoint(tmp_path / "small.pth")
+    # one number of two bytes, shown at ten thousand million places
+    torch.save({"x": torch.zeros(1, dtype=torch.float16).expand(100_000, 100_000)}, tmp_path / "shown.pth")
+    with pytest.raises(SettingsError, match=r"shown\.pth has [\d,]+ bytes and would take up 40,000,000,000 when"):
+        read_checkpoint(tmp_path / "shown.pth")
+
+
+def test_a_checkpoint_that_was_compressed_a_little_is_read(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    torch.save(state, tmp_path / "plain.pth")
+    with ZipFile(tmp_path / "plain.pth") as plain, ZipFile(tmp_path / "small.pth", "w", ZIP_DEFLATED) as small:
+        for entry in plain.infolist():
+            small.writestr(entry.filename, plain.read(entry))
+    found = read_checkpoint(tmp_path / "small.pth").tensors
+    assert all(torch.equal(found[key], value) for key, value in state.items())
+
+
+@pytest.mark.parametrize("average", ["state_dict_ema", "model_ema"])
+def test_the_average_over_the_training_is_taken_as_timm_takes_it_and_said(
+    tmp_path: Path, state: dict[str, Tensor], expected: Tensor, average: str
+) -> None:
+    other = {key: value + 1 for key, value in state.items()}
+    torch.save({"state_dict": other, "model": other, average: state, "epoch": 3}, tmp_path / "trained.pth")
+    backbone = load_backbone("test_vit", weights=tmp_path / "trained.pth", block=4)
+    torch.testing.assert_close(backbone(IMAGES).descriptors, expected, atol=1e-5, rtol=1e-5)
+    # a run that began with the other network of the same file must not go on with this one
+    assert backbone.describe()["weights"] == f"timm file, {average}"
+    torch.save({"state_dict": state, average: None}, tmp_path / "none.pth")
+    assert load_backbone("test_vit", weights=tmp_path / "none.pth", block=4).describe()["weights"] == "timm file"
+
+
+@pytest.mark.parametrize("wrapper", ["_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module."])
+def test_wrappers_around_single_blocks_are_taken_off(
+    tmp_path: Path, state: dict[str, Tensor], expected: Tensor, wrapper: str
+) -> None:
+    inside = {re.sub(r"^(blocks\.\d\.)", rf"\1{wrapper}", key): value for key, value in state.items()}
+    torch.save(prefixed(inside, f"module.{wrapper}"), tmp_path / "wrapped.pth")
+    backbone = load_backbone("test_vit", weights=tmp_path / "wrapped.pth", block=4)
+    torch.testing.assert_close(backbone(IMAGES).descriptors, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("number", [np.float64(0.5), np.float32(0.5), np.int64(3), np.bool_(True)])
+def test_numbers_of_numpy_beside_the_tensors_do_no_harm(
+    tmp_path: Path, state: dict[str, Tensor], number: np.generic
+) -> None:
+    torch.save({"model": state, "best": number, "history": [number] * 3}, tmp_path / "numbers.pth")
+    found = read_checkpoint(tmp_path / "numbers.pth").tensors
+    assert all(torch.equal(found[key], value) for key, value in state.items())
+
+
+def test_a_class_in_a_file_is_named_with_how_to_save_without_it(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    torch.save({"model": state, "history": np.zeros(3)}, tmp_path / "array.pth")
+    torch.save({"model": state, "where": Path("x")}, tmp_path / "path.pth")
+    for name, kind in (("array.pth", r"numpy\.\S*_reconstruct"), ("path.pth", r"pathlib\.\w+")):
+        with pytest.raises(
+            SettingsError, match=rf"{name} holds an object of {kind} .*torch\.save\(checkpoint"
+        ) as caught:
+            read_checkpoint(tmp_path / name)
+        assert str(caught.value).isprintable()
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")
+def test_shells_of_tensors_without_numbers_are_no_weights(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    for odd in (torch.zeros(64, device="meta"), torch.zeros(64).to_sparse(), torch.zeros(64, dtype=torch.complex64)):
+        torch.save(state | {"norm.weight": odd, "blocks.1.norm1.bias": odd}, tmp_path / "odd.pth")
+        with pytest.raises(SettingsError, match=r"1 missing: blocks\.1\.norm1\.bias"):
+            load_backbone("test_vit", weights=tmp_path / "odd.pth")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import yaml
 
 from simsam_batch.errors import SettingsError
-from simsam_batch.settings import FeatureSettings, presets_of, read_yaml, resolve
+from simsam_batch.settings import FeatureSettings, RunSettings, presets_of, read_yaml, resolve
+from simsam_batch.stages.features.settings import FeaturesSettings
 from simsam_batch.stages.hierarchy.settings import HierarchySettings
 from simsam_batch.stages.segment.settings import SegmentSettings
 from simsam_batch.stages.semantic.settings import SemanticSettings
@@ -108,3 +112,109 @@ def test_an_empty_settings_file_says_nothing(tmp_path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("# all defaults\n")
     assert read_yaml(str(path)) == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("seed: 1\nk: 5\nseed: 2\n", "line 3: 'seed' is there twice"),
+        ("seed: 1\n'seed': 2\n", "line 2: 'seed' is there twice"),
+        ("{seed: 1, seed: 1}", "line 1: 'seed' is there twice"),
+        ("seed: {a: 1, b: [{c: 1, c: 2}]}", "line 1: 'c' is there twice"),
+    ],
+)
+def test_a_key_that_is_there_twice_is_refused_with_its_line(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(content)
+    with pytest.raises(SettingsError, match=rf"run\.yaml: .*{message}"):
+        read_yaml(str(path))
+
+
+def test_the_same_key_in_several_mappings_is_no_key_twice(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("seed: {a: 1, b: a}\nk: {a: 1, b: {a: 1}}\na: [a, a, {a: a}, {a: a}]\n")
+    assert read_yaml(str(path)) == {
+        "seed": {"a": 1, "b": "a"},
+        "k": {"a": 1, "b": {"a": 1}},
+        "a": ["a", "a"] + [{"a": "a"}] * 2,
+    }
+
+
+def test_one_setting_under_two_spellings_is_there_twice() -> None:
+    with pytest.raises(SettingsError, match=r"run\.yaml: shard_size is there twice"):
+        resolve(SegmentSettings, {}, {"shard-size": 16, "shard_size": 32}, "run.yaml")
+
+
+def test_a_settings_file_without_an_end_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"--config /dev/zero: .* more than 1048576 bytes"):
+        read_yaml("/dev/zero")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"facet": "kee"}, r"it is key \| .*; did you mean 'key'\?"),
+        ({"head": "Trained"}, r"; did you mean 'trained'\?"),
+        ({"preset": "dms"}, r"preset: 'dms' is not one of .*; did you mean 'dsm'\?"),
+        ({"max_pixel": 3}, r"'max_pixel': unknown setting; did you mean 'max_pixels'\?"),
+    ],
+)
+def test_what_was_probably_meant_is_said(values: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        resolve(SegmentSettings, values)
+
+
+def test_settings_made_in_python_are_refused_like_those_of_a_file() -> None:
+    with pytest.raises(SettingsError, match="k: 1 is not allowed; it is a whole number, at least 2"):
+        SegmentSettings(k=1)
+    with pytest.raises(SettingsError, match=r"'epoch': unknown setting; did you mean 'epochs'\?"):
+        SegmentSettings(epoch=3)
+    with pytest.raises(SettingsError, match="knows no head"):
+        SegmentSettings.model_validate({"affinity": "binary"})
+
+
+@pytest.mark.parametrize(
+    ("model", "values", "named"),
+    [
+        (SegmentSettings, {"ray_address": "head:6379"}, "ray_address: it has no effect with engine 'auto'"),
+        (SegmentSettings, {"ray_address": "head:6379", "engine": "local"}, "no effect with engine 'local'"),
+        (
+            SegmentSettings,
+            {"block": 8, "backbone": "descriptors"},
+            "block: it has no effect with backbone 'descriptors'",
+        ),
+        (SegmentSettings, {"weights": "dino.pth", "backbone": "descriptors"}, "weights: it has no effect"),
+        (SegmentSettings, {"epochs": 9, "head": "none"}, "epochs: it has no effect with head 'none'"),
+        (SegmentSettings, {"kappa": 0.5, "head": "none"}, "kappa: it has no effect with head 'none'"),
+        (SegmentSettings, {"tau": 0.5}, "tau: it has no effect with affinity 'cosine'"),
+        (SegmentSettings, {"color": "random-walk"}, "color: it has no effect with color_weight 0.0"),
+        (SegmentSettings, {"refine_max_side": 99}, "refine_max_side: it has no effect with refine 'none'"),
+        (SegmentSettings, {"split_regions": True}, "split_regions: it has no effect with regions -1"),
+        (SemanticSettings, {"crop_size": 96}, "crop_size: it has no effect with region_feature 'patches'"),
+        (HierarchySettings, {"sigma": 2.0}, "sigma: it has no effect with adjacency 'minmax'"),
+        (HierarchySettings, {"pca_dim": 8}, "pca_dim: it has no effect with clusters 0"),
+        (FeaturesSettings, {"class_token": True, "backbone": "descriptors"}, "class_token: it has no effect"),
+    ],
+)
+def test_a_setting_that_does_nothing_is_named(model: type[RunSettings], values: dict[str, Any], named: str) -> None:
+    (found,) = model(**values).without_effect()
+    assert named in found
+    assert "To mend it: leave it out" in found
+
+
+@pytest.mark.parametrize(
+    ("model", "values"),
+    [
+        (SegmentSettings, {"ray_address": "head:6379", "engine": "ray"}),
+        (SegmentSettings, {"block": 8}),
+        # what stands in a printed file, and what a preset brings for a method that is then changed
+        (SegmentSettings, {"block": -1, "facet": "key", "backbone": "descriptors"}),
+        (SegmentSettings, {"preset": "simsam-paper", "head": "none"}),
+        (HierarchySettings, {"preset": "hierarchy-paper", "backbone": "descriptors"}),
+        (HierarchySettings, {"facet": "key", "backbone": "descriptors"}),
+        (SemanticSettings, {"split_regions": True, "region_feature": "class-token", "crop_size": 96}),
+        *((model, {"preset": name}) for model in (SegmentSettings, SemanticSettings) for name in presets_of(model)),
+    ],
+)
+def test_settings_that_do_something_are_left_alone(model: type[RunSettings], values: dict[str, Any]) -> None:
+    assert resolve(model, values).without_effect() == []

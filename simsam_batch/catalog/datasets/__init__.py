@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import TYPE_CHECKING
 
 from simsam_batch.catalog.datasets import berkeley, cityscapes, coco, cub, parts, saliency, voc
 from simsam_batch.catalog.datasets.layout import Dataset, Home
-from simsam_batch.errors import SettingsError, StorageError
+from simsam_batch.errors import SettingsError, StorageError, did_you_mean
 from simsam_batch.storage import absolute_url, redact, walk
 
 if TYPE_CHECKING:
@@ -47,11 +46,10 @@ def named_dataset(images: str) -> tuple[Dataset, str] | None:
         return DATASETS[name], root
     if root.startswith("//") or _is_there(images):
         return None
-    near = difflib.get_close_matches(name, DATASETS, n=1)
+    guess = did_you_mean(name, DATASETS, "{}:ROOT")
     raise SettingsError(
-        f"{redact(images)}: nothing is there, and no dataset has the name {name!r}"
-        + (f"; did you mean {near[0]}:ROOT?" if near else "")
-        + f" Known names are {', '.join(DATASETS)}"
+        f"{redact(images)}: nothing is there, and no dataset has the name {name!r}{guess} "
+        f"Known names are {', '.join(DATASETS)}"
     )
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import posixpath
+from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from simsam_batch.catalog.datasets.hierarchies import class_names
 from simsam_batch.catalog.datasets.layout import Dataset, Home, records_of, with_boxes
+from simsam_batch.catalog.records import quoted
 from simsam_batch.storage import Folder, ObjectNotFound, entries
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ _LIST = "coco_20k_filenames.txt"
 _INSTANCES = "annotations/instances_train2014.json"
 # The archive of the pixel maps has no folder of its own; its authors unpack it into annotations.
 _MAPS = ("stuffthingmaps_trainval2017", "annotations")
+_ENDLESS = float("inf")
 
 
 def _read(home: Home, split: str) -> pa.Table:  # noqa: ARG001  there is one split
@@ -28,9 +31,9 @@ def _read(home: Home, split: str) -> pa.Table:  # noqa: ARG001  there is one spl
     except ObjectNotFound as error:
         raise home.mismatch(f"there is no file {_INSTANCES}") from error
     try:
-        boxes = boxes_of(instances)
-    except (ValueError, KeyError, TypeError) as error:
-        raise home.mismatch(f"{_INSTANCES} is not COCO's: {type(error).__name__}: {error}") from error
+        boxes = boxes_of(instances, home.notes)
+    except ValueError as error:
+        raise home.mismatch(f"{_INSTANCES} is not COCO's: {error}") from error
     return with_boxes(table, boxes, home.notes)
 
 
@@ -41,24 +44,79 @@ def _read_maps(home: Home, split: str) -> pa.Table:
     raise home.mismatch(f"there is no folder {' or '.join(f'{maps}/{split}' for maps in _MAPS)}")
 
 
-def boxes_of(instances: bytes) -> dict[str, list[list[float]]]:
+def boxes_of(instances: bytes, notes: list[str] | None = None) -> dict[str, list[list[float]]]:
     """Boxes by file stem, as xmin, ymin, xmax, ymax in pixels, max exclusive; those of crowds are left out.
 
-    Every image of the file has an entry, an empty one if nothing in it counts.
+    Every image of the file has an entry, an empty one if nothing in it counts. Numbers may be texts, and where
+    ``iscrowd`` is not there it means 0, as LVIS and many tools for labelling write it.
+
+    Args:
+        instances: content of the file, JSON.
+        notes: annotations of images that are not in the file, as files cut down to fewer images have them, are named
+            here; None: nowhere.
 
     Raises:
-        ValueError: not JSON, or boxes that are not four numbers.
-        KeyError: a key of COCO's is missing.
-        TypeError: a value is of another kind than COCO's.
+        ValueError: not JSON or not COCO's; boxes that are not four finite numbers; or images whose boxes cannot be told
+            apart: two of one id or of one sub-folder and stem.
     """
-    held = json.loads(instances, object_hook=_without_outlines)
-    names = {image["id"]: posixpath.splitext(image["file_name"])[0] for image in held["images"]}
-    boxes: dict[str, list[list[float]]] = {name: [] for name in names.values()}
-    for annotation in held["annotations"]:
-        if not annotation["iscrowd"]:
-            x, y, width, height = annotation["bbox"]
-            boxes[names[annotation["image_id"]]].append([float(x), float(y), float(x + width), float(y + height)])
+    try:
+        held = json.loads(instances, object_hook=_without_outlines)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+    try:
+        names = _names(held["images"])
+        boxes: dict[str, list[list[float]]] = {posixpath.splitext(name)[0]: [] for name in names.values()}
+        left_over = []
+        for annotation in held["annotations"]:
+            name = names.get(_id(annotation["image_id"]))
+            if name is None:
+                left_over.append(annotation["image_id"])
+            elif not int(annotation.get("iscrowd") or 0):
+                boxes[posixpath.splitext(name)[0]].append(_box(annotation))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+    if left_over and notes is not None:
+        ids = list(dict.fromkeys(left_over))
+        notes.append(
+            f"{len(left_over)} annotations are of images that the file does not have: {quoted(ids[:5], len(ids))}"
+        )
     return boxes
+
+
+def _names(images: list[dict[str, Any]]) -> dict[str, str]:
+    """Names of files by the ids of images."""
+    names: dict[str, str] = {}
+    for image in images:
+        number, name = _id(image["id"]), str(image["file_name"])
+        if names.setdefault(number, name) != name:
+            raise ValueError(f"two images have the id {number}: {quoted([names[number], name])}")
+    stems = Counter(posixpath.splitext(name)[0] for name in dict.fromkeys(names.values()))
+    shared = sorted(stem for stem, count in stems.items() if count > 1)
+    if shared:
+        raise ValueError(
+            f"more than one image would have the same boxes, for they are joined by sub-folder and stem: "
+            f"{quoted(shared[:5], len(shared))}. To mend it: leave all but one of each out of the file"
+        )
+    return names
+
+
+def _id(value: Any) -> str:
+    """An id as text, whether it is a number or the text of one."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _box(annotation: dict[str, Any]) -> list[float]:
+    given = annotation["bbox"]
+    fault = f"the annotation {annotation.get('id')} has the box {str(given)[:100]}"
+    try:
+        # a text has letters where a list has numbers
+        x, y, width, height = map(float, given if isinstance(given, list) else ())
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{fault}: {error}") from error
+    # not a number compares as false
+    if not (abs(x) < _ENDLESS and abs(y) < _ENDLESS and 0 <= width < _ENDLESS and 0 <= height < _ENDLESS):
+        raise ValueError(f"{fault}: a size is negative, or a number is not finite")
+    return [x, y, x + width, y + height]
 
 
 def _without_outlines(item: dict[str, Any]) -> dict[str, Any]:

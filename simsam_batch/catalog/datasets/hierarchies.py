@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from importlib.resources import files
 import yaml
 
 from simsam_batch.catalog.datasets.voc import CLASSES
-from simsam_batch.errors import SettingsError
+from simsam_batch.errors import SettingsError, did_you_mean
 from simsam_batch.storage import ObjectNotFound, read_url, redact
 from simsam_batch.yaml_text import check_written_out
 
@@ -69,11 +68,10 @@ def label_hierarchy(which: str) -> LabelHierarchy:
     try:
         text = read_url(which, _LARGEST_FILE)
     except ObjectNotFound as error:
-        near = difflib.get_close_matches(which.lower(), HIERARCHIES, n=1)
+        guess = did_you_mean(which, HIERARCHIES, "{}")
         raise SettingsError(
-            f"hierarchy: {place}: nothing is there, and no hierarchy has that name"
-            + (f"; did you mean {near[0]}?" if near else "")
-            + f" Known names are {', '.join(HIERARCHIES)}"
+            f"hierarchy: {place}: nothing is there, and no hierarchy has that name{guess} "
+            f"Known names are {', '.join(HIERARCHIES)}"
         ) from error
     if len(text) > _LARGEST_FILE:
         raise SettingsError(f"hierarchy: {place}: is larger than {_LARGEST_FILE} bytes")
@@ -125,8 +123,7 @@ def parse_hierarchy(text: bytes, place: str) -> LabelHierarchy:
     try:
         decoded = text.decode("utf-8-sig")
         check_written_out(decoded, deepest=_DEEPEST)
-        # The nodes alone: names stay the text that they are (YAML reads "no" as false), and none is lost that comes
-        # twice.
+        # The nodes alone: names stay the text that they are (YAML reads "no" as false).
         root = yaml.compose(decoded, Loader=yaml.SafeLoader)
     except (yaml.YAMLError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
@@ -208,13 +205,8 @@ def _entries(node: yaml.Node) -> Iterator[tuple[str, yaml.Node]]:
     """The names and values of a mapping."""
     if not isinstance(node, yaml.MappingNode) or not node.value:
         raise _MisplacedError(node, "expected 'name: ...' lines")
-    names = set()
     for key, value in node.value:
-        name = _text(key)
-        if name in names:
-            raise _MisplacedError(key, f"{name!r} is there twice")
-        names.add(name)
-        yield name, value
+        yield _text(key), value
 
 
 def _text(node: yaml.Node) -> str:

@@ -8,6 +8,8 @@ from pydantic import field_validator
 
 from simsam_batch.settings import Component, Facet, NetworkSettings, result
 
+_WEIGHTLESS = {"backbone": ["descriptors"]}
+
 
 class Taps(Component, title="Features"):
     """What is kept of the network's forward pass."""
@@ -16,8 +18,8 @@ class Taps(Component, title="Features"):
         ("key",), "vectors of each block, several with commas: key, query, value, token, norm-token"
     )
     blocks: tuple[int, ...] = result((-1,), "transformer blocks, from 0, several with commas; negative from the end")
-    class_token: bool = result(False, "keep the class token's vectors too")
-    registers: bool = result(False, "keep those of register tokens too")
+    class_token: bool = result(False, "keep the class token's vectors too", idle=_WEIGHTLESS)
+    registers: bool = result(False, "keep those of register tokens too", idle=_WEIGHTLESS)
     dtype: Literal["fp16", "fp32"] = result("fp16", "how features are stored")
 
     @field_validator("facets", "blocks", mode="before")

@@ -17,6 +17,8 @@ from simsam_batch.settings import (
     result,
 )
 
+_UNREFINED = {"refine": ["none"]}
+
 
 class LeafRefinement(Component, title="Refinement"):
     """How leaves are made to follow the edges of pictures."""
@@ -25,10 +27,16 @@ class LeafRefinement(Component, title="Refinement"):
         "none", "crf: leaves in pixels, along the edges of the picture, by their features and a dense CRF"
     )
     refine_max_side: int = result(
-        512, "longest side in pixels that refinement works at; it takes time by pixels x leaves", ge=16
+        512,
+        "longest side in pixels that refinement works at; it takes time by pixels x leaves",
+        idle=_UNREFINED,
+        ge=16,
     )
     refine_processes: int = operation(
-        0, "processes of one worker that refine; 0: the worker itself, beside a GPU 8 or one per core", ge=0
+        0,
+        "processes of one worker that refine; 0: the worker itself, beside a GPU 8 or one per core",
+        idle=_UNREFINED,
+        ge=0,
     )
 
 
@@ -73,7 +81,11 @@ class HierarchySettings(TreeScoring, LeafRefinement, Numbering, Tree, Superpixel
 
     presets: ClassVar = PRESETS
 
-    facet: Facet = result("norm-token", "which vector of the block; norm-token: token after the network's final norm")
+    facet: Facet = result(
+        "norm-token",
+        "which vector of the block; norm-token: token after the network's final norm",
+        idle={"backbone": ["descriptors"]},
+    )
     clusters: int = result(
         0, "labels that the nodes of all trees get by their features, alike ones the same; 0: none", ge=0
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -308,9 +308,9 @@ def _stages(job: Job) -> Stages:
         yield LabelsStage(options, {}, job.plan)
 
 
-def _check(options: HierarchySettings, models: Mapping[str, Any]) -> None:
-    check_refinement(options, models)
-    # what is wrong with a file of labels is said before anything is written
+def _check(options: HierarchySettings) -> None:
+    check_refinement(options)
+    # for what is wrong with a file of labels
     truth_of(options)
 
 

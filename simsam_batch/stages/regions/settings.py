@@ -17,7 +17,9 @@ class DescribedRegions(Regions):
         "patches",
         "what describes a region: its patches' mean, or the class token or mean token of its box seen alone",
     )
-    crop_size: int = result(224, "side in pixels that boxes are resized to; 0: their own size", ge=0)
+    crop_size: int = result(
+        224, "side in pixels that boxes are resized to; 0: their own size", idle={"region_feature": ["patches"]}, ge=0
+    )
 
 
 class RegionsSettings(DescribedRegions, SpectralSettings):

@@ -31,7 +31,9 @@ class RegionsBeside(Regions):
 class RepeatedHead(Head):
     """Heads that differ by their seeds alone."""
 
-    repeats: int = result(1, "heads with different seeds; scores get a mean and a deviation", ge=1, le=100)
+    repeats: int = result(
+        1, "heads with different seeds; scores get a mean and a deviation", idle={"head": ["none"]}, ge=1, le=100
+    )
 
 
 class Mask(Component, title="Mask"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -23,7 +23,7 @@ from simsam_batch.stages.regions.stage import RegionsStage, check_crop_size
 from simsam_batch.stages.segments import segments_of
 from simsam_batch.stages.semantic.rows import SEMANTIC_FIELDS, SemanticFold
 from simsam_batch.stages.semantic.settings import LabelScoring, SemanticSettings
-from simsam_batch.stages.semantic.truth import names_of, truth_of
+from simsam_batch.stages.semantic.truth import names_of, read_class_names, truth_of
 from simsam_batch.stages.steps import Job, Stages, Steps
 from simsam_batch.workers.models import DESCRIPTORS
 from simsam_batch.workers.records import FAILURE, EarlierStage, Item, RecordWorker, Results, Row
@@ -179,10 +179,11 @@ def _stages(job: Job) -> Stages:
     yield SemanticStage(settings, {"truth": truth}, job.plan)
 
 
-def _check(settings: SemanticSettings, models: Mapping[str, Any]) -> None:
-    check_refinement(settings, models)
-    check_crop_size(settings, models)
+def _check(settings: SemanticSettings) -> None:
+    check_refinement(settings)
+    if settings.class_names is not None:
+        read_class_names(settings.class_names)
 
 
 STAGES = {SemanticStage.name: SemanticStage}
-STEPS = Steps(_stages, SemanticStage.name, roles=("backbone", "encoder"), check=_check)
+STEPS = Steps(_stages, SemanticStage.name, roles=("backbone", "encoder"), check=_check, check_models=check_crop_size)

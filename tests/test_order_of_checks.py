@@ -1,0 +1,126 @@
+"""What is wrong with a command is found in the order of what finding it costs, and nothing is written before."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from simsam_batch.cli import run
+from simsam_batch.engines import ray as ray_engine
+from simsam_batch.errors import SettingsError
+from simsam_batch.stages.registry import COMMANDS
+from simsam_batch.workers import models
+
+Tried = Callable[..., str]
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(3):
+        pixels = np.random.default_rng(i).integers(80, 120, (64, 96, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The roles of the models whose weights were looked for; there are none to be had."""
+    asked: list[str] = []
+
+    def no_weights(roles: Any, settings: Any) -> dict[str, Any]:
+        asked.extend(roles)
+        raise SettingsError("no weights")
+
+    monkeypatch.setattr(models, "resolve_models", no_weights)
+    return asked
+
+
+@pytest.fixture
+def tried(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Tried:
+    """What a command that cannot run says."""
+
+    def on(command: str, images: Path, out: Path, *more: str) -> str:
+        assert run([command, str(images), str(out), *more]) == 1
+        assert not out.exists()
+        return capsys.readouterr().err
+
+    return on
+
+
+@pytest.mark.parametrize("command", [each.name for each in COMMANDS])
+def test_settings_come_before_images_and_images_before_out_and_weights(
+    tried: Tried, tmp_path: Path, pictures: Path, fetched: list[str], command: str
+) -> None:
+    nowhere, blocked = tmp_path / "nowhere", pictures / "0.png" / "out"
+    assert "resize: 'big'" in tried(command, nowhere, blocked, "--resize", "big")
+    assert "ray_address: it has no effect" in tried(command, nowhere, blocked, "--ray-address", "head:6379")
+    assert str(nowhere) in tried(command, nowhere, blocked)
+    assert str(pictures / "0.png") in tried(command, pictures, blocked)
+    assert fetched == []
+    assert "no weights" in tried(command, pictures, tmp_path / "out")
+    assert len(fetched) > 0
+
+
+def test_a_place_where_nobody_may_write_is_found_before_the_weights(
+    tried: Tried, tmp_path: Path, pictures: Path, fetched: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # the suite may run as one who may write anywhere
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    text = tried("segment", pictures, tmp_path / "far" / "out")
+    assert "PermissionError" in text
+    assert fetched == []
+    assert not (tmp_path / "far").exists()
+
+
+def test_a_ray_head_that_does_not_answer_is_said_in_one_line_before_the_weights(
+    tried: Tried, tmp_path: Path, pictures: Path, fetched: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_engine, "_PROBE_S", 1.0)
+    ray = ["--engine", "ray", "--ray-address"]
+    text = tried("segment", pictures, tmp_path / "out", *ray, "127.0.0.1:1")
+    assert text.startswith("simsam: no Ray answers at 127.0.0.1:1: Connection refused. To mend it: ")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        place = f"127.0.0.1:{silent.getsockname()[1]}"
+        text = tried("segment", pictures, tmp_path / "out", *ray, place)
+    assert f"no Ray answers at {place}: something listens there" in text
+    assert text.count("\n") == 1
+    assert "where jobs are submitted" in tried("segment", pictures, tmp_path / "out", *ray, "http://127.0.0.1:8265")
+    assert fetched == []
+
+
+def test_a_server_that_speaks_rays_protocol_is_an_answer() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    grpc = pytest.importorskip("grpc")
+    with ThreadPoolExecutor(1) as threads:
+        server = grpc.server(threads)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        ray_engine.RayEngine(1, address=f"127.0.0.1:{port}").require_answer()
+        server.stop(None).wait()
+
+
+def test_without_an_address_there_is_nobody_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    ray_engine.RayEngine(1).require_answer()
+    ray_engine.RayEngine(1, address="auto").require_answer()
+
+
+def test_a_run_that_began_with_a_setting_of_no_effect_is_gone_on_with(
+    tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["segment", str(pictures), str(tmp_path / "out"), "--backbone", "descriptors", "--engine", "inline"]
+    with monkeypatch.context() as patch:
+        patch.setattr("simsam_batch.job.check_effects", lambda out, settings: None)
+        assert run([*command, "--block", "8", "--quiet"]) == 0
+    assert run([*command, "--block", "8", "--quiet"]) == 0
+    assert run([command[0], command[1], str(tmp_path / "other"), *command[3:], "--block", "8"]) == 1
+    assert "block: it has no effect with backbone 'descriptors'" in capsys.readouterr().err
