@@ -141,9 +141,11 @@ def open_job(command: Command, images: str, out: str, settings: S, report: Repor
     Raises:
         SettingsError: a setting cannot be used, or OUT holds a run about another input.
     """
+    from simsam_batch.catalog import require_apart
     from simsam_batch.stages.base import check_kept_columns
     from simsam_batch.telling.events import EventLog
 
+    require_apart(images, out)
     fields: list[pa.Field] = [field for name in command.stages for field in stage_class(name).fields]
     check_kept_columns(settings.keep_columns, fields)
     with started_engine(out, settings) as engine:
@@ -322,8 +324,11 @@ def _require_same_input(plan: Plan, source: dict[str, Any], shard_size: int) -> 
         if there.get(name) != value
     ]
     if differences:
-        msg = "\n  ".join(["OUT holds a run about another input:", *differences])
-        raise SettingsError(f"{msg}\nTo mend it: give the same input, or another OUT")
+        raise SettingsError(
+            "OUT holds a run about another input:",
+            *(f"  {difference}" for difference in differences),
+            "To mend it: give the same input, or another OUT",
+        )
 
 
 def input_changes(plan: Plan, table: pa.Table) -> list[str]:

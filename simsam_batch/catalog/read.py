@@ -55,9 +55,9 @@ def read_catalog(
     """List the images of a folder, a ``.txt`` list, Parquet or a dataset by name, and join truth to them by name.
 
     A folder is searched with all its sub-folders for files with one of `SUFFIXES`, in the order of their relative
-    paths; hidden files and folders are left out. A list or table keeps its own order, and nobody asks whether its files
-    exist. Truth belongs to the image with the same sub-folder and file stem; it is image files, or partitions with one
-    of `PARTITIONS`. A dataset brings its own truth.
+    paths; hidden files and folders, and those that a run or an export was written to, are left out. A list or table
+    keeps its own order, and nobody asks whether its files exist. Truth belongs to the image with the same sub-folder
+    and file stem; it is image files, or partitions with one of `PARTITIONS`. A dataset brings its own truth.
 
     Args:
         images: path or URL of the folder, the list, the Parquet file or a folder of Parquet files; or ``NAME:ROOT``.
@@ -78,7 +78,9 @@ def read_catalog(
     _check_kept(keep_columns)
     named = named_dataset(images)
     if named is None and split is not None:
-        raise SettingsError(f"split: {redact(images)} has none; a dataset by name has, such as voc2012:ROOT")
+        raise SettingsError(
+            f"split: {redact(images)} has none; leave it out, or give a dataset by name, such as voc2012:ROOT"
+        )
     if named is not None:
         for option, value in (("root", root), ("truth", truth), ("keep_columns", ", ".join(keep_columns))):
             if value:
@@ -91,11 +93,11 @@ def read_catalog(
     if suffix == ".txt":
         table = list_records(images, root)
     elif suffix == ".parquet":
-        table = parquet_records(images, root, keep_columns)
+        table = parquet_records(images, root, keep_columns, notes)
     else:
         table = folder_records(images, truth, notes)
         if table is None:
-            table = parquet_records(images, root, keep_columns)
+            table = parquet_records(images, root, keep_columns, notes)
         elif root is not None:
             raise SettingsError(f"root: {redact(root)} has no meaning for a folder of images; leave it out")
     missing = [name for name in keep_columns if name not in table.column_names]

@@ -121,14 +121,14 @@ def _parent(url: str) -> str:
     return scheme + separator + path.rpartition("/")[0] or "/"
 
 
-def parquet_records(images: str, root: str | None, keep: Sequence[str]) -> pa.Table:
+def parquet_records(images: str, root: str | None, keep: Sequence[str], notes: list[str]) -> pa.Table:
     """Image records of a Parquet file or a folder of them, with the columns to keep."""
     import pyarrow as pa
 
     if is_file(images):
         files, start = [absolute_url(images)], _parent(images)
     else:
-        found, _ = listed_files("IMAGES", images, lambda name: name.lower().endswith(".parquet"))
+        found, _ = listed_files("IMAGES", images, lambda name: name.lower().endswith(".parquet"), notes)
         files, start = found["uri"].to_pylist(), images
     if not files:
         raise SettingsError(f"{redact(images)} has no Parquet file in it")

@@ -46,7 +46,7 @@ def with_truth(
 
     if table["truth_uri"].null_count < table.num_rows:
         raise SettingsError(f"truth: {redact(images)} has a column truth_uri; leave out --truth or the column")
-    masks, _ = listed_files("truth", truth, ends_in(suffixes))
+    masks, _ = listed_files("truth", truth, ends_in(suffixes), notes)
     holds_partitions(masks["name"], truth)
     stems = pc.replace_substring_regex(table["image_id"], _pattern(image_suffixes), "")
     mask_stems = pc.replace_substring_regex(masks["name"], _pattern(suffixes), "")

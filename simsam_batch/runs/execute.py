@@ -165,13 +165,13 @@ def _hopeless(summary: ExecuteSummary, options: ExecuteOptions) -> bool:
 
 def _given_up(summary: ExecuteSummary, pending: int) -> RunError:
     reports = list(summary.errors.values())
-    causes = [
-        f"\n  shard {report.shard} (start {report.attempt}): {report.error}" for report in reports[:_CAUSES_SHOWN]
-    ]
-    more = f"\n  and {len(reports) - _CAUSES_SHOWN} more" if len(reports) > _CAUSES_SHOWN else ""
+    causes = [f"  shard {report.shard} (start {report.attempt}): {report.error}" for report in reports[:_CAUSES_SHOWN]]
+    if len(reports) > _CAUSES_SHOWN:
+        causes.append(f"  and {len(reports) - _CAUSES_SHOWN} more")
     return RunError(
-        f"{pending} shard(s) could not be committed in {summary.rounds} round(s):{''.join(causes)}{more}\n"
-        "What is committed stays. Mend the cause and run the same command again: it goes on from here"
+        f"{pending} shard(s) could not be committed in {summary.rounds} round(s):",
+        *causes,
+        "What is committed stays. Mend the cause and run the same command again: it goes on from here",
     )
 
 

@@ -49,7 +49,7 @@ def resolve(
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise SettingsError("\n".join(_explain(model, problem) for problem in error.errors())) from None
+        raise SettingsError(*(_explain(model, problem) for problem in error.errors())) from None
 
 
 def _explain(model: type[Settings], problem: Any) -> str:
