@@ -86,7 +86,10 @@ class LocalEngine:
                         was_ready, reason = seat.ready, seat.clear(message)
                         failed_starts = 0 if was_ready else failed_starts + 1
                         if failed_starts == _FAILED_STARTS or (was_ready and message):
-                            raise RunError(f"no worker process can be kept alive: the last one ended with {reason}")
+                            raise RunError(
+                                f"no worker process can be kept alive: the last one ended with {reason}. To mend it: "
+                                "see what it wrote above; one that was killed mostly lacked memory: fewer --workers"
+                            )
                         line.put_back(seat, reason)
         finally:
             for seat in seats:

@@ -14,7 +14,7 @@ from simsam_batch.errors import RunError, SettingsError
 from simsam_batch.regions.run_lengths import decode
 from simsam_batch.results.trees import RegionTree
 from simsam_batch.runs.reading import StageRows
-from simsam_batch.runs.records import from_json
+from simsam_batch.runs.records import PUBLISH_ANEW, from_json
 from simsam_batch.stages.kinds import Kind, Shown
 from simsam_batch.stages.registry import shown
 from simsam_batch.storage import Folder, ObjectNotFound
@@ -112,7 +112,7 @@ def label_names(rows: StageRows) -> list[str] | None:
     name = f"results/{rows.stage}.json"
     matched: list[str | None] = []
     with suppress(ObjectNotFound):
-        result = from_json(rows.out.read(name), f"{rows.out.url}/{name}", "metrics")
+        result = from_json(rows.out.read(name), f"{rows.out.url}/{name}", "metrics", mend=PUBLISH_ANEW)
         matched = result["metrics"].get("class_of_cluster") or []
     matched = [*matched, *[None] * (clusters + 1 - len(matched))][: clusters + 1]
     numbered = [f"{of_class or 'cluster'} {label}" for label, of_class in enumerate(matched)]

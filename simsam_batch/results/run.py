@@ -16,7 +16,7 @@ from simsam_batch.results.opening import begun_stages, existing_plan
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import row_numbers
 from simsam_batch.runs.reading import BATCH_ROWS, StageRows
-from simsam_batch.runs.records import from_json
+from simsam_batch.runs.records import PUBLISH_ANEW, from_json
 from simsam_batch.stages.registry import command_of, shown, stage_names, stages_with_features
 from simsam_batch.storage import Folder, ObjectNotFound, absolute_url
 
@@ -89,7 +89,7 @@ class Run:
         """
         name = f"results/{self.rows(stage).stage}.json"
         try:
-            return from_json(self._out.read(name), f"{self.url}/{name}", "images", "metrics")
+            return from_json(self._out.read(name), f"{self.url}/{name}", "images", "metrics", mend=PUBLISH_ANEW)
         except ObjectNotFound:
             raise RunError(
                 f"{self.url}: the stage {stage} is not finished, so that it has no result yet. To mend it: run the "

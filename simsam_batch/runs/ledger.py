@@ -31,7 +31,7 @@ from simsam_batch.runs.archive import ArchiveWriter, ByteRange
 from simsam_batch.runs.committed import ARRAY_ROWS_KEY, RANGES_KEY
 from simsam_batch.runs.digest import content_digest
 from simsam_batch.runs.plan import Plan, recorded_plan
-from simsam_batch.runs.records import from_json, to_json
+from simsam_batch.runs.records import PUBLISH_ANEW, from_json, to_json
 from simsam_batch.runs.schema import IMAGE, SCHEMA_VERSION, ShardOutput, Stage
 from simsam_batch.storage import Folder, ObjectNotFound
 
@@ -140,9 +140,9 @@ class Ledger:
             differences += _differences(_comparable(there), _comparable(here))
             if differences:
                 raise SettingsError(
-                    f"{self.out.url} holds a {self.stage} run with other settings:\n  "
-                    + "\n  ".join(differences)
-                    + "\nTo mend it: use the same settings, or another OUT"
+                    f"{self.out.url} holds a {self.stage} run with other settings:",
+                    *(f"  {difference}" for difference in differences),
+                    "To mend it: use the same settings, or another OUT",
                 )
         self._begun = _Begun(stage.schema.remove_metadata(), plan)
         return first
@@ -335,7 +335,8 @@ class Ledger:
         """
         name = f"results/{read}.json"
         try:
-            result = from_json(self.out.read(name), f"{self.out.url}/{name}", "first_content_digest")
+            where = f"{self.out.url}/{name}"
+            result = from_json(self.out.read(name), where, "first_content_digest", mend=PUBLISH_ANEW)
         except ObjectNotFound as error:
             raise SettingsError(
                 f"the stage {self.stage} reads {read}, which {self.out.url} has not finished: {name} is missing. "

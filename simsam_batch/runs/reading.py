@@ -21,7 +21,7 @@ from simsam_batch.errors import RunError, SettingsError
 from simsam_batch.runs.archive import ArchivedAttachments, attachments_in
 from simsam_batch.runs.committed import CommittedShard
 from simsam_batch.runs.ledger import Ledger, schema_of
-from simsam_batch.runs.records import from_json
+from simsam_batch.runs.records import PUBLISH_ANEW, from_json
 from simsam_batch.runs.schema import ARRAY_FIELDS, Attachment, File
 from simsam_batch.storage import Folder, ObjectNotFound
 
@@ -300,7 +300,7 @@ def _result(out: Folder, stage: str) -> dict[str, Any] | None:
     """What ``results/<stage>.json`` holds, which is written after the last part; None while there is none."""
     name = f"results/{stage}.json"
     try:
-        return from_json(out.read(name), f"{out.url}/{name}", "images", "content_digest")
+        return from_json(out.read(name), f"{out.url}/{name}", "images", "content_digest", mend=PUBLISH_ANEW)
     except ObjectNotFound:
         return None
 
