@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -12,6 +12,7 @@ import click
 
 from simsam_batch import __version__
 from simsam_batch.errors import SimsamError, did_you_mean
+from simsam_batch.plain_text import log_plainly, plain
 from simsam_batch.stages.registry import COMMANDS, Command
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 _EXIT_CODES = "Exit codes: 0 done; 1 could not run; 3 more images failed than --allow-failed; 130 interrupted."
 _DEBUG = "show the traceback of an error"
 EXIT_COULD_NOT_RUN = 1
-EXIT_TOO_MANY_FAILED = EXIT_DAMAGED = 3
+EXIT_TOO_MANY_FAILED = EXIT_DAMAGED = EXIT_INCOMPLETE = 3
 EXIT_INTERRUPTED = 130
 
 
@@ -149,7 +150,7 @@ def _status(out: str, *, as_json: bool, quick: bool) -> int:
     from simsam_batch.telling.status import status_lines
 
     found = operations.status(out, failures=not quick)
-    click.echo(_json(found) if as_json else "\n".join(status_lines(found)))
+    _say(_json(found).split("\n") if as_json else status_lines(found))
     return 0
 
 
@@ -174,13 +175,11 @@ def _status_command() -> click.Command:
 
 
 def _verify(out: str, *, as_json: bool, **orphans: Any) -> int:
-    from rich.console import Console
-    from rich.progress import Progress
-
     from simsam_batch import operations
-    from simsam_batch.telling.verify import as_text
+    from simsam_batch.telling.bar import Bar
+    from simsam_batch.telling.verify import verify_lines
 
-    with Progress(console=Console(stderr=True), transient=True, disable=as_json) as bar:
+    with Bar(disable=as_json) as bar:
         tasks: dict[str, Any] = {}
 
         def show(stage: str, done: int, total: int) -> None:
@@ -189,7 +188,7 @@ def _verify(out: str, *, as_json: bool, **orphans: Any) -> int:
             bar.update(tasks[stage], completed=done)
 
         found = operations.verify(out, **orphans, on_shard=show)
-    click.echo(_json(found.as_record()) if as_json else as_text(found))
+    _say(_json(found.as_record()).split("\n") if as_json else verify_lines(found))
     return EXIT_DAMAGED if found.damaged else 0
 
 
@@ -225,7 +224,7 @@ def _doctor(out: str | None, *, backbone: str | None, weights: str | None, singl
 
     fit = True
     for check in doctor.checks(out, backbone=backbone, weights=weights, single_driver=single_driver):
-        click.echo(doctor.line(check))
+        _say(doctor.lines(check))
         fit &= check.ok
     return 0 if fit else EXIT_COULD_NOT_RUN
 
@@ -242,7 +241,7 @@ def _doctor_command() -> click.Command:
         ],
         help="Try out what a run needs: packages, GPU, solvers, decoders, engines, weights and, with OUT, storage.\n\n"
         "Each check is ok or comes with the mend; what is optional and absent is no failure. In OUT two small files "
-        "are written. Exit codes: 0 fit for a run; 1 something failed.",
+        "are written, and deleted again. Exit codes: 0 fit for a run; 1 something failed.",
     )
 
 
@@ -303,13 +302,14 @@ def _score(
 ) -> int:
     from simsam_batch import operations
     from simsam_batch.results.scoring import ScoreOptions, class_names
-    from simsam_batch.telling.console import metric_lines, reporter
+    from simsam_batch.telling.console import reporter
+    from simsam_batch.telling.metrics import metric_lines
 
     names = None if classes is None else class_names(classes)
     options = ScoreOptions(classes=names, resize_prediction=resize_prediction == "nearest", **given)
     with reporter("text", quiet=True) as report:
         result = operations.score(predictions, options, report, json_file)
-    click.echo("\n".join(metric_lines(result["metrics"])))
+    _say(metric_lines(result["metrics"]))
     return 0
 
 
@@ -367,14 +367,12 @@ def _export(
     limit: int | None,
     nodes: Literal["leaves", "all"] | None,
 ) -> int:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from simsam_batch import operations
     from simsam_batch.storage import redact
+    from simsam_batch.telling.bar import Bar
+    from simsam_batch.telling.export import export_lines, mend_of
 
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Bar() as bar:
         task = bar.add_task("images", total=None)
         done = operations.export(
             out,
@@ -385,9 +383,11 @@ def _export(
             nodes=nodes,
             on_image=lambda count, total: bar.update(task, completed=count, total=total),
         )
-    faults = "".join(f", {done[name]:,} {name}" for name in ("failed", "unreadable") if done[name])
-    click.echo(f"{done['images']:,} images of the stage {done['stage']} in {redact(to)}{faults}")
-    return 0
+    _say(export_lines(done, redact(to)))
+    if done["complete"]:
+        return 0
+    _say([f"simsam: {mend_of(done)}"], err=True)
+    return EXIT_INCOMPLETE
 
 
 def _export_command() -> click.Command:
@@ -410,15 +410,15 @@ def _export_command() -> click.Command:
         help="Hand the results of a run on in a format that others read, or as pictures to look at.\n\n"
         f"\b\nFormats:{formats}\n\n"
         "Of a run in progress the images committed so far are written. PATH must be empty, or hold an earlier export "
-        "of the same content, which is written again. Exit codes: 0 done; 1 could not run; 130 interrupted (run the "
-        "same command again).",
+        "of the same content, which is written again. Exit codes: 0 done; 1 could not run; 3 no image is written, or "
+        "some are missing whose files have gone or changed; 130 interrupted (run the same command again).",
     )
 
 
 def _report(out: str, *, samples: int, stage: str | None) -> int:
     from simsam_batch import operations
 
-    click.echo(operations.report(out, samples=samples, stage=stage))
+    _say([operations.report(out, samples=samples, stage=stage)])
     return 0
 
 
@@ -498,6 +498,7 @@ def simsam() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command and exit with its code; SIGTERM is taken like Ctrl-C, whatever the command is at."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    log_plainly()
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -507,7 +508,7 @@ def run(arguments: list[str]) -> int:
     try:
         code = simsam.main(args=[a for a in arguments if a != "--debug"], prog_name="simsam", standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):
-        click.echo("simsam: interrupted; run the same command again to go on", err=True)
+        _say(["simsam: interrupted; run the same command again to go on"], err=True)
         code = EXIT_INTERRUPTED
     except click.ClickException as error:
         _show(error, debug=False)
@@ -525,9 +526,17 @@ def _show(error: Exception, *, debug: bool) -> None:
     if debug:
         import traceback
 
-        click.echo(redact("".join(traceback.format_exception(error))), err=True)
-    if isinstance(error, SimsamError | click.ClickException):
-        text = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        _say(redact("".join(traceback.format_exception(error))).split("\n"), err=True)
+    if isinstance(error, SimsamError):
+        lines = list(error.lines) or [type(error).__name__]
+    elif isinstance(error, click.ClickException):
+        lines = [" ".join(error.format_message().split())]
     else:
-        text = f"{type(error).__name__}: {error}\nThis is a defect; --debug shows where it is"
-    click.echo(f"simsam: {redact(text)}", err=True)
+        lines = [f"{type(error).__name__}: {error}", "This is a defect; --debug shows where it is"]
+    _say([redact(line) for line in (f"simsam: {lines[0]}", *lines[1:])], err=True)
+
+
+def _say(lines: Iterable[str], *, err: bool = False) -> None:
+    """Print lines for people; what they quote steers no terminal, and begins no further line."""
+    for line in lines:
+        click.echo(plain(line), err=err)

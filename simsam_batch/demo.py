@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simsam_batch.errors import SettingsError, StorageError
+from simsam_batch.plain_text import plain
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,7 +53,7 @@ def run_demo(out: str = "demo-output") -> dict[str, Any]:
     if result is None:
         raise SettingsError("demo: it runs on its own. To mend it: start it without torchrun")
     operations.report(str(run))
-    print(_summary(folder, result))
+    print(_summary(plain(str(folder)), result))
     return result
 
 
@@ -101,8 +102,8 @@ def _photograph(name: str) -> bytes:
         raise SettingsError(f"demo: this scikit-image has no {path}: pip install 'simsam-batch[demo]'") from error
 
 
-def _summary(folder: Path, result: dict[str, Any]) -> str:
-    return f"""
+def _summary(folder: str, result: dict[str, Any]) -> str:
+    return f"""\
 {result["ok"]} photographs are segmented. Their masks overlap the hand-drawn truth with a mean IoU of \
 {result["metrics"]["iou_per_image_mean"]:.2f}, from colours and
 gradients alone: this demo uses no network, and a vision transformer does better. Look at

@@ -18,15 +18,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from simsam_batch.errors import SimsamError
-from simsam_batch.storage import Folder
+from simsam_batch.errors import SimsamError, StorageError
+from simsam_batch.storage import Folder, absolute_url
+from simsam_batch.storage.folder import PROBE
+from simsam_batch.storage.urls import protocol_of
 
 _OLDEST_PYTHON = (3, 11)
 _FEWEST_FILES = 1024
 _LARGEST_RESIDUAL = 1e-4
 _CLOCK_SKEW_S = 300.0
 _DISTRIBUTION = "simsam-batch"
-_CLOCK = "doctor/clock.json"
+_PLACE, _CLOCK = "doctor", "clock.json"
 _MEND_SOLVER = "reinstall numpy, scipy and torch: one of them computes wrong on this machine"
 
 
@@ -47,10 +49,10 @@ class Check:
     mend: str = ""
 
 
-def line(check: Check) -> str:
+def lines(check: Check) -> list[str]:
     """A check for people: one line, and a second one with the mend of what failed."""
     shown = f"{'ok' if check.ok else 'FAILED':6}  {check.name:13}  {check.text}"
-    return shown if check.ok else f"{shown}\n{'':23}To mend it: {check.mend}"
+    return [shown] if check.ok else [shown, f"{'':23}To mend it: {check.mend}"]
 
 
 def checks(
@@ -62,7 +64,7 @@ def checks(
 ) -> Iterator[Check]:
     """Look at everything a run needs, and yield what each check came to, as it comes.
 
-    Nothing is written but, with ``out``, the object by which a run asks its store, too, and ``doctor/clock.json``.
+    Nothing is written but, with ``out``, two files in a folder of their own, which are deleted again.
 
     Args:
         out: folder of a run, there or to be, as a path or any fsspec URL; it is listed and written to.
@@ -86,9 +88,31 @@ def checks(
     yield _checked("crf", _crf, "pip install --force-reinstall 'simsam-batch[crf]'")
     folder = None if out is None else Folder(out, single_driver=single_driver)
     yield _checked("backbone", partial(_backbone, backbone, weights, folder), "give --backbone and --weights that fit")
-    if folder is not None:
-        yield _checked("storage", partial(_storage, folder), "check the URL, the credentials and the right to write")
-        yield _checked("clock", partial(_clock, folder), "set this machine's clock (NTP): stores refuse old signatures")
+    if out is not None:
+        yield from _of_storage(out, single_driver)
+
+
+def _of_storage(out: str, single_driver: bool) -> Iterator[Check]:
+    """What OUT can do, tried in a folder of its own that is gone afterwards: a run at work there is not disturbed."""
+    folder, place = (Folder(url, single_driver=single_driver) for url in (out, f"{absolute_url(out)}/{_PLACE}"))
+    made = _absent_folders(place)
+    mend = "check the URL, the credentials and the right to write"
+    yield (storage := _checked("storage", partial(_storage, folder, place), mend))
+    yield _checked("clock", partial(_clock, place), "set this machine's clock (NTP): stores refuse old signatures")
+    try:
+        place.delete([PROBE, _CLOCK])
+    except StorageError as error:
+        if storage.ok:
+            yield Check("cleaning", ok=True, text=f"two small files stay in {place.url}: {error}")
+    for path in made:
+        with suppress(OSError):
+            path.rmdir()
+
+
+def _absent_folders(place: Folder) -> list[Path]:
+    """Folders of the local disk that writing there makes, the innermost first."""
+    path = Path(place.url)
+    return [] if protocol_of(place.url) != "file" else [each for each in (path, *path.parents) if not each.exists()]
 
 
 class _WrongError(SimsamError):
@@ -286,27 +310,25 @@ def _begun_with(folder: Folder | None) -> dict[str, Any]:
     return {}
 
 
-def _storage(folder: Folder) -> str:
-    """The folder can be listed, written and read, and decides among writers."""
-    from simsam_batch.storage.folder import PROBE
-
+def _storage(folder: Folder, place: Folder) -> str:
+    """The folder can be listed, written to and read, and decides among writers."""
     entries = folder.entries()
-    if folder.single_driver:
-        folder.replace(PROBE, b"{}")
-    folder.check_create()
-    folder.read(PROBE)
+    if place.single_driver:
+        place.replace(PROBE, b"{}")
+    place.check_create()
+    place.read(PROBE)
     told = "not asked for conditional create" if folder.single_driver else "honours conditional create"
     return f"{folder.url}: {len(entries)} entries; written and read back; {told}"
 
 
-def _clock(folder: Folder) -> str:
+def _clock(place: Folder) -> str:
     """The store dates what is written now as this machine would."""
     began = time.time()
-    folder.replace(_CLOCK, json.dumps({"time": began}).encode())
-    (modified,) = [info.modified for info in folder.list("doctor") if info.name == _CLOCK]
+    place.replace(_CLOCK, json.dumps({"time": began}).encode())
+    (modified,) = [info.modified for info in place.list() if info.name == _CLOCK]
     if modified is None:
         return "the store tells no times"
     skew = began - modified
     if abs(skew) > _CLOCK_SKEW_S:
-        raise _WrongError(f"this machine's clock is {skew:+.0f} s off that of {folder.url}")
+        raise _WrongError(f"this machine's clock is {skew:+.0f} s off that of {place.url}")
     return f"within {abs(skew):.0f} s of the store's"

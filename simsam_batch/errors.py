@@ -8,7 +8,16 @@ _LONGEST_WORD = 100
 
 
 class SimsamError(Exception):
-    """Anything this project raises on purpose."""
+    """Anything this project raises on purpose; of a message of several lines, each is an argument of its own."""
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The message by its lines: a line break inside of one is part of what it quotes."""
+        has_one = type(self).__str__ is not SimsamError.__str__
+        return (str(self),) if has_one else tuple(map(str, self.args))
 
 
 class SettingsError(SimsamError):

@@ -188,9 +188,11 @@ def open_job(command: Command, images: str, out: str, settings: S, report: Repor
         RunError: a Ray cluster does not answer.
         StorageError: IMAGES cannot be listed or OUT cannot be written.
     """
+    from simsam_batch.catalog import require_apart
     from simsam_batch.stages.base import check_kept_columns
     from simsam_batch.telling.events import EventLog
 
+    require_apart(images, out)
     fields: list[pa.Field] = [field for name in command.stages for field in stage_class(name).fields]
     check_kept_columns(settings.keep_columns, fields)
     with started_engine(out, settings) as engine:
@@ -259,7 +261,7 @@ def check_effects(out: Folder, settings: RunSettings) -> None:
 
     idle = settings.without_effect()
     if idle and load_plan(out) is None:
-        raise SettingsError("\n".join(idle))
+        raise SettingsError(*idle)
 
 
 def require_answer(engine: Engine) -> None:
@@ -315,7 +317,7 @@ def recorded_settings(out: Folder, stage: str, changes: Mapping[str, Any]) -> Ne
     changeable = {*limits, *(name for each in models for name in each.fields_of("operation"))}
     fixed = sorted(set(changes) - changeable)
     if fixed:
-        raise SettingsError("\n".join(_why_fixed(name, models, limits) for name in fixed))
+        raise SettingsError(*(_why_fixed(name, models, limits) for name in fixed))
     command = command_of(stage)
     held: dict[str, Any] = {}
     for name in begun_stages(out):
@@ -454,8 +456,11 @@ def _require_same_input(plan: Plan, source: dict[str, Any], shard_size: int) -> 
         if there.get(name) != value
     ]
     if differences:
-        msg = "\n  ".join(["OUT holds a run about another input:", *differences])
-        raise SettingsError(f"{msg}\nTo mend it: give the same input, or another OUT")
+        raise SettingsError(
+            "OUT holds a run about another input:",
+            *(f"  {difference}" for difference in differences),
+            "To mend it: give the same input, or another OUT",
+        )
 
 
 def input_changes(plan: Plan, table: pa.Table) -> list[str]:

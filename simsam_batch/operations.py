@@ -126,7 +126,10 @@ def retry(out: str, changes: Mapping[str, Any], report: Reporter) -> dict[str, d
     existing_plan(folder)
     stages = {name: recorded_settings(folder, name, changes) for name in begun_stages(folder)}
     if not stages:
-        raise SettingsError(f"{folder.url}: no stage has begun, so there is nothing to try again")
+        raise SettingsError(
+            f"{folder.url}: no stage has begun, so there is nothing to try again. To mend it: run the command "
+            "that made the plan"
+        )
     results: dict[str, dict[str, Any]] = {}
     # One engine for all stages: torchrun's ranks meet once. Workers hold themselves to the threads of their stage.
     widest = max(stages.values(), key=lambda settings: settings.threads)

@@ -15,8 +15,11 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import features
 
-from simsam_batch.doctor import Check, checks, line
+from simsam_batch.doctor import Check, checks, lines
+from simsam_batch.errors import StorageError
 from simsam_batch.spectral import eigen
+from simsam_batch.storage import Folder
+from simsam_batch.storage.folder import PROBE
 
 
 def by_name(**arguments: Any) -> dict[str, Check]:
@@ -31,7 +34,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Check]:
 
 
 def test_a_machine_that_passes_the_suite_is_well(here: dict[str, Check]) -> None:
-    assert [line(check) for check in here.values() if not check.ok] == []
+    assert [lines(check) for check in here.values() if not check.ok] == []
     assert list(here)[:5] == ["python", "packages", "machine", "gpu", "cupy"]
     assert {"eigh", "arpack", "lobpcg", "block-lanczos", "jpeg", "png", "webp", "tiff", "ray", "s3", "crf"} < set(here)
     assert list(here)[-3:] == ["backbone", "storage", "clock"]
@@ -54,7 +57,7 @@ def test_a_place_that_cannot_be_written_is_a_failure_with_the_cause(tmp_path: Pa
     found = by_name(out=str(tmp_path / "file" / "out"))
     assert not found["storage"].ok
     assert str(tmp_path / "file") in found["storage"].text
-    assert "To mend it: " in line(found["storage"])
+    assert "To mend it: " in lines(found["storage"])[1]
     assert found["python"].ok
 
 
@@ -134,7 +137,7 @@ def test_few_open_files_are_a_failure() -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert (check.ok, check.text) == (False, "only 256 files may be open at once")
-    assert "ulimit -n" in line(check)
+    assert "ulimit -n" in lines(check)[1]
 
 
 def check_named(name: str) -> Check:
@@ -163,8 +166,30 @@ def test_versions_are_compared_as_numbers(monkeypatch: pytest.MonkeyPatch, versi
 
 
 def test_a_line_shows_the_mend_of_a_failure_alone() -> None:
-    assert line(Check("ray", ok=True, text="2.60.0", mend="unused")) == "ok      ray            2.60.0"
-    assert line(Check("ray", ok=False, text="broken", mend="do this")).splitlines() == [
+    assert lines(Check("ray", ok=True, text="2.60.0", mend="unused")) == ["ok      ray            2.60.0"]
+    assert lines(Check("ray", ok=False, text="broken", mend="do this")) == [
         "FAILED  ray            broken",
         "                       To mend it: do this",
     ]
+
+
+@pytest.mark.parametrize("single_driver", [False, True])
+def test_nothing_of_it_is_left_behind(out_url: str, tmp_path: Path, single_driver: bool) -> None:
+    """Not even the folders that were made for it; what was there stays."""
+    here = sorted(tmp_path.rglob("*"))
+    assert all(check.ok for check in checks(f"{out_url}/a/b", single_driver=single_driver))
+    assert Folder(out_url).list() == []
+    assert sorted(tmp_path.rglob("*")) == here
+    Folder(out_url).replace(PROBE, b"{}")
+    assert all(check.ok for check in checks(out_url, single_driver=single_driver))
+    assert [(info.name, Folder(out_url).read(info.name)) for info in Folder(out_url).list()] == [(PROBE, b"{}")]
+
+
+def test_files_that_may_not_be_deleted_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise StorageError("no right to delete")
+
+    monkeypatch.setattr(Folder, "delete", refused)
+    found = by_name(out=str(tmp_path / "out"))
+    assert found["cleaning"].ok
+    assert found["cleaning"].text == f"two small files stay in {tmp_path}/out/doctor: no right to delete"

@@ -344,11 +344,13 @@ def masks_run(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_command_says_what_it_wrote(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (broken,) = [row["image_id"] for row in rows_of(finished, "hierarchy") if row["status"] == "failed"]
     to = tmp_path / "to"
     assert run(["export", str(finished), "--to", str(to), "--format", "json", "--limit", "2"]) == 0
     assert capsys.readouterr().out == f"2 images of the stage hierarchy in {to}\n"
     assert run(["export", str(finished), "--to", str(to), "--format", "json", "--stage", "hierarchy"]) == 0
-    assert capsys.readouterr().out == f"5 images of the stage hierarchy in {to}, 1 failed\n"
+    said = capsys.readouterr().out.splitlines()
+    assert said == [f"4 images of the stage hierarchy in {to}", f"  1 of 5 failed in the run: {broken!r}"]
     assert len((to / "regions-00000.jsonl").read_bytes().splitlines()) == 5
     assert run(["export", "--help"]) == 0
     said = capsys.readouterr().out

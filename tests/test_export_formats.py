@@ -488,6 +488,91 @@ def test_images_that_have_gone_or_changed_are_left_out_and_counted(
     assert [len(each) for each in shards] == [6, 4]
 
 
+@pytest.mark.parametrize(
+    ("stage", "form", "wants_photographs"),
+    [
+        ("segment", "hf", True),
+        ("semantic", "webdataset", True),
+        ("hierarchy", "pictures", True),
+        ("segment", "coco", False),
+        ("semantic", "png", False),
+        ("segment", "pth", False),
+        ("hierarchy", "json", False),
+    ],
+)
+def test_an_export_says_what_is_missing_and_ends_with_three(
+    runs: dict[str, Path],
+    catalog: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    stage: str,
+    form: str,
+    wants_photographs: bool,
+) -> None:
+    """Once the photographs have been moved away."""
+    out = Path(shutil.copytree(runs[stage], tmp_path / "out"))
+    home, away = catalog.parent, tmp_path / "away"
+    command = ["export", str(out), "--to", str(tmp_path / "to"), "--format", form]
+    away.mkdir()
+    for name in FILES:
+        shutil.move(home / name, away / name)
+    try:
+        code = run(command)
+    finally:
+        for name in FILES:
+            shutil.move(away / name, home / name)
+    said = capsys.readouterr()
+    record = json.loads((tmp_path / "to/export.json").read_text())
+    if wants_photographs:
+        assert code == 3
+        assert (record["ok"], record["failed"], record["unreadable"], record["complete"]) == (0, 1, 5, False)
+        assert said.out.startswith(f"0 images of the stage {stage} in {tmp_path / 'to'}\n")
+        assert f"  5 of 6 gone or changed since the run read them: {IDS[0]!r}, {IDS[1]!r}" in said.out
+        assert said.err.startswith("simsam: no image could be exported whole. To mend it: put the files back")
+        gone = [each["image_id"] for each in record["missing"] if each["outcome"] == "unreadable"]
+        assert gone == [IDS[number] for number in OK]
+    else:
+        assert code == 0
+        assert (record["ok"], record["failed"], record["unreadable"], record["complete"]) == (5, 1, 0, True)
+        assert said.out.startswith(f"5 images of the stage {stage} in {tmp_path / 'to'}\n")
+        assert said.err == ""
+    assert f"  1 of 6 failed in the run: {IDS[WORDS]!r}" in said.out
+    assert run(command) == 0, "the photographs are back"
+    assert json.loads((tmp_path / "to/export.json").read_text())["ok"] == 5
+
+
+def test_an_export_some_of_whose_images_are_gone_is_not_complete(
+    runs: dict[str, Path], catalog: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = catalog.parent / FILES[0]
+    moved.rename(tmp_path / "away")
+    try:
+        assert run(["export", str(runs["segment"]), "--to", str(tmp_path / "to"), "--format", "hf"]) == 3
+    finally:
+        (tmp_path / "away").rename(moved)
+    said = capsys.readouterr()
+    assert said.out.startswith("4 images of the stage segment in ")
+    assert said.err.startswith("simsam: the export is not complete. To mend it: put the files back")
+
+
+@pytest.mark.parametrize("form", ["coco", "png", "hf", "webdataset", "pth"])
+def test_an_export_of_failed_images_alone_ends_with_three(
+    catalog: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    (tmp_path / "words").mkdir()
+    shutil.copy(catalog.parent / FILES[WORDS], tmp_path / "words/words.png")
+    out = tmp_path / "out"
+    assert run(["segment", str(tmp_path / "words"), str(out), *COMMON, *COMMANDS["segment"]]) == 3
+    capsys.readouterr()
+    assert run(["export", str(out), "--to", str(tmp_path / "to"), "--format", form]) == 3
+    said = capsys.readouterr()
+    assert said.out.splitlines()[1] == "  1 of 1 failed in the run: 'words.png'"
+    assert said.err == (
+        "simsam: no image could be exported whole. To mend it: simsam retry tries failed images again; then run the "
+        "same command again\n"
+    )
+
+
 def test_images_that_a_second_try_rescued_under_wider_limits_are_taken_along(catalog: Path, tmp_path: Path) -> None:
     """The stage's own record goes on naming the limits that the run began with."""
     out = tmp_path / "out"

@@ -351,6 +351,29 @@ def test_a_stage_can_be_asked_for_alone(maps: Path) -> None:
         operations.report(str(maps), stage="segment")
 
 
+def test_nothing_on_the_page_is_empty_or_said_twice(out: Path) -> None:
+    page = finished_page(out)
+    for part in page.source.split("<details>")[1:]:
+        summary, _, rest = part.split("</details>", 1)[0].partition("</summary>")
+        assert summary.removeprefix("<summary>").strip()
+        assert re.search(r"<t[dh][ >]|<dd>|<li>", rest), summary
+    for table in re.findall(r"<table class=\"scores\">.*?</table>", page.source, re.DOTALL):
+        names = re.findall(r'<th scope="row"><bdi>(.*?)</bdi>', table)
+        assert names
+        assert len(set(names)) == len(names)
+    titles = [text for level, text in page.headings if level == 4]
+    assert all(titles)
+    # what has only a number for a name says what it is
+    assert not re.search(r'<th scope="row"><bdi>\d+</bdi>', page.source)
+    # of 256 labels that nobody has named, each would be a line
+    assert page.text.count("region_of_label") <= 1
+    assert "levels 0" not in page.text
+    said = re.findall(r"<(?:p class=\"note\"|span class=\"fact\"|li|dd)>(.*?)</", page.source)
+    assert not [text for text in said if re.search(r"\b1 (images|shards|labels|leaves|regions|nodes)\b", text)]
+    covering = re.findall(r"<bdi>(n[mh]covering\w*)</bdi>", page.source)
+    assert covering == (["nmcovering"] if "hierarchy" in page.source else covering)
+
+
 def test_a_card_is_made_once_and_shown_as_text(masks: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(masks, tmp_path / "out"))
     shutil.rmtree(copy / "report", ignore_errors=True)

@@ -20,7 +20,7 @@ from simsam_batch.cli import run
 from simsam_batch.results.predictions import RunPredictions
 from simsam_batch.results.scoring import largest_box, nearest
 from simsam_batch.storage import Folder
-from simsam_batch.telling.console import metric_lines
+from simsam_batch.telling.metrics import metric_lines
 
 SETTINGS = ["--backbone", "descriptors", "--resize", "native", "--epochs", "1", "--k", "3"]
 SETTINGS += ["--engine", "inline", "--quiet"]
@@ -202,7 +202,7 @@ def test_label_maps_of_clusters_are_matched_and_scored(tmp_path: Path, capsys: p
     printed = capsys.readouterr().out
     assert "  miou_over_classes      0.8889\n" in printed
     assert "    background           0.7778\n" in printed
-    assert "    1                    -\n" in printed
+    assert "    label 1              -\n" in printed
     assert score(*arguments, into=tmp_path)["metrics"]["matching"] == "majority"
     assert "iou_per_image_mean" not in found
 
@@ -236,8 +236,8 @@ def test_classes_are_written_and_printed_in_the_order_of_their_ids(
     arguments = [tmp_path / "maps", "--kind", "semantic", "--truth", tmp_path / "truth", "--classes", 12]
     found = score(*arguments, into=tmp_path)["metrics"]["iou_by_class"]
     assert list(found) == ["0", "1", "2", "9", "10", "11"]
-    printed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("    ")]
-    assert printed == ["0", "1", "2", "9", "10", "11"]
+    printed = [line.split()[:2] for line in capsys.readouterr().out.splitlines() if line.startswith("    ")]
+    assert printed == [["class", each] for each in ("0", "1", "2", "9", "10", "11")]
 
 
 def test_a_semantic_run_and_its_exported_label_maps_have_the_same_scores(home: Path, tmp_path: Path) -> None:

@@ -528,9 +528,10 @@ def test_repeats_report_mean_and_deviation_and_label_maps_of_the_first(pictures:
     metrics = result_of(out)["metrics"]
     assert metrics["repeats"] == 3
     assert metrics["miou_over_classes"] == pytest.approx(each[0])
-    assert metrics["miou_over_classes_mean"] == pytest.approx(np.mean(each))
-    assert metrics["miou_over_classes_std"] == pytest.approx(np.std(each, ddof=1))
-    assert {"pixel_accuracy_mean", "pixel_accuracy_std"} <= set(metrics)
+    spread = metrics["over_repeats"]
+    assert spread["miou_over_classes"]["mean"] == pytest.approx(np.mean(each))
+    assert spread["miou_over_classes"]["std"] == pytest.approx(np.std(each, ddof=1))
+    assert list(spread) == ["miou_over_classes", "pixel_accuracy"]
 
 
 def test_images_alone_in_quarantine_get_the_same_labels(mixed: Path, tmp_path: Path) -> None:

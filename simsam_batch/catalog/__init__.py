@@ -3,6 +3,7 @@
 from simsam_batch.catalog.datasets import DATASETS, absolute_input
 from simsam_batch.catalog.facts import BOXES_COLUMN, DatasetFacts, TruthKind, center_crops, facts_of, truth_kind
 from simsam_batch.catalog.read import Catalog, read_catalog
+from simsam_batch.catalog.written import require_apart
 from simsam_batch.formats import SUFFIXES
 
 __all__ = [
@@ -16,5 +17,6 @@ __all__ = [
     "center_crops",
     "facts_of",
     "read_catalog",
+    "require_apart",
     "truth_kind",
 ]

@@ -6,10 +6,11 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from simsam_batch.catalog.records import quoted, records_table
+from simsam_batch.catalog.written import WrittenFolders, outside, planned_images
 from simsam_batch.errors import SettingsError, StorageError
 from simsam_batch.formats import KINDS, SUFFIXES, Format, kind_by_name, mend_of
 from simsam_batch.storage import ObjectNotFound, absolute_url, read_url, redact, walk
@@ -21,6 +22,13 @@ ACCEPTED = {
     "IMAGES": "IMAGES is a folder, a .txt list with one path or URL a line, Parquet with a column 'uri', or a dataset "
     "such as ecssd:ROOT",
     "truth": "Truth is a folder of masks or label maps as image files, or of partitions as .npz or .mat",
+    "PREDICTIONS": "PREDICTIONS is the OUT of a run, or a folder of masks or label maps as image files",
+}
+_INSTEAD_OF_A_RUN = {
+    "IMAGES": "to go on with that run, give its own IMAGES and then this OUT; for simsam status, report, export and "
+    "score this OUT alone",
+    "truth": "simsam export writes masks of a run as files; give the folder that they are in",
+    "PREDICTIONS": "give the OUT itself",
 }
 _CHUNK = 65536
 _HIDDEN_NAMED = 5
@@ -66,35 +74,60 @@ class Listing:
 
 
 def listed_files(
-    what: str, url: str, wanted: Callable[[str], bool], without: str | None = None, *, hidden: bool = False
+    what: str,
+    url: str,
+    wanted: Callable[[str], bool],
+    notes: list[str],
+    without: str | None = None,
+    *,
+    hidden: bool = False,
 ) -> Listing:
-    """Files below a folder by name, those of the sub-folder ``without`` left out.
+    """Files below a folder by name; those of runs and exports in it and of ``without`` are left out.
 
     Args:
         what: the option that named the folder, for messages.
         url: of the folder.
         wanted: whether a file belongs to the result, by its name.
+        notes: runs and exports that are left out are added here.
         without: name of the sub-folder to leave out.
         hidden: take files and folders whose names begin with a dot, too.
 
     Raises:
-        SettingsError: there is no such folder, or it cannot be listed.
+        SettingsError: there is no such folder, it cannot be listed, or it is itself that of a run.
     """
     if is_file(url):
         raise SettingsError(f"{what}: {redact(url)} is a single file. {ACCEPTED[what]}")
+    written = WrittenFolders()
     try:
-        return _listed(url, wanted, without, hidden)
+        listing, by_folder = _listed(url, wanted, without, written, hidden)
     except StorageError as error:
         raise SettingsError(f"{what}: {error}. {ACCEPTED[what]}") from error
+    left_out = [*written.those_of("run"), *filter(None, written.those_of("export"))]
+    if "" in left_out:
+        about = planned_images(url)
+        run = "a run" if about is None else f"a run about {about}"
+        raise SettingsError(f"{what}: {redact(url)} is the OUT of {run}. To mend it: {_INSTEAD_OF_A_RUN[what]}")
+    if left_out:
+        said = f"left out of {redact(url)}, for a run or an export is there: {quoted(left_out[:5], len(left_out))}"
+        # a folder may be listed for its images and again for its tables
+        notes += [said] if said not in notes else []
+    by_suffix: Counter[str] = Counter()
+    for (folder, suffix), count in by_folder.items():
+        if not f"{folder}/".startswith(tuple(f"{each}/" for each in left_out)):
+            by_suffix[suffix] += count
+    return replace(listing, files=outside(listing.files, left_out), others=by_suffix)
 
 
-def _listed(url: str, wanted: Callable[[str], bool], without: str | None, hidden: bool) -> Listing:
+def _listed(
+    url: str, wanted: Callable[[str], bool], without: str | None, written: WrittenFolders, hidden: bool
+) -> tuple[Listing, Counter[tuple[str, str]]]:
+    """What the folder holds, but for the others, which are counted by folder and suffix."""
     import pyarrow as pa
 
     schema = pa.schema([("name", pa.string()), ("uri", pa.string()), ("size", pa.int64()), ("etag", pa.string())])
     batches: list[pa.RecordBatch] = []
     rows: list[tuple[str, str, int, str | None]] = []
-    others: Counter[str] = Counter()
+    others: Counter[tuple[str, str]] = Counter()
     left_out: list[str] = []
     left_out_count = 0
 
@@ -111,15 +144,18 @@ def _listed(url: str, wanted: Callable[[str], bool], without: str | None, hidden
                 left_out_count += 1
                 left_out += [info.name] if len(left_out) < _HIDDEN_NAMED else []
             continue
+        written.look_at(info.name)
         if not wanted(info.name):
-            others[posixpath.splitext(info.name)[1].lower() or "no suffix"] += 1
+            folder, name = posixpath.split(info.name)
+            others[folder, posixpath.splitext(name)[1].lower() or "no suffix"] += 1
             continue
         rows.append((info.name, uri, info.size, info.etag))
         if len(rows) == _CHUNK:
             close_batch()
     if rows:
         close_batch()
-    return Listing(pa.Table.from_batches(batches, schema).sort_by("name"), others, left_out, left_out_count)
+    files = pa.Table.from_batches(batches, schema).sort_by("name")
+    return Listing(files, Counter(), left_out, left_out_count), others
 
 
 def is_image(name: str) -> bool:
@@ -149,7 +185,7 @@ def folder_records(images: str, truth: str | None, notes: list[str], *, hidden: 
         if here == there:
             raise SettingsError(f"truth: {redact(truth)} is IMAGES itself; give the folder that holds the masks alone")
         inside = there.removeprefix(here + "/") if there.startswith(here + "/") else None
-    listing = listed_files("IMAGES", images, has_row, inside, hidden=hidden)
+    listing = listed_files("IMAGES", images, has_row, notes, inside, hidden=hidden)
     found, others = listing.files, listing.others
     unread = _unread(found["name"])
     if unread.total() == found.num_rows:

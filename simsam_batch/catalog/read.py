@@ -57,10 +57,10 @@ def read_catalog(
     """List the images of a folder, a ``.txt`` list, Parquet or a dataset by name, and join truth to them by name.
 
     A folder is searched with all its sub-folders for files with one of `SUFFIXES`, and for pictures and videos of kinds
-    that are not read, in the order of their relative paths; hidden files and folders are left out, and a note says so.
-    A list or table keeps its own order, and nobody asks whether its files exist. Truth belongs to the image with the
-    same sub-folder and file stem; it is image files, or partitions with one of `PARTITIONS`. A dataset brings its own
-    truth.
+    that are not read, in the order of their relative paths. Hidden files and folders are left out, and those that a run
+    or an export was written to; a note says so. A list or table keeps its own order, and nobody asks whether its files
+    exist. Truth belongs to the image with the same sub-folder and file stem; it is image files, or partitions with one
+    of `PARTITIONS`. A dataset brings its own truth.
 
     Args:
         images: path or URL of the folder, the list, the Parquet file or a folder of Parquet files; or ``NAME:ROOT``.
@@ -82,7 +82,9 @@ def read_catalog(
     _check_kept(keep_columns)
     named = named_dataset(images)
     if named is None and split is not None:
-        raise SettingsError(f"split: {redact(images)} has none; a dataset by name has, such as voc2012:ROOT")
+        raise SettingsError(
+            f"split: {redact(images)} has none; leave it out, or give a dataset by name, such as voc2012:ROOT"
+        )
     if named is not None:
         given = {"root": root, "truth": truth, "keep_columns": ", ".join(keep_columns), "hidden": "true" * hidden}
         for option, value in given.items():

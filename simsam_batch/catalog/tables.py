@@ -142,7 +142,7 @@ def parquet_records(
     if is_file(images):
         files, start = [absolute_url(images)], _parent(images)
     else:
-        listing = listed_files("IMAGES", images, lambda name: name.lower().endswith(".parquet"), hidden=hidden)
+        listing = listed_files("IMAGES", images, lambda name: name.lower().endswith(".parquet"), notes, hidden=hidden)
         listing.note_hidden(images, notes, option=True)
         files, start = listing.files["uri"].to_pylist(), images
     if not files:

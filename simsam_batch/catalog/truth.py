@@ -49,7 +49,7 @@ def with_truth(
 
     if table["truth_uri"].null_count < table.num_rows:
         raise SettingsError(f"truth: {redact(images)} has a column truth_uri; leave out --truth or the column")
-    listing = listed_files("truth", truth, ends_in(suffixes), hidden=bool(hidden))
+    listing = listed_files("truth", truth, ends_in(suffixes), notes, hidden=bool(hidden))
     masks = listing.files
     listing.note_hidden(truth, notes, option=hidden is not None)
     holds_partitions(masks["name"], truth)

@@ -6,6 +6,8 @@ from functools import cache
 
 from PIL import ImageDraw, ImageFont
 
+from simsam_batch.plain_text import plain
+
 Color = tuple[int, int, int]
 TEXT, MUTED, FAULT, EMPTY = (31, 35, 40), (89, 99, 110), (176, 32, 24), (236, 238, 240)
 RULE, RIM = (208, 213, 218), (20, 20, 20)
@@ -25,15 +27,10 @@ def write(
     draw: ImageDraw.ImageDraw, where: tuple[int, int], text: str, width: int, color: Color = TEXT, size: int = 15
 ) -> None:
     """Write one line; what does not fit loses its middle, so that the file's name stays."""
-    text, letters = printable(text), font(size)
+    text, letters = plain(text), font(size)
     kept = len(text)
     shown = text
     while kept > 2 and letters.getlength(shown) > width:
         kept -= 1
         shown = f"{text[: kept // 2]}\N{HORIZONTAL ELLIPSIS}{text[len(text) - (kept - kept // 2) :]}"
     draw.text(where, shown, color, letters)
-
-
-def printable(text: str) -> str:
-    """A text of one line, whatever an image's name holds."""
-    return "".join(character if character.isprintable() else "?" for character in text)

@@ -21,8 +21,8 @@ _HEADER, _NARROWEST = 84, 640
 _LEGEND = "Each region of the tree. Below it: its cut, near 0 where nothing ties it to its siblings, 1 where all does."
 
 
-def page(row: dict[str, Any], settings: dict[str, Any]) -> bytes:
-    """One image's page as a PNG, at most `WIDTH` by `HIGHEST` pixels.
+def page(row: dict[str, Any], settings: dict[str, Any]) -> tuple[bytes, str | None]:
+    """One image's page as a PNG, at most `WIDTH` by `HIGHEST` pixels; and why there is no photograph on it, if so.
 
     Args:
         row: of `simsam_batch.results.label_maps.map_rows`, of an image that is ``ok``.
@@ -55,4 +55,4 @@ def page(row: dict[str, Any], settings: dict[str, Any]) -> bytes:
     target = io.BytesIO()
     # the usual level takes twice the time of all that is drawn, for a tenth less
     sheet.save(target, "PNG", dpi=(144, 144), compress_level=3)
-    return target.getvalue()
+    return target.getvalue(), fault

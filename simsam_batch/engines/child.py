@@ -22,6 +22,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from simsam_batch.plain_text import log_plainly
+
 Receive = Callable[[], Any]
 Send = Callable[[Any], None]
 Target = Callable[[Receive, Send], None]
@@ -106,6 +108,7 @@ class Child:
 
 def serve(descriptor: int) -> None:
     """The child's side: take the target from the pipe and run it. Called by the boot line above only."""
+    log_plainly()
     connection = Connection(descriptor)
     for number in (signal.SIGTERM, signal.SIGINT):
         # a function, and not SIG_IGN, which programs started from here would inherit

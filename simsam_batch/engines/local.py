@@ -93,7 +93,6 @@ class LocalEngine:
                 if task.silence_s:
                     # of a time in which this process itself stood still, little is held against them
                     line.end_silent(seats, min(time.monotonic() - began, 2 * _LOOK_S), task.silence_s)
-
         finally:
             for seat in seats:
                 seat.clear(None)
@@ -226,7 +225,10 @@ class _Line:
         was_ready, reason = seat.ready, seat.clear(failure)
         self.failed_starts = 0 if was_ready else self.failed_starts + 1
         if self.failed_starts == _FAILED_STARTS or (was_ready and failure):
-            raise RunError(f"no worker process can be kept alive: the last one ended with {reason}")
+            raise RunError(
+                f"no worker process can be kept alive: the last one ended with {reason}. To mend it: see what it wrote "
+                "above; one that was killed mostly lacked memory: fewer --workers"
+            )
         if seat.in_flight:
             _log.warning("a worker process ended (%s); shard(s) %s start again", reason, seat.in_flight)
         self.suspects.update(seat.in_flight)

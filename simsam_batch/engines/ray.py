@@ -20,6 +20,7 @@ from simsam_batch.engines.devices import thread_environment
 from simsam_batch.engines.ray_metrics import RunMetrics
 from simsam_batch.engines.ray_pulse import send_beats, silent_actors_ended
 from simsam_batch.errors import RunError, SettingsError
+from simsam_batch.plain_text import log_plainly
 
 _IN_FLIGHT = 2
 _OBJECT_STORE_BYTES = 128 * 1024**2
@@ -262,6 +263,7 @@ class _ShardCaller:
     """
 
     def __init__(self, make_runner: bytes, recycle_after: int = 0, pulses: Any = None, silence_s: float = 0.0) -> None:
+        log_plainly()
         self._make_runner = make_runner
         self._recycle_after = recycle_after
         self._given = 0

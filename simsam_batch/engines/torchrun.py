@@ -135,7 +135,8 @@ class TorchrunEngine:
                     self._work_on(runner, order["shards"])
         except RuntimeError as error:
             raise RunError(
-                f"rank {self._rank} lost the job's TCPStore, rank 0 or its machine is gone: {error}"
+                f"rank {self._rank} lost the job's TCPStore, rank 0 or its machine is gone: {error}. To mend it: "
+                "start the job again, which goes on"
             ) from error
 
     def _work_on(self, runner: Runner, shards: Sequence[int]) -> None:
@@ -181,7 +182,10 @@ class TorchrunEngine:
                 multi_tenant=self._serves_store,
             )
         except (RuntimeError, ValueError) as error:
-            raise RunError(f"rank {self._rank} cannot reach the job's TCPStore at {host}:{port}: {error}") from error
+            raise RunError(
+                f"rank {self._rank} cannot reach the job's TCPStore at {host}:{port}: {error}. To mend it: see that "
+                "rank 0 runs, and that its machine takes connections on that port"
+            ) from error
         # After a restart of all ranks the store may still hold what the last ones wrote.
         return dist.PrefixStore(f"simsam/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 

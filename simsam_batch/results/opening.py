@@ -29,5 +29,8 @@ def existing_plan(out: Folder) -> Plan:
     """
     plan = load_plan(out)
     if plan is None:
-        raise SettingsError(f"{out.url} holds no run: it has no run.json. To mend it: give the OUT of simsam segment")
+        raise SettingsError(
+            f"{out.url} holds no run: it has no run.json. To mend it: give the OUT of simsam segment or another "
+            "command that computes"
+        )
     return plan

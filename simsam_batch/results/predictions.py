@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from simsam_batch import images
 from simsam_batch.catalog.facts import BOXES_COLUMN
-from simsam_batch.catalog.folders import is_image, listed_files
+from simsam_batch.catalog.folders import ACCEPTED, is_image, listed_files
 from simsam_batch.catalog.records import records_table
 from simsam_batch.errors import ImageError, SettingsError
 from simsam_batch.results.label_maps import label_map
@@ -109,7 +109,9 @@ class FilePredictions:
 Predictions = RunPredictions | FilePredictions
 
 
-def open_predictions(url: str, stage: str | None, kind: Kind | None, truth: str | None) -> Predictions:
+def open_predictions(
+    url: str, stage: str | None, kind: Kind | None, truth: str | None, notes: list[str]
+) -> Predictions:
     """The predictions at a URL: of a run if there is a ``run.json``, else of a folder of image files.
 
     Args:
@@ -117,6 +119,7 @@ def open_predictions(url: str, stage: str | None, kind: Kind | None, truth: str 
         stage: whose results of a run; None: the first finished one with masks or label maps.
         kind: None for what the stage makes, and object masks in a folder.
         truth: where the truth is; if that is a sub-folder of ``url``, its files are no predictions.
+        notes: what people should know is added here.
 
     Raises:
         SettingsError: nothing there, a run without results of that stage, or results of another kind.
@@ -124,7 +127,7 @@ def open_predictions(url: str, stage: str | None, kind: Kind | None, truth: str 
     out = Folder(absolute_url(url))
     plan = load_plan(out)
     if plan is None:
-        return FilePredictions(_files(url, truth), kind or "object")
+        return FilePredictions(_files(url, truth, notes), kind or "object")
     scored = stages_showing(_SCORED) if stage is None else [stage]
     published = {name: _parts(out, name) for name in scored if Ledger(out, name).published() is not None}
     found_stage = next((name for name, parts in published.items() if parts), None)
@@ -142,6 +145,8 @@ def open_predictions(url: str, stage: str | None, kind: Kind | None, truth: str 
         raise SettingsError(
             f"the stage {stage} of {out.url} has "
             + (f"{found} predictions, not {kind} ones" if found else "neither masks nor label maps to score")
+            + ". To mend it: name another --stage"
+            + (", or leave out --kind" if found else "")
         )
     about = {
         name.decode(): json.loads(text)
@@ -155,14 +160,16 @@ def _parts(out: Folder, stage: str) -> tuple[str, ...]:
     return tuple(info.name for info in out.list(f"results/{stage}") if info.name.endswith(".parquet"))
 
 
-def _files(url: str, truth: str | None) -> pa.Table:
+def _files(url: str, truth: str | None, notes: list[str]) -> pa.Table:
     here, there = absolute_url(url).rstrip("/"), absolute_url(truth).rstrip("/") if truth else ""
     inside = there.removeprefix(here + "/") if there.startswith(here + "/") else None
     if here == there:
         raise SettingsError(f"truth: {redact(url)} would be compared with itself; give the folder of the truth")
-    found = listed_files("IMAGES", url, is_image, inside).files
+    listing = listed_files("PREDICTIONS", url, is_image, notes, inside)
+    found = listing.files
     if not found.num_rows:
-        raise SettingsError(f"{redact(url)} is neither a run nor a folder with image files in it")
+        what = "neither a run nor a folder with image files in it"
+        raise SettingsError(f"PREDICTIONS: {redact(url)} is {what}. {ACCEPTED['PREDICTIONS']}")
     return records_table({"image_id": found["name"], "uri": found["uri"]})
 
 

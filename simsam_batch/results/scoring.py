@@ -95,10 +95,10 @@ def score_predictions(url: str, options: ScoreOptions, note: Callable[[str], Non
     """
     if options.truth is not None and options.boxes is not None:
         raise SettingsError("boxes: give --truth or --boxes; what each measures is another thing")
-    predictions = open_predictions(url, options.stage, options.kind, options.truth)
-    if options.resize_prediction and isinstance(predictions, RunPredictions):
-        raise SettingsError("resize_prediction: masks of a run have the size of their images")
     notes: list[str] = []
+    predictions = open_predictions(url, options.stage, options.kind, options.truth, notes)
+    if options.resize_prediction and isinstance(predictions, RunPredictions):
+        raise SettingsError("resize_prediction: masks of a run have the size of their images; leave it out")
     records = _with_truth(predictions, url, options, notes)
     for each in notes:
         note(each)
@@ -145,7 +145,7 @@ def _with_truth(predictions: Predictions, url: str, options: ScoreOptions, notes
         blank = blank.drop_columns([BOXES_COLUMN] if BOXES_COLUMN in blank.column_names else [])
         return with_truth(blank, options.truth, url, notes)
     if BOXES_COLUMN not in records.column_names and records["truth_uri"].null_count == records.num_rows:
-        raise SettingsError(f"truth: {redact(url)} brings no truth of its own; give --truth FOLDER or --boxes")
+        raise SettingsError(f"truth: {redact(url)} has no truth of its own. To mend it: give --truth FOLDER or --boxes")
     return records
 
 
@@ -310,7 +310,10 @@ def _compare(
     def items() -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
         for row, record in zip(predictions.items(), _rows(records), strict=True):
             if row["image_id"] != record["image_id"]:
-                raise RunError(f"the results have {row['image_id']!r} where the plan has {record['image_id']!r}")
+                raise RunError(
+                    f"the results have {row['image_id']!r} where the plan has {record['image_id']!r}. To mend it: "
+                    "simsam verify names what is damaged"
+                )
             if by_boxes or record["truth_uri"] is not None:
                 yield row, record
             else:

@@ -175,15 +175,17 @@ def _given_up(summary: ExecuteSummary, pending: int) -> RunError:
     for report in summary.errors.values():
         by_cause.setdefault(report.cause, []).append(report)
     causes = [
-        f"\n  shard {alike[0].shard} (start {alike[0].attempt})"
+        f"  shard {alike[0].shard} (start {alike[0].attempt})"
         + (f" and {len(alike) - 1} more alike" if len(alike) > 1 else "")
         + f": {alike[0].error}"
         for alike in [*by_cause.values()][:_CAUSES_SHOWN]
     ]
-    more = f"\n  and {len(by_cause) - _CAUSES_SHOWN} other causes" if len(by_cause) > _CAUSES_SHOWN else ""
+    if len(by_cause) > _CAUSES_SHOWN:
+        causes.append(f"  and {len(by_cause) - _CAUSES_SHOWN} other causes")
     return RunError(
-        f"{pending} shard(s) could not be committed in {summary.rounds} round(s):{''.join(causes)}{more}\n"
-        "What is committed stays. Mend the cause and run the same command again: it goes on from here"
+        f"{pending} shard(s) could not be committed in {summary.rounds} round(s):",
+        *causes,
+        "What is committed stays. Mend the cause and run the same command again: it goes on from here",
     )
 
 

@@ -26,7 +26,7 @@ from simsam_batch.runs.archive import ArchiveWriter
 from simsam_batch.runs.contents import checked_rows, counts, parquet
 from simsam_batch.runs.digest import content_digest
 from simsam_batch.runs.plan import Plan, recorded_plan
-from simsam_batch.runs.records import from_json, to_json
+from simsam_batch.runs.records import PUBLISH_ANEW, from_json, to_json
 from simsam_batch.runs.schema import SCHEMA_VERSION, ShardOutput, Stage
 from simsam_batch.runs.stage_record import (
     ForeignManifestError,
@@ -150,9 +150,9 @@ class Ledger:
         found = differences(there, json.loads(body))
         if found:
             raise SettingsError(
-                f"{self.out.url} holds a {self.stage} run with other settings:\n  "
-                + "\n  ".join(found)
-                + "\nTo mend it: use the same settings, or another OUT"
+                f"{self.out.url} holds a {self.stage} run with other settings:",
+                *(f"  {difference}" for difference in found),
+                "To mend it: use the same settings, or another OUT",
             )
         self.out.make(*(f"{self.stage}/{folder}" for folder in _FOLDERS))
         self._record, self._begun = there, _Begun(stage.schema.remove_metadata(), plan)
@@ -444,9 +444,8 @@ class Ledger:
         """
         name = f"results/{self.stage}.json"
         try:
-            result = from_json(
-                self.out.read(name), f"{self.out.url}/{name}", "images", "metrics", "content_digest", *keys
-            )
+            where, needed = f"{self.out.url}/{name}", ("images", "metrics", "content_digest", *keys)
+            result = from_json(self.out.read(name), where, *needed, mend=PUBLISH_ANEW)
         except ObjectNotFound:
             return None
         record = self._record or read_record(self.out, self.stage)

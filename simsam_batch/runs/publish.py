@@ -98,7 +98,10 @@ class _Totals:
 
     def result(self, stage: Stage, token: str) -> dict[str, Any]:
         if self._counts["images"] != self._plan.records:
-            raise RunError(f"the manifests hold {self._counts['images']} images, the plan {self._plan.records}")
+            held, planned = self._counts["images"], self._plan.records
+            raise RunError(
+                f"the manifests hold {held} images, the plan {planned}. To mend it: simsam verify names what is damaged"
+            )
         seconds = busy_seconds(self._intervals)
         return {
             "schema_version": SCHEMA_VERSION,

@@ -23,6 +23,10 @@ _HOLDS: Mapping[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("started", "committed"), (int, float)),
 }
 
+RESTORE = "restore it, or start again in another OUT"
+PUBLISH_ANEW = "delete it and run the same command again, which publishes it anew"
+"""What to do about a damaged file that only this run has, and about one of its results."""
+
 
 def to_json(record: Mapping[str, Any], name: str) -> bytes:
     """A record as UTF-8 JSON, lists of numbers on one line, with credentials taken out of every URL in it.
@@ -42,8 +46,14 @@ def to_json(record: Mapping[str, Any], name: str) -> bytes:
     return re.sub(r"\[\n[-+.,\d\seE]*\]", lambda found: "".join(found[0].split()), text).encode()
 
 
-def from_json(body: bytes, url: str, *keys: str) -> dict[str, Any]:
+def from_json(body: bytes, url: str, *keys: str, mend: str = RESTORE) -> dict[str, Any]:
     """The record in a file, which must have these keys.
+
+    Args:
+        body: of the file.
+        url: where it is, for messages.
+        keys: that it must have.
+        mend: what to do about damage.
 
     Raises:
         RunError: the file is damaged or was written by a newer release; the message names it.
@@ -54,22 +64,22 @@ def from_json(body: bytes, url: str, *keys: str) -> dict[str, Any]:
         # what a newer release left out is no damage
         missing = [key for key in keys if key not in record] if version <= SCHEMA_VERSION else []
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise _damaged(url, f"{type(error).__name__}: {error}") from error
+        raise _damaged(url, f"{type(error).__name__}: {error}", mend) from error
     if version > SCHEMA_VERSION:
         raise RunError(
             f"{url} was written by a newer release (schema {version}, this one knows {SCHEMA_VERSION}). "
             "To mend it: update simsam-batch"
         )
     if missing:
-        raise _damaged(url, f"without {', '.join(missing)}")
+        raise _damaged(url, f"without {', '.join(missing)}", mend)
     wrong = [key for key in keys if not isinstance(record[key], _HOLDS.get(key, object))]
     if wrong:
-        raise _damaged(url, f"something else in the place of {', '.join(wrong)}")
+        raise _damaged(url, f"something else in the place of {', '.join(wrong)}", mend)
     return dict(record)
 
 
-def _damaged(url: str, how: str) -> RunError:
-    return RunError(f"{url} is damaged ({how}). To mend it: restore it, or start again in another OUT")
+def _damaged(url: str, how: str, mend: str) -> RunError:
+    return RunError(f"{url} is damaged ({how}). To mend it: {mend}")
 
 
 def _redacted(value: Any) -> Any:

@@ -49,7 +49,9 @@ def stage_record(record: Mapping[str, Any], out: Folder) -> dict[str, Any]:
     except ObjectNotFound as error:
         raise RunError(f"{name} is missing. To mend it: restore the file") from error
     if record["plan"] != run["plan"]:
-        raise RunError(f"{out.url}: {record['stage']}/stage.json names another plan than run.json")
+        raise RunError(
+            f"{out.url}: {record['stage']}/stage.json names another plan than run.json. To mend it: restore the file"
+        )
     numbers = {key: run[key] for key in ("images", "shards", "shard_size")}
     # no manifest of such a run names the record it belongs to
     plan = {"digest": run["plan"], "unit": "image_id", **numbers}

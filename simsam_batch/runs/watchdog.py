@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
+from simsam_batch.plain_text import plain
+
 STALLED_EXIT_CODE = 70
 POISONED_EXIT_CODE = 71
 _LOOK_S = 10.0
@@ -81,6 +83,6 @@ def end_this_process(why: str, code: int) -> NoReturn:
         why: for standard error.
         code: the exit code.
     """
-    os.write(2, f"process {os.getpid()} ends itself: {why}\n".encode())
+    os.write(2, f"process {os.getpid()} ends itself: {plain(why)}\n".encode())
     time.sleep(_LAST_REPORTS_S)
     os._exit(code)

@@ -61,7 +61,7 @@ class Component(BaseModel):
             super().__init__(**values)
         except ValidationError as error:
             fields = type(self).model_fields
-            raise SettingsError("\n".join(explained(fields, problem) for problem in error.errors())) from None
+            raise SettingsError(*(explained(fields, problem) for problem in error.errors())) from None
 
 
 class Settings(Component):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, Protocol
 
 from simsam_batch.engines.contract import ShardReport
+from simsam_batch.plain_text import plain
+from simsam_batch.telling.metrics import metric_lines
 from simsam_batch.telling.status import counted, noun_of
 
 
@@ -87,21 +89,13 @@ class Text:
     """A progress bar in a terminal, a line per tenth of the work elsewhere; failures and notes as lines."""
 
     def __init__(self, *, quiet: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import TextColumn
+
+        from simsam_batch.telling.bar import Bar
 
         self._quiet = quiet
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("done, {task.fields[rate]:.2f}/s, {task.fields[failed]} failed"),
-            TimeRemainingColumn(),
-            console=self._console,
-            transient=True,
-            disable=quiet or not self._console.is_terminal,
-        )
+        so_far = TextColumn("done, {task.fields[rate]:.2f}/s, {task.fields[failed]} failed")
+        self._bar = Bar(so_far, disable=quiet)
         self._task = self._bar.add_task("", total=None, rate=0.0, failed=0)
         self._images = self._done = self._before = self._failed = self._said = 0
         self._started = time.monotonic()
@@ -109,7 +103,7 @@ class Text:
         self._alike: dict[str, tuple[ShardReport, int]] = {}
 
     def _line(self, text: str, style: str = "") -> None:
-        self._console.print(text, style=style, markup=False)
+        self._bar.console.print(plain(text), style=style, markup=False)
 
     def note(self, text: str) -> None:
         self._line(text, "yellow")
@@ -171,33 +165,6 @@ class Text:
             if others:
                 self._line(f"shard {first.shard}, start {first.attempt}: {others} more starts failed alike", "red")
         self._alike.clear()
-
-
-def metric_lines(metrics: Mapping[str, Any]) -> list[str]:
-    """Scores for people, one a line: a mean with its interval, a table of classes below its name; no curves."""
-    lines = []
-    for name, value in metrics.items():
-        if name == "curve" or name.endswith("_ci"):
-            continue
-        if isinstance(value, list) and value and isinstance(value[0], Mapping):
-            for number, inner in enumerate(value):
-                plain = {key: v for key, v in inner.items() if not isinstance(v, Mapping | list)}
-                lines += [f"  {name} {number}", *(f"    {key:20} {_number(v)}" for key, v in plain.items())]
-        elif isinstance(value, Mapping):
-            lines += [f"  {name}", *(f"    {key:20} {_number(inner)}" for key, inner in value.items())]
-        elif isinstance(value, list):
-            lines += [f"  {name}", *(f"    {number:<20} {_number(inner)}" for number, inner in enumerate(value))]
-        else:
-            interval = metrics.get(f"{name}_ci")
-            about = "" if interval is None else f"  95 %: {_number(interval[0])} to {_number(interval[1])}"
-            lines.append(f"  {name:22} {_number(value)}{about}")
-    return lines
-
-
-def _number(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ def status_lines(status: Mapping[str, Any]) -> list[str]:
     if not status["stages"]:
         lines.append("no stage has begun; the command that made the plan begins it")
     for stage in status["stages"]:
-        lines += ["", *_stage_lines(stage)]
+        lines += _stage_lines(stage)
     return lines
 
 
@@ -70,6 +70,6 @@ def noun_of(unit: str) -> str:
     return unit.removesuffix("_id")
 
 
-def counted(n: int, noun: str) -> str:
-    """A number of things for people: ``1 image``, ``2 images``."""
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+def counted(n: int, noun: str, several: str | None = None) -> str:
+    """A number of things for people: ``1 image``, ``2,000 images``; ``several`` is a plural of another form."""
+    return f"{n:,} {noun if n == 1 else several or noun + 's'}"

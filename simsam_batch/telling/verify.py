@@ -5,33 +5,40 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from simsam_batch.runs.verify_report import VerifyReport
+from simsam_batch.telling.status import counted
 
 _NAMES_SHOWN = 10
 
 
-def as_text(report: VerifyReport) -> str:
+def verify_lines(report: VerifyReport) -> list[str]:
     """The report for people, a line for each stage, problem and group of orphans."""
     lines = [f"{report.out}: {'DAMAGED' if report.damaged else 'all that is committed is as it was'}"]
     for stage in report.stages:
         todo = f", {stage.pending} pending" if stage.pending else "" if stage.published else ", not published yet"
         lines.append(
-            f"  {stage.stage}: {stage.committed} of {stage.shards} shards{todo}; {stage.images} images, "
-            f"{stage.failed} of them failed; {stage.files} files, {_size(stage.bytes)} read"
+            f"  {stage.stage}: {stage.committed} of {counted(stage.shards, 'shard')}{todo}; "
+            f"{counted(stage.images, 'image')}, {stage.failed} of them failed; {counted(stage.files, 'file')}, "
+            f"{_size(stage.bytes)} read"
         )
-    lines += [f"  {p.where}: {p.what}. To mend it: {p.mend}" for p in report.problems]
+    for problem in report.problems:
+        # an error that is quoted knows a mend of its own, which does not know of the whole
+        what = problem.what.partition(". To mend it: ")[0]
+        lines.append(f"  {problem.where}: {what}. To mend it: {problem.mend}")
     for deleted, what in ((True, "deleted"), (False, "read by nothing (--delete-orphans deletes those old enough)")):
         orphans = [orphan for orphan in report.orphans if orphan.deleted is deleted]
         if orphans:
             names = _shown([orphan.name for orphan in orphans])
-            lines.append(f"  {len(orphans)} orphans, {_size(sum(o.bytes for o in orphans))}, {what}: {names}")
+            lines.append(
+                f"  {counted(len(orphans), 'orphan')}, {_size(sum(o.bytes for o in orphans))}, {what}: {names}"
+            )
     if report.at_work and report.orphans:
         lines.append(
             f"  nothing was deleted: shards of {', '.join(report.at_work)} are started and not committed, so that a "
             "command may be at work. To mend it: let it finish, or say --nobody-at-work"
         )
     if report.foreign:
-        lines.append(f"  {len(report.foreign)} files that are not of this run: {_shown(report.foreign)}")
-    return "\n".join(lines)
+        lines.append(f"  {counted(len(report.foreign), 'file')} not of this run: {_shown(report.foreign)}")
+    return lines
 
 
 def _shown(names: Sequence[str]) -> str:

@@ -24,7 +24,7 @@ from simsam_batch.runs.publish import publish
 from simsam_batch.runs.verify import verify
 from simsam_batch.runs.verify_report import VerifyReport
 from simsam_batch.storage import Folder
-from simsam_batch.telling.verify import as_text
+from simsam_batch.telling.verify import verify_lines
 
 VALUES: dict[int, list[float | None]] = {0: [1.0, 2.0], 1: [None, 4.0], 2: [8.0]}
 """Five images in three shards; the third image failed."""
@@ -79,7 +79,7 @@ def test_a_finished_run_is_as_it_was(out_url: str) -> None:
         "published": True,
     }
     assert json.loads(json.dumps(report.as_record()))["damaged"] is False
-    text = as_text(report)
+    text = "\n".join(verify_lines(report))
     assert "all that is committed is as it was" in text
     assert "small: 3 of 3 shards; 5 images, 1 of them failed; 6 files" in text
 
@@ -98,7 +98,7 @@ def test_pending_shards_are_reported_and_no_damage(tmp_path: Path) -> None:
     assert not report.damaged
     [stage] = report.stages
     assert (stage.committed, stage.pending, stage.images, stage.published) == (1, 2, 2, False)
-    assert "1 of 3 shards, 2 pending; 2 images" in as_text(report)
+    assert "1 of 3 shards, 2 pending; 2 images" in "\n".join(verify_lines(report))
 
 
 def test_a_stage_that_only_began_is_no_damage(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_every_single_byte_counts(tmp_path: Path, ending: str, held: int, monkey
         assert where == f"small/data/0000001.1.{ending}"
         assert "sha256 differs" in what
         assert "delete small/manifests/0000001.0.json" in report.problems[0].mend
-        assert f"small/data/0000001.1.{ending}: its bytes are not those" in as_text(report)
+        assert f"small/data/0000001.1.{ending}: its bytes are not those" in "\n".join(verify_lines(report))
     path.write_bytes(good)
     assert not verify(plan.out, plan).damaged
 
@@ -362,7 +362,7 @@ def test_orphans_are_listed_and_not_touched_unless_asked(tmp_path: Path) -> None
     assert [(orphan.name, orphan.deleted) for orphan in report.orphans] == [(name, False) for name in names]
     assert [orphan.bytes for orphan in report.orphans] == [(tmp_path / name).stat().st_size for name in names]
     assert report.orphans[0].age_s == pytest.approx(25 * 3600, abs=60)
-    assert "2 orphans" in as_text(report)
+    assert "2 orphans" in "\n".join(verify_lines(report))
     assert all((tmp_path / name).exists() for name in names)
 
 
@@ -422,7 +422,7 @@ def test_what_is_not_the_runs_own_is_named_and_never_deleted(tmp_path: Path) -> 
     report = verify(plan.out, plan, delete_orphans=True, orphan_age_s=0.0)
     assert sorted(report.foreign) == foreign
     assert all((tmp_path / name).exists() for name in foreign)
-    assert "3 files that are not of this run" in as_text(report)
+    assert "3 files not of this run" in "\n".join(verify_lines(report))
 
 
 def test_temporary_files_of_a_crash_are_orphans(tmp_path: Path) -> None:
@@ -468,7 +468,9 @@ def test_nothing_is_deleted_while_a_shard_is_started_and_not_committed_unless_to
     ledger.start(2)
     report = verify(plan.out, plan, delete_orphans=True)
     assert (report.at_work, [orphan.deleted for orphan in report.orphans]) == (["small"], [False, False])
-    assert "shards of small are started and not committed, so that a command may be at work" in as_text(report)
+    assert "shards of small are started and not committed, so that a command may be at work" in "\n".join(
+        verify_lines(report)
+    )
     report = verify(plan.out, plan, delete_orphans=True, nobody_at_work=True)
     assert (report.at_work, [orphan.deleted for orphan in report.orphans]) == ([], [True, True])
 

@@ -133,8 +133,9 @@ def test_repeats_report_mean_and_deviation_over_heads_with_other_seeds(tmp_path:
     ious = [state["iou_sum"] for state in states]
     assert metrics["repeats"] == 3
     assert metrics["iou_per_image_mean"] == ious[0]
-    assert metrics["iou_per_image_mean_mean"] == pytest.approx(np.mean(ious))
-    assert metrics["iou_per_image_mean_std"] == pytest.approx(np.std(ious, ddof=1))
+    spread = metrics["over_repeats"]["iou_per_image_mean"]
+    assert spread["mean"] == pytest.approx(np.mean(ious))
+    assert spread["std"] == pytest.approx(np.std(ious, ddof=1))
     (alone,) = run(worker_of(kappa=2.0), shard)
     assert alone.statistics["scores"]["iou_sum"] == ious[0]
     assert "repeats" not in SegmentFold().result(alone.statistics)

@@ -99,15 +99,17 @@ class Home:
     def mismatch(self, reason: str) -> SettingsError:
         """The error for a ROOT that is not as expected, with the layout as a tree."""
         return SettingsError(
-            f"{self.dataset.name}: {redact(self.root)} has not the layout of {self.dataset.title}: {reason}. Expected:"
-            f"\nROOT\n{self.dataset.layout}\nTo mend it: give the folder as unpacked; other layouts go as a folder "
-            "with --truth, or as Parquet with columns uri and truth_uri"
+            f"{self.dataset.name}: {redact(self.root)} has not the layout of {self.dataset.title}: {reason}. Expected:",
+            "ROOT",
+            *self.dataset.layout.split("\n"),
+            "To mend it: give the folder as unpacked; other layouts go as a folder with --truth, or as Parquet with "
+            "columns uri and truth_uri",
         )
 
     def files(self, folder: str, suffixes: Sequence[str] = SUFFIXES) -> pa.Table:
         """Files of a folder of the home (``name``, ``uri``, ``size``, ``etag``), sorted by name; at least one."""
         try:
-            found = listed_files("IMAGES", f"{self.url}/{folder}", ends_in(suffixes)).files
+            found = listed_files("IMAGES", f"{self.url}/{folder}", ends_in(suffixes), self.notes).files
         except SettingsError as error:
             raise self.mismatch(f"{folder}/ cannot be listed: {error.__cause__ or error}") from error
         if not found.num_rows:

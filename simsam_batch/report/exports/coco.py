@@ -23,7 +23,7 @@ FILE = "instances.json"
 
 
 def write_coco(
-    rows: StageRows, to: Folder, images: int, on_image: Callable[[str], None], *, nodes: Nodes = "leaves"
+    rows: StageRows, to: Folder, images: int, on_image: Callable[[str, str], None], *, nodes: Nodes = "leaves"
 ) -> None:
     """Write `FILE`, image by image; memory holds one image.
 
@@ -33,7 +33,7 @@ def write_coco(
         rows: of a stage with maps, see `simsam_batch.stages.kinds.Kind`.
         to: where the file goes.
         images: how many rows, the first ones.
-        on_image: called after each with its outcome.
+        on_image: called after each with its id and its outcome.
         nodes: of trees.
 
     Raises:
@@ -54,7 +54,7 @@ def write_coco(
                     between = b",\n" if number_of > 1 else b"\n"
                     waiting.write(between + _json({"id": number_of, "image_id": number} | found))
                     number_of += 1
-            on_image(row["status"])
+            on_image(row["image_id"], row["status"])
         file.write(b'\n],"annotations":[')
         waiting.seek(0)
         shutil.copyfileobj(waiting, file, 1 << 20)

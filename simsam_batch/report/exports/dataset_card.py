@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from simsam_batch.plain_text import plain
 from simsam_batch.results.label_maps import kind_of
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.runs.records import to_json
@@ -68,4 +69,4 @@ The settings that determine the masks, and what they came down to (`backbone` an
 
 
 def _cell(name: str) -> str:
-    return name.replace("\\", "\\\\").replace("|", "\\|")
+    return plain(name).replace("\\", "\\\\").replace("|", "\\|")

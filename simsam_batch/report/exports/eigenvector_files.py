@@ -17,14 +17,14 @@ from simsam_batch.storage import Folder
 _COLUMNS = ["image_id", "status", "width", "height", "patch", "eigenvalues", "arrays_path", "arrays_member"]
 
 
-def write_eigenvectors(rows: StageRows, to: Folder, images: int, on_image: Callable[[str], None]) -> None:
+def write_eigenvectors(rows: StageRows, to: Folder, images: int, on_image: Callable[[str, str], None]) -> None:
     """Write ``eigs/a/b.pth`` for the image ``a/b.jpg``, and ``index.csv``.
 
     Args:
         rows: of the stage ``segment``.
         to: where the files go.
         images: how many rows, the first ones.
-        on_image: called after each with its outcome.
+        on_image: called after each with its id and its outcome.
 
     Raises:
         SettingsError: the run stored no eigenvectors.

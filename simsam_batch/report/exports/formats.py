@@ -28,6 +28,7 @@ RECORD = "export.json"
 """The file by which an export is known again."""
 
 _SAME = ("format", "stage", "nodes", "plan", "content_digest")
+_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,10 @@ def rows_for(out: Folder, stages: Sequence[str], chosen: str, stage: str | None)
         fitting = " | ".join(name for name, each in FORMATS.items() if each.fits(stage))
         instead = f"another --format: {fitting}" if fitting else "another --stage"
         raise SettingsError(f"format: {chosen} {made}, not of {stage}. To mend it: {instead}")
-    raise SettingsError(f"format: {chosen} {made}, which {out.url} has not; {has}")
+    raise SettingsError(
+        f"format: {chosen} {made}, which {out.url} has not; {has}. To mend it: run the command that makes it on this "
+        "OUT, or take another --format"
+    )
 
 
 def write_export(
@@ -108,7 +112,7 @@ def write_export(
     nodes: Nodes | None = None,
     on_image: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Write rows in a format, and beside them `RECORD`, which is ``complete`` once all is there.
+    """Write rows in a format, and beside them `RECORD`, ``complete`` once every image that did not fail is there.
 
     Args:
         rows: from `rows_for`.
@@ -155,15 +159,18 @@ def write_export(
     _check_place(to, rows.out, record)
     to.replace(RECORD, to_json(record | {"complete": False}, RECORD))
     outcomes: Counter[str] = Counter(ok=0, failed=0, unreadable=0)
+    missing: list[dict[str, str]] = []
 
-    def count(outcome: str) -> None:
+    def count(image_id: str, outcome: str) -> None:
         outcomes[outcome] += 1
+        if outcome != "ok" and outcomes[outcome] <= _NAMED:
+            missing.append({"image_id": image_id, "outcome": outcome})
         if on_image is not None:
             on_image(outcomes.total(), images)
 
     write(rows, to, images, count)
     record |= outcomes
-    record |= {"complete": True}
+    record |= {"missing": missing, "complete": outcomes["ok"] > 0 and not outcomes["unreadable"]}
     to.replace(RECORD, to_json(record, RECORD))
     return record
 
@@ -176,7 +183,7 @@ def _check_place(to: Folder, out: Folder, record: dict[str, Any]) -> None:
         return
     if RECORD not in entries:
         raise SettingsError(f"to: {to.url} is not empty. To mend it: name a new folder")
-    earlier = from_json(to.read(RECORD), f"{to.url}/{RECORD}", *_SAME, "images")
+    earlier = from_json(to.read(RECORD), f"{to.url}/{RECORD}", *_SAME, "images", mend="name a new folder")
     other = [name for name in _SAME if earlier[name] != record[name]]
     if other:
         raise SettingsError(

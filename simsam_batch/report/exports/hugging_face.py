@@ -36,14 +36,14 @@ _NODE = pa.struct([("parent", pa.int32()), ("depth", pa.int32()), ("ncut", pa.fl
 _NAMES_OF_TYPES = {"double": "float64", "float": "float32"}
 
 
-def write_hugging_face(rows: StageRows, to: Folder, images: int, on_image: Callable[[str], None]) -> None:
+def write_hugging_face(rows: StageRows, to: Folder, images: int, on_image: Callable[[str, str], None]) -> None:
     """Write ``data/train-00000.parquet`` and so on, and ``README.md``, the dataset card.
 
     Args:
         rows: of a stage with maps, see `simsam_batch.stages.kinds.Kind`.
         to: where the files go.
         images: how many rows, the first ones.
-        on_image: called after each with its outcome.
+        on_image: called after each with its id and its outcome.
 
     Raises:
         RunError: rows cannot be read.
@@ -52,27 +52,27 @@ def write_hugging_face(rows: StageRows, to: Folder, images: int, on_image: Calla
     names = label_names(rows)
     files = _Files(to, _schema(rows, names))
 
-    def sample(item: tuple[int, dict[str, Any]]) -> tuple[str, dict[str, Any] | None]:
+    def sample(item: tuple[int, dict[str, Any]]) -> tuple[str, str, dict[str, Any] | None]:
         number, row = item
         if row["status"] != "ok":
-            return row["status"], None
+            return row["image_id"], row["status"], None
         image = file_of(row)
         if image is None:
-            return UNREADABLE, None
+            return row["image_id"], UNREADABLE, None
         found = annotation(number, row, rows, names)
         pictures = {
             "image": {"bytes": image, "path": safe_path(row["image_id"])},
             "mask": {"bytes": found.mask, "path": None},
         }
-        return "ok", pictures | found.facts
+        return row["image_id"], "ok", pictures | found.facts
 
     outcomes: Counter[str] = Counter()
     with files.stack:
-        for outcome, made in side_by_side(islice(map_rows(rows), images), sample):
+        for image_id, outcome, made in side_by_side(islice(map_rows(rows), images), sample):
             outcomes[outcome] += 1
             if made is not None:
                 files.add(made)
-            on_image(outcome)
+            on_image(image_id, outcome)
         files.end()
     delete_leftovers(to, _FOLDER, _NAME, files.begun)
     to.replace("README.md", dataset_card(rows, names, outcomes, f"{_FOLDER}/{_NAME.format(0)[:6]}*.parquet"))

@@ -49,7 +49,7 @@ def write_each(
     numbered: Iterable[tuple[int, dict[str, Any]]],
     to: Folder,
     images: int,
-    on_image: Callable[[str], None],
+    on_image: Callable[[str, str], None],
     where: tuple[str, str],
     content: Callable[[Mapping[str, Any], str], bytes],
 ) -> None:
@@ -60,7 +60,7 @@ def write_each(
         numbered: its rows with their numbers.
         to: where the files go.
         images: how many rows, the first ones.
-        on_image: called after each with its outcome.
+        on_image: called after each with its id and its outcome.
         where: folder below ``to``, and suffix of the files.
         content: bytes of one file, given the row and the file's name below that folder; called from several threads.
     """
@@ -80,4 +80,4 @@ def write_each(
     with index_table(to) as note:
         for number, image_id, name, status in side_by_side(islice(numbered, images), write):
             note(number, image_id, name)
-            on_image(status)
+            on_image(image_id, status)

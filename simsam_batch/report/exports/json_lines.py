@@ -17,14 +17,14 @@ FILE_BYTES = 256_000_000
 """A file ends with the image that reaches one of these; memory holds one file."""
 
 
-def write_json(rows: StageRows, to: Folder, images: int, on_image: Callable[[str], None]) -> None:
+def write_json(rows: StageRows, to: Folder, images: int, on_image: Callable[[str, str], None]) -> None:
     """Write ``regions-00000.jsonl`` and so on; the same rows give the same bytes.
 
     Args:
         rows: of a stage that makes trees.
         to: where the files go.
         images: how many rows, the first ones.
-        on_image: called after each with its outcome.
+        on_image: called after each with its id and its outcome.
 
     Raises:
         RunError: rows cannot be read.
@@ -38,7 +38,7 @@ def write_json(rows: StageRows, to: Folder, images: int, on_image: Callable[[str
         if len(lines) == FILE_IMAGES or size >= FILE_BYTES:
             to.replace(f"regions-{file:05d}.jsonl", b"".join(lines))
             lines, file, size = [], file + 1, 0
-        on_image(row["status"])
+        on_image(row["image_id"], row["status"])
     if lines:
         to.replace(f"regions-{file:05d}.jsonl", b"".join(lines))
 

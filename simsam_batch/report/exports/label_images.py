@@ -12,14 +12,14 @@ from simsam_batch.runs.reading import StageRows
 from simsam_batch.storage import Folder
 
 
-def write_label_images(rows: StageRows, to: Folder, images: int, on_image: Callable[[str], None]) -> None:
+def write_label_images(rows: StageRows, to: Folder, images: int, on_image: Callable[[str, str], None]) -> None:
     """Write ``masks/a/b.png`` for the image ``a/b.jpg``, ``index.csv``, and ``labels.txt`` but for trees.
 
     Args:
         rows: of a stage with maps, see `simsam_batch.stages.kinds.Kind`.
         to: where the files go.
         images: how many rows, the first ones.
-        on_image: called after each with its outcome.
+        on_image: called after each with its id and its outcome.
 
     Raises:
         RunError: rows cannot be read.

@@ -28,14 +28,14 @@ _NAME = "samples-{:06d}.tar"
 _Members = list[tuple[str, bytes]]
 
 
-def write_webdataset(rows: StageRows, to: Folder, images: int, on_image: Callable[[str], None]) -> None:
+def write_webdataset(rows: StageRows, to: Folder, images: int, on_image: Callable[[str, str], None]) -> None:
     """Write ``samples-000000.tar`` and so on, and ``labels.txt`` but for trees; memory holds a few images.
 
     Args:
         rows: of a stage with maps, see `simsam_batch.stages.kinds.Kind`.
         to: where the files go.
         images: how many rows, the first ones.
-        on_image: called after each with its outcome.
+        on_image: called after each with its id and its outcome.
 
     Raises:
         RunError: rows cannot be read.
@@ -44,24 +44,24 @@ def write_webdataset(rows: StageRows, to: Folder, images: int, on_image: Callabl
     names = label_names(rows)
     write_label_names(to, names)
 
-    def sample(item: tuple[int, dict[str, Any]]) -> tuple[str, _Members]:
+    def sample(item: tuple[int, dict[str, Any]]) -> tuple[str, str, _Members]:
         number, row = item
         if row["status"] != "ok":
-            return row["status"], []
+            return row["image_id"], row["status"], []
         image = upright(row, rows.settings)
         if image is None:
-            return UNREADABLE, []
+            return row["image_id"], UNREADABLE, []
         found = annotation(number, row, rows, names)
         facts = json.dumps(found.facts | {"as_read": image.as_read}, allow_nan=False).encode()
         members = {image.suffix: image.data, "mask.png": found.mask, "json": facts}
-        return "ok", [(f"{number:09d}.{suffix}", data) for suffix, data in members.items()]
+        return row["image_id"], "ok", [(f"{number:09d}.{suffix}", data) for suffix, data in members.items()]
 
     shards = _Shards(to)
     with shards.stack:
-        for outcome, members in side_by_side(islice(map_rows(rows), images), sample):
+        for image_id, outcome, members in side_by_side(islice(map_rows(rows), images), sample):
             if members:
                 shards.add(members)
-            on_image(outcome)
+            on_image(image_id, outcome)
     delete_leftovers(to, "", _NAME, shards.begun)
 
 

@@ -30,7 +30,7 @@ FIELDS = {
 }
 """Keys of the file with their names on the page, in its order."""
 
-_LONGEST = 1_000_000
+_LONGEST, _LONGEST_CAUSE = 1_000_000, 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +38,11 @@ class Card:
     """What the file says.
 
     Attributes:
-        fields: name on the page and text, empty where nothing was filled in.
+        fields: name on the page and the lines of its text, none where nothing was filled in.
         filled: how many have a text.
     """
 
-    fields: list[tuple[str, str]]
+    fields: list[tuple[str, list[str]]]
     filled: int
 
 
@@ -59,8 +59,8 @@ def dataset_card(out: Folder) -> Card:
     text = blank if out.create(NAME, blank) else out.read(NAME)
     held = _read(text, f"{out.url}/{NAME}")
     names = FIELDS | {key: key for key in held if key not in FIELDS}
-    fields = [(name, held.get(key, "")) for key, name in names.items()]
-    return Card(fields, sum(bool(text) for _, text in fields))
+    fields = [(name, held.get(key, "").splitlines()) for key, name in names.items()]
+    return Card(fields, sum(bool(lines) for _, lines in fields))
 
 
 def _read(content: bytes, where: str) -> dict[str, str]:
@@ -70,7 +70,7 @@ def _read(content: bytes, where: str) -> dict[str, str]:
         check_written_out(text, deepest=1)
         held = yaml.safe_load(text)
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SettingsError(f"{where} is not YAML: {error}. {mend}") from error
+        raise SettingsError(f"{where} is not YAML: {' '.join(str(error).split())[:_LONGEST_CAUSE]}. {mend}") from error
     if not isinstance(held, dict):
         raise SettingsError(f"{where} holds no fields. {mend}")
     return {str(key): "" if value is None else str(value).strip() for key, value in held.items()}

@@ -19,7 +19,7 @@ from simsam_batch.report.page.work import Work, pace, work_of
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan
 from simsam_batch.runs.reading import StageRows
-from simsam_batch.runs.records import from_json
+from simsam_batch.runs.records import PUBLISH_ANEW, from_json
 from simsam_batch.stages.registry import Command
 from simsam_batch.storage import Folder, ObjectNotFound
 from simsam_batch.telling.status import duration, noun_of
@@ -148,7 +148,7 @@ class Source:
 
     def _json(self, name: str, *keys: str) -> dict[str, Any] | None:
         try:
-            return from_json(self.out.read(name), f"{self.out.url}/{name}", *keys)
+            return from_json(self.out.read(name), f"{self.out.url}/{name}", *keys, mend=PUBLISH_ANEW)
         except ObjectNotFound:
             return None
 
@@ -174,11 +174,15 @@ def begun(source: Source, command: Command, stages: Sequence[str]) -> tuple[Chap
         ],
     )
     total = sum(sum(work.seconds.values()) for work in works.values())
+    nouns = {progress.stage: progress.noun for progress in chapter.progress}
     for stage, work in works.items():
+        noun = nouns[stage]
         for step, seconds in sorted(work.seconds.items(), key=lambda each: -each[1]):
             share = seconds / total if total else 0.0
-            each = f"{1000 * seconds / work.images:,.0f} ms"
-            chapter.steps.append((stage, step, duration(seconds), share, each))
+            milliseconds = 1000 * seconds / work.images
+            each = f"{milliseconds:,.{1 if milliseconds < 10 else 0}f} ms" + ("" if noun == "image" else f" a {noun}")
+            in_all = duration(seconds) if seconds >= 10 else f"{seconds:.1f} s"
+            chapter.steps.append((stage, step, in_all, share, each))
         seconds, rates = pace(work.spans)
         # one shard has no pace
         if seconds and len(work.spans) > 1:

@@ -67,8 +67,13 @@ def confusion_of(
     for label in np.flatnonzero(np.stack([columns[c] for c in held]).any(axis=0)).tolist():
         cells = [(_percent(share), round(_SHADES * share)) for share in table[label].tolist()]
         stands = stands_for[label] if label < len(stands_for) else None
-        lines.append((label, stands or "", cells))
-    return Confusion([names[c] for c in shown], lines, len(held) - len(shown))
+        lines.append((label, class_name(stands or ""), cells))
+    return Confusion([class_name(names[c]) for c in shown], lines, len(held) - len(shown))
+
+
+def class_name(name: str) -> str:
+    """A class by its name; one that nobody has named has its number for it."""
+    return f"class {name}" if name.isdecimal() else name
 
 
 def clusters_of(count: int, fitted_on: str | None) -> str:

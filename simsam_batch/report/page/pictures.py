@@ -144,7 +144,7 @@ def draw_tree(row: dict[str, Any], settings: dict[str, Any], labelled: Sequence[
             node = max(nodes, key=lambda each: (tree.nodes[each]["patches"], -each))
             region = (owners >= node) & (owners < tree.end[node])
             cut_outs[label] = jpeg(cut_out(photo, region, CUT_OUT, colors[node] if node else None))
-    with Image.open(io.BytesIO(page(row, settings))) as whole:
+    with Image.open(io.BytesIO(page(row, settings)[0])) as whole:
         large = whole.convert("RGB")
     return Drawn(jpeg(card), jpeg(large), card.size, fault, cut_outs)
 

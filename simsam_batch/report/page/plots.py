@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from simsam_batch.telling.status import counted
+
 WIDTH, HEIGHT = 380, 236
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 22, 12, 44
 _ROOM_X, _ROOM_Y = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
@@ -78,6 +80,8 @@ def histogram(title: str, name: str, values: NDArray[np.float32], bounds: tuple[
     quarters = np.quantile(held, [0.25, 0.5, 0.75])
     lower, median, upper = (_text(value) for value in quarters.tolist())
     about = f"Of {len(held):,} images half lie between {lower} and {upper}, the median is {median}."
+    if held.min() == held.max():
+        about = f"{counted(len(held), 'image')}: {median}" + (" each." if len(held) > 1 else ".")
     return Plot(title, about, name, "images", scale.x_ticks(whole=whole), scale.y_ticks(whole=True), bars, note=about)
 
 

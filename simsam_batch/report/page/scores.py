@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from simsam_batch.report.page.plots import Plot, curve, over_depth
 from simsam_batch.scores.bootstrap import bin_of, interval_of_mean
+from simsam_batch.telling.metrics import Metric, extremes, number_text, shown_metrics
 
 ABOUT = {
     "iou_per_image_mean": "mean over images of intersection over union with the truth",
@@ -23,25 +24,37 @@ ABOUT = {
     "miou_over_classes": "mean over classes of the IoU over the whole set",
     "pixel_accuracy": "share of the pixels that count that are right",
     "nmcovering": "mean over true regions of the IoU with the node that covers each best",
-    "nhcovering": "the same, times the share of the region's ancestors that are matched",
+    "nhcovering": "nmcovering, times the share of the region's ancestors that are matched",
     "nhcovering_distinct": "likewise, a node that several ancestors are matched to counted once",
     "nfcovering": "best IoU of foreground classes with leaves",
     "miou": "mean over regions of the IoU over the set with the nodes that cover them best",
-    "mean_accuracy": "mean over regions of the share of their pixels that those nodes hold",
+    "mean_accuracy": "mean over regions of the share of their pixels that the nodes hold that cover them best",
     "frequency_weighted_iou": "IoU weighted by the pixels of each region",
     "corloc": "share of images whose box has an IoU of at least 0.5 with a true one",
     "nodes_mean": "nodes of a tree, on average",
     "leaves_mean": "leaves of a tree, on average",
     "images_scored": "images with usable truth",
+    "images_without_truth": "images none of whose pixels have a truth that counts",
+    "images_without_foreground": "images whose truth is background alone; not scored but in the groups and classes",
+    "images_without_annotation": "images not scored, for want of boxes",
+    "ignored_pixels": "true pixels that do not count",
+    "partitions": "segmentations by people, of all images",
+    "matching": "of clusters to classes",
     "matching_fitted_on": "what clusters were matched to classes on",
     "degenerate": "images without a clear second eigenvector",
     "root_only": "trees that are a root alone",
     "truth_errors": "truth files that could not be used",
     "protocol": "how it was scored",
+    "grid": "quarters of the image, quarters of those, and so on",
+    "kmeans": "the coarsest of these partitions, with at most as many parts together as the tree has nodes",
+    "kmeans_all": "all of these partitions together, which have more parts",
 }
 """In words what a score is; see docs/output.md for all of them."""
 
 _BAR = 120.0
+_MOST_LINES, _FOLDED = 60, 12
+_ELSEWHERE = ("class_of_cluster",)
+"""Groups that stand in another place of the page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +63,10 @@ class Score:
 
     Attributes:
         name, about: of the score.
-        value: as text.
+        value: as text, with its deviation over repeats if it has one.
         interval: low and high end of its 95 % interval, as text; None without.
-        bar: (start of the interval, its width, the value) on a scale of 0 to 1, in pixels; None for other numbers.
+        bar: (start of the interval or of the deviation around the value, its width, the value) on a scale of 0 to 1,
+            in pixels; None for other numbers.
     """
 
     name: str
@@ -81,13 +95,18 @@ class Table:
         """Whether any of them has one."""
         return any(score.interval is not None for score in self.scores)
 
+    @property
+    def has_bars(self) -> bool:
+        """Whether any of them is a share."""
+        return any(score.bar is not None for score in self.scores)
+
 
 @dataclass(slots=True)
 class Scores:
     """All that is known of how good a stage's results are.
 
     Attributes:
-        tables: of scores.
+        tables: of scores, none of them empty.
         plots: over thresholds or depths.
         provisional: whether they are of the rows so far.
     """
@@ -99,34 +118,33 @@ class Scores:
 
 def scores_of(metrics: Mapping[str, Any]) -> Scores:
     """Metrics as they stand in a result file."""
-    main: list[Score] = []
-    found = Scores([Table("", main)])
-    for name, value in metrics.items():
-        if name.endswith("_ci") or value is None or name == "class_of_cluster":
+    found = Scores()
+    if "curve" in metrics:
+        held, title = metrics["curve"], "Precision and recall over thresholds"
+        found.plots.append(curve(title, "recall", "precision", held["recall"], held["precision"]))
+    for group in shown_metrics(metrics):
+        values = [metric for metric in group.metrics if metric.value is not None]
+        if not values or group.name in _ELSEWHERE:
             continue
-        interval = metrics.get(f"{name}_ci")
-        if name == "curve":
-            title = "Precision and recall over thresholds"
-            found.plots.append(curve(title, "recall", "precision", value["recall"], value["precision"]))
-        elif isinstance(value, Mapping):
-            between = interval if isinstance(interval, Mapping) else {}
-            lines = [_score(str(key), inner, between.get(key)) for key, inner in value.items()]
-            found.tables.append(Table(_title(name), lines, folded=len(lines) > 12))
-        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
-            for level, inner in enumerate(value):
-                lines = [_score(k, v, inner.get(f"{k}_ci")) for k, v in inner.items() if _plain(k, v)]
-                found.tables.append(Table(f"{_title(name)} {level}", lines, folded=True))
-        elif isinstance(value, list) and value and name.endswith("_by_depth"):
-            found.plots.append(over_depth(_title(name), name.removesuffix("_by_depth"), value))
-        elif isinstance(value, list):
-            ends = interval if isinstance(interval, list) else [None] * len(value)
-            lines = [_score(f"depth {i + 1}", v, b) for i, (v, b) in enumerate(zip(value, ends, strict=False))]
-            found.tables.append(Table(_title(name), lines))
-        else:
-            main.append(_score(name, value, interval))
-    # what has an interval is what people look for, and how it was scored comes last
-    main.sort(key=lambda score: (score.interval is None, score.bar is None))
+        if group.name.endswith("_by_depth"):
+            name = group.name.removesuffix("_by_depth")
+            found.plots.append(over_depth(_heading(group.title), name, [metric.value for metric in values]))
+            continue
+        shown, left_out = extremes(values, _MOST_LINES)
+        title = _heading(group.title)
+        title += f": the highest and the lowest of {len(values):,}" if left_out else ""
+        lines = [_score(metric) for metric in shown]
+        if not group.name:
+            # what has an interval is what people look for, and how it was scored comes last
+            lines.sort(key=lambda score: (score.interval is None, score.bar is None))
+        found.tables.append(
+            Table(title, lines, folded=group.name == "levels" or (bool(group.name) and len(lines) > _FOLDED))
+        )
     return found
+
+
+def _heading(title: str) -> str:
+    return title[:1].upper() + title[1:]
 
 
 def so_far(name: str, values: NDArray[np.float32]) -> Scores:
@@ -136,29 +154,20 @@ def so_far(name: str, values: NDArray[np.float32]) -> Scores:
         return Scores(provisional=True)
     counts = Counter(key for value in held.clip(0, 1).tolist() for key in bin_of(value))
     mean = float(held.mean())
-    lines = [_score(name, mean, interval_of_mean(counts, mean)), _score("images_scored", len(held), None)]
+    lines = [_score(Metric(name, mean, interval_of_mean(counts, mean))), _score(Metric("images_scored", len(held)))]
     return Scores([Table("", lines)], provisional=True)
 
 
-def _plain(name: str, value: Any) -> bool:
-    return not name.endswith("_ci") and isinstance(value, str | int | float)
-
-
-def _score(name: str, value: Any, interval: Sequence[float] | None) -> Score:
-    bar = None
-    share = isinstance(value, float) and 0 <= value <= 1
-    if share:
-        low, high = interval or (value, value)
+def _score(metric: Metric) -> Score:
+    value, around, bar = metric.value, metric.interval, None
+    text = number_text(value)
+    if metric.deviation is not None:
+        text = f"{text} ± {metric.deviation:.4f}"
+        around = max(value - metric.deviation, 0.0), min(value + metric.deviation, 1.0)
+    if isinstance(value, float) and 0 <= value <= 1:
+        low, high = around or (value, value)
         bar = round(_BAR * low, 1), round(max(_BAR * (high - low), 1.0), 1), round(_BAR * value, 1)
-    between = None if interval is None else (f"{interval[0]:.4f}", f"{interval[1]:.4f}")
-    return Score(name, ABOUT.get(name, ""), _number(value), between, bar)
-
-
-def _number(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4f}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-
-
-def _title(name: str) -> str:
-    return name.replace("_", " ")
+    between = None if metric.interval is None else (number_text(metric.interval[0]), number_text(metric.interval[1]))
+    parts = metric.name.removeprefix("kmeans_")
+    about = f"partitions into {parts} by k-means" if parts.isdecimal() else ABOUT.get(metric.name, "")
+    return Score(metric.name, about, text, between, bar)

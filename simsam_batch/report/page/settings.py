@@ -13,7 +13,7 @@ from simsam_batch.runs.ledger import Ledger
 from simsam_batch.stages.registry import Command
 from simsam_batch.storage import Folder
 
-_LONGEST = 400
+_LONGEST, _MOST_LINES, _MOST_ITEMS = 400, 20, 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Settings:
     Attributes:
         changed: name, value and default of settings that differ from it.
         same: name and value of the others.
-        resolved: by stage what the settings came down to.
+        resolved: what the settings came down to, of stages for which something is recorded.
         versions: of packages.
         hosts: kind of machine, and shards it computed.
     """
@@ -50,7 +50,8 @@ def settings_of(out: Folder, command: Command, works: Mapping[str, Work]) -> Set
         if stage in works:
             record = Ledger(out, stage).record()
             values |= record["started_with"]
-            resolved.append((stage, [(key, _shown(value)) for key, value in flat(record["resolved"])]))
+            if lines := [(key, _shown(value)) for key, value in flat(record["resolved"])]:
+                resolved.append((stage, lines))
         values |= recorded_settings(out, stage)
     changed = [
         (name, _shown(value), _shown(defaults.get(name)))
@@ -74,10 +75,10 @@ def settings_of(out: Folder, command: Command, works: Mapping[str, Work]) -> Set
 
 
 def flat(value: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:
-    """Nested values under dotted keys."""
+    """Nested values under dotted keys; a long table of them is one value."""
     found: list[tuple[str, Any]] = []
     for key, inner in value.items():
-        if isinstance(inner, Mapping) and inner:
+        if isinstance(inner, Mapping) and 0 < len(inner) <= _MOST_LINES:
             found += flat(inner, f"{above}{key}.")
         else:
             found.append((f"{above}{key}", inner))
@@ -87,6 +88,9 @@ def flat(value: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:
 def _shown(value: Any) -> str:
     if value is None:
         return "none"
+    if isinstance(value, list | Mapping) and len(value) > _MOST_ITEMS:
+        first = dict(list(value.items())[:_MOST_ITEMS]) if isinstance(value, Mapping) else value[:_MOST_ITEMS]
+        return f"{json.dumps(first, ensure_ascii=False)[:_LONGEST]} and {len(value) - _MOST_ITEMS:,} more"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}\N{HORIZONTAL ELLIPSIS}"
 

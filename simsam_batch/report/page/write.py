@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from simsam_batch import __version__
 from simsam_batch.errors import SettingsError
+from simsam_batch.plain_text import plain
 from simsam_batch.report.page.album import Album
 from simsam_batch.report.page.card import NAME as CARD
 from simsam_batch.report.page.card import dataset_card
@@ -21,6 +22,7 @@ from simsam_batch.report.page.settings import sources
 from simsam_batch.runs.plan import Plan
 from simsam_batch.stages.registry import COMMANDS
 from simsam_batch.storage import Folder, redact
+from simsam_batch.telling.status import counted
 
 PAGE = "report/index.html"
 MOST_SAMPLES = 100
@@ -51,7 +53,10 @@ def write_page(out: Folder, plan: Plan, stages: Sequence[str], samples: int, sta
     if not 1 <= samples <= MOST_SAMPLES:
         raise SettingsError(f"samples: {samples} is not allowed; it is a whole number from 1 to {MOST_SAMPLES}")
     if not stages:
-        raise SettingsError(f"{out.url}: no stage has begun, so there is nothing to report")
+        raise SettingsError(
+            f"{out.url}: no stage has begun, so there is nothing to report. To mend it: run the command that made "
+            "the plan"
+        )
     if stage is not None and stage not in stages:
         raise SettingsError(f"stage: {out.url} has no stage {stage!r}; it has {', '.join(stages)}")
     card = dataset_card(out)
@@ -69,6 +74,7 @@ def write_page(out: Folder, plan: Plan, stages: Sequence[str], samples: int, sta
         chapters=chapters,
         card=card,
         card_name=CARD.rpartition("/")[2],
+        counted=counted,
         version=__version__,
     )
     out.replace(PAGE, page.encode("utf-8", "replace"))
@@ -76,7 +82,7 @@ def write_page(out: Folder, plan: Plan, stages: Sequence[str], samples: int, sta
 
 
 def _render(**values: Any) -> str:
-    """The page; whatever is put into it is escaped, and rid of credentials."""
+    """The page; whatever is put into it is escaped, rid of credentials, and plain text on one line."""
     style = _file("style.css")
     digest = base64.b64encode(sha256(style.encode()).digest()).decode()
     environment = Environment(
@@ -92,7 +98,8 @@ def _render(**values: Any) -> str:
 
 
 def _presentable(value: Any) -> Any:
-    return redact(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    is_text = isinstance(value, str) and not isinstance(value, Markup)
+    return plain(redact(value)) if is_text else value
 
 
 def _file(name: str) -> str:

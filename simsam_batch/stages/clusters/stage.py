@@ -182,7 +182,10 @@ def check_enough(there: int, things: str, settings: ClusterSettings) -> None:
         SettingsError: naming both numbers.
     """
     if not there:
-        raise SettingsError(f"no image has any {things}, so there is nothing to cluster")
+        raise SettingsError(
+            f"no image has any {things}, so there is nothing to cluster. To mend it: simsam retry, if the images "
+            "failed; else other settings, in another OUT"
+        )
     if there < settings.clusters:
         raise SettingsError(
             f"clusters: {there} {things} do not make {settings.clusters} clusters; ask for at most {there}"

@@ -20,6 +20,7 @@ from simsam_batch.report.page.scalars import Scalars
 from simsam_batch.results.photographs import working_size
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.stages.registry import Command
+from simsam_batch.telling.status import counted
 
 _COLUMNS = ["image_id", "uri", "status", "error", "width", "height", "content_sha256", "grid_h", "grid_w", "patch"]
 _COLUMNS += ["outlier_tokens", "arrays_path", "arrays_member", "arrays_offset", "arrays_bytes"]
@@ -49,7 +50,7 @@ def chapter(source: Source, command: Command, stages: Sequence[str]) -> Chapter:
     fine = numbers.number[numbers.ok]
     titled = {
         "At random": (
-            f"A random sample of {len(fine):,} images, the same one every time.",
+            f"A random sample of {counted(len(fine), 'image')}, the same one every time.",
             sample(fine, source.samples),
         )
     }
@@ -113,6 +114,6 @@ def _picture(
 
     small = beside(SMALL // 2)
     drawn = Drawn(jpeg(small), jpeg(beside(LARGE)), small.size, fault, {})
-    facts = [f"{row['grid_h']} x {row['grid_w']} patches", f"{row['outlier_tokens']} outlier tokens"]
+    facts = [f"{row['grid_h']} x {row['grid_w']} patches", counted(row["outlier_tokens"], "outlier token")]
     alt = f"{row['image_id']}: the photograph, and beside it the features {name} of its patches as colours"
     return source.picture(rows.stage, number, row, drawn, alt, facts)

@@ -25,6 +25,7 @@ from simsam_batch.report.page.plots import MOST_DOTS, histogram, scatter
 from simsam_batch.report.page.scalars import Scalars, tables_of
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.stages.registry import Command
+from simsam_batch.telling.status import counted
 
 _SCALARS = ["nmcovering", "leaves", "depth"]
 _COLUMNS = ["image_id", "uri", "status", "error_type", "error", "width", "height", "content_sha256", "grid_h", "grid_w"]
@@ -71,8 +72,8 @@ def chapter(source: Source, command: Command, stages: Sequence[str]) -> Chapter:
     made.galleries = galleries_of(titled, pictures, wide=True)
     nodes = (source.metrics("labels") or {}).get("nodes_by_label", {})
     for label, (images, chosen) in shown.items():
-        how_many = f"{nodes[str(label)]:,} nodes of " if str(label) in nodes else "Nodes of "
-        about = f"{how_many}{images:,} images; the largest one of each of a random sample of them."
+        how_many = counted(nodes[str(label)], "node") if str(label) in nodes else "Nodes"
+        about = f"{how_many} of {counted(images, 'image')}; the largest one of each of a random sample of them."
         held = [cut_outs[number, label] for number in chosen if (number, label) in cut_outs]
         made.clusters.append(Cluster(label, None, None, about, held))
     made.clusters_note = clusters_of(len(found), None)
@@ -82,13 +83,16 @@ def chapter(source: Source, command: Command, stages: Sequence[str]) -> Chapter:
 def _titled(source: Source, numbers: Scalars) -> Titled:
     count, number, covering = source.samples, numbers.number, numbers["nmcovering"]
     fine, bad = number[numbers.ok], number[numbers["leaves"] == 1]
-    scored = f"{int(np.isfinite(covering).sum()):,} scored images"
+    scored = counted(int(np.isfinite(covering).sum()), "scored image")
     return {
         "Best": (f"The highest NMCovering of {scored}.", highest(number, covering, count)),
         "Median": (f"Around the median NMCovering of {scored}.", middle(number, covering, count)),
         "Worst": (f"The lowest NMCovering of {scored}, the lowest first.", lowest(number, covering, count)),
-        "Not divided": (f"Trees of one node: a sample of {len(bad):,} such images.", sample(bad, count)),
-        "At random": (f"A random sample of {len(fine):,} images, the same one every time.", sample(fine, count)),
+        "Not divided": (f"Trees of one node: a sample of {counted(len(bad), 'such image')}.", sample(bad, count)),
+        "At random": (
+            f"A random sample of {counted(len(fine), 'image')}, the same one every time.",
+            sample(fine, count),
+        ),
     }
 
 
@@ -116,10 +120,9 @@ def _drawn(
         row["labels"] = held.get(number)
         drawn = draw_tree(row, trees.settings, of_row.get(number, ()))
         facts = [] if row["nmcovering"] is None else [f"NMCovering {row['nmcovering']:.3f}"]
-        facts += [f"{row['leaves']} leaves", f"depth {row['depth']}"]
-        alt = (
-            f"{row['image_id']}: the photograph, and its {row['leaves']} regions level by level to depth {row['depth']}"
-        )
+        facts += [counted(row["leaves"], "leaf", "leaves"), f"depth {row['depth']}"]
+        regions = counted(row["leaves"], "region")
+        alt = f"{row['image_id']}: the photograph, and its {regions} level by level to depth {row['depth']}"
         pictures[number] = picture = source.picture("hierarchy", number, row, drawn, alt, facts)
         for label, content in drawn.regions.items():
             cut_outs[number, label] = source.cut_out("hierarchy", number, label, content, picture)

@@ -83,9 +83,10 @@ def check_crop_size(options: RegionsSettings, models: Mapping[str, Any]) -> None
     patch = models["backbone"]["patch"]
     if options.region_feature != "patches" and options.crop_size % patch:
         below = options.crop_size // patch * patch
+        near = f"{below} and {below + patch} are" if below else f"{patch} is"
         raise SettingsError(
-            f"crop_size: {options.crop_size} is no multiple of the patch size {patch}; "
-            f"{below} and {below + patch} are, and 0 keeps each box's own size"
+            f"crop_size: {options.crop_size} is no multiple of the patch size {patch}; {near}, and 0 keeps each box's "
+            "own size"
         )
 
 

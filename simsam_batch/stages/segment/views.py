@@ -15,6 +15,7 @@ from simsam_batch.report.page.plots import MOST_DOTS, histogram, scatter
 from simsam_batch.report.page.scalars import Scalars
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.stages.registry import Command
+from simsam_batch.telling.status import counted
 
 _SCALARS = ["iou", "confidence", "area_fraction", "spectral_gap", "degenerate", "head_collapse"]
 _COLUMNS = ["image_id", "uri", "status", "error", "width", "height", "content_sha256", "grid_h", "grid_w", "patch"]
@@ -66,16 +67,14 @@ def _galleries(source: Source, rows: StageRows, numbers: Scalars) -> list[Galler
     count, number = source.samples, numbers.number
     iou, sure = numbers["iou"], np.where(numbers.ok, numbers["confidence"], np.nan)
     good, bad = number[numbers.ok], number[numbers["degenerate"] == 1]
-    scored, fine = f"{int(np.isfinite(iou).sum()):,} scored images", f"{len(good):,} images"
+    scored, fine = counted(int(np.isfinite(iou).sum()), "scored image"), counted(len(good), "image")
+    such = f"a sample of {counted(len(bad), 'such image')}"
     titled = {
         "Best": (f"The highest IoU of {scored}.", highest(number, iou, count)),
         "Median": (f"Around the median IoU of {scored}.", middle(number, iou, count)),
         "Worst": (f"The lowest IoU of {scored}, the lowest first.", lowest(number, iou, count)),
         "Least confident": (f"The lowest confidence of {fine}.", lowest(number, sure, count)),
-        "Degenerate": (
-            f"No second eigenvector stands out, so that the mask is empty: a sample of {len(bad):,} such images.",
-            sample(bad, count),
-        ),
+        "Degenerate": (f"No second eigenvector stands out, so that the mask is empty: {such}.", sample(bad, count)),
         "At random": (f"A random sample of {fine}, the same one every time.", sample(good, count)),
     }
     wanted = sorted(numbers_of(titled))

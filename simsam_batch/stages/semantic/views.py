@@ -11,7 +11,7 @@ from simsam_batch.drawing.text import Color
 from simsam_batch.report.page.album import Picture
 from simsam_batch.report.page.chapters import Chapter, Source, begun, galleries_of, numbers_of
 from simsam_batch.report.page.choice import by_label, sample
-from simsam_batch.report.page.clusters import MOST_CLUSTERS, Cluster, clusters_of, confusion_of
+from simsam_batch.report.page.clusters import MOST_CLUSTERS, Cluster, class_name, clusters_of, confusion_of
 from simsam_batch.report.page.pictures import Drawn, draw_labels, palette, true_classes
 from simsam_batch.report.page.plots import histogram
 from simsam_batch.report.page.scalars import Scalars, tables_of
@@ -21,6 +21,7 @@ from simsam_batch.results.photographs import limits_of
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.stages.registry import Command
 from simsam_batch.stages.semantic.truth import names_of
+from simsam_batch.telling.status import counted
 
 _OF_REGIONS = ["image_id", "uri", "width", "height", "content_sha256", "grid_h", "grid_w", "patch", "region_map"]
 _OF_REGIONS += ["region_count"]
@@ -60,11 +61,11 @@ def chapter(source: Source, command: Command, stages: Sequence[str]) -> Chapter:
     fine, bad = numbers.number[numbers.ok], numbers.number[numbers["degenerate"] == 1]
     titled = {
         "At random": (
-            f"A random sample of {len(fine):,} images, the same one every time.",
+            f"A random sample of {counted(len(fine), 'image')}, the same one every time.",
             sample(fine, source.samples),
         ),
         "Degenerate": (
-            f"No second eigenvector stands out: a sample of {len(bad):,} such images.",
+            f"No second eigenvector stands out: a sample of {counted(len(bad), 'such image')}.",
             sample(bad, source.samples),
         ),
     }
@@ -135,10 +136,11 @@ class _Maps:
         return true_classes(uri, limits_of(self._regions.settings, row), row, self._truth, colors)
 
     def _picture(self, number: int, row: dict[str, Any], drawn: Drawn) -> Picture:
-        facts = [f"{row['region_count']} regions"]
-        alt = f"{row['image_id']}: the borders of its {row['region_count']} regions"
+        regions = counted(row["region_count"], "region")
+        facts = [regions]
+        alt = f"{row['image_id']}: the borders of its {regions}"
         if self.labelled is not None:
-            facts.append(f"{len(row['labels'])} labels")
+            facts.append(counted(len(row["labels"]), "label"))
             names = [self.name(label) for label in row["labels"]]
             alt = f"{row['image_id']}: its regions in the colours of their labels, {', '.join(names) or 'none'}"
         return self._source.picture("semantic", number, row, drawn, alt, facts)
@@ -146,7 +148,7 @@ class _Maps:
     def name(self, label: int) -> str:
         """A label with the class that it stands for."""
         stands = self.stands_for[label] if label < len(self.stands_for) else None
-        return f"{label}" if stands is None else f"{label} ({stands})"
+        return f"{label}" if stands is None else f"{label} ({class_name(stands)})"
 
 
 def _clusters(
@@ -159,11 +161,12 @@ def _clusters(
     found = []
     for label, (images, numbers) in shown.items():
         stands = maps.stands_for[label] if label < len(maps.stands_for) else None
-        about = f"In {images:,} images; a random sample of them."
+        about = f"In {counted(images, 'image')}; a random sample of them."
         if stands is not None and stands in iou:
-            about += f" The IoU of {stands} is {iou[stands]:.2f} over the set."
+            about += f" The IoU of {class_name(stands)} is {iou[stands]:.2f} over the set."
         elif maps.stands_for:
             about += " No class is matched to it."
         pictures = [cut_outs[number, label] for number in numbers if (number, label) in cut_outs]
-        found.append(Cluster(label, maps.colors.get(label), stands, about, pictures))
+        named = None if stands is None else class_name(stands)
+        found.append(Cluster(label, maps.colors.get(label), named, about, pictures))
     return found

@@ -1,0 +1,31 @@
+"""The bar that shows in a terminal how far a command is."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+
+
+class Bar(Progress):
+    """A bar on standard error that is gone at its end; where no terminal can show one, nothing at all.
+
+    Args:
+        columns: further ones before the time left.
+        disable: show none anyhow.
+    """
+
+    def __init__(self, *columns: ProgressColumn, disable: bool = False) -> None:
+        # names are shown as they are, whatever markup or emoji they spell
+        console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+        super().__init__(
+            *(TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn()),
+            *(*columns, TimeRemainingColumn()),
+            console=console,
+            transient=True,
+            disable=disable or not console.is_interactive,
+        )
+
+    def stop(self) -> None:
+        """Take the bar away; the class it derives from prints an empty line where there is none."""
+        if not self.disable:
+            super().stop()

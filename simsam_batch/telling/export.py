@@ -1,0 +1,37 @@
+"""What `simsam_batch.operations.export` wrote, and what is missing, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from simsam_batch.telling.status import counted
+
+_WHY = {"failed": "failed in the run", "unreadable": "gone or changed since the run read them"}
+_MENDS = {
+    "failed": "simsam retry tries failed images again; then run the same command again",
+    "unreadable": "put the files back where the run read them, and run the same command again",
+}
+
+
+def export_lines(record: Mapping[str, Any], where: str) -> list[str]:
+    """How many images were written, and what became of the others, with a few names.
+
+    Args:
+        record: what ``export.json`` holds.
+        where: the folder that it is in.
+    """
+    lines = [f"{counted(record['ok'], 'image')} of the stage {record['stage']} in {where}"]
+    for outcome, why in _WHY.items():
+        if count := record[outcome]:
+            names = [repr(each["image_id"]) for each in record["missing"] if each["outcome"] == outcome]
+            more = f" and {count - len(names):,} more" if count > len(names) else ""
+            lines.append(f"  {count:,} of {record['images']:,} {why}: {', '.join(names)}{more}")
+    return lines
+
+
+def mend_of(record: Mapping[str, Any]) -> str:
+    """What to do about an export that is not complete."""
+    outcome = "unreadable" if record["unreadable"] else "failed"
+    what = "the export is not complete" if record["ok"] else "no image could be exported whole"
+    return f"{what}. To mend it: {_MENDS[outcome]}"
