@@ -76,16 +76,15 @@ def test_a_process_that_holds_nothing_may_be_silent(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("starts.*"))) == 2
 
 
-class StopItself:
-    """A child's work: stands still."""
-
-    def __call__(self, receive: Receive, send: Send) -> None:
-        os.kill(os.getpid(), signal.SIGSTOP)
+def wait(receive: Receive, send: Send) -> None:
+    """A child's work: none."""
+    receive()
 
 
 def test_a_child_that_no_signal_reaches_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     # SIGKILL ends a stopped process; without it this one is as if it were stuck in the kernel
-    child = Child(StopItself(), {})
+    child = Child(wait, {})
+    os.kill(child._process.pid, signal.SIGSTOP)
     with monkeypatch.context() as patch:
         patch.setattr(Child, "kill", lambda self: None)
         patch.setattr("simsam_batch.engines.child._END_S", 0.5)
