@@ -192,6 +192,10 @@ def open_job(command: Command, images: str, out: str, settings: S, report: Repor
     from simsam_batch.stages.base import check_kept_columns
     from simsam_batch.telling.events import EventLog
 
+    if not isinstance(settings, command.settings()):
+        raise SettingsError(
+            f"settings: {command.name} takes {command.settings().__name__}, not {type(settings).__name__}"
+        )
     require_apart(images, out)
     fields: list[pa.Field] = [field for name in command.stages for field in stage_class(name).fields]
     check_kept_columns(settings.keep_columns, fields)

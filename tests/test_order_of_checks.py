@@ -13,7 +13,7 @@ from PIL import Image
 
 from simsam_batch.cli import run
 from simsam_batch.engines import ray as ray_engine
-from simsam_batch.errors import SettingsError
+from simsam_batch.errors import RunError, SettingsError
 from simsam_batch.stages.registry import COMMANDS
 from simsam_batch.workers import models
 
@@ -90,22 +90,54 @@ def test_a_ray_head_that_does_not_answer_is_said_in_one_line_before_the_weights(
     with socket.create_server(("127.0.0.1", 0)) as silent:
         place = f"127.0.0.1:{silent.getsockname()[1]}"
         text = tried("segment", pictures, tmp_path / "out", *ray, place)
-    assert f"no Ray answers at {place}: something listens there" in text
+    assert f"no Ray answers at {place}: what listens there is no Ray (Deadline Exceeded)" in text
     assert text.count("\n") == 1
+    assert "head has no port" in tried("segment", pictures, tmp_path / "out", *ray, "head")
     assert "where jobs are submitted" in tried("segment", pictures, tmp_path / "out", *ray, "http://127.0.0.1:8265")
     assert fetched == []
 
 
-def test_a_server_that_speaks_rays_protocol_is_an_answer() -> None:
+@pytest.mark.parametrize(
+    ("code", "is_an_answer"), [("OK", True), ("UNAUTHENTICATED", True), ("UNAVAILABLE", False), (None, True)]
+)
+def test_a_head_answers_even_if_it_asks_for_a_token(code: str | None, is_an_answer: bool) -> None:
+    """None stands for a server that does not know the question."""
     from concurrent.futures import ThreadPoolExecutor
 
     grpc = pytest.importorskip("grpc")
+
+    def reply(request: bytes, context: Any) -> bytes:
+        if code != "OK":
+            context.abort(getattr(grpc.StatusCode, str(code)), "said so")
+        return b""
+
     with ThreadPoolExecutor(1) as threads:
         server = grpc.server(threads)
+        _, service, method = ray_engine._QUESTION.split("/")
+        handler = grpc.unary_unary_rpc_method_handler(reply)
+        if code is not None:
+            server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, {method: handler})])
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
-        ray_engine.RayEngine(1, address=f"127.0.0.1:{port}").require_answer()
+        engine = ray_engine.RayEngine(1, address=f"127.0.0.1:{port}")
+        if is_an_answer:
+            engine.require_answer()
+        else:
+            with pytest.raises(RunError, match=r"what listens there is no Ray \(said so\)"):
+                engine.require_answer()
         server.stop(None).wait()
+
+
+def test_a_web_server_is_no_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    import http.server
+    import threading
+
+    monkeypatch.setattr(ray_engine, "_PROBE_S", 1.0)
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as web:
+        threading.Thread(target=web.serve_forever, daemon=True).start()
+        with pytest.raises(RunError, match="what listens there is no Ray"):
+            ray_engine.RayEngine(1, address=f"127.0.0.1:{web.server_port}").require_answer()
+        web.shutdown()
 
 
 def test_without_an_address_there_is_nobody_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,8 @@ _OBJECT_STORE_BYTES = 128 * 1024**2
 _RECYCLED_EXIT_CODE = 72
 _LAST_REPORT_S = 1.0
 _PROBE_S = 30.0
+_QUESTION = "/ray.rpc.NodeInfoGcsService/GetClusterId"
+_DETAILS = 200
 
 
 class RayEngine:
@@ -125,10 +127,15 @@ class RayEngine:
                 f"ray_address: {self._address} is where jobs are submitted to. To mend it: give that of the head as "
                 "ray start prints it, HEAD:6379"
             )
-        place = re.fullmatch(r"(?:ray://)?\[?([^/\[\]]+)\]?:(\d{1,5})", self._address or "")
-        # "auto", and the names that other clients know, are looked up by Ray itself
+        address = self._address or "auto"
+        place = re.fullmatch(r"(?:ray://)?\[?([^/\[\]]+)\]?:(\d{1,5})", address)
         if place is None:
-            return
+            # what Ray looks up by itself, or by another package
+            if address in ("auto", "local") or "://" in address:
+                return
+            raise SettingsError(
+                f"ray_address: {address} has no port. To mend it: give HEAD:6379, as ray start prints it"
+            )
         reason = _no_answer(place[1], int(place[2]))
         if reason:
             raise RunError(
@@ -236,7 +243,7 @@ def _ray() -> Any:
 
 
 def _no_answer(host: str, port: int) -> str:
-    """Why no server of Ray's protocol, which is gRPC, answers at a place; empty if one does."""
+    """Why no server of Ray's answers at a place; empty if one does, be it that it asks for a token."""
     import grpc
 
     began = time.monotonic()
@@ -249,10 +256,15 @@ def _no_answer(host: str, port: int) -> str:
         return ""
     place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     with grpc.insecure_channel(place, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        ask = channel.unary_unary(_QUESTION, request_serializer=bytes, response_deserializer=bytes)
         try:
-            grpc.channel_ready_future(channel).result(timeout=max(1.0, _PROBE_S - (time.monotonic() - began)))
-        except grpc.FutureTimeoutError:
-            return f"something listens there, and said nothing that Ray would within {_PROBE_S:g} s"
+            ask(b"", timeout=max(1.0, _PROBE_S - (time.monotonic() - began)), wait_for_ready=True)
+        except grpc.RpcError as error:
+            code, details = error.code(), error.details() or ""
+            # a web server or proxy is told by what it is made of; a head may know the question by another name
+            is_web = details.startswith("Received http2 header with status")
+            if is_web or code not in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.UNIMPLEMENTED):
+                return f"what listens there is no Ray ({details[:_DETAILS] or code.name})"
     return ""
 
 

@@ -221,6 +221,7 @@ def test_a_run_survives_the_loss_of_a_node(tmp_path: Path, importable_by_workers
         lost = cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
         cluster.wait_for_nodes()
         engine = RayEngine(workers=2, address=cluster.address)
+        engine.require_answer()
         out, plan = plan_of(tmp_path / "out", ["meet:2", *["fine"] * 19], 1)
         stage = TroubleStage(str(tmp_path), pause=0.3)
         reports: list[ShardReport] = []
