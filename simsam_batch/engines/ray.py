@@ -18,7 +18,7 @@ from typing import Any
 from simsam_batch.engines.contract import Runner, ShardReport, Task
 from simsam_batch.engines.devices import thread_environment
 from simsam_batch.engines.ray_metrics import RunMetrics
-from simsam_batch.engines.ray_pulse import send_beats, silent_actors_ended
+from simsam_batch.engines.ray_pulse import send_beats, silent_workers_ended
 from simsam_batch.errors import RunError, SettingsError
 from simsam_batch.plain_text import log_plainly
 
@@ -88,7 +88,7 @@ class RayEngine:
         actors, needs = self._await_room(ray, len(shards), task)
         metrics = RunMetrics({"run": task.run, "stage": task.stage})
         try:
-            with silent_actors_ended(ray, task.silence_s) as pulses:
+            with silent_workers_ended(ray, task.silence_s) as pulses:
                 dataset = self._dataset(ray, make_runner, shards, actors, needs, (pulses, task.silence_s))
                 for block in dataset.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
                     for text in block.column("report").to_pylist():
@@ -284,7 +284,7 @@ class _ShardCaller:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._pace = _Pace()
-        self._got_on = True
+        self._got_on, self._built = True, False
         if pulses is not None:
             send_beats(pulses, silence_s, self._gets_on)
 
@@ -309,6 +309,7 @@ class _ShardCaller:
             try:
                 if runner is None:
                     runner = pickle.loads(self._make_runner)()  # noqa: S301 - from our own driver, through Ray
+                    self._got_on = self._built = True
                 for report in runner.run(self._draw(drawn)):
                     self._got_on = True
                     if report is not None:
@@ -340,9 +341,9 @@ class _ShardCaller:
         return 0 < self._recycle_after <= self._given
 
     def _gets_on(self) -> bool:
-        """Whether something got on since this was last asked, or there is nothing to do."""
+        """Whether something got on since this was last asked, there is nothing to do, or packages are being loaded."""
         with self._lock:
-            got_on, self._got_on = self._got_on or not self._answers, False
+            got_on, self._got_on = self._got_on or not (self._answers and self._built), False
         return got_on
 
     def _answer(self, report: ShardReport) -> None:

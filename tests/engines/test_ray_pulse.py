@@ -1,0 +1,45 @@
+"""Which workers of a run on Ray are silent, without Ray."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from simsam_batch.engines import ray_pulse
+from simsam_batch.engines.ray_pulse import Process, Pulses, end_process
+
+
+def test_who_was_not_heard_of_for_long_is_told_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(ray_pulse.time, "monotonic", lambda: now[0])
+    pulses, one, other = Pulses(), Process("a", 1, "7"), Process("b", 1, "7")
+    pulses.beat(one)
+    now[0] = 105.0
+    pulses.beat(other)
+    assert pulses.silent(5.0) == []
+    now[0] = 106.0
+    assert pulses.silent(5.0) == [one]
+    assert pulses.silent(5.0) == []
+    pulses.beat(one)
+    now[0] = 120.0
+    assert sorted(pulses.silent(5.0)) == [one, other]
+
+
+def test_a_stopped_process_is_ended_and_another_of_its_number_is_not() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
+    try:
+        os.kill(child.pid, signal.SIGSTOP)
+        born = ray_pulse._born(child.pid)
+        assert not end_process(Process("here", child.pid, str(int(born) + 1)))
+        time.sleep(0.1)
+        assert child.poll() is None
+        assert end_process(Process("here", child.pid, born))
+        assert child.wait(timeout=10) == -signal.SIGKILL
+        assert not end_process(Process("here", child.pid, born))
+    finally:
+        child.kill()
