@@ -233,7 +233,7 @@ def test_the_vocabulary_is_complete() -> None:
     words = {row[0] for row in table(README, "word")}
     assert words == {
         *("image record", "catalog", "shard", "plan", "unit", "stage", "worker", "attachment", "fold", "ledger"),
-        *("engine", "run", "grid", "facet", "head", "region", "cluster", "label map"),
+        *("engine", "run", "grid", "facet", "head", "region", "cluster", "label map", "done"),
     }
 
 
