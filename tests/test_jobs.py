@@ -105,6 +105,7 @@ def test_settings_files_are_valid_and_tolerate_bad_images(recipe: Path) -> None:
     model: type[FeatureSettings] = HierarchySettings if recipe.name == "trees.yaml" else SegmentSettings
     settings = resolve(model, {}, read_yaml(str(recipe)))
     assert settings.allow_failed > 0, "one bad file must not make an orchestrator repeat the job for ever"
+    assert settings.without_effect() == []
     wanted = {
         "segment.yaml": ("ray", "cuda", "json"),
         "trees.yaml": ("ray", "cuda", "json"),
