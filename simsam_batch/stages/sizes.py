@@ -8,7 +8,7 @@ from simsam_batch import images
 from simsam_batch.errors import ImageError, UnreadableError
 from simsam_batch.runs.plan import Plan
 from simsam_batch.settings import NetworkSettings
-from simsam_batch.storage import is_given
+from simsam_batch.storage import is_given, read_ahead
 
 _SAMPLE = 8
 
@@ -27,10 +27,12 @@ def mean_patches(plan: Plan, settings: NetworkSettings, patch: int) -> float | N
     limits = images.ImageLimits(settings.max_bytes, settings.max_pixels, settings.decode_seconds)
     resize = images.parse_resize(settings.resize)
     patches = []
-    for number in {i * plan.shards // _SAMPLE for i in range(_SAMPLE)}:
-        uri = plan.shard(number).records.column("uri")[0].as_py()
-        # a storage that is silent about one of them is not waited for: this is an estimate
-        if not is_given(uri):
+    uris = [
+        plan.shard(n).records.column("uri")[0].as_py() for n in {i * plan.shards // _SAMPLE for i in range(_SAMPLE)}
+    ]
+    # what is not given at once is not waited for: this is an estimate
+    for uri, given in zip(uris, read_ahead(uris, is_given, threads=_SAMPLE, most=_SAMPLE, name="sizes"), strict=True):
+        if not given:
             continue
         with suppress(ImageError, UnreadableError):
             size = images.image_size(images.fetch(uri, limits), limits)
