@@ -8,7 +8,7 @@ from simsam_batch import images
 from simsam_batch.errors import ImageError, SettingsError, UnreadableError
 from simsam_batch.runs.plan import Plan
 from simsam_batch.settings import NetworkSettings, RunSettings
-from simsam_batch.storage import is_given
+from simsam_batch.storage import is_given, read_ahead
 
 _SAMPLE = 8
 
@@ -106,19 +106,19 @@ def _sampled(plan: Plan, limits: images.ImageLimits) -> tuple[tuple[int, int] | 
     What cannot be read tells neither, and is left to those who work on it.
     """
     seen: list[tuple[int, int] | str] = []
+    uris: list[str] = []
     for number in sorted({i * plan.shards // _SAMPLE for i in range(_SAMPLE)}):
-        uris = plan.shard(number).records.column("uri")
         # small plans have fewer shards than images are looked at
-        for place in range(min(len(uris), -(-_SAMPLE // plan.shards))):
-            uri = uris[place].as_py()
-            # a storage that is silent about one of them is not waited for: this is an estimate
-            if not is_given(uri):
-                continue
-            try:
-                seen.append(images.image_size(images.fetch(uri, limits), limits))
-            except ImageError as error:
-                if error.kind == "too_large":
-                    seen.append(error.message.partition(". To mend it")[0])
-            except UnreadableError:
-                continue
+        uris += plan.shard(number).records.column("uri").slice(0, -(-_SAMPLE // plan.shards)).to_pylist()
+    # what is not given at once is not waited for: this is an estimate
+    for uri, given in zip(uris, read_ahead(uris, is_given, threads=_SAMPLE, most=_SAMPLE, name="sizes"), strict=True):
+        if not given:
+            continue
+        try:
+            seen.append(images.image_size(images.fetch(uri, limits), limits))
+        except ImageError as error:
+            if error.kind == "too_large":
+                seen.append(error.message.partition(". To mend it")[0])
+        except UnreadableError:
+            continue
     return tuple(seen)

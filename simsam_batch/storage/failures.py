@@ -126,7 +126,7 @@ def reported(action: str, url: str) -> Iterator[None]:
 
 
 def _told(error: Exception, action: str, url: str) -> str:
-    cause = _cause(error)
+    cause = words_of(error)
     # the cause may quote the path without the protocol, by which a URL would be known
     user = re.match(r"[A-Za-z][A-Za-z0-9+.-]*://([^/\s@]+@)", url)
     cause = cause.replace(user[1], "") if user else cause
@@ -137,7 +137,7 @@ def _told(error: Exception, action: str, url: str) -> str:
     return redact(f"cannot {action} {shown}: {type(error).__name__}: {cause}. To mend it: {mend}")
 
 
-def _cause(error: Exception) -> str:
+def words_of(error: Exception) -> str:
     """The words of the first error in the chain that has any; a number alone is an errno."""
     for cause in causes(error):
         text = " ".join(str(cause).split())

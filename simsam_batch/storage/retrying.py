@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from simsam_batch.storage.failures import is_transient
+from simsam_batch.storage.failures import is_transient, words_of
 from simsam_batch.storage.urls import redact
 
 PAUSES_S = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -34,7 +34,7 @@ class Patience:
         self._pauses = iter(PAUSES_S)
         self._began = time.monotonic()
 
-    def wait(self, error: BaseException) -> bool:
+    def wait(self, error: Exception) -> bool:
         """Wait before the next repeat; False, at once, if there is to be none."""
         longest = next(self._pauses, None)
         if longest is None:
@@ -42,7 +42,7 @@ class Patience:
         seconds = longest * random.uniform(0.5, 1.5)  # noqa: S311  spreads the repeats of many workers
         if time.monotonic() - self._began + seconds > LONGEST_S:
             return False
-        cause = redact(" ".join(str(error).split()))[:200]
+        cause = redact(words_of(error))[:200]
         _log.warning("%s: %s: %s; again in %.1f s", redact(self._what), type(error).__name__, cause, seconds)
         time.sleep(seconds)
         return True

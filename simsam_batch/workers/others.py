@@ -6,11 +6,11 @@ import random
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import zip_longest
 
 from simsam_batch.runs.plan import Plan
-from simsam_batch.storage import is_given, read_ahead
+from simsam_batch.storage import is_given
 
 _ASKED_FOR = 64
 _AT_ONCE = 8
@@ -79,14 +79,18 @@ class Others:
 
 def _first_given(uris: Sequence[str], until: float) -> str | None:
     """The first of some files that the storage gives, asked for a few at a time until a time has come."""
-    given = read_ahead(uris, is_given, threads=_AT_ONCE, most=_AT_ONCE, name="simsam-others")
-    with closing(given):
-        for uri, is_there in zip(uris, given, strict=False):
-            if is_there:
-                return uri
+    pool = ThreadPoolExecutor(_AT_ONCE, "simsam-others")
+    try:
+        asked = {pool.submit(is_given, uri): uri for uri in uris}
+        for answered in as_completed(asked):
+            if answered.result():
+                return asked[answered]
             if time.monotonic() > until:
                 return None
-    return None
+        return None
+    finally:
+        # those that are silent are not waited for
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _place_of(uri: str) -> str:
