@@ -105,7 +105,7 @@ def _first_directory(data: bytes) -> tuple[dict[int, tuple[int, ...]], bool]:
         for position in range(end - entries * size, end, size)[:_MOST_ENTRIES]:
             tag, kind, count = struct.unpack_from(order + entry, data, position)
             if tag in (_STRIP_OFFSETS, _TILE_OFFSETS) and count > MOST_TIFF_PIECES:
-                raise not_read(f"a TIFF of {count} strips or tiles (up to {MOST_TIFF_PIECES} are)")
+                raise not_read(f"a TIFF of {count} strips or tiles, more than {MOST_TIFF_PIECES},")
             if kind in _CODES:
                 values = struct.Struct(f"{order}{min(count, _MOST_VALUES)}{_CODES[kind]}")
                 where = position + struct.calcsize(order + entry)
