@@ -604,6 +604,10 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
     with pytest.raises(StorageError, match=r"install simsam-batch\[s3\]"):
         read_url("s3://bucket/key")
+    monkeypatch.setitem(sys.modules, "fsspec.implementations.http", None)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "https", raising=False)
+    with pytest.raises(StorageError, match=r"install simsam-batch\[web\]"):
+        read_url("https://host/key")
 
 
 @pytest.mark.parametrize(

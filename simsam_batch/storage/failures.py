@@ -152,7 +152,7 @@ def _mend(error: Exception, protocol: str, action: str) -> str:
     """What fits the kind of error; not one that passes by itself is told to be tried again."""
     chain, statuses = list(causes(error)), _statuses(error)
     if isinstance(error, ImportError):
-        needed = {"s3": "simsam-batch[s3]", "s3a": "simsam-batch[s3]"} | dict.fromkeys(WEB, "aiohttp")
+        needed = {"s3": "simsam-batch[s3]", "s3a": "simsam-batch[s3]"} | dict.fromkeys(WEB, "simsam-batch[web]")
         return f"install {needed.get(protocol, 'the package that fsspec names for it')}"
     if any("credential" in type(cause).__name__.lower() for cause in chain):
         return "set the credentials in the environment (AWS_ACCESS_KEY_ID, ...) or in a profile"
