@@ -160,7 +160,7 @@ def test_flags_in_running_text_exist(page: Path) -> None:
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     settings = {name for each in COMMANDS for name in each.settings().model_fields}
     known = {f"--{no}{name.replace('_', '-')}" for name in settings for no in ("", "no-")}
-    made = (cli._status_command, cli._score_command, cli._export_command, cli._report_command)
+    made = (cli._status_command, cli._verify_command, cli._score_command, cli._export_command, cli._report_command)
     others = [parameter for command in made for parameter in command().params]
     known |= {name for option in others for name in (*option.opts, *option.secondary_opts)}
     known |= {"--preset", "--config", "--print-config", "--debug", "--help", "--version"}
