@@ -50,6 +50,7 @@ class EventLog(JsonLines):
     def __init__(self, out: Folder, report: Reporter) -> None:
         super().__init__(quiet=False)
         self._made_in, self._out, self._report = out, out.as_found(), report
+        self._made = False
         began = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         host = "".join(letter if letter.isalnum() else "-" for letter in platform.node())[:40] or "host"
         self._name = f"events/{began}-{host}-{os.getpid()}-{secrets.token_hex(3)}"
@@ -161,9 +162,10 @@ class EventLog(JsonLines):
                 _log.warning("the last events of this run could not be written within %g s", patience_s)
 
     def _make_folder(self) -> None:
-        """Once, at the beginning: what is removed later is not made anew."""
+        """Once, at the beginning if it can be: what is removed later is not made anew."""
         try:
             self._made_in.make(self._name)
+            self._made = True
         except StorageError as error:
             _log.warning("the events of this run cannot be written: %s", error)
 
@@ -181,6 +183,8 @@ class EventLog(JsonLines):
             self._object = self._object or self._taken()
             if not self._object:
                 return
+            if not self._made:
+                self._make_folder()
             try:
                 self._out.replace(f"{self._name}/{self._number:06}.jsonl", self._object)
             except StorageError as error:
