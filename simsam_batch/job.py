@@ -10,15 +10,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from simsam_batch.errors import RunError, SettingsError, did_you_mean
+from simsam_batch.planning import listed_input, open_plan
 from simsam_batch.results.opening import begun_stages
 from simsam_batch.settings import NetworkSettings, RunSettings, resolve
 from simsam_batch.stages.registry import Command, command_of, stage_class
-from simsam_batch.storage import Folder, absolute_url, redact
+from simsam_batch.storage import Folder, absolute_url
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from simsam_batch.catalog import Catalog
     from simsam_batch.engines.contract import Engine, Runner, ShardReport
     from simsam_batch.engines.inline import InlineEngine
     from simsam_batch.engines.local import LocalEngine
@@ -375,120 +375,6 @@ def _runner_of_task(out: str, description: str) -> Runner:
     stage = stage_class(told["stage"])(settings, told["resolved"], plan, told["recorded"])
     again = {int(shard): int(generation) for shard, generation in told["again"]}
     return RunnerFactory(folder, plan, stage, execute_options(settings), again)()
-
-
-def listed_input(images: str, out: Folder, settings: RunSettings) -> Catalog | None:
-    """The images of a run that is not planned yet, or whose input is to be compared; None for one that is.
-
-    Raises:
-        SettingsError: IMAGES holds no images or cannot be used, or the run in OUT is about another input.
-        StorageError: IMAGES cannot be listed.
-    """
-    from simsam_batch.catalog import read_catalog
-    from simsam_batch.runs.plan import load_plan
-
-    plan = load_plan(out)
-    if plan is not None:
-        _require_same_input(plan, _source(images, settings), settings.shard_size)
-        if not settings.check_input:
-            return None
-    return read_catalog(
-        images,
-        root=settings.root,
-        truth=settings.truth,
-        split=settings.split,
-        keep_columns=settings.keep_columns,
-        limit=settings.limit or None,
-        hidden=settings.hidden,
-    )
-
-
-def open_plan(images: str, out: Folder, settings: RunSettings, catalog: Catalog | None, report: Reporter) -> Plan:
-    """The plan of the run in OUT; made from what was listed if there is none yet.
-
-    A run that exists is about the images it was planned with: IMAGES is not listed again, unless ``check_input`` asks
-    for a comparison.
-
-    Raises:
-        SettingsError: the run in OUT is about another input.
-        RunError: the run that was in OUT is gone.
-    """
-    from simsam_batch.runs.plan import load_plan, make_plan
-
-    plan, source = load_plan(out), _source(images, settings)
-    if catalog is None:
-        if plan is None:
-            raise RunError(f"{out.url} held a run, which has just been taken away. To mend it: run the command again")
-        return plan
-    for note in catalog.notes:
-        report.note(note)
-    if plan is None:
-        facts: dict[str, Any] = {} if catalog.dataset is None else {"dataset": catalog.dataset.to_json()}
-        if catalog.truth_kind is not None:
-            facts["truth_kind"] = catalog.truth_kind
-        plan = make_plan(out, catalog.table, shard_size=settings.shard_size or None, source=source | facts)
-        # Another driver may have been first, with another input.
-        _require_same_input(plan, source, settings.shard_size)
-        return plan
-    _require_same_input(plan, source, settings.shard_size)
-    if settings.check_input:
-        for change in input_changes(plan, catalog.table):
-            report.note(change)
-    return plan
-
-
-def _source(images: str, settings: RunSettings) -> dict[str, Any]:
-    """What a plan records of its input, but for the size of shards."""
-    from simsam_batch.catalog import absolute_input
-
-    source = {"images": absolute_input(images)} | settings.values_of("input")
-    for name in ("root", "truth"):
-        if source[name] is not None:
-            source[name] = redact(absolute_url(source[name]))
-    del source["shard_size"]
-    return source
-
-
-def _require_same_input(plan: Plan, source: dict[str, Any], shard_size: int) -> None:
-    # a run of an earlier release does not say that it left hidden files out
-    there, here = {"hidden": False} | plan.source, dict(source)
-    if shard_size and shard_size != plan.shard_size:
-        there["shard_size"], here["shard_size"] = plan.shard_size, shard_size
-    differences = [
-        f"{name}: the run in OUT has {there.get(name)!r}, this command has {value!r}"
-        for name, value in here.items()
-        if there.get(name) != value
-    ]
-    if differences:
-        raise SettingsError(
-            "OUT holds a run about another input:",
-            *(f"  {difference}" for difference in differences),
-            "To mend it: give the same input, or another OUT",
-        )
-
-
-def input_changes(plan: Plan, table: pa.Table) -> list[str]:
-    """What a new listing of the input shows that the plan does not know; the run keeps to its plan.
-
-    Returns:
-        Lines for people: images that are new, gone, or of another size or ETag, with a few names each.
-    """
-    planned: dict[str, tuple[Any, Any]] = {}
-    for number in range(plan.shards):
-        records = plan.shard(number).records.select(["image_id", "size", "etag"]).to_pydict()
-        planned |= zip(records["image_id"], zip(records["size"], records["etag"], strict=True), strict=True)
-    listed = table.select(["image_id", "size", "etag"]).to_pydict()
-    found = dict(zip(listed["image_id"], zip(listed["size"], listed["etag"], strict=True), strict=True))
-    changes = {
-        "new, not part of this run": [name for name in found if name not in planned],
-        "gone since the plan was made": [name for name in planned if name not in found],
-        "changed since the plan was made": [n for n, facts in found.items() if planned.get(n, facts) != facts],
-    }
-    lines = []
-    for what, names in changes.items():
-        if names:
-            lines.append(f"{len(names)} images are {what}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}")
-    return lines
 
 
 def make_engine(settings: RunSettings) -> InlineEngine | LocalEngine | RayEngine | TorchrunEngine:
