@@ -10,7 +10,7 @@ import pytest
 
 from simsam_batch.cli import run
 
-SETTINGS = ["--backbone", "descriptors", "--resize", "native", "--head", "none", "--k", "4", "--workers", "1"]
+SETTINGS = ["--backbone", "descriptors", "--resize", "native", "--head", "none", "--k", "4"]
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_the_column_is_kept_in_the_wider_type(
 ) -> None:
     out = tmp_path / "out"
     arguments = [str(cases / "tables" / name), str(out), "--keep-columns", "label"]
-    assert run(["segment", *arguments, *SETTINGS, "--engine", "local"]) == 0
+    assert run(["segment", *arguments, *SETTINGS, "--engine", "inline"]) == 0
     table = pq.read_table(out / "results" / "segment")
     assert table["label"].to_pylist() == values
     assert table["label"].type in types
