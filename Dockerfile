@@ -41,6 +41,6 @@ ENV PATH=/opt/simsam/bin:$PATH \
 USER 1000
 WORKDIR /home/simsam
 # Seldom: on a GPU it takes memory of its own while it looks.
-HEALTHCHECK --interval=30m --timeout=3m --start-period=2m --retries=2 CMD ["simsam", "doctor"]
+HEALTHCHECK --interval=30m --timeout=3m --start-period=2m --retries=2 CMD ["simsam", "doctor", "--backbone", "descriptors"]
 ENTRYPOINT ["simsam"]
 CMD ["--help"]

@@ -209,7 +209,7 @@ def with_labels(out: Path, labels: list[list[int] | None]) -> None:
     (out / "results/labels").mkdir()
     pq.write_table(table.slice(0, 3), out / "results/labels/part-00000.parquet")
     pq.write_table(table.slice(3), out / "results/labels/part-00001.parquet")
-    result = {"schema_version": 1, "images": len(NAMES), "content_digest": "y"}
+    result = {"schema_version": 1, "images": len(NAMES), "metrics": {}, "content_digest": "y"}
     (out / "results/labels.json").write_text(json.dumps(result))
 
 

@@ -105,7 +105,7 @@ def verify(
     if delete_orphans and not nobody_at_work:
         report.at_work = [stage.stage for stage in report.stages if _is_at_work(out, stage.stage)]
     if delete_orphans and not report.at_work:
-        old = [o for o in report.orphans if o.age_s is not None and o.age_s > orphan_age_s and o.name not in kept]
+        old = [o for o in report.orphans if o.age_s is not None and o.age_s >= orphan_age_s and o.name not in kept]
         out.delete([orphan.name for orphan in old])
         for orphan in old:
             orphan.deleted = True
