@@ -143,10 +143,10 @@ def test_nothing_but_what_is_said_comes_where_there_is_no_terminal(monkeypatch: 
     with reporter("text", quiet=False) as report:
         report.plan("segment", images=1, shards=1, done_shards=0, done_images=0)
         report.note("[bold]a :smile:[/bold]")
-        report.finish({"ok": 1, "failed": 0, "images_per_second": None, "metrics": {}}, "out")
+        report.finish({"images": 1, "ok": 1, "failed": 0, "images_per_second": None, "metrics": {}}, "out")
     assert heard.getvalue().splitlines() == [
         "segment: 1 image in 1 shard",
         "[bold]a :smile:[/bold]",
-        "1 image done, 0 failed",
+        "1 image done, 0 of them failed",
         "results: out",
     ]
