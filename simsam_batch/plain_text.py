@@ -24,6 +24,11 @@ def _is_seen(letter: str) -> bool:
     return letter.isprintable() or unicodedata.category(letter) == "Zs"
 
 
+def counted(n: int, noun: str, several: str | None = None) -> str:
+    """A number of things for people: ``1 image``, ``2,000 images``; ``several`` is a plural of another form."""
+    return f"{n:,} {noun if n == 1 else several or noun + 's'}"
+
+
 def log_plainly() -> None:
     """In a process of this program's own, have log records that no handler takes go to standard error as `plain`."""
     if logging.lastResort is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from simsam_batch.errors import RunError, SettingsError
+from simsam_batch.plain_text import counted
 from simsam_batch.settings import RunSettings
 from simsam_batch.storage import Folder, absolute_url, redact
 
@@ -126,5 +127,7 @@ def input_changes(plan: Plan, table: pa.Table) -> list[str]:
     lines = []
     for what, names in changes.items():
         if names:
-            lines.append(f"{len(names)} images are {what}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}")
+            lines.append(
+                f"{counted(len(names), 'image')} {what}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}"
+            )
     return lines

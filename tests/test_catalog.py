@@ -75,18 +75,18 @@ class TestFolders:
         catalog = read_catalog(f"{tmp_path}/images")
         assert ids(catalog) == ["a.png"]
         (note,) = catalog.notes
-        assert note.startswith(f"4 files of {tmp_path}/images are left out, for a name in their path begins with a dot")
+        assert note.startswith(f"4 files of {tmp_path}/images left out for a name in the path that begins with a dot")
         assert note.endswith("'._a.png', '.b.png', '.cache/c.png', 'd/.e/f.png'. To take them: --hidden")
         catalog = read_catalog(f"{tmp_path}/images", hidden=True)
         assert ids(catalog) == ["._a.png", ".b.png", ".cache/c.png", "a.png", "d/.e/f.png"]
-        assert catalog.notes == [f"1 files of {tmp_path}/images are not in the catalog: no suffix 1"]
+        assert catalog.notes == [f"1 file of {tmp_path}/images not in the catalog: no suffix 1"]
 
     def test_hidden_truth_is_said_and_taken_like_hidden_images(self, tmp_path: Path) -> None:
         images = fill(f"{tmp_path}/images", ["a.png", "b.png"])
         masks = fill(f"{tmp_path}/masks", ["a.png", ".b.png", ".more/c.png"])
         catalog = read_catalog(images, truth=masks)
         assert truths(catalog) == {"a.png": "a.png", "b.png": None}
-        assert catalog.notes[0].startswith(f"2 files of {masks} are left out")
+        assert catalog.notes[0].startswith(f"2 files of {masks} left out")
         fill(images, [".b.png"])
         catalog = read_catalog(images, truth=masks, hidden=True)
         assert truths(catalog) == {".b.png": ".b.png", "a.png": "a.png", "b.png": None}
@@ -139,7 +139,7 @@ class TestFolders:
         assert "2 of camera raw (to mend it: develop" in unread
         assert "1 of HEIC (to mend it: pip install 'simsam-batch[heic]'" in unread
         assert "1 of video" in unread
-        assert others.startswith("1 files")
+        assert others.startswith("1 file of")
 
     def test_a_folder_of_what_is_not_read_alone_says_so(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(formats, "find_spec", lambda name: None)

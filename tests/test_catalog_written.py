@@ -48,7 +48,7 @@ def test_an_out_inside_of_images_is_no_image_of_later_runs(out_url: str, capfd: 
     said = capfd.readouterr().err
     assert ids_of(second) == IDS
     assert "a run or an export is there: 'deep/out', 'masks'" in said
-    assert "are not in the catalog" not in said, "its other files are not counted either"
+    assert "not in the catalog" not in said, "its other files are not counted either"
 
     assert cli.run(["segment", out_url, first, *PLAIN, "--check-input"]) == 0
     assert "new, not part of this run" not in capfd.readouterr().err
@@ -62,7 +62,7 @@ def test_a_run_is_told_by_its_own_files_and_not_by_a_name_that_others_use(tmp_pa
     (tmp_path / "plan" / "a.parquet").write_bytes(b"")
     catalog = read_catalog(str(tmp_path))
     assert catalog.table["image_id"].to_pylist() == [f"batch/{name}" for name in IDS]
-    assert catalog.notes == [f"3 files of {tmp_path} are not in the catalog: .json 2, .parquet 1"]
+    assert catalog.notes == [f"3 files of {tmp_path} not in the catalog: .json 2, .parquet 1"]
 
 
 def test_a_folder_beside_one_that_holds_a_run_keeps_its_images(tmp_path: Path) -> None:

@@ -155,9 +155,9 @@ def test_check_input_reports_what_changed_since_the_plan(
     capsys.readouterr()
     assert run([*command, "--quiet", "--check-input"]) == 0
     text = capsys.readouterr().err
-    assert "1 images are new, not part of this run: new.png" in text
-    assert "1 images are gone since the plan was made: 0.png" in text
-    assert "1 images are changed since the plan was made: 1.png" in text
+    assert "1 image new, not part of this run: new.png" in text
+    assert "1 image gone since the plan was made: 0.png" in text
+    assert "1 image changed since the plan was made: 1.png" in text
 
 
 def test_failed_images_decide_the_exit_code(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -577,7 +577,10 @@ def test_images_that_a_second_try_rescued_under_wider_limits_are_taken_along(cat
     """The stage's own record goes on naming the limits that the run began with."""
     out = tmp_path / "out"
     narrow = ["--max-pixels", "10000", "--max-bytes", "100"]
-    assert run(["hierarchy", str(catalog), str(out), *COMMON, *COMMANDS["hierarchy"][:6], *narrow, "--shard-size", "9"]) == 3
+    assert (
+        run(["hierarchy", str(catalog), str(out), *COMMON, *COMMANDS["hierarchy"][:6], *narrow, "--shard-size", "9"])
+        == 3
+    )
     wide = ["--max-pixels", "20000", "--max-bytes", "1000000", "--engine", "inline", "--quiet"]
     assert run(["retry", str(out), *wide]) == 3
     for form in ("hf", "webdataset"):

@@ -13,6 +13,7 @@ from simsam_batch.catalog.records import quoted, records_table
 from simsam_batch.catalog.written import WrittenFolders, outside, planned_images
 from simsam_batch.errors import SettingsError, StorageError
 from simsam_batch.formats import KINDS, SUFFIXES, Format, kind_by_name, mend_of
+from simsam_batch.plain_text import counted
 from simsam_batch.storage import ObjectNotFound, absolute_url, read_url, redact, walk
 
 if TYPE_CHECKING:
@@ -68,8 +69,8 @@ class Listing:
         """Say that files were left out because they are hidden, and the option that takes them, if there is one."""
         if self.hidden_count:
             notes.append(
-                f"{self.hidden_count} files of {redact(url)} are left out, for a name in their path begins with a dot: "
-                f"{quoted(self.hidden, self.hidden_count)}{'. To take them: --hidden' * option}"
+                f"{counted(self.hidden_count, 'file')} of {redact(url)} left out for a name in the path that begins "
+                f"with a dot: {quoted(self.hidden, self.hidden_count)}{'. To take them: --hidden' * option}"
             )
 
 
@@ -198,10 +199,12 @@ def folder_records(images: str, truth: str | None, notes: list[str], *, hidden: 
             f"{redact(images)} has no image in it: looked for {' '.join(SUFFIXES)}, in any case{hidden_alone}"
         )
     if unread:
-        notes.append(f"{unread.total()} files of {redact(images)} cannot be read and will fail: {_told(unread)}")
+        notes.append(
+            f"{counted(unread.total(), 'file')} of {redact(images)} cannot be read and will fail: {_told(unread)}"
+        )
     if others:
         listed = ", ".join(f"{suffix} {count}" for suffix, count in sorted(others.items(), key=lambda e: (-e[1], e[0])))
-        notes.append(f"{others.total()} files of {redact(images)} are not in the catalog: {listed}")
+        notes.append(f"{counted(others.total(), 'file')} of {redact(images)} not in the catalog: {listed}")
     listing.note_hidden(images, notes, option=True)
     return records_table({"image_id": found["name"], "uri": found["uri"], "size": found["size"], "etag": found["etag"]})
 

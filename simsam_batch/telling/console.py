@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from typing import Any, Literal, Protocol
 
 from simsam_batch.engines.contract import ShardReport
-from simsam_batch.plain_text import plain
+from simsam_batch.plain_text import counted, plain
 from simsam_batch.telling.metrics import metric_lines
-from simsam_batch.telling.status import counted, noun_of
+from simsam_batch.telling.status import noun_of
 
 
 class Reporter(Protocol):

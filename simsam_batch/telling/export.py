@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from simsam_batch.telling.status import counted
+from simsam_batch.plain_text import counted
 
 _WHY = {"failed": "failed in the run", "unreadable": "gone or changed since the run read them"}
 _MENDS = {

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from simsam_batch.plain_text import counted
+
 _KINDS_SHOWN = 5
 
 
@@ -68,8 +70,3 @@ def duration(seconds: float) -> str:
 def noun_of(unit: str) -> str:
     """What a record of a plan is called: that of ``image_id`` an image."""
     return unit.removesuffix("_id")
-
-
-def counted(n: int, noun: str, several: str | None = None) -> str:
-    """A number of things for people: ``1 image``, ``2,000 images``; ``several`` is a plural of another form."""
-    return f"{n:,} {noun if n == 1 else several or noun + 's'}"

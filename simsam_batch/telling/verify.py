@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from simsam_batch.plain_text import counted
 from simsam_batch.runs.verify_report import VerifyReport
-from simsam_batch.telling.status import counted
 
 _NAMES_SHOWN = 10
 

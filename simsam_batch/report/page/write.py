@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from simsam_batch import __version__
 from simsam_batch.errors import SettingsError
-from simsam_batch.plain_text import plain
+from simsam_batch.plain_text import counted, plain
 from simsam_batch.report.page.album import Album
 from simsam_batch.report.page.card import NAME as CARD
 from simsam_batch.report.page.card import dataset_card
@@ -22,7 +22,6 @@ from simsam_batch.report.page.settings import sources
 from simsam_batch.runs.plan import Plan
 from simsam_batch.stages.registry import COMMANDS
 from simsam_batch.storage import Folder, redact
-from simsam_batch.telling.status import counted
 
 PAGE = "report/index.html"
 MOST_SAMPLES = 100

@@ -11,6 +11,7 @@ from PIL import Image
 
 from simsam_batch.drawing.photograph import shown_photograph
 from simsam_batch.drawing.text import EMPTY
+from simsam_batch.plain_text import counted
 from simsam_batch.report.page.album import Picture
 from simsam_batch.report.page.chapters import Chapter, Source, begun, galleries_of, numbers_of
 from simsam_batch.report.page.choice import sample
@@ -20,7 +21,6 @@ from simsam_batch.report.page.scalars import Scalars
 from simsam_batch.results.photographs import working_size
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.stages.registry import Command
-from simsam_batch.telling.status import counted
 
 _COLUMNS = ["image_id", "uri", "status", "error", "width", "height", "content_sha256", "grid_h", "grid_w", "patch"]
 _COLUMNS += ["outlier_tokens", "arrays_path", "arrays_member", "arrays_offset", "arrays_bytes"]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from simsam_batch.plain_text import counted
 from simsam_batch.report.page.album import Picture
 from simsam_batch.report.page.chapters import (
     Chapter,
@@ -25,7 +26,6 @@ from simsam_batch.report.page.plots import MOST_DOTS, histogram, scatter
 from simsam_batch.report.page.scalars import Scalars, tables_of
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.stages.registry import Command
-from simsam_batch.telling.status import counted
 
 _SCALARS = ["nmcovering", "leaves", "depth"]
 _COLUMNS = ["image_id", "uri", "status", "error_type", "error", "width", "height", "content_sha256", "grid_h", "grid_w"]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from simsam_batch.plain_text import counted
 from simsam_batch.report.page.album import Gallery, Picture
 from simsam_batch.report.page.chapters import Chapter, Source, begun, dots, galleries_of, numbers_of, scores_or_so_far
 from simsam_batch.report.page.choice import highest, lowest, middle, sample
@@ -15,7 +16,6 @@ from simsam_batch.report.page.plots import MOST_DOTS, histogram, scatter
 from simsam_batch.report.page.scalars import Scalars
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.stages.registry import Command
-from simsam_batch.telling.status import counted
 
 _SCALARS = ["iou", "confidence", "area_fraction", "spectral_gap", "degenerate", "head_collapse"]
 _COLUMNS = ["image_id", "uri", "status", "error", "width", "height", "content_sha256", "grid_h", "grid_w", "patch"]

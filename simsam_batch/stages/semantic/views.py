@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image
 
 from simsam_batch.drawing.text import Color
+from simsam_batch.plain_text import counted
 from simsam_batch.report.page.album import Picture
 from simsam_batch.report.page.chapters import Chapter, Source, begun, galleries_of, numbers_of
 from simsam_batch.report.page.choice import by_label, sample
@@ -21,7 +22,6 @@ from simsam_batch.results.photographs import limits_of
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.stages.registry import Command
 from simsam_batch.stages.semantic.truth import names_of
-from simsam_batch.telling.status import counted
 
 _OF_REGIONS = ["image_id", "uri", "width", "height", "content_sha256", "grid_h", "grid_w", "patch", "region_map"]
 _OF_REGIONS += ["region_count"]
