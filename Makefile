@@ -12,8 +12,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# Groups of tests, as tests/conftest.py makes them, in its order; more processes than this would have nothing to do.
-IN_PARALLEL := -n auto --maxprocesses 8 --no-loadscope-reorder
+# Many tests wait for processes of their own, so that one more than there are cores keeps these busy; a group of tests
+# (tests/conftest.py) stays in one process, in its order, and more than nine would have nothing to do.
+PROCESSES := $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 8 ? n + 1 : 9)))
+IN_PARALLEL := -n $(PROCESSES) --no-loadscope-reorder
 TEST_FLAGS ?=
 BENCH_FLAGS ?=
 

@@ -34,6 +34,7 @@ def ids_of(out: str) -> list[str]:
     return ids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("out_url", ["local", "s3"], indirect=True)
 def test_an_out_inside_of_images_is_no_image_of_later_runs(out_url: str, capfd: pytest.CaptureFixture[str]) -> None:
     images = with_photographs(out_url)

@@ -117,6 +117,7 @@ def test_an_out_that_cannot_be_written_is_said_by_name(
     assert str(blocked) in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_read_again_and_refuses_other_result_settings(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -592,6 +592,7 @@ def test_images_that_a_second_try_rescued_under_wider_limits_are_taken_along(cat
         assert len(set(page.convert("RGB").crop((40, 100, 140, 200)).getdata())) > 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "form"),
     [("semantic", "png"), ("hierarchy", "coco"), ("segment", "pth"), ("segment", "hf"), ("hierarchy", "webdataset")],

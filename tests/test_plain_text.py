@@ -155,6 +155,7 @@ def log_what_comes(receive: Receive, send: Send) -> None:
     send("logged")
 
 
+@pytest.mark.slow
 def test_a_worker_process_logs_a_name_on_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     child = Child(log_what_comes, {"PYTHONPATH": ":".join(sys.path)})
     child.send(NAMES[0])

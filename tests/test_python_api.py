@@ -69,6 +69,7 @@ def imported_after(code: str) -> set[str]:
     return set(done.stdout.split())
 
 
+@pytest.mark.slow
 def test_the_package_imports_nothing_that_is_not_asked_for(home: Path) -> None:
     heavy = {"torch", "pyarrow", "numpy", "fsspec", "pydantic", "click", "PIL", "scipy"}
     assert not heavy & imported_after("import simsam_batch; simsam_batch.__version__; dir(simsam_batch)")
@@ -280,6 +281,7 @@ def test_the_quickstart_is_short() -> None:
     assert len(SNIPPETS[0].splitlines()) <= 30
 
 
+@pytest.mark.slow
 def test_the_snippets_of_the_page_run(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -190,6 +190,7 @@ def out(request: pytest.FixtureRequest) -> Path:
     return found
 
 
+@pytest.mark.slow
 def test_a_page_is_static_and_needs_nothing_but_its_own_pictures(out: Path) -> None:
     page = finished_page(out)
     assert not page.all("script")
@@ -237,6 +238,7 @@ def test_pictures_are_small_and_their_size_is_stated(out: Path) -> None:
             assert max(picture.size) <= 640
 
 
+@pytest.mark.slow
 def test_the_page_of_a_finished_run_is_the_same_each_time(out: Path) -> None:
     first = {file.name: file.read_bytes() for file in _files(out, page_of(out))}
     assert {file.name: file.read_bytes() for file in _files(out, page_of(out))} == first

@@ -146,6 +146,7 @@ def opened(browser: Browser) -> Iterator[Callable[..., tuple[Page, list[str]]]]:
         context.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["report", "maps"])
 def test_every_picture_loads_and_the_browser_has_nothing_to_complain_of(
     which: str, request: pytest.FixtureRequest, opened: Callable[..., tuple[Page, list[str]]]
@@ -182,6 +183,7 @@ def test_what_the_policy_forbids_does_not_run_even_if_it_were_there(
     assert any("Content Security Policy" in complaint for complaint in complaints)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["report", "maps"])
 @pytest.mark.parametrize("width", [320, 768])
 def test_nothing_is_cut_off_or_needs_scrolling_sideways(
@@ -196,6 +198,7 @@ def test_nothing_is_cut_off_or_needs_scrolling_sideways(
     assert page.evaluate(beyond) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["report", "maps"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_has_the_contrast_of_level_aa(
@@ -245,6 +248,7 @@ def test_a_picture_leads_to_a_larger_one(report: Path, opened: Callable[..., tup
     assert complaints == []
 
 
+@pytest.mark.slow
 def test_on_paper_the_page_is_black_on_white_and_folds_are_open(
     report: Path, opened: Callable[..., tuple[Page, list[str]]]
 ) -> None:

@@ -213,6 +213,7 @@ def test_clusters_are_fitted_with_the_workers_number_of_threads(
     assert output.rows["inertia"].to_pylist() == [codebooks_of(finished)[0].inertia]
 
 
+@pytest.mark.slow
 def test_the_clusters_are_fitted_where_workers_compute_and_not_by_the_driver(
     pictures: Path, tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -534,6 +535,7 @@ def test_repeats_report_mean_and_deviation_and_label_maps_of_the_first(pictures:
     assert list(spread) == ["miou_over_classes", "pixel_accuracy"]
 
 
+@pytest.mark.slow
 def test_images_alone_in_quarantine_get_the_same_labels(mixed: Path, tmp_path: Path) -> None:
     """A shard that was started before without a commit is run image by image, in the last step as well."""
     out = tmp_path / "out"

@@ -19,6 +19,7 @@ RIGHT = {
 REFUSED = {"two-files-of-one-stem": "sub-folder and stem: 'a'"}
 
 
+@pytest.mark.slow
 def test_no_case_is_left_out(cases: Path) -> None:
     assert {path.stem for path in (cases / "boxes").glob("*.json")} == RIGHT.keys() | REFUSED.keys()
 

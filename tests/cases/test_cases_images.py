@@ -43,6 +43,7 @@ def images(cases: Path) -> Path:
     return cases / "images"
 
 
+@pytest.mark.slow
 def test_the_table_names_every_file_of_the_cases(images: Path) -> None:
     assert {path.name for path in images.iterdir()} == set(RIGHT)
 

@@ -45,6 +45,7 @@ def urls(cases: Path, tmp_path: Path) -> Iterator[Path]:
         server.wait()
 
 
+@pytest.mark.slow
 def test_the_pictures_are_rows_and_so_are_those_that_are_gone_or_denied(urls: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert run(["segment", str(urls), str(out), *SETTINGS, "--engine", "local"]) == 3

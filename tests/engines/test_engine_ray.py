@@ -34,12 +34,14 @@ def test_two_calls_at_once_are_served_by_one_runner(tmp_path: Path) -> None:
     assert [report["shard"] for report in call_all(caller, list(range(20)))] == list(range(20))
 
 
+@pytest.mark.slow
 def test_a_runner_that_waits_for_its_next_shard_is_told_when_none_comes(tmp_path: Path) -> None:
     caller = _ShardCaller(pickle.dumps(PlainRunner(str(tmp_path))))
     assert [report["shard"] for report in call_all(caller, [5])] == [5]
     assert [report["shard"] for report in call_all(caller, [6])] == [6]
 
 
+@pytest.mark.slow
 def test_a_row_sent_twice_at_once_is_run_once(tmp_path: Path) -> None:
     caller = _ShardCaller(pickle.dumps(PlainRunner(str(tmp_path))))
     reports = call_all(caller, [3, 3])

@@ -94,6 +94,7 @@ def test_odd_names_and_odd_files_have_a_row_each(tmp_path: Path) -> None:
     assert json.loads((out / "segment" / "stage.json").read_text())["settings"]["decode_seconds"] == 2
 
 
+@pytest.mark.slow
 def test_a_list_of_what_cannot_be_read_fails_line_by_line(tmp_path: Path) -> None:
     (tmp_path / "good.png").write_bytes(picture())
     (tmp_path / "folder").mkdir()
@@ -104,6 +105,7 @@ def test_a_list_of_what_cannot_be_read_fails_line_by_line(tmp_path: Path) -> Non
     assert found == {"good.png": None, **dict.fromkeys(lines[1:], "not_found")}
 
 
+@pytest.mark.slow
 def test_what_changed_or_vanished_since_the_plan_is_told_in_its_row(tmp_path: Path) -> None:
     """A table says which sizes the files had when it was made; one is replaced, one cut, one removed since."""
     sizes = {}

@@ -181,6 +181,7 @@ def test_readers_that_could_run_code_are_called_safely() -> None:
             assert given.get("shell") != "True", where
 
 
+@pytest.mark.slow
 def test_ids_and_names_that_climb_or_command_write_nothing_outside_out(pictures: Path, tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -58,6 +58,7 @@ _QUICK = [("lost", 0), ("torn", 0), ("denied", 0), ("refused", 6), ("lost", 6)]
 _ALL = itertools.product([*TRANSIENT, *LASTING], [0, 6])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "repeats"),
     [*_QUICK, *(pytest.param(*case, marks=pytest.mark.soak) for case in _ALL if case not in _QUICK)],
@@ -73,6 +74,7 @@ def test_a_fault_at_any_call_costs_nothing(kind: str, repeats: int, monkeypatch:
         assert all(came_through for came_through, _ in outcomes)
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(faults=st.dictionaries(st.integers(0, 120), st.sampled_from([*TRANSIENT, *LASTING]), max_size=40))
 def test_any_faults_at_any_calls_cost_nothing(faults: dict[int, str]) -> None:

@@ -63,6 +63,7 @@ REFUSED = (400, 401, 403, 405, 418, 451)
 MALFORMED = ("nosuch://place/a.png", "http://[bad/a.png", "http://h:port/a.png", "simplecache::s3://bucket/a.png")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shard_size", ["100", "1"])
 def test_each_answer_about_one_object_is_a_failed_row_and_is_tried_again(
     server: WebServer, tmp_path: Path, shard_size: str
@@ -131,6 +132,7 @@ def test_a_server_that_fails_over_one_object_for_good_costs_one_row(server: WebS
     assert server.asked.count("/a.png") == 1 + 7 + 7
 
 
+@pytest.mark.slow
 def test_a_server_that_fails_over_everything_is_waited_for(server: WebServer, tmp_path: Path) -> None:
     urls = [server.put(f"/{number}.png", 503) for number in range(4)]
     code = run(["segment", listed(tmp_path, urls), str(tmp_path / "out"), *INLINE, "--starts-before-quarantine", "1"])
@@ -190,6 +192,7 @@ def _as_one_who_may_not_read_everything() -> None:
         libc.prctl(drop_from_bounding_set, capability, 0, 0, 0)
 
 
+@pytest.mark.slow
 def test_a_file_that_may_not_be_read_is_a_failed_row(tmp_path: Path) -> None:
     images, out = tmp_path / "images", tmp_path / "out"
     images.mkdir()
@@ -244,6 +247,7 @@ def test_truth_that_is_refused_fails_its_image_and_all_of_it_the_run(server: Web
     assert run(["segment", str(tmp_path / "table.parquet"), str(tmp_path / "other"), *INLINE]) == 1
 
 
+@pytest.mark.slow
 def test_what_others_are_asked_for_is_spread_over_the_plan(server: WebServer, tmp_path: Path) -> None:
     uris = [server.put(f"/{number}.png", 403) for number in range(160)]
     plan = make_plan(Folder(str(tmp_path)), pa.table({"image_id": uris, "uri": uris}), shard_size=10, source={})

@@ -72,6 +72,7 @@ def test_one_broken_answer_is_not_noticed(server: Any, s3_url: str, kind: str, q
         assert len(met) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["refuse", pytest.param("drop", marks=pytest.mark.soak)])
 def test_a_server_that_stays_down_is_an_error_in_the_end(
     server: Any, s3_url: str, kind: str, quick_client: None, monkeypatch: pytest.MonkeyPatch
@@ -90,6 +91,7 @@ def _requests_of_a_run(server: Any, url: str) -> tuple[str, int]:
     return run_once(Folder(url))["content_digest"], len(met)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_broken_answer_anywhere_in_a_run_costs_nothing(
     server: Any, s3_url: str, kind: str, quick_client: None

@@ -114,6 +114,7 @@ def test_a_list_is_read_whole_whatever_length_is_stated(server: WebServer) -> No
     assert read_catalog(server.put("/list.txt", answer)).table.num_rows == 5000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [400, 401, 402, 403, 405, 406, 409, 411, 413, 414, 416, 418, 422, 423, 451, 501, 505])
 def test_an_answer_about_one_object_is_believed_at_once(server: WebServer, code: int) -> None:
     url = server.put("/a.png", code)

@@ -29,6 +29,7 @@ def decoded_in_a_child(folder: Path, seed: int, first: int, count: int) -> dict[
     return counts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(small_files()))
 def test_the_files_are_whole_before_they_are_damaged(name: str) -> None:
     found = decode(small_files()[name], ImageLimits())

@@ -199,6 +199,7 @@ def test_dinov3_with_rotary_positions_and_biases_kept_apart(tmp_path: Path, face
     torch.testing.assert_close(backbone(images).descriptors, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_separate_query_key_and_value_layers(tmp_path: Path) -> None:
     name = "eva02_base_patch14_224"
     model = a_model(name, dynamic_img_size=True)

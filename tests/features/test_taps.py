@@ -40,6 +40,7 @@ def each_alone(network: TappedViT, name: str, weights: Path, images: torch.Tenso
         assert torch.equal(norms, expected[block])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "blocks", "facets"),
     [

@@ -324,6 +324,7 @@ def eigenvector_rows(seed: int, side: int, width: int) -> NDArray[np.float32]:
     return np.float32(u[:, ::-1][:, 1 : width + 1] / root[:, None])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["noise", "blobs", "eigenvectors"])
 def test_inertia_is_within_a_hundredth_of_scikit_learns(kind: str) -> None:
     rng = np.random.default_rng(0)

@@ -186,6 +186,7 @@ def test_a_data_set_holds_names_and_places_alone(out: Path) -> None:
     assert torch.equal(pickle.loads(sent)[1]["key-5"], data[1]["key-5"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_workers_of_a_loader_read_every_image_once(out: Path, start: str) -> None:
     data = simsam_batch.open_run(str(out)).as_torch_dataset(["key-5"])
@@ -205,6 +206,7 @@ def test_workers_of_a_loader_read_every_image_once(out: Path, start: str) -> Non
         assert np.array_equal(tensor.numpy(), expected[image_id]["key-5"])
 
 
+@pytest.mark.slow
 def test_reading_arrays_takes_no_torch(out: Path) -> None:
     code = f"import simsam_batch, sys; run = simsam_batch.open_run({str(out)!r}); run.features('0.png')\n"
     code += "print('torch' in sys.modules); run.as_torch_dataset(); print('torch' in sys.modules)"

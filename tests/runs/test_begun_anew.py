@@ -69,6 +69,7 @@ REFUSED: dict[str, Callable[[Plan], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reads", REFUSED)
 def test_a_manifest_of_another_beginning_is_refused_by_its_name(mixed: Plan, reads: str) -> None:
     name = r"small/manifests/0000001\.0\.json is of another small run .*To mend it: delete it and run the same command"

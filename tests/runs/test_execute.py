@@ -91,6 +91,7 @@ def test_other_settings_on_the_same_folder_are_refused(tmp_path: Path) -> None:
         execute(out, plan, stage, LocalEngine(1), QUICK, lambda report: None)
 
 
+@pytest.mark.slow
 def test_storage_errors_fail_the_attempt_and_never_the_image(tmp_path: Path) -> None:
     uris = ["fine"] * 8
     uris[1] = "storage:2"
@@ -116,6 +117,7 @@ def test_shards_in_flight_beside_an_error_are_committed_at_their_first_start(tmp
     }
 
 
+@pytest.mark.slow
 def test_an_image_that_kills_its_process_costs_only_itself(tmp_path: Path) -> None:
     uris = ["fine"] * 12
     uris[6] = "segfault"
@@ -131,6 +133,7 @@ def test_an_image_that_kills_its_process_costs_only_itself(tmp_path: Path) -> No
     assert all(row["value"] == value_of(str(row["image_id"])) for row in rows if row["status"] == "ok")
 
 
+@pytest.mark.slow
 def test_an_image_that_only_raises_is_its_own_failed_row_in_the_end(tmp_path: Path) -> None:
     uris = ["fine"] * 6
     uris[2] = "raise"
@@ -140,6 +143,7 @@ def test_an_image_that_only_raises_is_its_own_failed_row_in_the_end(tmp_path: Pa
     assert "ZeroDivisionError" in str(row["error"])
 
 
+@pytest.mark.slow
 def test_an_outage_of_storage_brings_no_shard_into_quarantine(tmp_path: Path) -> None:
     _, reports, _ = run(tmp_path, ["fine", "storage:4", "fine"])
     assert [report.attempt for report in reports] == [1, 2, 3, 4, 5]
@@ -187,6 +191,7 @@ def test_a_start_that_could_not_be_recorded_is_tried_again(tmp_path: Path) -> No
     assert (summary.shards, summary.rounds, pending) == (1, 2, [1])
 
 
+@pytest.mark.slow
 def test_quarantine_gives_the_same_content_as_an_undisturbed_run(tmp_path: Path) -> None:
     (tmp_path / "calm").mkdir()
     (tmp_path / "alone").mkdir()
@@ -257,6 +262,7 @@ def test_a_process_that_lost_its_device_says_so_and_a_fresh_one_goes_on(tmp_path
     assert len({pid for _, pid, _, _ in stage.events("built")} - {poisoned}) >= 1
 
 
+@pytest.mark.slow
 def test_an_image_that_poisons_every_process_costs_only_itself(tmp_path: Path) -> None:
     uris = ["fine"] * 6
     uris[2] = "poison"
@@ -266,6 +272,7 @@ def test_an_image_that_poisons_every_process_costs_only_itself(tmp_path: Path) -
     assert "illegal memory access" in str(row["error"])
 
 
+@pytest.mark.slow
 def test_a_silent_run_says_what_is_in_flight_and_goes_on_when_its_worker_is_ended(tmp_path: Path) -> None:
     out, plan = plan_of(tmp_path / "out", ["fine", "stoponce", "fine"], 1)
     stage = TroubleStage(str(tmp_path))
@@ -405,6 +412,7 @@ def wait_until_gone(pids: set[int]) -> None:
     assert [pid for pid in pids if alive(pid)] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_driver_that_ends_half_way_leaves_no_process_and_the_next_run_finishes(
     tmp_path: Path, ending: signal.Signals
@@ -429,6 +437,7 @@ def test_a_driver_that_ends_half_way_leaves_no_process_and_the_next_run_finishes
     assert [row["image_id"] for row in published(tmp_path)] == [f"image-{n:03d}" for n in range(40)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
 def test_what_is_in_flight_is_finished_before_an_orderly_end(tmp_path: Path, ending: signal.Signals) -> None:
     driver = start_driver(tmp_path, pause=0.3)
@@ -447,6 +456,7 @@ def test_what_is_in_flight_is_finished_before_an_orderly_end(tmp_path: Path, end
     assert 1 <= len(committed) <= 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("grace", "signals"), [(60.0, 2), (1.0, 1), (0.0, 1)])
 def test_a_second_signal_or_the_end_of_the_grace_time_drops_what_is_in_flight(
     tmp_path: Path, grace: float, signals: int
@@ -471,6 +481,7 @@ def test_a_second_signal_or_the_end_of_the_grace_time_drops_what_is_in_flight(
     assert list((tmp_path / "out/trouble/manifests").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_two_drivers_at_once_go_different_ways(tmp_path: Path) -> None:
     drivers = [start_driver(tmp_path, workers=1, uri="meet:2", shard_size=1) for _ in range(2)]
     texts = [driver.communicate(timeout=60)[0] for driver in drivers]

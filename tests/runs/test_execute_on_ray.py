@@ -96,6 +96,7 @@ def test_ray_and_local_give_the_same_content(tmp_path: Path, own_ray: RayEngine)
     assert [report.failures for report in committed if report.shard == 0] == [(("image-001", "the file ends early"),)]
 
 
+@pytest.mark.slow
 def test_two_shards_are_in_flight_in_an_actor_and_threads_are_as_asked(tmp_path: Path, own_ray: RayEngine) -> None:
     run(tmp_path, ["meet:2", *["fine"] * 23], own_ray, pause=0.3)
     stage = TroubleStage(str(tmp_path))

@@ -57,6 +57,7 @@ def test_torchrun_and_local_give_the_same_content_and_both_ranks_work(tmp_path: 
     assert json.loads((tmp_path / "out/results/trouble.json").read_text())["failed"] == 1
 
 
+@pytest.mark.slow
 def test_ranks_that_another_launcher_started_share_a_store_of_rank_0(tmp_path: Path, free_port: int) -> None:
     here = Path(__file__).parent
     common = {

@@ -22,6 +22,7 @@ def quarantined(tmp_path: Path, uris: list[str], *, image_seconds: float = 30.0,
     return run_in_quarantine(stage, shard, lambda: None, image_seconds)
 
 
+@pytest.mark.slow
 def test_every_image_keeps_its_place_whatever_happens_to_the_others(tmp_path: Path) -> None:
     uris = ["fine", "kill", "bad", "sleep:1000", "exit", "raise", "fine"]
     output = quarantined(tmp_path, uris, image_seconds=5.0)
@@ -72,6 +73,7 @@ def test_a_storage_error_fails_the_attempt_and_makes_no_row(tmp_path: Path) -> N
         quarantined(tmp_path, ["fine", "storage:1", "fine"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "sign"), [("exit", "exit code 9"), ("raise", "no such weights")])
 def test_a_child_that_cannot_build_the_worker_blames_no_image(tmp_path: Path, how: str, sign: str) -> None:
     with pytest.raises(RunError, match=sign):

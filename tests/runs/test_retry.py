@@ -91,6 +91,7 @@ def test_the_first_generation_stays_and_another_try_makes_the_next(tmp_path: Pat
     assert failed_shards(Ledger(plan.out, stage.name)) == ({2: 2}, 1)
 
 
+@pytest.mark.slow
 def test_starts_of_the_first_run_do_not_send_a_second_try_into_quarantine(tmp_path: Path) -> None:
     """The shard took three starts to commit: with two allowed, the third was in quarantine. The next begins anew."""
     plan, stage, first = first_run(tmp_path, ["storage:1", "badonce", "fine", "killonce", "badonce", "fine"])

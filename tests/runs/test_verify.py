@@ -378,6 +378,7 @@ def test_only_old_orphans_are_deleted(tmp_path: Path) -> None:
     assert not verify(plan.out, plan).damaged
 
 
+@pytest.mark.slow
 def test_orphans_are_deleted_on_every_storage(out_url: str) -> None:
     ledger, plan = _run(out_url)
     ledger.commit(output(plan, 0, [9.0, 9.0]), ledger.start(0), started=0.0)

@@ -170,6 +170,7 @@ def test_four_facets_of_two_blocks_take_one_pass(home: Path) -> None:
     assert [len(arrays) for arrays in output.attachments] == [10, 10]
 
 
+@pytest.mark.slow
 def test_a_process_for_each_image_gives_what_one_for_all_gives(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spool, "MOST_BYTES", 0)
     stage, shard = stage_of(home, threads=1), shard_of(home, [*NAMES[:3], WORDS])

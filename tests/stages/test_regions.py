@@ -232,6 +232,7 @@ def test_the_feature_by_crops_is_timms_own_of_the_resized_box(
         assert region["feature"] == pytest.approx(by_timm(vit["model"], crop, pooling), abs=2e-4)
 
 
+@pytest.mark.slow
 def test_native_crops_are_the_boxes_own_pixels_down_to_one_patch(tmp_path: Path, vit: dict[str, Any]) -> None:
     """H36: upstream describes one crop at a time, and fails on those narrower than a patch."""
     uri = save(tmp_path, "a.png", picture(size=(112, 144)))
