@@ -66,12 +66,15 @@ def silent_workers_ended(ray: Any, silence_s: float) -> Iterator[Any]:
         return
     pulses = ray.remote(Pulses).options(num_cpus=0, **_on(ray.get_runtime_context().get_node_id())).remote()
     over = threading.Event()
-    threading.Thread(target=_watch, args=(ray, pulses, silence_s, over), name="pulses", daemon=True).start()
+    watch = threading.Thread(target=_watch, args=(ray, pulses, silence_s, over), name="pulses", daemon=True)
+    watch.start()
     try:
         yield pulses
     finally:
         over.set()
         ray.kill(pulses)
+        # a thread that still asks Ray while it is shut down takes the whole process with it (SIGSEGV)
+        watch.join(_LOOK_S + _END_S)
 
 
 def _watch(ray: Any, pulses: Any, silence_s: float, over: threading.Event) -> None:

@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from unittest.mock import MagicMock
 
 import pytest
 
 from simsam_batch.engines import ray_pulse
-from simsam_batch.engines.ray_pulse import Process, Pulses, end_process
+from simsam_batch.engines.ray_pulse import Process, Pulses, end_process, silent_workers_ended
 
 
 def test_who_was_not_heard_of_for_long_is_told_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,3 +45,21 @@ def test_a_stopped_process_is_ended_and_another_of_its_number_is_not() -> None:
         assert not end_process(Process("here", child.pid, born))
     finally:
         child.kill()
+
+
+def test_nobody_asks_ray_any_more_once_a_run_is_over() -> None:
+    """A process that shuts Ray down while a thread of it waits for an answer dies of SIGSEGV."""
+    pytest.importorskip("ray")
+    asked, killed = threading.Event(), threading.Event()
+
+    def get(*_: object, **__: object) -> None:
+        asked.set()
+        killed.wait(10)
+        time.sleep(0.3)
+        raise RuntimeError("the actor was killed")
+
+    ray = MagicMock(get=get, kill=lambda _: killed.set())
+    ray.get_runtime_context.return_value.get_node_id.return_value = "0" * 56
+    with silent_workers_ended(ray, 0.8):
+        assert asked.wait(10)
+    assert "pulses" not in {thread.name for thread in threading.enumerate()}
