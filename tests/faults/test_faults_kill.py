@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import subprocess
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -62,21 +63,24 @@ def wait_for_a_moment(process: subprocess.Popen[bytes], out: Path | str, draw: r
 
 def disturbed(launch: list[str], out: Path | str, victim: str, draw: random.Random) -> int:
     """Run the command and kill as asked; returns how many kills struck."""
-    process = subprocess.Popen(launch, stderr=subprocess.DEVNULL)
-    struck = 0
-    for _ in range(draw.randint(1, 3) if victim == "worker" else 1):
-        if not wait_for_a_moment(process, out, draw):
-            break
-        below = descendants(process.pid)
-        if victim == "worker" and below:
-            kill([draw.choice(below)])
-            struck += 1
-        elif victim != "worker":
-            kill([process.pid, *below] if victim == "all processes" else [process.pid])
-            process.wait()
-            wait_until_gone(below)
-            return 1
-    assert process.wait(timeout=240) == 0, "a killed worker does not end its run"
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(launch, stderr=said)
+        struck = 0
+        for _ in range(draw.randint(1, 3) if victim == "worker" else 1):
+            if not wait_for_a_moment(process, out, draw):
+                break
+            below = descendants(process.pid)
+            if victim == "worker" and below:
+                kill([draw.choice(below)])
+                struck += 1
+            elif victim != "worker":
+                kill([process.pid, *below] if victim == "all processes" else [process.pid])
+                process.wait()
+                wait_until_gone(below)
+                return 1
+        code = process.wait(timeout=240)
+        said.seek(0)
+        assert code == 0, f"a killed worker does not end its run, but it ended with\n{said.read().decode()[-2000:]}"
     return struck
 
 
