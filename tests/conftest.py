@@ -141,6 +141,8 @@ def moto_server() -> Iterator[S3Server]:
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         patch.setenv("AWS_ENDPOINT_URL", server.endpoint)
         patch.delenv("FSSPEC_S3_ENDPOINT_URL", raising=False)
+        # one that another test opened holds the credentials that it found, or none
+        patch.setattr("simsam_batch.storage.filesystems._filesystems", {})
         yield server
     server.stop()
 
