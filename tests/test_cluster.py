@@ -81,12 +81,12 @@ def test_a_slurm_job_out_of_time_queues_again_and_then_goes_on(tmp_path: Path) -
     for i in range(IMAGES):
         (photographs / f"{i:02}.png").write_bytes(photograph(i))
     slurm = stand_ins(tmp_path)
-    flags = [*ON_A_CPU, "--resize", "native", "--shard-size", "1", "--k", "5", "--grace-seconds", "5"]
+    flags = [*ON_A_CPU, "--resize", "short:320", "--shard-size", "1", "--k", "5", "--grace-seconds", "5"]
     command = ["cluster/slurm.sh", "segment", str(photographs), str(out), "--engine", "torchrun", *flags]
 
     with (tmp_path / "log").open("w") as log:
         # long enough that the signal comes in the middle, also to a machine that is busy
-        first = subprocess.Popen([*command, "--epochs", "1000"], cwd=ROOT, env=slurm, stdout=log, stderr=log)
+        first = subprocess.Popen([*command, "--epochs", "300"], cwd=ROOT, env=slurm, stdout=log, stderr=log)
         begun = out / "segment" / "manifests"
         deadline = time.monotonic() + 4 * OUT_OF_TIME
         while not (begun.is_dir() and any(begun.iterdir())):
@@ -100,7 +100,7 @@ def test_a_slurm_job_out_of_time_queues_again_and_then_goes_on(tmp_path: Path) -
     assert 0 < len(done_before) < IMAGES
     assert not (out / "results").exists()
 
-    again = [*command, "--epochs", "1000"]
+    again = [*command, "--epochs", "300"]
     done = subprocess.run(
         again, cwd=ROOT, env=slurm | {"SLURM_RESTART_COUNT": "1"}, capture_output=True, text=True, check=False
     )
