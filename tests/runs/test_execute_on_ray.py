@@ -55,6 +55,8 @@ def importable_by_workers() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def own_ray(importable_by_workers: None) -> Iterator[RayEngine]:
     engine = RayEngine(workers=2, threads=1)
+    # whichever test is the first finds its cluster
+    engine._connect()
     yield engine
     engine.close()
 
