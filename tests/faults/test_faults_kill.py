@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from killed_runs import SHARDS, command, descendants, kill, make_pictures, outcome, starts, title, wait_until_gone
+from killed_runs import SHARDS, command, descendants, kill, outcome, starts, title, wait_until_gone
 
 from simsam_batch.cli import run
 
@@ -24,18 +24,6 @@ VICTIMS = ("all processes", "driver", "worker")
 ROUNDS = int(os.environ.get("SIMSAM_FAULT_ROUNDS", "42"))
 
 pytestmark = pytest.mark.timeout(3600)
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_pictures(tmp_path_factory.mktemp("killed") / "pictures")
-
-
-@pytest.fixture(scope="module")
-def expected(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    out = tmp_path_factory.mktemp("undisturbed") / "out"
-    assert run(command(pictures, out, "--engine", "inline")[3:]) == 0
-    return outcome(out)
 
 
 @pytest.fixture

@@ -13,26 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from killed_runs import command, descendants, kill, make_pictures, outcome, starts, title
-
-from simsam_batch.cli import run
+from killed_runs import command, descendants, kill, outcome, starts, title
 
 STALL = ["--stall-minutes", "0.1"]
 """Six seconds; a process that stands still is ended after twelve."""
 
 pytestmark = pytest.mark.timeout(900)
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_pictures(tmp_path_factory.mktemp("stopped") / "pictures")
-
-
-@pytest.fixture(scope="module")
-def expected(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    out = tmp_path_factory.mktemp("undisturbed") / "out"
-    assert run(command(pictures, out, "--engine", "inline")[3:]) == 0
-    return outcome(out)
 
 
 def wait_for_starts(process: subprocess.Popen[bytes], out: Path, count: int) -> None:

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +43,6 @@ def rows_of(out: Path) -> dict[str, dict[str, Any]]:
 
 def kinds(out: Path) -> dict[str, str | None]:
     return {name: row["error_type"] for name, row in rows_of(out).items()}
-
-
-@pytest.fixture
-def server() -> Iterator[WebServer]:
-    server = WebServer()
-    yield server
-    server.stop()
-    web._silent_hosts.clear()
 
 
 def listed(folder: Path, lines: list[str]) -> str:

@@ -7,7 +7,6 @@ import threading
 import time
 import tracemalloc
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,14 +17,6 @@ from simsam_batch.errors import StorageError
 from simsam_batch.storage import Folder, ObjectNotFound, ObjectRefused, is_given, read_url, web
 
 MB = 1_000_000
-
-
-@pytest.fixture
-def server() -> Iterator[WebServer]:
-    server = WebServer()
-    yield server
-    server.stop()
-    web._silent_hosts.clear()
 
 
 def test_a_body_without_a_length_is_read_up_to_the_limit_and_no_further(server: WebServer) -> None:
