@@ -9,6 +9,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal, Protocol, Self
 
 _NUMBER = re.compile(r"[0-9a-f]*[0-9][0-9a-f]*")
+_LOOKS = 8
+_LONGEST_LOOK_S = 10.0
+
+
+def look_s(silence_s: float) -> float:
+    """Seconds between two looks for workers that are silent so long, and between two signs of life."""
+    return min(silence_s / _LOOKS, _LONGEST_LOOK_S)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-_LOOK_S = 10.0
-_LOOKS = 8
+from simsam_batch.engines.contract import look_s
+
+_ANSWER_S = 10.0
 _END_S = 60.0
 
 _log = logging.getLogger(__name__)
@@ -74,14 +75,14 @@ def silent_workers_ended(ray: Any, silence_s: float) -> Iterator[Any]:
         over.set()
         ray.kill(pulses)
         # a thread that still asks Ray while it is shut down takes the whole process with it (SIGSEGV)
-        watch.join(_LOOK_S + _END_S)
+        watch.join(_ANSWER_S + _END_S)
 
 
 def _watch(ray: Any, pulses: Any, silence_s: float, over: threading.Event) -> None:
     end = ray.remote(end_process)
     while not over.wait(look_s(silence_s)):
         try:
-            for process in ray.get(pulses.silent.remote(silence_s), timeout=_LOOK_S):
+            for process in ray.get(pulses.silent.remote(silence_s), timeout=_ANSWER_S):
                 # one that has ended by itself is silent too
                 if ray.get(end.options(num_cpus=0, max_retries=0, **_on(process.node)).remote(process), timeout=_END_S):
                     _log.warning(
@@ -112,11 +113,6 @@ def end_process(process: Process) -> bool:
 def _born(pid: int) -> str:
     """When a process began, in ticks since the machine did (proc(5), the 22nd field of ``stat``)."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-
-
-def look_s(silence_s: float) -> float:
-    """Seconds between two looks, and two beats."""
-    return min(silence_s / _LOOKS, _LOOK_S)
 
 
 def send_beats(pulses: Any, silence_s: float, gets_on: Callable[[], bool]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
-from simsam_batch.engines.contract import Runner, ShardReport, Task
+from simsam_batch.engines.contract import Runner, ShardReport, Task, look_s
 from simsam_batch.engines.devices import gpu_for_each, thread_environment
 from simsam_batch.engines.interrupt import interruptible
 from simsam_batch.errors import RunError, SettingsError
@@ -19,7 +19,6 @@ from simsam_batch.errors import RunError, SettingsError
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _POLL_S = 0.2
 _FAREWELL_S = 30.0
-_LOOK_S = 10.0
 
 
 class TorchrunEngine:
@@ -218,7 +217,7 @@ class TorchrunEngine:
     def _require_pulses(self, silence_s: float) -> None:
         """Raise if a rank that has begun to draw, and not drawn all it will, has long not said that it gets on."""
         now = time.monotonic()
-        if now - self._looked < min(silence_s / 8, _LOOK_S):
+        if now - self._looked < look_s(silence_s):
             return
         self._looked = now
         for rank, (before, heard) in self._pulses.items():
