@@ -26,6 +26,12 @@ stop() {
   # A node that was still starting may not listen; what it started ends with it.
   kill -KILL "${nodes[@]}" 2>/dev/null || true
   wait "${nodes[@]}" 2>/dev/null || true
+  # A node's helpers, its dashboard for one, may outlive it for a moment and write there until they end.
+  pkill -KILL -f -- "$folder" 2>/dev/null || true
+  for ((i = 0; i < 50; i++)); do
+    rm -rf "$folder" 2>/dev/null && return
+    sleep 0.2
+  done
   rm -rf "$folder"
 }
 trap stop EXIT
