@@ -17,6 +17,7 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
+from filelock import FileLock
 from s3_server import S3Server
 
 ALONE = {"ray": "ray", "jobs": "ray", "torchrun": "torchrun", "cluster": "torchrun"}
@@ -24,8 +25,12 @@ ALONE = {"ray": "ray", "jobs": "ray", "torchrun": "torchrun", "cluster": "torchr
 
 
 def pytest_configure() -> None:
-    """One thread for each test process and its children, before anything that reads it is loaded: they share cores."""
+    """What test processes and their children read as they start, for all share the cores of one machine.
+
+    One thread for each; and Ray gives its workers as much of a core as others have, instead of what these leave over.
+    """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 def group_of(nodeid: str) -> str:
@@ -94,9 +99,15 @@ def test_weights() -> Path:
 @pytest.fixture(scope="session")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of small inputs from practice, as ``make_cases.py`` of the folder `SIMSAM_TEST_CASES` writes them."""
-    made = tmp_path_factory.mktemp("cases")
     script = _folder_from("SIMSAM_TEST_CASES") / "make_cases.py"
-    subprocess.run([sys.executable, script, made], check=True, capture_output=True, timeout=300)
+    top = tmp_path_factory.getbasetemp()
+    # processes that share the suite have the folder above theirs in common, and the first that comes makes them
+    top = top.parent if "PYTEST_XDIST_WORKER" in os.environ else top
+    made, done = top / "cases", top / "cases.done"
+    with FileLock(top / "cases.lock"):
+        if not done.exists():
+            subprocess.run([sys.executable, script, made], check=True, capture_output=True, timeout=300)
+            done.touch()
     return made
 
 

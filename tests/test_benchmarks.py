@@ -13,6 +13,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
+BY_THEMSELVES = ("head", "eigen", "pipeline", "memory")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -22,29 +23,52 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """All that is measured by itself, and two groups that have to be asked for, in one run."""
     path = tmp_path_factory.mktemp("bench") / "smoke.json"
-    done = run("--smoke", "--json", str(path))
+    done = run("--smoke", "--json", str(path), "--only", *BY_THEMSELVES, "bookkeeping", "hierarchy")
     assert done.returncode == 0, done.stderr
     assert "met?" in done.stdout
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
 
 
+def rows_of(smoke: dict[str, Any], group: str) -> list[dict[str, Any]]:
+    return [row for row in smoke["rows"] if row["group"] == group]
+
+
+def main(*arguments: str) -> int:
+    """The command in this process."""
+    from benchmarks import __main__ as benchmarks
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["benchmarks", *arguments])
+        return benchmarks.main()
+
+
+def test_groups_that_take_minutes_are_measured_only_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks import __main__ as benchmarks
+
+    measured: list[str] = []
+    for name in BY_THEMSELVES + tuple(benchmarks.LONG):
+        held = benchmarks.GROUPS if name in BY_THEMSELVES else benchmarks.LONG
+        monkeypatch.setitem(held, name, lambda setup, name=name: measured.append(name) or [])
+    assert main("--smoke") == 0
+    assert measured == list(BY_THEMSELVES)
+
+
 @pytest.mark.slow
 def test_every_group_has_rows_with_a_ratio_in_its_own_spread(smoke: dict[str, Any]) -> None:
-    assert {row["group"] for row in smoke["rows"]} == {"head", "eigen", "pipeline", "memory"}
-    for row in smoke["rows"]:
+    assert {row["group"] for row in smoke["rows"]} == {*BY_THEMSELVES, "bookkeeping", "hierarchy"}
+    for row in (row for name in BY_THEMSELVES for row in rows_of(smoke, name)):
         assert row["samples"]
         assert 0 <= row["ratio_low"] <= row["ratio"] <= row["ratio_high"]
         assert row["threads"]
 
 
 @pytest.mark.slow
-def test_bookkeeping_is_measured_when_asked_for(tmp_path: Path) -> None:
-    path = tmp_path / "smoke.json"
-    done = run("--smoke", "--only", "bookkeeping", "--json", str(path))
-    assert done.returncode == 0, done.stderr
-    rows = {row["what"]: row for row in json.loads(path.read_text(encoding="utf-8"))["rows"]}
+def test_bookkeeping_is_measured_when_asked_for(smoke: dict[str, Any]) -> None:
+    rows = {row["what"]: row for row in rows_of(smoke, "bookkeeping")}
     growth = [row for what, row in rows.items() if what.endswith("time at ten times the images")]
     assert {row["details"]["step"] for row in growth} == {
         *("table", "parquet", "list", "shards", "null", "resume", "status", "publish-null", "publish-scores")
@@ -71,11 +95,8 @@ def test_bookkeeping_is_measured_when_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_trees_are_measured_against_the_published_calls_when_asked_for(tmp_path: Path) -> None:
-    path = tmp_path / "smoke.json"
-    done = run("--smoke", "--only", "hierarchy", "--json", str(path))
-    assert done.returncode == 0, done.stderr
-    time, quality, time_of_many, quality_of_many, memory = json.loads(path.read_text(encoding="utf-8"))["rows"]
+def test_trees_are_measured_against_the_published_calls_when_asked_for(smoke: dict[str, Any]) -> None:
+    time, quality, time_of_many, quality_of_many, memory = rows_of(smoke, "hierarchy")
     seconds = time["details"]
     assert len(time["samples"]) == 2
     for i, ratio in enumerate(time["samples"]):
@@ -181,9 +202,10 @@ def test_a_verdict_says_by_how_much_a_target_was_missed(monkeypatch: pytest.Monk
     assert row([], 1.0).verdict == "skipped"
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
-def test_without_a_cuda_device_the_gpu_benchmark_says_so() -> None:
-    done = run("--device", "cuda", "--smoke")
-    assert done.returncode == 2
-    assert "no usable CUDA device" in done.stderr
+def test_without_a_cuda_device_the_gpu_benchmark_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    assert main("--device", "cuda", "--smoke") == 2
+    assert "no usable CUDA device" in capsys.readouterr().err

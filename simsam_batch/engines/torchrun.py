@@ -114,7 +114,7 @@ class TorchrunEngine:
                 return
 
     def serve(self, make_runner: Callable[[str], Runner]) -> None:
-        """On every other rank: work on what rank 0 posts until it has closed.
+        """On every other rank: work on what rank 0 posts until it has closed, or this rank is asked to end.
 
         Args:
             make_runner: builds the runner from a description; called again only if that changes. If it raises, the
@@ -197,9 +197,9 @@ class TorchrunEngine:
     def _next_order(self) -> dict[str, Any]:
         self._round += 1
         key = f"{self._round}/order"
-        while not self._store.check([key]):
+        while not (posted := self._store.check([key])) and not self._stopped:
             time.sleep(_POLL_S)
-        order: dict[str, Any] = json.loads(self._store.get(key))
+        order: dict[str, Any] = json.loads(self._store.get(key)) if posted else {}
         if "job" not in order:
             self._store.add("farewell", 1)
         return order

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,21 @@ def launch(tmp_path: Path, uris: list[str], *flags: str) -> dict[str, Any]:
 
 def torchrun(tmp_path: Path, uris: list[str], *flags: str) -> int:
     return subprocess.run(**launch(tmp_path, uris, *flags), timeout=110, check=False).returncode
+
+
+def waited_for(found: Callable[[], Any]) -> Any:
+    """What is found in the end, which is within a minute."""
+    deadline = time.monotonic() + 60
+    while not (there := found()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return there
+
+
+def _stopped(pids: Iterable[int]) -> int:
+    """The first of some processes that SIGSTOP has stopped; 0 if none has."""
+    states = {pid: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in pids}
+    return next((pid for pid, state in states.items() if state == "T"), 0)
 
 
 def digests(tmp_path: Path) -> list[str]:
@@ -83,6 +99,10 @@ def test_ranks_that_die_start_again_and_go_on_from_the_ledger(tmp_path: Path) ->
     manifests = list(Ledger(out, "trouble").manifests())
     assert [manifest["shard"] for manifest in manifests] == list(range(8))
     assert sum(manifest["failed"] for manifest in manifests) == 0
+    # rank 1 waits for nothing and nobody once it is asked to end, so that all start again at once
+    events = TroubleStage(str(tmp_path)).events
+    built, computed = (sorted(float(when) for _, _, when, _ in events(kind)) for kind in ("built", "computed"))
+    assert built[2] - max(when for when in computed if when < built[2]) < ExecuteOptions().grace_seconds
     # the shards committed before the death were started once
     assert sum(manifest["attempt"] == 1 for manifest in manifests) >= 3
 
@@ -93,8 +113,14 @@ def test_a_rank_that_stands_still_ends_the_job_and_all_start_again(
 ) -> None:
     monkeypatch.setenv("STALL_SECONDS", "2")
     uris = ["stoprank:1"] * 16
-    # torchrun gives its ranks half a minute to end, which one that is stopped does not
-    assert torchrun(tmp_path, uris, *STANDALONE, "--max-restarts", "1") == 0
+    process = subprocess.Popen(**launch(tmp_path, uris, *STANDALONE, "--max-restarts", "1"))
+    stage = TroubleStage(str(tmp_path))
+    stopped = waited_for(lambda: _stopped(int(pid) for _, pid, _, _ in stage.events("built")))
+    (watching,) = {int(pid) for _, pid, _, _ in stage.events("built")} - {stopped}
+    waited_for(lambda: not Path(f"/proc/{watching}").exists())
+    # torchrun would do so after half a minute
+    os.kill(stopped, signal.SIGKILL)
+    assert process.wait(timeout=60) == 0
     assert sorted(path.name for path in tmp_path.glob("ended.*")) == ["ended.0", "ended.1"]
     out, _ = plan_of(tmp_path / "out", uris, 2)
     assert [manifest["shard"] for manifest in Ledger(out, "trouble").manifests()] == list(range(8))
@@ -104,10 +130,7 @@ def test_a_rank_that_stands_still_ends_the_job_and_all_start_again(
 def test_ranks_that_are_asked_to_end_finish_what_they_have_drawn(tmp_path: Path) -> None:
     process = subprocess.Popen(**launch(tmp_path, ["meet:2", *["sleep:0.5"] * 79], *STANDALONE))
     stage = TroubleStage(str(tmp_path))
-    deadline = time.monotonic() + 60
-    while len({pid for _, pid, _, _ in stage.events("computed")}) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    waited_for(lambda: len({pid for _, pid, _, _ in stage.events("computed")}) == 2)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=40) != 0
     attempts, manifests = ({path.name[:7] for path in (tmp_path / "out/trouble" / kind).iterdir()} for kind in KINDS)
