@@ -177,12 +177,13 @@ def _check_types(name: str, types: dict[str, pa.DataType]) -> None:
 
 def _read_parquet(url: str, root: str, keep: Sequence[str]) -> pa.Table:
     import pyarrow as pa
-    import pyarrow.parquet as pq
+
+    from simsam_batch.storage.parquet import ParquetReader
 
     where = redact(url)
     try:
-        with Folder(_parent(url)).open(posixpath.basename(url)) as file, pq.ParquetFile(file) as parquet:
-            present = parquet.schema_arrow.names
+        with ParquetReader(Folder(_parent(url)).open(posixpath.basename(url))) as parquet:
+            present = parquet.schema.names
             if "uri" not in present:
                 raise SettingsError(f"{where} has no column 'uri'; its columns are {', '.join(present)}")
             absent = [name for name in keep if name not in present]

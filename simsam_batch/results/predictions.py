@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from simsam_batch import images
@@ -22,6 +21,7 @@ from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan, load_plan
 from simsam_batch.stages.registry import shown, stages_showing
 from simsam_batch.storage import Folder, absolute_url, redact
+from simsam_batch.storage.parquet import ParquetReader, read_table
 
 Kind = Literal["object", "semantic"]
 
@@ -59,7 +59,7 @@ class RunPredictions:
         for part in self.parts:
             with self.out.open(part) as file:
                 columns = ["image_id", "status", "width", "height", column]
-                for batch in pq.ParquetFile(file).iter_batches(_ROWS_AT_ONCE, columns=columns):
+                for batch in ParquetReader(file).batches(_ROWS_AT_ONCE, columns):
                     yield from batch.to_pylist()
 
     def load(self, row: Mapping[str, Any]) -> NDArray[Any] | None:
@@ -76,7 +76,7 @@ class RunPredictions:
         highest = 0
         for part in self.parts:
             with self.out.open(part) as file:
-                column = pq.read_table(file, columns=["labels"])["labels"]
+                column = read_table(file, ["labels"])["labels"]
             highest = max(highest, pc.max(pc.list_flatten(column)).as_py() or 0)
         return highest
 
@@ -138,7 +138,7 @@ def open_predictions(
         )
     stage, parts = found_stage, published[found_stage]
     with out.open(parts[0]) as file:
-        schema = pq.read_schema(file)
+        schema = ParquetReader(file).schema
     what = shown(stage)
     found = None if what is None else _SCORED.get(what.kind)
     if found is None or (kind is not None and kind != found):

@@ -11,12 +11,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from simsam_batch.errors import RunError
 from simsam_batch.runs.archive import HELD_BYTES, ArchivedAttachments, ByteRange, hash_of
 from simsam_batch.runs.schema import ARRAY_FIELDS, Attachment
 from simsam_batch.storage import Folder
+from simsam_batch.storage.parquet import ParquetReader, read_table
 
 ARRAY_ROWS_KEY = "array_rows"
 """Key of a data file's Parquet metadata: JSON list of the rows that have attachments."""
@@ -86,7 +86,7 @@ class CommittedShard:
             RunError: the archive is not what the manifest says.
             StorageError: it cannot be read.
         """
-        rows = pq.ParquetFile(pa.BufferReader(self._checked_body())).metadata.num_rows
+        rows = ParquetReader(io.BytesIO(self._checked_body())).metadata.num_rows
         if self._archive is None:
             return ArchivedAttachments(None, rows)
         try:
@@ -99,8 +99,7 @@ class CommittedShard:
     def _read(self, columns: Sequence[str] | None) -> pa.Table:
         body = self._checked_body()
         try:
-            wanted = None if columns is None else list(columns)
-            return pq.ParquetFile(pa.BufferReader(body)).read(wanted, use_threads=False)
+            return read_table(io.BytesIO(body), columns)
         except (pa.ArrowException, OSError) as error:
             raise RunError(
                 f"{self._out.url}/{self._rows['name']} cannot be read as Parquet: {error}. To mend it: restore the file"

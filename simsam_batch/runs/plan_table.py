@@ -18,6 +18,7 @@ from simsam_batch.errors import RunError, SettingsError
 from simsam_batch.runs.digest import content_digest
 from simsam_batch.runs.schema import IMAGE, PLAN_FIELDS
 from simsam_batch.storage import Folder
+from simsam_batch.storage.parquet import ParquetReader
 
 ROWS_PER_GROUP = 10_000
 GROUPS_KEPT = 4
@@ -84,14 +85,14 @@ class TableReader:
         self._lock = threading.Lock()
         self._kept: dict[int, pa.Table] = {}
         with _damage_reported(self._url):
-            self._file = pq.ParquetFile(out.open(file_of(part.table)), pre_buffer=True)
+            self._file = ParquetReader(out.open(file_of(part.table)))
         if self._file.metadata.num_rows != part.records:
             raise RunError(
                 f"{self._url} holds {self._file.metadata.num_rows} records, but the plan says {part.records}. "
                 "To mend it: restore the file, or start again in another OUT"
             )
         needed = [field.name for field in PLAN_FIELDS] if unit == IMAGE else [unit]
-        missing = [name for name in needed if name not in self._file.schema_arrow.names]
+        missing = [name for name in needed if name not in self._file.schema.names]
         if missing:
             raise RunError(f"{self._url} has no columns {', '.join(missing)}. To mend it: restore the file")
         self._rows_per_group = self._file.metadata.row_group(0).num_rows
@@ -121,7 +122,7 @@ def ids_in(out: Folder, part: Part, unit: str) -> Iterator[pa.Array]:
     """
     name = file_of(part.table)
     with _damage_reported(f"{out.url}/{name}"), out.open(name) as source:
-        for batch in pq.ParquetFile(source).iter_batches(ROWS_PER_GROUP, columns=[unit]):
+        for batch in ParquetReader(source).batches(ROWS_PER_GROUP, [unit]):
             yield batch[unit]
 
 

@@ -24,6 +24,7 @@ from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.schema import ARRAY_FIELDS, Attachment, File
 from simsam_batch.runs.stage_record import schema_of
 from simsam_batch.storage import Folder
+from simsam_batch.storage.parquet import ParquetReader
 
 BATCH_ROWS = 256
 
@@ -258,7 +259,7 @@ class _Part:
 
     def tables(self, out: Folder, columns: list[str], rows: int) -> Iterator[pa.Table]:
         with _damage_reported(out, self.name), out.open(self.name) as source:
-            for batch in pq.ParquetFile(source, metadata=self.metadata).iter_batches(rows, columns=columns):
+            for batch in ParquetReader(source, self.metadata).batches(rows, columns):
                 yield pa.Table.from_batches([batch]).replace_schema_metadata(None)
 
     def take(self, out: Folder, columns: list[str], numbers: list[int]) -> pa.Table:
@@ -268,11 +269,10 @@ class _Part:
         groups = np.searchsorted(ends, places, side="right")
         found = []
         with _damage_reported(out, self.name), out.open(self.name) as source:
-            # on object storage one request takes the columns that lie side by side
-            file = pq.ParquetFile(source, metadata=self.metadata, pre_buffer=True)
+            file = ParquetReader(source, self.metadata)
             for group in np.unique(groups).tolist():
                 inside = places[groups == group] - (ends[group] - sizes[group])
-                found.append(file.read_row_group(group, columns=columns).take(inside))
+                found.append(file.read_row_group(group, columns).take(inside))
         return pa.concat_tables(found).replace_schema_metadata(None)
 
 
@@ -303,8 +303,8 @@ def _parts(out: Folder, stage: str, images: int) -> tuple[list[_Part], pa.Schema
     schema, about, start = pa.schema([]), {}, 0
     for name in (info.name for info in out.list(f"results/{stage}") if info.name.endswith(".parquet")):
         with _damage_reported(out, name), out.open(name) as source:
-            file = pq.ParquetFile(source)
-            schema, rows = file.schema_arrow, file.metadata.num_rows
+            file = ParquetReader(source)
+            schema, rows = file.schema, file.metadata.num_rows
             held = schema.metadata or {}
             about = {"plan": held[b"plan"].decode(), **{key: json.loads(held[key.encode()]) for key in _ABOUT}}
         parts.append(_Part(range(start, start + rows), name, file.metadata))

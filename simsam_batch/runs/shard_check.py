@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from simsam_batch.errors import RunError
 from simsam_batch.runs.archive import ArchivedAttachments, ByteRange
@@ -21,6 +20,7 @@ from simsam_batch.runs.schema import IMAGE
 from simsam_batch.runs.stage_record import ForeignManifestError, record_name
 from simsam_batch.runs.verify_report import Problem
 from simsam_batch.storage import Folder, ObjectNotFound
+from simsam_batch.storage.parquet import read_table
 
 
 @dataclass(slots=True)
@@ -131,7 +131,7 @@ class _Check:
         return handle
 
     def _compare(self, manifest: Mapping[str, Any], rows: BinaryIO, arrays: BinaryIO | None, name: str) -> None:
-        table = pq.read_table(rows)
+        table = read_table(rows)
         about = table.schema.metadata or {}
         if about.get(b"plan", b"").decode() != self._plan.digest:
             self._problem("it belongs to another plan", name)

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from simsam_batch.errors import RunError
 from simsam_batch.runs import version_1
@@ -31,6 +30,7 @@ from simsam_batch.runs.shard_check import CheckedShard, check_shard
 from simsam_batch.runs.stage_record import record_name, schema_of
 from simsam_batch.runs.verify_report import Orphan, Problem, StageVerified, VerifyReport
 from simsam_batch.storage import Folder, ObjectInfo, ObjectNotFound, read_ahead
+from simsam_batch.storage.parquet import ParquetReader, read_table
 
 ORPHAN_AGE_S = 24 * 3600.0
 SHARDS_AT_ONCE = 8
@@ -117,7 +117,7 @@ def _check_plan(out: Folder, plan: Plan, report: VerifyReport) -> None:
         name = file_of(part.table)
         try:
             with out.open(name) as file:
-                table = pq.read_table(file)
+                table = read_table(file)
             same = content_digest(table) == part.table and table.num_rows == part.records
             what = "" if same else "its rows are not those that the plan was made of"
         except ObjectNotFound:
@@ -265,8 +265,8 @@ class _Stage:
             )
 
     def _compare_part(self, part: str, shards: Iterator[CheckedShard]) -> str:
-        with self._out.open(part) as file, pq.ParquetFile(file) as parquet:
-            for group in range(parquet.num_row_groups):
+        with ParquetReader(self._out.open(part)) as parquet:
+            for group in range(parquet.metadata.num_row_groups):
                 table = parquet.read_row_group(group)
                 while len(table):
                     shard = next(shards, None)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from icc_profiles import P3
 from PIL import Image, features
 
 from simsam_batch.cli import run
@@ -82,8 +83,6 @@ def test_the_terminal_counts_failed_images_among_those_done(
 
 def test_the_colour_profile_is_a_setting_that_changes_results(folder: Path, tmp_path: Path) -> None:
     file = io.BytesIO()
-    from test_profiles import P3
-
     Image.fromarray(photograph()).save(file, "PNG", icc_profile=P3)
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "wide.png").write_bytes(file.getvalue())
