@@ -18,6 +18,8 @@ PROCESSES := $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 8 ? n + 1 : 9
 IN_PARALLEL := -n $(PROCESSES) --no-loadscope-reorder
 TEST_FLAGS ?=
 BENCH_FLAGS ?=
+# Where this is set, each of the suite's many hundred processes would compile the package anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help demo test check soak lint format bench bench-gpu docs clean
 .DEFAULT_GOAL := help
@@ -66,4 +68,5 @@ docs: $(READY)
 	$(BIN)/python docs/write_settings.py
 
 clean:
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 	rm -rf $(VENV) demo-output .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

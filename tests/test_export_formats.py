@@ -488,6 +488,7 @@ def test_images_that_have_gone_or_changed_are_left_out_and_counted(
     assert [len(each) for each in shards] == [6, 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "form", "wants_photographs"),
     [

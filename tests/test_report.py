@@ -282,6 +282,7 @@ def test_galleries_show_the_best_and_the_worst(masks: Path) -> None:
     assert page.gallery("Degenerate") == ["flat.png"]
 
 
+@pytest.mark.slow
 def test_no_two_galleries_show_the_same_images(masks: Path, trees: Path) -> None:
     for out in (masks, trees):
         page = finished_page(out, samples=100)

@@ -14,7 +14,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from simsam_batch.engines.contract import ShardReport
@@ -28,6 +27,7 @@ from simsam_batch.runs.status import stage_status
 from simsam_batch.scores.overlap import ObjectScores, OverlapCounts
 from simsam_batch.scores.semantic import SemanticScores
 from simsam_batch.storage import Folder
+from simsam_batch.storage.parquet import ParquetReader
 
 SHARD_SIZE = 3
 
@@ -199,13 +199,13 @@ def test_all_shards_in_turn_read_the_plan_once(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("simsam_batch.runs.plan_table.ROWS_PER_GROUP", 30)
     plan = planned(200)
     groups: list[int] = []
-    real = pq.ParquetFile.read_row_group
+    real = ParquetReader.read_row_group
 
-    def noted(file: pq.ParquetFile, group: int) -> pa.Table:
+    def noted(file: ParquetReader, group: int) -> pa.Table:
         groups.append(group)
         return real(file, group)
 
-    monkeypatch.setattr(pq.ParquetFile, "read_row_group", noted)
+    monkeypatch.setattr(ParquetReader, "read_row_group", noted)
     assert [plan.shard(number).number for number in range(200)] == list(range(200))
     # 600 images in groups of 30
     assert groups == list(range(20))

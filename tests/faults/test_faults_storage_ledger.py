@@ -185,6 +185,7 @@ def _readable(ledger: Ledger) -> Iterator[tuple[str, float | None, list[Any] | N
             yield row["image_id"], row["value"], held[member].tolist() if member in held else None
 
 
+@pytest.mark.slow
 class TestLedgerMachine(LedgerMachine.TestCase):  # type: ignore[misc, name-defined]
     settings = settings(max_examples=20, stateful_step_count=25, deadline=None)
 

@@ -51,6 +51,7 @@ def _fails_from(first: int, last: int, kind: str) -> tuple[Callable[[str, str], 
     return fault, met
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_broken_answer_is_not_noticed(server: Any, s3_url: str, kind: str, quick_client: None) -> None:
     folder = Folder(s3_url)

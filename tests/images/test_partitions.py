@@ -245,6 +245,7 @@ class TestBombs:
         endless = b"\x93NUMPY\x02\x00" + struct.pack("<I", self.BOMB) + b" " * self.BOMB
         assert self.cheaply_refused(tmp_path / "a.npz", self.member(endless)).kind == "unreadable"
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
     def test_compressions_that_inflate_without_a_bound_are_refused(self, tmp_path: Path, method: int) -> None:
         bomb = self.member(self.npy(SIZE) + bytes(self.BOMB), compress_type=method)

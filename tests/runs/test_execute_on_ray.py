@@ -201,6 +201,7 @@ def test_an_actor_that_lost_its_device_says_so_and_a_fresh_one_goes_on(tmp_path:
     assert (error.shard, "illegal memory access" in error.error) == (2, True)
 
 
+@pytest.mark.slow
 def test_more_than_the_cluster_has_is_an_error_and_not_a_wait(own_ray: RayEngine) -> None:
     greedy = RayEngine(workers=1, threads=64)
     with pytest.raises(RunError, match=r"need 64 CPU each.*room for 0"):

@@ -218,6 +218,7 @@ def test_a_bad_image_does_not_cost_its_neighbours(tmp_path: Path) -> None:
     assert rows[0]["region_map"] == rows[3]["region_map"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["class-token", "mean-token"])
 def test_the_feature_by_crops_is_timms_own_of_the_resized_box(
     tmp_path: Path, vit: dict[str, Any], pooling: str
