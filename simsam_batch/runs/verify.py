@@ -163,7 +163,7 @@ class _Stage:
     ) -> None:
         self._out, self._plan, self._name, self._schema, self._report = out, plan, name, schema, report
         self._now = now
-        self._found = StageVerified(name, plan.shards)
+        self._found = StageVerified(name, plan.unit, plan.shards)
         self._named: set[str] = set()
         self._troubled: set[int] = set()
         self._in_force: dict[int, CheckedShard] = {}

@@ -45,6 +45,7 @@ class StageVerified:
 
     Attributes:
         stage: its name.
+        unit: what a record of its plan is, as ``image_id`` for images.
         shards, committed, pending: of the plan; pending shards are work to be done, and no damage.
         images, ok, failed: rows by the manifests in force.
         files, bytes: hashed, of all generations.
@@ -52,6 +53,7 @@ class StageVerified:
     """
 
     stage: str
+    unit: str
     shards: int
     committed: int = 0
     pending: int = 0

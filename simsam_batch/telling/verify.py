@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from simsam_batch.plain_text import counted
 from simsam_batch.runs.verify_report import VerifyReport
+from simsam_batch.telling.status import noun_of
 
 _NAMES_SHOWN = 10
 
@@ -17,7 +18,7 @@ def verify_lines(report: VerifyReport) -> list[str]:
         todo = f", {stage.pending} pending" if stage.pending else "" if stage.published else ", not published yet"
         lines.append(
             f"  {stage.stage}: {stage.committed} of {counted(stage.shards, 'shard')}{todo}; "
-            f"{counted(stage.images, 'image')}, {stage.failed} of them failed; {counted(stage.files, 'file')}, "
+            f"{counted(stage.images, noun_of(stage.unit))}, {stage.failed} of them failed; {counted(stage.files, 'file')}, "
             f"{_size(stage.bytes)} read"
         )
     for problem in report.problems:

@@ -30,6 +30,7 @@ from simsam_batch.runs.schema import Needs, Shard, ShardOutput, row_fields
 from simsam_batch.runs.status import stage_status
 from simsam_batch.runs.verify import verify
 from simsam_batch.storage import Folder
+from simsam_batch.telling.verify import verify_lines
 
 OPTIONS = ExecuteOptions(pause_seconds=0.01)
 
@@ -118,6 +119,7 @@ def test_a_stage_may_be_about_other_records_than_the_images(tmp_path: Path) -> N
     assert (status.images, status.shards, status.done_images, status.failed) == (4, 2, 4, 1)
     report = verify(out, images)
     assert (report.problems, [o.name for o in report.orphans if o.name.startswith("plan/")]) == ([], [])
+    assert "lengths: 2 of 2 shards; 4 pairs, 1 of them failed" in "\n".join(verify_lines(report))
 
 
 def test_all_plans_that_stages_name_are_verified_and_kept(tmp_path: Path) -> None:

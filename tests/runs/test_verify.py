@@ -68,6 +68,7 @@ def test_a_finished_run_is_as_it_was(out_url: str) -> None:
     # three files of rows; the five images have arrays but for the failed one, so each shard has an arrays file
     assert dataclasses.asdict(stage) == {
         "stage": "small",
+        "unit": "image_id",
         "shards": 3,
         "committed": 3,
         "pending": 0,
