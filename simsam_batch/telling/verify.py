@@ -18,8 +18,8 @@ def verify_lines(report: VerifyReport) -> list[str]:
         todo = f", {stage.pending} pending" if stage.pending else "" if stage.published else ", not published yet"
         lines.append(
             f"  {stage.stage}: {stage.committed} of {counted(stage.shards, 'shard')}{todo}; "
-            f"{counted(stage.images, noun_of(stage.unit))}, {stage.failed} of them failed; {counted(stage.files, 'file')}, "
-            f"{_size(stage.bytes)} read"
+            f"{counted(stage.images, noun_of(stage.unit))}, {stage.failed} of them failed; "
+            f"{counted(stage.files, 'file')}, {_size(stage.bytes)} read"
         )
     for problem in report.problems:
         # an error that is quoted knows a mend of its own, which does not know of the whole
