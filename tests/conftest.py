@@ -145,6 +145,8 @@ def run_on() -> Callable[[str, list[str]], None]:
 @pytest.fixture(scope="session")
 def moto_server() -> Iterator[S3Server]:
     """An S3 server on 127.0.0.1, named in the environment so that child processes and Ray workers find it."""
+    if os.environ.get("SIMSAM_TEST_S3_URL"):
+        pytest.skip("SIMSAM_TEST_S3_URL names another store, and the environment can name one at a time")
     server = S3Server()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ACCESS_KEY_ID", "test-key")
