@@ -3,7 +3,7 @@
 # make check  the same with the quick tests alone, a few minutes
 # make lint   all but the tests; scripts and the Dockerfile too
 # make format ruff's fixes and layout
-# make soak   faults at length: killed processes, failing storage, damaged images; half an hour or more
+# make soak   faults at length: killed processes, failing storage, damaged images; about 40 minutes
 # make bench  ratios against what else one would run, about 5 minutes on 2 cores; make bench-gpu on CUDA
 # make docs   docs/settings.md, from the declarations of the settings
 # make clean  remove what the others made
@@ -52,7 +52,7 @@ check: lint
 	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not soak and not slow" $(TEST_FLAGS)
 
 soak: $(READY)
-	$(BIN)/python -m pytest -m soak $(TEST_FLAGS)
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m soak $(TEST_FLAGS)
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -55,10 +55,13 @@ def test_damaged_images_are_decoded_or_explained(tmp_path: Path) -> None:
 @pytest.mark.soak
 def test_twenty_thousand_damaged_images_are_decoded_or_explained(tmp_path: Path) -> None:
     total: dict[str, int] = {}
+    slowest = 0.0
     for first in range(0, 20_000, 2_000):
         found = decoded_in_a_child(tmp_path, seed=1, first=first, count=2_000)
         for kind, count in found["outcomes"].items():
             total[kind] = total.get(kind, 0) + count
-    print(total)
+        slowest = max(slowest, found["slowest_s"])
+    print(total, f"slowest {slowest:.2f} s")
     assert set(total) <= KINDS
     assert sum(total.values()) == 20_000
+    assert slowest < 10
