@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import os
 import re
 import threading
 from pathlib import Path
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import simsam_batch
-from simsam_batch.storage.parquet import ParquetReader, read_table
+from simsam_batch.storage.parquet import ParquetReader, _FetchedAhead, read_table
 
 COLUMNS = ["image_id", "found.here", "found", "area"]
 
@@ -117,6 +118,19 @@ def test_a_file_that_ends_early_is_an_error_of_arrow(written: bytes) -> None:
     cut = ParquetReader(io.BytesIO(written[: len(written) // 2]), metadata)
     with pytest.raises((pa.ArrowException, OSError)):
         cut.read_row_group(2)
+
+
+@pytest.mark.parametrize("place", [(-5, 20), (10, 5), (0, 1 << 62), (1 << 62, 1 << 63)])
+def test_places_that_a_file_does_not_have_are_not_fetched(place: tuple[int, int]) -> None:
+    """As a damaged footer names them: asking for so many bytes would take the memory for them."""
+    source = Watched(b"abcdefgh")
+    file = _FetchedAhead(source)
+    file.fetch([place, (2, 5)])
+    assert source.reads == [(2, 3)]
+    file.seek(2)
+    assert (file.read(3), file.tell()) == (b"cde", 5)
+    assert source.reads == [(2, 3)]
+    assert (file.seek(-2, os.SEEK_END), file.read(), file.seek(-1, os.SEEK_CUR), file.read(9)) == (6, b"gh", 7, b"h")
 
 
 def test_no_other_module_reads_parquet() -> None:

@@ -105,8 +105,9 @@ def _places(group: Any, columns: Sequence[str] | None) -> list[tuple[int, int]]:
         path = column.path_in_schema
         if columns is None or any(path == name or path.startswith(f"{name}.") for name in columns):
             start = column.data_page_offset
-            if column.has_dictionary_page:
-                start = min(start, column.dictionary_page_offset)
+            # some writers give zero for a place they do not know
+            if column.has_dictionary_page and 0 < column.dictionary_page_offset < start:
+                start = column.dictionary_page_offset
             places.append((start, start + column.total_compressed_size))
     return sorted(places)
 
@@ -120,9 +121,13 @@ class _FetchedAhead(io.RawIOBase):
         self._fetched: list[tuple[int, bytes]] = []
 
     def fetch(self, places: Sequence[tuple[int, int]]) -> None:
-        """Hold these places, in order, instead of those held before; what is nearly side by side is read at once."""
+        """Hold these places, in order, instead of those held before; what is nearly side by side is read at once.
+
+        Places that the file does not have, of a footer that is damaged, are left to whoever then asks for them.
+        """
         joined: list[tuple[int, int]] = []
-        for start, end in places:
+        size = self._below.seek(0, os.SEEK_END) if places else 0
+        for start, end in (place for place in places if 0 <= place[0] < place[1] <= size):
             if joined and start - joined[-1][1] <= _GAP_BYTES:
                 joined[-1] = joined[-1][0], max(joined[-1][1], end)
             else:
