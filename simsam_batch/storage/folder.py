@@ -6,6 +6,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -186,6 +187,10 @@ class Folder:
                     "overwrite each other. To mend it: update its package, use s3:// or a local disk, or "
                     f"{ONE_DRIVER_ALONE}"
                 )
+            if isinstance(data, Path):
+                # of an upload in parts not every gateway heeds the condition
+                with suppress(ObjectNotFound):
+                    return self._holds(name, data)
             return self._create_remote(fs, path, name, data)
 
     def _create_remote(self, fs: Any, path: str, name: str, data: bytes | Path) -> bool:
