@@ -23,7 +23,7 @@ from simsam_batch.scores.localisation import LocalisationScores
 from simsam_batch.scores.matching import Matching
 from simsam_batch.scores.overlap import ObjectScores, mask_overlap
 from simsam_batch.scores.semantic import SemanticScores
-from simsam_batch.stages.semantic.truth import names_of, read_class_names
+from simsam_batch.stages.true_classes import names_of, read_class_names
 from simsam_batch.storage import absolute_url, redact
 
 _VOC_IGNORE = 255

@@ -24,6 +24,7 @@ from simsam_batch.settings.regions import Regions
 from simsam_batch.settings.run import Images, Input, Limits, Numbers, Operation, RunSettings
 from simsam_batch.settings.spectral import Affinity, Eigenproblem, Head, SpectralSettings
 from simsam_batch.settings.trees import Numbering, Superpixels, Tree
+from simsam_batch.settings.true_classes import TrueClasses
 from simsam_batch.settings.words import allowed
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "SpectralSettings",
     "Superpixels",
     "Tree",
+    "TrueClasses",
     "allowed",
     "given",
     "kind_of",

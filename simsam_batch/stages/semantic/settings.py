@@ -10,7 +10,7 @@ from simsam_batch.settings import (
     Clusters,
     ClusterSettings,
     Component,
-    operation,
+    TrueClasses,
     result,
 )
 from simsam_batch.settings.presets import METHODS
@@ -27,10 +27,6 @@ class RegionClusters(Clusters):
 class LabelScoring(Component, title="Scores"):
     """How label maps are scored."""
 
-    class_names: str | None = operation(
-        None, "text file with a name for each class of the truth, a line each from id 0"
-    )
-    ignore_label: int = result(-1, "id in the truth that is not scored; -1: none", ge=-1)
     matching: Literal["hungarian", "majority"] = result(
         "hungarian", "clusters to classes: one to one, or each to its best class"
     )
@@ -44,7 +40,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 """Whole sets of settings, as published."""
 
 
-class SemanticSettings(LabelScoring, RegionClusters, RegionsSettings, ClusterSettings):
+class SemanticSettings(LabelScoring, TrueClasses, RegionClusters, RegionsSettings, ClusterSettings):
     """Settings of ``simsam semantic``: regions of every image, clustered over the whole set."""
 
     presets: ClassVar = PRESETS

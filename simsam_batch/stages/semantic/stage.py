@@ -16,15 +16,15 @@ from simsam_batch.regions import codebook, masks
 from simsam_batch.regions.refine import CRF, shrink
 from simsam_batch.runs.schema import Needs, Shard
 from simsam_batch.scores.semantic import SemanticScores
-from simsam_batch.settings import Refinement
+from simsam_batch.settings import Refinement, TrueClasses
 from simsam_batch.stages.base import CommandStage
 from simsam_batch.stages.clusters.stage import ClustersStage, check_enough, check_fitted, codebooks
 from simsam_batch.stages.regions.stage import RegionsStage, check_crop_size
 from simsam_batch.stages.segments import segments_of
 from simsam_batch.stages.semantic.rows import SEMANTIC_FIELDS, SemanticFold
 from simsam_batch.stages.semantic.settings import LabelScoring, SemanticSettings
-from simsam_batch.stages.semantic.truth import names_of, read_class_names, truth_of
 from simsam_batch.stages.steps import Job, Stages, Steps
+from simsam_batch.stages.true_classes import names_of, read_class_names, truth_of
 from simsam_batch.workers.models import DESCRIPTORS
 from simsam_batch.workers.records import FAILURE, EarlierStage, Item, RecordWorker, Results, Row
 from simsam_batch.workers.refinement import check_refinement, make_refiner
@@ -35,10 +35,10 @@ _COPIED = ("width", "height", "degenerate")
 
 @dataclass(frozen=True)
 class SemanticStage(CommandStage[SemanticSettings]):
-    """``resolved`` holds under ``truth`` what `simsam_batch.stages.semantic.truth.truth_of` says, or None."""
+    """``resolved`` holds under ``truth`` what `simsam_batch.stages.true_classes.truth_of` says, or None."""
 
     name = "semantic"
-    components = (Refinement, LabelScoring)
+    components = (Refinement, TrueClasses, LabelScoring)
     fields = SEMANTIC_FIELDS
     keeps_columns = True
     reads = (RegionsStage.name, ClustersStage.name)

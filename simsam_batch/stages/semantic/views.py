@@ -21,7 +21,7 @@ from simsam_batch.results.label_maps import cluster_count
 from simsam_batch.results.photographs import limits_of
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.stages.registry import Command
-from simsam_batch.stages.semantic.truth import names_of
+from simsam_batch.stages.true_classes import names_of
 
 _OF_REGIONS = ["image_id", "uri", "width", "height", "content_sha256", "grid_h", "grid_w", "patch", "region_map"]
 _OF_REGIONS += ["region_count"]

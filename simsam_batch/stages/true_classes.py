@@ -8,14 +8,14 @@ from typing import Any
 from simsam_batch.catalog import center_crops, facts_of, truth_kind
 from simsam_batch.catalog.datasets.hierarchies import label_hierarchy
 from simsam_batch.errors import SettingsError
-from simsam_batch.stages.semantic.settings import SemanticSettings
+from simsam_batch.settings import TrueClasses
 from simsam_batch.storage import ObjectNotFound, read_url, redact
 
 _UNNAMED_CLASSES = 256
 """As many ids as an 8-bit image of class ids can hold."""
 
 
-def truth_of(options: SemanticSettings, source: Mapping[str, Any]) -> dict[str, Any] | None:
+def truth_of(options: TrueClasses, source: Mapping[str, Any]) -> dict[str, Any] | None:
     """How the truth is to be read, or None if it is not one of class ids.
 
     Keys are ``kind``, which is ``classes``; ``classes`` (names by id, None where nobody has named them, see `names_of`)
