@@ -17,6 +17,7 @@ from scipy.io import savemat
 from simsam_batch.catalog import (
     BOXES_COLUMN,
     DATASETS,
+    SPLIT_COLUMN,
     Catalog,
     DatasetFacts,
     absolute_input,
@@ -189,6 +190,27 @@ def pascal_part_copy(root: Path) -> None:
     lines(home / "ImageSets/Main/trainval.txt", *(f"2008_{i:06}" for i in range(3)))
 
 
+def camvid_copy(root: Path) -> None:
+    """Three frames in train, one in val and two in test, of which one has no map."""
+    home = root / "CamVid"
+    frames = {"train": ("0001TP_006690", "0016E5_00390", "0016E5_00420"), "val": ("0016E5_07959",)}
+    for split, names in (frames | {"test": ("0001TP_008550", "Seq05VD_f00000")}).items():
+        for name in names:
+            photograph(home / split / f"{name}.png")
+            if not name.startswith("Seq"):
+                label_map(home / f"{split}annot" / f"{name}.png", 0, 5, 10, 11)
+        lines(home / f"{split}.txt", *(f"/SegNet/CamVid/{split}/{name}.png" for name in names))
+
+
+def ade20k_copy(root: Path) -> None:
+    home = root / "ADEChallengeData2016"
+    for folder, part, count in (("training", "train", 3), ("validation", "val", 2)):
+        for i in range(1, count + 1):
+            photograph(home / "images" / folder / f"ADE_{part}_{i:08}.jpg")
+            label_map(home / "annotations" / folder / f"ADE_{part}_{i:08}.png", 0, 1, 3, 150)
+    lines(home / "objectInfo150.txt", "Idx\tRatio\tTrain\tVal\tName")
+
+
 COPIES: dict[str, Callable[[Path], None]] = {
     "ecssd": lambda root: saliency_copy(root, "images", "ground_truth_mask"),
     "duts-te": lambda root: saliency_copy(root / "DUTS-TE", "DUTS-TE-Image", "DUTS-TE-Mask"),
@@ -205,6 +227,8 @@ COPIES: dict[str, Callable[[Path], None]] = {
     "coco-things": coco_maps_copy,
     "partimagenet": partimagenet_copy,
     "pascal-part": pascal_part_copy,
+    "camvid": camvid_copy,
+    "ade20k": ade20k_copy,
 }
 
 
@@ -426,6 +450,44 @@ class TestLayouts:
         }
         assert "1 of 2 images have no truth: '2008_000000.jpg'" in catalog.notes
 
+    @pytest.mark.parametrize("given", ["", "CamVid"])
+    def test_camvid_has_the_folders_of_segnet(self, copy: Callable[[str], Path], given: str) -> None:
+        root = copy("camvid")
+        catalog = read_catalog(f"camvid:{root / given}", split="train")
+        assert pairs(catalog, root) == {
+            f"{name}.png": (f"CamVid/train/{name}.png", f"CamVid/trainannot/{name}.png")
+            for name in ("0001TP_006690", "0016E5_00390", "0016E5_00420")
+        }
+        assert ids(read_catalog(f"camvid:{root}", split="val")) == ["0016E5_07959.png"]
+        # the split that figures are published for
+        usual = read_catalog(f"camvid:{root}")
+        assert ids(usual) == ["0001TP_008550.png", "Seq05VD_f00000.png"]
+        assert usual.notes[0] == "1 of 2 images have no truth: 'Seq05VD_f00000.png'"
+
+    def test_camvid_may_be_sorted_into_images_and_labels(self, tmp_path: Path) -> None:
+        for split, name in (("train", "0001TP_006690"), ("val", "0016E5_07959"), ("test", "Seq05VD_f00000")):
+            photograph(tmp_path / "images" / split / f"{name}.jpg")
+            label_map(tmp_path / "labels" / split / f"{name}.png", 0, 11)
+        assert pairs(read_catalog(f"camvid:{tmp_path}", split="val"), tmp_path) == {
+            "0016E5_07959.jpg": ("images/val/0016E5_07959.jpg", "labels/val/0016E5_07959.png")
+        }
+        (tmp_path / "labels").rename(tmp_path / "maps")
+        with pytest.raises(SettingsError) as refused:
+            read_catalog(f"camvid:{tmp_path}")
+        assert "looked for train/, trainannot/, val/, valannot/ or images/, labels/ in " in str(refused.value)
+        assert f"{tmp_path} lacks labels/ and has images/, maps/" in str(refused.value)
+
+    def test_ade20k_calls_its_folders_otherwise_than_its_splits(self, copy: Callable[[str], Path]) -> None:
+        root, home = copy("ade20k"), "ADEChallengeData2016"
+        assert pairs(read_catalog(f"ade20k:{root}"), root) == {
+            f"ADE_val_{i:08}.jpg": (
+                f"{home}/images/validation/ADE_val_{i:08}.jpg",
+                f"{home}/annotations/validation/ADE_val_{i:08}.png",
+            )
+            for i in (1, 2)
+        }
+        assert ids(read_catalog(f"ade20k:{root}", split="train")) == [f"ADE_train_{i:08}.jpg" for i in (1, 2, 3)]
+
     def test_a_dataset_is_read_from_every_storage(self, tmp_path: Path, out_url: str) -> None:
         voc_copy(tmp_path / "here")
         folder = Folder(out_url)
@@ -492,6 +554,8 @@ class TestWhatDiffers:
             ("coco-stuff", "stuffthingmaps_trainval2017", "no file of stuffthingmaps_trainval2017/val2017/ ends in"),
             ("partimagenet", "PartImageNet/annotations/val", "no file of annotations/val/ ends in"),
             ("pascal-part", "VOCdevkit/VOC2010/Annotations_Part_Ids", "no file of Annotations_Part_Ids/ ends in"),
+            ("camvid", "CamVid/testannot", "no file of testannot/ ends in"),
+            ("ade20k", "ADEChallengeData2016/images/validation", "no file of images/validation/ ends in"),
         ],
     )
     def test_an_empty_folder_is_refused(
@@ -615,6 +679,107 @@ class TestWhatDiffers:
         assert "4 images are there and 1000 were published" in catalog.notes[0]
 
 
+class TestSeveralSplits:
+    def test_splits_follow_each_other_with_their_names_beside_and_their_own_truth(
+        self, copy: Callable[[str], Path]
+    ) -> None:
+        root, home = copy("camvid"), "CamVid"
+        catalog = read_catalog(f"camvid:{root}", split="train+val")
+        assert pairs(catalog, root) == {
+            **{
+                f"{name}.png": (f"{home}/train/{name}.png", f"{home}/trainannot/{name}.png")
+                for name in ("0001TP_006690", "0016E5_00390", "0016E5_00420")
+            },
+            "0016E5_07959.png": (f"{home}/val/0016E5_07959.png", f"{home}/valannot/0016E5_07959.png"),
+        }
+        assert catalog.table[SPLIT_COLUMN].to_pylist() == ["train", "train", "train", "val"]
+        assert catalog.dataset == DATASETS["camvid"].facts("train+val")
+        turned = read_catalog(f"camvid:{root}", split="val+train").table
+        assert turned[SPLIT_COLUMN].to_pylist() == ["val", "train", "train", "train"]
+
+    @pytest.mark.parametrize(
+        ("name", "one", "other"),
+        [
+            ("cub-200-2011", "train", "test"),
+            ("voc2012", "train", "val"),
+            ("coco-stuff", "train2017", "val2017"),
+            ("bsds500", "train", "val"),
+            ("cityscapes", "train", "val"),
+            ("partimagenet", "train", "val"),
+            ("pascal-part", "train", "val"),
+            ("ade20k", "train", "val"),
+        ],
+    )
+    def test_the_records_are_those_of_each_split_on_its_own(
+        self, copy: Callable[[str], Path], name: str, one: str, other: str
+    ) -> None:
+        root = copy(name)
+        both = read_catalog(f"{name}:{root}", split=f"{one}+{other}").table
+        for split in (one, other):
+            alone = read_catalog(f"{name}:{root}", split=split).table
+            assert SPLIT_COLUMN not in alone.column_names
+            there = [row for row in both.to_pylist() if row.pop(SPLIT_COLUMN) == split]
+            assert there == alone.to_pylist()
+        assert both.num_rows == len(set(both["image_id"].to_pylist()))
+        assert both.schema.field(SPLIT_COLUMN).type == "string"
+
+    def test_boxes_of_several_splits_stay_with_their_images(self, copy: Callable[[str], Path]) -> None:
+        root = copy("voc2012-boxes")
+        lines(root / "VOCdevkit/VOC2012/ImageSets/Main/val.txt", "2007_000003", "2007_000001")
+        table = read_catalog(f"voc2012-boxes:{root}", split="train+val").table
+        assert [boxes[1][3] for boxes in table[BOXES_COLUMN].to_pylist()] == [32, 33, 31]
+        assert table[SPLIT_COLUMN].to_pylist() == ["train", "val", "val"]
+
+    def test_an_image_in_two_splits_is_refused_by_name(self, copy: Callable[[str], Path]) -> None:
+        with pytest.raises(SettingsError) as refused:
+            read_catalog(f"voc2012:{copy('voc2012')}", split="val+trainval")
+        assert str(refused.value) == (
+            "split: val+trainval of voc2012: 2 images are in both: '2007_000001.jpg', '2007_000003.jpg'. "
+            "To mend it: join splits that share none, or give one of val | trainval"
+        )
+
+    def test_two_files_of_one_name_are_refused(self, copy: Callable[[str], Path]) -> None:
+        root = copy("bsds500")
+        home = root / "BSR/BSDS500/data"
+        photograph(home / "images/val/12003.jpg")
+        with pytest.raises(SettingsError, match=r"1 images are called the same in both, .*: '12003\.jpg'"):
+            read_catalog(f"bsds500:{root}", split="train+val")
+        assert len(ids(read_catalog(f"bsds500:{root}", split="train+test"))) == 3
+
+    @pytest.mark.parametrize(
+        ("split", "message"),
+        [
+            ("train+trains", "'trains' of 'train+trains' is not one of val | train | trainval of voc2012; several are"),
+            ("train+", "'' of 'train+' is not one of"),
+            ("train + val", "'train ' of 'train + val' is not one of"),
+            ("train+val+train", "'train+val+train' names train more than once"),
+        ],
+    )
+    def test_names_that_are_none_or_twice_there_are_refused(
+        self, copy: Callable[[str], Path], split: str, message: str
+    ) -> None:
+        with pytest.raises(SettingsError, match=re.escape(message)):
+            read_catalog(f"voc2012:{copy('voc2012')}", split=split)
+
+    def test_notes_say_which_split_they_are_of_and_each_has_its_own_published_number(
+        self, copy: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(DATASETS["camvid"].splits, "train", 3)  # type: ignore[arg-type]
+        incomparable = "scores are not comparable with published ones"
+        assert read_catalog(f"camvid:{copy('camvid')}", split="train+val+test").notes == [
+            f"camvid split 'val': 1 images are there and 101 were published; {incomparable}",
+            "camvid split 'test': 1 of 2 images have no truth: 'Seq05VD_f00000.png'",
+            f"camvid split 'test': 2 images are there and 233 were published; {incomparable}",
+        ]
+
+    def test_a_limit_that_leaves_nothing_of_a_split_says_so(self, copy: Callable[[str], Path]) -> None:
+        root = copy("camvid")
+        cut = read_catalog(f"camvid:{root}", split="train+val+test", limit=3)
+        assert cut.table[SPLIT_COLUMN].to_pylist() == ["train"] * 3
+        assert cut.notes[-1] == "limit: none of the first 3 images is of the split val or test"
+        assert not any("limit" in note for note in read_catalog(f"camvid:{root}", split="train+val", limit=4).notes)
+
+
 class TestAnnotations:
     def test_difficult_objects_count_and_parts_do_not(self, tmp_path: Path) -> None:
         part = "<part><bndbox><xmin>9</xmin><ymin>9</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></part>"
@@ -711,6 +876,8 @@ class TestFacts:
             **dict.fromkeys(("coco-stuff", "coco-things"), ("semantic", "semantic", 255, False)),
             "partimagenet": ("semantic", "semantic", None, False),
             "pascal-part": ("semantic", "semantic", 389, False),
+            "camvid": ("semantic", "semantic", 11, False),
+            "ade20k": ("semantic", "semantic", 0, False),
         }
 
     def test_each_hierarchy_knows_the_labels_of_its_dataset(self) -> None:
@@ -749,6 +916,19 @@ class TestFacts:
         assert sum(DATASETS["bsds500"].splits.values()) == 500
         cub = DATASETS["cub-200-2011"].splits
         assert cub["test"] + cub["train"] == cub["all"]
+
+    def test_camvids_classes_are_those_of_its_list(self, test_data: Path) -> None:
+        camvid = DATASETS["camvid"].facts("val")
+        listed = (test_data / "camvid" / "classes.txt").read_text().split()
+        assert [*camvid.classes, "void"] == listed
+        assert camvid.ignore_label == listed.index("void")
+
+    def test_ade20k_has_150_classes_after_what_is_none(self) -> None:
+        classes = DATASETS["ade20k"].facts("val").classes
+        assert len(classes) == len(set(classes)) == 151
+        # by their numbers in objectInfo150.txt
+        named = {1: "wall", 3: "sky", 13: "person", 59: "screen door", 131: "screen", 142: "crt screen", 150: "flag"}
+        assert {number: classes[number] for number in named} == named
 
     def test_voc_has_21_classes_with_background_first(self) -> None:
         classes = DATASETS["voc2012"].classes
@@ -924,6 +1104,15 @@ class TestRuns:
         rows = rows_of(out)
         assert [row[BOXES_COLUMN][0] for row in rows] == [[48, 32, 96, 80]] * 4
         assert [row["bbox_xyxy"] for row in rows] == [[48, 32, 96, 80]] * 4
+
+    def test_splits_pass_through_the_plan_to_the_rows(self, copy: Callable[[str], Path], tmp_path: Path) -> None:
+        root, out = copy("voc2012"), tmp_path / "out"
+        assert run(["segment", f"voc2012:{root}", str(out), *RUN, "--split", "val+train"]) == 0
+        rows = [(row["image_id"], row[SPLIT_COLUMN]) for row in rows_of(out)]
+        assert rows == [("2007_000003.jpg", "val"), ("2007_000001.jpg", "val"), ("2007_000000.jpg", "train")]
+        facts = facts_of(json.loads((out / "run.json").read_text())["source"])
+        assert facts is not None
+        assert facts.split == "val+train"
 
     def test_partitions_are_not_taken_for_object_masks(self, copy: Callable[[str], Path], tmp_path: Path) -> None:
         root, out = copy("bsds500"), tmp_path / "out"

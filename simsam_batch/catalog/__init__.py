@@ -1,7 +1,15 @@
 """What a run is about: a folder, a list, a Parquet table or a dataset by name becomes one Arrow table of records."""
 
 from simsam_batch.catalog.datasets import DATASETS, absolute_input
-from simsam_batch.catalog.facts import BOXES_COLUMN, DatasetFacts, TruthKind, center_crops, facts_of, truth_kind
+from simsam_batch.catalog.facts import (
+    BOXES_COLUMN,
+    SPLIT_COLUMN,
+    DatasetFacts,
+    TruthKind,
+    center_crops,
+    facts_of,
+    truth_kind,
+)
 from simsam_batch.catalog.read import Catalog, read_catalog
 from simsam_batch.catalog.written import require_apart
 from simsam_batch.formats import SUFFIXES
@@ -9,6 +17,7 @@ from simsam_batch.formats import SUFFIXES
 __all__ = [
     "BOXES_COLUMN",
     "DATASETS",
+    "SPLIT_COLUMN",
     "SUFFIXES",
     "Catalog",
     "DatasetFacts",

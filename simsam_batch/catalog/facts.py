@@ -13,6 +13,9 @@ BOXES_COLUMN = "truth_boxes"
 """Column of a catalog with the boxes of each image: a list of xmin, ymin, xmax, ymax in pixels, max exclusive; null
 where there is no annotation, empty where it has no object."""
 
+SPLIT_COLUMN = "split"
+"""Column of a catalog that names the split of each image, where several splits of a dataset were asked for."""
+
 
 @dataclass(frozen=True, slots=True)
 class DatasetFacts:
@@ -20,7 +23,7 @@ class DatasetFacts:
 
     Attributes:
         name: of the dataset, as in ``NAME:ROOT``.
-        split: the part of it.
+        split: the part of it, or parts as they were asked for: ``train+val``.
         kind: what the truth is: object masks, maps of class ids, partitions (all at ``truth_uri``), or boxes
             (`BOXES_COLUMN`).
         protocol: name of the evaluation that figures on this set are published with.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from simsam_batch.catalog.datasets import named_dataset, read_dataset
-from simsam_batch.catalog.facts import DatasetFacts
+from simsam_batch.catalog.facts import SPLIT_COLUMN, DatasetFacts
 from simsam_batch.catalog.folders import folder_records
 from simsam_batch.catalog.records import COLUMNS, quoted, repeated_values
 from simsam_batch.catalog.tables import list_records, parquet_records
@@ -30,8 +30,8 @@ class Catalog:
 
     Attributes:
         table: columns ``image_id``, ``uri`` (strings, never null), ``size`` (int64), ``etag``, ``truth_uri`` (strings),
-            and then the kept columns, or `BOXES_COLUMN` where the truth of a dataset is boxes; one row for each image,
-            in the order of the run.
+            and then the kept columns, or of a dataset `BOXES_COLUMN` where its truth is boxes and `SPLIT_COLUMN` where
+            several splits were asked for; one row for each image, in the order of the run.
         notes: what a person should know about it, one sentence each (files left out, images without truth).
         dataset: how the truth is meant, of a dataset by name.
         truth_kind: of a folder, a list or a table whose truth says by its suffixes what it is: partitions are of no
@@ -66,7 +66,7 @@ def read_catalog(
         images: path or URL of the folder, the list, the Parquet file or a folder of Parquet files; or ``NAME:ROOT``.
         root: folder that relative paths of a list or table start from; the folder of the list or table if None.
         truth: folder of truth; None for no truth, or for a table's own column ``truth_uri``.
-        split: of a dataset by name; None for its usual one.
+        split: of a dataset by name; several are joined, ``train+val``; None for its usual one.
         keep_columns: further columns of a table to pass through.
         limit: keep only so many images, from the start; None for all.
         hidden: take files and folders whose names begin with a dot, too, of what is listed.
@@ -92,7 +92,9 @@ def read_catalog(
                 raise SettingsError(f"{option}: {redact(value)} has no meaning for {named[0].name}:ROOT; leave it out")
         table, notes, split = read_dataset(*named, split)
         _check_credentials(table, images)
-        return Catalog(table.slice(0, limit), notes, named[0].facts(split))
+        limited = table.slice(0, limit)
+        _note_splits_cut_off(table, limited, notes)
+        return Catalog(limited, notes, named[0].facts(split))
     suffix = posixpath.splitext(images.rstrip("/"))[1].lower()
     notes = []
     if suffix == ".txt":
@@ -117,6 +119,15 @@ def read_catalog(
     partitions = holds_partitions(table["truth_uri"], images if truth is None else truth)
     limited = table if limit is None else table.slice(0, limit)
     return Catalog(limited, notes, truth_kind="partitions" if partitions else None)
+
+
+def _note_splits_cut_off(table: pa.Table, limited: pa.Table, notes: list[str]) -> None:
+    """Say which of several splits have no image left, since those of the first one come first."""
+    if SPLIT_COLUMN in table.column_names:
+        left = set(limited[SPLIT_COLUMN].unique().to_pylist())
+        gone = [name for name in table[SPLIT_COLUMN].unique().to_pylist() if name not in left]
+        if gone:
+            notes.append(f"limit: none of the first {limited.num_rows} images is of the split {' or '.join(gone)}")
 
 
 def _check_kept(keep_columns: Sequence[str]) -> None:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
-from simsam_batch.catalog.datasets import berkeley, cityscapes, coco, cub, parts, saliency, voc
-from simsam_batch.catalog.datasets.layout import Dataset, Home
+from simsam_batch.catalog.datasets import ade20k, berkeley, camvid, cityscapes, coco, cub, parts, saliency, voc
+from simsam_batch.catalog.datasets.layout import Dataset
+from simsam_batch.catalog.datasets.splits import read_dataset
 from simsam_batch.errors import SettingsError, StorageError, did_you_mean
 from simsam_batch.storage import absolute_url, redact, walk
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 DATASETS = {
     dataset.name: dataset
@@ -19,7 +16,7 @@ DATASETS = {
         *(saliency.ECSSD, saliency.DUTS_TE, saliency.DUT_OMRON, cub.CUB),
         *(voc.VOC2007, voc.VOC2012, voc.VOC2007_BOXES, voc.VOC2012_BOXES, coco.COCO20K),
         *(berkeley.BSDS500, cityscapes.CITYSCAPES, coco.COCO_STUFF, coco.COCO_THINGS),
-        *(parts.PARTIMAGENET, parts.PASCAL_PART),
+        *(parts.PARTIMAGENET, parts.PASCAL_PART, camvid.CAMVID, ade20k.ADE20K),
     )
 }
 """Every known dataset by its name."""
@@ -70,24 +67,3 @@ def absolute_input(images: str) -> str:
     """
     named = named_dataset(images)
     return redact(absolute_url(images)) if named is None else f"{named[0].name}:{redact(absolute_url(named[1]))}"
-
-
-def read_dataset(dataset: Dataset, root: str, split: str | None) -> tuple[pa.Table, list[str], str]:
-    """The image records of a split with their truth, what a person should know, and the split's name.
-
-    Raises:
-        SettingsError: no such split, or ROOT has not the dataset's layout, which the message shows.
-        StorageError: the storage did not answer.
-    """
-    split = next(iter(dataset.splits)) if split is None else split
-    if split not in dataset.splits:
-        raise SettingsError(f"split: {split!r} is not one of {' | '.join(dataset.splits)} of {dataset.name}")
-    home = Home(dataset, root)
-    table = dataset.read(home, split)
-    published = dataset.splits[split]
-    if published is not None and table.num_rows != published:
-        home.notes.append(
-            f"{dataset.name} split {split!r}: {table.num_rows} images are there and {published} were published; "
-            "scores are not comparable with published ones"
-        )
-    return table, home.notes, split

@@ -31,6 +31,7 @@ class Dataset:
         layout: the tree below ROOT, for messages.
         homes: folders below ROOT that unpacking may have made, looked in after ROOT itself.
         needs: files and folders (with a slash) that must lie in the home.
+        or_needs: what must lie there instead where the dataset is in circulation in a second layout.
         splits: published number of images of each split, None where releases differ; the first is the default.
         read: the image records of a split. Told what a person should know by `Home.notes`.
         kind: see `DatasetFacts`, like all that follow.
@@ -50,6 +51,7 @@ class Dataset:
     ignore_label: int | None = None
     center_crop: bool = False
     label_hierarchy: str | None = None
+    or_needs: tuple[str, ...] = ()
 
     def facts(self, split: str) -> DatasetFacts:
         """What later stages need to know."""
@@ -84,14 +86,18 @@ class Home:
         self.notes: list[str] = []
         candidates = [self.root, *(f"{self.root.rstrip('/')}/{home}" for home in dataset.homes)]
         found = {url: _entries(url) for url in candidates}
-        lacking = {url: [name for name in dataset.needs if name not in found[url]] for url in candidates}
+        layouts = [needs for needs in (dataset.needs, dataset.or_needs) if needs]
+        lacking = {
+            url: min(([name for name in needs if name not in found[url]] for needs in layouts), key=len)
+            for url in candidates
+        }
         self.url = min(candidates, key=lambda url: len(lacking[url]))
         if lacking[self.url]:
             if not found[self.root]:
                 raise self.mismatch(f"{redact(self.root)} is empty or not there")
             places = " and ".join(redact(url) for url in candidates if found[url])
             raise self.mismatch(
-                f"looked for {', '.join(dataset.needs)} in {places}; "
+                f"looked for {' or '.join(map(', '.join, layouts))} in {places}; "
                 f"{redact(self.url)} lacks {', '.join(lacking[self.url])} and has {_shown(found[self.url])}"
             )
         self.entries = found[self.url]
