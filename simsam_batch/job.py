@@ -14,6 +14,7 @@ from simsam_batch.planning import listed_input, open_plan
 from simsam_batch.results.opening import begun_stages
 from simsam_batch.settings import NetworkSettings, RunSettings, resolve
 from simsam_batch.stages.registry import Command, command_of, stage_class
+from simsam_batch.stages.registry import command as command_named
 from simsam_batch.storage import Folder, absolute_url
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Job(Generic[S]):
     """A run that is ready for its stages, in the process that drives it.
 
     Attributes:
+        command: what is done.
         folder: OUT.
         plan: of the images.
         engine: what executes shards.
@@ -50,6 +52,7 @@ class Job(Generic[S]):
         report: is told what happens.
     """
 
+    command: Command
     folder: Folder
     plan: Plan
     engine: Engine
@@ -87,6 +90,7 @@ class Job(Generic[S]):
         report.stage(stage.name, shards_again=len(again or ()))
         description = {
             "single_driver": folder.single_driver,
+            "command": self.command.name,
             "stage": stage.name,
             "resolved": stage.resolved,
             "recorded": stage.settings,
@@ -212,7 +216,7 @@ def open_job(command: Command, images: str, out: str, settings: S, report: Repor
         folder.check_create()
         with EventLog(folder, report).command(settings.model_dump(mode="json")) as events:
             plan = open_plan(images, folder, settings, catalog, events)
-            yield Job(folder, plan, engine, settings, resolved, events)
+            yield Job(command, folder, plan, engine, settings, resolved, events)
 
 
 @contextmanager
@@ -371,7 +375,7 @@ def _runner_of_task(out: str, description: str) -> Runner:
             f"rank 0 works on {folder.url}, and this rank cannot read the run there: {error}; do all ranks see the "
             "same storage?"
         ) from error
-    settings = command_of(told["stage"]).settings().model_validate(told["settings"])
+    settings = command_named(told["command"]).settings().model_validate(told["settings"])
     stage = stage_class(told["stage"])(settings, told["resolved"], plan, told["recorded"])
     again = {int(shard): int(generation) for shard, generation in told["again"]}
     return RunnerFactory(folder, plan, stage, execute_options(settings), again)()

@@ -154,7 +154,7 @@ def retry(out: str, changes: Mapping[str, Any], report: Reporter) -> dict[str, d
                 models = resolved if "models" in record["resolved"] else {}
                 plan = Ledger(home, name).plan()
                 stage = stage_class(name)(ready, record["resolved"] | models, plan, record["settings"])
-                job = Job(home, plan, engine, ready, resolved, events)
+                job = Job(command, home, plan, engine, ready, resolved, events)
                 counts = {"images": images, "shards": len(again), "done_shards": 0, "done_images": 0}
                 results[name] = job.run(stage, partial(events.plan, f"{name} again", **counts, unit=plan.unit), again)
     return results

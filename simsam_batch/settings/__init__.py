@@ -16,6 +16,7 @@ from simsam_batch.settings.declare import (
     operation,
     presets_of,
     result,
+    split_at_commas,
 )
 from simsam_batch.settings.features import Facet, Features, FeatureSettings, Network, NetworkSettings
 from simsam_batch.settings.reading import read_yaml, resolve
@@ -62,4 +63,5 @@ __all__ = [
     "read_yaml",
     "resolve",
     "result",
+    "split_at_commas",
 ]

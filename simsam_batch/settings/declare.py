@@ -44,6 +44,12 @@ def _declared(kind: Kind, default: Any, description: str, idle: Idle | None, **l
     return Field(default, description=description, json_schema_extra=about, **limits)
 
 
+def split_at_commas(value: Any) -> tuple[str, ...]:
+    """What stands in one flag or one line of a file, with commas between; each once, in the order asked for."""
+    each = [value] if isinstance(value, str | int | float) else list(value)
+    return tuple(dict.fromkeys(part.strip() for item in each for part in str(item).split(",")))
+
+
 class Component(BaseModel):
     """Settings that belong together: ``class Affinity(Component, title="Affinity")``.
 

@@ -16,7 +16,9 @@ class Input(Component, title="Input"):
     truth: str | None = given(
         None, "folder of truth, joined to images by sub-folder and file stem: masks, label maps, or partitions (.npz)"
     )
-    split: str | None = given(None, "part of a dataset by name, such as val; none: the one its figures are given for")
+    split: str | None = given(
+        None, "part of a dataset by name, such as val, or train+val; none: the one its figures are given for"
+    )
     truth_crop: Literal["auto", "none", "center"] = given(
         "auto", "center: score the central square of each image alone; auto: as the dataset by name was published"
     )

@@ -22,6 +22,7 @@ class Shown:
         eigenvectors: whether the stage keeps eigenvectors among its arrays.
         beside: columns of other stages of the run that belong to a row, by the stage; it may not be there.
         clusters: the stage whose fit the labels come from.
+        classes: whether labels are true classes, named under ``truth`` in what the stage was resolved to.
     """
 
     kind: Kind
@@ -29,3 +30,4 @@ class Shown:
     eigenvectors: bool = False
     beside: Mapping[str, Sequence[str]] = field(default_factory=dict)
     clusters: str | None = None
+    classes: bool = False

@@ -31,7 +31,8 @@ class Command:
         title: of its chapter in the report.
         summary: one line for ``simsam --help``.
         about: what ``--help`` of the command says.
-        stages: the folders of its stages by their names, each after those it reads.
+        stages: the folders of its stages by their names, each after those it reads. A stage that several commands
+            have is the same for all, and belongs to the first of them.
     """
 
     name: str
@@ -96,6 +97,23 @@ COMMANDS: Sequence[Command] = (
         "the same command again to go on after an interruption.",
         {"features": "features"},
     ),
+    Command(
+        "probe",
+        "Probes",
+        "Measure how well patch features segment, by linear, k-NN, k-means and Ward probes.",
+        "Fit probes to the patch features of some images with labels, and score them on others.\n\n"
+        "IMAGES and OUT are as for simsam segment; --truth is a folder of class id images. Features are computed once, "
+        "or taken from OUT if simsam features has put the same ones there; then every probe of every facet and block "
+        "is fitted with every share of the labels. Run the same command again to go on after an interruption.",
+        {
+            "features": "features",
+            "patch-labels": "patch_labels",
+            "subsets": "subsets",
+            "probe-fits": "probe_fits",
+            "probe-maps": "probe_maps",
+            "probe-table": "probe_table",
+        },
+    ),
 )
 
 
@@ -115,11 +133,11 @@ def command(name: str) -> Command:
 
 def stage_names() -> list[str]:
     """The names of all stages, each after those it reads."""
-    return [name for each in COMMANDS for name in each.stages]
+    return list(dict.fromkeys(name for each in COMMANDS for name in each.stages))
 
 
 def command_of(stage: str) -> Command:
-    """The command that a stage belongs to.
+    """The command that a stage belongs to, the first of those that have it.
 
     Raises:
         SettingsError: no command has such a stage.

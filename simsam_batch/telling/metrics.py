@@ -43,14 +43,15 @@ class Group:
 
 
 def shown_metrics(metrics: Mapping[str, Any]) -> list[Group]:
-    """The metrics of a result file but for curves, and but for what would say the same twice.
+    """The metrics of a result file but for curves and tables, and but for what would say the same twice.
 
     The first group has those that stand alone, and may be empty.
     """
     alone: list[Metric] = []
     spread = _spread(metrics)
     groups = [Group("", "", alone), *_over_repeats(spread, metrics)]
-    said = {"curve", "repeats", "over_repeats", *(f"{name}{end}" for name in spread for end in ("_mean", "_std"))}
+    said = {"classes", "confusions", "curve", "table", "repeats", "over_repeats"}
+    said |= {f"{name}{end}" for name in spread for end in ("_mean", "_std")}
     for name, value in metrics.items():
         if name in said or name.endswith("_ci"):
             continue
@@ -132,12 +133,37 @@ def metric_lines(metrics: Mapping[str, Any]) -> list[str]:
     """Metrics for a terminal, one a line; of a group of many the highest and lowest."""
     alone, *groups = shown_metrics(metrics)
     lines = [f"  {each.name:22} {_beside(each)}" for each in alone.metrics]
+    lines += table_lines(metrics["table"]) if "table" in metrics else []
     for group in groups:
         lines.append(f"  {group.title}")
         shown, left_out = extremes(group.metrics, _MOST_LINES)
         lines += [f"    {each.name:20} {_beside(each)}" for each in shown]
         lines += [f"    and {left_out:,} between these, in the results"] if left_out else []
     return lines
+
+
+def table_lines(table: Mapping[str, Any]) -> list[str]:
+    """A table of probes for a terminal: a line for each probe of a feature set, a column for each share of labels."""
+    fractions = table["fractions"]
+    names = [line_name(line) for line in table["lines"]]
+    wide = max(map(len, [*names, *table["references"]]), default=0)
+    lines = [f"  {'mIoU, of the labels':{wide}}  " + "".join(f"{f'{100 * each:g} %':>14}" for each in fractions)]
+    for name, line in zip(names, table["lines"], strict=True):
+        cells = zip(line["miou"], line["miou_deviation"], strict=True)
+        texts = [
+            "-" if mean is None else f"{mean:.3f}" + ("" if deviation is None else f" ± {deviation:.3f}")
+            for mean, deviation in cells
+        ]
+        lines.append(f"  {name:{wide}}  " + "".join(f"{text:>14}" for text in texts))
+    for name, scores in table["references"].items():
+        lines.append(f"  {name:{wide}}  " + f"{scores['miou']:>{14 * len(fractions)}.3f}")
+    return lines
+
+
+def line_name(line: Mapping[str, Any]) -> str:
+    """What a line of a table of probes is of."""
+    clusters = f" {line['clusters']} clusters" if line["clusters"] else ""
+    return f"{line['probe']} {line['features']}{clusters}"
 
 
 def extremes(metrics: Sequence[Metric], most: int) -> tuple[Sequence[Metric], int]:

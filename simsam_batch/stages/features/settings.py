@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
-from simsam_batch.settings import Component, Facet, NetworkSettings, result
+from simsam_batch.settings import Component, Facet, NetworkSettings, result, split_at_commas
 
 _WEIGHTLESS = {"backbone": ["descriptors"]}
 
@@ -25,9 +25,7 @@ class Taps(Component, title="Features"):
     @field_validator("facets", "blocks", mode="before")
     @classmethod
     def _split_at_commas(cls, value: Any) -> Any:
-        """What stands in one flag or one line of a file, with commas between; each once, in the order asked for."""
-        each = [value] if isinstance(value, str | int) else list(value)
-        return tuple(dict.fromkeys(part.strip() for item in each for part in str(item).split(",")))
+        return split_at_commas(value)
 
     @field_validator("facets", "blocks")
     @classmethod

@@ -1,0 +1,1 @@
+"""``patch-labels``: the true classes of the pixels of every patch."""

@@ -1,0 +1,97 @@
+"""The cells of the table: a probe of a feature set under a budget; and what has to be fitted for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from simsam_batch.stages.probe_fits.settings import ProbeFitsSettings
+from simsam_batch.stages.subsets.stage import Budget, budgets_of
+
+CLUSTERED = ("kmeans", "ward")
+"""Probes that are fitted to all train images without labels, which only name their clusters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One number of the table.
+
+    Attributes:
+        probe: its kind.
+        features: name of the feature set.
+        budget: of labels.
+        seed: of the fit, for what is fitted by chance; else that of the budget's draw.
+        clusters: of kmeans and ward; 0 for the others.
+    """
+
+    probe: str
+    features: str
+    budget: Budget
+    seed: int
+    clusters: int = 0
+
+    @property
+    def name(self) -> str:
+        """Of its record."""
+        many = f" {self.clusters} clusters" if self.clusters else ""
+        return f"{self.probe} {self.features}{many}, {self.budget.fraction:g} of train, seed {self.seed}"
+
+
+def clusters_of(settings: ProbeFitsSettings, classes: int) -> list[int]:
+    """The numbers of clusters asked for; 0 is as many as classes."""
+    return list(dict.fromkeys(many or classes for many in settings.clusters))
+
+
+def cells_of(settings: ProbeFitsSettings, sets: Sequence[str], classes: int) -> list[Cell]:
+    """All cells that the settings ask for, in the order of the table.
+
+    What is fitted by chance has as many seeds as there are draws, for the whole of the labels too.
+    """
+    budgets = budgets_of(settings)
+    found = []
+    for probe in settings.probes:
+        for name in sets:
+            if probe not in CLUSTERED:
+                found += [Cell(probe, name, budget, budget.draw) for budget in budgets]
+                continue
+            for many in clusters_of(settings, classes):
+                for fraction in settings.fractions:
+                    draws = {budget.draw: budget for budget in budgets if budget.fraction == fraction}
+                    found += [
+                        Cell(probe, name, draws.get(seed, draws[0]), seed, many) for seed in range(settings.seeds)
+                    ]
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What is fitted at once.
+
+    Attributes:
+        probe: its kind.
+        features: name of the feature set; empty for all at once.
+        budget: of labels; None where labels only name clusters.
+        seed: of what is drawn.
+    """
+
+    probe: str
+    features: str
+    budget: Budget | None
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its record."""
+        what = f" {self.features}" if self.features else ""
+        return f"{self.probe}{what}, " + (f"seed {self.seed}" if self.budget is None else self.budget.name)
+
+
+def fits_of(settings: ProbeFitsSettings, sets: Sequence[str]) -> list[Fit]:
+    """All that has to be fitted for the cells of the settings."""
+    found = []
+    for probe in settings.probes:
+        if probe in CLUSTERED:
+            found += [Fit(probe, name, None, seed) for name in sets for seed in range(settings.seeds)]
+        else:
+            found += [Fit(probe, "", budget, budget.draw) for budget in budgets_of(settings)]
+    return found

@@ -1,0 +1,135 @@
+"""Stored features and labels of the patches of many images, as probes are fitted to them and search in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simsam_batch.errors import RunError
+from simsam_batch.runs.reading import StageRows, attachments_of
+from simsam_batch.runs.schema import ARRAY_FIELDS, IMAGE
+from simsam_batch.stages.features.stage import FeaturesStage
+from simsam_batch.stages.patch_labels.stage import LABELS, PatchLabelsStage
+from simsam_batch.storage import Folder, read_ahead
+
+_AT_ONCE = 64
+_THREADS = 4
+_PLACES = [field.name for field in ARRAY_FIELDS]
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureSet:
+    """What one probe sees of a patch: a facet of one block, or of several.
+
+    Attributes:
+        name: ``key-11``, ``key-5+8+11`` for several side by side, ``key-5..11`` for their mean.
+        arrays: names of the stored arrays.
+        mean: whether they are averaged instead of put side by side.
+    """
+
+    name: str
+    arrays: tuple[str, ...]
+    mean: bool = False
+
+    def of(self, arrays: Mapping[str, Any]) -> NDArray[np.floating[Any]]:
+        """(N, C) float16 or float32, the patches of an image in row-major order."""
+        parts = [np.asarray(arrays[name]).reshape(-1, arrays[name].shape[-1]) for name in self.arrays]
+        if len(parts) == 1:
+            return parts[0]
+        if self.mean:
+            average: NDArray[np.floating[Any]] = np.mean([part.astype(np.float32) for part in parts], axis=0)
+            return average.astype(parts[0].dtype)
+        return np.concatenate(parts, axis=1)
+
+
+def feature_sets(channels_of: Mapping[str, int], combine: str) -> list[FeatureSet]:
+    """What probes see, of the arrays of features that a run keeps.
+
+    Args:
+        channels_of: of the network (`simsam_batch.features.taps.TappedViT`): ``<facet>-<block>``.
+        combine: of a facet of several blocks ``each``, ``concat``, ``both`` or ``mean``.
+    """
+    by_facet: dict[str, list[str]] = {}
+    for name in channels_of:
+        by_facet.setdefault(name.rpartition("-")[0], []).append(name)
+    found = []
+    for facet, names in by_facet.items():
+        blocks = [name.rpartition("-")[2] for name in names]
+        if combine in ("each", "both") or len(names) == 1:
+            found += [FeatureSet(name, (name,)) for name in names]
+        if len(names) > 1 and combine in ("concat", "both"):
+            found.append(FeatureSet(f"{facet}-{'+'.join(blocks)}", tuple(names)))
+        if len(names) > 1 and combine == "mean":
+            found.append(FeatureSet(f"{facet}-{blocks[0]}..{blocks[-1]}", tuple(names), mean=True))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledImage:
+    """One image as probes are fitted to it.
+
+    Attributes:
+        record: its place in the plan.
+        features: for each feature set (N, C).
+        labels: (M, 3) int32: patch, class, pixels.
+        patches: N.
+    """
+
+    record: int
+    features: Sequence[NDArray[np.floating[Any]]]
+    labels: NDArray[np.int32]
+    patches: int
+
+    def histogram(self, classes: int) -> NDArray[np.int64]:
+        """(N, classes) pixels of each class in each patch."""
+        counts = np.zeros((self.patches, classes), np.int64)
+        counts[self.labels[:, 0], self.labels[:, 1]] = self.labels[:, 2]
+        return counts
+
+
+class LabelledImages:
+    """The images of a run that have features and labels, read as they are asked for, ahead of the consumer.
+
+    Args:
+        out: the run's folder; both stages are finished.
+        sets: what is wanted of each patch.
+    """
+
+    def __init__(self, out: Folder, sets: Sequence[FeatureSet]) -> None:
+        self._out, self.sets = out, list(sets)
+        self._features = StageRows(out, FeaturesStage.name)
+        self._labels = StageRows(out, PatchLabelsStage.name)
+
+    def read(self, records: NDArray[np.int64]) -> Iterator[LabelledImage]:
+        """Some images by their places in the plan, in this order; one range request each for features and labels.
+
+        Raises:
+            RunError: features or labels are missing or damaged.
+            StorageError: the storage did not answer.
+        """
+        return read_ahead(self._places(records), self._read, threads=_THREADS, most=2 * _THREADS, name="simsam-patches")
+
+    def _places(self, records: NDArray[np.int64]) -> Iterator[tuple[int, dict[str, Any], dict[str, Any]]]:
+        for start in range(0, len(records), _AT_ONCE):
+            some = records[start : start + _AT_ONCE].tolist()
+            columns = [IMAGE, *_PLACES]
+            both = (rows.take(some, columns).to_pylist() for rows in (self._features, self._labels))
+            yield from zip(some, *both, strict=True)
+
+    def _read(self, place: tuple[int, dict[str, Any], dict[str, Any]]) -> LabelledImage:
+        record, features, labels = place
+        read = partial(attachments_of, self._out, unit=IMAGE)
+        arrays = read(features)
+        try:
+            found = [each.of(arrays) for each in self.sets]
+            counted = np.asarray(read(labels)[LABELS], np.int32)
+        except KeyError as error:
+            raise RunError(
+                f"{self._out.url}: {features[IMAGE]!r} has no array {error}. To mend it: use another OUT"
+            ) from error
+        return LabelledImage(record, found, counted, len(found[0]))

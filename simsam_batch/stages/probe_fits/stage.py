@@ -1,0 +1,284 @@
+"""The ``probe-fits`` stage: probes fitted to the stored features of subsets; a record of its plan is one fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from simsam_batch.errors import ImageError
+from simsam_batch.probes.linear import Block, fit_linear
+from simsam_batch.probes.naming import soft_labels
+from simsam_batch.probes.ward import weighted_ward
+from simsam_batch.regions import codebook
+from simsam_batch.regions.sampling import RowSample
+from simsam_batch.runs.plan import make_plan_of
+from simsam_batch.runs.schema import Attachment, File
+from simsam_batch.settings import Numbers
+from simsam_batch.stages.base import CommandStage
+from simsam_batch.stages.features.stage import FeaturesStage
+from simsam_batch.stages.patch_labels.stage import PatchLabelsStage
+from simsam_batch.stages.probe_fits.cells import Fit, clusters_of, fits_of
+from simsam_batch.stages.probe_fits.patches import FeatureSet, LabelledImage, LabelledImages, feature_sets
+from simsam_batch.stages.probe_fits.rows import PROBE_FITS_FIELDS, ProbeFitsFold
+from simsam_batch.stages.probe_fits.settings import ProbeFitsSettings, Probes
+from simsam_batch.stages.subsets.stage import Budget, Subsets, SubsetsStage, holds
+from simsam_batch.storage import Folder
+from simsam_batch.workers.models import compute_device
+from simsam_batch.workers.records import Item, RecordWorker, Results, Row, failed
+
+_BLOCK_ROWS = 65_536
+_HELD_BYTES = 2_000_000_000
+"""Features up to this size are held while a fit goes over them again and again; more are read anew each time."""
+
+_MOST_PATCHES = 1 << 20
+"""Patches of an image are numbered below this in the ids of a sample."""
+
+
+@dataclass(frozen=True)
+class ProbeFitsStage(CommandStage[ProbeFitsSettings]):
+    """Fits probes; ``resolved`` holds ``classes``, how many there are, and ``channels_of`` the stored features."""
+
+    name = "probe-fits"
+    components = (Numbers, Probes)
+    fields = PROBE_FITS_FIELDS
+    reads = (FeaturesStage.name, PatchLabelsStage.name, SubsetsStage.name)
+    unit = "fit"
+
+    @classmethod
+    def of(cls, options: ProbeFitsSettings, out: Folder, resolved: dict[str, Any]) -> Self:
+        """The stage of a run, with a plan of all that the settings ask for."""
+        sets = feature_sets(resolved["channels_of"], options.combine)
+        fits = fits_of(options, [each.name for each in sets])
+        columns = {
+            cls.unit: [fit.name for fit in fits],
+            "of_probe": [fit.probe for fit in fits],
+            "of_features": [fit.features for fit in fits],
+            "of_fraction": [None if fit.budget is None else fit.budget.fraction for fit in fits],
+            "of_seed": [fit.seed for fit in fits],
+        }
+        plan = make_plan_of(out, pa.table(columns), unit=cls.unit, shard_size=1)
+        return cls(options, resolved, plan)
+
+    @cached_property
+    def fold(self) -> ProbeFitsFold:
+        """Counts fits."""
+        return ProbeFitsFold()
+
+    def make_worker(self, beat: Callable[[], None]) -> ProbeFitsWorker:
+        """Be ready to fit."""
+        return ProbeFitsWorker(self, beat)
+
+
+Fitted = tuple[dict[str, Any], dict[str, Attachment]]
+"""Columns of a row, and what goes beside it."""
+
+
+class ProbeFitsWorker(RecordWorker[None]):
+    """Fits one probe after the other."""
+
+    def __init__(self, stage: ProbeFitsStage, beat: Callable[[], None]) -> None:
+        # the limit on threads reaches only libraries that are loaded
+        import_module("sklearn.cluster")
+        super().__init__(stage, beat, torch.device(compute_device(stage.options.device)))
+        assert stage.plan is not None  # noqa: S101  it is where the features are
+        self._out, self._options, self._classes = stage.plan.out, stage.options, int(stage.resolved["classes"])
+        self._sets = feature_sets(stage.resolved["channels_of"], stage.options.combine)
+        self._subsets = Subsets(self._out)
+
+    def load(self, item: Item) -> None:
+        """Nothing of a fit is loaded by itself."""
+        del item
+
+    def take(self, item: Item, loaded: None, results: Results) -> None:
+        """Make one fit."""
+        del loaded
+        record = item.record
+        fraction, seed = record["of_fraction"], record["of_seed"]
+        fit = Fit(
+            record["of_probe"],
+            record["of_features"],
+            None if fraction is None else Budget(fraction, seed),
+            seed,
+        )
+        try:
+            with self.timer.step(fit.probe):
+                columns, attachments = self._fitted(fit)
+        except ValueError as error:
+            results.put(item.row, failed(ImageError("not_fittable", str(error), "fit")))
+            return
+        own = {"probe": fit.probe, "features": fit.features or None, "fraction": fraction, "seed": seed}
+        state = {"fits": 1, "not_converged": int(columns.get("converged") is False)}
+        results.put(item.row, Row({"status": "ok", **own, **columns, "device": self.device.type}, attachments, state))
+
+    def _fitted(self, fit: Fit) -> Fitted:
+        if fit.budget is not None:
+            records = self._subsets.of[fit.budget]
+            return self._linear(records) if fit.probe == "linear" else self._bank(records)
+        chosen = next(each for each in self._sets if each.name == fit.features)
+        return self._kmeans(chosen, fit.seed) if fit.probe == "kmeans" else self._ward(chosen, fit.seed)
+
+    def _linear(self, records: NDArray[np.int64]) -> Fitted:
+        blocks = _Blocks(LabelledImages(self._out, self._sets), records, self._classes, self.device)
+        options = self._options
+        found = fit_linear(blocks, self._classes, [options.l2], iterations=options.iterations, beat=self._beat)
+        probes = [of_set[0] for of_set in found]
+        attachments: dict[str, Attachment] = {}
+        for each, probe in zip(self._sets, probes, strict=True):
+            attachments |= {f"weight.{each.name}": probe.weight.numpy(), f"bias.{each.name}": probe.bias.numpy()}
+        columns = {
+            "images": len(records),
+            "patches": blocks.rows,
+            "iterations": max(probe.iterations for probe in probes),
+            "converged": all(probe.converged for probe in probes),
+            "objective": float(np.mean([probe.objective for probe in probes])),
+        }
+        return columns, attachments
+
+    def _bank(self, records: NDArray[np.int64]) -> Fitted:
+        """Nothing is fitted; whether there are enough patches to search in is found out."""
+        images = LabelledImages(self._out, self._sets[:1]).read(records)
+        patches = sum(len(np.unique(image.labels[:, 0])) for image in images)
+        neighbours = self._options.neighbours
+        if patches < neighbours:
+            raise ValueError(f"neighbours: {patches} labelled patches are fewer than {neighbours} neighbours")
+        return {"images": len(records), "patches": patches}, {}
+
+    def _kmeans(self, chosen: FeatureSet, seed: int) -> Fitted:
+        rows, images = self._sample(chosen)
+        books = {
+            many: codebook.fit(rows, many, (self._options.seed + seed) % 2**32, device=self.device)
+            for many in clusters_of(self._options, self._classes)
+        }
+        counts = self._named(chosen, books, seed)
+        attachments: dict[str, Attachment] = {}
+        for many, book in books.items():
+            attachments |= {f"codebook.{many}": File(book.to_bytes(), "npz"), f"counts.{many}": counts[many]}
+        columns = {
+            "images": images,
+            "patches": len(rows),
+            "iterations": max(book.iterations for book in books.values()),
+            "converged": all(book.converged for book in books.values()),
+            "objective": sum(book.inertia for book in books.values()) / len(books),
+        }
+        return columns, attachments
+
+    def _ward(self, chosen: FeatureSet, seed: int) -> Fitted:
+        rows, images = self._sample(chosen)
+        many = min(self._options.micro_clusters, len(rows))
+        most = max(clusters_of(self._options, self._classes))
+        if many < most:
+            raise ValueError(f"micro_clusters: {many} micro-clusters do not make {most} clusters")
+        book = codebook.fit(rows, many, (self._options.seed + seed) % 2**32, restarts=1, device=self.device)
+        self._beat()
+        used = book.sizes > 0
+        linkage = weighted_ward(book.centers[used].astype(np.float64), book.sizes[used].astype(np.float64))
+        counts = self._named(chosen, {many: book}, seed)
+        attachments: dict[str, Attachment] = {"codebook": File(book.to_bytes(), "npz"), "counts": counts[many]}
+        columns = {
+            "images": images,
+            "patches": len(rows),
+            "iterations": book.iterations,
+            "converged": book.converged,
+            "objective": book.inertia,
+        }
+        return columns, attachments | {"linkage": linkage}
+
+    def _sample(self, chosen: FeatureSet) -> tuple[NDArray[np.float32], int]:
+        """Features (n, D) of a sample of the patches of all train images, and how many images there are.
+
+        The same for every seed of a fit, since what the fits differ by should be their own chance.
+        """
+        records = self._subsets.train
+        sample = RowSample(self._options.seed % 2**64, self._options.cluster_sample)
+        for image in LabelledImages(self._out, [chosen]).read(records):
+            sample.add(image.record * _MOST_PATCHES + np.arange(image.patches), image.features[0].astype(np.float32))
+            self._beat()
+        return sample.rows()[1], len(records)
+
+    def _named(
+        self, chosen: FeatureSet, books: Mapping[int, codebook.Codebook], seed: int
+    ) -> dict[int, NDArray[np.int64]]:
+        """For each codebook (F, k, C) the pixels of each class in each cluster, for each fraction of the labels."""
+        fractions = self._options.fractions
+        by_draw = {(budget.fraction, budget.draw): records for budget, records in self._subsets.of.items()}
+        members = [by_draw.get((fraction, seed), by_draw[fraction, 0]) for fraction in fractions]
+        counts = {many: np.zeros((len(fractions), many, self._classes), np.int64) for many in books}
+        for image in LabelledImages(self._out, [chosen]).read(np.unique(np.concatenate(members))):
+            own = [i for i, each in enumerate(members) if holds(each, image.record)]
+            for many, book in books.items():
+                table = _cluster_counts(image, book, self._classes)
+                for i in own:
+                    counts[many][i] += table
+            self._beat()
+        return counts
+
+
+def _cluster_counts(image: LabelledImage, book: codebook.Codebook, classes: int) -> NDArray[np.int64]:
+    """(k, C) pixels of each class in the patches of each cluster."""
+    clusters = codebook.assign(image.features[0].astype(np.float32), book) - 1
+    joint = clusters[image.labels[:, 0]].astype(np.int64) * classes + image.labels[:, 1]
+    table = np.zeros(len(book.centers) * classes, np.int64)
+    np.add.at(table, joint, image.labels[:, 2])
+    return table.reshape(len(book.centers), classes)
+
+
+class _Blocks:
+    """Training patches in blocks, called for each pass; held if they are few enough.
+
+    Attributes:
+        rows: patches of the last pass.
+    """
+
+    def __init__(self, images: LabelledImages, records: NDArray[np.int64], classes: int, device: torch.device) -> None:
+        self._images, self._records, self._classes, self._device = images, records, classes, device
+        self._held: list[Block] | None = None
+        self.rows = 0
+
+    def __call__(self) -> Iterable[Block]:
+        if self._held is not None:
+            return self._held
+        return self._read()
+
+    def _read(self) -> Iterator[Block]:
+        held: list[Block] | None = []
+        self.rows = size = 0
+        for block in self._blocks():
+            self.rows += len(block.weights)
+            size += sum(each.numel() * each.element_size() for each in block.features)
+            if size > _HELD_BYTES:
+                held = None
+            if held is not None:
+                held.append(block)
+            yield block
+        self._held = held
+
+    def _blocks(self) -> Iterator[Block]:
+        waiting: list[LabelledImage] = []
+        for image in self._images.read(self._records):
+            waiting.append(image)
+            if sum(each.patches for each in waiting) >= _BLOCK_ROWS:
+                yield self._block(waiting)
+                waiting = []
+        if waiting:
+            yield self._block(waiting)
+
+    def _block(self, images: Sequence[LabelledImage]) -> Block:
+        targets, weights = soft_labels(np.concatenate([image.histogram(self._classes) for image in images]))
+        there = weights > 0
+        features = [
+            torch.from_numpy(np.concatenate([image.features[i] for image in images])[there]).to(self._device)
+            for i in range(len(self._images.sets))
+        ]
+        on_device = (torch.from_numpy(each[there]).to(self._device) for each in (targets, weights))
+        return Block(features, *on_device)
+
+
+STAGES = {ProbeFitsStage.name: ProbeFitsStage}

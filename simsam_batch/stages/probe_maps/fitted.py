@@ -1,0 +1,273 @@
+"""Fitted probes as they are applied: from features of patches to scores of classes, for every cell of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from simsam_batch.errors import RunError
+from simsam_batch.probes.naming import distributions, most_pixels, one_to_one, soft_labels
+from simsam_batch.probes.neighbours import Neighbours, vote
+from simsam_batch.probes.ward import cut
+from simsam_batch.regions import codebook
+from simsam_batch.runs.committed import CommittedShard
+from simsam_batch.runs.ledger import Ledger
+from simsam_batch.runs.schema import Attachment, File
+from simsam_batch.stages.probe_fits.cells import CLUSTERED, Cell, Fit
+from simsam_batch.stages.probe_fits.patches import FeatureSet, LabelledImages
+from simsam_batch.stages.probe_fits.stage import ProbeFitsStage
+from simsam_batch.stages.probe_maps.settings import ProbeMapsSettings
+from simsam_batch.stages.subsets.stage import Budget, Subsets, holds
+from simsam_batch.storage import Folder
+
+Scores = dict[int, Tensor]
+"""By the number of a cell (n, C) float32 on the CPU."""
+
+_HELD_BYTES = 2_000_000_000
+_BLOCK_ROWS = 65_536
+
+
+class FittedProbes:
+    """What the fits of a run came to.
+
+    Args:
+        out: the run's folder.
+        settings: of the command.
+        sets: what probes see.
+        cells: of the table.
+        classes: C.
+        device: where products are computed.
+
+    Attributes:
+        faults: by the number of a cell why its fit came to nothing.
+        bank: what nearest neighbours are looked for in; None if no cell asks for it.
+    """
+
+    def __init__(
+        self,
+        out: Folder,
+        settings: ProbeMapsSettings,
+        sets: Sequence[FeatureSet],
+        cells: Sequence[Cell],
+        classes: int,
+        device: torch.device,
+    ) -> None:
+        self._classes, self._device, self._settings = classes, device, settings
+        self._sets, self._cells = list(sets), list(cells)
+        fits, faults = read_fits(out)
+        self.faults = {i: faults[fit] for i, cell in enumerate(cells) if (fit := fit_of(cell)) in faults}
+        usable = [(i, cell, fits[fit_of(cell)]) for i, cell in enumerate(cells) if i not in self.faults]
+        self._by_set: list[list[Callable[[NDArray[Any]], Scores]]] = []
+        for each in self._sets:
+            mine = [(i, cell, held) for i, cell, held in usable if cell.features == each.name]
+            self._by_set.append([*self._linear(mine), *self._clustered(mine)])
+        searching = [(i, cell) for i, cell, _ in usable if cell.probe == "knn"]
+        self.bank = Bank(out, settings, self._sets, searching, classes, device) if searching else None
+
+    def scores(self, features: Sequence[NDArray[Any]]) -> Scores:
+        """Of the patches of an image, for all cells but those that search in the bank.
+
+        Args:
+            features: for each feature set (N, D).
+        """
+        found: Scores = {}
+        for own, probes in zip(features, self._by_set, strict=True):
+            for probe in probes:
+                found |= probe(own)
+        return found
+
+    def _linear(self, cells: Sequence[tuple[int, Cell, Mapping[str, Attachment]]]) -> Iterator[Any]:
+        mine = [(i, cell, held) for i, cell, held in cells if cell.probe == "linear"]
+        if not mine:
+            return
+        name = mine[0][1].features
+        weight = torch.from_numpy(np.concatenate([np.asarray(held[f"weight.{name}"]) for _, _, held in mine]))
+        bias = torch.from_numpy(np.concatenate([np.asarray(held[f"bias.{name}"]) for _, _, held in mine]))
+        weight, bias = weight.to(self._device), bias.to(self._device)
+        numbers = [i for i, _, _ in mine]
+
+        def logits(features: NDArray[Any]) -> Scores:
+            rows = torch.from_numpy(np.ascontiguousarray(features)).to(self._device, torch.float32)
+            found = torch.addmm(bias, rows, weight.T).cpu().split(self._classes, dim=1)
+            return dict(zip(numbers, found, strict=True))
+
+        yield logits
+
+    def _clustered(self, cells: Sequence[tuple[int, Cell, Mapping[str, Attachment]]]) -> Iterator[Any]:
+        by_book: dict[bytes, tuple[codebook.Codebook, list[tuple[int, Tensor]]]] = {}
+        for i, cell, held in cells:
+            if cell.probe not in CLUSTERED:
+                continue
+            place = self._settings.fractions.index(cell.budget.fraction)
+            end = f".{cell.clusters}" if cell.probe == "kmeans" else ""
+            file = held[f"codebook{end}"]
+            assert isinstance(file, File)  # noqa: S101  so it was committed
+            counts = np.asarray(held[f"counts{end}"])[place]
+            names = self._named(counts, held, cell)
+            book, named = by_book.setdefault(file.data, (codebook.Codebook.from_bytes(file.data), []))
+            named.append((i, names))
+        for book, named in by_book.values():
+
+            def names_of_nearest(
+                features: NDArray[Any],
+                book: codebook.Codebook = book,
+                named: Sequence[tuple[int, Tensor]] = tuple(named),
+            ) -> Scores:
+                clusters = torch.from_numpy(codebook.assign(features.astype(np.float32), book) - 1).to(torch.int64)
+                return {i: names[clusters] for i, names in named}
+
+            yield names_of_nearest
+
+    def _named(self, counts: NDArray[np.int64], held: Mapping[str, Attachment], cell: Cell) -> Tensor:
+        """(k, C) what the clusters of a codebook stand for."""
+        part_of = np.arange(len(counts))
+        if cell.probe == "ward":
+            # micro-clusters without a row of the sample are in no tree; they are never the nearest
+            book = held["codebook"]
+            assert isinstance(book, File)  # noqa: S101  so it was committed
+            used = codebook.Codebook.from_bytes(book.data).sizes > 0
+            part_of = np.zeros(len(counts), np.int64)
+            part_of[used] = cut(np.asarray(held["linkage"]), cell.clusters)
+            merged = np.zeros((cell.clusters, self._classes), np.int64)
+            np.add.at(merged, part_of, counts)
+            counts = merged
+        if self._settings.cluster_names == "distribution":
+            named = distributions(counts)
+        else:
+            chosen = one_to_one(counts) if self._settings.cluster_names == "one-to-one" else most_pixels(counts)
+            named = np.zeros((len(counts), self._classes), np.float32)
+            named[np.flatnonzero(chosen >= 0), chosen[chosen >= 0]] = 1
+        return torch.from_numpy(np.ascontiguousarray(named[part_of], np.float32))
+
+
+class Bank:
+    """The labelled patches of all train images, in which nearest neighbours of others are looked for.
+
+    They are held if they are few enough, else read anew for each search: memory does not grow with them.
+    """
+
+    def __init__(
+        self,
+        out: Folder,
+        settings: ProbeMapsSettings,
+        sets: Sequence[FeatureSet],
+        cells: Sequence[tuple[int, Cell]],
+        classes: int,
+        device: torch.device,
+    ) -> None:
+        self._settings, self._classes, self._device = settings, classes, device
+        names = {cell.features for _, cell in cells}
+        self._places = [place for place, each in enumerate(sets) if each.name in names]
+        self._images = LabelledImages(out, [sets[place] for place in self._places])
+        self._budgets = list(dict.fromkeys(cell.budget for _, cell in cells))
+        self._cells = {(cell.features, cell.budget): i for i, cell in cells}
+        subsets = Subsets(out)
+        self._members = [subsets.of[budget] for budget in self._budgets]
+        self._held: list[_BankBlock] | None = None
+
+    def scores(self, features: Sequence[NDArray[Any]], beat: Callable[[], None]) -> Scores:
+        """Of the patches of some images, one after the other: for each feature set (n, D)."""
+        wanted = [torch.from_numpy(features[place]).to(self._device, torch.float32) for place in self._places]
+        k = self._settings.neighbours
+        searches = [Neighbours(queries, k, len(self._budgets), self._classes) for queries in wanted]
+        first = 0
+        for block in self._blocks():
+            for search, rows in zip(searches, block.features, strict=True):
+                search.add(rows.to(self._device, torch.float32), block.labels.to(self._device), block.members, first)
+            first += len(block.labels)
+            beat()
+        found: Scores = {}
+        for each, search in zip(self._images.sets, searches, strict=True):
+            similarities, _, labels = search.result()
+            votes = vote(similarities, labels, self._settings.temperature).cpu()
+            for budget, own in zip(self._budgets, votes, strict=True):
+                number = self._cells.get((each.name, budget))
+                if number is not None:
+                    found[number] = own
+        return found
+
+    def _blocks(self) -> Iterator[_BankBlock]:
+        if self._held is not None:
+            yield from self._held
+            return
+        held: list[_BankBlock] | None = []
+        size = 0
+        for block in self._read():
+            size += sum(each.numel() * each.element_size() for each in (*block.features, block.labels))
+            if size > _HELD_BYTES:
+                held = None
+            if held is not None:
+                held.append(block)
+            yield block
+        self._held = held
+
+    def _read(self) -> Iterator[_BankBlock]:
+        waiting: list[_BankBlock] = []
+        for image in self._images.read(np.unique(np.concatenate(self._members))):
+            targets, weights = soft_labels(image.histogram(self._classes))
+            there = weights > 0
+            inside = torch.tensor([holds(members, image.record) for members in self._members])
+            waiting.append(
+                _BankBlock(
+                    [torch.from_numpy(each[there]) for each in image.features],
+                    torch.from_numpy(targets[there]),
+                    inside[:, None].expand(-1, int(there.sum())),
+                )
+            )
+            if sum(len(each.labels) for each in waiting) >= _BLOCK_ROWS:
+                yield _joined(waiting)
+                waiting = []
+        if waiting:
+            yield _joined(waiting)
+
+
+class _BankBlock:
+    """Some patches: features by set (n, D), labels (n, C), and which budgets they are in, (S, n) bool."""
+
+    def __init__(self, features: list[Tensor], labels: Tensor, members: Tensor) -> None:
+        self.features, self.labels, self.members = features, labels, members
+
+
+def _joined(blocks: Sequence[_BankBlock]) -> _BankBlock:
+    features = [torch.cat(parts) for parts in zip(*(block.features for block in blocks), strict=True)]
+    labels = torch.cat([block.labels for block in blocks])
+    return _BankBlock(features, labels, torch.cat([block.members for block in blocks], dim=1))
+
+
+def fit_of(cell: Cell) -> Fit:
+    """What has to be fitted for a cell."""
+    if cell.probe in CLUSTERED:
+        return Fit(cell.probe, cell.features, None, cell.seed)
+    return Fit(cell.probe, "", cell.budget, cell.budget.draw)
+
+
+def read_fits(out: Folder) -> tuple[dict[Fit, Mapping[str, Attachment]], dict[Fit, str]]:
+    """What each fit of a run found, and why others came to nothing.
+
+    Raises:
+        RunError: fits are missing or damaged.
+    """
+    ledger = Ledger(out, ProbeFitsStage.name)
+    plan = ledger.plan()
+    found: dict[Fit, Mapping[str, Attachment]] = {}
+    faults: dict[Fit, str] = {}
+    for manifest in ledger.manifests():
+        shard = CommittedShard(out, manifest)
+        records = plan.shard(shard.number).records.to_pylist()
+        rows = shard.rows(["status", "error"]).to_pylist()
+        for record, row, held in zip(records, rows, shard.attachments(), strict=True):
+            fraction, seed = record["of_fraction"], record["of_seed"]
+            budget = None if fraction is None else Budget(fraction, seed)
+            fit = Fit(record["of_probe"], record["of_features"], budget, seed)
+            if row["status"] == "ok":
+                found[fit] = held
+            else:
+                faults[fit] = row["error"]
+    if not found and not faults:
+        raise RunError(f"{out.url}: no probe has been fitted. To mend it: run the same command again")
+    return found, faults

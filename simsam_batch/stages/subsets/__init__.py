@@ -1,0 +1,1 @@
+"""``subsets``: which images probes are fitted on, for every budget of labels, and which they are scored on."""
