@@ -121,7 +121,9 @@ def _search(
     return None
 
 
-def _between(low: float, low_value: float, low_slope: float, high: float, high_value: float, high_slope: float) -> float:
+def _between(
+    low: float, low_value: float, low_slope: float, high: float, high_value: float, high_slope: float
+) -> float:
     """Minimum of the cubic through two values and slopes, kept a tenth of the way from either end."""
     width = high - low
     middle = low + width / 2

@@ -125,6 +125,4 @@ class _Sums:
         scale = torch.where(variance > floor, variance, 1.0).sqrt()
         pull = (self.products - self.classes[:, None] * apart) / self.total / scale
         shares = self.classes / self.total
-        return Standard(
-            mean.cpu(), scale.cpu(), torch.cat([pull, shares[:, None]], dim=1).cpu(), self.total, self.rows
-        )
+        return Standard(mean.cpu(), scale.cpu(), torch.cat([pull, shares[:, None]], dim=1).cpu(), self.total, self.rows)

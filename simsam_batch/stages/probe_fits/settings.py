@@ -32,6 +32,9 @@ class Probes(Component, title="Probes"):
     cluster_sample: int = result(200_000, "train patches that kmeans and ward are fitted on, at most", ge=1)
     micro_clusters: int = result(1000, "clusters of kmeans that ward merges, at most", ge=2, le=20_000)
     neighbours: int = result(30, "of knn", ge=1)
+    bank: int = result(
+        0, "of knn: patches kept of all train images together, of each image those of rare classes first; 0: all", ge=0
+    )
     l2: float = result(1e-3, "of linear: weight of the squared norm", ge=0)
     iterations: int = result(60, "of linear: L-BFGS iterations at most", ge=1)
 

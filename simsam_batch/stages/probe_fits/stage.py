@@ -145,7 +145,8 @@ class ProbeFitsWorker(RecordWorker[None]):
     def _bank(self, records: NDArray[np.int64]) -> Fitted:
         """Nothing is fitted; whether there are enough patches to search in is found out."""
         images = LabelledImages(self._out, self._sets[:1]).read(records)
-        patches = sum(len(np.unique(image.labels[:, 0])) for image in images)
+        most = -(-self._options.bank // len(self._subsets.train)) or _MOST_PATCHES
+        patches = sum(min(len(np.unique(image.labels[:, 0])), most) for image in images)
         neighbours = self._options.neighbours
         if patches < neighbours:
             raise ValueError(f"neighbours: {patches} labelled patches are fewer than {neighbours} neighbours")

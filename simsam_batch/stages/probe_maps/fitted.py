@@ -24,6 +24,7 @@ from simsam_batch.stages.probe_fits.stage import ProbeFitsStage
 from simsam_batch.stages.probe_maps.settings import ProbeMapsSettings
 from simsam_batch.stages.subsets.stage import Budget, Subsets, holds
 from simsam_batch.storage import Folder
+from simsam_batch.workers.images import image_seed
 
 Scores = dict[int, Tensor]
 """By the number of a cell (n, C) float32 on the CPU."""
@@ -169,6 +170,7 @@ class Bank:
         subsets = Subsets(out)
         self._members = [subsets.of[budget] for budget in self._budgets]
         self._held: list[_BankBlock] | None = None
+        self._quota = -(-settings.bank // len(subsets.train))
 
     def scores(self, features: Sequence[NDArray[Any]], beat: Callable[[], None]) -> Scores:
         """Of the patches of some images, one after the other: for each feature set (n, D)."""
@@ -209,8 +211,11 @@ class Bank:
     def _read(self) -> Iterator[_BankBlock]:
         waiting: list[_BankBlock] = []
         for image in self._images.read(np.unique(np.concatenate(self._members))):
-            targets, weights = soft_labels(image.histogram(self._classes))
+            histogram = image.histogram(self._classes)
+            targets, weights = soft_labels(histogram)
             there = weights > 0
+            if self._quota:
+                there &= _rare(histogram > 0, self._quota, image_seed(self._settings.seed, str(image.record)))
             inside = torch.tensor([holds(members, image.record) for members in self._members])
             waiting.append(
                 _BankBlock(
@@ -224,6 +229,24 @@ class Bank:
                 waiting = []
         if waiting:
             yield _joined(waiting)
+
+
+def _rare(holds: NDArray[np.bool_], most: int, seed: int) -> NDArray[np.bool_]:
+    """Which of an image's patches are kept, ``most`` of those with a class: such with classes of few patches first.
+
+    A patch goes by the sum over its classes of how many of the image's patches have each, times a number drawn from
+    0 to 1; the lowest are kept. That is how Hummingbird (Balazevic et al., NeurIPS 2023) fills its memory.
+
+    Args:
+        holds: (N, C) which classes each patch has pixels of.
+        most: patches kept.
+        seed: of the draw.
+    """
+    score = (holds * holds.sum(axis=0)).sum(axis=1) * np.random.default_rng(seed).random(len(holds))
+    score[~holds.any(axis=1)] = np.inf
+    kept = np.zeros(len(holds), np.bool_)
+    kept[np.argsort(score, kind="stable")[:most]] = True
+    return kept & holds.any(axis=1)
 
 
 class _BankBlock:
