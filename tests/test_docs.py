@@ -27,14 +27,20 @@ from simsam_batch.stages.features.rows import FEATURES_FIELDS
 from simsam_batch.stages.hierarchy.rows import HIERARCHY_FIELDS
 from simsam_batch.stages.hierarchy.settings import HierarchySettings
 from simsam_batch.stages.labels.rows import LABELS_FIELDS
+from simsam_batch.stages.patch_labels.rows import PATCH_LABELS_FIELDS
+from simsam_batch.stages.probe_fits.rows import PROBE_FITS_FIELDS
+from simsam_batch.stages.probe_maps.rows import PROBE_MAPS_FIELDS
+from simsam_batch.stages.probe_table.rows import PROBE_TABLE_FIELDS
 from simsam_batch.stages.regions.rows import REGIONS_FIELDS
 from simsam_batch.stages.registry import COMMANDS
 from simsam_batch.stages.segment.rows import SEGMENT_FIELDS
 from simsam_batch.stages.segment.settings import SegmentSettings
 from simsam_batch.stages.semantic.rows import SEMANTIC_FIELDS
+from simsam_batch.stages.subsets.rows import SUBSETS_FIELDS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROBES = (ROOT / "docs" / "probes.md").read_text(encoding="utf-8")
 OUTPUT = (ROOT / "docs" / "output.md").read_text(encoding="utf-8")
 PAGES = sorted(path for pattern in ("*.md", "docs/*.md", "jobs/*.md", ".github/**/*.md") for path in ROOT.glob(pattern))
 
@@ -177,7 +183,8 @@ def test_flags_in_running_text_exist(page: Path) -> None:
         "--log-dir",  # torchrun
         "--strict",  # mypy
     }
-    flags = {flag for code in re.findall(r"`([^`]+)`", text) for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]*", code)}
+    quoted = re.findall(r"`([^`]+)`", text)
+    flags = {flag for code in quoted for flag in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", code)}
     assert flags <= known | of_others
 
 
@@ -294,6 +301,21 @@ def test_every_column_and_metric_of_the_labels_of_nodes_is_described(parsed: Pat
     assert described == [(field.name, str(field.type)) for field in [*ROW_FIELDS, *LABELS_FIELDS, *ARRAY_FIELDS]]
     result = json.loads((parsed / "results" / "labels.json").read_text())
     assert {name for name, _, _ in table(OUTPUT, "metric of labels")} == set(result["metrics"])
+
+
+PROBE_FIELDS = {
+    "patch-labels": PATCH_LABELS_FIELDS,
+    "subsets": SUBSETS_FIELDS,
+    "probe-fits": PROBE_FITS_FIELDS,
+    "probe-maps": PROBE_MAPS_FIELDS,
+    "probe-table": PROBE_TABLE_FIELDS,
+}
+
+
+@pytest.mark.parametrize("stage", PROBE_FIELDS)
+def test_every_column_of_the_stages_of_probe_is_described_with_its_type(stage: str) -> None:
+    described = [row[:2] for row in table(PROBES, f"column of {stage}")]
+    assert described == [[field.name, str(field.type)] for field in PROBE_FIELDS[stage]]
 
 
 @pytest.mark.parametrize(("stage", "heading"), [("regions", "metric of regions"), ("semantic", "metric of label maps")])

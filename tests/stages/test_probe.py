@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +24,7 @@ from simsam_batch.cli import run as simsam
 
 PROBES = ("linear", "knn", "kmeans", "ward")
 STAGES = ("features", "patch-labels", "subsets", "probe-fits", "probe-maps", "probe-table")
+FULL = ["--fractions", ".2,1", "--seeds", "2"]
 FACETS = ("norm-token", "query", "key", "value")
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -34,7 +41,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(home: Path) -> Path:
     """A run of all probes and facets; of 12 images 6 are fitted on and 6 scored."""
     out = home / "run"
-    assert simsam(arguments(home, out, "--fractions", ".2,1", "--seeds", "2", "--engine", "inline")) == 0
+    assert simsam(arguments(home, out, *FULL, "--engine", "inline")) == 0
     return out
 
 
@@ -182,7 +189,7 @@ def test_a_second_run_gives_the_same_bits_and_so_does_one_that_was_killed_betwee
     home: Path, finished: Path, tmp_path: Path
 ) -> None:
     again = tmp_path / "again"
-    more = ["--fractions", ".2,1", "--seeds", "2", "--engine", "inline"]
+    more = [*FULL, "--engine", "inline"]
     assert simsam(arguments(home, again, *more)) == 0
     assert digests(again) == digests(finished)
     # as a kill leaves it: some fits and maps are committed, others are not, and nothing after them has begun
@@ -193,6 +200,87 @@ def test_a_second_run_gives_the_same_bits_and_so_does_one_that_was_killed_betwee
             (again / stage / "manifests" / f"{shard:07d}.0.json").unlink()
     assert simsam(arguments(home, again, *more)) == 0
     assert digests(again) == digests(finished)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["local", "ray", "torchrun"])
+def test_every_engine_computes_the_same_bits(
+    home: Path, finished: Path, tmp_path: Path, run_on: Callable[[str, list[str]], None], engine: str
+) -> None:
+    run_on(engine, [sys.executable, "-m", "simsam_batch", *arguments(home, tmp_path / "out", *FULL)])
+    assert digests(tmp_path / "out") == digests(finished)
+    assert result_of(tmp_path / "out", "probe-table")["metrics"] == result_of(finished, "probe-table")["metrics"]
+
+
+def committed(out: Path, stage: str) -> set[str]:
+    return {path.name for path in (out / stage / "manifests").glob("*.json")}
+
+
+KILLS: dict[str, Callable[[Path], bool]] = {
+    "between fits": lambda out: 2 <= len(committed(out, "probe-fits")) < 20,
+    "inside the maps": lambda out: len(committed(out, "probe-maps")) == 1,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", KILLS)
+def test_a_killed_run_goes_on_where_it_was(home: Path, finished: Path, tmp_path: Path, where: str) -> None:
+    out = tmp_path / "out"
+    launch = [sys.executable, "-m", "simsam_batch", *arguments(home, out, *FULL), "--workers", "1", "--engine", "local"]
+    process = subprocess.Popen(launch, start_new_session=True, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 150
+    while not KILLS[where](out):
+        assert process.poll() is None, "ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    there = {stage: committed(out, stage) for stage in STAGES}
+    assert not (out / "results" / "probe-table.json").exists(), "killed too late to show anything"
+    times = {path: path.stat().st_mtime_ns for path in out.glob("*/manifests/*.json")}
+    assert simsam(arguments(home, out, *FULL, "--engine", "inline")) == 0
+    assert digests(out) == digests(finished)
+    assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in times.items())
+    assert all(there[stage] <= committed(out, stage) for stage in STAGES)
+
+
+def test_truth_that_cannot_be_used_is_counted_and_costs_no_other_image(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("photos", "truth"):
+        shutil.copytree(home / folder, tmp_path / folder)
+    for name in ("names.txt", "vit.safetensors"):
+        shutil.copy(home / name, tmp_path / name)
+    names = sorted(path.name for path in (tmp_path / "truth").iterdir())
+    beyond = truth_of(home, names[0]).copy()
+    beyond[:4, :4] = 9
+    Image.fromarray(beyond).save(tmp_path / "truth" / names[0])
+    Image.fromarray(truth_of(home, names[1])[:40]).save(tmp_path / "truth" / names[1])
+    Image.fromarray(np.full_like(beyond, VOID)).save(tmp_path / "truth" / names[2])
+    (tmp_path / "truth" / names[3]).unlink()
+    (tmp_path / "photos" / names[4]).write_bytes(b"no picture")
+    wide = Image.open(tmp_path / "photos" / names[5])
+    wide.resize((144, 64)).save(tmp_path / "photos" / names[5])
+    Image.fromarray(truth_of(home, names[5])).resize((144, 64), 0).save(tmp_path / "truth" / names[5])
+    out = tmp_path / "run"
+    few = ["--fractions", "1", "--seeds", "1", "--probes", "linear,knn", "--facets", "key", "--engine", "inline"]
+    assert simsam([*arguments(tmp_path, out, *few), "--allow-failed", "0.2"]) == 0
+    told = capsys.readouterr().err
+    assert "the truth of 2 images cannot be used: they are neither fitted on nor scored" in told
+    rows = {row["image_id"]: row for row in rows_of(out, "patch-labels")}
+    assert "its grey values hold 9, and class ids run from 0 to 2" in rows[names[0]]["truth_error"]
+    assert "it is 96x40 pixels" in rows[names[1]]["truth_error"]
+    assert (rows[names[2]]["classes"], rows[names[2]]["void_pixels"]) == ([], beyond.size)
+    assert (rows[names[3]]["status"], rows[names[3]]["truth_error"]) == ("ok", None)
+    assert rows[names[4]]["status"] == "failed"
+    maps = {row["image_id"]: row for row in rows_of(out, "probe-maps")}
+    subsets = {row["subset"]: row["images"] for row in rows_of(out, "subsets")}
+    assert subsets["train"] + subsets["val"] == 7
+    # what is not fitted on has a map, with truth or without
+    for name in names:
+        row = maps[name]
+        assert (row["shown"] is None) == (row["side"] == "train" or row["status"] == "failed")
+    assert result_of(out, "probe-table")["metrics"]["images_scored"] == subsets["val"]
 
 
 def test_features_that_are_there_are_taken(home: Path, finished: Path, tmp_path: Path) -> None:

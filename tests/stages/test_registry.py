@@ -11,7 +11,6 @@ import pytest
 
 from simsam_batch import cli
 from simsam_batch.errors import SettingsError
-from simsam_batch.runs.schema import Needs
 from simsam_batch.stages import registry
 
 PACKAGE = Path(cli.__file__).parent
@@ -43,8 +42,10 @@ def test_every_folder_has_the_parts_that_are_asked_for() -> None:
 
 def test_stages_that_look_at_no_image_hold_no_gpu_and_fits_have_one_worker() -> None:
     needs = {name: registry.stage_class(name).needs for name in registry.stage_names()}
-    assert {name for name, each in needs.items() if not each.gpu} == {"semantic", "labels"}
-    assert {name for name, each in needs.items() if each == Needs(workers=1)} == {"clusters", "node-clusters"}
+    without = {"semantic", "labels", "patch-labels", "subsets", "probe-table"}
+    assert {name for name, each in needs.items() if not each.gpu} == without
+    alone = {"clusters", "node-clusters", "subsets", "probe-table"}
+    assert {name for name, each in needs.items() if each.workers == 1} == alone
 
 
 def test_what_no_command_has_is_refused_by_name() -> None:
