@@ -327,7 +327,7 @@ def recorded_settings(out: Folder, stage: str, changes: Mapping[str, Any]) -> Ne
     if fixed:
         raise SettingsError(*(_why_fixed(name, models, limits) for name in fixed))
     command = command_of(stage)
-    held: dict[str, Any] = {}
+    held: dict[str, Any] = command.settings().unrecorded()
     for name in begun_stages(out):
         if name in command.stages:
             record = Ledger(out, name).record()

@@ -147,7 +147,7 @@ class Ledger:
             self._require_no_manifests()
             first = self.out.create(name, body)
             there = json.loads(body) if first else self.record()
-        found = differences(there, json.loads(body))
+        found = differences(there, json.loads(body), stage.unrecorded)
         if found:
             raise SettingsError(
                 f"{self.out.url} holds a {self.stage} run with other settings:",
@@ -169,7 +169,7 @@ class Ledger:
             if there is None:
                 raise self._gone()
             here = to_json(new_record(stage, plan, there["reads"], None), record_name(self.stage))
-            found = differences(there, json.loads(here))
+            found = differences(there, json.loads(here), stage.unrecorded)
             if found:
                 raise StageLostError(f"{self._another()} ({found[0]})")
             self._record, self._begun = there, _Begun(stage.schema.remove_metadata(), plan)

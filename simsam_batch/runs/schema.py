@@ -180,6 +180,7 @@ class Stage(Protocol):
         needs: what its workers need.
         schema: Arrow schema of its rows, beginning with `row_fields` of its unit.
         settings: the result settings; equal settings mean equal numbers. Plain JSON values.
+        unrecorded: of settings that are younger than runs which may be gone on with, what these did without them.
         resolved: what the settings came down to (weights digest, patch size, normalisation, ...). Plain JSON values.
         fold: merges ``ShardOutput.statistics``.
     """
@@ -201,6 +202,9 @@ class Stage(Protocol):
 
     @property
     def settings(self) -> dict[str, Any]: ...
+
+    @property
+    def unrecorded(self) -> Mapping[str, Any]: ...
 
     @property
     def resolved(self) -> dict[str, Any]: ...

@@ -89,13 +89,16 @@ def schema_of(record: Mapping[str, Any]) -> pa.Schema:
     return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(record["arrow_schema"])))
 
 
-def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+def differences(
+    there: Mapping[str, Any], here: Mapping[str, Any], unrecorded: Mapping[str, Any] | None = None
+) -> list[str]:
     """What differs between the record in OUT and another, in a few lines that people can read; none if nothing does.
 
     They hold the first entries, and of each the beginning. The plan goes by what it is known by, since it may have
-    grown.
+    grown. A setting that a record does not name counts as its value in ``unrecorded``, see
+    `simsam_batch.runs.schema.Stage`.
     """
-    one, other = _comparable(there), _comparable(here)
+    one, other = (_comparable(record, unrecorded or {}) for record in (there, here))
     keys = [*one, *(key for key in other if key not in one)]
     texts = {key: [json.dumps(held[key]) if key in held else "nothing" for held in (one, other)] for key in keys}
     found = [
@@ -112,11 +115,11 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     return found if more <= 0 else [*found[:_DIFFERENCES_LISTED], f"and {more} more"]
 
 
-def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
+def _comparable(record: Mapping[str, Any], unrecorded: Mapping[str, Any]) -> dict[str, Any]:
     """A record as flat entries: settings and resolved by their dotted keys, the plan, what is read, the columns."""
     entries = {"plan": record["plan"]["digest"], "unit": record["plan"]["unit"], "reads": [*record["reads"]]}
-    for section in ("settings", "resolved"):
-        _flatten(record[section], "", entries)
+    for section in (dict(unrecorded) | record["settings"], record["resolved"]):
+        _flatten(section, "", entries)
     entries.update({f"column {field.name}": str(field.type) for field in schema_of(record)})
     return entries
 

@@ -24,9 +24,18 @@ Idle = Mapping[str, Collection[Any]]
 """Values of other settings, by their names, beside which a setting has no effect: ``{"refine": ["none"]}``."""
 
 
-def result(default: Any, description: str, *, idle: Idle | None = None, **limits: Any) -> Any:
-    """Declare a setting that changes the numbers; ``limits`` are pydantic's, such as ``ge=0``."""
-    return _declared("result", default, description, idle, **limits)
+def result(default: Any, description: str, *, idle: Idle | None = None, **more: Any) -> Any:
+    """Declare a setting that changes the numbers.
+
+    Args:
+        default: its value where none is given.
+        description: of ``--help``.
+        idle: beside which values of others it has no effect.
+        more: ``unrecorded``, for a setting that is younger than runs which are to be gone on with: the value by which
+            these did what they did. All else are pydantic's limits, such as ``ge=0``.
+    """
+    younger = {"unrecorded": more.pop("unrecorded")} if "unrecorded" in more else {}
+    return _declared("result", default, description, idle, younger, **more)
 
 
 def given(default: Any, description: str, **limits: Any) -> Any:
@@ -39,9 +48,16 @@ def operation(default: Any, description: str, *, idle: Idle | None = None, **lim
     return _declared("operation", default, description, idle, **limits)
 
 
-def _declared(kind: Kind, default: Any, description: str, idle: Idle | None, **limits: Any) -> Any:
+def _declared(
+    kind: Kind,
+    default: Any,
+    description: str,
+    idle: Idle | None,
+    younger: Mapping[str, Any] | None = None,
+    **limits: Any,
+) -> Any:
     about: dict[str, Any] = {"kind": kind, "idle": {name: list(values) for name, values in (idle or {}).items()}}
-    return Field(default, description=description, json_schema_extra=about, **limits)
+    return Field(default, description=description, json_schema_extra=about | dict(younger or {}), **limits)
 
 
 def split_at_commas(value: Any) -> tuple[str, ...]:
@@ -123,6 +139,13 @@ class Settings(Component):
         names = self.fields_of(kind, components)
         dumped = self.model_dump(mode="json", include=set(names))
         return {name: dumped[name] for name in names}
+
+    @classmethod
+    def unrecorded(cls, components: Collection[type[Component]] | None = None) -> dict[str, Any]:
+        """What runs did that began before there were some of the result settings, by these settings' names."""
+        names = cls.fields_of("result", components)
+        declared = {name: _about(cls.component_of(name).model_fields[name]) for name in names}
+        return {name: about["unrecorded"] for name, about in declared.items() if "unrecorded" in about}
 
     def without_effect(self) -> list[str]:
         """Settings that do nothing beside the others, one sentence each.

@@ -53,6 +53,11 @@ class CommandStage(ABC, Generic[S]):
             return self.recorded
         return self.options.values_of("result", self.components)
 
+    @property
+    def unrecorded(self) -> dict[str, Any]:
+        """What a run did whose record names none of its youngest settings."""
+        return self.options.unrecorded(self.components)
+
     @cached_property
     def schema(self) -> pa.Schema:
         """Arrow schema of the rows."""

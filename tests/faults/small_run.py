@@ -52,6 +52,7 @@ class ChecksumStage:
     needs: Needs = field(default_factory=Needs)
     schema: pa.Schema = field(default_factory=lambda: pa.schema([*ROW_FIELDS, pa.field("value", pa.float64())]))
     settings: dict[str, Any] = field(default_factory=lambda: {"seed": 1})
+    unrecorded: dict[str, Any] = field(default_factory=dict)
     resolved: dict[str, Any] = field(default_factory=dict)
     fold: CountFold = field(default_factory=CountFold)
 

@@ -86,6 +86,7 @@ class NullStage:
     needs: Needs = field(default_factory=Needs)
     schema: pa.Schema = field(default_factory=lambda: pa.schema(ROW_FIELDS))
     settings: dict[str, Any] = field(default_factory=dict)
+    unrecorded: dict[str, Any] = field(default_factory=dict)
     resolved: dict[str, Any] = field(default_factory=dict)
     fold: RowsFold = field(default_factory=RowsFold)
 

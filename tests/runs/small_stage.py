@@ -34,6 +34,7 @@ class SmallStage:
     reads: tuple[str, ...] = ()
     needs: Needs = field(default_factory=Needs)
     settings: dict[str, Any] = field(default_factory=lambda: {"kappa": 10, "head": {"lr": 0.5}})
+    unrecorded: dict[str, Any] = field(default_factory=dict)
     resolved: dict[str, Any] = field(default_factory=lambda: {"weights": "sha256:ab"})
     schema: pa.Schema = field(
         default_factory=lambda: pa.schema(

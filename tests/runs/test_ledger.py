@@ -307,6 +307,21 @@ def test_beginning_with_other_settings_lists_each_difference(tmp_path: Path) -> 
     ]
 
 
+def test_a_setting_that_is_younger_than_the_run_counts_as_what_runs_did_before(tmp_path: Path) -> None:
+    ledger, plan = _begun(str(tmp_path))
+    older = SmallStage().settings
+    ledger.begin(SmallStage(settings=older | {"depth": 3}, unrecorded={"depth": 3}), plan)
+    # and so it does for a worker that joins
+    Ledger(plan.out, "small").join(SmallStage(settings=older | {"depth": 3}, unrecorded={"depth": 3}), plan)
+    with pytest.raises(SettingsError, match="depth: the run in OUT has 3, this command has 4"):
+        ledger.begin(SmallStage(settings=older | {"depth": 4}, unrecorded={"depth": 3}), plan)
+    with pytest.raises(SettingsError, match="depth: the run in OUT has nothing, this command has 3"):
+        ledger.begin(SmallStage(settings=older | {"depth": 3}), plan)
+    # what is recorded counts as it is
+    with pytest.raises(SettingsError, match="kappa: the run in OUT has 10, this command has 12"):
+        ledger.begin(SmallStage(settings=older | {"kappa": 12}, unrecorded={"kappa": 12}), plan)
+
+
 def test_beginning_with_another_plan_is_refused(tmp_path: Path) -> None:
     ledger, _ = _begun(str(tmp_path / "a"))
     with pytest.raises(SettingsError, match="plan: the run in OUT has"):

@@ -45,6 +45,7 @@ class LengthStage:
     reads: tuple[str, ...] = ()
     needs: Needs = field(default_factory=Needs)
     settings: dict[str, Any] = field(default_factory=dict)
+    unrecorded: dict[str, Any] = field(default_factory=dict)
     resolved: dict[str, Any] = field(default_factory=dict)
     fold: SumFold = field(default_factory=SumFold)
 

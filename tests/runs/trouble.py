@@ -61,6 +61,7 @@ class TroubleStage:
     needs: Needs = field(default_factory=Needs)
     schema: pa.Schema = SCHEMA
     settings: dict[str, Any] = field(default_factory=lambda: {"seed": 1})
+    unrecorded: dict[str, Any] = field(default_factory=dict)
     resolved: dict[str, Any] = field(default_factory=dict)
     fold: SumFold = field(default_factory=SumFold)
 

@@ -18,7 +18,7 @@ class Colour(Component, title="Colour"):
 
 
 class Depth(Size):
-    depth: int = result(1, "in metres")
+    depth: int = result(1, "in metres", unrecorded=4)
 
 
 class Place(Component, title="Where"):
@@ -45,6 +45,12 @@ def test_a_component_names_its_settings_and_what_derived_ones_add() -> None:
     assert House().values_of("result", (Depth,)) == {"depth": 1}
     assert House().values_of("result", (Colour, Depth)) == {"depth": 1, "colour": "red"}
     assert House().values_of("result", ()) == {}
+
+
+def test_what_runs_did_before_there_was_a_setting_need_not_be_its_default() -> None:
+    assert House.unrecorded() == House.unrecorded((Depth,)) == {"depth": 4}
+    assert House.unrecorded((Size,)) == {"depth": 4}, "a derived component's settings are its own too"
+    assert House.unrecorded((Colour,)) == {}
 
 
 def test_a_section_is_the_component_s_title_and_input_and_operation_have_one_each() -> None:

@@ -40,6 +40,7 @@ class PairStage:
     plan: None = None
     needs: Needs = field(default_factory=Needs)
     settings: dict[str, Any] = field(default_factory=dict)
+    unrecorded: dict[str, Any] = field(default_factory=dict)
     resolved: dict[str, Any] = field(default_factory=dict)
     fold: Sums = field(default_factory=Sums)
 
