@@ -219,11 +219,11 @@ def _verify_command() -> click.Command:
     )
 
 
-def _doctor(out: str | None, *, backbone: str | None, weights: str | None, single_driver: bool) -> int:
+def _doctor(out: str | None, *, single_driver: bool, **network: str | None) -> int:
     from simsam_batch import doctor
 
     fit = True
-    for check in doctor.checks(out, backbone=backbone, weights=weights, single_driver=single_driver):
+    for check in doctor.checks(out, single_driver=single_driver, **network):
         _say(doctor.lines(check))
         fit &= check.ok
     return 0 if fit else EXIT_COULD_NOT_RUN
@@ -237,6 +237,11 @@ def _doctor_command() -> click.Command:
             click.Argument(["out"], required=False),
             click.Option(["--backbone"], metavar="NAME", help="load this one  [dino_vits16]"),
             click.Option(["--weights"], metavar="FILE", help="its weights"),
+            click.Option(
+                ["--checkpoint-part"],
+                type=click.Choice(["auto", "teacher", "student"]),
+                help="which network of FILE, if it has several  [auto]",
+            ),
             click.Option(["--single-driver"], is_flag=True, help="do not ask OUT for conditional create"),
         ],
         help="Try out what a run needs: packages, GPU, solvers, decoders, engines, weights and, with OUT, storage.\n\n"

@@ -10,7 +10,7 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -41,18 +41,21 @@ class Check:
         ok: False if a run would fail over it. What is optional and absent is no failure.
         text: what was found.
         mend: what to do about a failure, one line.
+        more: further lines of what was found.
     """
 
     name: str
     ok: bool
     text: str
     mend: str = ""
+    more: tuple[str, ...] = ()
 
 
 def lines(check: Check) -> list[str]:
-    """A check for people: one line, and a second one with the mend of what failed."""
+    """A check for people: one line, then what more was found, or the mend of what failed."""
     shown = f"{'ok' if check.ok else 'FAILED':6}  {check.name:13}  {check.text}"
-    return [shown] if check.ok else [shown, f"{'':23}To mend it: {check.mend}"]
+    below = check.more if check.ok else (f"To mend it: {check.mend}",)
+    return [shown, *(f"{'':23}{line}" for line in below)]
 
 
 def checks(
@@ -60,6 +63,7 @@ def checks(
     *,
     backbone: str | None = None,
     weights: str | None = None,
+    checkpoint_part: str | None = None,
     single_driver: bool = False,
 ) -> Iterator[Check]:
     """Look at everything a run needs, and yield what each check came to, as it comes.
@@ -71,6 +75,7 @@ def checks(
         backbone: load this one, with ``weights`` as in `simsam_batch.settings.SpectralSettings`; None: that of
             the run in ``out``, or the default one.
         weights: file or URL.
+        checkpoint_part: which network of a file with several; None: that of the run, or ``auto``.
         single_driver: do not ask whether the store honours conditional create.
     """
     yield _checked("python", _python, "install Python 3.11 or newer")
@@ -87,7 +92,8 @@ def checks(
     yield _checked("s3", partial(_optional, "s3fs", "s3"), "pip install --upgrade 'simsam-batch[s3]'")
     yield _checked("crf", _crf, "pip install --force-reinstall 'simsam-batch[crf]'")
     folder = None if out is None else Folder(out, single_driver=single_driver)
-    yield _checked("backbone", partial(_backbone, backbone, weights, folder), "give --backbone and --weights that fit")
+    network = {"backbone": backbone, "weights": weights, "checkpoint_part": checkpoint_part}
+    yield _checked("backbone", partial(_backbone, network, folder), "give --backbone and --weights that fit")
     if out is not None:
         yield from _of_storage(out, single_driver)
 
@@ -121,7 +127,8 @@ class _WrongError(SimsamError):
 
 def _checked(name: str, probe: Callable[[], str], mend: str) -> Check:
     try:
-        return Check(name, ok=True, text=probe())
+        text, *more = probe().split("\n")
+        return Check(name, ok=True, text=text, more=tuple(more))
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the finding
         text = str(error) if isinstance(error, SimsamError) else f"{type(error).__name__}: {error}"
         found, _, own_mend = " ".join(text.split()).partition("To mend it: ")
@@ -284,16 +291,20 @@ def _crf() -> str:
     return metadata.version("pydensecrf2")
 
 
-def _backbone(backbone: str | None, weights: str | None, folder: Folder | None) -> str:
+def _backbone(network: Mapping[str, str | None], folder: Folder | None) -> str:
+    """The network is loaded; beside what identifies it, what became of each tensor of its weights file."""
     from simsam_batch.stages.segment.settings import SegmentSettings
     from simsam_batch.storage import absolute_url
-    from simsam_batch.workers.models import resolve_models
+    from simsam_batch.workers.models import ROLES
 
-    where = None if weights is None else absolute_url(weights)
-    chosen = _begun_with(folder) if backbone is None else {"backbone": backbone}
-    settings = SegmentSettings(**chosen | ({} if where is None else {"weights": where}), device="cpu")
-    resolved = resolve_models(["backbone"], settings)["backbone"]
-    return ", ".join(f"{key} {value}" for key, value in resolved.items() if isinstance(value, str | int))
+    given = {name: value for name, value in network.items() if value is not None}
+    if "weights" in given:
+        given["weights"] = absolute_url(given["weights"])
+    chosen = {} if "backbone" in given else _begun_with(folder)
+    model, resolved = ROLES["backbone"](SegmentSettings(**chosen | given, device="cpu"), "cpu")
+    about = ", ".join(f"{key} {value}" for key, value in resolved.items() if isinstance(value, str | int))
+    report = getattr(model, "loaded", None)
+    return about if report is None else "\n".join([about, *report.lines()])
 
 
 def _begun_with(folder: Folder | None) -> dict[str, Any]:
@@ -306,7 +317,7 @@ def _begun_with(folder: Folder | None) -> dict[str, Any]:
     with suppress(SimsamError):
         for stage in begun_stages(folder):
             settings = recorded_settings(folder, stage, {})
-            return {"backbone": settings.backbone, "weights": settings.weights}
+            return {name: getattr(settings, name) for name in ("backbone", "weights", "checkpoint_part")}
     return {}
 
 

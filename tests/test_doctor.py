@@ -12,6 +12,8 @@ from typing import Any
 
 import fsspec
 import pytest
+import timm
+import torch
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import features
 
@@ -107,6 +109,26 @@ def test_real_weights_are_loaded_and_named_by_their_digest(test_weights: Path) -
     check = by_name(backbone="vit_tiny_patch16_224", weights=weights)["backbone"]
     assert check.ok
     assert "patch 16" in check.text
+
+
+@pytest.mark.parametrize(("part", "other"), [("teacher", "student"), ("student", "teacher")])
+def test_what_became_of_a_weights_file_is_told_below_the_backbone(tmp_path: Path, part: str, other: str) -> None:
+    network = timm.create_model("test_vit", pretrained=False, num_classes=0).state_dict()
+    names = {f"backbone.{name}": value for name, value in network.items()} | {"head.mlp.0.weight": torch.zeros(3)}
+    torch.save({"teacher": names, "student": names}, tmp_path / "dino.pth")
+    check = by_name(backbone="test_vit", weights=str(tmp_path / "dino.pth"), checkpoint_part=part)["backbone"]
+    assert f"weights dino file, {part}, patch 16" in check.text
+    # keys of the last of 6 blocks: 4 tensors of the embedding, 12 of each of the 5 blocks before, 4 of its own
+    taken = f"68 tensors taken ({part}, dino file, beside {other}); 10 more take no part in what is computed"
+    below = [taken, "renamed: backbone. taken off (78)", "dropped 1: head.mlp.0.weight"]
+    assert lines(check)[1:] == [f"{'':23}{line}" for line in below]
+
+
+def test_a_part_that_the_weights_file_lacks_is_a_failure_with_its_mend(test_weights: Path) -> None:
+    weights = str(test_weights / "vit_tiny_patch16_224.supervised.safetensors")
+    check = by_name(backbone="vit_tiny_patch16_224", weights=weights, checkpoint_part="student")["backbone"]
+    assert (check.ok, check.mend) == (False, "leave out --checkpoint-part")
+    assert "has no student" in check.text
 
 
 def test_a_solver_that_computes_wrong_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,10 +17,13 @@ from torch import nn
 
 from simsam_batch.errors import SettingsError
 from simsam_batch.features.contract import Triple
+from simsam_batch.features.fitting import fit_checkpoint
 from simsam_batch.features.published import not_fetched, weights_source
 from simsam_batch.features.taps import Tap, TappedViT
 from simsam_batch.features.vit import TOKEN_FACETS, ViTBackbone
-from simsam_batch.features.weights import Checkpoint, fit_checkpoint, read_checkpoint
+from simsam_batch.features.weights import Checkpoint, Part, read_checkpoint
+
+_log = logging.getLogger(__name__)
 
 ALIASES = {
     "dino_vits16": "vit_small_patch16_224.dino",
@@ -48,6 +52,7 @@ def load_backbone(
     device: str = "cpu",
     precision: Literal["fp32", "bf16"] = "fp32",
     whole: bool = False,
+    checkpoint_part: Part = "auto",
 ) -> ViTBackbone:
     """Load a ViT by its timm name, or a DINO alias, with weights from a file or by timm's own download.
 
@@ -64,13 +69,15 @@ def load_backbone(
         device: torch's name of the device.
         precision: of the blocks; results are float32 either way. ``fp32`` uses no TF32.
         whole: keep the final norm, for `ViTBackbone.pooled`; the facet must be ``token`` and the block the last.
+        checkpoint_part: which network of a file that has several, see `simsam_batch.features.weights.read_checkpoint`.
 
     Raises:
         SettingsError: unknown name, facet, precision or block; ``norm-token`` of a network without a final norm; a
-            model that is no plain ViT with variable grids; weights that cannot be fetched, read or fitted. Never falls
-            back to random weights.
+            model that is no plain ViT with variable grids; weights that cannot be fetched, read or fitted, or a part
+            that the file has not. Never falls back to random weights.
     """
-    taps, model, about = _network(name, weights, [block], [facet], device=device, precision=precision, whole=whole)
+    arithmetic = {"device": device, "precision": precision}
+    taps, model, about = _network(name, weights, checkpoint_part, [block], [facet], **arithmetic, whole=whole)
     backbone = ViTBackbone(model, block=taps[0][0], facet=facet, whole=whole, **about)
     shape = _tried_out(lambda images: backbone(images).descriptors, backbone.patch, name)
     _require_shape(shape, backbone.channels, name)
@@ -87,6 +94,7 @@ def load_taps(
     precision: Literal["fp32", "bf16"] = "fp32",
     class_token: bool = False,
     registers: bool = False,
+    checkpoint_part: Part = "auto",
 ) -> TappedViT:
     """Load a ViT of which several facets of several blocks are wanted at once; see `load_backbone` for what is shared.
 
@@ -99,11 +107,12 @@ def load_taps(
         precision: of the blocks.
         class_token: keep what describes the class token too.
         registers: keep what describes register tokens too.
+        checkpoint_part: as for `load_backbone`.
 
     Raises:
         SettingsError: as `load_backbone`.
     """
-    taps, model, about = _network(name, weights, blocks, facets, device=device, precision=precision)
+    taps, model, about = _network(name, weights, checkpoint_part, blocks, facets, device=device, precision=precision)
     network = TappedViT(model, taps=taps, class_token=class_token, registers=registers, **about)
     last = taps[-1]
     shape = _tried_out(lambda images: network(images).descriptors[last], network.patch, name)
@@ -114,6 +123,7 @@ def load_taps(
 def _network(
     name: str,
     weights: Path | None,
+    part: Part,
     blocks: Sequence[int | None],
     facets: Sequence[str],
     *,
@@ -128,14 +138,16 @@ def _network(
     if precision not in {"fp32", "bf16"}:
         raise SettingsError(f"precision: {precision!r} is not known; allowed: fp32, bf16")
     full_name = _known_name(name)
-    checkpoint = None if weights is None else read_checkpoint(weights)
+    checkpoint = None if weights is None else read_checkpoint(weights, part)
     model = _build(full_name, name, pretrained=checkpoint is None)
     at = dict.fromkeys(_resolve_block(len(model.blocks), block, name) for block in blocks)
     taps = [(block, facet) for block in at for facet in facets]
     for block, facet in taps:
         _check_facet(model, block, facet, name)
+    loaded = None
     if checkpoint is not None:
-        fit_checkpoint(model, name, checkpoint, partial(_takes_part, taps=taps, whole=whole))
+        loaded = fit_checkpoint(model, name, checkpoint, partial(_takes_part, taps=taps, whole=whole))
+        _log.debug("%s from %s: %s", name, weights, "; ".join(loaded.lines()))
 
     model.to(device)
     self_distilled = checkpoint is not None and checkpoint.layout in {"dino", "ibot"}
@@ -148,6 +160,7 @@ def _network(
         "std": std,
         "precision": precision,
         "dino": is_dino,
+        "loaded": loaded,
     }
     return taps, model, about
 

@@ -13,6 +13,7 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from simsam_batch.features.contract import Features, Triple, patch_grid
+from simsam_batch.features.fitting import LoadReport
 
 TOKEN_FACETS = ("token", "norm-token")
 """Facets of the residual stream; all others are projections inside a block."""
@@ -37,6 +38,7 @@ class FrozenViT:
         precision: ``fp32`` (without TF32) or ``bf16``.
         dino: whether positions are resampled as DINO does rather than as timm does.
         with_norm: keep the network's final norm.
+        loaded: what became of the tensors of a weights file, if the weights are from one.
     """
 
     def __init__(
@@ -51,8 +53,10 @@ class FrozenViT:
         precision: str,
         dino: bool,
         with_norm: bool,
+        loaded: LoadReport | None = None,
     ) -> None:
         self.name = name
+        self.loaded = loaded
         self.patch: int = model.patch_embed.patch_size[0]
         self.blocks = len(model.blocks)
         self.mean = mean

@@ -1,4 +1,4 @@
-"""Weights files: read without running code, brought to timm's key names, fitted to a model or refused."""
+"""Weights files: read without running code, and of the networks that a training script saved the one asked for."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import json
 import math
 import re
 import stat
-import sys
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,22 +24,21 @@ from torch import Tensor
 from simsam_batch.errors import SettingsError
 from simsam_batch.features.contract import Triple
 
+Part = Literal["auto", "teacher", "student"]
+"""Which network of a file: that of a self-distillation by name, or the one that is usually evaluated."""
+
 # Where training scripts put the network inside a checkpoint. The teacher is what DINO and iBOT evaluate, and timm takes
 # an average over the training, if there is one, before what was trained last.
+_SELF_DISTILLED = ("teacher", "student")
 _AVERAGES = ("state_dict_ema", "model_ema")
-_NESTS = ("teacher", "student", *_AVERAGES, "state_dict", "model")
+_NESTS = (*_SELF_DISTILLED, *_AVERAGES, "state_dict", "model")
 _PREFIXES = ("module.", "backbone.")
 # What torch.compile and torch's own wrappers put around a module, and so into the names of what is in it.
 _WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _MOST_TIMES_ITS_SIZE = 16
 _ARCHIVE = b"PK\x03\x04"
 
-# Parameters that belong to no block: classifiers, projection heads, final norms, mask tokens of masked-image training.
-_NOT_BACKBONE = re.compile(
-    r"(head|head_dist|fc|fc_norm|norm|attn_pool|dino_head|ibot_head|ibot_loss|dino_loss)\.|(mask_token|masked_embed)$"
-)
 _ONLY_IN_IBOT = re.compile(r"masked_embed$|head\.last_layer2\.")
-_ONLY_IN_RELEASED_DINOV2_OR_V3 = ("mask_token", "register_tokens", "storage_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +49,13 @@ class Checkpoint:
         path: the file.
         layout: whose key layout it had: ``timm`` (or plain: the same names), ``dino``, ``ibot``.
         tensors: by name, on the CPU, float32.
-        part: which of several networks of the file they are, where it is not the usual one; empty otherwise.
+        part: which of several networks of the file they are, where it is not the usual one or was asked for by name;
+            empty otherwise.
         arch: the model the file says it is for; empty if it does not say.
         mean, std: the normalisation recorded in the file, None if it has none.
+        network: what the file calls the network, such as ``teacher``; empty if it holds that alone.
+        beside: what else of its networks were left in the file.
+        prefixes: what was taken off the beginnings of names, and of how many.
     """
 
     path: Path
@@ -62,6 +65,9 @@ class Checkpoint:
     arch: str = ""
     mean: Triple | None = None
     std: Triple | None = None
+    network: str = ""
+    beside: tuple[str, ...] = ()
+    prefixes: tuple[tuple[str, int], ...] = ()
 
 
 def weights_digest(path: Path) -> str:
@@ -74,7 +80,16 @@ def weights_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+@dataclass(frozen=True, slots=True)
+class _Network:
+    """One of the networks of a file: its tensors under the file's names, where they were, and what stood beside."""
+
+    tensors: dict[str, Tensor]
+    nests: tuple[str, ...]
+    beside: tuple[str, ...]
+
+
+def read_checkpoint(path: Path, part: Part = "auto") -> Checkpoint:
     """Read a safetensors or torch file, told apart by content; nothing in it is executed.
 
     Torch files are read with ``weights_only=True``; of Python's classes only `argparse.Namespace` is let through,
@@ -82,9 +97,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
     ``student``, ``state_dict_ema``, ``model_ema``, ``state_dict``, ``model``), prefixes (``module.``, ``backbone.``, at
     the start of a key only) and the wrappers of ``torch.compile`` are taken off.
 
+    Args:
+        path: the file.
+        part: which network of a file with several; ``auto`` is the first of the names above.
+
     Raises:
-        SettingsError: no such file or none that is one, damaged, holds code or no tensors, or takes up far more memory
-            than its size.
+        SettingsError: no such file or none that is one, damaged, holds code or no tensors, takes up far more memory
+            than its size, or has not the part asked for.
     """
     path = Path(path)
     with _opened(path) as file:
@@ -94,62 +113,28 @@ def read_checkpoint(path: Path) -> Checkpoint:
     else:
         content, metadata = _read_torch(path, is_archive=start.startswith(_ARCHIVE)), {}
 
-    named, self_distilled, part = _network_of(content, path)
-    if not named:
+    found = _network_of(content, path, part)
+    if not found.tensors:
         raise SettingsError(f"the weights file {path} holds no tensors under any known layout (timm, DINO, iBOT)")
-    names = {key: _without_prefixes(key) for key in named}
-    self_distilled |= any("backbone." in key.removesuffix(name) for key, name in names.items())
-    is_ibot = "ibot_loss" in content or any(map(_ONLY_IN_IBOT.search, named))
+    names = {key: _without_prefixes(key) for key in found.tensors}
+    prefixes = Counter(key.removesuffix(name) for key, name in names.items() if key != name and key.endswith(name))
+    self_distilled = any(nest in _SELF_DISTILLED for nest in found.nests) or any(
+        "backbone." in key.removesuffix(name) for key, name in names.items()
+    )
+    is_ibot = "ibot_loss" in content or any(map(_ONLY_IN_IBOT.search, found.tensors))
+    average = next((nest for nest in reversed(found.nests) if nest in _AVERAGES), "")
     return Checkpoint(
         path=path,
         layout="ibot" if is_ibot else "dino" if self_distilled else "timm",
-        tensors={names[key]: value for key, value in named.items()},
-        part=part,
+        tensors={names[key]: value for key, value in found.tensors.items()},
+        part=average if part == "auto" else part,
         arch=metadata.get("arch", ""),
         mean=_three_numbers(metadata, "mean", path),
         std=_three_numbers(metadata, "std", path),
+        network=found.nests[-1] if found.nests else "",
+        beside=found.beside,
+        prefixes=tuple(sorted(prefixes.items())),
     )
-
-
-def fit_checkpoint(model: Any, name: str, checkpoint: Checkpoint, is_needed: Callable[[str], bool]) -> None:
-    """Load a checkpoint into a timm ViT; every needed parameter comes from the file or nothing is loaded.
-
-    A learned position table of another square size is accepted: the model takes over its grid.
-
-    Args:
-        model: timm's model, changed in place.
-        name: what the user calls it, for messages.
-        checkpoint: the file's content.
-        is_needed: whether a parameter, by timm's name, takes part in what will be computed.
-
-    Raises:
-        SettingsError: needed parameters are missing or have other shapes, or the file holds backbone parameters that
-            the model does not know; the message names the first few of each.
-    """
-    tensors = _to_timm_names(model, checkpoint)
-    _adopt_position_grid(model, tensors)
-    known = model.state_dict()
-    needed = {key: value.shape for key, value in known.items() if is_needed(key)}
-    missing = [key for key in needed if key not in tensors]
-    misshapen = [
-        f"{key} (file {tuple(tensors[key].shape)}, model {tuple(shape)})"
-        for key, shape in needed.items()
-        if key in tensors and tensors[key].shape != shape
-    ]
-    unexpected = [key for key in tensors if key not in known and not _NOT_BACKBONE.match(key)]
-    if missing or misshapen or unexpected:
-        matched = len(needed) - len(missing) - len(misshapen)
-        parts = [f"{matched} of the {len(needed)} tensors needed match"]
-        for what, keys in (("missing", missing), ("of another shape", misshapen), ("unexpected", unexpected)):
-            if keys:
-                rest = f", and {len(keys) - 3} more" if len(keys) > 3 else ""
-                parts.append(f"{len(keys)} {what}: {', '.join(keys[:3])}{rest}")
-        says = f" (it says it is for {checkpoint.arch})" if checkpoint.arch else ""
-        raise SettingsError(
-            f"the weights file {checkpoint.path}{says} does not fit the backbone {name}: {'; '.join(parts)}. "
-            "Give the backbone the file was made for, or another file"
-        )
-    model.load_state_dict({key: tensors[key] for key in needed}, strict=False)
 
 
 class _Unread:
@@ -236,27 +221,50 @@ def _read_torch(path: Path, *, is_archive: bool) -> Mapping[str, Any]:
     return content
 
 
-def _network_of(content: Mapping[str, Any], path: Path) -> tuple[dict[str, Tensor], bool, str]:
-    """Tensors of the innermost network, whether a teacher or student held it, and which average it is, if it is one."""
-    self_distilled, part = False, ""
+def _network_of(content: Mapping[str, Any], path: Path, part: Part) -> _Network:
+    """The innermost network that ``part`` leads to."""
+    wanted = _NESTS if part == "auto" else (part, *(nest for nest in _NESTS if nest not in _SELF_DISTILLED))
+    nests, beside = [], []
     for _ in _NESTS:
-        nest = next((nest for nest in _NESTS if isinstance(content.get(nest), Mapping)), None)
+        there = [nest for nest in _NESTS if isinstance(content.get(nest), Mapping)]
+        nest = next((nest for nest in wanted if nest in there), None)
+        beside += [other for other in there if other != nest]
         if nest is None:
             break
-        self_distilled |= nest in {"teacher", "student"}
-        part = nest if nest in _AVERAGES else part
+        nests.append(nest)
         content = content[nest]
-    # safetensors knows no nesting: there the same stands in front of the names.
-    for start in ("teacher.", "student."):
-        if inside := {key.removeprefix(start): value for key, value in content.items() if str(key).startswith(start)}:
-            content, self_distilled = inside, True
-            break
+    # safetensors knows no nesting: there the same stands in front of the names, as in sharded training checkpoints.
+    there = [each for each in _SELF_DISTILLED if any(str(key).startswith(f"{each}.") for key in content)]
+    first = next((nest for nest in wanted if nest in there), None)
+    beside += [other for other in there if other != first]
+    if first is not None:
+        start = f"{first}."
+        content = {key.removeprefix(start): value for key, value in content.items() if str(key).startswith(start)}
+        nests.append(first)
+    if part != "auto" and part not in nests:
+        raise _without(part, path, nests, beside)
     found = {str(key): value for key, value in content.items() if _holds_numbers(value)}
     # Tensors that show one number many times take little room in a file, until they become float32.
     unpacked = 4 * sum(value.numel() for value in found.values())
     if unpacked > _MOST_TIMES_ITS_SIZE * path.stat().st_size:
         raise _grown(path, unpacked)
-    return {key: value.float() for key, value in found.items()}, self_distilled, part
+    return _Network({key: value.float() for key, value in found.items()}, tuple(nests), tuple(beside))
+
+
+def _without(part: str, path: Path, nests: list[str], beside: list[str]) -> SettingsError:
+    """What is said of a file that has not the network asked for."""
+    mend = "leave out --checkpoint-part"
+    there = [each for each in _SELF_DISTILLED if each in beside]
+    if there:
+        return SettingsError(
+            f"checkpoint_part: the weights file {path} has no {part}; it has a {' and a '.join(there)}. To mend it: "
+            f"give --checkpoint-part {there[0]}, or {mend}"
+        )
+    held = f" ({', '.join([*nests, *beside])})" if nests or beside else ""
+    return SettingsError(
+        f"checkpoint_part: the weights file {path} has no {part}: it is not of a teacher and a student, but holds one "
+        f"network alone{held}. To mend it: {mend}"
+    )
 
 
 def _holds_numbers(value: Any) -> bool:
@@ -288,26 +296,3 @@ def _three_numbers(metadata: Mapping[str, str], key: str, path: Path) -> Triple 
     if not all(map(math.isfinite, (red, green, blue))) or (key == "std" and min(red, green, blue) <= 0):
         raise SettingsError(f"the weights file {path} records {key}={text!r}, by which no image can be normalised")
     return red, green, blue
-
-
-def _to_timm_names(model: Any, checkpoint: Checkpoint) -> dict[str, Tensor]:
-    tensors = dict(checkpoint.tensors)
-    if any(key in tensors for key in _ONLY_IN_RELEASED_DINOV2_OR_V3):
-        # timm ships the converter of these releases beside each model family.
-        convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-        if convert is not None:
-            tensors = convert(tensors, model)
-    if "blocks.0.ls1.gamma" in model.state_dict():
-        tensors = {re.sub(r"\.gamma_([12])$", r".ls\1.gamma", key): value for key, value in tensors.items()}
-    return tensors
-
-
-def _adopt_position_grid(model: Any, tensors: Mapping[str, Tensor]) -> None:
-    own, given = getattr(model, "pos_embed", None), tensors.get("pos_embed")
-    if own is None or given is None or given.ndim != 3 or given.shape[1] == own.shape[1]:
-        return
-    prefix = 0 if getattr(model, "no_embed_class", False) else model.num_prefix_tokens
-    side = math.isqrt(max(given.shape[1] - prefix, 0))
-    if side > 0 and side * side + prefix == given.shape[1]:
-        patch = model.patch_embed.patch_size[0]
-        model.set_input_size(img_size=(side * patch, side * patch))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import field_validator
 
@@ -10,8 +10,9 @@ from simsam_batch.settings.declare import Component, operation, result
 from simsam_batch.settings.run import RunSettings
 
 Facet = Literal["key", "query", "value", "token", "norm-token"]
+CheckpointPart = Literal["auto", "teacher", "student"]
 
-_WEIGHTLESS = {"backbone": ["descriptors"]}
+_WEIGHTLESS: dict[str, list[Any]] = {"backbone": ["descriptors"]}
 
 
 class Network(Component, title="Features"):
@@ -22,6 +23,12 @@ class Network(Component, title="Features"):
         None,
         "weights file or URL (safetensors, or torch in timm, DINO or iBOT layout); none: timm fetches them",
         idle=_WEIGHTLESS,
+    )
+    checkpoint_part: CheckpointPart = result(
+        "auto",
+        "which network of a weights file with several; auto: the teacher, if there is one",
+        idle=_WEIGHTLESS | {"weights": [None]},
+        unrecorded="auto",
     )
 
 

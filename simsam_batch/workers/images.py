@@ -89,6 +89,8 @@ class ImageWorker(RecordWorker[Loaded], Generic[F]):
             "precision": self.backbone.describe().get("precision", "fp32"),
             **self.facts,
         }
+        if (loaded := getattr(self.backbone, "loaded", None)) is not None and loaded.network:
+            self.facts["checkpoint_part"] = loaded.network
 
     def model(self, role: str) -> Any:
         """The model of a role on this worker's device, as the driver resolved it."""

@@ -121,7 +121,8 @@ def _network(load: Callable[..., Any], settings: NetworkSettings, device: str, *
     """A network with its weights, by one of the loaders of `simsam_batch.features.backbones`, and its facts."""
     with weights_file(settings.weights) as (path, digest):
         precision = precision_of(settings, device)
-        network = load(settings.backbone, weights=path, device=device, precision=precision, **asked)
+        chosen = {"weights": path, "checkpoint_part": settings.checkpoint_part}
+        network = load(settings.backbone, **chosen, device=device, precision=precision, **asked)
     found = network.describe() | {"weights_sha256": digest or network.digest()}
     # Driver and workers may compute on different devices; what each used stands in the manifests.
     del found["precision"]
