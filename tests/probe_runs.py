@@ -57,7 +57,7 @@ def picture(number: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     return pixels, ids
 
 
-def arguments(home: Path, out: Path, *more: str) -> list[str]:
+def arguments(home: Path, out: Path | str, *more: str) -> list[str]:
     """Of a probe run over a collection; small and quick."""
     command = ["probe", str(home / "photos"), str(out), "--truth", str(home / "truth")]
     network = ["--backbone", NETWORK, "--weights", str(home / "vit.safetensors"), "--resize", "native"]

@@ -20,6 +20,7 @@ from PIL import Image
 from probe_runs import CLASSES, PATCH, VOID, arguments, make_collection
 from result_rows import pixels_of, rows_of
 
+from simsam_batch import open_run
 from simsam_batch.cli import run as simsam
 
 PROBES = ("linear", "knn", "kmeans", "ward")
@@ -210,6 +211,15 @@ def test_every_engine_computes_the_same_bits(
     run_on(engine, [sys.executable, "-m", "simsam_batch", *arguments(home, tmp_path / "out", *FULL)])
     assert digests(tmp_path / "out") == digests(finished)
     assert result_of(tmp_path / "out", "probe-table")["metrics"] == result_of(finished, "probe-table")["metrics"]
+
+
+@pytest.mark.slow
+def test_a_run_in_object_storage_is_the_same(home: Path, tmp_path: Path, s3_url: str) -> None:
+    few = ["--fractions", "1", "--seeds", "1", "--facets", "key"]
+    assert simsam(arguments(home, tmp_path / "here", *few, "--engine", "inline")) == 0
+    assert simsam(arguments(home, f"{s3_url}/probes", *few, "--engine", "local", "--workers", "2")) == 0
+    run = open_run(f"{s3_url}/probes")
+    assert {stage: run.result(stage)["content_digest"] for stage in STAGES} == digests(tmp_path / "here")
 
 
 def committed(out: Path, stage: str) -> set[str]:

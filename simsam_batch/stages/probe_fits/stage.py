@@ -35,7 +35,7 @@ from simsam_batch.workers.models import compute_device
 from simsam_batch.workers.records import Item, RecordWorker, Results, Row, failed
 
 _BLOCK_ROWS = 65_536
-_HELD_BYTES = 2_000_000_000
+_HELD_BYTES = 4_000_000_000
 """Features up to this size are held while a fit goes over them again and again; more are read anew each time."""
 
 _MOST_PATCHES = 1 << 20

@@ -29,7 +29,7 @@ from simsam_batch.workers.images import image_seed
 Scores = dict[int, Tensor]
 """By the number of a cell (n, C) float32 on the CPU."""
 
-_HELD_BYTES = 2_000_000_000
+_HELD_BYTES = 4_000_000_000
 _BLOCK_ROWS = 65_536
 
 
