@@ -291,6 +291,12 @@ def test_truth_that_cannot_be_used_is_counted_and_costs_no_other_image(
         row = maps[name]
         assert (row["shown"] is None) == (row["side"] == "train" or row["status"] == "failed")
     assert result_of(out, "probe-table")["metrics"]["images_scored"] == subsets["val"]
+    # what is mended is tried again: it has a map, and is not scored, for the fits stay as they are
+    shutil.copy(home / "photos" / names[4], tmp_path / "photos" / names[4])
+    assert simsam(["retry", str(out), "--weights", str(tmp_path / "vit.safetensors"), "--engine", "inline"]) == 0
+    again = {row["image_id"]: row for row in rows_of(out, "probe-maps")}
+    assert again[names[4]]["status"] == "ok"
+    assert all(again[name]["maps"] == maps[name]["maps"] for name in names if name != names[4])
 
 
 def test_features_that_are_there_are_taken(home: Path, finished: Path, tmp_path: Path) -> None:
