@@ -1,0 +1,1 @@
+"""Probes of frozen patch features: fitted on some images, they give every patch a distribution over classes."""
