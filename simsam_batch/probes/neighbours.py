@@ -96,9 +96,7 @@ class Neighbours:
         ValueError: for numbers that are not positive, queries that are no matrix, or a query that is not finite.
     """
 
-    def __init__(
-        self, queries: Tensor, k: int, *, subsets: int = 1, classes: int, metric: Metric = "cosine"
-    ) -> None:
+    def __init__(self, queries: Tensor, k: int, *, subsets: int = 1, classes: int, metric: Metric = "cosine") -> None:
         if min(k, subsets, classes) < 1:
             raise ValueError(f"k={k}, subsets={subsets} and classes={classes} must be at least 1")
         if metric not in ("cosine", "inner"):
@@ -216,9 +214,7 @@ class Neighbours:
 class _Best:
     """The best rows of one subset for a tile of the queries, and those that wait to be compared with them."""
 
-    def __init__(
-        self, queries: _Rows, similarities: Tensor, indices: Tensor, labels: Tensor, *, ordered: bool
-    ) -> None:
+    def __init__(self, queries: _Rows, similarities: Tensor, indices: Tensor, labels: Tensor, *, ordered: bool) -> None:
         self.queries = queries
         self._similarities, self._indices, self._labels = similarities, indices, labels
         self._ordered = ordered

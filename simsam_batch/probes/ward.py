@@ -178,9 +178,7 @@ class _Clusters:
         return lower, upper, cost
 
 
-def _in_order(
-    lower: NDArray[np.int64], upper: NDArray[np.int64], cost: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _in_order(lower: NDArray[np.int64], upper: NDArray[np.int64], cost: NDArray[np.float64]) -> NDArray[np.float64]:
     """Number the merges by ascending cost; of equal ones, what was made first comes first, and so do parts."""
     count = len(cost) + 1
     order = np.argsort(cost, kind="stable")

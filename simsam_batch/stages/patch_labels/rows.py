@@ -15,7 +15,8 @@ PATCH_LABELS_FIELDS = [
 """Columns of a row after `ROW_FIELDS`: the classes that have pixels, how many each has, and pixels that do not count.
 
 All null where the image failed or has no truth. The array ``labels`` beside a row is (M, 3) int32, ascending: a patch
-in row-major order, a class, and how many of the patch's pixels are of it.
+in row-major order, a class, and how many of the patch's pixels are of it; ``void`` (N,) int32 is how many of each patch
+do not count.
 """
 
 

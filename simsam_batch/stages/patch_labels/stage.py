@@ -21,13 +21,13 @@ from simsam_batch.stages.patch_labels.settings import LabelledSettings
 from simsam_batch.workers.records import FAILURE, EarlierStage, Item, RecordWorker, Results, Row
 from simsam_batch.workers.truth import TruthReader
 
-LABELS = "labels"
-"""The array beside a row."""
+LABELS, VOID = "labels", "void"
+"""The arrays beside a row."""
 
 GRID = ("width", "height", "grid_h", "grid_w", "patch")
 """Columns of the features that say where their patches lie."""
 
-_VOID = -1
+_UNCOUNTED = -1
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,10 @@ class PatchLabelsWorker(RecordWorker[Found]):
             state = self.stage.fold.zero() | {"truth_errors": int(fault is not None)}
             results.put(item.row, Row({"status": "ok", "truth_error": fault}, state=state))
         else:
-            results.put(item.row, self._row(labels))
+            results.put(item.row, self._row(labels, item.beside["grid_h"] * item.beside["grid_w"]))
 
-    def _row(self, labels: NDArray[np.int32]) -> Row:
-        void = labels[:, 1] == _VOID
+    def _row(self, labels: NDArray[np.int32], patches: int) -> Row:
+        void = labels[:, 1] == _UNCOUNTED
         classes, places = np.unique(labels[~void, 1], return_inverse=True)
         pixels = np.zeros(len(classes), np.int64)
         np.add.at(pixels, places, labels[~void, 2])
@@ -96,7 +96,9 @@ class PatchLabelsWorker(RecordWorker[Found]):
         columns = {"status": "ok", "classes": classes, "class_pixels": pixels, "void_pixels": unscored}
         counted = dict(zip(map(str, classes.tolist()), pixels.tolist(), strict=True))
         state = {"images_with_truth": 1, "truth_errors": 0, "void_pixels": unscored, "pixels_by_class": counted}
-        return Row(columns, {LABELS: labels[~void]}, state)
+        unscored_by_patch = np.zeros(patches, np.int32)
+        unscored_by_patch[labels[void, 0]] = labels[void, 2]
+        return Row(columns, {LABELS: labels[~void], VOID: unscored_by_patch}, state)
 
 
 class LabelReader:
@@ -115,11 +117,11 @@ class LabelReader:
         found, fault = self._reader.read(uri, size)
         if found is None:
             return None, fault
-        ids = np.full(size, _VOID, np.int32)
+        ids = np.full(size, _UNCOUNTED, np.int32)
         part = self._reader.part(size)
         ids[part] = found
         if self._ignore is not None:
-            ids[part][found == self._ignore] = _VOID
+            ids[part][found == self._ignore] = _UNCOUNTED
         return ids, None
 
 
@@ -137,11 +139,11 @@ def count_by_patch(ids: NDArray[np.int32], index: masks.UpsampleIndex, across: i
         index: the patch row of every pixel row, and the patch column of every pixel column.
         across: patches beside each other.
     """
-    present = np.flatnonzero(np.bincount(ids.ravel() - _VOID)) + _VOID
-    place = np.zeros(int(present[-1]) - _VOID + 1, np.int64)
-    place[present - _VOID] = np.arange(len(present))
+    present = np.flatnonzero(np.bincount(ids.ravel() - _UNCOUNTED)) + _UNCOUNTED
+    place = np.zeros(int(present[-1]) - _UNCOUNTED + 1, np.int64)
+    place[present - _UNCOUNTED] = np.arange(len(present))
     patches = index[0][:, None] * across + index[1]
-    counts = np.bincount((patches * len(present) + place[ids - _VOID]).ravel())
+    counts = np.bincount((patches * len(present) + place[ids - _UNCOUNTED]).ravel())
     there = np.flatnonzero(counts)
     return np.stack([there // len(present), present[there % len(present)], counts[there]], axis=1).astype(np.int32)
 

@@ -14,7 +14,7 @@ from simsam_batch.errors import RunError
 from simsam_batch.runs.reading import StageRows, attachments_of
 from simsam_batch.runs.schema import ARRAY_FIELDS, IMAGE
 from simsam_batch.stages.features.stage import FeaturesStage
-from simsam_batch.stages.patch_labels.stage import LABELS, PatchLabelsStage
+from simsam_batch.stages.patch_labels.stage import LABELS, VOID, PatchLabelsStage
 from simsam_batch.storage import Folder, read_ahead
 
 _AT_ONCE = 64
@@ -77,12 +77,14 @@ class LabelledImage:
         record: its place in the plan.
         features: for each feature set (N, C).
         labels: (M, 3) int32: patch, class, pixels.
+        void: (N,) int32: pixels of each patch that do not count.
         patches: N.
     """
 
     record: int
     features: Sequence[NDArray[np.floating[Any]]]
     labels: NDArray[np.int32]
+    void: NDArray[np.int32]
     patches: int
 
     def histogram(self, classes: int) -> NDArray[np.int64]:
@@ -127,9 +129,10 @@ class LabelledImages:
         arrays = read(features)
         try:
             found = [each.of(arrays) for each in self.sets]
-            counted = np.asarray(read(labels)[LABELS], np.int32)
+            truth = read(labels)
+            counted, void = (np.asarray(truth[name], np.int32) for name in (LABELS, VOID))
         except KeyError as error:
             raise RunError(
                 f"{self._out.url}: {features[IMAGE]!r} has no array {error}. To mend it: use another OUT"
             ) from error
-        return LabelledImage(record, found, counted, len(found[0]))
+        return LabelledImage(record, found, counted, void, len(found[0]))

@@ -30,6 +30,9 @@ class Probes(Component, title="Probes"):
         "all their classes by shares",
     )
     cluster_sample: int = result(200_000, "train patches that kmeans and ward are fitted on, at most", ge=1)
+    cluster_passes: int = result(
+        10, "of kmeans: passes over all train patches that improve clusters of a sample of them, at most", ge=0
+    )
     micro_clusters: int = result(1000, "clusters of kmeans that ward merges, at most", ge=2, le=20_000)
     neighbours: int = result(30, "of knn", ge=1)
     bank: int = result(

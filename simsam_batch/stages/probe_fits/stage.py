@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from simsam_batch.errors import ImageError
+from simsam_batch.probes.kmeans import assign_counts, polish
 from simsam_batch.probes.linear import Block, fit_linear
 from simsam_batch.probes.naming import soft_labels
 from simsam_batch.probes.ward import weighted_ward
@@ -153,18 +154,20 @@ class ProbeFitsWorker(RecordWorker[None]):
         return {"images": len(records), "patches": patches}, {}
 
     def _kmeans(self, chosen: FeatureSet, seed: int) -> Fitted:
-        rows, images = self._sample(chosen)
+        rows, patches = self._sample(chosen)
         books = {
             many: codebook.fit(rows, many, (self._options.seed + seed) % 2**32, device=self.device)
             for many in clusters_of(self._options, self._classes)
         }
+        if len(rows) < patches and self._options.cluster_passes:
+            books = {many: self._polished(chosen, book) for many, book in books.items()}
         counts = self._named(chosen, books, seed)
         attachments: dict[str, Attachment] = {}
         for many, book in books.items():
             attachments |= {f"codebook.{many}": File(book.to_bytes(), "npz"), f"counts.{many}": counts[many]}
         columns = {
-            "images": images,
-            "patches": len(rows),
+            "images": len(self._subsets.train),
+            "patches": patches,
             "iterations": max(book.iterations for book in books.values()),
             "converged": all(book.converged for book in books.values()),
             "objective": sum(book.inertia for book in books.values()) / len(books),
@@ -172,7 +175,7 @@ class ProbeFitsWorker(RecordWorker[None]):
         return columns, attachments
 
     def _ward(self, chosen: FeatureSet, seed: int) -> Fitted:
-        rows, images = self._sample(chosen)
+        rows, patches = self._sample(chosen)
         many = min(self._options.micro_clusters, len(rows))
         most = max(clusters_of(self._options, self._classes))
         if many < most:
@@ -184,8 +187,8 @@ class ProbeFitsWorker(RecordWorker[None]):
         counts = self._named(chosen, {many: book}, seed)
         attachments: dict[str, Attachment] = {"codebook": File(book.to_bytes(), "npz"), "counts": counts[many]}
         columns = {
-            "images": images,
-            "patches": len(rows),
+            "images": len(self._subsets.train),
+            "patches": patches,
             "iterations": book.iterations,
             "converged": book.converged,
             "objective": book.inertia,
@@ -193,7 +196,7 @@ class ProbeFitsWorker(RecordWorker[None]):
         return columns, attachments | {"linkage": linkage}
 
     def _sample(self, chosen: FeatureSet) -> tuple[NDArray[np.float32], int]:
-        """Features (n, D) of a sample of the patches of all train images, and how many images there are.
+        """Features (n, D) of a sample of the patches of all train images, and how many patches there are.
 
         The same for every seed of a fit, since what the fits differ by should be their own chance.
         """
@@ -202,7 +205,14 @@ class ProbeFitsWorker(RecordWorker[None]):
         for image in LabelledImages(self._out, [chosen]).read(records):
             sample.add(image.record * _MOST_PATCHES + np.arange(image.patches), image.features[0].astype(np.float32))
             self._beat()
-        return sample.rows()[1], len(records)
+        return sample.rows()[1], sample.seen
+
+    def _polished(self, chosen: FeatureSet, book: codebook.Codebook) -> codebook.Codebook:
+        def rows() -> Iterator[NDArray[np.float32]]:
+            for image in LabelledImages(self._out, [chosen]).read(self._subsets.train):
+                yield image.features[0].astype(np.float32)
+
+        return polish(rows, book, self._options.cluster_passes, beat=self._beat)
 
     def _named(
         self, chosen: FeatureSet, books: Mapping[int, codebook.Codebook], seed: int
@@ -215,20 +225,11 @@ class ProbeFitsWorker(RecordWorker[None]):
         for image in LabelledImages(self._out, [chosen]).read(np.unique(np.concatenate(members))):
             own = [i for i, each in enumerate(members) if holds(each, image.record)]
             for many, book in books.items():
-                table = _cluster_counts(image, book, self._classes)
+                table = assign_counts(image.features[0].astype(np.float32), image.histogram(self._classes), book)
                 for i in own:
                     counts[many][i] += table
             self._beat()
         return counts
-
-
-def _cluster_counts(image: LabelledImage, book: codebook.Codebook, classes: int) -> NDArray[np.int64]:
-    """(k, C) pixels of each class in the patches of each cluster."""
-    clusters = codebook.assign(image.features[0].astype(np.float32), book) - 1
-    joint = clusters[image.labels[:, 0]].astype(np.int64) * classes + image.labels[:, 1]
-    table = np.zeros(len(book.centers) * classes, np.int64)
-    np.add.at(table, joint, image.labels[:, 2])
-    return table.reshape(len(book.centers), classes)
 
 
 class _Blocks:
@@ -272,7 +273,8 @@ class _Blocks:
             yield self._block(waiting)
 
     def _block(self, images: Sequence[LabelledImage]) -> Block:
-        targets, weights = soft_labels(np.concatenate([image.histogram(self._classes) for image in images]))
+        histogram = np.concatenate([image.histogram(self._classes) for image in images])
+        targets, weights = soft_labels(histogram, np.concatenate([image.void for image in images]))
         there = weights > 0
         features = [
             torch.from_numpy(np.concatenate([image.features[i] for image in images])[there]).to(self._device)

@@ -94,7 +94,7 @@ class FittedProbes:
 
         def logits(features: NDArray[Any]) -> Scores:
             rows = torch.from_numpy(np.ascontiguousarray(features)).to(self._device, torch.float32)
-            found = torch.addmm(bias, rows, weight.T).cpu().split(self._classes, dim=1)
+            found = torch.addmm(bias, rows, weight.T).cpu().view(len(rows), -1, self._classes).unbind(1)
             return dict(zip(numbers, found, strict=True))
 
         yield logits
@@ -176,11 +176,16 @@ class Bank:
         """Of the patches of some images, one after the other: for each feature set (n, D)."""
         wanted = [torch.from_numpy(features[place]).to(self._device, torch.float32) for place in self._places]
         k = self._settings.neighbours
-        searches = [Neighbours(queries, k, len(self._budgets), self._classes) for queries in wanted]
+        searches = [Neighbours(queries, k, subsets=len(self._budgets), classes=self._classes) for queries in wanted]
         first = 0
         for block in self._blocks():
             for search, rows in zip(searches, block.features, strict=True):
-                search.add(rows.to(self._device, torch.float32), block.labels.to(self._device), block.members, first)
+                search.add(
+                    rows.to(self._device, torch.float32),
+                    block.labels.to(self._device),
+                    block.members.to(self._device),
+                    first=first,
+                )
             first += len(block.labels)
             beat()
         found: Scores = {}
@@ -212,7 +217,7 @@ class Bank:
         waiting: list[_BankBlock] = []
         for image in self._images.read(np.unique(np.concatenate(self._members))):
             histogram = image.histogram(self._classes)
-            targets, weights = soft_labels(histogram)
+            targets, weights = soft_labels(histogram, image.void)
             there = weights > 0
             if self._quota:
                 there &= _rare(histogram > 0, self._quota, image_seed(self._settings.seed, str(image.record)))

@@ -158,10 +158,10 @@ class ProbeMapsWorker(RecordWorker[_Loaded | None]):
         if self._fitted.bank is not None:
             with self.timer.step("neighbours"):
                 together = [np.concatenate(parts) for parts in zip(*(each.features for _, each in batch), strict=True)]
-                lengths = [len(each.features[0]) for _, each in batch]
+                ends = np.cumsum([len(each.features[0]) for _, each in batch])
                 for number, found in self._fitted.bank.scores(together, self._beat).items():
-                    for own, part in zip(scores, found.split(lengths), strict=True):
-                        own[number] = part
+                    for own, end, start in zip(scores, ends, [0, *ends[:-1]], strict=True):
+                        own[number] = found[start:end]
         for (item, loaded), own in zip(batch, scores, strict=True):
             results.put(item.row, self._row(item, loaded, own))
             self._beat()
