@@ -150,8 +150,8 @@ class TappedDescriptors:
         self._descriptors = alone = Descriptors()
         if set(blocks) - {0, -1} or set(facets) - {"token", "key"}:
             raise SettingsError(
-                f"blocks, facets: {alone.name} describe each patch in one way only. To mend it: leave out --blocks and "
-                "--facets, or choose a network by --backbone"
+                f"blocks, facets: {alone.name} describe each patch in one way only. To mend it: give --facets token "
+                "and leave out --blocks, or choose a network by --backbone"
             )
         self.patch, self.mean, self.std, self.channels = alone.patch, alone.mean, alone.std, alone.channels
         self.channels_of = {f"{alone.facet}-{alone.block}": alone.channels}

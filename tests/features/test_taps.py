@@ -200,5 +200,5 @@ def test_descriptors_are_the_only_facet_of_the_only_block() -> None:
     assert not found.class_tokens
     assert not found.registers
     for blocks, facets in [([1], ["token"]), ([0], ["value"])]:
-        with pytest.raises(SettingsError, match=r"one way only\. To mend it: leave out --blocks"):
+        with pytest.raises(SettingsError, match=r"one way only\. To mend it: give --facets token"):
             TappedDescriptors(blocks, facets)
