@@ -258,10 +258,12 @@ def _notes(
     ids: Sequence[str], train: Records, val: Records, with_truth: NDArray[np.bool_], settings: SubsetsSettings
 ) -> list[str]:
     notes = [f"probes are fitted on {counted(len(train), 'image')} and scored on {counted(len(val), 'image')}"]
-    without = {side: int((~with_truth[each]).sum()) for side, each in (("train", train), ("val", val))}
-    told = [f"{count} of {side}" for side, count in without.items() if count]
+    without = {side: each[~with_truth[each]] for side, each in (("train", train), ("val", val))}
+    told = [f"{len(each)} of {side}" for side, each in without.items() if len(each)]
     if told:
-        notes.append(f"{' and '.join(told)} have no truth: they are neither fitted on nor scored")
+        first = [ids[place] for each in without.values() for place in each[:_NAMED].tolist()]
+        named = ", ".join(first[:_NAMED]) + (" and others" if sum(map(len, without.values())) > _NAMED else "")
+        notes.append(f"{' and '.join(told)} have no truth ({named}): they are neither fitted on nor scored")
     too_small = [f for f in settings.fractions if f * len(train) < 1 - 1e-9]
     if too_small:
         named = ", ".join(f"{each:g}" for each in too_small)
