@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from simsam_batch.probes.naming import distributions, most_pixels, one_to_one, s
 from simsam_batch.probes.neighbours import Neighbours, vote
 from simsam_batch.probes.ward import cut
 from simsam_batch.regions import codebook
-from simsam_batch.runs.committed import CommittedShard
+from simsam_batch.runs.committed import CommittedShard, committed_shards
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.schema import Attachment, File
 from simsam_batch.stages.probe_fits.cells import CLUSTERED, Cell, Fit
@@ -33,42 +34,50 @@ _HELD_BYTES = 4_000_000_000
 _BLOCK_ROWS = 65_536
 
 
+@dataclass(frozen=True, slots=True)
+class Fits:
+    """Which fits are applied.
+
+    Attributes:
+        out: folder of the run that made them.
+        settings: of that run.
+        sets: what probes see.
+        cells: of the table.
+        classes: C.
+    """
+
+    out: Folder
+    settings: ProbeMapsSettings
+    sets: Sequence[FeatureSet]
+    cells: Sequence[Cell]
+    classes: int
+
+
 class FittedProbes:
     """What the fits of a run came to.
 
     Args:
-        out: the run's folder.
-        settings: of the command.
-        sets: what probes see.
-        cells: of the table.
-        classes: C.
+        of: which fits.
         device: where products are computed.
 
     Attributes:
         faults: by the number of a cell why its fit came to nothing.
-        bank: what nearest neighbours are looked for in; None if no cell asks for it.
+
+    Raises:
+        RunError: fits, or of nearest neighbours features and labels, are missing or damaged.
     """
 
-    def __init__(
-        self,
-        out: Folder,
-        settings: ProbeMapsSettings,
-        sets: Sequence[FeatureSet],
-        cells: Sequence[Cell],
-        classes: int,
-        device: torch.device,
-    ) -> None:
-        self._classes, self._device, self._settings = classes, device, settings
-        self._sets, self._cells = list(sets), list(cells)
-        fits, faults = read_fits(out)
-        self.faults = {i: faults[fit] for i, cell in enumerate(cells) if (fit := fit_of(cell)) in faults}
-        usable = [(i, cell, fits[fit_of(cell)]) for i, cell in enumerate(cells) if i not in self.faults]
+    def __init__(self, of: Fits, device: torch.device) -> None:
+        self._classes, self._device, self._settings = of.classes, device, of.settings
+        fits, faults = read_fits(of.out, {fit_of(cell) for cell in of.cells})
+        self.faults = {i: faults[fit] for i, cell in enumerate(of.cells) if (fit := fit_of(cell)) in faults}
+        usable = [(i, cell, fits[fit_of(cell)]) for i, cell in enumerate(of.cells) if i not in self.faults]
         self._by_set: list[list[Callable[[NDArray[Any]], Scores]]] = []
-        for each in self._sets:
+        for each in of.sets:
             mine = [(i, cell, held) for i, cell, held in usable if cell.features == each.name]
             self._by_set.append([*self._linear(mine), *self._clustered(mine)])
         searching = [(i, cell) for i, cell, _ in usable if cell.probe == "knn"]
-        self.bank = Bank(out, settings, self._sets, searching, classes, device) if searching else None
+        self._bank = Bank(of, searching, device) if searching else None
 
     def scores(self, features: Sequence[NDArray[Any]]) -> Scores:
         """Of the patches of an image, for all cells but those that search in the bank.
@@ -82,22 +91,40 @@ class FittedProbes:
                 found |= probe(own)
         return found
 
+    def search(self, batch: Sequence[Sequence[NDArray[Any]]], beat: Callable[[], None]) -> list[Scores]:
+        """Of the patches of each of some images, for the cells that search in the bank; it is gone through once.
+
+        Args:
+            batch: for each image and feature set (N, D).
+            beat: is told of progress.
+        """
+        scores: list[Scores] = [{} for _ in batch]
+        if self._bank is not None and batch:
+            together = [np.concatenate(parts) for parts in zip(*batch, strict=True)]
+            lengths = [len(features[0]) for features in batch]
+            for number, found in self._bank.scores(together, beat).items():
+                for own, part in zip(scores, found.split(lengths), strict=True):
+                    own[number] = part
+        return scores
+
     def _linear(self, cells: Sequence[tuple[int, Cell, Mapping[str, Attachment]]]) -> Iterator[Any]:
         mine = [(i, cell, held) for i, cell, held in cells if cell.probe == "linear"]
         if not mine:
             return
         name = mine[0][1].features
-        weight = torch.from_numpy(np.concatenate([np.asarray(held[f"weight.{name}"]) for _, _, held in mine]))
-        bias = torch.from_numpy(np.concatenate([np.asarray(held[f"bias.{name}"]) for _, _, held in mine]))
-        weight, bias = weight.to(self._device), bias.to(self._device)
-        numbers = [i for i, _, _ in mine]
+        # a product of its own for each: the last bits depend on no other cell
+        probes = [
+            (i, self._on_device(held[f"weight.{name}"]), self._on_device(held[f"bias.{name}"])) for i, _, held in mine
+        ]
 
         def logits(features: NDArray[Any]) -> Scores:
-            rows = torch.from_numpy(np.ascontiguousarray(features)).to(self._device, torch.float32)
-            found = torch.addmm(bias, rows, weight.T).cpu().view(len(rows), -1, self._classes).unbind(1)
-            return dict(zip(numbers, found, strict=True))
+            rows = self._on_device(np.ascontiguousarray(features)).to(torch.float32)
+            return {i: torch.addmm(bias, rows, weight.T).cpu() for i, weight, bias in probes}
 
         yield logits
+
+    def _on_device(self, array: Any) -> Tensor:
+        return torch.from_numpy(np.asarray(array)).to(self._device)
 
     def _clustered(self, cells: Sequence[tuple[int, Cell, Mapping[str, Attachment]]]) -> Iterator[Any]:
         by_book: dict[bytes, tuple[codebook.Codebook, list[tuple[int, Tensor]]]] = {}
@@ -150,27 +177,24 @@ class Bank:
     """The labelled patches of all train images, in which nearest neighbours of others are looked for.
 
     They are held if they are few enough, else read anew for each search: memory does not grow with them.
+
+    Args:
+        of: which fits; features and labels are those of their run.
+        cells: those that search, by their numbers.
+        device: where products are computed.
     """
 
-    def __init__(
-        self,
-        out: Folder,
-        settings: ProbeMapsSettings,
-        sets: Sequence[FeatureSet],
-        cells: Sequence[tuple[int, Cell]],
-        classes: int,
-        device: torch.device,
-    ) -> None:
-        self._settings, self._classes, self._device = settings, classes, device
+    def __init__(self, of: Fits, cells: Sequence[tuple[int, Cell]], device: torch.device) -> None:
+        self._settings, self._classes, self._device = of.settings, of.classes, device
         names = {cell.features for _, cell in cells}
-        self._places = [place for place, each in enumerate(sets) if each.name in names]
-        self._images = LabelledImages(out, [sets[place] for place in self._places])
+        self._places = [place for place, each in enumerate(of.sets) if each.name in names]
+        self._images = LabelledImages(of.out, [of.sets[place] for place in self._places])
         self._budgets = list(dict.fromkeys(cell.budget for _, cell in cells))
         self._cells = {(cell.features, cell.budget): i for i, cell in cells}
-        subsets = Subsets(out)
+        subsets = Subsets(of.out)
         self._members = [subsets.of[budget] for budget in self._budgets]
         self._held: list[_BankBlock] | None = None
-        self._quota = -(-settings.bank // len(subsets.train))
+        self._quota = -(-of.settings.bank // len(subsets.train))
 
     def scores(self, features: Sequence[NDArray[Any]], beat: Callable[[], None]) -> Scores:
         """Of the patches of some images, one after the other: for each feature set (n, D)."""
@@ -274,28 +298,46 @@ def fit_of(cell: Cell) -> Fit:
     return Fit(cell.probe, "", cell.budget, cell.budget.draw)
 
 
-def read_fits(out: Folder) -> tuple[dict[Fit, Mapping[str, Attachment]], dict[Fit, str]]:
-    """What each fit of a run found, and why others came to nothing.
+def read_fits(out: Folder, wanted: Set[Fit]) -> tuple[dict[Fit, Mapping[str, Attachment]], dict[Fit, str]]:
+    """What some fits of a run found, and why others of them came to nothing.
 
     Raises:
         RunError: fits are missing or damaged.
     """
-    ledger = Ledger(out, ProbeFitsStage.name)
-    plan = ledger.plan()
     found: dict[Fit, Mapping[str, Attachment]] = {}
     faults: dict[Fit, str] = {}
-    for manifest in ledger.manifests():
-        shard = CommittedShard(out, manifest)
-        records = plan.shard(shard.number).records.to_pylist()
-        rows = shard.rows(["status", "error"]).to_pylist()
-        for record, row, held in zip(records, rows, shard.attachments(), strict=True):
-            fraction, seed = record["of_fraction"], record["of_seed"]
-            budget = None if fraction is None else Budget(fraction, seed)
-            fit = Fit(record["of_probe"], record["of_features"], budget, seed)
-            if row["status"] == "ok":
+    for shard, fits in _fits_in(out):
+        if wanted.isdisjoint(fits):
+            continue
+        for (fit, fault), held in zip(fits.items(), shard.attachments(), strict=True):
+            if fit in wanted and fault is None:
                 found[fit] = held
-            else:
-                faults[fit] = row["error"]
+            elif fit in wanted and fault is not None:
+                faults[fit] = fault
     if not found and not faults:
         raise RunError(f"{out.url}: no probe has been fitted. To mend it: run the same command again")
     return found, faults
+
+
+def faults_of_fits(out: Folder) -> dict[Fit, str | None]:
+    """All fits of a run, and of those that came to nothing the reason.
+
+    Raises:
+        RunError: fits are missing or damaged.
+    """
+    return {fit: fault for _, fits in _fits_in(out) for fit, fault in fits.items()}
+
+
+def _fits_in(out: Folder) -> Iterator[tuple[CommittedShard, dict[Fit, str | None]]]:
+    """The committed shards of fits, with the fits of each in their order; what they found is not read."""
+    ledger = Ledger(out, ProbeFitsStage.name)
+    plan = ledger.plan()
+    for shard in committed_shards(out, ledger.manifests()):
+        fits: dict[Fit, str | None] = {}
+        rows = shard.rows(["status", "error"]).to_pylist()
+        for record, row in zip(plan.shard(shard.number).records.to_pylist(), rows, strict=True):
+            fraction, seed = record["of_fraction"], record["of_seed"]
+            budget = None if fraction is None else Budget(fraction, seed)
+            fit = Fit(record["of_probe"], record["of_features"], budget, seed)
+            fits[fit] = None if row["status"] == "ok" else row["error"]
+        yield shard, fits

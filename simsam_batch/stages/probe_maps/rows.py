@@ -35,6 +35,10 @@ REFERENCES = ("floor", "patch ceiling", "bilinear ceiling")
 its shares of classes between patches."""
 
 
+COUNTS = "counts"
+"""The array beside a row that was scored."""
+
+
 class ProbeMapsFold:
     """Confusions of every cell.
 
@@ -48,15 +52,15 @@ class ProbeMapsFold:
 
     def zero(self) -> dict[str, Any]:
         """The state of no image."""
-        return {"images_scored": 0, "confusions": {}}
+        return {"images_scored": 0, "truth_errors": 0, "confusions": {}}
 
     def merge(self, a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
         """The state of the images of both: of each cell the pixels by (predicted x C + true)."""
         both = dict(a["confusions"])
         for name, counts in b["confusions"].items():
             both[name] = merge_bins(both[name], counts) if name in both else counts
-        return {"images_scored": a["images_scored"] + b["images_scored"], "confusions": both}
+        return {name: a[name] + b[name] for name in ("images_scored", "truth_errors")} | {"confusions": both}
 
     def result(self, s: dict[str, Any]) -> dict[str, Any]:
-        """How many images were scored, and the confusions."""
+        """How many images were scored, of how many the truth cannot be used, and the confusions."""
         return dict(s)

@@ -22,9 +22,9 @@ from simsam_batch.scores.probing import ious, mean_iou, per_image_miou, pixel_ac
 from simsam_batch.stages.base import CommandStage
 from simsam_batch.stages.probe_fits.cells import Cell, cells_of
 from simsam_batch.stages.probe_fits.patches import feature_sets
-from simsam_batch.stages.probe_maps.rows import REFERENCES
+from simsam_batch.stages.probe_maps.rows import COUNTS, REFERENCES
 from simsam_batch.stages.probe_maps.settings import ProbeMapsSettings
-from simsam_batch.stages.probe_maps.stage import COUNTS, ProbeMapsStage
+from simsam_batch.stages.probe_maps.stage import ProbeMapsStage
 from simsam_batch.stages.probe_table.rows import PROBE_TABLE_FIELDS, ProbeTableFold
 from simsam_batch.stages.subsets.stage import VAL
 from simsam_batch.storage import Folder, read_ahead
