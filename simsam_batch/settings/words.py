@@ -31,6 +31,8 @@ def _words(annotation: Any) -> str:
         return " | ".join(map(str, options))
     if get_origin(annotation) is tuple:
         return _LISTS.get(options[0]) or f"a list of {_words(options[0])}"
+    if options and options[0] not in _WORDS:
+        return _words(options[0])
     return _WORDS.get(options[0] if options else annotation, "text")
 
 
@@ -38,7 +40,8 @@ def _choices(annotation: Any) -> list[str]:
     """The words that a setting is one of, or a list of; none where it is anything else."""
     if get_origin(annotation) is Literal:
         return [str(each) for each in get_args(annotation)]
-    return _choices(get_args(annotation)[0]) if get_origin(annotation) is tuple else []
+    options = [each for each in get_args(annotation) if each is not type(None)]
+    return _choices(options[0]) if options else []
 
 
 def shown(value: object) -> str:
