@@ -107,11 +107,12 @@ def _compute(command: Command, images: str | None, out: str | None, **given: Any
     if print_config:
         import yaml
 
-        click.echo(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), nl=False)
+        click.echo(yaml.safe_dump(settings.written(), sort_keys=False), nl=False)
         return 0
     if images is None or out is None:
-        name = command.name
-        msg = f"{name} needs IMAGES and OUT: simsam {name} IMAGES OUT [OPTIONS]; see simsam {name} --help"
+        name, arguments = command.name, [each.upper() for each in (*settings.before_images, "images", "out")]
+        needs = f"{', '.join(arguments[:-1])} and {arguments[-1]}"
+        msg = f"{name} needs {needs}: simsam {name} {' '.join(arguments)} [OPTIONS]; see simsam {name} --help"
         raise click.UsageError(msg)
     from simsam_batch import operations
     from simsam_batch.telling.console import reporter
@@ -134,13 +135,18 @@ def _demo(out: str) -> int:
 def _computing(command: Command) -> click.Command:
     """The command line of a command that computes."""
     model = command.settings()
-    arguments = [click.Argument(["images"], required=False), click.Argument(["out"], required=False)]
+    names = (*model.before_images, "images", "out")
+    arguments: list[click.Parameter] = [click.Argument([name], required=False) for name in names]
+    # what cannot be given is taken too, so that people are told why, and not that there is no such option
+    hidden = _options(model, model.taken_over())
+    for option in hidden:
+        option.hidden = True  # type: ignore[attr-defined]
     return StageCommand(
         model,
-        list(model.model_fields),
+        [name for name in model.model_fields if name not in (*names, *model.taken_over())],
         name=command.name,
         callback=partial(_compute, command),
-        params=[*arguments, *_general_options(list(model.presets))],
+        params=[*arguments, *_general_options(list(model.presets)), *hidden],
         help=f"{command.about}\n\n{_EXIT_CODES}",
     )
 
@@ -484,10 +490,12 @@ class _Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        name = args[0]
+        # some commands have names of two words, of which the first alone is another command
+        words = 2 if " ".join(args[:2]) in self.summaries else 1
+        name = " ".join(args[:words])
         if name not in self.summaries:
             ctx.fail(f"there is no command {name!r}{did_you_mean(name, self.summaries)}; simsam --help lists all")
-        return super().resolve_command(ctx, args)
+        return super().resolve_command(ctx, [name, *args[words:]])
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound=NetworkSettings)
 
+_PLACES = ("weights", "probe_run")
+"""Operation settings that say where something is that a run was begun with, and needs whenever it goes on."""
+
 _LIMITED = {"too_large", "timed_out"}
 """Kinds of failures that come of a setting as much as of an image."""
 
@@ -200,6 +203,7 @@ def open_job(command: Command, images: str, out: str, settings: S, report: Repor
         raise SettingsError(
             f"settings: {command.name} takes {command.settings().__name__}, not {type(settings).__name__}"
         )
+    settings = command.steps().complete(settings, out)
     require_apart(images, out)
     fields: list[pa.Field] = [field for name in command.stages for field in stage_class(name).fields]
     check_kept_columns(settings.keep_columns, fields)
@@ -327,13 +331,14 @@ def recorded_settings(out: Folder, stage: str, changes: Mapping[str, Any]) -> Ne
     if fixed:
         raise SettingsError(*(_why_fixed(name, models, limits) for name in fixed))
     command = command_of(stage)
-    held: dict[str, Any] = command.settings().unrecorded()
+    model = command.settings()
+    held: dict[str, Any] = model.unrecorded()
     for name in begun_stages(out):
         if name in command.stages:
             record = Ledger(out, name).record()
-            held |= {"weights": record["started_with"].get("weights")} | record["settings"]
+            places = {place: record["started_with"].get(place) for place in _PLACES if place in model.model_fields}
+            held |= places | record["settings"]
     # What only other commands know may be given for a run that has several.
-    model = command.settings()
     return resolve(model, held | {name: value for name, value in changes.items() if name in model.model_fields})
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from simsam_batch.settings import NetworkSettings
     from simsam_batch.stages.features.settings import FeaturesSettings
     from simsam_batch.stages.hierarchy.settings import HierarchySettings
+    from simsam_batch.stages.probe_apply.settings import ProbeApplySettings
     from simsam_batch.stages.segment.settings import SegmentSettings
     from simsam_batch.stages.semantic.settings import SemanticSettings
     from simsam_batch.telling.console import Reporter
@@ -95,6 +96,11 @@ def hierarchy(images: str, out: str, settings: HierarchySettings, report: Report
 def features(images: str, out: str, settings: FeaturesSettings, report: Reporter) -> dict[str, Any] | None:
     """Write the patch features of every image, of several facets and blocks from one forward pass; see `run`."""
     return run("features", images, out, settings, report)
+
+
+def probe_apply(images: str, out: str, settings: ProbeApplySettings, report: Reporter) -> dict[str, Any] | None:
+    """Label new images by a probe that ``settings.probe_run`` has fitted; see `run`."""
+    return run("probe apply", images, out, settings, report)
 
 
 def retry(out: str, changes: Mapping[str, Any], report: Reporter) -> dict[str, dict[str, Any]] | None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from simsam_batch.errors import SettingsError, StorageError
-from simsam_batch.storage import absolute_url, read_url, redact
-from simsam_batch.storage.urls import protocol_of
+from simsam_batch.storage import absolute_url, is_same_place, read_url, redact
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -66,13 +64,8 @@ def require_apart(images: str, out: str) -> None:
     Raises:
         SettingsError: they are the same, by whatever names of the local disk.
     """
-    if _real(images) == _real(out):
+    if is_same_place(images, out):
         raise SettingsError(
             f"OUT: {redact(absolute_url(out))} is IMAGES itself, and what the run writes would be among its images. "
             "To mend it: name another folder, which may be one inside of IMAGES"
         )
-
-
-def _real(url: str) -> str:
-    place = absolute_url(url)
-    return os.path.realpath(place) if protocol_of(place) == "file" else place

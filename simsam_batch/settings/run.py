@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
 from simsam_batch.settings.declare import Component, Settings, given, operation, result
 
@@ -93,7 +94,22 @@ class Operation(Component, title="Operation"):
 
 
 class RunSettings(Operation, Numbers, Limits, Images, Input, Settings):
-    """What every stage needs to know: its input, how images are prepared, and how the work is executed."""
+    """What every stage needs to know: its input, how images are prepared, and how the work is executed.
+
+    Attributes:
+        before_images: names of settings that stand before IMAGES on the command line, and are no flags.
+    """
+
+    before_images: ClassVar[Sequence[str]] = ()
+
+    @classmethod
+    def taken_over(cls) -> list[str]:
+        """Names of the settings that another run, which the command names, fixes; they are not given anew."""
+        return []
+
+    def written(self) -> dict[str, Any]:
+        """The settings as a file for ``--config`` holds them, as plain values."""
+        return self.model_dump(mode="json")
 
     @classmethod
     def limits(cls) -> list[str]:

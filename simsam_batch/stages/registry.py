@@ -27,7 +27,8 @@ class Command:
     """A command of ``simsam`` that computes.
 
     Attributes:
-        name: of the command, the operation and the folder with its settings, steps and chapter.
+        name: of the command, the operation and, with ``_`` between its words, the folder with its settings, steps and
+            chapter.
         title: of its chapter in the report.
         summary: one line for ``simsam --help``.
         about: what ``--help`` of the command says.
@@ -41,17 +42,21 @@ class Command:
     about: str
     stages: Mapping[str, str]
 
+    @property
+    def _folder(self) -> str:
+        return self.name.replace(" ", "_")
+
     def settings(self) -> type[NetworkSettings]:
         """The class of its settings."""
-        return cast("type[NetworkSettings]", _module(self.name, "settings").SETTINGS)
+        return cast("type[NetworkSettings]", _module(self._folder, "settings").SETTINGS)
 
     def steps(self) -> Steps:
         """What makes its stages, one after the other."""
-        return cast("Steps", _module(self.name, "stage").STEPS)
+        return cast("Steps", _module(self._folder, "stage").STEPS)
 
     def chapter(self) -> Callable[..., Any]:
         """What makes its chapter of the report, see `simsam_batch.report.page.chapters`."""
-        return cast("Callable[..., Any]", _module(self.name, "views").chapter)
+        return cast("Callable[..., Any]", _module(self._folder, "views").chapter)
 
 
 COMMANDS: Sequence[Command] = (
@@ -104,7 +109,8 @@ COMMANDS: Sequence[Command] = (
         "Fit probes to the patch features of some images with labels, and score them on others.\n\n"
         "IMAGES and OUT are as for simsam segment; --truth is a folder of class id images. Features are computed once, "
         "or taken from OUT if simsam features has put the same ones there; then every probe of every facet and block "
-        "is fitted with every share of the labels. Run the same command again to go on after an interruption.",
+        "is fitted with every share of the labels. Run the same command again to go on after an interruption.\n\n"
+        "What is fitted labels other images by simsam probe apply; a folder IMAGES of that name is given as ./apply.",
         {
             "features": "features",
             "patch-labels": "patch_labels",
@@ -113,6 +119,19 @@ COMMANDS: Sequence[Command] = (
             "probe-maps": "probe_maps",
             "probe-table": "probe_table",
         },
+    ),
+    Command(
+        "probe apply",
+        "Applied probe",
+        "Label new images by a probe that simsam probe has fitted.",
+        "Compute the features of new images, and label every pixel by a probe that was fitted before.\n\n"
+        "PROBE_RUN is the OUT of a finished simsam probe, IMAGES and OUT are as for simsam segment: OUT is another "
+        "folder, and the run in PROBE_RUN stays as it is. Which of its probes is applied is said by --probe and the "
+        "flags beside it. What features depend on (network, blocks, facets, size, precision) is taken from there and "
+        "not given anew; only what the probe sees is computed. --weights is where the weights are now, if they have "
+        "been moved. With --truth, a folder of class id images, the label maps are scored. Run the same command again "
+        "to go on after an interruption.",
+        {"features": "features", "probe-apply": "probe_apply"},
     ),
 )
 

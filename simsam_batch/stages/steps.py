@@ -47,6 +47,11 @@ def _nothing(settings: Any, models: Mapping[str, Any] | None = None) -> None:
     del settings, models
 
 
+def _as_given(settings: Any, out: str) -> Any:
+    del out
+    return settings
+
+
 @dataclass(frozen=True, slots=True)
 class Steps:
     """The steps of a command.
@@ -55,6 +60,8 @@ class Steps:
         stages: makes them, one after the other.
         result: name of the stage whose result is that of the command.
         roles: models that its workers need, by their roles (`simsam_batch.workers.models`).
+        complete: given the settings as they were given, and OUT, makes those of the run; refuses what cannot be right
+            by a `simsam_batch.errors.SettingsError`. It is asked once, before anything else.
         check: given the settings, refuses what cannot be right by a `simsam_batch.errors.SettingsError`, before
             anything is listed, fetched or written.
         check_models: the same, given too what the models came down to by role; before anything is written.
@@ -64,6 +71,7 @@ class Steps:
     stages: Callable[[Job], Stages]
     result: str
     roles: Sequence[str] = ("backbone",)
+    complete: Callable[[Any, str], Any] = _as_given
     check: Callable[[Any], None] = _nothing
     check_models: Callable[[Any, Mapping[str, Any]], None] = _nothing
     before_first: Callable[[Job, CommandStage[Any]], None] | None = None

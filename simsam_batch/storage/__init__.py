@@ -10,7 +10,7 @@ from simsam_batch.storage.failures import ObjectNotFound, ObjectRefused
 from simsam_batch.storage.filesystems import ObjectInfo
 from simsam_batch.storage.folder import Folder
 from simsam_batch.storage.reading import entries, is_given, read_url, walk
-from simsam_batch.storage.urls import absolute_url, carries_secret, local_path, redact
+from simsam_batch.storage.urls import absolute_url, carries_secret, is_same_place, local_path, redact
 
 __all__ = [
     "Folder",
@@ -21,6 +21,7 @@ __all__ = [
     "carries_secret",
     "entries",
     "is_given",
+    "is_same_place",
     "local_path",
     "read_ahead",
     "read_url",

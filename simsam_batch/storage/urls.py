@@ -37,6 +37,16 @@ def absolute_url(path_or_url: str) -> str:
     return str(Path(os.path.abspath(local_path(path_or_url))))  # noqa: PTH100  keeps symbolic links
 
 
+def is_same_place(one: str, other: str) -> bool:
+    """Whether two URLs or paths name one folder or file, by whatever names of the local disk."""
+    return _real(one) == _real(other)
+
+
+def _real(url: str) -> str:
+    place = absolute_url(url)
+    return os.path.realpath(place) if protocol_of(place) == "file" else place
+
+
 def local_path(path_or_url: str) -> str:
     """The path that a ``file://`` URL stands for, ``%20`` and the like decoded (RFC 8089); any other path as it is."""
     prefix = _FILE_URL.match(path_or_url)

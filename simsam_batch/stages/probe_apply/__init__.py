@@ -1,0 +1,1 @@
+"""``simsam probe apply``: label maps of new images, by one probe that ``simsam probe`` has fitted."""
