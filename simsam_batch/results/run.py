@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,7 @@ from simsam_batch.storage import Folder, absolute_url
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from simsam_batch.results.probe_segmenter import ProbeSegmenter
     from simsam_batch.results.torch_dataset import FeatureDataset
 
 Mask = NDArray[np.bool_] | NDArray[np.int32]
@@ -234,6 +235,41 @@ class Run:
         row = self._row(image_id, rows, [*PLACE, "status", "error_type", "error"])
         self._check_ok(row, "features")
         return features_at(self._out, row, names)
+
+    def probe(
+        self,
+        probe: Literal["linear", "knn", "kmeans", "ward"] | None = None,
+        features: str | None = None,
+        *,
+        fraction: float | None = None,
+        seed: int = 0,
+        clusters: int | None = None,
+        weights: str | None = None,
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+    ) -> ProbeSegmenter:
+        """A fitted probe of ``simsam probe`` as a `torch.nn.Module` that segments new images with its network.
+
+        ``module(pictures)`` takes (3, H, W) or (B, 3, H, W) uint8 and gives (H, W) or (B, H, W) int64 class ids;
+        ``module.classes`` are their names, ``module.scores(pictures)`` the scores on the patch grid. See
+        `simsam_batch.results.probe_segmenter.ProbeSegmenter`.
+
+        Args:
+            probe: which; None: the first that is fitted.
+            features: what it sees, such as ``key-11``; None: the first features that it is fitted to.
+            fraction: share of the train images that it was fitted with; None: the largest.
+            seed: which draw of that share, or fit of what is fitted by chance.
+            clusters: of kmeans and ward how many; None: the first number fitted; 0: as many as classes.
+            weights: file or URL of the network's weights; None: where the run found them.
+            device: what computes the features.
+
+        Raises:
+            SettingsError: this is no finished run of ``simsam probe``, it has no such probe, or the weights are others.
+        """
+        from simsam_batch.results.probe_segmenter import ProbeSegmenter
+        from simsam_batch.stages.probe_apply.settings import FittedProbe
+
+        wanted = FittedProbe(probe=probe, features=features, fraction=fraction, seed_of_fit=seed, clusters=clusters)
+        return ProbeSegmenter(self._out, wanted, weights=weights, device=device)
 
     def as_torch_dataset(
         self, names: Sequence[str] | None = None, *, transform: Callable[[dict[str, Any]], Any] | None = None

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from simsam_batch.features.outliers import spike_mask
+from simsam_batch.features.taps import Tapped
 from simsam_batch.runs.plan import Plan
 from simsam_batch.settings import Images, Limits, Network, Numbers
 from simsam_batch.stages.base import CommandStage
@@ -68,7 +69,7 @@ class FeaturesWorker(ImageWorker[Arrays]):
 
     def __init__(self, stage: FeaturesStage, beat: Callable[[], None]) -> None:
         super().__init__(stage, beat)
-        self._dtype = torch.float16 if stage.options.dtype == "fp16" else torch.float32
+        self._dtype = stored_dtype(stage.options)
         self._channels = sum(stage.resolved["models"]["taps"]["channels_of"].values())
 
     def cost(self, patches: int) -> int:
@@ -83,9 +84,7 @@ class FeaturesWorker(ImageWorker[Arrays]):
         count = len(pictures)
         with self.timer.step("forward"), torch.inference_mode():
             found = self.backbone(normalized(pictures, self.backbone.mean, self.backbone.std))
-            on_device: dict[str, torch.Tensor] = {}
-            for (block, facet), descriptors in found.descriptors.items():
-                on_device[f"{facet}-{block}"] = self._kept(descriptors).reshape(count, *grid, -1)
+            on_device = descriptors_by_name(found, grid, self._dtype)
             for (block, facet), tokens in found.class_tokens.items():
                 on_device[f"class-{facet}-{block}"] = self._kept(tokens)
             for (block, facet), tokens in found.registers.items():
@@ -97,11 +96,7 @@ class FeaturesWorker(ImageWorker[Arrays]):
         return [{name: array[i] for name, array in arrays.items()} for i in range(count)]
 
     def _kept(self, values: torch.Tensor) -> torch.Tensor:
-        """Values as they are stored; what half precision cannot hold becomes its largest number."""
-        if self._dtype == torch.float16:
-            most = torch.finfo(torch.float16).max
-            values = values.clamp(-most, most)
-        return values.to(self._dtype)
+        return _stored(values, self._dtype)
 
     def encode(self, item: Item, loaded: Loaded, found: Arrays, i: int) -> Row:
         """The row of an image."""
@@ -113,6 +108,33 @@ class FeaturesWorker(ImageWorker[Arrays]):
         outliers = int(spike_mask(torch.from_numpy(norms.reshape(1, -1)), _OUTLIER_RATIO).sum())
         columns = {**self.image_columns(loaded), "outlier_tokens": outliers}
         return Row(columns, arrays, {"patches": norms.size, "outlier_tokens": outliers})
+
+
+def descriptors_by_name(found: Tapped, grid: tuple[int, int], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The descriptors of a batch as they are stored, ``<facet>-<block>`` (B, Hp, Wp, C).
+
+    Args:
+        found: what the network gave.
+        grid: (Hp, Wp).
+        dtype: that they are stored in.
+    """
+    return {
+        f"{facet}-{block}": _stored(descriptors, dtype).reshape(len(descriptors), *grid, -1)
+        for (block, facet), descriptors in found.descriptors.items()
+    }
+
+
+def stored_dtype(options: FeaturesSettings) -> torch.dtype:
+    """That of features, as the settings say."""
+    return torch.float16 if options.dtype == "fp16" else torch.float32
+
+
+def _stored(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Values as they are stored; what half precision cannot hold becomes its largest number."""
+    if dtype == torch.float16:
+        most = torch.finfo(torch.float16).max
+        values = values.clamp(-most, most)
+    return values.to(dtype)
 
 
 def _block(name: str) -> int:
