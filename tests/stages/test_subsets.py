@@ -126,7 +126,8 @@ def test_what_cannot_be_chosen_by_is_named_with_the_mend(tmp_path: Path, chosen:
 
 def test_a_side_without_truth_is_refused_and_missing_truth_is_counted(tmp_path: Path) -> None:
     plan = planned(tmp_path / "some", named(4), ["t", "t", None, "t"], part=[*"xxxy"])
-    assert "1 of train have no truth (ca.png): they are neither fitted on nor scored" in roles(plan, train="part=x").notes
+    notes = roles(plan, train="part=x").notes
+    assert "1 of train have no truth (ca.png): they are neither fitted on nor scored" in notes
     plan = planned(tmp_path / "none", named(4), ["t", "t", None, None], part=[*"xxyy"])
     with pytest.raises(SettingsError, match="val: all that the other side leaves leaves 2 images, none of them"):
         roles(plan, train="part=x")

@@ -42,8 +42,7 @@ class ProbeApplyFold(ProbeMapsFold):
     """
 
     def __init__(self, cell: str, classes: Sequence[str]) -> None:
-        super().__init__([cell, *REFERENCES], len(classes))
-        self._names = list(classes)
+        self._cell, self._names = cell, list(classes)
 
     def result(self, s: dict[str, Any]) -> dict[str, Any]:
         """How many images were scored, and the scores as in the table of probes; no scores without any image."""
@@ -51,7 +50,7 @@ class ProbeApplyFold(ProbeMapsFold):
         if not s["confusions"]:
             return counted
         counts = {name: self._counts(table) for name, table in s["confusions"].items()}
-        own = counts[self.cells[0]]
+        own = counts[self._cell]
         by_class = dict(zip(self._names, ious(own).tolist(), strict=True))
         return {
             **counted,
@@ -62,9 +61,10 @@ class ProbeApplyFold(ProbeMapsFold):
         }
 
     def _counts(self, confusion: Mapping[str, int]) -> Any:
-        table = np.zeros(self.classes * self.classes, np.int64)
+        classes = len(self._names)
+        table = np.zeros(classes * classes, np.int64)
         table[list(map(int, confusion))] = list(confusion.values())
-        return class_counts(table.reshape(self.classes, self.classes))
+        return class_counts(table.reshape(classes, classes))
 
 
 def _or_none(value: float) -> float | None:

@@ -101,10 +101,10 @@ class FittedProbes:
         scores: list[Scores] = [{} for _ in batch]
         if self._bank is not None and batch:
             together = [np.concatenate(parts) for parts in zip(*batch, strict=True)]
-            lengths = [len(features[0]) for features in batch]
+            ends = np.cumsum([len(features[0]) for features in batch])
             for number, found in self._bank.scores(together, beat).items():
-                for own, part in zip(scores, found.split(lengths), strict=True):
-                    own[number] = part
+                for own, start, end in zip(scores, [0, *ends[:-1]], ends, strict=True):
+                    own[number] = found[start:end]
         return scores
 
     def _linear(self, cells: Sequence[tuple[int, Cell, Mapping[str, Attachment]]]) -> Iterator[Any]:

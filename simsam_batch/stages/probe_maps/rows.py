@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -40,15 +39,7 @@ COUNTS = "counts"
 
 
 class ProbeMapsFold:
-    """Confusions of every cell.
-
-    Args:
-        cells: their names, and then those of the references.
-        classes: C.
-    """
-
-    def __init__(self, cells: Sequence[str], classes: int) -> None:
-        self.cells, self.classes = list(cells), classes
+    """Confusions of the cells whose label maps are kept, and of the references."""
 
     def zero(self) -> dict[str, Any]:
         """The state of no image."""

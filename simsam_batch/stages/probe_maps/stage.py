@@ -14,7 +14,7 @@ from simsam_batch.stages.probe_fits.patches import FeatureSet, feature_sets
 from simsam_batch.stages.probe_fits.settings import Probes
 from simsam_batch.stages.probe_fits.stage import ProbeFitsStage
 from simsam_batch.stages.probe_maps.fitted import Fits
-from simsam_batch.stages.probe_maps.rows import PROBE_MAPS_FIELDS, REFERENCES, ProbeMapsFold
+from simsam_batch.stages.probe_maps.rows import PROBE_MAPS_FIELDS, ProbeMapsFold
 from simsam_batch.stages.probe_maps.settings import Prediction, ProbeMapsSettings
 from simsam_batch.stages.probe_maps.worker import MapWorker
 from simsam_batch.stages.subsets.selection import roles_of
@@ -48,7 +48,7 @@ class ProbeMapsStage(CommandStage[ProbeMapsSettings]):
     @cached_property
     def fold(self) -> ProbeMapsFold:
         """Merges confusions."""
-        return ProbeMapsFold([*(cell.name for cell in self.cells), *REFERENCES], self.resolved["classes"])
+        return ProbeMapsFold()
 
     def make_worker(self, beat: Callable[[], None]) -> ProbeMapsWorker:
         """Read the fits and be ready for shards."""

@@ -148,7 +148,8 @@ class MapWorker(RecordWorker[Loaded | None]):
     def _row(self, item: Item, loaded: Loaded, scores: Scores) -> Row:
         row = item.beside[0]
         pixels = Pixels(row, self._resize, self._upsample)
-        wanted = range(len(self._cells)) if loaded.truth is not None else sorted({*self._shown.values()})
+        shown, names = {*self._shown.values()}, [*(cell.name for cell in self._cells), *REFERENCES]
+        wanted = range(len(self._cells)) if loaded.truth is not None else sorted(shown)
         maps: dict[int, NDArray[np.int64]] = {}
         counts = np.zeros((len(self._cells) + len(REFERENCES), 3, self._classes), np.int64)
         confusions: dict[str, dict[str, int]] = {}
@@ -157,17 +158,16 @@ class MapWorker(RecordWorker[Loaded | None]):
             assert loaded.truth is not None  # noqa: S101  only then
             table, _ = confusion(prediction, loaded.truth, self._classes, self._classes, -1)
             counts[number] = class_counts(table)
-            flat = table.ravel()
-            there = np.flatnonzero(flat)
-            confusions[self._fold.cells[number]] = dict(
-                zip(map(str, there.tolist()), flat[there].tolist(), strict=True)
-            )
+            if number in shown or number >= len(self._cells):
+                flat = table.ravel()
+                there = np.flatnonzero(flat)
+                confusions[names[number]] = dict(zip(map(str, there.tolist()), flat[there].tolist(), strict=True))
 
         with self.timer.step("score"):
             for number in wanted:
                 if number in scores:
                     prediction = pixels.classes(scores[number])
-                    if number in self._shown.values():
+                    if number in shown:
                         maps[number] = prediction
                     if loaded.truth is not None:
                         score(number, prediction)
