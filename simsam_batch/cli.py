@@ -94,6 +94,8 @@ def _general_options(presets: Sequence[str]) -> list[click.Parameter]:
         SettingOption("--config", metavar="FILE", help="YAML file of settings; flags win over it", **general),
         SettingOption("--print-config", is_flag=True, help="print the resolved settings and stop", **general),
     ]
+    if not presets:
+        return options
     help_of_presets = "a published method's whole set of settings"
     return [SettingOption("--preset", metavar="|".join(presets), help=help_of_presets, **general), *options]
 
