@@ -11,10 +11,16 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from benchmarks import bookkeeping, clustering, eigen, head, hierarchy, memory, pipeline, table
+from benchmarks import bookkeeping, clustering, eigen, facets, head, hierarchy, memory, pipeline, table
 from benchmarks.measure import Row, Setup, machine
 
-GROUPS = {"head": head.rows, "eigen": eigen.rows, "pipeline": pipeline.rows, "memory": memory.rows}
+GROUPS = {
+    "head": head.rows,
+    "eigen": eigen.rows,
+    "pipeline": pipeline.rows,
+    "memory": memory.rows,
+    "facets": facets.rows,
+}
 LONG = {"clustering": clustering.rows, "bookkeeping": bookkeeping.rows, "hierarchy": hierarchy.rows}
 """Groups that are measured only when asked for: minutes on a million rows or more, or by a slow peer."""
 RESULTS = Path(__file__).parent / "results"

@@ -54,6 +54,7 @@ class NullStage:
     schema: pa.Schema = SCHEMA
     settings: dict[str, Any] = field(default_factory=dict)
     resolved: dict[str, Any] = field(default_factory=dict)
+    unrecorded: dict[str, Any] = field(default_factory=dict)
 
     def make_worker(self, beat: Callable[[], None]) -> NullWorker:
         return NullWorker(self, beat)
