@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from simsam_batch.drawing.text import Color
 from simsam_batch.report.page.album import Album, Gallery, Picture
 from simsam_batch.report.page.clusters import Cluster, Confusion
 from simsam_batch.report.page.pictures import CUT_OUT, Drawn
 from simsam_batch.report.page.plots import Plot, over_time
 from simsam_batch.report.page.scores import Scores, scores_of, so_far
 from simsam_batch.report.page.settings import Settings, settings_of
+from simsam_batch.report.page.tables import Table
 from simsam_batch.report.page.work import Work, pace, work_of
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan
@@ -70,11 +72,16 @@ class Chapter:
     settings: Settings
     failures: list[Failures]
     scores: Scores = field(default_factory=Scores)
+    tables_title: str = ""
+    tables_note: str = ""
+    tables: list[Table] = field(default_factory=list)
+    curves: list[Plot] = field(default_factory=list)
     scored_again: list[tuple[str, Scores]] = field(default_factory=list)
     plots: list[Plot] = field(default_factory=list)
     plots_note: str = ""
     galleries: list[Gallery] = field(default_factory=list)
     legend: str = ""
+    colors: list[tuple[str, Color]] = field(default_factory=list)
     clusters: list[Cluster] = field(default_factory=list)
     clusters_note: str = ""
     confusion: Confusion | None = None

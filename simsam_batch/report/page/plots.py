@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,8 @@ class Plot:
         bars: x, y, width, height, and what the bar is.
         dots: x, y.
         lines: x, y of each point.
+        keys: what each of several lines is of; they then differ in colour.
+        bands: corners of an area behind each line.
         x_ticks, y_ticks: place and text.
         x_name, y_name: of the axes.
         note: below it, such as that it is a sample.
@@ -41,6 +44,8 @@ class Plot:
     bars: Sequence[tuple[float, float, float, float, str]] = ()
     dots: Sequence[tuple[float, float]] = ()
     lines: Sequence[Sequence[tuple[float, float]]] = ()
+    keys: Sequence[str] = ()
+    bands: Sequence[Sequence[tuple[float, float]]] = ()
     note: str = ""
 
     left, right, top, bottom = _LEFT, WIDTH - _RIGHT, _TOP, HEIGHT - _BOTTOM
@@ -131,6 +136,53 @@ def curve(title: str, x_name: str, y_name: str, x: Sequence[float], y: Sequence[
     line = [scale.place(*pair) for pair in zip(x, y, strict=True)]
     about = f"From {x_name} {x[0]:.2f} and {y_name} {y[0]:.2f} to {x[-1]:.2f} and {y[-1]:.2f}."
     return Plot(title, about, x_name, y_name, scale.x_ticks(), scale.y_ticks(), lines=[line])
+
+
+def over_shares(
+    title: str,
+    y_name: str,
+    shares: Sequence[float],
+    values: Mapping[str, Sequence[float | None]],
+    ends: Mapping[str, Sequence[Sequence[float] | None]],
+) -> Plot:
+    """Figures, 0 to 1, over shares of the labels on a logarithmic axis, a line each, with an area behind it.
+
+    Args:
+        title: of the plot.
+        y_name: of the figures.
+        shares: ascending, above 0.
+        values: by name a figure for each share; None where there is none.
+        ends: likewise low and high end of its interval.
+    """
+    logs = [math.log10(share) for share in shares]
+    there = [v for line in values.values() for v in line if v is not None]
+    there += [end for line in ends.values() for pair in line if pair is not None for end in pair]
+    room = 0.05 * (logs[-1] - logs[0]) or 0.5
+    scale = _Scale(
+        (logs[0] - room, logs[-1] + room), (math.floor(10 * min(there)) / 10, math.ceil(10 * max(there)) / 10)
+    )
+    lines, bands = [], []
+    for name, line in values.items():
+        held = [(x, v, pair) for x, v, pair in zip(logs, line, ends[name], strict=True) if v is not None]
+        lines.append([scale.place(x, v) for x, v, _ in held])
+        inside = [(x, pair) for x, _, pair in held if pair is not None]
+        bands.append([scale.place(x, p[0]) for x, p in inside] + [scale.place(x, p[1]) for x, p in reversed(inside)])
+    ticks = [(scale.place(x, 0.0)[0], f"{100 * share:g} %") for x, share in zip(logs, shares, strict=True)]
+    last = {name: next((v for v in reversed(line) if v is not None), None) for name, line in values.items()}
+    about = "; ".join(f"{name}: {value:.3f}" for name, value in last.items() if value is not None)
+    dots = [place for line in lines for place in line]
+    return Plot(
+        title,
+        f"With {100 * shares[-1]:g} % of the labels {about}.",
+        "share of the labels",
+        y_name,
+        ticks,
+        scale.y_ticks(),
+        dots=dots,
+        lines=lines,
+        keys=list(values),
+        bands=bands,
+    )
 
 
 def over_depth(title: str, y_name: str, values: Sequence[float]) -> Plot:

@@ -1,0 +1,174 @@
+"""The chapter of probes: the table, how it goes with the share of the labels, and label maps side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from simsam_batch.drawing.photograph import shown_photograph
+from simsam_batch.drawing.text import Color
+from simsam_batch.plain_text import counted
+from simsam_batch.regions.run_lengths import decode
+from simsam_batch.report.page.album import Picture
+from simsam_batch.report.page.chapters import Chapter, Source, begun, galleries_of, numbers_of
+from simsam_batch.report.page.choice import sample
+from simsam_batch.report.page.clusters import class_name, confusion_of
+from simsam_batch.report.page.pictures import LARGE, SMALL, Drawn, fitted, jpeg, palette, stacked, true_classes
+from simsam_batch.report.page.plots import over_shares
+from simsam_batch.report.page.tables import class_table, difference_table, probe_tables
+from simsam_batch.results.photographs import limits_of
+from simsam_batch.runs.reading import StageRows
+from simsam_batch.stages.features.stage import FeaturesStage
+from simsam_batch.stages.probe_maps.stage import ProbeMapsStage
+from simsam_batch.stages.probe_table.stage import ProbeTableStage
+from simsam_batch.stages.registry import Command
+from simsam_batch.stages.subsets.stage import VAL, SubsetsStage
+from simsam_batch.telling.metrics import line_name
+
+_COLUMNS = ["image_id", "uri", "status", "side", "maps"]
+_OF_FEATURES = ["content_sha256", "width", "height", "grid_h", "grid_w", "patch"]
+
+_LEGEND = (
+    "The photograph, the truth, and the label map of each probe with most of the labels, of the first feature set: "
+    "{probes}. White does not count."
+)
+
+
+def chapter(source: Source, command: Command, stages: Sequence[str]) -> Chapter:
+    """The table, curves, pictures and confusions of probes, as far as they are there.
+
+    Raises:
+        RunError: the run is damaged.
+        StorageError: the storage did not answer.
+    """
+    made, _ = begun(source, command, stages)
+    if SubsetsStage.name in stages:
+        made.tables_note = _absent(source)
+    metrics = source.metrics(ProbeTableStage.name)
+    if metrics is not None:
+        _fill_tables(made, metrics, StageRows(source.out, ProbeTableStage.name))
+    if ProbeMapsStage.name in stages:
+        _fill_pictures(made, source)
+    return made
+
+
+def _absent(source: Source) -> str:
+    """Which shares of the labels lack how many classes."""
+    lacking = [
+        f"{row[SubsetsStage.unit]} ({counted(len(row['absent']), 'class', 'classes')})"
+        for _, row in StageRows(source.out, SubsetsStage.name).each([SubsetsStage.unit, "absent"])
+        if row["absent"]
+    ]
+    return f"Of the train images' classes some have no pixel in: {', '.join(lacking)}." if lacking else ""
+
+
+def _fill_tables(made: Chapter, metrics: Mapping[str, Any], rows: StageRows) -> None:
+    table, names = metrics["table"], [class_name(name) for name in metrics["classes"]]
+    images, classes = counted(metrics["images_scored"], "image"), counted(len(names), "class", "classes")
+    made.tables_title = f"Scores over {images}, {classes}"
+    made.tables = probe_tables(table)
+    if (differences := difference_table(table)) is not None:
+        made.tables.append(differences)
+    shown = _best_of_each_probe([row for _, row in rows.each() if row["status"] == "ok" and row["features"]])
+    if (by_class := class_table(shown, names)) is not None:
+        made.tables.append(by_class)
+    if len(table["fractions"]) > 1:
+        for probe in dict.fromkeys((line["probe"], line["clusters"]) for line in table["lines"]):
+            lines = [line for line in table["lines"] if (line["probe"], line["clusters"]) == probe]
+            made.curves.append(
+                over_shares(
+                    line_name({"probe": probe[0], "features": "", "clusters": probe[1]}).replace("  ", " ").strip(),
+                    "mIoU",
+                    table["fractions"],
+                    {line["features"]: line["miou"] for line in lines},
+                    {line["features"]: line["miou_ci"] for line in lines},
+                )
+            )
+
+
+def _best_of_each_probe(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each probe the cell of the most labels with the highest mIoU."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        best = found.get(row["probe"])
+        if best is None or (row["fraction"], row["miou"]) > (best["fraction"], best["miou"]):
+            found[row["probe"]] = row
+    return list(found.values())
+
+
+def _fill_pictures(made: Chapter, source: Source) -> None:
+    rows = StageRows(source.out, ProbeMapsStage.name)
+    truth = rows.resolved["truth"]
+    names = truth["classes"] or [str(number) for number in range(rows.resolved["classes"])]
+    colors = palette(len(names))
+    made.colors = [(class_name(name), color) for name, color in zip(names, colors, strict=True)]
+    fine = np.array([number for number, row in rows.each(["side"]) if row["side"] == VAL], np.int64)
+    titled = {
+        "At random": (
+            f"A random sample of {counted(len(fine), 'scored image')}, the same one every time.",
+            sample(fine, source.samples),
+        )
+    }
+    features = StageRows(source.out, FeaturesStage.name)
+    pictures: dict[int, Picture] = {}
+    probes: list[str] = []
+    wanted = sorted(numbers_of(titled))
+    both = zip(source.rows(rows, wanted, _COLUMNS), source.rows(features, wanted, _OF_FEATURES), strict=True)
+    for (number, row), (_, described) in both:
+        probes = [each["probe"] for each in row["maps"] or ()]
+        held = row | described
+        pictures[number] = _picture(source, number, held, features, truth, colors)
+    made.galleries = galleries_of(titled, pictures, wide=True)
+    made.legend = _LEGEND.format(probes=", ".join(probes))
+    metrics = source.metrics(ProbeMapsStage.name)
+    if metrics is not None and metrics["confusions"]:
+        made.confusion = _confusion(metrics["confusions"], names)
+
+
+def _confusion(confusions: Mapping[str, Mapping[str, int]], names: Sequence[str]) -> Any:
+    """That of the first probe whose label maps are kept."""
+    counts = next(iter(confusions.values()))
+    table = np.zeros((len(names), len(names)), np.int64)
+    table.ravel()[list(map(int, counts))] = list(counts.values())
+    return confusion_of({c: table[:, c] for c in range(len(names))}, names, names)
+
+
+def _picture(
+    source: Source,
+    number: int,
+    row: dict[str, Any],
+    features: StageRows,
+    truth: Mapping[str, Any],
+    colors: Sequence[Color],
+) -> Picture:
+    photo, fault = shown_photograph(row, features.settings)
+    table = np.array(colors, np.uint8)
+    panels = [Image.fromarray(table[_labels(each["segments"], row)]) for each in row["maps"] or ()]
+    uri = source.truth_uri(number)
+    true = None
+    if uri is not None:
+        true = true_classes(uri, limits_of(features.settings, row), row, truth, dict(enumerate(colors)))
+
+    def beside(side: int) -> Image.Image:
+        size = fitted(photo.size, side)
+        strips = [photo.resize(size, Image.Resampling.LANCZOS)]
+        flat = [each for each in (true, *panels) if each is not None]
+        strips += [each.resize(size, Image.Resampling.NEAREST) for each in flat]
+        return stacked([strips[i : i + 3] for i in range(0, len(strips), 3)])
+
+    small = beside(2 * SMALL // 3)
+    drawn = Drawn(jpeg(small), jpeg(beside(LARGE)), small.size, fault, {})
+    names = ", ".join(each["probe"] for each in row["maps"] or ())
+    alt = f"{row['image_id']}: the photograph, its true classes, and its classes by {names}"
+    return source.picture(ProbeMapsStage.name, number, row, drawn, alt, [])
+
+
+def _labels(segments: Sequence[Mapping[str, Any]], row: Mapping[str, Any]) -> NDArray[np.int64]:
+    labels = np.zeros((row["height"], row["width"]), np.int64)
+    for segment in segments:
+        labels[decode(segment["mask_rle"])] = segment["label"]
+    return labels
