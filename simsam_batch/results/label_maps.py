@@ -19,6 +19,9 @@ from simsam_batch.stages.kinds import Kind, Shown
 from simsam_batch.stages.registry import shown
 from simsam_batch.storage import Folder, ObjectNotFound
 
+WITHOUT_MAP = "without_map"
+"""Status of an image that did not fail, and of which its stage makes no map: one that probes were fitted on."""
+
 _COLUMNS = ["image_id", "uri", "status", "error_type", "error", "width", "height", "content_sha256"]
 _OF_KIND: Mapping[Kind, list[str]] = {
     "objects": ["mask_rle"],
@@ -55,7 +58,8 @@ def map_rows(rows: StageRows) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows in order with their numbers, with all that a map and its image need; bounded memory.
 
     Of trees each has under ``labels`` the dataset-wide label of every node (0: none) if the nodes were labelled, else
-    None. ``content_sha256`` of label maps is that of the regions they were made of.
+    None. ``content_sha256`` of label maps is that of the regions they were made of. The ``status`` of an image that did
+    not fail and has no map is `WITHOUT_MAP`, so that whoever takes those that are ``ok`` takes those with a map.
 
     Raises:
         RunError: the labels are not those of these trees.
@@ -67,6 +71,8 @@ def map_rows(rows: StageRows) -> Iterator[tuple[int, dict[str, Any]]]:
         row = of_stage
         for nothing, others in beside:
             row = row | (next(others)[1] or nothing)
+        if lacks_map(row):
+            row["status"] = WITHOUT_MAP
         if what.kind == "trees" and row["labels"] is not None and len(row["labels"]) != len(row["nodes"] or ()):
             raise RunError(
                 f"{rows.out.url}: the stage {', '.join(what.beside)} has {len(row['labels'])} labels for the "
@@ -75,14 +81,20 @@ def map_rows(rows: StageRows) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
+def lacks_map(row: Mapping[str, Any]) -> bool:
+    """Whether a row is of an image that did not fail, and of which its stage makes no map."""
+    return row["status"] == "ok" and "segments" in row and row["segments"] is None
+
+
 def label_map(row: Mapping[str, Any], settings: Mapping[str, Any], kind: Kind) -> NDArray[np.int32]:
     """The map of an image that is ``ok``, (height, width), at its full size.
 
-    Of object masks 1 is the object and 0 the rest. Of label maps these are the labels, 0 the background. Of trees it is
-    the number in ``nodes`` of the node that a pixel ends in, plus 1; 0 for none.
+    Of object masks 1 is the object and 0 the rest. Of label maps these are the labels, 0 the background; or true
+    classes, of which 0 is one as any other. Of trees it is the number in ``nodes`` of the node that a pixel ends in,
+    plus 1; 0 for none.
 
     Args:
-        row: from `map_rows`, or any row with the columns that hold masks.
+        row: from `map_rows`, or any row with the columns that hold masks; its ``segments`` are there.
         settings: of its stage.
         kind: of `kind_of`.
     """
@@ -101,8 +113,11 @@ def label_names(rows: StageRows) -> list[str] | None:
 
     A label is called by the class that its cluster was matched to, if the run had truth and is published; with its
     number behind it if the class has other clusters. Else it goes by its number. No two have one name: where a class is
-    called like another one with a number, all have their numbers.
+    called like another one with a number, all have their numbers. Labels that are true classes have their names; those
+    that nobody has named are called by their ids.
     """
+    if shown_by(rows).classes:
+        return true_class_names(rows.resolved)
     kind = kind_of(rows)
     if kind == "trees":
         return None
@@ -119,6 +134,17 @@ def label_names(rows: StageRows) -> list[str] | None:
         if len({*names}) == len(names):
             break
     return names
+
+
+def true_class_names(resolved: Mapping[str, Any]) -> list[str]:
+    """Names of the classes 0 to C - 1, their ids as text where nobody has named them.
+
+    Args:
+        resolved: of a stage whose labels are true classes: how many there are under ``classes``, their names under
+            ``truth``.
+    """
+    named = resolved["truth"]["classes"]
+    return [str(label) for label in range(resolved["classes"])] if named is None else list(named)
 
 
 def cluster_count(rows: StageRows) -> int:

@@ -16,7 +16,7 @@ from simsam_batch.catalog.facts import BOXES_COLUMN
 from simsam_batch.catalog.folders import ACCEPTED, is_image, listed_files
 from simsam_batch.catalog.records import records_table
 from simsam_batch.errors import ImageError, SettingsError
-from simsam_batch.results.label_maps import label_map
+from simsam_batch.results.label_maps import label_map, lacks_map
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan, load_plan
 from simsam_batch.stages.registry import shown, stages_showing
@@ -63,11 +63,17 @@ class RunPredictions:
                     yield from batch.to_pylist()
 
     def load(self, row: Mapping[str, Any]) -> NDArray[Any] | None:
-        """The mask or label map of a row, (height, width); None for a failed image."""
-        if row["status"] != "ok":
+        """The mask or label map of a row, (height, width); None for an image that failed or has none."""
+        if row["status"] != "ok" or lacks_map(row):
             return None
         found = label_map(row, {}, "objects" if self.kind == "object" else "labels")
         return found.astype(np.bool_) if self.kind == "object" else found
+
+    @property
+    def of_classes(self) -> bool:
+        """Whether labels are true classes, so that none is to be matched."""
+        what = shown(self.stage)
+        return what is not None and what.classes
 
     def most_clusters(self) -> int:
         """The highest label in any row."""

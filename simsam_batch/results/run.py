@@ -160,8 +160,9 @@ class Run:
         """The images of a stage that did not fail, one by one: their ids and their masks at full size, upright.
 
         Object masks (``segment``) are bool, True on the object. Label maps (``semantic``) are int32, the label of the
-        cluster, 0 the background. Of trees (``hierarchy``) it is 1 plus the place in ``nodes`` of the deepest
-        node that holds the pixel, int32, 0 for none. All are (height, width).
+        cluster, 0 the background. Those of probes (``probe-maps``) are int32 too, the class, of which 0 is one as any
+        other; images that probes were fitted on have none, and are left out. Of trees (``hierarchy``) it is 1 plus the
+        place in ``nodes`` of the deepest node that holds the pixel, int32, 0 for none. All are (height, width).
 
         Args:
             stage: whose masks; None: the first stage that has some.
@@ -179,11 +180,21 @@ class Run:
 
         Raises:
             SettingsError: the stage has no masks.
-            RunError: the image failed, or its shard is not committed yet.
+            RunError: the image failed, its shard is not committed yet, or the stage makes no mask of it.
         """
+        from simsam_batch.results.label_maps import lacks_map
+
         rows = self._with_masks(stage)
         row = self.row(image_id, rows.stage)
         self._check_ok(row, "mask")
+        if lacks_map(row):
+            why = (
+                f"is of {row['side']}, which probes are fitted on and no map is made of. To mend it: ask for an image "
+                f"whose side is not {row['side']}"
+                if row["side"] is not None
+                else "has no map, for no probe could be fitted. To mend it: the stage probe-fits says why"
+            )
+            raise RunError(f"{self.url}: {image_id!r} {why}")
         return _mask(row, rows)
 
     def eigenvectors(self, image_id: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

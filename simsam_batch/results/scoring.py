@@ -45,7 +45,8 @@ class ScoreOptions:
         stage: whose results of a run; None: the first finished one with masks or label maps.
         kind: ``object`` or ``semantic``; None: what the run's stage makes, and object masks in a folder.
         classes: names of the true classes from id 0; None: those of the run.
-        clusters: label maps hold 0 and the clusters 1 to this; None: they hold class ids.
+        clusters: label maps hold 0 and the clusters 1 to this; None: as many as the run has, and class ids in a folder
+            and in a run whose labels are classes.
         matching: of clusters to classes; None: ``hungarian`` for as many labels as classes, else ``majority``, which
             is upstream's rule.
         ignore_label: id in the truth that is not scored.
@@ -158,6 +159,13 @@ def _check_effects(options: ScoreOptions, kind: str, predictions: Predictions) -
         raise SettingsError(f"{', '.join(given)}: no effect where {compared} are scored. To mend it: leave it out")
     if options.stage is not None and isinstance(predictions, FilePredictions):
         raise SettingsError("stage: a folder of files has no stages. To mend it: leave it out, or give a run's OUT")
+    if isinstance(predictions, RunPredictions) and predictions.of_classes:
+        matched = [name for name in ("clusters", "matching") if getattr(options, name) not in (None, "none")]
+        if matched:
+            raise SettingsError(
+                f"{', '.join(matched)}: no effect on the stage {predictions.stage}, whose labels are classes. To mend "
+                "it: leave it out"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +231,8 @@ def _semantic_scores(predictions: Predictions, options: ScoreOptions) -> Semanti
     ignore = options.ignore_label
     if ignore is None:
         ignore = as_run.get("ignore_label", _VOC_IGNORE if is_voc else None)
-    clusters = run.most_clusters() if run and options.clusters is None else options.clusters
+    holds_clusters = run is not None and not run.of_classes
+    clusters = run.most_clusters() if run and holds_clusters and options.clusters is None else options.clusters
     labels = len(names) if clusters is None else clusters + 1
     matching = options.matching or settings.get("matching")
     if matching is None:

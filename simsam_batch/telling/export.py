@@ -7,10 +7,15 @@ from typing import Any
 
 from simsam_batch.plain_text import counted
 
-_WHY = {"failed": "failed in the run", "unreadable": "gone or changed since the run read them"}
+_WHY = {
+    "failed": "failed in the run",
+    "unreadable": "gone or changed since the run read them",
+    "without_map": "without a map, for probes were fitted on them",
+}
 _MENDS = {
     "failed": "simsam retry tries failed images again; then run the same command again",
     "unreadable": "put the files back where the run read them, and run the same command again",
+    "without_map": "export an image that probes were not fitted on, by a higher --limit or none",
 }
 
 
@@ -32,6 +37,6 @@ def export_lines(record: Mapping[str, Any], where: str) -> list[str]:
 
 def mend_of(record: Mapping[str, Any]) -> str:
     """What to do about an export that is not complete."""
-    outcome = "unreadable" if record["unreadable"] else "failed"
+    outcome = next(name for name in ("unreadable", "failed", "without_map") if record[name])
     what = "the export is not complete" if record["ok"] else "no image could be exported whole"
     return f"{what}. To mend it: {_MENDS[outcome]}"

@@ -8,9 +8,13 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, Literal
 
-from simsam_batch.regions.run_lengths import RunLengths
+import numpy as np
+from numpy.typing import NDArray
+
+from simsam_batch.regions.masks import upsample_index
+from simsam_batch.regions.run_lengths import RunLengths, run_lengths
 from simsam_batch.report.exports.safe_names import is_plain, safe_path
-from simsam_batch.results.label_maps import cluster_count, kind_of, label_names, map_rows
+from simsam_batch.results.label_maps import cluster_count, kind_of, label_map, label_names, map_rows, shown_by
 from simsam_batch.results.trees import RegionTree, measured
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.storage import Folder, redact
@@ -58,7 +62,10 @@ def write_coco(
         file.write(b'\n],"annotations":[')
         waiting.seek(0)
         shutil.copyfileobj(waiting, file, 1 << 20)
-        named = [{"id": i, "name": name, "supercategory": rows.stage} for i, name in enumerate(categories) if i]
+        first = 0 if shown_by(rows).classes else 1
+        named = [
+            {"id": i, "name": name, "supercategory": rows.stage} for i, name in enumerate(categories) if i >= first
+        ]
         file.write(b'\n],"categories":' + _json(named) + b"}\n")
 
 
@@ -83,6 +90,10 @@ def _annotations(row: dict[str, Any], rows: StageRows, nodes: Nodes, last: int) 
         if found is not None:
             yield found if row["confidence"] is None else found | {"score": row["confidence"]}
     elif kind == "labels":
+        if shown_by(rows).classes:
+            found = _annotation(0, _rest(row))
+            if found is not None:
+                yield found
         for segment in row["segments"]:
             found = _annotation(segment["label"], segment["mask_rle"])
             if found is not None:
@@ -97,6 +108,13 @@ def _annotations(row: dict[str, Any], rows: StageRows, nodes: Nodes, last: int) 
                 yield found | {"node": node, "parent": held["parent"], "depth": held["depth"]}
 
 
+def _rest(row: dict[str, Any]) -> RunLengths:
+    """What no segment covers: the pixels of class 0."""
+    size = row["height"], row["width"]
+    uncovered: NDArray[np.bool_] = label_map(row, {}, "labels") == 0
+    return run_lengths(uncovered, upsample_index(size, 1, size, size))
+
+
 def _annotation(category: int, mask: RunLengths) -> dict[str, Any] | None:
     area, box = measured(mask)
     if not area:
@@ -105,7 +123,7 @@ def _annotation(category: int, mask: RunLengths) -> dict[str, Any] | None:
 
 
 def _categories(rows: StageRows) -> list[str]:
-    """Names by number, of which 0 is none; the last one of trees is for nodes without a label."""
+    """Names by number, of which 0 is none unless labels are classes; trees' last one is for nodes without a label."""
     names = label_names(rows)
     if names is not None:
         return names

@@ -16,7 +16,7 @@ from simsam_batch.report.exports.json_lines import write_json
 from simsam_batch.report.exports.label_images import write_label_images
 from simsam_batch.report.exports.pictures import write_pictures
 from simsam_batch.report.exports.web_dataset import write_webdataset
-from simsam_batch.results.label_maps import kind_of
+from simsam_batch.results.label_maps import WITHOUT_MAP, kind_of
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.runs.records import from_json, to_json
 from simsam_batch.runs.schema import SCHEMA_VERSION
@@ -158,7 +158,7 @@ def write_export(
     }
     _check_place(to, rows.out, record)
     to.replace(RECORD, to_json(record | {"complete": False}, RECORD))
-    outcomes: Counter[str] = Counter(ok=0, failed=0, unreadable=0)
+    outcomes: Counter[str] = Counter({"ok": 0, "failed": 0, "unreadable": 0, WITHOUT_MAP: 0})
     missing: list[dict[str, str]] = []
 
     def count(image_id: str, outcome: str) -> None:

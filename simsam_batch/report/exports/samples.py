@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from simsam_batch.report.exports.label_pngs import most_labels, png
-from simsam_batch.results.label_maps import facts_of, kind_of, label_map
+from simsam_batch.results.label_maps import facts_of, kind_of, label_map, shown_by
 from simsam_batch.runs.reading import StageRows
 
 UNREADABLE = "unreadable"
@@ -43,7 +43,9 @@ def annotation(number: int, row: Mapping[str, Any], rows: StageRows, names: list
     facts = {"image_id": row["image_id"], "row": number, "width": row["width"], "height": row["height"]}
     facts |= {name: row[name] for name in facts_of(rows)}
     if kind_of(rows) == "labels":
-        facts["labels"] = [segment["label"] for segment in row["segments"]]
+        # of classes, 0 is one that is there, although no segment is of it
+        of_classes = shown_by(rows).classes
+        facts["labels"] = np.unique(labels).tolist() if of_classes else [each["label"] for each in row["segments"]]
     if names is None:
         found = row["labels"] or [None] * len(row["nodes"])
         facts["nodes"] = [
