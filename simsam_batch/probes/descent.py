@@ -56,28 +56,34 @@ def descend(start: Tensor, *, iterations: int, tolerance: float) -> Descent:
         (n,) float64 points; to each belongs a ``send`` of (value, (n,) float64 gradient).
 
     Returns:
-        The best point, which is the last; not converged after so many steps, or where rounding allows no further.
+        The last point if it converged. Otherwise, after so many steps or where rounding of the values allows no
+        further, the one with the least value.
     """
-    point = start
+    point = best = start
     value, gradient = yield point
+    least, since = value, 0
     pairs: list[tuple[Tensor, Tensor]] = []
-    for iteration in range(iterations + 1):
+    iteration = 0
+    while True:
         step = _direction(gradient, pairs)
         slope = float(step @ gradient)
         if max(-slope, float(gradient @ gradient)) / 2 <= tolerance:
             return Minimum(point, value, iteration, converged=True)
-        if iteration == iterations:
-            break
-        found = yield from _search(point, value, step, slope)
+        if iteration == iterations or since == HISTORY:
+            return Minimum(best, least, iteration, converged=False)
+        found = yield from _search(point, value, least, step, slope)
         if found is None:
-            return Minimum(point, value, iteration, converged=False)
+            return Minimum(best, least, iteration, converged=False)
+        iteration += 1
         before = point, gradient
         point, value, gradient = found
+        since += 1
+        if value < least:
+            best, least, since = point, value, 0
         moved, turned = point - before[0], gradient - before[1]
         # A pair without positive curvature would make the next direction no descent; rounding can bring one about.
         if float(moved @ turned) > _LEAST_CURVATURE * float(moved.norm() * turned.norm()):
             pairs = [*pairs[-HISTORY + 1 :], (moved, turned)]
-    return Minimum(point, value, iterations, converged=False)
 
 
 def _direction(gradient: Tensor, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
@@ -97,9 +103,13 @@ def _direction(gradient: Tensor, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
 
 
 def _search(
-    start: Tensor, value: float, step: Tensor, slope: float
+    start: Tensor, value: float, least: float, step: Tensor, slope: float
 ) -> Generator[Tensor, tuple[float, Tensor], tuple[Tensor, float, Tensor] | None]:
-    """Find a length that meets the strong Wolfe conditions, from 1; None if rounding leaves none to be found."""
+    """Find a length that meets the strong Wolfe conditions, from 1; None if rounding leaves none to be found.
+
+    Values may lie above the ``least`` so far by what rounding does, whatever their decrease: not above the last one, or
+    many steps together could climb.
+    """
     low, low_value, low_slope = 0.0, value, slope
     high: tuple[float, float, float] | None = None
     length = 1.0
@@ -108,7 +118,8 @@ def _search(
         point = start + length * step
         reached, gradient = yield point
         along = float(gradient @ step)
-        enough = math.isfinite(reached) and reached <= value + _DECREASE * length * slope + slack
+        limit = max(value + _DECREASE * length * slope, least + slack)
+        enough = math.isfinite(reached) and reached <= limit
         if enough and abs(along) <= -_CURVATURE * slope:
             return point, reached, gradient
         # The function is convex: where it still falls, a minimum along the line lies beyond; where it rises, before.

@@ -92,6 +92,24 @@ def test_rounding_of_values_does_not_stop_it_before_the_gradient_is_small() -> N
     np.testing.assert_allclose(found.point, at, atol=1e-6)
 
 
+def test_many_steps_that_only_rounding_lets_pass_do_not_climb() -> None:
+    # Noise of values and gradients is far above the tolerance, so that the descent can only go about the minimum.
+    random = np.random.default_rng(0)
+    bends = torch.logspace(-4, 0, 30, dtype=torch.float64)
+    exact = quadratic(bends, torch.ones(30, dtype=torch.float64))
+    evaluated: list[float] = []
+
+    def noisy(point: Tensor) -> tuple[float, Tensor]:
+        value, gradient = exact(point)
+        evaluated.append(value)
+        return value + 1e-8 * random.standard_normal(), gradient + 1e-6 * torch.from_numpy(random.standard_normal(30))
+
+    found, _ = run(noisy, torch.zeros(30, dtype=torch.float64), iterations=1000, tolerance=1e-20)
+    assert not found.converged
+    assert found.iterations < 1000
+    assert exact(found.point)[0] < min(evaluated) + 1e-7
+
+
 def test_where_nothing_can_be_gained_it_ends_as_not_converged() -> None:
     # A gradient that lies: the function rises along it.
     found, evaluations = run(lambda point: (float(point.sum()), -torch.ones_like(point)), torch.zeros(3).double())
