@@ -11,7 +11,18 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from benchmarks import bookkeeping, clustering, eigen, facets, head, hierarchy, memory, pipeline, table
+from benchmarks import (
+    bookkeeping,
+    clustering,
+    eigen,
+    facets,
+    head,
+    hierarchy,
+    linear_probes,
+    memory,
+    pipeline,
+    table,
+)
 from benchmarks.measure import Row, Setup, machine
 
 GROUPS = {
@@ -21,7 +32,12 @@ GROUPS = {
     "memory": memory.rows,
     "facets": facets.rows,
 }
-LONG = {"clustering": clustering.rows, "bookkeeping": bookkeeping.rows, "hierarchy": hierarchy.rows}
+LONG = {
+    "clustering": clustering.rows,
+    "bookkeeping": bookkeeping.rows,
+    "hierarchy": hierarchy.rows,
+    linear_probes.GROUP: linear_probes.rows,
+}
 """Groups that are measured only when asked for: minutes on a million rows or more, or by a slow peer."""
 RESULTS = Path(__file__).parent / "results"
 
@@ -35,7 +51,7 @@ def main() -> int:
         choices=[*GROUPS, *LONG],
         nargs="+",
         default=list(GROUPS),
-        help="groups of rows; clustering, bookkeeping and hierarchy take minutes",
+        help="groups of rows; clustering, bookkeeping, hierarchy and linear-probes take minutes",
     )
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, to see that everything runs")
     parser.add_argument("--json", type=Path, help="where to write; without it results/DEVICE.json, and --smoke nothing")

@@ -14,6 +14,7 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 BY_THEMSELVES = ("head", "eigen", "pipeline", "memory")
+ASKED_FOR = ("bookkeeping", "hierarchy", "linear-probes")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -23,9 +24,9 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """All that is measured by itself, and two groups that have to be asked for, in one run."""
+    """All that is measured by itself, and three groups that have to be asked for, in one run."""
     path = tmp_path_factory.mktemp("bench") / "smoke.json"
-    done = run("--smoke", "--json", str(path), "--only", *BY_THEMSELVES, "bookkeeping", "hierarchy")
+    done = run("--smoke", "--json", str(path), "--only", *BY_THEMSELVES, *ASKED_FOR)
     assert done.returncode == 0, done.stderr
     assert "met?" in done.stdout
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -59,7 +60,7 @@ def test_groups_that_take_minutes_are_measured_only_when_asked_for(monkeypatch: 
 
 @pytest.mark.slow
 def test_every_group_has_rows_with_a_ratio_in_its_own_spread(smoke: dict[str, Any]) -> None:
-    assert {row["group"] for row in smoke["rows"]} == {*BY_THEMSELVES, "bookkeeping", "hierarchy"}
+    assert {row["group"] for row in smoke["rows"]} == {*BY_THEMSELVES, *ASKED_FOR}
     for row in (row for name in BY_THEMSELVES for row in rows_of(smoke, name)):
         assert row["samples"]
         assert 0 <= row["ratio_low"] <= row["ratio"] <= row["ratio_high"]
@@ -111,6 +112,17 @@ def test_trees_are_measured_against_the_published_calls_when_asked_for(smoke: di
     assert quality["target"] == quality_of_many["target"] == "<= 0.01"
     assert memory["details"]["ours"]["before"] > 0
     assert memory["details"]["peer"]["above"] >= 0
+
+
+@pytest.mark.slow
+def test_linear_probes_are_measured_beside_one_problem_and_beside_scikit_learn(smoke: dict[str, Any]) -> None:
+    twelve, three, fit = rows_of(smoke, "linear-probes")
+    for row, problems in ((twelve, 12), (three, 3)):
+        assert row["details"]["problems"] == problems
+        assert len(row["samples"]) == 2
+    assert (twelve["target"], three["target"], fit["target"]) == ("<= 2", None, None)
+    # Both sides stop near one optimum, or their times would not be comparable.
+    assert all(-1e-5 < gap <= 1e-4 for gap in fit["details"]["gaps"].values())
 
 
 def test_both_sides_of_the_hierarchy_are_scored_alike(monkeypatch: pytest.MonkeyPatch) -> None:

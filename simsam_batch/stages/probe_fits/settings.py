@@ -39,7 +39,7 @@ class Probes(Component, title="Probes"):
         0, "of knn: patches kept of all train images together, of each image those of rare classes first; 0: all", ge=0
     )
     l2: float = result(1e-3, "of linear: weight of the squared norm", ge=0)
-    iterations: int = result(60, "of linear: L-BFGS iterations at most", ge=1)
+    iterations: int = result(100, "of linear: L-BFGS iterations at most", ge=1)
 
     @field_validator("probes", "clusters", mode="before")
     @classmethod
