@@ -94,6 +94,7 @@ def load_taps(
     precision: Literal["fp32", "bf16"] = "fp32",
     class_token: bool = False,
     registers: bool = False,
+    facet_norm: Literal["none", "final"] = "none",
     checkpoint_part: Part = "auto",
 ) -> TappedViT:
     """Load a ViT of which several facets of several blocks are wanted at once; see `load_backbone` for what is shared.
@@ -107,13 +108,19 @@ def load_taps(
         precision: of the blocks.
         class_token: keep what describes the class token too.
         registers: keep what describes register tokens too.
+        facet_norm: ``final`` to pass ``key``, ``query`` and ``value`` through the final norm, see `TappedViT`.
         checkpoint_part: as for `load_backbone`.
 
     Raises:
-        SettingsError: as `load_backbone`.
+        SettingsError: as `load_backbone`; ``facet_norm`` of a network whose final norm does not fit its projections.
     """
-    taps, model, about = _network(name, weights, checkpoint_part, blocks, facets, device=device, precision=precision)
-    network = TappedViT(model, taps=taps, class_token=class_token, registers=registers, **about)
+    normed = facet_norm == "final"
+    arithmetic = {"device": device, "precision": precision}
+    taps, model, about = _network(name, weights, checkpoint_part, blocks, facets, **arithmetic, whole=normed)
+    without = _without_norm(model)
+    network = TappedViT(model, taps=taps, class_token=class_token, registers=registers, facet_norm=facet_norm, **about)
+    if normed and (without or set(network.channels_of.values()) != {network.channels}):
+        raise SettingsError(f"facet_norm: the final norm of {name} does not fit its projections; use 'none'")
     last = taps[-1]
     shape = _tried_out(lambda images: network(images).descriptors[last], network.patch, name)
     _require_shape(shape, network.channels_of[f"{last[1]}-{last[0]}"], name)
@@ -251,8 +258,12 @@ def _check_facet(model: Any, block: int, facet: str, name: str) -> None:
     kind = type(model.blocks[block]).__name__
     if facet not in TOKEN_FACETS and kind not in _PRE_NORM_BLOCKS:
         raise SettingsError(f"facet: blocks of {name} ({kind}) have no {facet} projection of their own; use 'token'")
-    if facet == "norm-token" and all(isinstance(norm, nn.Identity) for norm in (model.norm, model.fc_norm)):
+    if facet == "norm-token" and _without_norm(model):
         raise SettingsError(f"facet: {name} has no final norm, so that it has no 'norm-token'; use 'token'")
+
+
+def _without_norm(model: Any) -> bool:
+    return all(isinstance(norm, nn.Identity) for norm in (model.norm, model.fc_norm))
 
 
 def _takes_part(parameter: str, *, taps: Sequence[Tap], whole: bool) -> bool:

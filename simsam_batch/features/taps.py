@@ -45,13 +45,23 @@ class TappedViT(FrozenViT):
         taps: what is asked for, each once.
         class_token: keep the class token too.
         registers: keep register tokens too.
+        facet_norm: ``final`` to pass ``key``, ``query`` and ``value`` through the network's final norm, which is made
+            for another place, as the published code of probes of iBOT's features does.
         about: what `FrozenViT` takes besides.
     """
 
     def __init__(
-        self, model: Any, *, taps: Sequence[Tap], class_token: bool = False, registers: bool = False, **about: Any
+        self,
+        model: Any,
+        *,
+        taps: Sequence[Tap],
+        class_token: bool = False,
+        registers: bool = False,
+        facet_norm: str = "none",
+        **about: Any,
     ) -> None:
         self.taps = list(taps)
+        self._norms_projections = facet_norm == "final"
         self._projections: dict[Tap, nn.Sequential] = {
             (block, facet): projection(model.blocks[block], facet) for block, facet in taps if facet not in TOKEN_FACETS
         }
@@ -63,7 +73,7 @@ class TappedViT(FrozenViT):
             model.blocks[number].register_forward_pre_hook(partial(self._hold, number))
         has_class = getattr(model, "cls_token", None) is not None
         self._keeps_class, self._keeps_registers = class_token and has_class, registers
-        with_norm = any(facet == "norm-token" for _, facet in taps)
+        with_norm = self._norms_projections or any(facet == "norm-token" for _, facet in taps)
         super().__init__(model, last, with_norm=with_norm, **about)
         self._last = last
         widths = dict.fromkeys(taps, self.channels)
@@ -115,6 +125,8 @@ class TappedViT(FrozenViT):
             if (tap[0], part) not in normed:
                 normed[tap[0], part] = norm(tokens)
             projected: Tensor = rows(normed[tap[0], part])
+            if self._norms_projections and self._final_norm is not None:
+                projected = self._final_norm(projected)
             return projected
         if tap[1] == "norm-token" and self._final_norm is not None:
             last: Tensor = self._final_norm(tokens)
@@ -124,7 +136,10 @@ class TappedViT(FrozenViT):
     def describe(self) -> dict[str, Any]:
         """Everything that identifies the network and what is kept of it, as plain JSON values."""
         kept = {"class_token": self._keeps_class, "registers": self._keeps_registers}
-        return self._about() | {"taps": [list(tap) for tap in self.taps], "channels_of": dict(self.channels_of)} | kept
+        # older runs have no word for it
+        norms = {"facet_norm": "final"} if self._norms_projections else {}
+        taps = {"taps": [list(tap) for tap in self.taps], "channels_of": dict(self.channels_of)}
+        return self._about() | taps | kept | norms
 
     def digest(self) -> str:
         """Sha256 over the names and values of the parameters in use; the same on every device."""

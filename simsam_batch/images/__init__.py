@@ -5,7 +5,18 @@ from simsam_batch.images.decode import ColorProfile, Decoded, ImageLimits, decod
 from simsam_batch.images.partitions import load_partitions
 from simsam_batch.images.predictions import load_label_map, load_mask
 from simsam_batch.images.prepare import Prepared, prepare, prepare_decoded
-from simsam_batch.images.resize import Resize, check_resize, crop_to_grid, parse_resize, resize_image, working_size
+from simsam_batch.images.resize import (
+    Resize,
+    check_resize,
+    covered_part,
+    crop_corner,
+    crop_to_grid,
+    parse_resize,
+    require_whole_images,
+    resize_image,
+    resized_size,
+    working_size,
+)
 from simsam_batch.images.truth import TruthError, central_square, load_labels, load_truth
 
 __all__ = [
@@ -17,6 +28,8 @@ __all__ = [
     "TruthError",
     "central_square",
     "check_resize",
+    "covered_part",
+    "crop_corner",
     "crop_to_grid",
     "decode",
     "decode_ahead",
@@ -30,6 +43,8 @@ __all__ = [
     "parse_resize",
     "prepare",
     "prepare_decoded",
+    "require_whole_images",
     "resize_image",
+    "resized_size",
     "working_size",
 ]

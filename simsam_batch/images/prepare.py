@@ -13,8 +13,10 @@ from simsam_batch.images.resize import (
     MINIMUM_PATCHES,
     Resize,
     check_resize,
+    crop_corner,
     crop_to_grid,
     resize_image,
+    resized_size,
     working_size,
 )
 
@@ -26,7 +28,7 @@ class Prepared:
     Attributes:
         rgb: ``(Hp * patch, Wp * patch, 3)`` uint8.
         grid: ``(Hp, Wp)`` patches.
-        working_size: after the resize, before the cut to whole patches.
+        working_size: after the resize and the crop that it may hold, before the cut to whole patches.
         full_size: the image's own size.
         orientation: EXIF value as found in the file.
         content_sha256: of the file's bytes.
@@ -81,7 +83,7 @@ def prepare_decoded(
             f"{decoded.width}x{decoded.height} pixels are fewer than 2x2 patches: each side needs at least {least}",
             "resize",
         )
-    height, width = working = working_size(full, resize)
+    height, width = whole = resized_size(full, resize)
     if height * width > limits.max_pixels:
         raise ImageError(
             "too_large",
@@ -89,6 +91,7 @@ def prepare_decoded(
             f"{limits.max_pixels}. To mend it: choose a smaller --resize or raise --max-pixels",
             "resize",
         )
+    height, width = working = working_size(full, resize)
     rows, columns = height // patch, width // patch
     if max_patches is not None and rows * columns > max_patches:
         raise ImageError(
@@ -97,5 +100,7 @@ def prepare_decoded(
             "To mend it: choose a smaller --resize or raise --max-patches",
             "resize",
         )
-    rgb, grid = crop_to_grid(resize_image(decoded.rgb, working), patch)
+    top, left = crop_corner(full, resize)
+    resized = resize_image(decoded.rgb, whole)[top : top + height, left : left + width]
+    rgb, grid = crop_to_grid(resized, patch)
     return Prepared(rgb, grid, working, full, decoded.orientation, decoded.content_sha256, decoded.more_frames)

@@ -15,8 +15,9 @@ from simsam_batch.errors import SettingsError
 
 _ALLOWED = (
     "allowed are 'native' (the image's own size), 'HEIGHTxWIDTH' in pixels such as '480x640', "
-    "'short:PIXELS' such as 'short:384' (the shorter side, the other in proportion), and 'bucket:PIXELS' (the shorter "
-    "side, the other in the nearest of a few proportions, so that images share grids and batches are full)"
+    "'short:PIXELS' such as 'short:384' (the shorter side, the other in proportion), 'bucket:PIXELS' (the shorter "
+    "side, the other in the nearest of a few proportions, so that images share grids and batches are full), and "
+    "'crop:SHORT:SIDE' such as 'crop:256:224' (the shorter side to SHORT, then the central square of SIDE)"
 )
 
 BUCKETS = (Fraction(1), *(Fraction(n, d) for n, d in ((7, 6), (4, 3), (3, 2), (7, 4), (2, 1), (5, 2), (3, 1))))
@@ -31,24 +32,29 @@ class Resize:
     """A parsed ``--resize``.
 
     Attributes:
-        kind: ``native`` (no resize), ``exact`` (to height x width, whatever the image's proportions), ``short`` or
-            ``bucket``.
-        height: pixels, for ``exact``; for ``short`` and ``bucket`` the length of the shorter side.
+        kind: ``native`` (no resize), ``exact`` (to height x width, whatever the image's proportions), ``short``,
+            ``bucket`` or ``crop``.
+        height: pixels, for ``exact``; for ``short`` and ``bucket`` the length of the shorter side, for ``crop`` that
+            of the square.
         width: pixels, for ``exact``; for the others equal to ``height``.
+        short: for ``crop`` the length of the shorter side before it; 0 for the others.
     """
 
-    kind: Literal["native", "exact", "short", "bucket"]
+    kind: Literal["native", "exact", "short", "bucket", "crop"]
     height: int = 0
     width: int = 0
+    short: int = 0
 
     def __str__(self) -> str:
         if self.kind == "native":
             return "native"
+        if self.kind == "crop":
+            return f"crop:{self.short}:{self.height}"
         return f"{self.height}x{self.width}" if self.kind == "exact" else f"{self.kind}:{self.height}"
 
 
 def parse_resize(text: str) -> Resize:
-    """Read ``native``, ``HEIGHTxWIDTH``, ``short:PIXELS`` or ``bucket:PIXELS``.
+    """Read ``native``, ``HEIGHTxWIDTH``, ``short:PIXELS``, ``bucket:PIXELS`` or ``crop:SHORT:SIDE``.
 
     >>> parse_resize("480x640")
     Resize(kind='exact', height=480, width=640)
@@ -62,7 +68,25 @@ def parse_resize(text: str) -> Resize:
         return Resize("exact", int(found[1]), int(found[2]))
     if found := re.fullmatch(r"(short|bucket):([1-9][0-9]{0,5})", text):
         return Resize("short" if found[1] == "short" else "bucket", int(found[2]), int(found[2]))
+    if found := re.fullmatch(r"crop:([1-9][0-9]{0,5}):([1-9][0-9]{0,5})", text):
+        short, side = int(found[1]), int(found[2])
+        if side > short:
+            raise SettingsError(f"resize: {text!r}: a square of {side} pixels does not fit a shorter side of {short}")
+        return Resize("crop", side, side, short)
     raise SettingsError(f"resize: {text!r} is not a size; {_ALLOWED}")
+
+
+def require_whole_images(text: str) -> None:
+    """Refuse a resize that leaves a part of an image out, for what gives every pixel a region.
+
+    Raises:
+        SettingsError: for ``crop``.
+    """
+    if parse_resize(text).kind == "crop":
+        raise SettingsError(
+            f"resize: {text!r} leaves out what lies beside the central square, and regions cover whole images. To mend "
+            "it: choose another --resize; features and probe take this one"
+        )
 
 
 def check_resize(resize: Resize, patch: int) -> None:
@@ -89,6 +113,19 @@ def working_size(size: tuple[int, int], resize: Resize) -> tuple[int, int]:
     (150, 200)
     >>> working_size((300, 410), parse_resize("bucket:384"))
     (384, 512)
+    >>> working_size((300, 410), parse_resize("crop:256:224"))
+    (224, 224)
+    """
+    return (resize.height, resize.width) if resize.kind == "crop" else resized_size(size, resize)
+
+
+def resized_size(size: tuple[int, int], resize: Resize) -> tuple[int, int]:
+    """Size (height, width) in pixels of a whole image after the resize: `working_size` but for ``crop``.
+
+    There the longer side is rounded down, as torchvision's resize of the shorter side does.
+
+    >>> resized_size((300, 410), parse_resize("crop:256:224"))
+    (256, 349)
     """
     if resize.kind == "native":
         return size
@@ -96,12 +133,46 @@ def working_size(size: tuple[int, int], resize: Resize) -> tuple[int, int]:
         return resize.height, resize.width
     height, width = size
     short = min(size)
+    if resize.kind == "crop":
+        longer = resize.short * max(size) // short
+        return (resize.short, longer) if height <= width else (longer, resize.short)
     proportion = Fraction(max(size), short)
     if resize.kind == "bucket":
         whole = (Fraction(n) for n in (int(proportion), int(proportion) + 1) if n > BUCKETS[-1])
         proportion = min((*BUCKETS, *whole), key=lambda each: max(each / proportion, proportion / each))
     longer = int(proportion * resize.height + Fraction(1, 2))
     return (resize.height, longer) if height <= width else (longer, resize.height)
+
+
+def crop_corner(size: tuple[int, int], resize: Resize) -> tuple[int, int]:
+    """Top and left of the part of the resized image that is computed; 0, 0 but for ``crop``.
+
+    The square is central; half a pixel goes to the even side, as in torchvision's central crop.
+
+    >>> crop_corner((300, 410), parse_resize("crop:256:224"))
+    (16, 62)
+    """
+    if resize.kind != "crop":
+        return 0, 0
+    height, width = resized_size(size, resize)
+    return round((height - resize.height) / 2), round((width - resize.width) / 2)
+
+
+def covered_part(size: tuple[int, int], resize: Resize) -> tuple[slice, slice]:
+    """Rows and columns of an image of a size (height, width) whose pixels' centres lie in what is computed.
+
+    >>> covered_part((256, 300), parse_resize("crop:256:224"))
+    (slice(16, 240, None), slice(38, 262, None))
+    """
+
+    def along(full: int, resized: int, corner: int, side: int) -> slice:
+        # the centre (y + 1/2) resized / full lies between the corner and the corner + side
+        start, stop = (-(-(2 * end * full - resized) // (2 * resized)) for end in (corner, corner + side))
+        return slice(max(start, 0), min(stop, full))
+
+    axes = zip(size, resized_size(size, resize), crop_corner(size, resize), working_size(size, resize), strict=True)
+    rows, columns = (along(*axis) for axis in axes)
+    return rows, columns
 
 
 def resize_image(rgb: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -21,6 +21,7 @@ from torch import Tensor
 from simsam_batch.regions.moments import BLOCK, Projection, unit_blocks
 
 Method = Literal["kmeans", "minibatch"]
+Start = Literal["drawn", "farthest"]
 
 RESTARTS = 10
 _RESTART_ROWS = 32_768
@@ -122,6 +123,7 @@ def fit(
     method: Method = "kmeans",
     projection: Projection | None = None,
     restarts: int = RESTARTS,
+    start: Start = "drawn",
     device: torch.device | None = None,
 ) -> Codebook:
     """Find clusters of unit rows with a small sum of squared distances to their centres.
@@ -139,7 +141,9 @@ def fit(
         seed: of every draw, 0 to 2^32 - 1.
         method: see above.
         projection: cluster in these components instead of all C channels.
-        restarts: of k-means++, from which the best is taken (``n_init`` of ``minibatch``).
+        restarts: of the start, from which the best is taken (``n_init`` of ``minibatch``).
+        start: of ``kmeans``: ``drawn`` by k-means++, or ``farthest``: from one drawn row on always the row that is
+            farthest from all so far, which is what TorchPQ calls k-means++.
         device: for ``kmeans``; None for a CUDA device if there is one.
 
     Raises:
@@ -168,7 +172,7 @@ def fit(
         found = _minibatch(rows, clusters, seed, restarts)
     else:
         device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        found = _kmeans(rows, clusters, seed, restarts, device)
+        found = _kmeans(rows, clusters, seed, restarts, start, device)
     book = Codebook(
         centers=(found.centers.cpu().double() + torch.from_numpy(mean)).float().numpy(),
         projection=projection,
@@ -265,7 +269,7 @@ def _minibatch(rows: Tensor, clusters: int, seed: int, restarts: int) -> _Found:
     return _Found(centers, float(model.inertia_), int(model.n_iter_), bool(model.n_iter_ < model.max_iter))
 
 
-def _kmeans(rows: Tensor, clusters: int, seed: int, restarts: int, device: torch.device) -> _Found:
+def _kmeans(rows: Tensor, clusters: int, seed: int, restarts: int, start: Start, device: torch.device) -> _Found:
     from sklearn.cluster import kmeans_plusplus
 
     drawn = rows
@@ -276,13 +280,25 @@ def _kmeans(rows: Tensor, clusters: int, seed: int, restarts: int, device: torch
     on_device = drawn.to(device)
 
     def restart(state: int) -> _Found:
-        start, _ = kmeans_plusplus(drawn.numpy(), clusters, random_state=state)
-        return _lloyd(on_device, torch.from_numpy(start).to(device), tolerance, _RESTART_ITERATIONS)
+        if start == "farthest":
+            return _lloyd(on_device, _farthest_first(on_device, clusters, state), tolerance, _RESTART_ITERATIONS)
+        centers, _ = kmeans_plusplus(drawn.numpy(), clusters, random_state=state)
+        return _lloyd(on_device, torch.from_numpy(centers).to(device), tolerance, _RESTART_ITERATIONS)
 
     states = np.random.SeedSequence(seed).generate_state(restarts).tolist()
     best = min((restart(state) for state in states), key=lambda found: found.inertia)
     best = _lloyd(on_device, best.centers, tolerance)
     return best if drawn is rows else _lloyd(rows.to(device), best.centers, tolerance)
+
+
+def _farthest_first(rows: Tensor, clusters: int, seed: int) -> Tensor:
+    """One row by chance, then always the one with the greatest distance to the nearest so far; the first of several."""
+    chosen = [int(np.random.default_rng(seed).integers(len(rows)))]
+    distances = torch.full((len(rows),), torch.inf, device=rows.device)
+    while len(chosen) < clusters:
+        distances = torch.minimum(distances, (rows - rows[chosen[-1]]).square().sum(dim=1))
+        chosen.append(int(distances.argmax()))
+    return rows[chosen].clone()
 
 
 def _lloyd(rows: Tensor, centers: Tensor, tolerance: float, most: int = _MOST_ITERATIONS) -> _Found:

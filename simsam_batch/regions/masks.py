@@ -180,28 +180,33 @@ UpsampleIndex = tuple[NDArray[np.intp], NDArray[np.intp]]
 
 
 def upsample_index(
-    grid: tuple[int, int], patch: int, working_size: tuple[int, int], full_size: tuple[int, int]
+    grid: tuple[int, int],
+    patch: int,
+    working_size: tuple[int, int],
+    full_size: tuple[int, int],
+    corner: tuple[int, int] = (0, 0),
 ) -> UpsampleIndex:
     """Find the patch under every pixel's centre, in integer arithmetic.
 
     A pixel y of the full image lies at (y + 1/2) h / H of the resized one. What was cropped there at the right and at
-    the bottom, because it did not fill a patch, goes to the last patch.
+    the bottom, because it did not fill a patch, goes to the last patch; what lies before the corner to the first.
 
     Args:
         grid: (Hp, Wp).
         patch: side of a patch, pixels of the resized image.
         working_size: (h, w) of the resized image before cropping.
         full_size: (H, W) of the image.
+        corner: top and left of the first patch, pixels of the resized image.
 
     Returns:
         rows (H,) in 0..Hp-1 and columns (W,) in 0..Wp-1, both ascending.
     """
 
-    def along(patches: int, resized: int, full: int) -> NDArray[np.intp]:
-        centres = (2 * np.arange(full, dtype=np.int64) + 1) * resized
-        return np.minimum(centres // (2 * full * patch), patches - 1).astype(np.intp)
+    def along(patches: int, resized: int, full: int, start: int) -> NDArray[np.intp]:
+        centres = (2 * np.arange(full, dtype=np.int64) + 1) * resized - 2 * full * start
+        return np.clip(centres // (2 * full * patch), 0, patches - 1).astype(np.intp)
 
-    rows, columns = (along(*axis) for axis in zip(grid, working_size, full_size, strict=True))
+    rows, columns = (along(*axis) for axis in zip(grid, working_size, full_size, corner, strict=True))
     return rows, columns
 
 

@@ -17,7 +17,11 @@ class BilinearIndex:
 
 
 def bilinear_index(
-    grid: tuple[int, int], patch: int, working_size: tuple[int, int], full_size: tuple[int, int]
+    grid: tuple[int, int],
+    patch: int,
+    working_size: tuple[int, int],
+    full_size: tuple[int, int],
+    corner: tuple[int, int] = (0, 0),
 ) -> BilinearIndex:
     """Where pixels lie between the centres of patches; beyond the outermost centres at these.
 
@@ -28,15 +32,16 @@ def bilinear_index(
         patch: p, side of a patch in pixels of the resized image.
         working_size: (h, w) of the resized image before cropping.
         full_size: (H, W) of the image.
+        corner: top and left of the first patch, pixels of the resized image.
     """
 
-    def along(patches: int, resized: int, full: int) -> tuple[Tensor, Tensor, Tensor]:
-        places = (torch.arange(full, dtype=torch.float64) + 0.5) * (resized / full / patch) - 0.5
+    def along(patches: int, resized: int, full: int, start: int) -> tuple[Tensor, Tensor, Tensor]:
+        places = (torch.arange(full, dtype=torch.float64) + 0.5) * (resized / full / patch) - 0.5 - start / patch
         places = places.clamp(0, patches - 1)
         low = places.floor().to(torch.int64)
         return low, (low + 1).clamp(max=patches - 1), (places - low).to(torch.float32)
 
-    rows, columns = (along(*axis) for axis in zip(grid, working_size, full_size, strict=True))
+    rows, columns = (along(*axis) for axis in zip(grid, working_size, full_size, corner, strict=True))
     return BilinearIndex(rows, columns)
 
 

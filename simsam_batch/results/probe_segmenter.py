@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from simsam_batch import images
 from simsam_batch.errors import SettingsError
 from simsam_batch.stages.features.stage import descriptors_by_name, stored_dtype
+from simsam_batch.stages.patch_labels.canvas import canvas_of
 from simsam_batch.stages.probe_apply.probe_run import ProbeRun
 from simsam_batch.stages.probe_apply.settings import FittedProbe
 from simsam_batch.stages.probe_maps.fitted import FittedProbes
@@ -61,7 +62,7 @@ class ProbeSegmenter(nn.Module):
         self._network = ROLES["taps"](alone, str(self.device))[0]
         self._set, self._dtype = run.set_of(cell), stored_dtype(settings)
         self._fitted = FittedProbes(run.fits(cell), self.device)
-        self._resize, self._upsample = images.parse_resize(settings.resize), settings.upsample
+        self._resize, self._how = images.parse_resize(settings.resize), settings
         self._limits = images.ImageLimits(settings.max_bytes, settings.max_pixels, settings.decode_seconds)
         self._max_patches = settings.max_patches
 
@@ -80,7 +81,7 @@ class ProbeSegmenter(nn.Module):
             ImageError: images with fewer than 2x2 patches, or over the run's limits on pixels and patches.
         """
         scores, of = self._scored(pictures)
-        pixels = Pixels(of, self._resize, self._upsample)
+        pixels = Pixels(canvas_of(of, self._resize, "native"), self._how)
         found = torch.stack([torch.from_numpy(pixels.classes(each)) for each in scores])
         return found if pictures.ndim == 4 else found[0]
 

@@ -34,7 +34,8 @@ class Images(Component, title="Images"):
 
     resize: str = result(
         "short:384",
-        "native | HEIGHTxWIDTH | short:PIXELS (the shorter side) | bucket:PIXELS (few grids, for full GPU batches)",
+        "native | HEIGHTxWIDTH | short:PIXELS (the shorter side) | bucket:PIXELS (few grids, for full GPU batches) | "
+        "crop:SHORT:SIDE (features and probe: the shorter side, then the central square of SIDE)",
     )
     color_profile: Literal["ignore", "srgb"] = result(
         "ignore", "srgb: colours are turned to sRGB by the ICC profile in each file; ignore: taken as they are stored"

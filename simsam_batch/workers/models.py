@@ -113,7 +113,7 @@ def _taps(settings: Any, device: str) -> tuple[Any, dict[str, Any]]:
         return weightless, weightless.describe()
     from simsam_batch.features.backbones import load_taps
 
-    kept = {name: getattr(settings, name) for name in ("blocks", "facets", "class_token", "registers")}
+    kept = {name: getattr(settings, name) for name in ("blocks", "facets", "class_token", "registers", "facet_norm")}
     return _network(load_taps, settings, device, **kept)
 
 

@@ -20,6 +20,12 @@ class Taps(Component, title="Features"):
     blocks: tuple[int, ...] = result((-1,), "transformer blocks, from 0, several with commas; negative from the end")
     class_token: bool = result(False, "keep the class token's vectors too", idle=_WEIGHTLESS)
     registers: bool = result(False, "keep those of register tokens too", idle=_WEIGHTLESS)
+    facet_norm: Literal["none", "final"] = result(
+        "none",
+        "final: key, query and value pass the network's final norm too, as published for probes of iBOT's features",
+        idle=_WEIGHTLESS,
+        unrecorded="none",
+    )
     dtype: Literal["fp16", "fp32"] = result("fp16", "how features are stored")
 
     @field_validator("facets", "blocks", mode="before")

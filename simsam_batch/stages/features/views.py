@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from simsam_batch import images
 from simsam_batch.drawing.photograph import shown_photograph
 from simsam_batch.drawing.text import EMPTY
 from simsam_batch.plain_text import counted
@@ -18,7 +19,6 @@ from simsam_batch.report.page.choice import sample
 from simsam_batch.report.page.pictures import LARGE, SMALL, Drawn, fitted, jpeg, stacked
 from simsam_batch.report.page.plots import histogram
 from simsam_batch.report.page.scalars import Scalars
-from simsam_batch.results.photographs import working_size
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.stages.registry import Command
 
@@ -101,15 +101,21 @@ def _picture(
 ) -> Picture:
     photo, fault = shown_photograph(row, rows.settings)
     patches = Image.fromarray(colors)
-    height, width = working_size(row, rows.settings)
-    across, down = row["grid_w"] * row["patch"] / width, row["grid_h"] * row["patch"] / height
+    resize = images.parse_resize(rows.settings["resize"])
+    full = row["height"], row["width"]
+    whole, corner = images.resized_size(full, resize), images.crop_corner(full, resize)
+    sides = row["grid_h"] * row["patch"], row["grid_w"] * row["patch"]
 
     def beside(side: int) -> Image.Image:
         size = fitted(photo.size, side)
         # what lies under no whole patch stays empty, so that a patch is where it is in the photograph
         flat = Image.new("RGB", size, EMPTY)
-        covered = max(1, round(size[0] * min(across, 1.0))), max(1, round(size[1] * min(down, 1.0)))
-        flat.paste(patches.resize(covered, Image.Resampling.NEAREST), (0, 0))
+        (top, bottom), (left, right) = (
+            (round(shown * first / resized), round(shown * min(first + part, resized) / resized))
+            for shown, first, part, resized in zip(size[::-1], corner, sides, whole, strict=True)
+        )
+        shown_patches = patches.resize((max(right - left, 1), max(bottom - top, 1)), Image.Resampling.NEAREST)
+        flat.paste(shown_patches, (left, top))
         return stacked([[photo.resize(size, Image.Resampling.LANCZOS), flat]])
 
     small = beside(SMALL // 2)

@@ -309,6 +309,7 @@ def _stages(job: Job) -> Stages:
 
 
 def _check(options: HierarchySettings) -> None:
+    images.require_whole_images(options.resize)
     check_refinement(options)
     # for what is wrong with a file of labels
     truth_of(options)

@@ -16,8 +16,9 @@ from simsam_batch.runs.schema import Needs, Shard
 from simsam_batch.settings import TrueClasses
 from simsam_batch.stages.base import CommandStage
 from simsam_batch.stages.features.stage import FeaturesStage
+from simsam_batch.stages.patch_labels.canvas import UNCOUNTED, Canvas, canvas_of, truth_on
 from simsam_batch.stages.patch_labels.rows import PATCH_LABELS_FIELDS, PatchLabelsFold
-from simsam_batch.stages.patch_labels.settings import LabelledSettings
+from simsam_batch.stages.patch_labels.settings import LabelledSettings, ScoredPixels
 from simsam_batch.workers.records import FAILURE, EarlierStage, Item, RecordWorker, Results, Row
 from simsam_batch.workers.truth import TruthReader
 
@@ -27,15 +28,13 @@ LABELS, VOID = "labels", "void"
 GRID = ("width", "height", "grid_h", "grid_w", "patch")
 """Columns of the features that say where their patches lie."""
 
-_UNCOUNTED = -1
-
 
 @dataclass(frozen=True)
 class PatchLabelsStage(CommandStage[LabelledSettings]):
     """``resolved`` holds under ``truth`` what `simsam_batch.stages.true_classes.truth_of` says."""
 
     name = "patch-labels"
-    components = (TrueClasses,)
+    components = (TrueClasses, ScoredPixels)
     fields = PATCH_LABELS_FIELDS
     reads = (FeaturesStage.name,)
     needs = Needs(gpu=False)
@@ -61,8 +60,7 @@ class PatchLabelsWorker(RecordWorker[Found]):
         super().__init__(stage, beat)
         assert stage.plan is not None  # noqa: S101  it is where the features are
         self._features = EarlierStage(stage.plan.out, FeaturesStage.name)
-        self._resize = images.parse_resize(stage.options.resize)
-        self._truth = LabelReader(stage.resolved["truth"], self.limits)
+        self._truth = LabelReader(stage.resolved["truth"], self.limits, stage.options)
 
     def items(self, shards: Iterator[Shard]) -> Iterator[Item]:
         """The images, each with its row of the stage ``features``."""
@@ -73,8 +71,8 @@ class PatchLabelsWorker(RecordWorker[Found]):
         row = item.beside
         if row["status"] != "ok":
             return None, None
-        truth, fault = self._truth.read(item.record["truth_uri"], (row["height"], row["width"]))
-        return (None if truth is None else count_by_patch(truth, patch_index(row, self._resize), row["grid_w"])), fault
+        truth, canvas, fault = self._truth.read(item.record["truth_uri"], row)
+        return (None if truth is None else count_by_patch(truth, canvas.index, row["grid_w"])), fault
 
     def take(self, item: Item, loaded: Found, results: Results) -> None:
         """The row of an image."""
@@ -88,7 +86,7 @@ class PatchLabelsWorker(RecordWorker[Found]):
             results.put(item.row, self._row(labels, item.beside["grid_h"] * item.beside["grid_w"]))
 
     def _row(self, labels: NDArray[np.int32], patches: int) -> Row:
-        void = labels[:, 1] == _UNCOUNTED
+        void = labels[:, 1] == UNCOUNTED
         classes, places = np.unique(labels[~void, 1], return_inverse=True)
         pixels = np.zeros(len(classes), np.int64)
         np.add.at(pixels, places, labels[~void, 2])
@@ -102,33 +100,35 @@ class PatchLabelsWorker(RecordWorker[Found]):
 
 
 class LabelReader:
-    """Reads truth as class ids (H, W) int32, -1 where pixels do not count.
+    """Reads truth as class ids, -1 where pixels do not count.
 
     Args:
         truth: what the stage's record says, as for `simsam_batch.workers.truth.TruthReader`.
         limits: on the files.
+        settings: which pixels count, and the resize.
     """
 
-    def __init__(self, truth: dict[str, Any], limits: images.ImageLimits) -> None:
+    def __init__(self, truth: dict[str, Any], limits: images.ImageLimits, settings: LabelledSettings) -> None:
         self._reader, self._ignore = TruthReader(truth, limits), truth.get("ignore_label")
+        self._resize, self._size = images.parse_resize(settings.resize), settings.truth_size
+        self._void = 0 if settings.void == "background" else UNCOUNTED
 
-    def read(self, uri: str | None, size: tuple[int, int]) -> tuple[NDArray[np.int32] | None, str | None]:
-        """The ids of an image of a size (height, width), or None and, if that is a fault, the reason."""
+    def read(self, uri: str | None, row: dict[str, Any]) -> tuple[NDArray[np.int32] | None, Canvas, str | None]:
+        """The ids of an image by its row of the features, or None and, if that is a fault, the reason.
+
+        They lie on the canvas, which is given in either case.
+        """
+        size = row["height"], row["width"]
+        canvas = canvas_of(row, self._resize, self._size)
         found, fault = self._reader.read(uri, size)
         if found is None:
-            return None, fault
-        ids = np.full(size, _UNCOUNTED, np.int32)
+            return None, canvas, fault
+        ids = np.full(size, UNCOUNTED, np.int32)
         part = self._reader.part(size)
         ids[part] = found
         if self._ignore is not None:
-            ids[part][found == self._ignore] = _UNCOUNTED
-        return ids, None
-
-
-def patch_index(row: dict[str, Any], resize: images.Resize) -> masks.UpsampleIndex:
-    """The patch under every pixel of an image, by its row of the features."""
-    full, grid = (row["height"], row["width"]), (row["grid_h"], row["grid_w"])
-    return masks.upsample_index(grid, row["patch"], images.working_size(full, resize), full)
+            ids[part][found == self._ignore] = self._void
+        return truth_on(ids, canvas, self._resize, self._size), canvas, None
 
 
 def count_by_patch(ids: NDArray[np.int32], index: masks.UpsampleIndex, across: int) -> NDArray[np.int32]:
@@ -139,11 +139,11 @@ def count_by_patch(ids: NDArray[np.int32], index: masks.UpsampleIndex, across: i
         index: the patch row of every pixel row, and the patch column of every pixel column.
         across: patches beside each other.
     """
-    present = np.flatnonzero(np.bincount(ids.ravel() - _UNCOUNTED)) + _UNCOUNTED
-    place = np.zeros(int(present[-1]) - _UNCOUNTED + 1, np.int64)
-    place[present - _UNCOUNTED] = np.arange(len(present))
+    present = np.flatnonzero(np.bincount(ids.ravel() - UNCOUNTED)) + UNCOUNTED
+    place = np.zeros(int(present[-1]) - UNCOUNTED + 1, np.int64)
+    place[present - UNCOUNTED] = np.arange(len(present))
     patches = index[0][:, None] * across + index[1]
-    counts = np.bincount((patches * len(present) + place[ids - _UNCOUNTED]).ravel())
+    counts = np.bincount((patches * len(present) + place[ids - UNCOUNTED]).ravel())
     there = np.flatnonzero(counts)
     return np.stack([there // len(present), present[there % len(present)], counts[there]], axis=1).astype(np.int32)
 

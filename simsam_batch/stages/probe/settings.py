@@ -21,9 +21,40 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "fractions": (1.0,),
             "seeds": 1,
         },
+        "ibot-legacy": {
+            "resize": "crop:256:224",
+            "facets": ("norm-token", "query", "key", "value"),
+            "blocks": (-1,),
+            "facet_norm": "final",
+            "dtype": "fp32",
+            "precision": "fp32",
+            "truth_size": "working",
+            "void": "background",
+            "fractions": (0.01, 0.1, 0.5, 1.0),
+            "seeds": 1,
+            "subset": "head",
+            "probes": ("linear", "knn", "kmeans", "ward"),
+            "patch_labels": "coarse",
+            "background_patches": "published",
+            "solver": "sgd",
+            "epochs": 50,
+            "learning_rate": 1e-3,
+            "neighbours": 20,
+            "similarity": "inner",
+            "vote": "uniform",
+            "clusters": (20,),
+            "cluster_start": "farthest",
+            "cluster_sample": 300_000,
+            "cluster_names": "majority",
+            "unlabelled_clusters": "background",
+            "ward": "chunks:15:150",
+            "upsample": "nearest",
+            "smooth": "patch8",
+        },
     }
 )
-"""Whole sets of settings, as published. ``hummingbird``: dense retrieval, but for its augmented copies of images."""
+"""Whole sets of settings, as published. ``hummingbird``: dense retrieval, but for its augmented copies of images;
+``ibot-legacy``: probes of iBOT's features on PASCAL VOC 2012, with the faults of their code that change its figures."""
 
 
 class ProbeSettings(ProbeMapsSettings):

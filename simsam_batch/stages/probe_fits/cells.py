@@ -37,8 +37,10 @@ class Cell:
         return f"{self.probe} {self.features}{many}, {self.budget.fraction:g} of train, seed {self.seed}"
 
 
-def clusters_of(settings: ProbeFitsSettings, classes: int) -> list[int]:
-    """The numbers of clusters asked for; 0 is as many as classes."""
+def clusters_of(settings: ProbeFitsSettings, classes: int, probe: str = "kmeans") -> list[int]:
+    """The numbers of clusters asked for; 0 is as many as classes. Ward's of chunks say their own."""
+    if probe == "ward" and settings.ward_chunks is not None:
+        return [settings.ward_chunks[1]]
     return list(dict.fromkeys(many or classes for many in settings.clusters))
 
 
@@ -54,7 +56,7 @@ def cells_of(settings: ProbeFitsSettings, sets: Sequence[str], classes: int) -> 
             if probe not in CLUSTERED:
                 found += [Cell(probe, name, budget, budget.draw) for budget in budgets]
                 continue
-            for many in clusters_of(settings, classes):
+            for many in clusters_of(settings, classes, probe):
                 for fraction in settings.fractions:
                     draws = {budget.draw: budget for budget in budgets if budget.fraction == fraction}
                     found += [

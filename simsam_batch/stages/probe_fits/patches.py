@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -87,6 +87,29 @@ class LabelledImage:
     void: NDArray[np.int32]
     patches: int
 
+    def coarse(self, classes: int) -> LabelledImage:
+        """The same with one class for each patch: that of most of its pixels, the lowest of equal ones.
+
+        It takes all of the patch's pixels that count.
+        """
+        counts = self.histogram(classes)
+        pixels = counts.sum(axis=1)
+        there = np.flatnonzero(pixels)
+        labels = np.stack([there, counts[there].argmax(axis=1), pixels[there]], axis=1).astype(np.int32)
+        return replace(self, labels=labels)
+
+    def labelled(self) -> NDArray[np.bool_]:
+        """(N,) patches of which some pixel counts."""
+        found = np.zeros(self.patches, np.bool_)
+        found[self.labels[:, 0]] = True
+        return found
+
+    def background(self) -> NDArray[np.bool_]:
+        """(N,) patches whose pixels that count are all of class 0; of some there are none."""
+        found = self.labelled()
+        found[self.labels[self.labels[:, 1] > 0, 0]] = False
+        return found
+
     def histogram(self, classes: int) -> NDArray[np.int64]:
         """(N, classes) pixels of each class in each patch."""
         counts = np.zeros((self.patches, classes), np.int64)
@@ -100,10 +123,11 @@ class LabelledImages:
     Args:
         out: the run's folder; both stages are finished.
         sets: what is wanted of each patch.
+        coarse: how many classes there are, if each patch is to have one alone (`LabelledImage.coarse`); else 0.
     """
 
-    def __init__(self, out: Folder, sets: Sequence[FeatureSet]) -> None:
-        self._out, self.sets = out, list(sets)
+    def __init__(self, out: Folder, sets: Sequence[FeatureSet], *, coarse: int = 0) -> None:
+        self._out, self.sets, self._coarse = out, list(sets), coarse
         self._features = StageRows(out, FeaturesStage.name)
         self._labels = StageRows(out, PatchLabelsStage.name)
 
@@ -135,4 +159,37 @@ class LabelledImages:
             raise RunError(
                 f"{self._out.url}: {features[IMAGE]!r} has no array {error}. To mend it: use another OUT"
             ) from error
-        return LabelledImage(record, found, counted, void, len(found[0]))
+        image = LabelledImage(record, found, counted, void, len(found[0]))
+        return image.coarse(self._coarse) if self._coarse else image
+
+
+def taken_patches(
+    images: Callable[[], Iterable[LabelledImage]], *, published: bool
+) -> Iterator[tuple[LabelledImage, NDArray[np.bool_]]]:
+    """Images, each with which of its labelled patches are taken (N,), in the order of rows.
+
+    Args:
+        images: gives them all, as often as it is called.
+        published: rows as `simsam_batch.probes.balance.published_balance` has them: all patches of some other class
+            than 0, and after them as many patches as there are others, from the first on, whatever they are.
+    """
+    left = 0
+    for image in images():
+        taken = image.labelled()
+        if published:
+            left += int(image.background().sum())
+            taken &= ~image.background()
+        yield image, taken
+    if not left:
+        return
+    for image in images():
+        taken = first_of(image.labelled(), left)
+        yield image, taken
+        left -= int(taken.sum())
+        if not left:
+            return
+
+
+def first_of(chosen: NDArray[np.bool_], many: int) -> NDArray[np.bool_]:
+    """The first so many of what is chosen (N,)."""
+    return chosen & (np.cumsum(chosen) <= many)

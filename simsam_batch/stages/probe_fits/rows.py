@@ -22,8 +22,9 @@ PROBE_FITS_FIELDS = [
 
 Beside a row, for each feature set: of linear ``weight.<set>`` (C, D) and ``bias.<set>`` (C,); of kmeans, for each
 number of clusters k, a codebook ``codebook.<k>`` and ``counts.<k>`` (F, k, C), the pixels of each class in each cluster
-for each fraction; of ward the same of its micro-clusters, and ``linkage`` (m - 1, 4) in SciPy's form. Of knn nothing
-is fitted: it searches in the stored features.
+for each fraction; of ward the same of its micro-clusters, and ``linkage`` (m - 1, 4) in SciPy's form, or of its chunks
+``centroids`` (chunks, K, D) and ``counts`` (F, chunks * K, C). Of knn nothing is fitted: it searches in the stored
+features.
 """
 
 

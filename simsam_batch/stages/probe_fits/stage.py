@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
 from typing import Any, Self
@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from simsam_batch.errors import ImageError
 from simsam_batch.probes.kmeans import assign_counts, polish
-from simsam_batch.probes.linear import Block, fit_linear
+from simsam_batch.probes.linear import Block, LinearProbe, fit_linear
 from simsam_batch.probes.naming import soft_labels
+from simsam_batch.probes.steps import IBOT_LEGACY, Steps, fit_by_steps
 from simsam_batch.probes.ward import weighted_ward
+from simsam_batch.probes.ward_chunks import ward_of_chunks
 from simsam_batch.regions import codebook
 from simsam_batch.regions.sampling import RowSample
 from simsam_batch.runs.plan import make_plan_of
@@ -27,7 +29,13 @@ from simsam_batch.stages.base import CommandStage
 from simsam_batch.stages.features.stage import FeaturesStage
 from simsam_batch.stages.patch_labels.stage import PatchLabelsStage
 from simsam_batch.stages.probe_fits.cells import Fit, clusters_of, fits_of
-from simsam_batch.stages.probe_fits.patches import FeatureSet, LabelledImage, LabelledImages, feature_sets
+from simsam_batch.stages.probe_fits.patches import (
+    FeatureSet,
+    LabelledImage,
+    LabelledImages,
+    feature_sets,
+    taken_patches,
+)
 from simsam_batch.stages.probe_fits.rows import PROBE_FITS_FIELDS, ProbeFitsFold
 from simsam_batch.stages.probe_fits.settings import ProbeFitsSettings, Probes
 from simsam_batch.stages.subsets.stage import Budget, Subsets, SubsetsStage, holds
@@ -93,6 +101,7 @@ class ProbeFitsWorker(RecordWorker[None]):
         self._out, self._options, self._classes = stage.plan.out, stage.options, int(stage.resolved["classes"])
         self._sets = feature_sets(stage.resolved["channels_of"], stage.options.combine)
         self._subsets = Subsets(self._out)
+        self._coarse = self._classes if stage.options.patch_labels == "coarse" else 0
 
     def load(self, item: Item) -> None:
         """Nothing of a fit is loaded by itself."""
@@ -122,15 +131,19 @@ class ProbeFitsWorker(RecordWorker[None]):
     def _fitted(self, fit: Fit) -> Fitted:
         if fit.budget is not None:
             records = self._subsets.of[fit.budget]
-            return self._linear(records) if fit.probe == "linear" else self._bank(records)
+            return self._linear(records, fit.seed) if fit.probe == "linear" else self._bank(records)
         chosen = next(each for each in self._sets if each.name == fit.features)
-        return self._kmeans(chosen, fit.seed) if fit.probe == "kmeans" else self._ward(chosen, fit.seed)
+        if fit.probe == "kmeans":
+            return self._kmeans(chosen, fit.seed)
+        if self._options.ward_chunks is not None:
+            return self._ward_of_chunks(chosen, fit.seed)
+        return self._ward(chosen, fit.seed)
 
-    def _linear(self, records: NDArray[np.int64]) -> Fitted:
-        blocks = _Blocks(LabelledImages(self._out, self._sets), records, self._classes, self.device)
-        options = self._options
-        found = fit_linear(blocks, self._classes, [options.l2], iterations=options.iterations, beat=self._beat)
-        probes = [of_set[0] for of_set in found]
+    def _linear(self, records: NDArray[np.int64], seed: int) -> Fitted:
+        images = LabelledImages(self._out, self._sets, coarse=self._coarse)
+        published = self._options.background_patches == "published"
+        blocks = _Blocks(images, records, self._classes, self.device, published=published)
+        probes = self._linear_probes(blocks, seed)
         attachments: dict[str, Attachment] = {}
         for each, probe in zip(self._sets, probes, strict=True):
             attachments |= {f"weight.{each.name}": probe.weight.numpy(), f"bias.{each.name}": probe.bias.numpy()}
@@ -138,10 +151,21 @@ class ProbeFitsWorker(RecordWorker[None]):
             "images": len(records),
             "patches": blocks.rows,
             "iterations": max(probe.iterations for probe in probes),
-            "converged": all(probe.converged for probe in probes),
+            # steps do not tell
+            "converged": all(probe.converged for probe in probes) if self._options.solver == "lbfgs" else None,
             "objective": float(np.mean([probe.objective for probe in probes])),
         }
         return columns, attachments
+
+    def _linear_probes(self, blocks: _Blocks, seed: int) -> list[LinearProbe]:
+        options = self._options
+        if options.solver == "lbfgs":
+            found = fit_linear(blocks, self._classes, [options.l2], iterations=options.iterations, beat=self._beat)
+            return [of_set[0] for of_set in found]
+        how = IBOT_LEGACY if options.solver == "sgd" else Steps(solver=options.solver)
+        warm_up = min(how.warm_up_epochs, options.epochs)
+        how = replace(how, epochs=options.epochs, warm_up_epochs=warm_up, learning_rate=options.learning_rate)
+        return fit_by_steps(blocks, self._classes, how, seed=(options.seed + seed) % 2**63, beat=self._beat)
 
     def _bank(self, records: NDArray[np.int64]) -> Fitted:
         """Nothing is fitted; whether there are enough patches to search in is found out."""
@@ -156,7 +180,13 @@ class ProbeFitsWorker(RecordWorker[None]):
     def _kmeans(self, chosen: FeatureSet, seed: int) -> Fitted:
         rows, patches = self._sample(chosen)
         books = {
-            many: codebook.fit(rows, many, (self._options.seed + seed) % 2**32, device=self.device)
+            many: codebook.fit(
+                rows,
+                many,
+                (self._options.seed + seed) % 2**32,
+                start=self._options.cluster_start,
+                device=self.device,
+            )
             for many in clusters_of(self._options, self._classes)
         }
         if len(rows) < patches and self._options.cluster_passes:
@@ -195,6 +225,37 @@ class ProbeFitsWorker(RecordWorker[None]):
         }
         return columns, attachments | {"linkage": linkage}
 
+    def _ward_of_chunks(self, chosen: FeatureSet, seed: int) -> Fitted:
+        """Nothing is drawn: all train patches are held, in their order."""
+        assert self._options.ward_chunks is not None  # noqa: S101  only then
+        chunks, clusters = self._options.ward_chunks
+        members = self._labelled_for(seed)
+        features: list[NDArray[np.float32]] = []
+        counts: list[NDArray[np.int64]] = []
+        inside: list[NDArray[np.bool_]] = []
+        for image in LabelledImages(self._out, [chosen], coarse=self._coarse).read(self._subsets.train):
+            features.append(image.features[0].astype(np.float32))
+            counts.append(image.histogram(self._classes))
+            own = np.array([holds(each, image.record) for each in members])
+            inside.append(np.broadcast_to(own, (image.patches, len(own))))
+            self._beat()
+        rows, pixels, belongs = np.concatenate(features), np.concatenate(counts), np.concatenate(inside)
+        centroids: list[NDArray[np.float32]] = []
+        found: list[NDArray[np.int64]] = []
+        first = 0
+        for means, cluster in ward_of_chunks(rows, chunks, clusters):
+            part = slice(first, first + len(cluster))
+            first = part.stop
+            centroids.append(means)
+            named = np.zeros((len(members), clusters, self._classes), np.int64)
+            for number in range(len(members)):
+                labelled = belongs[part, number]
+                np.add.at(named[number], cluster[labelled], pixels[part][labelled])
+            found.append(named)
+            self._beat()
+        columns = {"images": len(self._subsets.train), "patches": len(rows)}
+        return columns, {"centroids": np.stack(centroids), "counts": np.concatenate(found, axis=1)}
+
     def _sample(self, chosen: FeatureSet) -> tuple[NDArray[np.float32], int]:
         """Features (n, D) of a sample of the patches of all train images, and how many patches there are.
 
@@ -218,11 +279,10 @@ class ProbeFitsWorker(RecordWorker[None]):
         self, chosen: FeatureSet, books: Mapping[int, codebook.Codebook], seed: int
     ) -> dict[int, NDArray[np.int64]]:
         """For each codebook (F, k, C) the pixels of each class in each cluster, for each fraction of the labels."""
-        fractions = self._options.fractions
-        by_draw = {(budget.fraction, budget.draw): records for budget, records in self._subsets.of.items()}
-        members = [by_draw.get((fraction, seed), by_draw[fraction, 0]) for fraction in fractions]
-        counts = {many: np.zeros((len(fractions), many, self._classes), np.int64) for many in books}
-        for image in LabelledImages(self._out, [chosen]).read(np.unique(np.concatenate(members))):
+        members = self._labelled_for(seed)
+        counts = {many: np.zeros((len(members), many, self._classes), np.int64) for many in books}
+        images = LabelledImages(self._out, [chosen], coarse=self._coarse)
+        for image in images.read(np.unique(np.concatenate(members))):
             own = [i for i, each in enumerate(members) if holds(each, image.record)]
             for many, book in books.items():
                 table = assign_counts(image.features[0].astype(np.float32), image.histogram(self._classes), book)
@@ -230,6 +290,11 @@ class ProbeFitsWorker(RecordWorker[None]):
                     counts[many][i] += table
             self._beat()
         return counts
+
+    def _labelled_for(self, seed: int) -> list[NDArray[np.int64]]:
+        """For each fraction the images whose labels name clusters."""
+        by_draw = {(budget.fraction, budget.draw): records for budget, records in self._subsets.of.items()}
+        return [by_draw.get((fraction, seed), by_draw[fraction, 0]) for fraction in self._options.fractions]
 
 
 class _Blocks:
@@ -239,8 +304,17 @@ class _Blocks:
         rows: patches of the last pass.
     """
 
-    def __init__(self, images: LabelledImages, records: NDArray[np.int64], classes: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        images: LabelledImages,
+        records: NDArray[np.int64],
+        classes: int,
+        device: torch.device,
+        *,
+        published: bool,
+    ) -> None:
         self._images, self._records, self._classes, self._device = images, records, classes, device
+        self._published = published
         self._held: list[Block] | None = None
         self.rows = 0
 
@@ -263,24 +337,23 @@ class _Blocks:
         self._held = held
 
     def _blocks(self) -> Iterator[Block]:
-        waiting: list[LabelledImage] = []
-        for image in self._images.read(self._records):
-            waiting.append(image)
-            if sum(each.patches for each in waiting) >= _BLOCK_ROWS:
+        waiting: list[tuple[LabelledImage, NDArray[np.bool_]]] = []
+        for each in taken_patches(lambda: self._images.read(self._records), published=self._published):
+            waiting.append(each)
+            if sum(image.patches for image, _ in waiting) >= _BLOCK_ROWS:
                 yield self._block(waiting)
                 waiting = []
         if waiting:
             yield self._block(waiting)
 
-    def _block(self, images: Sequence[LabelledImage]) -> Block:
-        histogram = np.concatenate([image.histogram(self._classes) for image in images])
-        targets, weights = soft_labels(histogram, np.concatenate([image.void for image in images]))
-        there = weights > 0
+    def _block(self, images: Sequence[tuple[LabelledImage, NDArray[np.bool_]]]) -> Block:
+        histogram = np.concatenate([image.histogram(self._classes)[taken] for image, taken in images])
+        targets, weights = soft_labels(histogram, np.concatenate([image.void[taken] for image, taken in images]))
         features = [
-            torch.from_numpy(np.concatenate([image.features[i] for image in images])[there]).to(self._device)
+            torch.from_numpy(np.concatenate([image.features[i][taken] for image, taken in images])).to(self._device)
             for i in range(len(self._images.sets))
         ]
-        on_device = (torch.from_numpy(each[there]).to(self._device) for each in (targets, weights))
+        on_device = (torch.from_numpy(each).to(self._device) for each in (targets, weights))
         return Block(features, *on_device)
 
 

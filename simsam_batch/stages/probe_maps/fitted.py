@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,12 +15,13 @@ from simsam_batch.errors import RunError
 from simsam_batch.probes.naming import distributions, most_pixels, one_to_one, soft_labels
 from simsam_batch.probes.neighbours import Neighbours, vote
 from simsam_batch.probes.ward import cut
+from simsam_batch.probes.ward_chunks import chunk_votes
 from simsam_batch.regions import codebook
 from simsam_batch.runs.committed import CommittedShard, committed_shards
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.schema import Attachment, File
 from simsam_batch.stages.probe_fits.cells import CLUSTERED, Cell, Fit
-from simsam_batch.stages.probe_fits.patches import FeatureSet, LabelledImages
+from simsam_batch.stages.probe_fits.patches import FeatureSet, LabelledImage, LabelledImages, first_of
 from simsam_batch.stages.probe_fits.stage import ProbeFitsStage
 from simsam_batch.stages.probe_maps.settings import ProbeMapsSettings
 from simsam_batch.stages.subsets.stage import Budget, Subsets, holds
@@ -30,6 +31,7 @@ from simsam_batch.workers.images import image_seed
 Scores = dict[int, Tensor]
 """By the number of a cell (n, C) float32 on the CPU."""
 
+_CENTROIDS = "centroids"
 _HELD_BYTES = 4_000_000_000
 _BLOCK_ROWS = 65_536
 
@@ -75,7 +77,7 @@ class FittedProbes:
         self._by_set: list[list[Callable[[NDArray[Any]], Scores]]] = []
         for each in of.sets:
             mine = [(i, cell, held) for i, cell, held in usable if cell.features == each.name]
-            self._by_set.append([*self._linear(mine), *self._clustered(mine)])
+            self._by_set.append([*self._linear(mine), *self._clustered(mine), *self._voting(mine)])
         searching = [(i, cell) for i, cell, _ in usable if cell.probe == "knn"]
         self._bank = Bank(of, searching, device) if searching else None
 
@@ -129,7 +131,7 @@ class FittedProbes:
     def _clustered(self, cells: Sequence[tuple[int, Cell, Mapping[str, Attachment]]]) -> Iterator[Any]:
         by_book: dict[bytes, tuple[codebook.Codebook, list[tuple[int, Tensor]]]] = {}
         for i, cell, held in cells:
-            if cell.probe not in CLUSTERED:
+            if cell.probe not in CLUSTERED or _CENTROIDS in held:
                 continue
             place = self._settings.fractions.index(cell.budget.fraction)
             end = f".{cell.clusters}" if cell.probe == "kmeans" else ""
@@ -151,6 +153,36 @@ class FittedProbes:
 
             yield names_of_nearest
 
+    def _voting(self, cells: Sequence[tuple[int, Cell, Mapping[str, Attachment]]]) -> Iterator[Any]:
+        """Ward's clusters of chunks, which each give a patch a class."""
+        by_seed: dict[int, list[tuple[int, Cell, Mapping[str, Attachment]]]] = {}
+        for i, cell, held in cells:
+            if _CENTROIDS in held:
+                by_seed.setdefault(cell.seed, []).append((i, cell, held))
+        for mine in by_seed.values():
+            centroids = np.asarray(mine[0][2][_CENTROIDS])
+            names = []
+            for _, cell, held in mine:
+                counts = np.asarray(held["counts"])[self._settings.fractions.index(cell.budget.fraction)]
+                names.append(self._classes_of(counts).reshape(centroids.shape[:2]))
+
+            def votes(
+                features: NDArray[Any],
+                centroids: NDArray[np.float32] = centroids,
+                names: Sequence[NDArray[np.int64]] = tuple(names),
+                numbers: Sequence[int] = tuple(i for i, _, _ in mine),
+            ) -> Scores:
+                found = chunk_votes(features, centroids, names, self._classes)
+                return {i: torch.from_numpy(own) for i, own in zip(numbers, found, strict=True)}
+
+            yield votes
+
+    def _classes_of(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(k,) the class of most pixels of each cluster, as the settings say for one without any."""
+        unlabelled: Literal["overall", "first"]
+        unlabelled = "first" if self._settings.unlabelled_clusters == "background" else "overall"
+        return most_pixels(counts, unlabelled=unlabelled)
+
     def _named(self, counts: NDArray[np.int64], held: Mapping[str, Attachment], cell: Cell) -> Tensor:
         """(k, C) what the clusters of a codebook stand for."""
         part_of = np.arange(len(counts))
@@ -167,7 +199,8 @@ class FittedProbes:
         if self._settings.cluster_names == "distribution":
             named = distributions(counts)
         else:
-            chosen = one_to_one(counts) if self._settings.cluster_names == "one-to-one" else most_pixels(counts)
+            one_each = self._settings.cluster_names == "one-to-one"
+            chosen = one_to_one(counts) if one_each else self._classes_of(counts)
             named = np.zeros((len(counts), self._classes), np.float32)
             named[np.flatnonzero(chosen >= 0), chosen[chosen >= 0]] = 1
         return torch.from_numpy(np.ascontiguousarray(named[part_of], np.float32))
@@ -188,7 +221,8 @@ class Bank:
         self._settings, self._classes, self._device = of.settings, of.classes, device
         names = {cell.features for _, cell in cells}
         self._places = [place for place, each in enumerate(of.sets) if each.name in names]
-        self._images = LabelledImages(of.out, [of.sets[place] for place in self._places])
+        coarse = of.classes if of.settings.patch_labels == "coarse" else 0
+        self._images = LabelledImages(of.out, [of.sets[place] for place in self._places], coarse=coarse)
         self._budgets = list(dict.fromkeys(cell.budget for _, cell in cells))
         self._cells = {(cell.features, cell.budget): i for i, cell in cells}
         subsets = Subsets(of.out)
@@ -200,7 +234,8 @@ class Bank:
         """Of the patches of some images, one after the other: for each feature set (n, D)."""
         wanted = [torch.from_numpy(features[place]).to(self._device, torch.float32) for place in self._places]
         k = self._settings.neighbours
-        searches = [Neighbours(queries, k, subsets=len(self._budgets), classes=self._classes) for queries in wanted]
+        about: dict[str, Any] = {"subsets": len(self._budgets), "classes": self._classes}
+        searches = [Neighbours(queries, k, **about, metric=self._settings.similarity) for queries in wanted]
         first = 0
         for block in self._blocks():
             for search, rows in zip(searches, block.features, strict=True):
@@ -215,7 +250,8 @@ class Bank:
         found: Scores = {}
         for each, search in zip(self._images.sets, searches, strict=True):
             similarities, _, labels = search.result()
-            votes = vote(similarities, labels, self._settings.temperature).cpu()
+            temperature = self._settings.temperature if self._settings.vote == "softmax" else None
+            votes = vote(similarities, labels, temperature).cpu()
             for budget, own in zip(self._budgets, votes, strict=True):
                 number = self._cells.get((each.name, budget))
                 if number is not None:
@@ -239,18 +275,13 @@ class Bank:
 
     def _read(self) -> Iterator[_BankBlock]:
         waiting: list[_BankBlock] = []
-        for image in self._images.read(np.unique(np.concatenate(self._members))):
-            histogram = image.histogram(self._classes)
-            targets, weights = soft_labels(histogram, image.void)
-            there = weights > 0
-            if self._quota:
-                there &= _rare(histogram > 0, self._quota, image_seed(self._settings.seed, str(image.record)))
-            inside = torch.tensor([holds(members, image.record) for members in self._members])
+        for image, taken, inside in self._taken():
+            targets, _ = soft_labels(image.histogram(self._classes), image.void)
             waiting.append(
                 _BankBlock(
-                    [torch.from_numpy(each[there]) for each in image.features],
-                    torch.from_numpy(targets[there]),
-                    inside[:, None].expand(-1, int(there.sum())),
+                    [torch.from_numpy(each[taken]) for each in image.features],
+                    torch.from_numpy(targets[taken]),
+                    torch.from_numpy(inside[:, taken]),
                 )
             )
             if sum(len(each.labels) for each in waiting) >= _BLOCK_ROWS:
@@ -258,6 +289,39 @@ class Bank:
                 waiting = []
         if waiting:
             yield _joined(waiting)
+
+    def _taken(self) -> Iterator[tuple[LabelledImage, NDArray[np.bool_], NDArray[np.bool_]]]:
+        """Images, which of their patches are in the bank (N,), and in which budgets each is, (S, N).
+
+        In the published bank an image comes twice: with its patches of other classes than 0, and with those that are
+        among the first of a budget, so many as the budget has of class 0.
+        """
+        published = self._settings.background_patches == "published"
+        left = np.zeros(len(self._members), np.int64)
+        if published:
+            for image, inside in self._all():
+                left[inside] += int((self._kept(image) & image.background()).sum())
+        for image, inside in self._all():
+            kept = self._kept(image)
+            once: NDArray[np.bool_] = kept & ~image.background() if published else kept
+            yield image, once, np.outer(inside, once)
+            first = np.stack([first_of(kept, most) for most in np.where(inside, left, 0).tolist()])
+            if first.any():
+                anywhere: NDArray[np.bool_] = np.logical_or.reduce(first, axis=0)
+                yield image, anywhere, first
+                left -= first.sum(axis=1)
+
+    def _all(self) -> Iterator[tuple[LabelledImage, NDArray[np.bool_]]]:
+        """Images of any budget, and which budgets hold each."""
+        for image in self._images.read(np.unique(np.concatenate(self._members))):
+            yield image, np.array([holds(members, image.record) for members in self._members])
+
+    def _kept(self, image: LabelledImage) -> NDArray[np.bool_]:
+        """Which patches of an image may be in the bank."""
+        if not self._quota:
+            return image.labelled()
+        holding = image.histogram(self._classes) > 0
+        return _rare(holding, self._quota, image_seed(self._settings.seed, str(image.record)))
 
 
 def _rare(holds: NDArray[np.bool_], most: int, seed: int) -> NDArray[np.bool_]:

@@ -11,9 +11,20 @@ from simsam_batch.stages.probe_fits.settings import ProbeFitsSettings
 class Prediction(Component, title="Probes"):
     """How patches that were not fitted on are labelled."""
 
-    temperature: float = result(0.02, "of knn: neighbours weigh exp(cosine/temperature)", gt=0)
+    similarity: Literal["cosine", "inner"] = result(
+        "cosine", "of knn: what is nearest; inner: the inner product of features as they are, as published"
+    )
+    vote: Literal["softmax", "uniform"] = result("softmax", "of knn: how neighbours weigh: by --temperature, or alike")
+    temperature: float = result(
+        0.02, "of knn: neighbours weigh exp(similarity/temperature)", idle={"vote": ["uniform"]}, gt=0
+    )
     upsample: Literal["bilinear", "nearest"] = result(
         "bilinear", "from patches to pixels: of the scores of classes, or the patch's class"
+    )
+    smooth: Literal["none", "patch8"] = result(
+        "none",
+        "patch8: a patch whose class none of its eight neighbours has becomes class 0, as published",
+        idle={"upsample": ["bilinear"]},
     )
 
 

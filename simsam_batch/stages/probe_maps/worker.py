@@ -18,6 +18,7 @@ from simsam_batch.runs.schema import Shard, ShardOutput
 from simsam_batch.scores.confusion import confusion
 from simsam_batch.scores.probing import class_counts
 from simsam_batch.stages.features.stage import FeaturesStage
+from simsam_batch.stages.patch_labels.canvas import canvas_of
 from simsam_batch.stages.patch_labels.stage import GRID, LabelReader, count_by_patch
 from simsam_batch.stages.probe_fits.cells import Cell
 from simsam_batch.stages.probe_maps.fitted import Fits, FittedProbes, Scores
@@ -69,9 +70,9 @@ class MapWorker(RecordWorker[Loaded | None]):
         super().__init__(stage, beat, torch.device(compute_device(stage.options.device)))
         assert stage.plan is not None  # noqa: S101  it is where the features are
         self._sets, self._cells, self._classes = fits.sets, fits.cells, fits.classes
-        self._resize, self._upsample = images.parse_resize(fits.settings.resize), fits.settings.upsample
+        self._resize, self._how = images.parse_resize(fits.settings.resize), fits.settings
         self._fold, self._features = stage.fold, EarlierStage(stage.plan.out, FeaturesStage.name)
-        self._truth = LabelReader(stage.resolved["truth"], self.limits)
+        self._truth = LabelReader(stage.resolved["truth"], self.limits, fits.settings)
         self._fitted = FittedProbes(fits, self.device)
         self._shown = _shown_cells(self._cells, self._fitted.faults)
         self._floor = int(Subsets(fits.out).train_pixels.argmax())
@@ -112,7 +113,7 @@ class MapWorker(RecordWorker[Loaded | None]):
         held = attachments[place]
         truth, fault = None, None
         if self.is_scored(image_id):
-            truth, fault = self._truth.read(item.record["truth_uri"], (row["height"], row["width"]))
+            truth, _, fault = self._truth.read(item.record["truth_uri"], row)
         return Loaded([each.of(held) for each in self._sets], truth, fault)
 
     def take(self, item: Item, loaded: Loaded | None, results: Results) -> None:
@@ -147,7 +148,9 @@ class MapWorker(RecordWorker[Loaded | None]):
 
     def _row(self, item: Item, loaded: Loaded, scores: Scores) -> Row:
         row = item.beside[0]
-        pixels = Pixels(row, self._resize, self._upsample)
+        pixels = own = Pixels(canvas_of(row, self._resize, "native"), self._how)
+        if self._how.truth_size == "working":
+            pixels = Pixels(canvas_of(row, self._resize, "working"), self._how)
         shown, names = {*self._shown.values()}, [*(cell.name for cell in self._cells), *REFERENCES]
         wanted = range(len(self._cells)) if loaded.truth is not None else sorted(shown)
         maps: dict[int, NDArray[np.int64]] = {}
@@ -165,12 +168,13 @@ class MapWorker(RecordWorker[Loaded | None]):
 
         with self.timer.step("score"):
             for number in wanted:
-                if number in scores:
-                    prediction = pixels.classes(scores[number])
-                    if number in shown:
-                        maps[number] = prediction
-                    if loaded.truth is not None:
-                        score(number, prediction)
+                if number not in scores:
+                    continue
+                if number in shown:
+                    maps[number] = own.classes(scores[number])
+                if loaded.truth is not None:
+                    same = pixels is own and number in maps
+                    score(number, maps[number] if same else pixels.classes(scores[number]))
             if loaded.truth is not None:
                 for number, reference in enumerate(self._references(loaded.truth, pixels), len(self._cells)):
                     score(number, reference)

@@ -76,7 +76,8 @@ class ProbeTableFold:
             line["seeds"] = [len(each) for each in here]
             lines.append(line)
         scores = {"images_scored": s["images"], "classes": self.classes}
-        beside = {name: {key: cell[key] for key in ("miou", "pixel_accuracy")} for name, cell in references.items()}
+        shown = ("miou", "pixel_accuracy", "miou_per_image")
+        beside = {name: {key: cell[key] for key in shown} for name, cell in references.items()}
         return scores | {
             "table": {"fractions": fractions, "lines": lines, "references": beside, "differences": s["differences"]}
         }

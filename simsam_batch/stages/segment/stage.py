@@ -235,5 +235,10 @@ def _say_size(job: Job, stage: CommandStage[Any]) -> None:
         job.note(f"the eigenvectors will take about {decimal(round(size))}; --eigenvectors none leaves them out")
 
 
+def _check(settings: SegmentSettings) -> None:
+    images.require_whole_images(settings.resize)
+    check_refinement(settings)
+
+
 STAGES = {SegmentStage.name: SegmentStage}
-STEPS = Steps(_stages, SegmentStage.name, check=check_refinement, before_first=_say_size)
+STEPS = Steps(_stages, SegmentStage.name, check=_check, before_first=_say_size)

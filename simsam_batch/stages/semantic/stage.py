@@ -180,6 +180,7 @@ def _stages(job: Job) -> Stages:
 
 
 def _check(settings: SemanticSettings) -> None:
+    images.require_whole_images(settings.resize)
     check_refinement(settings)
     if settings.class_names is not None:
         read_class_names(settings.class_names)
