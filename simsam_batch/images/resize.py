@@ -186,6 +186,16 @@ def resize_image(rgb: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.ui
     return np.array(Image.fromarray(rgb).resize((width, height), Image.Resampling.BICUBIC))
 
 
+def resize_ids(ids: NDArray[np.int32], size: tuple[int, int]) -> NDArray[np.int32]:
+    """Class ids (H, W) int32 at another size (height, width), each from the nearest pixel.
+
+    That is Pillow's filter, as published protocols use it: where a centre lies between two pixels, rounding decides.
+    """
+    if ids.shape == size:
+        return ids
+    return np.array(Image.fromarray(ids).resize(size[::-1], Image.Resampling.NEAREST))
+
+
 def crop_to_grid(rgb: NDArray[np.uint8], patch: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     """Cut the bottom and right remainders, so that whole patches are left.
 

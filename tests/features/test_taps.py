@@ -202,3 +202,42 @@ def test_descriptors_are_the_only_facet_of_the_only_block() -> None:
     for blocks, facets in [([1], ["token"]), ([0], ["value"])]:
         with pytest.raises(SettingsError, match=r"one way only\. To mend it: give --facets token"):
             TappedDescriptors(blocks, facets)
+
+
+def test_projections_pass_the_final_norm_if_asked_to_and_nothing_else_changes(tmp_path: Path) -> None:
+    model = a_model(PLAIN, dynamic_img_size=True)
+    with torch.no_grad():
+        model.norm.weight.copy_(torch.linspace(0.5, 2, model.embed_dim))
+        model.norm.bias.copy_(torch.linspace(-1, 1, model.embed_dim))
+    weights, images = saved(model, tmp_path), some_images(48, 32)
+    plain = load_taps(PLAIN, weights=weights, blocks=[2, 5], facets=FACETS)
+    normed = load_taps(PLAIN, weights=weights, blocks=[2, 5], facets=FACETS, facet_norm="final")
+    found, raw = normed(images).descriptors, plain(images).descriptors
+    for (block, facet), descriptors in found.items():
+        expected = raw[block, facet]
+        if facet in ("key", "query", "value"):
+            deviation = expected.var(dim=-1, correction=0, keepdim=True).add(model.norm.eps).sqrt()
+            scaled = (expected - expected.mean(dim=-1, keepdim=True)) / deviation
+            expected = scaled * torch.linspace(0.5, 2, model.embed_dim) + torch.linspace(-1, 1, model.embed_dim)
+        torch.testing.assert_close(descriptors, expected, atol=1e-5, rtol=1e-5)
+    assert "facet_norm" not in plain.describe(), "records of runs that began before it must stay equal"
+    assert normed.describe() == plain.describe() | {"facet_norm": "final"}
+
+
+def test_the_final_norm_is_read_from_a_file_of_weights_for_projections_alone(tmp_path: Path) -> None:
+    model = a_model(PLAIN, dynamic_img_size=True)
+    with torch.no_grad():
+        model.norm.weight.fill_(3)
+        model.norm.bias.fill_(5)
+    network = load_taps(PLAIN, weights=saved(model, tmp_path), blocks=[0], facets=["key"], facet_norm="final")
+    rows = network(some_images(32, 32)).descriptors[0, "key"]
+    # of length sqrt(D) before scale and shift
+    torch.testing.assert_close(rows.mean(dim=-1), torch.full(rows.shape[:-1], 5.0), atol=1e-4, rtol=0)
+    torch.testing.assert_close(rows.std(dim=-1, correction=0), torch.full(rows.shape[:-1], 3.0), atol=1e-2, rtol=0)
+
+
+def test_a_network_without_a_final_norm_refuses_it(tmp_path: Path) -> None:
+    name = "vit_pe_spatial_tiny_patch16_512"
+    weights = saved(a_model(name, dynamic_img_size=True), tmp_path)
+    with pytest.raises(SettingsError, match=f"facet_norm: the final norm of {name} does not fit"):
+        load_taps(name, weights=weights, blocks=[0], facets=["key"], facet_norm="final")

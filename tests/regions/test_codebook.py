@@ -355,3 +355,33 @@ def test_a_gpu_finds_clusters_as_good_as_the_cpu_does() -> None:
     assert ours.to_bytes() == again.to_bytes()
     assert ours.device == "cuda"
     np.testing.assert_allclose(ours.inertia, fit(features, 12, 0, device=torch.device("cpu")).inertia, rtol=0.01)
+
+
+def farthest_first(rows: NDArray[np.float64], clusters: int, first: int) -> NDArray[np.float64]:
+    chosen = [first]
+    while len(chosen) < clusters:
+        nearest = [min(np.linalg.norm(row - rows[c]) for c in chosen) for row in rows]
+        chosen.append(int(np.argmax(nearest)))
+    return rows[chosen]
+
+
+def test_clusters_from_the_farthest_rows_are_those_of_scikit_learn_from_there() -> None:
+    sample = blobs(40, channels=6, groups=12, seed=3, spread=1.0)
+    unit = normalize(sample.astype(np.float64))
+    # which row is the first is by chance
+    expected = [
+        KMeans(9, init=farthest_first(unit, 9, first), n_init=1, tol=1e-8).fit(unit).inertia_ for first in range(40)
+    ]
+    assert len({round(each, 4) for each in expected}) > 3, "else any start would do"
+    for seed in range(4):
+        book = fit(sample, 9, seed, restarts=1, start="farthest")
+        assert min(abs(book.inertia - each) for each in expected) < 1e-3
+
+
+def test_a_row_far_from_all_others_is_a_start_of_its_own_wherever_the_first_lies() -> None:
+    near = np.array([[1, 0, 0]]) + 0.05 * np.random.default_rng(0).standard_normal((400, 3))
+    other = np.array([[0, 1, 0]]) + 0.05 * np.random.default_rng(1).standard_normal((400, 3))
+    sample = np.concatenate([near, other, [[0, 0, -1]]]).astype(np.float32)
+    for seed in range(6):
+        book = fit(sample, 3, seed, restarts=1, start="farthest")
+        assert book.sizes.tolist() == [400, 400, 1]

@@ -194,6 +194,13 @@ def test_every_pixel_belongs_to_one_patch_and_a_small_image_leaves_patches_witho
     assert pixels.tolist() == [[7], [0], [7], [0], [7]]
 
 
+def test_patches_that_begin_at_a_corner_lie_there_and_what_is_before_them_goes_to_the_first() -> None:
+    # 9 rows at twice their size, 18; patches of 4 from 5 on: centres 1, 3, .. 17 less 5 are -4, -2, 0, 2, 4 .. 12.
+    rows, columns = upsample_index((2, 2), 4, (18, 8), (9, 8), corner=(5, 0))
+    assert rows.tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 1]
+    assert columns.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+
+
 @settings(deadline=None)
 @given(
     full=st.integers(1, 300),

@@ -90,5 +90,5 @@ def truth_on(ids: NDArray[np.int32], canvas: Canvas, resize: images.Resize, size
         return canvas.only_computed(ids, UNCOUNTED)
     top, left = images.crop_corner((ids.shape[0], ids.shape[1]), resize)
     height, width = canvas.size
-    resized = masks.nearest(ids, images.resized_size((ids.shape[0], ids.shape[1]), resize))
+    resized = images.resize_ids(ids, images.resized_size((ids.shape[0], ids.shape[1]), resize))
     return np.ascontiguousarray(resized[top : top + height, left : left + width])
