@@ -268,14 +268,14 @@ def test_clusters_are_of_all_patches_and_named_by_the_first_images(finished: Pat
 def test_chunks_of_all_patches_have_clusters_by_ward_and_vote_by_cosine(finished: Path, published: Published) -> None:
     def expected(features: str, fraction: float) -> float:
         rows, labels = published.rows(published.train, features)
-        labelled = np.arange(len(rows)) < 16 * len(published.head(fraction))
         size = -(-len(rows) // CHUNKS)
         ensemble = []
         for start in range(0, len(rows), size):
             part = slice(start, start + size)
             members = fcluster(linkage(rows[part], "ward"), OF_CHUNK, "maxclust") - 1
             centroids = np.array([rows[part][members == each].mean(axis=0) for each in range(OF_CHUNK)])
-            named = np.where(labelled[part], members, -1)
+            # of half of the labels, those of the first half of each chunk
+            named = np.where(np.arange(len(members)) < int(fraction * len(members)), members, -1)
             ensemble.append((centroids, majority(named, labels[part], OF_CHUNK)))
 
         def classes(patches: NDArray[np.float64]) -> Ids:

@@ -38,6 +38,7 @@ from simsam_batch.stages.probe_fits.patches import (
 )
 from simsam_batch.stages.probe_fits.rows import PROBE_FITS_FIELDS, ProbeFitsFold
 from simsam_batch.stages.probe_fits.settings import ProbeFitsSettings, Probes
+from simsam_batch.stages.subsets.selection import images_of_share
 from simsam_batch.stages.subsets.stage import Budget, Subsets, SubsetsStage, holds
 from simsam_batch.storage import Folder
 from simsam_batch.workers.models import compute_device
@@ -226,7 +227,11 @@ class ProbeFitsWorker(RecordWorker[None]):
         return columns, attachments | {"linkage": linkage}
 
     def _ward_of_chunks(self, chosen: FeatureSet, seed: int) -> Fitted:
-        """Nothing is drawn: all train patches are held, in their order."""
+        """Nothing is drawn: all train patches are held, in their order.
+
+        By ``head`` the labels are those of the first patches of every chunk, as published: of the first images they
+        would all be in the first chunks, and the others would vote for what has no label.
+        """
         assert self._options.ward_chunks is not None  # noqa: S101  only then
         chunks, clusters = self._options.ward_chunks
         members = self._labelled_for(seed)
@@ -248,8 +253,10 @@ class ProbeFitsWorker(RecordWorker[None]):
             first = part.stop
             centroids.append(means)
             named = np.zeros((len(members), clusters, self._classes), np.int64)
-            for number in range(len(members)):
+            for number, fraction in enumerate(self._options.fractions):
                 labelled = belongs[part, number]
+                if self._options.subset == "head":
+                    labelled = np.arange(len(cluster)) < images_of_share(fraction, len(cluster))
                 np.add.at(named[number], cluster[labelled], pixels[part][labelled])
             found.append(named)
             self._beat()

@@ -36,7 +36,9 @@ class Budgets(Component, title="Train and val"):
     fractions: tuple[float, ...] = result((0.01, 0.1, 0.5, 1.0), "shares of the train images, several with commas")
     seeds: int = result(3, "draws of each share, and fits of what is fitted by chance", ge=1, le=100)
     subset: Literal["random", "stratified", "head"] = result(
-        "random", "how a share is drawn; stratified: rare classes first; head: the first images, as published"
+        "random",
+        "how a share is drawn; stratified: rare classes first; head: the first images, as published, and for ward of "
+        "chunks the first patches of each",
     )
 
     @field_validator("fractions", mode="before")
