@@ -14,13 +14,13 @@ after the first tiles, nearly nowhere.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+from simsam_batch.probes.threads import side_by_side
 
 Metric = Literal["cosine", "inner"]
 
@@ -159,7 +159,8 @@ class Neighbours:
             for own in best:
                 own.settle(labels)
 
-        _side_by_side(search, self._parts(), labels.device)
+        with side_by_side(labels.device) as each:
+            each(search, self._parts())
         self._members = [a + b for a, b in zip(self._members, sizes, strict=True)]
         self._next = max(self._next, first + len(bank))
 
@@ -350,9 +351,6 @@ def _in_fixed_point(features: Tensor, metric: Metric, what: str, first: int = 0)
     """
     if features.ndim != 2 or 0 in features.shape:
         raise ValueError(f"{what} features have shape {tuple(features.shape)}; a matrix with rows is needed")
-    finite = features.isfinite().all(dim=1)
-    if not finite.all():
-        raise ValueError(f"{what} {first + int((~finite).to(torch.uint8).argmax())} is not finite")
     count, width = features.shape
     exponent = max(math.ceil(math.log2(width) / 2) - _BITS, -_FLOAT_BITS)
     rows = _Rows(
@@ -366,6 +364,8 @@ def _in_fixed_point(features: Tensor, metric: Metric, what: str, first: int = 0)
         part = slice(start, start + step_rows)
         points = features[part].double()
         reach = points.abs().amax(dim=1)
+        if not reach.isfinite().all():
+            raise ValueError(f"{what} {first + start + int((~reach.isfinite()).int().argmax())} is not finite")
         # reach = mantissa * 2^exponent, the mantissa in [1/2, 1): the quotient is the power of two above it, exactly.
         step = torch.where(reach > 0, reach / torch.frexp(reach).mantissa, 1.0) * 2.0**exponent
         whole = (points / step[:, None]).round_()
@@ -430,23 +430,3 @@ def _descending(similarities: Tensor) -> Tensor:
 
 def _tile(device: torch.device) -> tuple[int, int]:
     return _TILE_ON_CPU if device.type == "cpu" else _TILE_ON_DEVICE
-
-
-def _side_by_side(action: Callable[[slice], None], parts: Sequence[slice], device: torch.device) -> None:
-    """Act on parts of the queries, on a CPU as many at a time as torch has threads.
-
-    Each then works with one thread: tiles are small, and threads that meet after every step would mostly wait.
-    """
-    count = min(torch.get_num_threads(), len(parts)) if device.type == "cpu" else 1
-    if count == 1:
-        for part in parts:
-            action(part)
-        return
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for _ in pool.map(action, parts):
-                pass
-    finally:
-        torch.set_num_threads(before)

@@ -1,8 +1,8 @@
 """Ward's clustering of weighted points, such as the centres of many small clusters and their sizes.
 
-Two clusters of weights n_i, n_j and centres c_i, c_j merge at the cost ``n_i n_j / (n_i + n_j) |c_i - c_j|^2``, by which
-the sum of squared distances to the centres grows (Ward 1963). Small clusters with their sizes as weights therefore
-merge as their members would, once those are in the small clusters.
+Two clusters of weights n_i, n_j and centres c_i, c_j merge at the cost ``n_i n_j / (n_i + n_j) |c_i - c_j|^2``, by
+which the sum of squared distances to the centres grows (Ward 1963). Small clusters with their sizes as weights
+therefore merge as their members would, once those are in the small clusters.
 
 Ward's cost is reducible: a merged cluster is no nearer to a third than the nearer of its parts was. So every two
 clusters that are each other's nearest may merge at once, whatever happens elsewhere, and the tree is that of merging
@@ -18,12 +18,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Entries of float64 in a block of costs, 16 MiB, and in what is computed exactly at a time.
-_BLOCK = 2**21
-_EXACT = 2**20
+from simsam_batch.probes.threads import Each, side_by_side
+
+# Entries of float64 in a block of costs, 8 MiB, and in what is computed exactly at a time.
+_BLOCK = 2**20
+_EXACT = 2**18
 # Clusters without a neighbour that look for one in a round: so many at least, and so many for each merge before.
-_AT_LEAST = 16
-_PER_MERGE = 4
+_AT_LEAST = 128
+_PER_MERGE = 2
 # Slots of merged clusters are given up once they are more than this share.
 _DEAD = 0.2
 
@@ -57,12 +59,13 @@ def weighted_ward(centers: NDArray[np.float64], weights: NDArray[np.float64]) ->
             raise ValueError(f"{what}: number {int(finite.argmin())} is not finite")
     if weights.min() <= 0:
         raise ValueError(f"weight {int(weights.argmin())} is {weights.min():g}, not above 0")
-    clusters = _Clusters(centers, weights)
-    looking = len(centers)
-    while clusters.left > 1:
-        merged = clusters.merge_nearest(looking)
-        # Without any merge more have to look, until all have.
-        looking = max(_AT_LEAST, _PER_MERGE * merged) if merged else 4 * looking
+    with side_by_side(torch.device("cpu")) as each:
+        clusters = _Clusters(centers, weights, each)
+        looking = len(centers)
+        while clusters.left > 1:
+            merged = clusters.merge_nearest(looking)
+            # Without any merge more have to look, until all have.
+            looking = max(_AT_LEAST, _PER_MERGE * merged) if merged else 4 * looking
     return _in_order(*clusters.merges())
 
 
@@ -72,18 +75,24 @@ class _Clusters:
     A cluster knows its nearest neighbour and the cost of merging with it, or only a bound that the cost is not below.
     """
 
-    def __init__(self, centers: NDArray[np.float64], weights: NDArray[np.float64]) -> None:
-        points = torch.from_numpy(centers.astype(np.float64))
+    def __init__(self, centers: NDArray[np.float64], weights: NDArray[np.float64], each: Each) -> None:
+        self._each = each
+        # Coincident points merge first, at no cost; one by one, as below, that would take a round for each.
+        _, first, place = np.unique(centers, axis=0, return_index=True, return_inverse=True)
+        holder = first[place]
+        again = np.flatnonzero(holder != np.arange(len(centers)))
+        nothing = torch.zeros(len(again), dtype=torch.float64)
+        self._merges = [(torch.from_numpy(holder[again]), torch.from_numpy(again), nothing)]
+        self._lowest = torch.from_numpy(np.sort(first))
+        points = torch.from_numpy(centers.astype(np.float64))[self._lowest]
         # Products of points far from 0 lose the digits of their differences.
         self._points = points - points.mean(dim=0)
-        self._weights = torch.from_numpy(weights.astype(np.float64))
-        self._lowest = torch.arange(len(points))
+        self._weights = torch.from_numpy(np.bincount(holder, weights, len(centers)))[self._lowest]
         self._alive = torch.ones(len(points), dtype=torch.bool)
         self._known = torch.zeros(len(points), dtype=torch.bool)
         self._nearest = torch.zeros(len(points), dtype=torch.int64)
         self._cost = torch.zeros(len(points), dtype=torch.float64)
         self._height = torch.zeros(len(points), dtype=torch.float64)
-        self._merges: list[tuple[Tensor, Tensor, Tensor]] = []
         self.left = len(points)
         # A squared distance is a sum of D + 2 products which add up, without signs, to four of the longest squares.
         squares = self._points.square().sum(dim=1)
@@ -144,8 +153,8 @@ class _Clusters:
     def _look(self, rows: Tensor) -> None:
         """Find the nearest neighbours of the clusters in ``rows``."""
         inverse = 1 / self._weights
-        size = max(1, _BLOCK // len(self._points))
-        for some in rows.split(size):
+
+        def look(some: Tensor) -> None:
             own = self._points[some]
             left = torch.cat([-2 * own, self._right[some, -1:], torch.ones(len(some), 1, dtype=own.dtype)], dim=1)
             rough = left @ self._right.T
@@ -160,20 +169,20 @@ class _Clusters:
             nearest = torch.full((len(some),), len(self._points))
             self._nearest[some] = nearest.scatter_reduce(0, place[best], other[best], "amin")
             self._cost[some] = least
+
+        self._each(look, torch.split(rows, max(1, _BLOCK // len(self._points))))
         self._known[rows] = True
 
     def _exact_cost(self, one: Tensor, other: Tensor) -> Tensor:
         found = []
         step = max(1, _EXACT // self._points.shape[1])
-        for i, j in zip(one.split(step), other.split(step), strict=True):
+        for i, j in zip(torch.split(one, step), torch.split(other, step), strict=True):
             squared = (self._points[i] - self._points[j]).square().sum(dim=1)
             found.append(squared * (self._weights[i] * self._weights[j] / (self._weights[i] + self._weights[j])))
         return torch.cat(found)
 
     def merges(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
         """The lowest points of both clusters, and the cost, of every merge in the order they were made."""
-        if not self._merges:
-            return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
         lower, upper, cost = (torch.cat(column).numpy() for column in zip(*self._merges, strict=True))
         return lower, upper, cost
 
