@@ -21,6 +21,7 @@ from benchmarks import (
     linear_probes,
     memory,
     pipeline,
+    probes,
     table,
 )
 from benchmarks.measure import Row, Setup, machine
@@ -37,6 +38,7 @@ LONG = {
     "bookkeeping": bookkeeping.rows,
     "hierarchy": hierarchy.rows,
     linear_probes.GROUP: linear_probes.rows,
+    "probes": probes.rows,
 }
 """Groups that are measured only when asked for: minutes on a million rows or more, or by a slow peer."""
 RESULTS = Path(__file__).parent / "results"
@@ -51,7 +53,7 @@ def main() -> int:
         choices=[*GROUPS, *LONG],
         nargs="+",
         default=list(GROUPS),
-        help="groups of rows; clustering, bookkeeping, hierarchy and linear-probes take minutes",
+        help="groups of rows; clustering, bookkeeping, hierarchy, linear-probes and probes take minutes",
     )
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, to see that everything runs")
     parser.add_argument("--json", type=Path, help="where to write; without it results/DEVICE.json, and --smoke nothing")

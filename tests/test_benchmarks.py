@@ -13,8 +13,8 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
-BY_THEMSELVES = ("head", "eigen", "pipeline", "memory")
-ASKED_FOR = ("bookkeeping", "hierarchy", "linear-probes")
+BY_THEMSELVES = ("head", "eigen", "pipeline", "memory", "facets")
+ASKED_FOR = ("bookkeeping", "hierarchy", "linear-probes", "probes")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -123,6 +123,20 @@ def test_linear_probes_are_measured_beside_one_problem_and_beside_scikit_learn(s
     assert (twelve["target"], three["target"], fit["target"]) == ("<= 2", None, None)
     # Both sides stop near one optimum, or their times would not be comparable.
     assert all(-1e-5 < gap <= 1e-4 for gap in fit["details"]["gaps"].values())
+
+
+@pytest.mark.slow
+def test_probes_and_their_peers_find_the_same_neighbours_and_the_same_tree(smoke: dict[str, Any]) -> None:
+    by_sklearn, by_faiss, budgets, tree, memory = rows_of(smoke, "probes")
+    for row in (by_sklearn, by_faiss):
+        if row["samples"]:
+            assert row["details"]["same_neighbours"] > 0.99
+        else:
+            assert row is by_faiss
+            assert "not installed" in row["note"]
+    assert (by_sklearn["target"], by_faiss["target"], budgets["target"]) == (">= 3", ">= 1", "<= 1.5")
+    assert tree["details"]["same_tree"]
+    assert memory["ratio"] == pytest.approx(tree["details"]["peer"]["peak"] / tree["details"]["ours"]["peak"])
 
 
 def test_both_sides_of_the_hierarchy_are_scored_alike(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -188,7 +188,7 @@ class Neighbours:
         self._next = max(self._next, other._next)
 
     def result(self) -> Nearest:
-        """The neighbours among all rows so far.
+        """The neighbours among all rows so far; what is added later changes these tensors.
 
         Raises:
             ValueError: if a subset has fewer members than k, or a row of the bank was added twice.

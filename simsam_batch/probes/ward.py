@@ -79,7 +79,7 @@ class _Clusters:
         self._each = each
         # Coincident points merge first, at no cost; one by one, as below, that would take a round for each.
         _, first, place = np.unique(centers, axis=0, return_index=True, return_inverse=True)
-        holder = first[place]
+        holder = first[place.reshape(-1)]
         again = np.flatnonzero(holder != np.arange(len(centers)))
         nothing = torch.zeros(len(again), dtype=torch.float64)
         self._merges = [(torch.from_numpy(holder[again]), torch.from_numpy(again), nothing)]
@@ -116,7 +116,7 @@ class _Clusters:
             first = torch.where(self._alive, self._cost, torch.inf).argmin()
             lower = torch.minimum(first, self._nearest[first])[None]
             upper = torch.maximum(first, self._nearest[first])[None]
-            cost = self._cost[first][None]
+            cost = self._cost[first].clone()[None]
         else:
             upper, cost = self._nearest[lower], self._cost[lower]
         self._merge(lower, upper, cost)
