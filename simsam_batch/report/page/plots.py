@@ -158,9 +158,11 @@ def over_shares(
     there = [v for line in values.values() for v in line if v is not None]
     there += [end for line in ends.values() for pair in line if pair is not None for end in pair]
     room = 0.05 * (logs[-1] - logs[0]) or 0.5
-    scale = _Scale(
-        (logs[0] - room, logs[-1] + room), (math.floor(10 * min(there)) / 10, math.ceil(10 * max(there)) / 10)
-    )
+    low, high = math.floor(10 * min(there, default=0.0)), math.ceil(10 * max(there, default=1.0))
+    if low == high:
+        # figures that are all the same tenth, such as 1 of probes without a fault, have room around them
+        low, high = max(low - 1, 0), min(high + 1, 10)
+    scale = _Scale((logs[0] - room, logs[-1] + room), (low / 10, high / 10))
     lines, bands = [], []
     for name, line in values.items():
         held = [(x, v, pair) for x, v, pair in zip(logs, line, ends[name], strict=True) if v is not None]
@@ -204,18 +206,18 @@ def over_depth(title: str, y_name: str, values: Sequence[float]) -> Plot:
     )
 
 
-def over_time(title: str, seconds: float, rates: NDArray[np.float64]) -> Plot:
-    """Images a second over the working time."""
+def over_time(title: str, noun: str, seconds: float, rates: NDArray[np.float64]) -> Plot:
+    """How many of what a noun names were done in a second, over the working time."""
     unit, divisor = ("hours", 3600) if seconds > 7200 else ("minutes", 60) if seconds > 180 else ("seconds", 1)
     scale = _Scale((0.0, seconds / divisor), (0.0, float(rates.max())))
     edges = np.linspace(0, seconds / divisor, len(rates) + 1).tolist()
     line = []
     for start, end, rate in zip(edges[:-1], edges[1:], rates.tolist(), strict=True):
         line += [scale.place(start, rate), scale.place(end, rate)]
-    about = f"Between {_text(float(rates.min()))} and {_text(float(rates.max()))} images a second, "
+    about = f"Between {_text(float(rates.min()))} and {_text(float(rates.max()))} {noun}s a second, "
     about += f"{_text(float(rates.mean()))} on average. Pauses are left out."
     name = f"{unit} of work"
-    return Plot(title, about, name, "images/s", scale.x_ticks(), scale.y_ticks(), lines=[line], note=about)
+    return Plot(title, about, name, f"{noun}s/s", scale.x_ticks(), scale.y_ticks(), lines=[line], note=about)
 
 
 class _Scale:
