@@ -167,6 +167,11 @@ def command_of(stage: str) -> Command:
     raise SettingsError(f"there is no stage {stage!r}; there are {', '.join(stage_names())}")
 
 
+def own_stages(command: Command) -> list[str]:
+    """The names of the stages that belong to a command, without those that an earlier one has."""
+    return [stage for stage in command.stages if command_of(stage) is command]
+
+
 def stage_class(name: str) -> type[CommandStage[Any]]:
     """The class of a stage, by which it is made anew wherever it is worked on.
 

@@ -22,7 +22,7 @@ from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.runs.records import PUBLISH_ANEW, from_json
-from simsam_batch.stages.registry import Command
+from simsam_batch.stages.registry import Command, own_stages
 from simsam_batch.storage import Folder, ObjectNotFound
 from simsam_batch.telling.status import duration, noun_of
 
@@ -73,7 +73,7 @@ class Chapter:
     failures: list[Failures]
     scores: Scores = field(default_factory=Scores)
     tables_title: str = ""
-    tables_note: str = ""
+    lacking: list[tuple[str, str]] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     curves: list[Plot] = field(default_factory=list)
     scored_again: list[tuple[str, Scores]] = field(default_factory=list)
@@ -163,14 +163,18 @@ class Source:
 def begun(source: Source, command: Command, stages: Sequence[str]) -> tuple[Chapter, dict[str, Work]]:
     """What all chapters have: progress, settings, failures, time; and what the manifests say by stage.
 
+    They are of the stages that belong to the command: one that it shares stands in the chapter of the first to have it.
+
     Args:
         source: what it is made from.
         command: whose chapter it is.
         stages: those of the run that have begun.
     """
-    works = {stage: work_of(Ledger(source.out, stage).manifests()) for stage in command.stages if stage in stages}
+    begun_own = [stage for stage in own_stages(command) if stage in stages]
+    works = {stage: work_of(Ledger(source.out, stage).manifests()) for stage in begun_own}
     chapter = Chapter(
-        command.name,
+        # ids of the page hold no space
+        command.name.replace(" ", "-"),
         command.title,
         [_progress(source, stage, work) for stage, work in works.items()],
         settings_of(source.out, command, works),
@@ -193,7 +197,7 @@ def begun(source: Source, command: Command, stages: Sequence[str]) -> tuple[Chap
         seconds, rates = pace(work.spans)
         # one shard has no pace
         if seconds and len(work.spans) > 1:
-            chapter.paces.append(over_time(f"Images a second: {stage}", seconds, rates))
+            chapter.paces.append(over_time(f"{noun.capitalize()}s a second: {stage}", noun, seconds, rates))
     chapter.scored_again = [(name, scores_of(found)) for name, found in source.scored_again(list(works))]
     return chapter, works
 

@@ -47,15 +47,17 @@ class Confusion:
         classes: names of the columns.
         lines: label, the class it stands for, and of each column the share in percent and its shade, 0 to 9.
         left_out: classes beyond `MOST_CLASSES`.
+        about: what made the labels, where the chapter has several such.
     """
 
     classes: list[str]
     lines: list[tuple[int, str, list[tuple[str, int]]]]
     left_out: int
+    about: str = ""
 
 
 def confusion_of(
-    columns: Mapping[int, NDArray[np.int64]], names: Sequence[str], stands_for: Sequence[str | None]
+    columns: Mapping[int, NDArray[np.int64]], names: Sequence[str], stands_for: Sequence[str | None], about: str = ""
 ) -> Confusion | None:
     """A table for people out of pixel counts, predicted ids by true class; None where nothing was counted."""
     held = sorted((c for c in columns if columns[c].sum()), key=lambda c: (-int(columns[c].sum()), c))
@@ -68,7 +70,7 @@ def confusion_of(
         cells = [(_percent(share), round(_SHADES * share)) for share in table[label].tolist()]
         stands = stands_for[label] if label < len(stands_for) else None
         lines.append((label, class_name(stands or ""), cells))
-    return Confusion([class_name(names[c]) for c in shown], lines, len(held) - len(shown))
+    return Confusion([class_name(names[c]) for c in shown], lines, len(held) - len(shown), about)
 
 
 def class_name(name: str) -> str:

@@ -20,7 +20,7 @@ from simsam_batch.report.page.card import dataset_card
 from simsam_batch.report.page.chapters import Chapter, Source
 from simsam_batch.report.page.settings import sources
 from simsam_batch.runs.plan import Plan
-from simsam_batch.stages.registry import COMMANDS, command_of
+from simsam_batch.stages.registry import COMMANDS, own_stages
 from simsam_batch.storage import Folder, redact
 
 PAGE = "report/index.html"
@@ -63,8 +63,7 @@ def write_page(out: Folder, plan: Plan, stages: Sequence[str], samples: int, sta
     chapters: list[Chapter] = [
         command.chapter()(source, command, stages)
         for command in COMMANDS
-        if any(each in stages and command_of(each) is command for each in command.stages)
-        and stage in (None, *command.stages)
+        if any(each in stages for each in own_stages(command)) and stage in (None, *own_stages(command))
     ]
     page = _render(
         name=out.url.rstrip("/").rpartition("/")[2] or out.url,

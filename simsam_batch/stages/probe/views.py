@@ -16,13 +16,16 @@ from simsam_batch.regions.run_lengths import decode
 from simsam_batch.report.page.album import Picture
 from simsam_batch.report.page.chapters import Chapter, Source, begun, galleries_of, numbers_of
 from simsam_batch.report.page.choice import sample
-from simsam_batch.report.page.clusters import class_name, confusion_of
+from simsam_batch.report.page.clusters import Confusion, class_name, confusion_of
 from simsam_batch.report.page.pictures import LARGE, SMALL, Drawn, fitted, jpeg, palette, stacked, true_classes
 from simsam_batch.report.page.plots import over_shares
 from simsam_batch.report.page.tables import class_table, difference_table, probe_tables
 from simsam_batch.results.photographs import limits_of
 from simsam_batch.runs.reading import StageRows
+from simsam_batch.scores.probing import class_counts, mean_iou
 from simsam_batch.stages.features.stage import FeaturesStage
+from simsam_batch.stages.patch_labels.stage import PatchLabelsStage
+from simsam_batch.stages.probe_maps.rows import REFERENCES
 from simsam_batch.stages.probe_maps.stage import ProbeMapsStage
 from simsam_batch.stages.probe_table.stage import ProbeTableStage
 from simsam_batch.stages.registry import Command
@@ -47,7 +50,7 @@ def chapter(source: Source, command: Command, stages: Sequence[str]) -> Chapter:
     """
     made, _ = begun(source, command, stages)
     if SubsetsStage.name in stages:
-        made.tables_note = _absent(source)
+        made.lacking = _lacking(source)
     metrics = source.metrics(ProbeTableStage.name)
     if metrics is not None:
         _fill_tables(made, metrics, StageRows(source.out, ProbeTableStage.name))
@@ -56,14 +59,17 @@ def chapter(source: Source, command: Command, stages: Sequence[str]) -> Chapter:
     return made
 
 
-def _absent(source: Source) -> str:
-    """Which shares of the labels lack how many classes."""
-    lacking = [
-        f"{row[SubsetsStage.unit]} ({counted(len(row['absent']), 'class', 'classes')})"
-        for _, row in StageRows(source.out, SubsetsStage.name).each([SubsetsStage.unit, "absent"])
+def _lacking(source: Source) -> list[tuple[str, str]]:
+    """The shares of the labels that lack classes, and which."""
+    named = StageRows(source.out, PatchLabelsStage.name).resolved["truth"]["classes"]
+    return [
+        (
+            f"{row[SubsetsStage.unit]}, {counted(row['images'], 'image')}",
+            ", ".join(class_name(str(each) if named is None else named[each]) for each in row["absent"]),
+        )
+        for _, row in StageRows(source.out, SubsetsStage.name).each([SubsetsStage.unit, "images", "absent"])
         if row["absent"]
     ]
-    return f"Of the train images' classes some have no pixel in: {', '.join(lacking)}." if lacking else ""
 
 
 def _fill_tables(made: Chapter, metrics: Mapping[str, Any], rows: StageRows) -> None:
@@ -119,22 +125,35 @@ def _fill_pictures(made: Chapter, source: Source) -> None:
     wanted = sorted(numbers_of(titled))
     both = zip(source.rows(rows, wanted, _COLUMNS), source.rows(features, wanted, _OF_FEATURES), strict=True)
     for (number, row), (_, described) in both:
-        probes = [each["probe"] for each in row["maps"] or ()]
+        probes = probes or [each["probe"] for each in row["maps"] or ()]
         held = row | described
         pictures[number] = _picture(source, number, held, features, truth, colors)
     made.galleries = galleries_of(titled, pictures, wide=True)
     made.legend = _LEGEND.format(probes=", ".join(probes))
     metrics = source.metrics(ProbeMapsStage.name)
     if metrics is not None and metrics["confusions"]:
-        made.confusion = _confusion(metrics["confusions"], names)
+        made.confusion = _confusion(metrics["confusions"], names, truth["classes"])
 
 
-def _confusion(confusions: Mapping[str, Mapping[str, int]], names: Sequence[str]) -> Any:
-    """That of the first probe whose label maps are kept."""
-    counts = next(iter(confusions.values()))
-    table = np.zeros((len(names), len(names)), np.int64)
+def _confusion(
+    confusions: Mapping[str, Mapping[str, int]], names: Sequence[str], named: Sequence[str] | None
+) -> Confusion | None:
+    """That of the cell with the highest mIoU of those whose label maps are kept."""
+    tables = {cell: _table_of(counts, len(names)) for cell, counts in confusions.items() if cell not in REFERENCES}
+    if not tables:
+        return None
+    best = max(tables, key=lambda cell: mean_iou(class_counts(tables[cell])))
+    # a class that nobody has named would be called by its number twice
+    stands_for = named or ()
+    columns = {c: tables[best][:, c] for c in range(len(names))}
+    return confusion_of(columns, names, stands_for, f"Of the best of the label maps shown: {best}.")
+
+
+def _table_of(counts: Mapping[str, int], classes: int) -> NDArray[np.int64]:
+    """(C, C) pixels, predicted by true."""
+    table = np.zeros((classes, classes), np.int64)
     table.ravel()[list(map(int, counts))] = list(counts.values())
-    return confusion_of({c: table[:, c] for c in range(len(names))}, names, names)
+    return table
 
 
 def _picture(
