@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import html
+import io
 import json
 import re
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from probe_runs import CLASSES, arguments, make_collection
@@ -18,6 +22,7 @@ from result_rows import rows_of
 from simsam_batch import open_run
 from simsam_batch.cli import run as simsam
 from simsam_batch.errors import RunError
+from simsam_batch.report.page.plots import Plot, over_shares
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -26,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("probe-page")
     make_collection(home, images=8)
-    few = ["--facets", "norm-token,key", "--probes", "linear,kmeans", "--fractions", ".3,1", "--seeds", "2"]
+    few = ["--facets", "norm-token,key", "--probes", "linear,kmeans", "--fractions", ".3,1", "--seeds", "4"]
     assert simsam(arguments(home, home / "out", *few, "--engine", "inline")) == 0
     return home
 
@@ -83,6 +88,102 @@ def test_the_chapter_has_curves_differences_classes_and_pictures(home: Path, pag
         assert picture.width == 3 * 213 + 2 * 6
 
 
+def test_a_stage_of_two_commands_is_in_one_chapter(home: Path, page: str, tmp_path: Path) -> None:
+    assert page.count("<h3>Stage <code>features</code>") == 1
+    assert page.index("<h3>Stage <code>features</code>") < page.index('<section id="probe"')
+    out = shutil.copytree(home / "out", tmp_path / "out")
+    assert simsam(["report", str(out), "--stage", "features"]) == 0
+    alone = (out / "report" / "index.html").read_text(encoding="utf-8")
+    assert '<section id="features"' in alone
+    assert '<section id="probe"' not in alone
+
+
+def test_what_is_done_is_called_by_what_it_is(page: str) -> None:
+    chapter = page[page.index('<section id="probe"') :]
+    assert "Fits a second: probe-fits" in chapter
+    assert "Images a second: probe-maps" in chapter
+    assert "Images a second: probe-fits" not in chapter
+
+
+def test_classes_that_a_share_lacks_are_named(home: Path, page: str) -> None:
+    rows = [row for row in rows_of(home / "out", "subsets") if row["class_pixels"]]
+    train = next(row for row in rows if row["subset"] == "train")["class_pixels"]
+    lacking = {
+        f"{row['subset']}, {row['images']} image{'s' if row['images'] > 1 else ''}": ", ".join(
+            name for name, here, of_all in zip(CLASSES, row["class_pixels"], train, strict=True) if of_all and not here
+        )
+        for row in rows
+    }
+    expected = {subset: names for subset, names in lacking.items() if names}
+    assert expected, "this collection has a share without a disc"
+    found = page[page.index('id="probe-lacking"') :]
+    found = found[: found.index("</dl>")]
+    pairs = zip(texts(found, "<dt>(.*?)</dt>"), texts(found, "<dd>(.*?)</dd>"), strict=True)
+    assert dict(pairs) == expected
+
+
+def test_the_confusion_is_of_the_best_cell_shown_in_percent_of_each_class(home: Path, page: str) -> None:
+    confusions = json.loads((home / "out" / "results" / "probe-maps.json").read_text())["metrics"]["confusions"]
+    scores = {row["cell"]: row["miou"] for row in rows_of(home / "out", "probe-table") if row["features"]}
+    best = max((cell for cell in confusions if cell in scores), key=lambda cell: scores[cell])
+    section = page[page.index('id="probe-confusion"') :]
+    section = section[: section.index("</table>")]
+    assert f"Of the best of the label maps shown: {best}." in section
+    pixels = [[confusions[best].get(str(3 * predicted + true), 0) for true in range(3)] for predicted in range(3)]
+    totals = [sum(line[true] for line in pixels) for true in range(3)]
+    shares = [[100 * count / total for count, total in zip(line, totals, strict=True)] for line in pixels if any(line)]
+    expected = [[f"{share:.0f}" if share >= 0.5 else "" for share in line] for line in shares]
+    lines = re.findall(r"<tr><th scope=\"row\">.*?</tr>", section, re.DOTALL)
+    assert [texts(line, r"<td.*?>(.*?)</td>") for line in lines] == expected
+
+
+def test_scores_found_again_stand_beside_those_of_the_run(home: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(home / "out", tmp_path / "out")
+    assert simsam(["score", str(out), "--stage", "probe-maps"]) == 0
+    assert simsam(["report", str(out)]) == 0
+    found = (out / "report" / "index.html").read_text(encoding="utf-8")
+    assert found.count("<summary><bdi>results/score-probe-maps") == 1
+
+
+def test_the_ids_of_the_page_hold_no_space(home: Path, page: str, tmp_path: Path) -> None:
+    out = tmp_path / "applied"
+    assert (
+        simsam(["probe", "apply", str(home / "out"), str(home / "photos"), str(out), "--engine", "inline", "--quiet"])
+        == 0
+    )
+    assert simsam(["report", str(out)]) == 0
+    applied = (out / "report" / "index.html").read_text(encoding="utf-8")
+    for text in (page, applied):
+        ids = re.findall(r' id="([^"]*)"', text)
+        assert not [each for each in ids if not each or re.search(r"\s", each)]
+        assert len(ids) == len(set(ids))
+        assert {*re.findall(r'href="#([^"]*)"', text)} <= {*ids}
+
+
+def inside(plot: Plot) -> bool:
+    places = [place for line in (*plot.lines, *plot.bands) for place in line]
+    return all(plot.left <= x <= plot.right and plot.top <= y <= plot.bottom for x, y in places)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, 0.35, 1.0])
+def test_curves_that_are_level_have_a_plot(value: float) -> None:
+    plot = over_shares("knn", "mIoU", [0.01, 0.1, 1], {"key-5": [value] * 3}, {"key-5": [[value, value]] * 3})
+    assert inside(plot)
+    assert len({y for _, y in plot.lines[0]}) == 1
+    # each share is as far from the next as its logarithm
+    xs = [x for x, _ in plot.lines[0]]
+    assert xs[1] - xs[0] == pytest.approx(xs[2] - xs[1], abs=0.02)
+
+
+def test_a_share_without_a_figure_is_left_out_of_its_curve() -> None:
+    values = {"key-5": [None, 0.4, 0.5], "value-5": [None, None, None]}
+    plot = over_shares("knn", "mIoU", [0.01, 0.1, 1], values, {name: [None] * 3 for name in values})
+    assert [len(line) for line in plot.lines] == [2, 0]
+    assert inside(plot)
+    nothing = over_shares("knn", "mIoU", [0.1, 1], {"key-5": [None, None]}, {"key-5": [None, None]})
+    assert [len(line) for line in nothing.lines] == [0]
+
+
 def test_a_run_in_progress_shows_what_is_there(home: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for gone, there in ((("probe-table",), "probe-maps"), (("probe-maps", "probe-fits"), "subsets")):
@@ -125,6 +226,49 @@ def test_exports_name_the_classes_and_leave_out_what_has_no_map(home: Path, tmp_
     assert len(areas) == 4
     assert simsam(["export", out, "--to", str(tmp_path / "png"), "--format", "png"]) == 0
     assert len(list((tmp_path / "png").rglob("*.png"))) == 4
+
+
+def test_formats_with_images_name_every_class_that_is_there(home: Path, tmp_path: Path) -> None:
+    out = home / "out"
+    masks = dict(open_run(str(out)).masks("probe-maps"))
+    there = {name: np.unique(mask).tolist() for name, mask in masks.items()}
+    assert any(0 in labels for labels in there.values())
+    for kind in ("hf", "webdataset"):
+        assert simsam(["export", str(out), "--to", str(tmp_path / kind), "--format", kind]) == 0
+        record = json.loads((tmp_path / kind / "export.json").read_text())
+        assert [record[key] for key in ("images", "ok", "failed", "unreadable", "without_map")] == [8, 4, 0, 0, 4]
+        assert record["complete"]
+        assert {each["outcome"] for each in record["missing"]} == {"without_map"}
+    table = pq.read_table(tmp_path / "hf" / "data")
+    features = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
+    assert features["labels"] == [{"names": [*CLASSES], "_type": "ClassLabel"}]
+    assert {row["image_id"]: row["labels"] for row in table.to_pylist()} == there
+    assert "fitted on other images" in (tmp_path / "hf" / "README.md").read_text()
+    with tarfile.open(tmp_path / "webdataset" / "samples-000000.tar") as tar:
+        members = {member.name: tar.extractfile(member) for member in tar}
+        content = {name: file.read() for name, file in members.items() if file is not None}
+    facts = [json.loads(data) for name, data in content.items() if name.endswith(".json")]
+    assert {each["image_id"]: each["labels"] for each in facts} == there
+    for each in facts:
+        with Image.open(io.BytesIO(content[f"{each['row']:09d}.mask.png"])) as mask:
+            assert np.array_equal(np.asarray(mask), masks[each["image_id"]])
+    assert (tmp_path / "webdataset" / "labels.txt").read_text().splitlines() == [*CLASSES]
+
+
+def test_the_index_has_a_line_without_a_file_for_images_that_were_fitted_on(home: Path, tmp_path: Path) -> None:
+    assert simsam(["export", str(home / "out"), "--to", str(tmp_path), "--format", "png"]) == 0
+    sides = {row["image_id"]: row["side"] for row in rows_of(home / "out", "probe-maps")}
+    with (tmp_path / "index.csv").open(newline="") as file:
+        files = {row["image_id"]: row["file"] for row in csv.DictReader(file)}
+    assert {name: bool(path) for name, path in files.items()} == {name: side == "val" for name, side in sides.items()}
+
+
+@pytest.mark.parametrize("more", [["--clusters", "2"], ["--matching", "majority"]])
+def test_there_is_nothing_to_match_where_labels_are_classes(
+    home: Path, more: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert simsam(["score", str(home / "out"), "--stage", "probe-maps", *more]) == 1
+    assert "whose labels are classes" in capsys.readouterr().err
 
 
 def test_a_probe_run_is_scored_again_as_it_was(home: Path, tmp_path: Path) -> None:
