@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 
 from simsam_batch.cli import run as simsam
 from simsam_batch.probes.blocks import Block
-from simsam_batch.probes.steps import IBOT_LEGACY, fit_by_steps
+from simsam_batch.probes.steps import IBOT_LEGACY, Steps, fit_by_steps
 from simsam_batch.regions.codebook import Codebook
 from simsam_batch.stages.probe.settings import PRESETS, ProbeSettings
 
@@ -129,13 +130,13 @@ def per_image(predictions: list[Ids], truths: list[Ids]) -> float:
 class Published:
     """What the published code would be given: features of the run's images, and truth read anew."""
 
-    def __init__(self, home: Path, out: Path) -> None:
+    def __init__(self, home: Path, out: Path, sets: tuple[str, ...] = SETS) -> None:
         self.names = [row["image_id"] for row in rows_of(out, "features")]
         rows = {row["image_id"]: row for row in rows_of(out, "probe-maps")}
         self.train = [name for name in self.names if rows[name]["side"] == "train"]
         self.val = [name for name in self.names if rows[name]["side"] == "val"]
         held = {row["image_id"]: arrays_of(out, row) for row in rows_of(out, "features")}
-        self.features = {n: {s: held[n][s].reshape(16, -1) for s in SETS} for n in self.names}
+        self.features = {n: {s: held[n][s].reshape(16, -1) for s in sets} for n in self.names}
         self.truth = {name: truth_of(home, name) for name in self.names}
 
     def head(self, fraction: float) -> list[str]:
@@ -244,25 +245,48 @@ def nearest_by_cosine(patches: NDArray[np.float64], centroids: NDArray[np.float6
     return (unit[0] @ unit[1].T).argmax(axis=1)
 
 
+def by_clusters(out: Path, published: Published, features: str, fraction: float, clusters: int = 6) -> float:
+    """The figure of clusters as they were found: named by the most of the first images' patches, nearest by cosine."""
+    fit = fit_of(out, f"kmeans {features}, seed 0")
+    assert fit["patches"] == 16 * len(published.train)
+    with np.load(out / fit["arrays_path"]) as file:
+        member = next(name for name in file.files if name.startswith(f"{fit['arrays_member']}.codebook.{clusters}"))
+        book = Codebook.from_bytes(file.zip.read(member))
+    rows, labels = published.rows(published.head(fraction), features)
+    names = majority(nearest_by_angle(rows, book), labels, len(book.centers))
+    return published.score(lambda patches: names[nearest_by_angle(patches, book)], features)
+
+
+def nearest_by_angle(rows: NDArray[np.float64], book: Codebook) -> Ids:
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    distances: Ids = ((unit[:, None] - book.centers.astype(np.float64)) ** 2).sum(axis=2).argmin(axis=1)
+    return distances
+
+
 def test_clusters_are_of_all_patches_and_named_by_the_first_images(finished: Path, published: Published) -> None:
-    def expected(features: str, fraction: float) -> float:
-        fit = fit_of(finished, f"kmeans {features}, seed 0")
-        assert fit["patches"] == 16 * len(published.train)
-        with np.load(finished / fit["arrays_path"]) as file:
-            member = next(n for n in file.files if n.startswith(f"{fit['arrays_member']}.codebook.6"))
-            data = file.zip.read(member) if member.endswith(".npz") else file[member].tobytes()
-        centroids = Codebook.from_bytes(data).centers.astype(np.float64)
-        rows, labels = published.rows(published.head(fraction), features)
-        distances = ((rows / np.linalg.norm(rows, axis=1, keepdims=True))[:, None] - centroids) ** 2
-        names = majority(distances.sum(axis=2).argmin(axis=1), labels, len(centroids))
+    every_cell(figures(finished, "kmeans"), lambda *cell: by_clusters(finished, published, *cell))
 
-        def classes(patches: NDArray[np.float64]) -> Ids:
-            unit = patches / np.linalg.norm(patches, axis=1, keepdims=True)
-            return names[((unit[:, None] - centroids) ** 2).sum(axis=2).argmin(axis=1)]
 
-        return published.score(classes, features)
-
-    every_cell(figures(finished, "kmeans"), expected)
+def test_a_cluster_without_labels_is_background_though_another_class_is_commoner(home: Path, tmp_path: Path) -> None:
+    shutil.copytree(home / "photos", tmp_path / "photos")
+    shutil.copy(home / "vit.safetensors", tmp_path)
+    (tmp_path / "names.txt").write_text("square\nground\ndisc\n")
+    (tmp_path / "truth").mkdir()
+    for path in (home / "truth").iterdir():
+        with Image.open(path) as image:
+            truth = np.asarray(image)
+        swapped = np.where(truth < 2, 1 - truth, truth).astype(np.uint8)
+        Image.fromarray(swapped).save(tmp_path / "truth" / path.name)
+    out = tmp_path / "run"
+    # two images name sixteen clusters
+    few = ["--probes", "kmeans", "--facets", "key", "--fractions", ".34", "--clusters", "16"]
+    assert simsam(legacy(tmp_path, out, *few)) == 0
+    named = np.load(out / (fit := fit_of(out, "kmeans key-5, seed 0"))["arrays_path"])
+    counts = named[f"{fit['arrays_member']}.counts.16.npy"][0]
+    assert counts.sum(axis=0).argmax() == 1
+    assert (counts.sum(axis=1) == 0).any(), "else nothing is shown"
+    figure = figures(out, "kmeans")["key-5", 0.34]
+    assert figure == pytest.approx(by_clusters(out, Published(tmp_path, out, ("key-5",)), "key-5", 0.34, 16))
 
 
 def test_chunks_of_all_patches_have_clusters_by_ward_and_vote_by_cosine(finished: Path, published: Published) -> None:
@@ -379,3 +403,31 @@ def test_a_way_of_ward_that_is_none_says_what_is_allowed(
 ) -> None:
     assert simsam(arguments(home, tmp_path / "out", "--ward", ward)) != 0
     assert "chunks:N:K" in capsys.readouterr().err
+
+
+def test_steps_of_adamw_are_on_shares_of_classes_of_all_labelled_patches(home: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    few = ["--probes", "linear", "--fractions", "1", "--facets", "key", "--seeds", "1", "--engine", "inline"]
+    command = arguments(home, out, *few, "--solver", "adamw", "--epochs", "3", "--learning-rate", ".01")
+    start = command.index("--iterations")
+    del command[start : start + 2]
+    assert simsam(command) == 0
+    train = [row["image_id"] for row in rows_of(out, "probe-maps") if row["side"] == "train"]
+    held = {row["image_id"]: arrays_of(out, row) for row in rows_of(out, "features")}
+    features, targets, weights = [], [], []
+    for name in train:
+        with Image.open(home / "truth" / name) as image:
+            truth = np.asarray(image)
+        for y, x in np.ndindex(HEIGHT // PATCH, WIDTH // PATCH):
+            under = truth[y * PATCH : (y + 1) * PATCH, x * PATCH : (x + 1) * PATCH]
+            counts = np.bincount(under[under != VOID], minlength=3)
+            if counts.sum():
+                features.append(held[name]["key-5"][y, x])
+                targets.append(counts / counts.sum())
+                weights.append(counts.sum() / PATCH**2)
+    rows, shares, counted = (torch.from_numpy(np.array(each)).float() for each in (features, targets, weights))
+    how = Steps(solver="adamw", epochs=3, warm_up_epochs=3, learning_rate=0.01)
+    (expected,) = fit_by_steps(lambda: [Block([rows], shares, counted)], CLASSES, how, seed=0)
+    fit = fit_of(out, "linear, 1 draw 0")
+    assert fit["iterations"] == 3
+    np.testing.assert_allclose(arrays_of(out, fit)["weight.key-5"], expected.weight.numpy(), atol=1e-5)
