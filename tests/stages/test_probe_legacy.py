@@ -201,17 +201,22 @@ def test_the_network_sees_the_central_square_and_keys_pass_its_final_norm(home: 
             np.testing.assert_allclose(published.features[name][features], patches, atol=1e-4)
 
 
+def neighbours_among(rows: NDArray[np.float64], labels: Ids) -> Callable[[NDArray[np.float64]], Ids]:
+    """The class of most of the nearest five rows by inner product, the lowest of equal ones."""
+
+    def classes(patches: NDArray[np.float64]) -> Ids:
+        nearest = np.argsort(-(patches @ rows.T), axis=1, kind="stable")[:, :NEIGHBOURS]
+        return np.array([np.bincount(labels[own], minlength=3).argmax() for own in nearest])
+
+    return classes
+
+
 def test_neighbours_are_by_inner_product_among_rows_of_which_some_come_twice(
     finished: Path, published: Published
 ) -> None:
     def expected(features: str, fraction: float) -> float:
-        rows, labels = published.balanced(published.head(fraction), features)
-
-        def classes(patches: NDArray[np.float64]) -> Ids:
-            nearest = np.argsort(-(patches @ rows.T), axis=1, kind="stable")[:, :NEIGHBOURS]
-            return np.array([np.bincount(labels[own], minlength=3).argmax() for own in nearest])
-
-        return published.score(classes, features)
+        rows = published.balanced(published.head(fraction), features)
+        return published.score(neighbours_among(*rows), features)
 
     every_cell(figures(finished, "knn"), expected)
 
@@ -431,3 +436,21 @@ def test_steps_of_adamw_are_on_shares_of_classes_of_all_labelled_patches(home: P
     fit = fit_of(out, "linear, 1 draw 0")
     assert fit["iterations"] == 3
     np.testing.assert_allclose(arrays_of(out, fit)["weight.key-5"], expected.weight.numpy(), atol=1e-5)
+
+
+def test_first_patches_are_those_of_the_images_drawn_wherever_these_stand(home: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert simsam(legacy(home, out, "--probes", "knn", "--subset", "random", "--seeds", "2")) == 0
+    published = Published(home, out)
+    drawn = {row["subset"]: arrays_of(out, row)["records"] for row in rows_of(out, "subsets")}
+    every = [row["image_id"] for row in rows_of(out, "features")]
+    found = {}
+    for row in rows_of(out, "probe-table"):
+        if row["probe"] == "knn":
+            names = [every[record] for record in drawn[f"{row['fraction']:g} draw {row['seed']}"]]
+            features = row["features"]
+            figure = published.score(neighbours_among(*published.balanced(names, features)), features)
+            assert row["miou_per_image"] == pytest.approx(figure), row["cell"]
+            found[tuple(names)] = figure
+    assert any(list(names) != published.train[: len(names)] for names in found)
+    assert len({*found.values()}) > 1
