@@ -35,7 +35,7 @@ class ApproximateNeighbours:
         except ImportError as error:
             raise ImportError(
                 "approximate neighbours need faiss, which is not installed: "
-                "pip install 'simsam-batch[probes-approximate]', or search exactly"
+                "pip install 'simsam-batch[approximate]', or search exactly"
             ) from error
         if sample.ndim != 2 or not 1 <= probes <= cells <= len(sample):
             raise ValueError(

@@ -317,6 +317,27 @@ def test_features_that_are_there_are_taken(home: Path, finished: Path, tmp_path:
     assert of_both[0] == of_both[1]
 
 
+def test_approximate_search_tells_its_recall_and_finds_all_where_every_cell_is_looked_into(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ["--fractions", ".5,1", "--seeds", "1", "--probes", "knn", "--facets", "key", "--engine", "inline"]
+    lines = {}
+    for name, more in {
+        "exact": [],
+        "all": ["--search", "approximate", "--search-cells", "1024"],
+        "one": ["--search", "approximate", "--search-cells", "1"],
+    }.items():
+        assert simsam(arguments(home, tmp_path / name, *few, *more)) == 0
+        lines[name] = result_of(tmp_path / name, "probe-table")["metrics"]["table"]["lines"]
+    assert lines["all"] == lines["exact"]
+    recalls = {name: result_of(tmp_path / name, "probe-maps")["metrics"].get("neighbours_recall") for name in lines}
+    assert (recalls["exact"], recalls["all"]) == (None, 1.0)
+    assert 0.2 < recalls["one"] < 1
+    monkeypatch.setattr("simsam_batch.stages.probe.stage.find_spec", lambda name: None)
+    assert simsam(arguments(home, tmp_path / "none", *few, "--search", "approximate")) == 1
+    assert "pip install 'simsam-batch[approximate]'" in capsys.readouterr().err
+
+
 def test_blocks_are_probed_alone_and_side_by_side(home: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     few = ["--fractions", "1", "--seeds", "1", "--probes", "linear,kmeans", "--engine", "inline"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 from simsam_batch.errors import SettingsError
@@ -58,6 +59,11 @@ def _truth(settings: ProbeSettings, plan: Plan) -> dict[str, Any]:
 
 
 def _check(settings: ProbeSettings) -> None:
+    if settings.search == "approximate" and "knn" in settings.probes and find_spec("faiss") is None:
+        raise SettingsError(
+            "search: 'approximate' needs faiss, which is not installed. To mend it: pip install "
+            "'simsam-batch[approximate]', or leave it out"
+        )
     if settings.class_names is not None:
         read_class_names(settings.class_names)
 

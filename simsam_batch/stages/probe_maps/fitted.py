@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from simsam_batch.errors import RunError
+from simsam_batch.probes.approximate import ApproximateNeighbours, recall
 from simsam_batch.probes.naming import distributions, most_pixels, one_to_one, soft_labels
-from simsam_batch.probes.neighbours import Neighbours, vote
+from simsam_batch.probes.neighbours import Nearest, Neighbours, vote
 from simsam_batch.probes.ward import cut
 from simsam_batch.probes.ward_chunks import chunk_votes
 from simsam_batch.regions import codebook
@@ -32,8 +33,14 @@ Scores = dict[int, Tensor]
 """By the number of a cell (n, C) float32 on the CPU."""
 
 _CENTROIDS = "centroids"
+Index = tuple[ApproximateNeighbours, NDArray[np.int64]]
+"""Rows of a bank in cells, and their numbers in the whole bank."""
+
 _HELD_BYTES = 4_000_000_000
 _BLOCK_ROWS = 65_536
+_CELLS, _ROWS_A_CELL = 1024, 40
+_CHECKED = 64
+"""Patches of each search whose exact neighbours are looked for too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +99,10 @@ class FittedProbes:
             for probe in probes:
                 found |= probe(own)
         return found
+
+    def recall(self) -> tuple[int, int]:
+        """Of approximate search so far, how many exact neighbours were found of how many."""
+        return (0, 0) if self._bank is None else (self._bank.found, self._bank.looked_for)
 
     def search(self, batch: Sequence[Sequence[NDArray[Any]]], beat: Callable[[], None]) -> list[Scores]:
         """Of the patches of each of some images, for the cells that search in the bank; it is gone through once.
@@ -215,6 +226,9 @@ class Bank:
         of: which fits; features and labels are those of their run.
         cells: those that search, by their numbers.
         device: where products are computed.
+
+    Attributes:
+        found, looked_for: of approximate search, how many of the exact neighbours of some patches it found.
     """
 
     def __init__(self, of: Fits, cells: Sequence[tuple[int, Cell]], device: torch.device) -> None:
@@ -229,9 +243,21 @@ class Bank:
         self._members = [subsets.of[budget] for budget in self._budgets]
         self._held: list[_BankBlock] | None = None
         self._quota = -(-of.settings.bank // len(subsets.train))
+        self._indexes: list[list[Index]] | None = None
+        self.found = self.looked_for = 0
 
     def scores(self, features: Sequence[NDArray[Any]], beat: Callable[[], None]) -> Scores:
         """Of the patches of some images, one after the other: for each feature set (n, D)."""
+        if self._settings.search == "approximate":
+            return self._about(features, beat)
+        nearest = self._nearest(features, beat)
+        votes = (self._votes(each, of_set.similarities, of_set.labels) for each, of_set in nearest)
+        return {number: own for of_set in votes for number, own in of_set}
+
+    def _nearest(
+        self, features: Sequence[NDArray[Any]], beat: Callable[[], None]
+    ) -> Iterator[tuple[FeatureSet, Nearest]]:
+        """The exact neighbours of some patches, for each feature set."""
         wanted = [torch.from_numpy(features[place]).to(self._device, torch.float32) for place in self._places]
         k = self._settings.neighbours
         about: dict[str, Any] = {"subsets": len(self._budgets), "classes": self._classes}
@@ -247,16 +273,61 @@ class Bank:
                 )
             first += len(block.labels)
             beat()
-        found: Scores = {}
         for each, search in zip(self._images.sets, searches, strict=True):
-            similarities, _, labels = search.result()
-            temperature = self._settings.temperature if self._settings.vote == "softmax" else None
-            votes = vote(similarities, labels, temperature).cpu()
-            for budget, own in zip(self._budgets, votes, strict=True):
-                number = self._cells.get((each.name, budget))
-                if number is not None:
-                    found[number] = own
-        return found
+            yield each, search.result()
+
+    def _votes(self, of: FeatureSet, similarities: Tensor, labels: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """By the number of a cell what neighbours (S, n, k) of a feature set vote for."""
+        temperature = self._settings.temperature if self._settings.vote == "softmax" else None
+        votes = vote(similarities, labels, temperature).cpu()
+        for budget, own in zip(self._budgets, votes, strict=True):
+            number = self._cells.get((of.name, budget))
+            if number is not None:
+                yield number, own
+
+    def _about(self, features: Sequence[NDArray[Any]], beat: Callable[[], None]) -> Scores:
+        """Scores by about the nearest neighbours; of a few of the patches the exact ones are looked for as well."""
+        if self._indexes is None:
+            self._indexes = [
+                [self._indexed(i, s, beat) for s in range(len(self._budgets))] for i in range(len(self._places))
+            ]
+        checked = np.linspace(0, len(features[0]) - 1, min(_CHECKED, len(features[0]))).astype(np.int64)
+        exact = {each.name: of_set.indices for each, of_set in self._nearest([own[checked] for own in features], beat)}
+        scores: Scores = {}
+        for place, each, indexes in zip(self._places, self._images.sets, self._indexes, strict=True):
+            queries = features[place].astype(np.float32)
+            similarities, labels = [], []
+            for (index, numbers), right in zip(indexes, exact[each.name].cpu().numpy(), strict=True):
+                similarity, found, label = index.search(queries, self._settings.neighbours)
+                similarities.append(torch.from_numpy(similarity))
+                labels.append(torch.from_numpy(label))
+                there = np.where(found[checked] < 0, -1, numbers[found[checked]])
+                self.found += round(recall(there, right) * right.size)
+                self.looked_for += right.size
+                beat()
+            scores |= dict(self._votes(each, torch.stack(similarities), torch.stack(labels)))
+        return scores
+
+    def _indexed(
+        self, place: int, budget: int, beat: Callable[[], None]
+    ) -> tuple[ApproximateNeighbours, NDArray[np.int64]]:
+        """The rows of a feature set that a budget has, in cells, and their numbers in the whole bank."""
+        rows, labels, numbers = [], [], []
+        first = 0
+        for block in self._blocks():
+            inside = block.members[budget]
+            rows.append(block.features[place][inside].float().numpy())
+            labels.append(block.labels[inside].numpy())
+            numbers.append(first + np.flatnonzero(inside.numpy()))
+            first += len(block.labels)
+            beat()
+        held = np.concatenate(rows)
+        cells = min(_CELLS, max(1, len(held) // _ROWS_A_CELL))
+        sample = held[:: max(1, len(held) // (cells * 4 * _ROWS_A_CELL))]
+        probes = min(self._settings.search_cells, cells)
+        index = ApproximateNeighbours(sample, cells=cells, probes=probes, seed=self._settings.seed % 2**31)
+        index.add(held, np.concatenate(labels))
+        return index, np.concatenate(numbers)
 
     def _blocks(self) -> Iterator[_BankBlock]:
         if self._held is not None:

@@ -29,6 +29,9 @@ row holds, ``maps`` has one of each probe; a segment's label is a class, and 0 i
 class that are right, predicted, true.
 """
 
+_COUNTED = ("images_scored", "truth_errors", "neighbours_found", "neighbours_checked")
+"""In the fold's state; the last two are of an approximate search, how many of the exact neighbours it found of some."""
+
 REFERENCES = ("floor", "patch ceiling", "bilinear ceiling")
 """What stands beside the cells: the class of most train pixels everywhere; the truth of each patch as its class, and
 its shares of classes between patches."""
@@ -43,15 +46,18 @@ class ProbeMapsFold:
 
     def zero(self) -> dict[str, Any]:
         """The state of no image."""
-        return {"images_scored": 0, "truth_errors": 0, "confusions": {}}
+        return dict.fromkeys(_COUNTED, 0) | {"confusions": {}}
 
     def merge(self, a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
         """The state of the images of both: of each cell the pixels by (predicted x C + true)."""
         both = dict(a["confusions"])
         for name, counts in b["confusions"].items():
             both[name] = merge_bins(both[name], counts) if name in both else counts
-        return {name: a[name] + b[name] for name in ("images_scored", "truth_errors")} | {"confusions": both}
+        return {name: a[name] + b[name] for name in _COUNTED} | {"confusions": both}
 
     def result(self, s: dict[str, Any]) -> dict[str, Any]:
-        """How many images were scored, of how many the truth cannot be used, and the confusions."""
-        return dict(s)
+        """How many images were scored, of how many the truth cannot be used, the recall of a search, the confusions."""
+        checked = s["neighbours_checked"]
+        recall = {"neighbours_recall": s["neighbours_found"] / checked} if checked else {}
+        counts = {name: s[name] for name in ("images_scored", "truth_errors")}
+        return counts | recall | {"confusions": s["confusions"]}

@@ -14,6 +14,12 @@ class Prediction(Component, title="Probes"):
     similarity: Literal["cosine", "inner"] = result(
         "cosine", "of knn: what is nearest; inner: the inner product of features as they are, as published"
     )
+    search: Literal["exact", "approximate"] = result(
+        "exact",
+        "of knn; approximate: by faiss in the cells of the bank that are nearest, whose recall is measured",
+        idle={"similarity": ["inner"]},
+    )
+    search_cells: int = result(16, "cells of approximate search that are looked into, of 1024 at most", ge=1)
     vote: Literal["softmax", "uniform"] = result("softmax", "of knn: how neighbours weigh: by --temperature, or alike")
     temperature: float = result(
         0.02, "of knn: neighbours weigh exp(similarity/temperature)", idle={"vote": ["uniform"]}, gt=0

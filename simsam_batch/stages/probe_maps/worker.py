@@ -140,10 +140,17 @@ class MapWorker(RecordWorker[Loaded | None]):
             for _, loaded in batch:
                 scores.append(self._fitted.scores(loaded.features))
                 self._beat()
+        before = self._fitted.recall()
         with self.timer.step("neighbours"):
             found = self._fitted.search([loaded.features for _, loaded in batch], self._beat)
+        found_of = [after - then for after, then in zip(self._fitted.recall(), before, strict=True)]
         for (item, loaded), own, beside in zip(batch, scores, found, strict=True):
-            results.put(item.row, self._row(item, loaded, own | beside))
+            row = self._row(item, loaded, own | beside)
+            if row.state is not None:
+                # what a search of several images came to is told once
+                row.state["neighbours_found"], row.state["neighbours_checked"] = found_of
+                found_of = [0, 0]
+            results.put(item.row, row)
             self._beat()
 
     def _row(self, item: Item, loaded: Loaded, scores: Scores) -> Row:
