@@ -69,7 +69,7 @@ class Probes(Component, title="Probes"):
         "of linear: lbfgs to the optimum; steps of adamw on shuffled batches of standardised features; sgd as "
         "published: on raw features in their order, batches of 16 images of 196 patches, a rate of period 90",
     )
-    l2: float = result(1e-3, "of linear: weight of the squared norm", idle=_BY_STEPS, ge=0)
+    l2: float = result(1e-3, "of linear: weight of the squared norm", idle=_BY_STEPS, gt=0)
     iterations: int = result(100, "of linear: L-BFGS iterations at most", idle=_BY_STEPS, ge=1)
     epochs: int = result(50, "of linear by steps: passes over its patches", idle=_TO_OPTIMUM, ge=1)
     learning_rate: float = result(1e-3, "of linear by steps: the highest", idle=_TO_OPTIMUM, gt=0)
