@@ -57,7 +57,7 @@ def parse_resize(text: str) -> Resize:
     """Read ``native``, ``HEIGHTxWIDTH``, ``short:PIXELS``, ``bucket:PIXELS`` or ``crop:SHORT:SIDE``.
 
     >>> parse_resize("480x640")
-    Resize(kind='exact', height=480, width=640)
+    Resize(kind='exact', height=480, width=640, short=0)
 
     Raises:
         SettingsError: anything else; the message says what is allowed.

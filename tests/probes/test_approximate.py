@@ -57,7 +57,7 @@ def test_recall_is_the_share_of_exact_neighbours_found() -> None:
 
 def test_without_faiss_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(ImportError, match=r"pip install 'simsam-batch\[probes-approximate\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'simsam-batch\[approximate\]'"):
         ApproximateNeighbours(normal(3, 50), cells=5, probes=1)
 
 
