@@ -2,10 +2,9 @@
 
 Which rows are neighbours must not depend on the sizes of blocks, but a float32 product's last bits do. So the search
 has two steps (this project). A float32 product of a tile of the bank with a tile of the queries leaves out what lies
-farther below the k-th best so far than rounding can explain. What remains is scored again in fixed point: every row is
-rounded to whole numbers whose products and sums of products stay below 2^53, which float64 holds exactly in any order
-of summation. Of equal similarities the smaller index counts. The answer is the same bits for any blocks, any order of
-them, any division of the bank and any number of threads.
+farther below the k-th best so far than rounding can explain. What remains is scored again without rounding, in fixed
+point. Of equal similarities the smaller index counts. The answer is the same bits for any blocks, any order of them,
+any division of the bank and any number of threads.
 
 A tile's scores stay in the processor's cache. Maxima of a few rows at a time tell where there is anything to look at:
 after the first tiles, nearly nowhere.
@@ -14,32 +13,27 @@ after the first tiles, nearly nowhere.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from simsam_batch.probes.fixed_point import TINIEST, Metric, Rows, in_fixed_point, rough_error
 from simsam_batch.probes.threads import side_by_side
 
-Metric = Literal["cosine", "inner"]
-
-_BITS = 26
-# Whole numbers up to 2^24 are float32 as well.
-_FLOAT_BITS = 24
 # Rows of the bank and queries in a tile of scores: 8 MiB on a CPU, 512 MiB elsewhere.
 _TILE_ON_CPU = (2048, 1024)
 _TILE_ON_DEVICE = (16_384, 8192)
 _GROUP = 16
+# Rows of the bank that all are compared with each query, before there is a k-th best.
+_FIRST = 512
+# Beyond this share of all pairs, scoring all of them again is quicker than scoring the pairs.
+_FEW = 1 / 8
 # Entries of the bank that are held as whole numbers, and again as float32, at a time: 32 MiB each.
 _HELD = 2**23
-# Entries of float64 in what is scored again at a time.
-_SCORED = 2**20
-_LONGEST = 2.0**60
+# Entries of float64 in what is scored again at a time: 2 MiB, which the allocator keeps.
+_SCORED = 2**18
 _NOWHERE = torch.iinfo(torch.int64).max
-
-# Relative error of an operand of a product, by torch's setting for it: float32, TF32 and bfloat16.
-_OPERAND_ERRORS = {"highest": 0.0, "high": 2.0**-11, "medium": 2.0**-8}
 
 
 class Nearest(NamedTuple):
@@ -56,36 +50,13 @@ class Nearest(NamedTuple):
     labels: Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """Rows in fixed point: a similarity is ``whole_i . whole_j * scale_i * scale_j``, its dot product exact.
-
-    Attributes:
-        whole: (M, D) float32, whole numbers with rows no longer than 2^26.
-        scale: (M,) float64: one by the length of ``whole`` (cosine), or the unit of the whole numbers (inner).
-        rough: (M, D) float32, ``whole * scale``.
-        length: (M,) float64, of ``rough``.
-    """
-
-    whole: Tensor
-    scale: Tensor
-    rough: Tensor
-    length: Tensor
-
-    def __getitem__(self, rows: slice) -> _Rows:
-        return _Rows(self.whole[rows], self.scale[rows], self.rough[rows], self.length[rows])
-
-    def __len__(self) -> int:
-        return len(self.whole)
-
-
 class Neighbours:
     """The k nearest rows so far, of a bank that is added block by block and may be divided over processes.
 
     Memory beyond the results is that of the queries and of a few fixed buffers, whatever the size of the bank.
 
     Args:
-        queries: (Q, D) float32, any device, Q and D at least 1; all else is to come from the same device.
+        queries: (Q, D) floating point, any device, Q and D at least 1; all else is to come from the same device.
         k: neighbours wanted, at least 1.
         subsets: S, subsets of the bank that are searched at once, such as label budgets; nested or not.
         classes: C, entries of a row's label.
@@ -103,11 +74,13 @@ class Neighbours:
             raise ValueError(f"metric={metric!r} is not known; use 'cosine' or 'inner'")
         self.k = k
         self.metric: Metric = metric
-        self._queries = _in_fixed_point(queries, metric, "query")
+        self._queries = in_fixed_point(queries, metric, "query")
         shape = (subsets, len(self._queries), k)
-        self._similarities = torch.full(shape, -math.inf, device=queries.device)
-        self._indices = torch.full(shape, _NOWHERE, device=queries.device)
-        self._labels = torch.zeros(*shape, classes, device=queries.device)
+        # What is made in torch's inference mode could not change outside of it.
+        with torch.inference_mode(False):
+            self._similarities = torch.full(shape, -math.inf, device=queries.device)
+            self._indices = torch.full(shape, _NOWHERE, device=queries.device)
+            self._labels = torch.zeros(*shape, classes, device=queries.device)
         self._members = [0] * subsets
         # All indices so far are below this: rows that come in order need no sorting by index.
         self._next = 0
@@ -116,8 +89,8 @@ class Neighbours:
         """Look for neighbours in one more block of the bank; blocks may come in any order.
 
         Args:
-            features: (M, D) float32, M of any size.
-            labels: (M, C) float32, a distribution over classes for each row, or whatever a vote is to average.
+            features: (M, D) floating point, M of any size.
+            labels: (M, C) floating point, a distribution over classes for each row, or whatever a vote is to average.
             members: (S, M) bool, the rows that belong to each subset.
             first: number of the block's first row in the whole bank.
 
@@ -139,10 +112,10 @@ class Neighbours:
         rows = max(_HELD // width // tile, 1) * tile
         for start in range(0, len(features), rows):
             part = slice(start, start + rows)
-            bank = _in_fixed_point(features[part], self.metric, "row", first + start)
+            bank = in_fixed_point(features[part], self.metric, "row", first + start)
             self._add(bank, labels[part].float(), members[:, part], first + start)
 
-    def _add(self, bank: _Rows, labels: Tensor, members: Tensor, first: int) -> None:
+    def _add(self, bank: Rows, labels: Tensor, members: Tensor, first: int) -> None:
         sizes = members.sum(dim=1).tolist()
         everyone = [size == len(bank) for size in sizes]
         ordered = first >= self._next
@@ -209,23 +182,29 @@ class Neighbours:
     def _best(self, part: slice, ordered: bool) -> list[_Best]:
         """Every subset's best for some of the queries; they change in place."""
         state = zip(self._similarities[:, part], self._indices[:, part], self._labels[:, part], strict=True)
-        return [_Best(self._queries[part], *own, ordered=ordered) for own in state]
+        queries = self._queries[part]
+        whole = queries.whole.double()
+        return [_Best(queries, whole, *own, ordered=ordered) for own in state]
 
 
 class _Best:
     """The best rows of one subset for a tile of the queries, and those that wait to be compared with them."""
 
-    def __init__(self, queries: _Rows, similarities: Tensor, indices: Tensor, labels: Tensor, *, ordered: bool) -> None:
+    def __init__(
+        self, queries: Rows, whole: Tensor, similarities: Tensor, indices: Tensor, labels: Tensor, *, ordered: bool
+    ) -> None:
         self.queries = queries
+        # The queries' whole numbers as float64.
+        self._whole = whole
         self._similarities, self._indices, self._labels = similarities, indices, labels
         self._ordered = ordered
         # Where the label of each is to come from: below k from its present place, from there on from the block.
         self._places = torch.arange(similarities.shape[1], device=similarities.device).repeat(len(similarities), 1)
         self._waiting: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         self._count = 0
-        self._error = _relative_error(queries)
+        self._error = rough_error(queries)
 
-    def look(self, scores: Tensor, bank: _Rows, rows: Tensor | None, start: int, first: int) -> None:
+    def look(self, scores: Tensor, bank: Rows, rows: Tensor | None, start: int, first: int) -> None:
         """Find what in a tile of the bank may be among the best.
 
         Args:
@@ -236,29 +215,37 @@ class _Best:
             first: number of the block's first row in the whole bank.
         """
         if rows is not None:
-            if len(rows) == 0:
-                return
             scores = scores.index_select(0, rows)
-        worst = self._similarities[:, -1].double()
-        bar = (worst - self._error * bank.length.max() - _TINIEST).float()
-        found = None if bool((worst == -math.inf).any()) else _above(scores, bar, 2 * self._similarities.numel())
+        looked = 0
+        if len(scores) and bool((self._similarities[:, -1] == -math.inf).any()):
+            # Without k rows nothing can be left out: the first few give a bar for the others.
+            looked = min(max(_FIRST, 4 * self._similarities.shape[1]), len(scores))
+            self._look_at_all(bank, rows, slice(0, looked), start, first)
+            self._compare()
+        if looked == len(scores):
+            return
+        bar = (self._similarities[:, -1] - self._error * bank.length.max() - TINIEST).float()
+        found = _above(scores[looked:], bar)
         if found is None:
-            chosen = bank if rows is None else _Rows(*(getattr(bank, name)[rows] for name in _Rows.__slots__))
-            row, query, similarity = self._best_of_all(chosen)
-        else:
-            row, query = found
+            self._look_at_all(bank, rows, slice(looked, len(scores)), start, first)
+            return
+        row, query = found[0] + looked, found[1]
         row = row if rows is None else rows[row]
-        if found is not None:
-            similarity = _exactly(self.queries, query, bank, row)
         place = row + start
+        self.wait(query, self._exactly(bank, row, query), place + first, place)
+
+    def _look_at_all(self, bank: Rows, rows: Tensor | None, part: slice, start: int, first: int) -> None:
+        """Find the best among some of the rows without leaving out any, by products in float64."""
+        numbers = torch.arange(len(bank), device=bank.whole.device)[part] if rows is None else rows[part]
+        row, query, similarity = self._best_of_all(bank.whole[numbers].double(), bank.scale[numbers])
+        place = numbers[row] + start
         self.wait(query, similarity, place + first, place)
 
-    def _best_of_all(self, bank: _Rows) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows, queries and similarities of the k best rows for each query, by a product in float64."""
-        similarities = bank.whole.double() @ self.queries.whole.double().T
-        similarities = (similarities * self.queries.scale * bank.scale[:, None]).float()
+    def _best_of_all(self, whole: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows, queries and similarities of the k best rows for each query; of equal ones the first."""
+        similarities = ((whole @ self._whole.T) * self.queries.scale * scale[:, None]).float()
         k = self._similarities.shape[1]
-        if len(bank) > k:
+        if len(whole) > k:
             # What `topk` chooses among equals is not said: only the k-th value is its, and then the first of equals.
             last = similarities.T.contiguous().topk(k, dim=1).values[:, -1]
             better, equal = similarities > last, similarities == last
@@ -267,6 +254,17 @@ class _Best:
             keep = torch.ones_like(similarities, dtype=torch.bool)
         row, query = (keep & (similarities >= self._similarities[:, -1])).nonzero(as_tuple=True)
         return row, query, similarities[row, query]
+
+    def _exactly(self, bank: Rows, row: Tensor, query: Tensor) -> Tensor:
+        """Similarities of pairs, (P,) float32."""
+        found = torch.empty(len(query), device=query.device)
+        step = max(_SCORED // self._whole.shape[1], 1)
+        for start in range(0, len(query), step):
+            a, b = query[start : start + step], row[start : start + step]
+            # `index_select` takes half the time of an index in brackets.
+            dots = self._whole.index_select(0, a).mul_(bank.whole.index_select(0, b).double()).sum(dim=1)
+            found[start : start + step] = (dots * self.queries.scale[a] * bank.scale[b]).float()
+        return found
 
     def wait(self, queries: Tensor, similarities: Tensor, indices: Tensor, sources: Tensor) -> None:
         """Put aside rows for comparison, each with where its label is; compare once there are many."""
@@ -282,9 +280,11 @@ class _Best:
         if self._count:
             self._compare()
         k = self._similarities.shape[1]
-        held = self._labels.gather(1, self._places.clamp(max=k - 1)[:, :, None].expand_as(self._labels))
-        new = (self._places >= k)[:, :, None]
-        torch.where(new, labels[(self._places - k).clamp(min=0)], held, out=self._labels)
+        query = torch.arange(len(self._places), device=labels.device)[:, None]
+        chosen = self._labels.flatten(0, 1).index_select(0, (query * k + self._places.clamp(max=k - 1)).flatten())
+        new = (self._places >= k).flatten().nonzero()[:, 0]
+        chosen[new] = labels.index_select(0, self._places.flatten()[new] - k)
+        self._labels.copy_(chosen.view_as(self._labels))
 
     def _compare(self) -> None:
         """Let the k best of the best so far and of those that wait be the best, and none wait."""
@@ -308,10 +308,6 @@ class _Best:
         self._indices.copy_(indices[order])
         self._places = places[order]
         self._waiting, self._count = [], 0
-
-
-# Products of very short rows may vanish in float32.
-_TINIEST = 2.0**-100
 
 
 def vote(similarities: Tensor, labels: Tensor, temperature: float | None) -> Tensor:
@@ -343,59 +339,12 @@ def vote(similarities: Tensor, labels: Tensor, temperature: float | None) -> Ten
     return total.float()
 
 
-def _in_fixed_point(features: Tensor, metric: Metric, what: str, first: int = 0) -> _Rows:
-    """Round rows to whole numbers of a power of two, each of its own.
-
-    Raises:
-        ValueError: if ``features`` is no matrix, or for a row that is not finite, with its number counted from first.
-    """
-    if features.ndim != 2 or 0 in features.shape:
-        raise ValueError(f"{what} features have shape {tuple(features.shape)}; a matrix with rows is needed")
-    count, width = features.shape
-    exponent = max(math.ceil(math.log2(width) / 2) - _BITS, -_FLOAT_BITS)
-    rows = _Rows(
-        torch.empty(count, width, device=features.device),
-        torch.empty(count, dtype=torch.float64, device=features.device),
-        torch.empty(count, width, device=features.device),
-        torch.empty(count, dtype=torch.float64, device=features.device),
-    )
-    step_rows = max(_SCORED // width, 1)
-    for start in range(0, count, step_rows):
-        part = slice(start, start + step_rows)
-        points = features[part].double()
-        reach = points.abs().amax(dim=1)
-        if not reach.isfinite().all():
-            raise ValueError(f"{what} {first + start + int((~reach.isfinite()).int().argmax())} is not finite")
-        # reach = mantissa * 2^exponent, the mantissa in [1/2, 1): the quotient is the power of two above it, exactly.
-        step = torch.where(reach > 0, reach / torch.frexp(reach).mantissa, 1.0) * 2.0**exponent
-        whole = (points / step[:, None]).round_()
-        length = whole.square().sum(dim=1).sqrt()
-        scale = torch.where(length > 0, 1 / length, 0.0) if metric == "cosine" else step
-        rows.whole[part], rows.scale[part] = whole.float(), scale
-        rows.rough[part], rows.length[part] = (whole * scale[:, None]).float(), length * scale
-    longest = float(rows.length.max())
-    if longest > _LONGEST:
-        raise ValueError(f"a {what} has length {longest:.3g}; inner products of such rows leave float32")
-    return rows
-
-
-def _relative_error(queries: _Rows) -> Tensor:
-    """How far a rough similarity may be from the exact one, for each query and bank rows of length 1; (Q,) float64.
-
-    A product of D terms, added in any order, is off by at most ``D u`` times the product of the lengths (Higham,
-    Accuracy and Stability of Numerical Algorithms, section 3.1), u = 2^-24; the rows' own rounding, that of the exact
-    similarity to float32 and second-order terms add less than ``8 u + D u / 100``.
-    """
-    operand = _OPERAND_ERRORS[torch.get_float32_matmul_precision()]
-    width = queries.whole.shape[1]
-    return ((1.01 * width + 8) * 2.0**-24 + 2.1 * operand) * queries.length
-
-
-def _above(scores: Tensor, bar: Tensor, most: int) -> tuple[Tensor, Tensor] | None:
-    """Rows and queries of scores (M, Q) that are not below the queries' bar (Q,); None if they are more than most.
+def _above(scores: Tensor, bar: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Rows and queries of scores (M, Q) that are not below the queries' bar (Q,); None if they are many.
 
     For each query the rows ascend.
     """
+    most = _FEW * scores.numel()
     whole = len(scores) // _GROUP * _GROUP
     groups = scores[:whole].view(-1, _GROUP, scores.shape[1])
     group, query = (groups.amax(dim=1) >= bar).nonzero(as_tuple=True)
@@ -407,17 +356,6 @@ def _above(scores: Tensor, bar: Tensor, most: int) -> tuple[Tensor, Tensor] | No
         last, its = (scores[whole:] >= bar).nonzero(as_tuple=True)
         row, query = torch.cat([row, last + whole]), torch.cat([query, its])
     return (row, query) if len(row) <= most else None
-
-
-def _exactly(queries: _Rows, query: Tensor, bank: _Rows, row: Tensor) -> Tensor:
-    """Similarities of pairs, (P,) float32."""
-    found = torch.empty(len(query), device=query.device)
-    step = max(_SCORED // queries.whole.shape[1], 1)
-    for start in range(0, len(query), step):
-        a, b = query[start : start + step], row[start : start + step]
-        dots = (queries.whole[a].double() * bank.whole[b]).sum(dim=1)
-        found[start : start + step] = (dots * queries.scale[a] * bank.scale[b]).float()
-    return found
 
 
 def _descending(similarities: Tensor) -> Tensor:

@@ -30,7 +30,14 @@ def side_by_side(device: torch.device) -> Iterator[Each]:
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
 
             def each(action: Callable[[Any], None], items: Iterable[Any]) -> None:
-                for _ in pool.map(action, items):
+                inference = torch.is_inference_mode_enabled()
+
+                # So does torch's inference mode.
+                def act(item: Any) -> None:
+                    with torch.inference_mode(inference):
+                        action(item)
+
+                for _ in pool.map(act, items):
                     pass
 
             yield each
