@@ -224,7 +224,7 @@ def test_every_engine_computes_the_same_bits(
 
 @pytest.mark.slow
 def test_a_run_in_object_storage_is_the_same(home: Path, small: Path, s3_url: str) -> None:
-    assert simsam(arguments(home, f"{s3_url}/probes", *SMALL, "--engine", "local", "--workers", "2")) == 0
+    assert simsam(arguments(home, f"{s3_url}/probes", *SMALL, "--engine", "inline")) == 0
     run = open_run(f"{s3_url}/probes")
     assert {stage: run.result(stage)["content_digest"] for stage in STAGES} == digests(small)
 

@@ -20,7 +20,7 @@ def test_streets_are_told_apart_far_above_the_floor_and_the_video_is_noticed(
     command = ["probe", str(home / "images"), str(tmp_path / "out"), "--truth", str(home / "labels")]
     command += ["--backbone", "vit_tiny_patch16_224", "--weights", str(weights), "--resize", "384x512"]
     command += ["--ignore-label", "11", "--facets", "norm-token", "--probes", "linear,knn", "--fractions", ".1,1"]
-    assert simsam([*command, "--seeds", "1", "--threads", "1", "--workers", "2"]) == 0
+    assert simsam([*command, "--seeds", "1", "--threads", "1", "--engine", "inline"]) == 0
     told = capsys.readouterr().err
     assert "17 of 17 val images are numbered as frames of sequences that train has frames of (0016E5_)" in told
     table = json.loads((tmp_path / "out" / "results" / "probe-table.json").read_text())["metrics"]["table"]
