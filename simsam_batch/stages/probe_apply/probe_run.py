@@ -17,7 +17,7 @@ from simsam_batch.stages.probe_apply.settings import FittedProbe
 from simsam_batch.stages.probe_fits.cells import CLUSTERED, Cell, cells_of
 from simsam_batch.stages.probe_fits.patches import FeatureSet, feature_sets
 from simsam_batch.stages.probe_fits.stage import ProbeFitsStage
-from simsam_batch.stages.probe_maps.fitted import Fits, faults_of_fits, fit_of
+from simsam_batch.stages.probe_maps.fitted import Fits, faults_of_fits
 from simsam_batch.stages.probe_maps.stage import ProbeMapsStage
 from simsam_batch.stages.subsets.stage import SubsetsStage
 from simsam_batch.storage import Folder
@@ -80,7 +80,7 @@ class ProbeRun:
     def _faults(self) -> dict[Cell, str]:
         """Why cells could not be fitted."""
         faults = faults_of_fits(self.out)
-        return {cell: fault for cell in self._cells if (fault := faults[fit_of(cell)]) is not None}
+        return {cell: fault for cell in self._cells if (fault := faults[cell.fit]) is not None}
 
     def chosen(self, wanted: FittedProbe) -> Cell:
         """The cell of the table that is asked for; of what is left open the first that is fitted, with most labels.

@@ -2,14 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from simsam_batch.stages.probe_fits.settings import ProbeFitsSettings
 from simsam_batch.stages.subsets.stage import Budget, budgets_of
 
 CLUSTERED = ("kmeans", "ward")
 """Probes that are fitted to all train images without labels, which only name their clusters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What is fitted at once.
+
+    Attributes:
+        probe: its kind.
+        features: name of the feature set; empty for all at once.
+        budget: of labels; None where labels only name clusters.
+        seed: of what is drawn.
+    """
+
+    probe: str
+    features: str
+    budget: Budget | None
+    seed: int
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Fit:
+        """The fit of a record of the plan (`columns`)."""
+        fraction, seed = record["of_fraction"], record["of_seed"]
+        budget = None if fraction is None else Budget(fraction, seed)
+        return cls(record["of_probe"], record["of_features"], budget, seed)
+
+    @property
+    def name(self) -> str:
+        """Of its record."""
+        what = f" {self.features}" if self.features else ""
+        return f"{self.probe}{what}, " + (f"seed {self.seed}" if self.budget is None else self.budget.name)
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """Of its record, beside its name."""
+        return {
+            "of_probe": self.probe,
+            "of_features": self.features,
+            "of_fraction": None if self.budget is None else self.budget.fraction,
+            "of_seed": self.seed,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +76,13 @@ class Cell:
         """Of its record."""
         many = f" {self.clusters} clusters" if self.clusters else ""
         return f"{self.probe} {self.features}{many}, {self.budget.fraction:g} of train, seed {self.seed}"
+
+    @property
+    def fit(self) -> Fit:
+        """What has to be fitted for it."""
+        if self.probe in CLUSTERED:
+            return Fit(self.probe, self.features, None, self.seed)
+        return Fit(self.probe, "", self.budget, self.budget.draw)
 
 
 def clusters_of(settings: ProbeFitsSettings, classes: int, probe: str = "kmeans") -> list[int]:
@@ -65,35 +113,6 @@ def cells_of(settings: ProbeFitsSettings, sets: Sequence[str], classes: int) -> 
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Fit:
-    """What is fitted at once.
-
-    Attributes:
-        probe: its kind.
-        features: name of the feature set; empty for all at once.
-        budget: of labels; None where labels only name clusters.
-        seed: of what is drawn.
-    """
-
-    probe: str
-    features: str
-    budget: Budget | None
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """Of its record."""
-        what = f" {self.features}" if self.features else ""
-        return f"{self.probe}{what}, " + (f"seed {self.seed}" if self.budget is None else self.budget.name)
-
-
-def fits_of(settings: ProbeFitsSettings, sets: Sequence[str]) -> list[Fit]:
-    """All that has to be fitted for the cells of the settings."""
-    found = []
-    for probe in settings.probes:
-        if probe in CLUSTERED:
-            found += [Fit(probe, name, None, seed) for name in sets for seed in range(settings.seeds)]
-        else:
-            found += [Fit(probe, "", budget, budget.draw) for budget in budgets_of(settings)]
-    return found
+def fits_of(cells: Iterable[Cell]) -> list[Fit]:
+    """All that has to be fitted for some cells, each once, in their order."""
+    return list(dict.fromkeys(cell.fit for cell in cells))

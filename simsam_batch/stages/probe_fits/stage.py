@@ -28,7 +28,7 @@ from simsam_batch.settings import Numbers
 from simsam_batch.stages.base import CommandStage
 from simsam_batch.stages.features.stage import FeaturesStage
 from simsam_batch.stages.patch_labels.stage import PatchLabelsStage
-from simsam_batch.stages.probe_fits.cells import Fit, clusters_of, fits_of
+from simsam_batch.stages.probe_fits.cells import Fit, cells_of, clusters_of, fits_of
 from simsam_batch.stages.probe_fits.patches import (
     FeatureSet,
     LabelledImage,
@@ -39,7 +39,7 @@ from simsam_batch.stages.probe_fits.patches import (
 from simsam_batch.stages.probe_fits.rows import PROBE_FITS_FIELDS, ProbeFitsFold
 from simsam_batch.stages.probe_fits.settings import ProbeFitsSettings, Probes
 from simsam_batch.stages.subsets.selection import images_of_share
-from simsam_batch.stages.subsets.stage import Budget, Subsets, SubsetsStage, holds
+from simsam_batch.stages.subsets.stage import Subsets, SubsetsStage, holds
 from simsam_batch.storage import Folder
 from simsam_batch.workers.models import compute_device
 from simsam_batch.workers.records import Item, RecordWorker, Results, Row, failed
@@ -66,15 +66,9 @@ class ProbeFitsStage(CommandStage[ProbeFitsSettings]):
     def of(cls, options: ProbeFitsSettings, out: Folder, resolved: dict[str, Any]) -> Self:
         """The stage of a run, with a plan of all that the settings ask for."""
         sets = feature_sets(resolved["channels_of"], options.combine)
-        fits = fits_of(options, [each.name for each in sets])
-        columns = {
-            cls.unit: [fit.name for fit in fits],
-            "of_probe": [fit.probe for fit in fits],
-            "of_features": [fit.features for fit in fits],
-            "of_fraction": [None if fit.budget is None else fit.budget.fraction for fit in fits],
-            "of_seed": [fit.seed for fit in fits],
-        }
-        plan = make_plan_of(out, pa.table(columns), unit=cls.unit, shard_size=1)
+        fits = fits_of(cells_of(options, [each.name for each in sets], int(resolved["classes"])))
+        records = pa.Table.from_pylist([{cls.unit: fit.name, **fit.columns} for fit in fits])
+        plan = make_plan_of(out, records, unit=cls.unit, shard_size=1)
         return cls(options, resolved, plan)
 
     @cached_property
@@ -111,21 +105,15 @@ class ProbeFitsWorker(RecordWorker[None]):
     def take(self, item: Item, loaded: None, results: Results) -> None:
         """Make one fit."""
         del loaded
-        record = item.record
-        fraction, seed = record["of_fraction"], record["of_seed"]
-        fit = Fit(
-            record["of_probe"],
-            record["of_features"],
-            None if fraction is None else Budget(fraction, seed),
-            seed,
-        )
+        fit = Fit.of(item.record)
         try:
             with self.timer.step(fit.probe):
                 columns, attachments = self._fitted(fit)
         except ValueError as error:
             results.put(item.row, failed(ImageError("not_fittable", str(error), "fit")))
             return
-        own = {"probe": fit.probe, "features": fit.features or None, "fraction": fraction, "seed": seed}
+        fraction = None if fit.budget is None else fit.budget.fraction
+        own = {"probe": fit.probe, "features": fit.features or None, "fraction": fraction, "seed": fit.seed}
         state = {"fits": 1, "not_converged": int(columns.get("converged") is False)}
         results.put(item.row, Row({"status": "ok", **own, **columns, "device": self.device.type}, attachments, state))
 

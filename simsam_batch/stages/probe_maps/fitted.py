@@ -21,11 +21,11 @@ from simsam_batch.regions import codebook
 from simsam_batch.runs.committed import CommittedShard, committed_shards
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.schema import Attachment, File
-from simsam_batch.stages.probe_fits.cells import CLUSTERED, Cell, Fit
+from simsam_batch.stages.probe_fits.cells import CLUSTERED, Cell, Fit, fits_of
 from simsam_batch.stages.probe_fits.patches import FeatureSet, LabelledImage, LabelledImages, first_of
 from simsam_batch.stages.probe_fits.stage import ProbeFitsStage
 from simsam_batch.stages.probe_maps.settings import ProbeMapsSettings
-from simsam_batch.stages.subsets.stage import Budget, Subsets, holds
+from simsam_batch.stages.subsets.stage import Subsets, holds
 from simsam_batch.storage import Folder
 from simsam_batch.workers.images import image_seed
 
@@ -78,9 +78,9 @@ class FittedProbes:
 
     def __init__(self, of: Fits, device: torch.device) -> None:
         self._classes, self._device, self._settings = of.classes, device, of.settings
-        fits, faults = read_fits(of.out, {fit_of(cell) for cell in of.cells})
-        self.faults = {i: faults[fit] for i, cell in enumerate(of.cells) if (fit := fit_of(cell)) in faults}
-        usable = [(i, cell, fits[fit_of(cell)]) for i, cell in enumerate(of.cells) if i not in self.faults]
+        fits, faults = read_fits(of.out, set(fits_of(of.cells)))
+        self.faults = {i: faults[fit] for i, cell in enumerate(of.cells) if (fit := cell.fit) in faults}
+        usable = [(i, cell, fits[cell.fit]) for i, cell in enumerate(of.cells) if i not in self.faults]
         self._by_set: list[list[Callable[[NDArray[Any]], Scores]]] = []
         for each in of.sets:
             mine = [(i, cell, held) for i, cell, held in usable if cell.features == each.name]
@@ -426,13 +426,6 @@ def _joined(blocks: Sequence[_BankBlock]) -> _BankBlock:
     return _BankBlock(features, labels, torch.cat([block.members for block in blocks], dim=1))
 
 
-def fit_of(cell: Cell) -> Fit:
-    """What has to be fitted for a cell."""
-    if cell.probe in CLUSTERED:
-        return Fit(cell.probe, cell.features, None, cell.seed)
-    return Fit(cell.probe, "", cell.budget, cell.budget.draw)
-
-
 def read_fits(out: Folder, wanted: Set[Fit]) -> tuple[dict[Fit, Mapping[str, Attachment]], dict[Fit, str]]:
     """What some fits of a run found, and why others of them came to nothing.
 
@@ -471,8 +464,5 @@ def _fits_in(out: Folder) -> Iterator[tuple[CommittedShard, dict[Fit, str | None
         fits: dict[Fit, str | None] = {}
         rows = shard.rows(["status", "error"]).to_pylist()
         for record, row in zip(plan.shard(shard.number).records.to_pylist(), rows, strict=True):
-            fraction, seed = record["of_fraction"], record["of_seed"]
-            budget = None if fraction is None else Budget(fraction, seed)
-            fit = Fit(record["of_probe"], record["of_features"], budget, seed)
-            fits[fit] = None if row["status"] == "ok" else row["error"]
+            fits[Fit.of(record)] = None if row["status"] == "ok" else row["error"]
         yield shard, fits
