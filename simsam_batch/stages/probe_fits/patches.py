@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,10 @@ from simsam_batch.stages.features.stage import FeaturesStage
 from simsam_batch.stages.patch_labels.stage import LABELS, VOID, PatchLabelsStage
 from simsam_batch.storage import Folder, read_ahead
 
+T = TypeVar("T")
+
+_BLOCK_ROWS = 65_536
+_HELD_BYTES = 4_000_000_000
 _AT_ONCE = 64
 _THREADS = 4
 _PLACES = [field.name for field in ARRAY_FIELDS]
@@ -193,3 +197,53 @@ def taken_patches(
 def first_of(chosen: NDArray[np.bool_], many: int) -> NDArray[np.bool_]:
     """The first so many of what is chosen (N,)."""
     return chosen & (np.cumsum(chosen) <= many)
+
+
+def quota(bank: int, images: int) -> int:
+    """How many patches of each train image a bank of so many holds at the most; 0 for all that have labels."""
+    return -(-bank // images)
+
+
+def in_blocks(parts: Iterable[T], rows_of: Callable[[T], int]) -> Iterator[list[T]]:
+    """Parts together as they come, as soon as they have the rows of a block, and the rest."""
+    waiting: list[T] = []
+    rows = 0
+    for part in parts:
+        waiting.append(part)
+        rows += rows_of(part)
+        if rows >= _BLOCK_ROWS:
+            yield waiting
+            waiting, rows = [], 0
+    if waiting:
+        yield waiting
+
+
+class Held(Generic[T]):
+    """Blocks that are gone over again and again, by a call for each pass.
+
+    They are held if they are few enough, else read anew for each pass: memory does not grow with them.
+
+    Args:
+        read: reads them all.
+        bytes_of: how large one is.
+    """
+
+    def __init__(self, read: Callable[[], Iterable[T]], bytes_of: Callable[[T], int]) -> None:
+        self._read, self._bytes_of = read, bytes_of
+        self._blocks: list[T] | None = None
+
+    def __call__(self) -> Iterable[T]:
+        """All of them, in order."""
+        return self._reading() if self._blocks is None else self._blocks
+
+    def _reading(self) -> Iterator[T]:
+        blocks: list[T] | None = []
+        size = 0
+        for block in self._read():
+            size += self._bytes_of(block)
+            if size > _HELD_BYTES:
+                blocks = None
+            if blocks is not None:
+                blocks.append(block)
+            yield block
+        self._blocks = blocks

@@ -31,9 +31,12 @@ from simsam_batch.stages.patch_labels.stage import PatchLabelsStage
 from simsam_batch.stages.probe_fits.cells import Fit, cells_of, clusters_of, fits_of
 from simsam_batch.stages.probe_fits.patches import (
     FeatureSet,
+    Held,
     LabelledImage,
     LabelledImages,
     feature_sets,
+    in_blocks,
+    quota,
     taken_patches,
 )
 from simsam_batch.stages.probe_fits.rows import PROBE_FITS_FIELDS, ProbeFitsFold
@@ -43,10 +46,6 @@ from simsam_batch.stages.subsets.stage import Subsets, SubsetsStage, holds
 from simsam_batch.storage import Folder
 from simsam_batch.workers.models import compute_device
 from simsam_batch.workers.records import Item, RecordWorker, Results, Row, failed
-
-_BLOCK_ROWS = 65_536
-_HELD_BYTES = 4_000_000_000
-"""Features up to this size are held while a fit goes over them again and again; more are read anew each time."""
 
 _MOST_PATCHES = 1 << 20
 """Patches of an image are numbered below this in the ids of a sample."""
@@ -132,7 +131,8 @@ class ProbeFitsWorker(RecordWorker[None]):
         images = LabelledImages(self._out, self._sets, coarse=self._coarse)
         published = self._options.background_patches == "published"
         blocks = _Blocks(images, records, self._classes, self.device, published=published)
-        probes = self._linear_probes(blocks, seed)
+        held = Held(blocks, lambda block: sum(each.nbytes for each in block.features))
+        probes = self._linear_probes(held, seed)
         attachments: dict[str, Attachment] = {}
         for each, probe in zip(self._sets, probes, strict=True):
             attachments |= {f"weight.{each.name}": probe.weight.numpy(), f"bias.{each.name}": probe.bias.numpy()}
@@ -146,7 +146,7 @@ class ProbeFitsWorker(RecordWorker[None]):
         }
         return columns, attachments
 
-    def _linear_probes(self, blocks: _Blocks, seed: int) -> list[LinearProbe]:
+    def _linear_probes(self, blocks: Callable[[], Iterable[Block]], seed: int) -> list[LinearProbe]:
         options = self._options
         if options.solver == "lbfgs":
             found = fit_linear(blocks, self._classes, [options.l2], iterations=options.iterations, beat=self._beat)
@@ -159,7 +159,7 @@ class ProbeFitsWorker(RecordWorker[None]):
     def _bank(self, records: NDArray[np.int64]) -> Fitted:
         """Nothing is fitted; whether there are enough patches to search in is found out."""
         images = LabelledImages(self._out, self._sets[:1]).read(records)
-        most = -(-self._options.bank // len(self._subsets.train)) or _MOST_PATCHES
+        most = quota(self._options.bank, len(self._subsets.train)) or _MOST_PATCHES
         patches = sum(min(len(np.unique(image.labels[:, 0])), most) for image in images)
         neighbours = self._options.neighbours
         if patches < neighbours:
@@ -293,10 +293,10 @@ class ProbeFitsWorker(RecordWorker[None]):
 
 
 class _Blocks:
-    """Training patches in blocks, called for each pass; held if they are few enough.
+    """Training patches in blocks, read by a call.
 
     Attributes:
-        rows: patches of the last pass.
+        rows: patches of the last call.
     """
 
     def __init__(
@@ -310,36 +310,15 @@ class _Blocks:
     ) -> None:
         self._images, self._records, self._classes, self._device = images, records, classes, device
         self._published = published
-        self._held: list[Block] | None = None
         self.rows = 0
 
-    def __call__(self) -> Iterable[Block]:
-        if self._held is not None:
-            return self._held
-        return self._read()
-
-    def _read(self) -> Iterator[Block]:
-        held: list[Block] | None = []
-        self.rows = size = 0
-        for block in self._blocks():
+    def __call__(self) -> Iterator[Block]:
+        self.rows = 0
+        taken = taken_patches(lambda: self._images.read(self._records), published=self._published)
+        for together in in_blocks(taken, lambda part: part[0].patches):
+            block = self._block(together)
             self.rows += len(block.weights)
-            size += sum(each.numel() * each.element_size() for each in block.features)
-            if size > _HELD_BYTES:
-                held = None
-            if held is not None:
-                held.append(block)
             yield block
-        self._held = held
-
-    def _blocks(self) -> Iterator[Block]:
-        waiting: list[tuple[LabelledImage, NDArray[np.bool_]]] = []
-        for each in taken_patches(lambda: self._images.read(self._records), published=self._published):
-            waiting.append(each)
-            if sum(image.patches for image, _ in waiting) >= _BLOCK_ROWS:
-                yield self._block(waiting)
-                waiting = []
-        if waiting:
-            yield self._block(waiting)
 
     def _block(self, images: Sequence[tuple[LabelledImage, NDArray[np.bool_]]]) -> Block:
         histogram = np.concatenate([image.histogram(self._classes)[taken] for image, taken in images])

@@ -22,7 +22,15 @@ from simsam_batch.runs.committed import CommittedShard, committed_shards
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.schema import Attachment, File
 from simsam_batch.stages.probe_fits.cells import CLUSTERED, Cell, Fit, fits_of
-from simsam_batch.stages.probe_fits.patches import FeatureSet, LabelledImage, LabelledImages, first_of
+from simsam_batch.stages.probe_fits.patches import (
+    FeatureSet,
+    Held,
+    LabelledImage,
+    LabelledImages,
+    first_of,
+    in_blocks,
+    quota,
+)
 from simsam_batch.stages.probe_fits.stage import ProbeFitsStage
 from simsam_batch.stages.probe_maps.settings import ProbeMapsSettings
 from simsam_batch.stages.subsets.stage import Subsets, holds
@@ -36,8 +44,9 @@ _CENTROIDS = "centroids"
 Index = tuple[ApproximateNeighbours, NDArray[np.int64]]
 """Rows of a bank in cells, and their numbers in the whole bank."""
 
-_HELD_BYTES = 4_000_000_000
-_BLOCK_ROWS = 65_536
+_Part = tuple[LabelledImage, NDArray[np.bool_], NDArray[np.bool_]]
+"""An image, which of its patches are in the bank (N,), and in which budgets each is, (S, N)."""
+
 _CELLS, _ROWS_A_CELL = 1024, 40
 _CHECKED = 64
 """Patches of each search whose exact neighbours are looked for too."""
@@ -220,8 +229,6 @@ class FittedProbes:
 class Bank:
     """The labelled patches of all train images, in which nearest neighbours of others are looked for.
 
-    They are held if they are few enough, else read anew for each search: memory does not grow with them.
-
     Args:
         of: which fits; features and labels are those of their run.
         cells: those that search, by their numbers.
@@ -241,8 +248,8 @@ class Bank:
         self._cells = {(cell.features, cell.budget): i for i, cell in cells}
         subsets = Subsets(of.out)
         self._members = [subsets.of[budget] for budget in self._budgets]
-        self._held: list[_BankBlock] | None = None
-        self._quota = -(-of.settings.bank // len(subsets.train))
+        self._blocks = Held(self._read, lambda block: sum(each.nbytes for each in (*block.features, block.labels)))
+        self._quota = quota(of.settings.bank, len(subsets.train))
         self._indexes: list[list[Index]] | None = None
         self.found = self.looked_for = 0
 
@@ -329,40 +336,21 @@ class Bank:
         index.add(held, np.concatenate(labels))
         return index, np.concatenate(numbers)
 
-    def _blocks(self) -> Iterator[_BankBlock]:
-        if self._held is not None:
-            yield from self._held
-            return
-        held: list[_BankBlock] | None = []
-        size = 0
-        for block in self._read():
-            size += sum(each.numel() * each.element_size() for each in (*block.features, block.labels))
-            if size > _HELD_BYTES:
-                held = None
-            if held is not None:
-                held.append(block)
-            yield block
-        self._held = held
-
     def _read(self) -> Iterator[_BankBlock]:
-        waiting: list[_BankBlock] = []
-        for image, taken, inside in self._taken():
-            targets, _ = soft_labels(image.histogram(self._classes), image.void)
-            waiting.append(
-                _BankBlock(
-                    [torch.from_numpy(each[taken]) for each in image.features],
-                    torch.from_numpy(targets[taken]),
-                    torch.from_numpy(inside[:, taken]),
-                )
-            )
-            if sum(len(each.labels) for each in waiting) >= _BLOCK_ROWS:
-                yield _joined(waiting)
-                waiting = []
-        if waiting:
-            yield _joined(waiting)
+        for together in in_blocks(map(self._block, self._taken()), lambda block: len(block.labels)):
+            yield _joined(together)
 
-    def _taken(self) -> Iterator[tuple[LabelledImage, NDArray[np.bool_], NDArray[np.bool_]]]:
-        """Images, which of their patches are in the bank (N,), and in which budgets each is, (S, N).
+    def _block(self, part: _Part) -> _BankBlock:
+        image, taken, inside = part
+        targets, _ = soft_labels(image.histogram(self._classes), image.void)
+        return _BankBlock(
+            [torch.from_numpy(each[taken]) for each in image.features],
+            torch.from_numpy(targets[taken]),
+            torch.from_numpy(inside[:, taken]),
+        )
+
+    def _taken(self) -> Iterator[_Part]:
+        """The images of the bank.
 
         In the published bank an image comes twice: with its patches of other classes than 0, and with those that are
         among the first of a budget, so many as the budget has of class 0.
