@@ -157,10 +157,11 @@ class FittedProbes:
             end = f".{cell.clusters}" if cell.probe == "kmeans" else ""
             file = held[f"codebook{end}"]
             assert isinstance(file, File)  # noqa: S101  so it was committed
+            if file.data not in by_book:
+                by_book[file.data] = codebook.Codebook.from_bytes(file.data), []
+            book, named = by_book[file.data]
             counts = np.asarray(held[f"counts{end}"])[place]
-            names = self._named(counts, held, cell)
-            book, named = by_book.setdefault(file.data, (codebook.Codebook.from_bytes(file.data), []))
-            named.append((i, names))
+            named.append((i, self._named(counts, book, held, cell)))
         for book, named in by_book.values():
 
             def names_of_nearest(
@@ -203,14 +204,14 @@ class FittedProbes:
         unlabelled = "first" if self._settings.unlabelled_clusters == "background" else "overall"
         return most_pixels(counts, unlabelled=unlabelled)
 
-    def _named(self, counts: NDArray[np.int64], held: Mapping[str, Attachment], cell: Cell) -> Tensor:
+    def _named(
+        self, counts: NDArray[np.int64], book: codebook.Codebook, held: Mapping[str, Attachment], cell: Cell
+    ) -> Tensor:
         """(k, C) what the clusters of a codebook stand for."""
         part_of = np.arange(len(counts))
         if cell.probe == "ward":
             # micro-clusters without a row of the sample are in no tree; they are never the nearest
-            book = held["codebook"]
-            assert isinstance(book, File)  # noqa: S101  so it was committed
-            used = codebook.Codebook.from_bytes(book.data).sizes > 0
+            used = book.sizes > 0
             part_of = np.zeros(len(counts), np.int64)
             part_of[used] = cut(np.asarray(held["linkage"]), cell.clusters)
             merged = np.zeros((cell.clusters, self._classes), np.int64)
@@ -364,8 +365,8 @@ class Bank:
             kept = self._kept(image)
             once: NDArray[np.bool_] = kept & ~image.background() if published else kept
             yield image, once, np.outer(inside, once)
-            first = np.stack([first_of(kept, most) for most in np.where(inside, left, 0).tolist()])
-            if first.any():
+            if left[inside].any():
+                first = np.stack([first_of(kept, most) for most in np.where(inside, left, 0).tolist()])
                 anywhere: NDArray[np.bool_] = np.logical_or.reduce(first, axis=0)
                 yield image, anywhere, first
                 left -= first.sum(axis=1)
