@@ -14,11 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from simsam_batch.regions.codebook import Codebook, assign
+from simsam_batch.regions.codebook import CENTER_STEPS, ROW_STEPS, Codebook, assign
 from simsam_batch.regions.moments import unit_blocks
 
-_ROW_STEPS = 2.0**26
-_CENTER_STEPS = 2.0**25
 # Squared distances, at most 4, in steps of 2^-40 are at most 2^42 each, and a block of 4096 of them is far below 2^63.
 _DISTANCE_BITS = 12
 _DISTANCE_STEPS = 2.0**40
@@ -55,12 +53,12 @@ class ClusterSums:
         if codebook.projection is not None:
             raise ValueError("a codebook in principal components cannot be polished; fit one without")
         clusters, channels = codebook.centers.shape
-        centers = np.rint(codebook.centers * _CENTER_STEPS)
+        centers = np.rint(codebook.centers * CENTER_STEPS)
         norms = np.square(centers).sum(axis=1).astype(np.int64)
         numbers = assign(features, codebook) - 1
         found = cls.none(clusters, channels)
         for rows, unit in unit_blocks(features):
-            steps, labels = np.rint(unit * _ROW_STEPS), numbers[rows]
+            steps, labels = np.rint(unit * ROW_STEPS), numbers[rows]
             # |x|^2, x c and |c|^2 are whole numbers of steps of 2^-52, 2^-51 and 2^-50, of which no sum is rounded.
             own = np.square(steps).sum(axis=1).astype(np.int64)
             shared = np.einsum("nd,nd->n", steps, centers[labels]).astype(np.int64)
@@ -99,10 +97,10 @@ class ClusterSums:
 
         Where there are not so many different rows, it stays as it was in ``before``.
         """
-        means = self.totals / (_ROW_STEPS * np.maximum(self.counts, 1)[:, None])
+        means = self.totals / (ROW_STEPS * np.maximum(self.counts, 1)[:, None])
         empty = np.flatnonzero(self.counts == 0)
         # A row at no distance is served as well as it can be.
-        worst = self.far[self.far_distances > 0][: len(empty)] / _ROW_STEPS
+        worst = self.far[self.far_distances > 0][: len(empty)] / ROW_STEPS
         means[empty] = before[empty]
         means[empty[: len(worst)]] = worst
         return _snapped(means)
@@ -200,8 +198,8 @@ def assign_counts(
 
 def _snapped(centers: NDArray[np.float64]) -> NDArray[np.float32]:
     """Round to multiples of 2^-25 that float32 holds: then `assign` finds the truly nearest."""
-    snapped: NDArray[np.float32] = np.rint(centers.astype(np.float32) * np.float32(_CENTER_STEPS))
-    return snapped / np.float32(_CENTER_STEPS)
+    snapped: NDArray[np.float32] = np.rint(centers.astype(np.float32) * np.float32(CENTER_STEPS))
+    return snapped / np.float32(CENTER_STEPS)
 
 
 def _farthest(rows: NDArray[np.int64], distances: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -32,8 +32,8 @@ _TOLERANCE = 1e-4
 
 # Unit rows in steps of 2^-26 and directions of norm at most 2 in steps of 2^-25: by Cauchy-Schwarz no partial sum of
 # their products exceeds 2^52 steps, and fp64 adds integers up to 2^53 without rounding, in whatever order.
-_ROW_STEPS = 2.0**26
-_CENTER_STEPS = 2.0**25
+ROW_STEPS = 2.0**26
+CENTER_STEPS = 2.0**25
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,10 +212,10 @@ def assign(features: NDArray[np.float32], codebook: Codebook) -> NDArray[np.int3
     if codebook.projection is not None:
         centers = centers @ codebook.projection.components
         offsets += centers @ codebook.projection.mean
-    directions = np.rint(centers * _CENTER_STEPS).T
+    directions = np.rint(centers * CENTER_STEPS).T
     labels = np.empty(len(features), dtype=np.int32)
     for rows, unit in unit_blocks(features):
-        nearness = np.rint(unit * _ROW_STEPS) @ directions / (_ROW_STEPS * _CENTER_STEPS) - offsets
+        nearness = np.rint(unit * ROW_STEPS) @ directions / (ROW_STEPS * CENTER_STEPS) - offsets
         labels[rows] = nearness.argmax(axis=1) + 1
     return labels
 
