@@ -141,12 +141,12 @@ class BootstrapCounts:
         Raises:
             ValueError: no replicate holds a pixel that counts.
         """
-        return _percentiles(self.replicates_of(cell))
+        return _held(interval_of(self.replicates_of(cell)))
 
     def class_intervals(self, cell: int) -> NDArray[np.float64]:
         """The 95 % interval of the IoU of each class of a cell, (C, 2) float64; NaN for a class that is not there."""
         found = ious(self.sums[:, cell])
-        ends = [_percentiles(values) if not np.isnan(values).all() else [np.nan, np.nan] for values in found.T]
+        ends = [interval_of(values) or [np.nan, np.nan] for values in found.T]
         return np.array(ends, dtype=np.float64).reshape(-1, 2)
 
     def difference(self, cell_a: int, cell_b: int, other: Self | None = None) -> tuple[float, float, float]:
@@ -173,14 +173,21 @@ class BootstrapCounts:
                 f"{len(self.sums)} replicates of {self.images} images and {len(other.sums)} of {other.images} are not "
                 "of the same images"
             )
-        low, high = _percentiles(self.replicates_of(cell_a) - other.replicates_of(cell_b))
+        low, high = _held(interval_of(self.replicates_of(cell_a) - other.replicates_of(cell_b)))
         return mean_iou(self.totals[cell_a]) - mean_iou(other.totals[cell_b]), low, high
 
 
-def _percentiles(values: NDArray[np.float64]) -> list[float]:
-    held = values[~np.isnan(values)]
+def interval_of(replicates: NDArray[np.float64]) -> list[float] | None:
+    """The 95 % interval of a score, [low, high], by percentiles of its replicates; None if all of them are NaN."""
+    held = replicates[~np.isnan(replicates)]
     if not held.size:
-        raise ValueError("an interval needs an image with pixels that count")
-    outside = (1 - LEVEL) / 2
+        return None
+    outside = round((1 - LEVEL) / 2, 3)
     low, high = np.quantile(held, [outside, 1 - outside])
     return [float(low), float(high)]
+
+
+def _held(interval: list[float] | None) -> list[float]:
+    if interval is None:
+        raise ValueError("an interval needs an image with pixels that count")
+    return interval

@@ -17,7 +17,7 @@ from simsam_batch.runs.plan import make_plan_of
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.runs.schema import ARRAY_FIELDS, Needs
 from simsam_batch.scores.bootstrap import REPLICATES
-from simsam_batch.scores.poisson_bootstrap import BootstrapCounts
+from simsam_batch.scores.poisson_bootstrap import BootstrapCounts, interval_of
 from simsam_batch.scores.probing import ious, mean_iou, per_image_miou, pixel_accuracy
 from simsam_batch.stages.base import CommandStage
 from simsam_batch.stages.probe_fits.cells import Cell, cells_of
@@ -33,7 +33,6 @@ from simsam_batch.workers.records import Item, RecordWorker, Results, Row, faile
 _HELD_BYTES = 256_000_000
 _AT_ONCE = 64
 _THREADS = 4
-_OUTSIDE = 0.025
 
 
 @dataclass(frozen=True)
@@ -125,8 +124,9 @@ class ProbeTableWorker(RecordWorker[None]):
         for together in _parts(self._cells, max(1, _HELD_BYTES // size)):
             drawn = BootstrapCounts(len(together), self._classes)
             for numbers, counts in self._counts():
-                found.add(counts, together)
-                drawn.add(counts[:, together], numbers)
+                part = counts[:, together]
+                found.add(part, together)
+                drawn.add(part, numbers)
                 self._beat()
             found.take(together, drawn, self._cells)
         return found
@@ -180,20 +180,18 @@ class _Scores:
         return means
 
     def add(self, counts: NDArray[np.int64], together: Sequence[int]) -> None:
-        """Add up some images for some cells."""
-        self.images += len(counts) if together[0] == 0 else 0
-        part = counts[:, together]
-        self.totals[together] += part.sum(axis=0)
-        own = per_image_miou(part)
+        """Add up what some cells have of each of some images, (n, cells, 3, C)."""
+        own = per_image_miou(counts)
         self._own_sums[together] += np.nansum(own, axis=0)
         self._own_images[together] += (~np.isnan(own)).sum(axis=0)
 
     def take(self, together: Sequence[int], drawn: BootstrapCounts, cells: Sequence[Cell]) -> None:
         """Intervals of some cells, of their means over seeds, and of what lies between feature sets."""
+        self.images, self.totals[together] = drawn.images, drawn.totals
         replicates = {number: drawn.replicates_of(place) for place, number in enumerate(together)}
         means: dict[tuple[Any, ...], list[int]] = {}
         for number, values in replicates.items():
-            self.intervals[number] = _ends(values) or np.nan
+            self.intervals[number] = interval_of(values) or np.nan
             if number < len(cells) and self.totals[number].any():
                 cell = cells[number]
                 means.setdefault((cell.probe, cell.features, cell.clusters, cell.budget.fraction), []).append(number)
@@ -203,17 +201,11 @@ class _Scores:
         for of, values in averaged.items():
             probe, features, clusters, fraction = of
             line = {"probe": probe, "clusters": clusters or None, "fraction": fraction, "features": features}
-            self.lines.append({**line, "interval": _ends(values)})
+            self.lines.append({**line, "interval": interval_of(values)})
             other = first.setdefault((probe, clusters, fraction), of)
             if other != of:
                 between = {"less": other[1], "difference": float(points[of] - points[other])}
-                self.differences.append({**line, **between, "interval": _ends(values - averaged[other])})
-
-
-def _ends(values: NDArray[np.float64]) -> list[float] | None:
-    """The 95 % percentile interval of replicates; None where there are none."""
-    there = values[~np.isnan(values)]
-    return np.quantile(there, [_OUTSIDE, 1 - _OUTSIDE]).tolist() if len(there) else None
+                self.differences.append({**line, **between, "interval": interval_of(values - averaged[other])})
 
 
 def _parts(cells: Sequence[Cell], most: int) -> list[list[int]]:
