@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-from simsam_batch.runs.plan import ids_of
 from simsam_batch.settings import Numbers
 from simsam_batch.stages.base import CommandStage
 from simsam_batch.stages.probe_fits.cells import Cell, cells_of
@@ -62,9 +61,9 @@ class ProbeMapsWorker(MapWorker):
         assert stage.plan is not None  # noqa: S101  it is where the fits are
         out, options = stage.plan.out, stage.options
         super().__init__(stage, beat, Fits(out, options, stage.sets, stage.cells, int(stage.resolved["classes"])))
-        ids = [name for block in ids_of(stage.plan) for name in block.to_pylist()]
-        self._val = {ids[record] for record in Subsets(out).val.tolist()}
-        self._train = {ids[record] for record in roles_of(stage.plan, options).train.tolist()}
+        roles = roles_of(stage.plan, options)
+        self._val = {roles.ids[record] for record in Subsets(out).val.tolist()}
+        self._train = {roles.ids[record] for record in roles.train.tolist()}
 
     def is_scored(self, image_id: str) -> bool:
         """Whether it is of val, with features and truth."""

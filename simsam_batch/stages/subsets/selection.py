@@ -26,7 +26,6 @@ _SHARE = re.compile(r"0?\.\d+")
 _NAMED = 3
 _SPLIT = "split"
 _HALF = ".5"
-_BY_NAME = {"folder", "sequence"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +33,37 @@ class Roles:
     """What images are for.
 
     Attributes:
-        train, val: those that probes are fitted on, and scored on.
-        groups: of each record of the plan what must not stand on both sides, by number; its own where it has none.
-        notes: what people should know, one sentence each.
+        ids: of all images of the plan.
+        train, val: places in the plan of those that probes are fitted on, and scored on.
+        with_truth: (N,) which images have any.
+        settings: by which they were chosen.
     """
 
+    ids: Sequence[str]
     train: Records
     val: Records
-    groups: NDArray[np.int64]
-    notes: Sequence[str]
+    with_truth: NDArray[np.bool_]
+    settings: SubsetsSettings
+
+    @property
+    def notes(self) -> list[str]:
+        """What people should know, one sentence each."""
+        ids, train, val, settings = self.ids, self.train, self.val, self.settings
+        notes = [f"probes are fitted on {counted(len(train), 'image')} and scored on {counted(len(val), 'image')}"]
+        without = {side: each[~self.with_truth[each]] for side, each in (("train", train), ("val", val))}
+        told = [f"{len(each)} of {side}" for side, each in without.items() if len(each)]
+        if told:
+            first = [ids[place] for each in without.values() for place in each[:_NAMED].tolist()]
+            named = ", ".join(first[:_NAMED]) + (" and others" if sum(map(len, without.values())) > _NAMED else "")
+            notes.append(f"{' and '.join(told)} have no truth ({named}): they are neither fitted on nor scored")
+        too_small = [f for f in settings.fractions if f * len(train) < 1 - 1e-9]
+        if too_small:
+            named = ", ".join(f"{each:g}" for each in too_small)
+            many = counted(len(train), "train image")
+            notes.append(f"fractions: {named} of {many} is none; one image is taken instead")
+        if settings.group is None:
+            notes += _sequences_on_both_sides(ids, train, val)
+        return notes
 
 
 def roles_of(plan: Plan, settings: SubsetsSettings) -> Roles:
@@ -84,10 +105,9 @@ def roles_of(plan: Plan, settings: SubsetsSettings) -> Roles:
                 f"{side}: {_choice(choices[side])} leaves {counted(len(records), 'image')}, none of them with truth. "
                 "To mend it: choose others"
             )
-    notes = _notes(ids, train, val, with_truth, settings)
     if settings.overlap == "refuse":
         _require_apart(ids, train, val, groups, columns, settings.group)
-    return Roles(train, val, groups, notes)
+    return Roles(ids, train, val, with_truth, settings)
 
 
 def order_of(ids: Sequence[str], seed: int) -> NDArray[np.int64]:
@@ -252,25 +272,6 @@ def _require_apart(
             f"group: {counted(len(shared), 'group')} of {group} would stand on both sides ({named}). To mend it: "
             "choose train and val by whole groups, as a share does, or allow it by --overlap allow"
         )
-
-
-def _notes(
-    ids: Sequence[str], train: Records, val: Records, with_truth: NDArray[np.bool_], settings: SubsetsSettings
-) -> list[str]:
-    notes = [f"probes are fitted on {counted(len(train), 'image')} and scored on {counted(len(val), 'image')}"]
-    without = {side: each[~with_truth[each]] for side, each in (("train", train), ("val", val))}
-    told = [f"{len(each)} of {side}" for side, each in without.items() if len(each)]
-    if told:
-        first = [ids[place] for each in without.values() for place in each[:_NAMED].tolist()]
-        named = ", ".join(first[:_NAMED]) + (" and others" if sum(map(len, without.values())) > _NAMED else "")
-        notes.append(f"{' and '.join(told)} have no truth ({named}): they are neither fitted on nor scored")
-    too_small = [f for f in settings.fractions if f * len(train) < 1 - 1e-9]
-    if too_small:
-        named = ", ".join(f"{each:g}" for each in too_small)
-        notes.append(f"fractions: {named} of {counted(len(train), 'train image')} is none; one image is taken instead")
-    if settings.group is None:
-        notes += _sequences_on_both_sides(ids, train, val)
-    return notes
 
 
 def _sequences_on_both_sides(ids: Sequence[str], train: Records, val: Records) -> list[str]:
