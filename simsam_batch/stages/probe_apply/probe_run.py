@@ -17,7 +17,7 @@ from simsam_batch.stages.probe_apply.settings import FittedProbe
 from simsam_batch.stages.probe_fits.cells import CLUSTERED, Cell, cells_of
 from simsam_batch.stages.probe_fits.patches import FeatureSet, feature_sets
 from simsam_batch.stages.probe_fits.stage import ProbeFitsStage
-from simsam_batch.stages.probe_maps.fitted import Fits, faults_of_fits
+from simsam_batch.stages.probe_maps.fits import Fits, faults_of_fits
 from simsam_batch.stages.probe_maps.stage import ProbeMapsStage
 from simsam_batch.stages.subsets.stage import SubsetsStage
 from simsam_batch.storage import Folder

@@ -12,7 +12,7 @@ from simsam_batch.stages.probe_fits.cells import Cell, cells_of
 from simsam_batch.stages.probe_fits.patches import FeatureSet, feature_sets
 from simsam_batch.stages.probe_fits.settings import Probes
 from simsam_batch.stages.probe_fits.stage import ProbeFitsStage
-from simsam_batch.stages.probe_maps.fitted import Fits
+from simsam_batch.stages.probe_maps.fits import Fits
 from simsam_batch.stages.probe_maps.rows import PROBE_MAPS_FIELDS, ProbeMapsFold
 from simsam_batch.stages.probe_maps.settings import Prediction, ProbeMapsSettings
 from simsam_batch.stages.probe_maps.worker import MapWorker

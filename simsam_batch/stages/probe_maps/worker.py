@@ -21,7 +21,9 @@ from simsam_batch.stages.features.stage import FeaturesStage
 from simsam_batch.stages.patch_labels.canvas import canvas_of
 from simsam_batch.stages.patch_labels.stage import GRID, LabelReader, count_by_patch
 from simsam_batch.stages.probe_fits.cells import Cell
-from simsam_batch.stages.probe_maps.fitted import Fits, FittedProbes, Scores
+from simsam_batch.stages.probe_maps.bank import Scores
+from simsam_batch.stages.probe_maps.fits import Fits
+from simsam_batch.stages.probe_maps.fitted import FittedProbes
 from simsam_batch.stages.probe_maps.pixels import Pixels
 from simsam_batch.stages.probe_maps.rows import COUNTS, REFERENCES, ProbeMapsFold
 from simsam_batch.stages.segments import segments_of
