@@ -16,11 +16,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from probe_runs import CLASSES, arguments, make_collection
+from probe_runs import CLASSES, HEIGHT, WIDTH, arguments, make_collection
 from result_rows import rows_of
 
 from simsam_batch import open_run
 from simsam_batch.cli import run as simsam
+from simsam_batch.drawing.text import LINE
 from simsam_batch.errors import RunError
 from simsam_batch.report.page.plots import Plot, over_shares
 
@@ -84,8 +85,11 @@ def test_the_chapter_has_curves_differences_classes_and_pictures(home: Path, pag
     pictures = sorted((home / "out" / "report").rglob("probe-maps-*-small-*.jpg"))
     assert len(pictures) == 4
     with Image.open(pictures[0]) as picture:
-        # the photograph, the truth and two label maps, three abreast
+        # the photograph, the truth and two label maps, three abreast, each with a line that says what it is
         assert picture.width == 3 * 213 + 2 * 6
+        high = round(HEIGHT * 213 / WIDTH) + LINE
+        assert picture.height == 2 * high + 6
+        assert np.asarray(picture.convert("L"))[high - LINE : high, :213].min() < 128
 
 
 def test_a_stage_of_two_commands_is_in_one_chapter(home: Path, page: str, tmp_path: Path) -> None:
@@ -145,14 +149,34 @@ def test_scores_found_again_stand_beside_those_of_the_run(home: Path, tmp_path: 
     assert found.count("<summary><bdi>results/score-probe-maps") == 1
 
 
-def test_the_ids_of_the_page_hold_no_space(home: Path, page: str, tmp_path: Path) -> None:
-    out = tmp_path / "applied"
-    assert (
-        simsam(["probe", "apply", str(home / "out"), str(home / "photos"), str(out), "--engine", "inline", "--quiet"])
-        == 0
-    )
+@pytest.fixture(scope="module")
+def applied_run(home: Path) -> Path:
+    out = home / "applied"
+    command = ["probe", "apply", str(home / "out"), str(home / "photos"), str(out), "--truth", str(home / "truth")]
+    assert simsam([*command, "--engine", "inline", "--quiet"]) == 0
     assert simsam(["report", str(out)]) == 0
-    applied = (out / "report" / "index.html").read_text(encoding="utf-8")
+    return out
+
+
+def test_the_chapter_of_an_applied_probe_has_its_label_maps(applied_run: Path) -> None:
+    page = (applied_run / "report" / "index.html").read_text(encoding="utf-8")
+    chapter = page[page.index('<section id="probe-apply"') :]
+    assert all(any(name in each for each in texts(chapter, r'<ul class="keys">(.*?)</ul>')) for name in CLASSES)
+    assert len(re.findall(r"probe-apply-\d+-small-\w+\.jpg", chapter)) == 8
+    small = min((applied_run / "report").rglob("probe-apply-*-small-*.jpg"))
+    with Image.open(small) as picture:
+        # the photograph, the truth and the label map, whose square is of another colour than the ground
+        assert picture.size == (3 * 213 + 2 * 6, round(HEIGHT * 213 / WIDTH) + LINE)
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    truth, mapped = (pixels[: -LINE - 2, left : left + 213] for left in (219, 438))
+    # most of the pixels that count have the colour of their true class
+    same = np.abs(truth - mapped).max(axis=2) < 40
+    counts = truth.min(axis=2) < 245
+    assert same[counts].mean() > 0.7
+
+
+def test_the_ids_of_the_page_hold_no_space(page: str, applied_run: Path) -> None:
+    applied = (applied_run / "report" / "index.html").read_text(encoding="utf-8")
     for text in (page, applied):
         ids = re.findall(r' id="([^"]*)"', text)
         assert not [each for each in ids if not each or re.search(r"\s", each)]

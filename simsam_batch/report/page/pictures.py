@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from simsam_batch import images
 from simsam_batch.drawing.overlays import Entry, overlay, vector_picture
 from simsam_batch.drawing.photograph import shown_photograph
-from simsam_batch.drawing.text import EMPTY, MUTED, Color, write
+from simsam_batch.drawing.text import EMPTY, LINE, MUTED, Color, write
 from simsam_batch.drawing.tree_colors import tree_colors
 from simsam_batch.drawing.tree_diagram import cut_out
 from simsam_batch.drawing.tree_levels import borders, draw_level, nodes_at
@@ -224,6 +224,14 @@ def _shrunk(photo: Image.Image, side: int, fault: str | None) -> Image.Image:
     if fault is not None:
         write(ImageDraw.Draw(shown), (8, 8), "no photograph", shown.width - 16, MUTED)
     return shown
+
+
+def captioned(picture: Image.Image, caption: str) -> Image.Image:
+    """A picture with a line below it that says what it is."""
+    sheet = Image.new("RGB", (picture.width, picture.height + LINE), _GROUND)
+    sheet.paste(picture)
+    write(ImageDraw.Draw(sheet), (4, picture.height + 2), caption, picture.width - 8, size=13)
+    return sheet
 
 
 def stacked(strips: Sequence[Sequence[Image.Image]]) -> Image.Image:

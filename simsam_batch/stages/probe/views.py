@@ -7,23 +7,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from simsam_batch.drawing.photograph import shown_photograph
-from simsam_batch.drawing.text import Color
 from simsam_batch.plain_text import counted
-from simsam_batch.regions.run_lengths import decode
-from simsam_batch.report.page.album import Picture
-from simsam_batch.report.page.chapters import Chapter, Source, begun, galleries_of, numbers_of
-from simsam_batch.report.page.choice import sample
+from simsam_batch.report.page.chapters import Chapter, Source, begun
+from simsam_batch.report.page.class_maps import fill_class_maps
 from simsam_batch.report.page.clusters import Confusion, class_name, confusion_of
-from simsam_batch.report.page.pictures import LARGE, SMALL, Drawn, fitted, jpeg, palette, stacked, true_classes
 from simsam_batch.report.page.plots import over_shares
 from simsam_batch.report.page.tables import class_table, difference_table, probe_tables
-from simsam_batch.results.photographs import limits_of
+from simsam_batch.results.label_maps import true_class_names
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.scores.probing import class_counts, mean_iou
-from simsam_batch.stages.features.stage import FeaturesStage
 from simsam_batch.stages.patch_labels.stage import PatchLabelsStage
 from simsam_batch.stages.probe_maps.rows import REFERENCES
 from simsam_batch.stages.probe_maps.stage import ProbeMapsStage
@@ -32,13 +25,7 @@ from simsam_batch.stages.registry import Command
 from simsam_batch.stages.subsets.stage import VAL, SubsetsStage
 from simsam_batch.telling.metrics import line_name
 
-_COLUMNS = ["image_id", "uri", "status", "side", "maps"]
-_OF_FEATURES = ["content_sha256", "width", "height", "grid_h", "grid_w", "patch"]
-
-_LEGEND = (
-    "The photograph, the truth, and the label map of each probe with most of the labels, of the first feature set: "
-    "{probes}. White does not count."
-)
+_LEGEND = "The label maps are of each probe with most of the labels, of the first feature set. White does not count."
 
 
 def chapter(source: Source, command: Command, stages: Sequence[str]) -> Chapter:
@@ -108,31 +95,21 @@ def _best_of_each_probe(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _fill_pictures(made: Chapter, source: Source) -> None:
     rows = StageRows(source.out, ProbeMapsStage.name)
-    truth = rows.resolved["truth"]
-    names = truth["classes"] or [str(number) for number in range(rows.resolved["classes"])]
-    colors = palette(len(names))
-    made.colors = [(class_name(name), color) for name, color in zip(names, colors, strict=True)]
     fine = np.array([number for number, row in rows.each(["side"]) if row["side"] == VAL], np.int64)
-    titled = {
-        "At random": (
-            f"A random sample of {counted(len(fine), 'scored image')}, the same one every time.",
-            sample(fine, source.samples),
-        )
-    }
-    features = StageRows(source.out, FeaturesStage.name)
-    pictures: dict[int, Picture] = {}
-    probes: list[str] = []
-    wanted = sorted(numbers_of(titled))
-    both = zip(source.rows(rows, wanted, _COLUMNS), source.rows(features, wanted, _OF_FEATURES), strict=True)
-    for (number, row), (_, described) in both:
-        probes = probes or [each["probe"] for each in row["maps"] or ()]
-        held = row | described
-        pictures[number] = _picture(source, number, held, features, truth, colors)
-    made.galleries = galleries_of(titled, pictures, wide=True)
-    made.legend = _LEGEND.format(probes=", ".join(probes))
+    fill_class_maps(
+        made,
+        source,
+        rows,
+        fine,
+        "scored image",
+        ["maps"],
+        lambda row: [(each["probe"], each["segments"]) for each in row["maps"] or ()],
+    )
+    made.legend = _LEGEND
     metrics = source.metrics(ProbeMapsStage.name)
     if metrics is not None and metrics["confusions"]:
-        made.confusion = _confusion(metrics["confusions"], names, truth["classes"])
+        named = rows.resolved["truth"]["classes"]
+        made.confusion = _confusion(metrics["confusions"], true_class_names(rows.resolved), named)
 
 
 def _confusion(
@@ -154,40 +131,3 @@ def _table_of(counts: Mapping[str, int], classes: int) -> NDArray[np.int64]:
     table = np.zeros((classes, classes), np.int64)
     table.ravel()[list(map(int, counts))] = list(counts.values())
     return table
-
-
-def _picture(
-    source: Source,
-    number: int,
-    row: dict[str, Any],
-    features: StageRows,
-    truth: Mapping[str, Any],
-    colors: Sequence[Color],
-) -> Picture:
-    photo, fault = shown_photograph(row, features.settings)
-    table = np.array(colors, np.uint8)
-    panels = [Image.fromarray(table[_labels(each["segments"], row)]) for each in row["maps"] or ()]
-    uri = source.truth_uri(number)
-    true = None
-    if uri is not None:
-        true = true_classes(uri, limits_of(features.settings, row), row, truth, dict(enumerate(colors)))
-
-    def beside(side: int) -> Image.Image:
-        size = fitted(photo.size, side)
-        strips = [photo.resize(size, Image.Resampling.LANCZOS)]
-        flat = [each for each in (true, *panels) if each is not None]
-        strips += [each.resize(size, Image.Resampling.NEAREST) for each in flat]
-        return stacked([strips[i : i + 3] for i in range(0, len(strips), 3)])
-
-    small = beside(2 * SMALL // 3)
-    drawn = Drawn(jpeg(small), jpeg(beside(LARGE)), small.size, fault, {})
-    names = ", ".join(each["probe"] for each in row["maps"] or ())
-    alt = f"{row['image_id']}: the photograph, its true classes, and its classes by {names}"
-    return source.picture(ProbeMapsStage.name, number, row, drawn, alt, [])
-
-
-def _labels(segments: Sequence[Mapping[str, Any]], row: Mapping[str, Any]) -> NDArray[np.int64]:
-    labels = np.zeros((row["height"], row["width"]), np.int64)
-    for segment in segments:
-        labels[decode(segment["mask_rle"])] = segment["label"]
-    return labels

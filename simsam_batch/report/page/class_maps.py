@@ -1,0 +1,103 @@
+"""Label maps whose labels are true classes: the photograph, the truth and the maps side by side, each with its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from simsam_batch.drawing.photograph import shown_photograph
+from simsam_batch.drawing.text import Color
+from simsam_batch.plain_text import counted
+from simsam_batch.regions.run_lengths import decode
+from simsam_batch.report.page.album import Picture
+from simsam_batch.report.page.chapters import Chapter, Source, galleries_of, numbers_of
+from simsam_batch.report.page.choice import sample
+from simsam_batch.report.page.clusters import class_name
+from simsam_batch.report.page.pictures import LARGE, SMALL, Drawn, captioned, fitted, jpeg, palette, stacked
+from simsam_batch.report.page.pictures import true_classes as classes_of
+from simsam_batch.results.label_maps import true_class_names
+from simsam_batch.results.photographs import limits_of
+from simsam_batch.runs.reading import StageRows
+from simsam_batch.stages.features.stage import FeaturesStage
+
+Maps = Sequence[tuple[str, Sequence[Mapping[str, Any]]]]
+"""The label maps of an image: what each is called, and its segments."""
+
+_OF_FEATURES = ["content_sha256", "width", "height"]
+_ABREAST = 3
+
+
+def fill_class_maps(
+    made: Chapter,
+    source: Source,
+    rows: StageRows,
+    numbers: NDArray[np.int64],
+    noun: str,
+    columns: Sequence[str],
+    maps_of: Callable[[Mapping[str, Any]], Maps],
+) -> None:
+    """Put a gallery of a random sample into a chapter, with the colours of the classes.
+
+    Args:
+        made: the chapter.
+        source: what it is made from.
+        rows: of a stage whose labels are true classes, beside those of the stage ``features``.
+        numbers: (N,) of the rows to choose from.
+        noun: what one of them is called.
+        columns: that ``maps_of`` needs.
+        maps_of: the label maps of a row.
+    """
+    names = true_class_names(rows.resolved)
+    colors = palette(len(names))
+    made.colors = [(class_name(name), color) for name, color in zip(names, colors, strict=True)]
+    about = f"A random sample of {counted(len(numbers), noun)}, the same one every time."
+    titled = {"At random": (about, sample(numbers, source.samples))}
+    features = StageRows(source.out, FeaturesStage.name)
+    wanted = sorted(numbers_of(titled))
+    own = source.rows(rows, wanted, ["image_id", "uri", "status", *columns])
+    described = source.rows(features, wanted, _OF_FEATURES)
+    pictures: dict[int, Picture] = {}
+    for (number, row), (_, beside) in zip(own, described, strict=True):
+        pictures[number] = _picture(source, rows, number, row | beside, features, maps_of(row), colors)
+    made.galleries = galleries_of(titled, pictures, wide=True)
+
+
+def _picture(
+    source: Source,
+    rows: StageRows,
+    number: int,
+    row: dict[str, Any],
+    features: StageRows,
+    maps: Maps,
+    colors: Sequence[Color],
+) -> Picture:
+    photo, fault = shown_photograph(row, features.settings)
+    table = np.array(colors, np.uint8)
+    named: list[tuple[str, Image.Image]] = []
+    uri, truth = source.truth_uri(number), rows.resolved["truth"]
+    if uri is not None and truth["kind"] is not None:
+        true = classes_of(uri, limits_of(features.settings, row), row, truth, dict(enumerate(colors)))
+        named += [] if true is None else [("truth", true)]
+    named += [(name, Image.fromarray(table[_labels(segments, row)])) for name, segments in maps]
+
+    def beside(side: int) -> Image.Image:
+        size = fitted(photo.size, side)
+        panels = [captioned(photo.resize(size, Image.Resampling.LANCZOS), "photograph")]
+        panels += [captioned(each.resize(size, Image.Resampling.NEAREST), name) for name, each in named]
+        return stacked([panels[i : i + _ABREAST] for i in range(0, len(panels), _ABREAST)])
+
+    small = beside(2 * SMALL // _ABREAST)
+    drawn = Drawn(jpeg(small), jpeg(beside(LARGE)), small.size, fault, {})
+    alt = f"{row['image_id']}: the photograph; its classes by {', '.join(name for name, _ in named)}"
+    return source.picture(rows.stage, number, row, drawn, alt, [])
+
+
+def _labels(segments: Sequence[Mapping[str, Any]], row: Mapping[str, Any]) -> NDArray[np.int64]:
+    labels = np.zeros((row["height"], row["width"]), np.int64)
+    for segment in segments:
+        labels[decode(segment["mask_rle"])] = segment["label"]
+    return labels
