@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from simsam_batch.errors import RunError, SettingsError
 from simsam_batch.plain_text import counted
-from simsam_batch.settings import RunSettings
+from simsam_batch.settings import PairInput, RunSettings
 from simsam_batch.storage import Folder, absolute_url, redact
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def listed_input(images: str, out: Folder, settings: RunSettings) -> Catalog | N
         SettingsError: IMAGES holds no images or cannot be used, or the run in OUT is about another input.
         StorageError: IMAGES cannot be listed.
     """
-    from simsam_batch.catalog import read_catalog
+    from simsam_batch.catalog import read_catalog, read_pairs
     from simsam_batch.runs.plan import load_plan
 
     plan = load_plan(out)
@@ -32,15 +32,17 @@ def listed_input(images: str, out: Folder, settings: RunSettings) -> Catalog | N
         _require_same_input(plan, _source(images, settings), settings.shard_size)
         if not settings.check_input:
             return None
-    return read_catalog(
-        images,
-        root=settings.root,
-        truth=settings.truth,
-        split=settings.split,
-        keep_columns=settings.keep_columns,
-        limit=settings.limit or None,
-        hidden=settings.hidden,
-    )
+    given: dict[str, Any] = {
+        "root": settings.root,
+        "truth": settings.truth,
+        "split": settings.split,
+        "keep_columns": settings.keep_columns,
+        "limit": settings.limit or None,
+        "hidden": settings.hidden,
+    }
+    if isinstance(settings, PairInput):
+        return read_pairs(images, pairs=settings.pairs, **given)
+    return read_catalog(images, **given)
 
 
 def open_plan(images: str, out: Folder, settings: RunSettings, catalog: Catalog | None, report: Reporter) -> Plan:
@@ -53,6 +55,7 @@ def open_plan(images: str, out: Folder, settings: RunSettings, catalog: Catalog 
         SettingsError: the run in OUT is about another input.
         RunError: the run that was in OUT is gone.
     """
+    from simsam_batch.catalog import PAIRS
     from simsam_batch.runs.plan import load_plan, make_plan
 
     plan, source = load_plan(out), _source(images, settings)
@@ -66,6 +69,8 @@ def open_plan(images: str, out: Folder, settings: RunSettings, catalog: Catalog 
         facts: dict[str, Any] = {} if catalog.dataset is None else {"dataset": catalog.dataset.to_json()}
         if catalog.truth_kind is not None:
             facts["truth_kind"] = catalog.truth_kind
+        if catalog.pairs is not None:
+            facts |= {PAIRS: _plan_of_pairs(out, catalog.pairs, settings).about(), "pair_set": catalog.pair_set}
         plan = make_plan(out, catalog.table, shard_size=settings.shard_size or None, source=source | facts)
         # Another driver may have been first, with another input.
         _require_same_input(plan, source, settings.shard_size)
@@ -75,6 +80,16 @@ def open_plan(images: str, out: Folder, settings: RunSettings, catalog: Catalog 
         for change in input_changes(plan, catalog.table):
             report.note(change)
     return plan
+
+
+def _plan_of_pairs(out: Folder, pairs: pa.Table, settings: RunSettings) -> Plan:
+    """The plan of the pairs of a run, which is there before the run is."""
+    from simsam_batch.catalog import PAIR_UNIT
+    from simsam_batch.runs.plan import default_shard_size, make_plan_of
+
+    return make_plan_of(
+        out, pairs, unit=PAIR_UNIT, shard_size=settings.shard_size or default_shard_size(pairs.num_rows)
+    )
 
 
 def _source(images: str, settings: RunSettings) -> dict[str, Any]:

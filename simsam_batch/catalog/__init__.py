@@ -10,6 +10,8 @@ from simsam_batch.catalog.facts import (
     facts_of,
     truth_kind,
 )
+from simsam_batch.catalog.pair_records import PAIR_UNIT, PAIRS
+from simsam_batch.catalog.pairs import Pairing, read_pairs
 from simsam_batch.catalog.read import Catalog, read_catalog
 from simsam_batch.catalog.written import require_apart
 from simsam_batch.formats import SUFFIXES
@@ -17,15 +19,19 @@ from simsam_batch.formats import SUFFIXES
 __all__ = [
     "BOXES_COLUMN",
     "DATASETS",
+    "PAIRS",
+    "PAIR_UNIT",
     "SPLIT_COLUMN",
     "SUFFIXES",
     "Catalog",
     "DatasetFacts",
+    "Pairing",
     "TruthKind",
     "absolute_input",
     "center_crops",
     "facts_of",
     "read_catalog",
+    "read_pairs",
     "require_apart",
     "truth_kind",
 ]

@@ -42,6 +42,8 @@ class Catalog:
     notes: list[str]
     dataset: DatasetFacts | None = None
     truth_kind: Literal["partitions"] | None = None
+    pairs: pa.Table | None = None
+    pair_set: dict[str, str] | None = None
 
 
 def read_catalog(
@@ -91,7 +93,7 @@ def read_catalog(
             if value:
                 raise SettingsError(f"{option}: {redact(value)} has no meaning for {named[0].name}:ROOT; leave it out")
         table, notes, split = read_dataset(*named, split)
-        _check_credentials(table, images)
+        require_no_secrets(table, images)
         limited = table.slice(0, limit)
         _note_splits_cut_off(table, limited, notes)
         return Catalog(limited, notes, named[0].facts(split))
@@ -113,7 +115,7 @@ def read_catalog(
     if missing:
         raise SettingsError(f"keep_columns: {', '.join(missing)}: {redact(images)} is no table and has no such columns")
     _check_ids(table, images)
-    _check_credentials(table, images)
+    require_no_secrets(table, images)
     if truth is not None:
         table = with_truth(table, truth, images, notes, suffixes=(*SUFFIXES, *PARTITIONS), hidden=hidden)
     partitions = holds_partitions(table["truth_uri"], images if truth is None else truth)
@@ -141,7 +143,7 @@ def _check_kept(keep_columns: Sequence[str]) -> None:
         raise SettingsError(f"keep_columns: {', '.join(twice)} is given more than once")
 
 
-def _check_credentials(table: pa.Table, images: str) -> None:
+def require_no_secrets(table: pa.Table, images: str) -> None:
     """Refuse URLs that carry a password or a signature: they would stand in the plan and in the results for ever."""
     import pyarrow.compute as pc
 

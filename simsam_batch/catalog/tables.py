@@ -31,12 +31,12 @@ def list_records(images: str, root: str | None) -> pa.Table:
     """
     import pyarrow as pa
 
-    base = root or _parent(images)
+    base = root or parent_of(images)
     ids, uris = [], []
     for block in _blocks_of_lines(images):
         entries = _entries(block, images)
         if len(entries):
-            found = _resolved(entries, base, images)
+            found = resolved(entries, base, images)
             ids.append(found[0])
             uris.append(found[1])
     if not ids:
@@ -49,7 +49,7 @@ def _blocks_of_lines(images: str) -> Iterator[bytes]:
     try:
         # also says so where a directory or device is in the place of the list
         read_url(images, 0)
-        with Folder(_parent(images)).open(posixpath.basename(absolute_url(images))) as file:
+        with Folder(parent_of(images)).open(posixpath.basename(absolute_url(images))) as file:
             block = file.read(_BLOCK).removeprefix(b"\xef\xbb\xbf")
             while block:
                 whole, _, rest = block.rpartition(b"\n")
@@ -81,19 +81,19 @@ def _entries(block: bytes, images: str) -> Any:
 
 
 def _resolved_column(entries: Any, root: str, source: str, *, with_ids: bool) -> tuple[Any, Any]:
-    """What `_resolved` gives, in blocks, so that what it makes on the way is never as long as the column."""
+    """What `resolved` gives, in blocks, so that what it makes on the way is never as long as the column."""
     import pyarrow as pa
 
     ids, uris = [], []
     for chunk in entries.chunks:
         for start in range(0, len(chunk), _ROWS):
-            found = _resolved(chunk.slice(start, _ROWS), root, source)
+            found = resolved(chunk.slice(start, _ROWS), root, source)
             ids += [found[0]] if with_ids else []
             uris.append(found[1])
     return pa.chunked_array(ids, pa.string()), pa.chunked_array(uris, pa.string())
 
 
-def _resolved(entries: Any, root: str, source: str) -> tuple[Any, Any]:
+def resolved(entries: Any, root: str, source: str) -> tuple[Any, Any]:
     """Image ids and absolute URIs of paths that may be relative to a root."""
     import pyarrow.compute as pc
 
@@ -125,7 +125,8 @@ def _replaced(entries: Any, where: Any, by: Callable[[str], str]) -> Any:
     return pc.replace_with_mask(entries, where, pa.array(made, pa.string())) if made else entries
 
 
-def _parent(url: str) -> str:
+def parent_of(url: str) -> str:
+    """The folder of a file."""
     scheme, separator, path = absolute_url(url).rpartition("://")
     return scheme + separator + path.rpartition("/")[0] or "/"
 
@@ -140,7 +141,7 @@ def parquet_records(
     import pyarrow as pa
 
     if is_file(images):
-        files, start = [absolute_url(images)], _parent(images)
+        files, start = [absolute_url(images)], parent_of(images)
     else:
         listing = listed_files("IMAGES", images, lambda name: name.lower().endswith(".parquet"), notes, hidden=hidden)
         listing.note_hidden(images, notes, option=True)
@@ -182,7 +183,7 @@ def _read_parquet(url: str, root: str, keep: Sequence[str]) -> pa.Table:
 
     where = redact(url)
     try:
-        with ParquetReader(Folder(_parent(url)).open(posixpath.basename(url))) as parquet:
+        with ParquetReader(Folder(parent_of(url)).open(posixpath.basename(url))) as parquet:
             present = parquet.schema.names
             if "uri" not in present:
                 raise SettingsError(f"{where} has no column 'uri'; its columns are {', '.join(present)}")

@@ -19,6 +19,7 @@ from simsam_batch.settings.declare import (
     split_at_commas,
 )
 from simsam_batch.settings.features import Facet, Features, FeatureSettings, Network, NetworkSettings
+from simsam_batch.settings.pairs import PairInput
 from simsam_batch.settings.reading import read_yaml, resolve
 from simsam_batch.settings.refinement import Refinement
 from simsam_batch.settings.regions import Regions
@@ -47,6 +48,7 @@ __all__ = [
     "Numbering",
     "Numbers",
     "Operation",
+    "PairInput",
     "Refinement",
     "Regions",
     "RunSettings",

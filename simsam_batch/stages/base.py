@@ -88,5 +88,5 @@ def check_kept_columns(names: Sequence[str], own: Sequence[pa.Field]) -> None:
 
 def kept_columns(plan: Plan) -> list[pa.Field]:
     """The plan's columns beyond its own, which pass through to the rows."""
-    own = {f.name for f in PLAN_FIELDS} | {"shard"}
+    own = {f.name for f in PLAN_FIELDS} | {plan.unit, "shard"}
     return [f.with_nullable(True) for f in plan.shard(0).records.schema if f.name not in own]

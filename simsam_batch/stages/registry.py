@@ -133,6 +133,18 @@ COMMANDS: Sequence[Command] = (
         "to go on after an interruption.",
         {"features": "features", "probe-apply": "probe_apply"},
     ),
+    Command(
+        "correspond",
+        "Correspondence",
+        "Find points of one image in another, over whole sets of pairs.",
+        "Find points of one image in another by patch features, for every pair of a set.\n\n"
+        "IMAGES is a file of pairs (.json, .jsonl, .csv or .parquet: source and target images, points in pixels, and "
+        "true points and boxes where they are known), a set by name such as spair:ROOT, key points of COCO or "
+        "DeepLabCut, or images as for simsam segment; of the last two --pairs says which are matched. OUT is as for "
+        "simsam segment. Every image is computed once, however many pairs it is in. With true points PCK is scored at "
+        "every usual threshold, each under its own name. Run the same command again to go on after an interruption.",
+        {"features": "features", "matches": "matches"},
+    ),
 )
 
 

@@ -6,6 +6,7 @@ import re
 
 from simsam_batch.catalog.datasets import ade20k, berkeley, camvid, cityscapes, coco, cub, parts, saliency, voc
 from simsam_batch.catalog.datasets.layout import Dataset
+from simsam_batch.catalog.datasets.pair_sets import PAIR_SETS, PairSet
 from simsam_batch.catalog.datasets.splits import read_dataset
 from simsam_batch.errors import SettingsError, StorageError, did_you_mean
 from simsam_batch.storage import absolute_url, redact, walk
@@ -21,7 +22,7 @@ DATASETS = {
 }
 """Every known dataset by its name."""
 
-__all__ = ["DATASETS", "Dataset", "absolute_input", "named_dataset", "read_dataset"]
+__all__ = ["DATASETS", "PAIR_SETS", "Dataset", "PairSet", "absolute_input", "named_dataset", "pair_set", "read_dataset"]
 
 
 def named_dataset(images: str) -> tuple[Dataset, str] | None:
@@ -31,22 +32,43 @@ def named_dataset(images: str) -> tuple[Dataset, str] | None:
     ``s3://`` is none. A path that begins like a known name is written with ``./`` before it.
 
     Raises:
-        SettingsError: no dataset has that name and nothing of that name is there, or the ROOT is missing.
+        SettingsError: no dataset has that name and nothing of that name is there, it is one of pairs, or the ROOT is
+            missing.
     """
+    found = _named(images)
+    if found is not None and isinstance(found[0], PairSet):
+        raise SettingsError(
+            f"{redact(images)} is a set of pairs, which simsam correspond takes. To mend it: give its folder of images"
+        )
+    return found  # type: ignore[return-value]
+
+
+def pair_set(images: str) -> tuple[PairSet, str] | None:
+    """The set of pairs and ROOT that ``NAME:ROOT`` means; None for a path or URL, and for other datasets.
+
+    Raises:
+        SettingsError: as `named_dataset`.
+    """
+    found = _named(images)
+    return found if found is not None and isinstance(found[0], PairSet) else None  # type: ignore[return-value]
+
+
+def _named(images: str) -> tuple[Dataset | PairSet, str] | None:
     parts = re.fullmatch(r"([A-Za-z][A-Za-z0-9_-]+):(?!:)(.*)", images, re.DOTALL)
     if parts is None:
         return None
+    known: dict[str, Dataset | PairSet] = {**DATASETS, **PAIR_SETS}
     name, root = parts[1].lower(), parts[2]
-    if name in DATASETS:
+    if name in known:
         if not root or root.startswith("//"):
             raise SettingsError(f"{redact(images)}: a dataset is written {name}:ROOT, where ROOT is a path or URL")
-        return DATASETS[name], root
+        return known[name], root
     if root.startswith("//") or _is_there(images):
         return None
-    guess = did_you_mean(name, DATASETS, "{}:ROOT")
+    guess = did_you_mean(name, known, "{}:ROOT")
     raise SettingsError(
         f"{redact(images)}: nothing is there, and no dataset has the name {name!r}{guess} "
-        f"Known names are {', '.join(DATASETS)}"
+        f"Known names are {', '.join(known)}"
     )
 
 
@@ -65,5 +87,5 @@ def absolute_input(images: str) -> str:
     Raises:
         SettingsError: as `named_dataset`.
     """
-    named = named_dataset(images)
+    named = _named(images)
     return redact(absolute_url(images)) if named is None else f"{named[0].name}:{redact(absolute_url(named[1]))}"

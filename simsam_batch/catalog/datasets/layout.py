@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 _SHOWN = 12
 
 
-@dataclass(frozen=True, slots=True)
-class Dataset:
-    """One dataset by name: where its files lie, and how its truth is meant.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """How the folder of a dataset by name is found.
 
     Attributes:
         name: what stands before the colon in ``NAME:ROOT``; lower case.
@@ -32,10 +32,7 @@ class Dataset:
         homes: folders below ROOT that unpacking may have made, looked in after ROOT itself.
         needs: files and folders (with a slash) that must lie in the home.
         or_needs: what must lie there instead where the dataset is in circulation in a second layout.
-        splits: published number of images of each split, None where releases differ; the first is the default.
-        read: the image records of a split. Told what a person should know by `Home.notes`.
-        kind: see `DatasetFacts`, like all that follow.
-        classes: the names, or what gives them when they are asked for.
+        mend: how other layouts are given.
     """
 
     name: str
@@ -43,6 +40,24 @@ class Dataset:
     layout: str
     homes: tuple[str, ...]
     needs: tuple[str, ...]
+    or_needs: tuple[str, ...] = ()
+    mend: str = (
+        "give the folder as unpacked; other layouts go as a folder with --truth, or as Parquet with columns uri and "
+        "truth_uri"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset(Layout):
+    """One dataset by name, and how its truth is meant.
+
+    Attributes:
+        splits: published number of images of each split, None where releases differ; the first is the default.
+        read: the image records of a split. Told what a person should know by `Home.notes`.
+        kind: see `DatasetFacts`, like all that follow.
+        classes: the names, or what gives them when they are asked for.
+    """
+
     splits: Mapping[str, int | None]
     read: Callable[[Home, str], pa.Table]
     kind: TruthKind
@@ -51,7 +66,6 @@ class Dataset:
     ignore_label: int | None = None
     center_crop: bool = False
     label_hierarchy: str | None = None
-    or_needs: tuple[str, ...] = ()
 
     def facts(self, split: str) -> DatasetFacts:
         """What later stages need to know."""
@@ -81,7 +95,7 @@ class Home:
         StorageError: the storage did not answer.
     """
 
-    def __init__(self, dataset: Dataset, root: str) -> None:
+    def __init__(self, dataset: Layout, root: str) -> None:
         self.dataset, self.root = dataset, absolute_url(root)
         self.notes: list[str] = []
         candidates = [self.root, *(f"{self.root.rstrip('/')}/{home}" for home in dataset.homes)]
@@ -108,8 +122,7 @@ class Home:
             f"{self.dataset.name}: {redact(self.root)} has not the layout of {self.dataset.title}: {reason}. Expected:",
             "ROOT",
             *self.dataset.layout.split("\n"),
-            "To mend it: give the folder as unpacked; other layouts go as a folder with --truth, or as Parquet with "
-            "columns uri and truth_uri",
+            f"To mend it: {self.dataset.mend}",
         )
 
     def files(self, folder: str, suffixes: Sequence[str] = SUFFIXES) -> pa.Table:

@@ -39,18 +39,18 @@ def read_dataset(dataset: Dataset, root: str, split: str | None) -> tuple[pa.Tab
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise SettingsError(f"split: {split!r} names {', '.join(twice)} more than once. To mend it: give each once")
     home = Home(dataset, root)
-    tables = [_read_one(home, name, alone=len(names) == 1) for name in names]
+    tables = [_read_one(dataset, home, name, alone=len(names) == 1) for name in names]
     return tables[0] if len(names) == 1 else _joined(dataset, names, tables), home.notes, split
 
 
-def _read_one(home: Home, split: str, *, alone: bool) -> pa.Table:
+def _read_one(dataset: Dataset, home: Home, split: str, *, alone: bool) -> pa.Table:
     """One split, compared with its published number; among others, its notes say that they are of it."""
     before = len(home.notes)
-    table = home.dataset.read(home, split)
-    told = f"{home.dataset.name} split {split!r}: "
+    table = dataset.read(home, split)
+    told = f"{dataset.name} split {split!r}: "
     if not alone:
         home.notes[before:] = [told + note for note in home.notes[before:]]
-    published = home.dataset.splits[split]
+    published = dataset.splits[split]
     if published is not None and table.num_rows != published:
         home.notes.append(
             f"{told}{table.num_rows} images are there and {published} were published; "

@@ -1,0 +1,1 @@
+"""``simsam correspond``: points of one image in another, over whole sets of pairs."""

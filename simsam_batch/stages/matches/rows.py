@@ -1,0 +1,236 @@
+"""Rows of the ``matches`` stage: where each point of a pair was found, and how many of them are right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from simsam_batch.scores.bootstrap import merge_bins
+from simsam_batch.scores.pck import ALPHAS, MEANT, Pck, class_mean, pck
+from simsam_batch.scores.poisson_bootstrap import interval_of
+
+POINT = pa.struct(
+    [
+        ("name", pa.string()),
+        ("source_x", pa.float64()),
+        ("source_y", pa.float64()),
+        ("x", pa.float64()),
+        ("y", pa.float64()),
+        ("similarity", pa.float32()),
+        ("margin", pa.float32()),
+        ("returned", pa.float32()),
+        ("mutual", pa.bool_()),
+        ("true_x", pa.float64()),
+        ("true_y", pa.float64()),
+        ("distance", pa.float64()),
+        ("right", pa.bool_()),
+        ("fault", pa.string()),
+    ]
+)
+"""One point: where it is in the source and was found in the target, in pixels, upright; null where it was not.
+
+``similarity`` is the cosine with the best patch, ``margin`` by how much that is above the best one elsewhere,
+``returned`` how many patches from the point the way back ends, ``mutual`` whether that is near. ``distance`` is from
+where the point should be, ``right`` whether it is at most a tenth of the row's ``length``. ``fault`` says why there is
+no match: ``outside``, the point is not in the source; ``unseen``, it is in no patch; ``flat``, all patches are alike.
+"""
+
+MATCHES_FIELDS = [
+    pa.field("source_size", pa.list_(pa.int32())),
+    pa.field("target_size", pa.list_(pa.int32())),
+    pa.field("identical", pa.bool_()),
+    pa.field("points", pa.list_(POINT)),
+    pa.field("threshold", pa.string()),
+    pa.field("length", pa.float64()),
+    pa.field("points_scored", pa.int32()),
+    pa.field("points_right", pa.int32()),
+]
+"""Columns of a row; those of the pair follow. All null where the pair failed.
+
+Sizes are (width, height). ``identical`` says that both images have the same bytes. ``threshold`` names what ``length``
+is of: the first of box, points and image that the pair has. With ``--maps fp16`` the array ``similarity`` beside a row
+is (N, Hp, Wp) float16, the cosine of each point with every patch of the target.
+"""
+
+FAULTS = ("outside", "unseen", "flat")
+
+BASELINES = ("chance", "same-place", "relative-place")
+"""What needs no features: a random point of the true box, the same place in the image, the same place in the true
+box."""
+
+HEADLINE = 0.1
+_AT = ALPHAS.index(HEADLINE)
+_COVERAGES = (0.25, 0.5, 0.75, 1.0)
+
+MARGIN_STEPS = 100
+"""Margins are counted by their hundredth."""
+
+Scores = dict[str, dict[str, list[dict[str, int]]]]
+"""By threshold and category, for each of `ALPHAS` the counts of `simsam_batch.scores.pck.counts_of`."""
+
+
+class MatchesFold:
+    """Counts hits, and scores them.
+
+    Args:
+        published: name of the thresholds that the set's figures were published with; None without.
+    """
+
+    def __init__(self, published: str | None) -> None:
+        self._kinds = [*MEANT, *([published] if published else [])]
+
+    def zero(self) -> dict[str, Any]:
+        """The state of no pair."""
+        return {
+            "pairs": 0,
+            "pairs_scored": 0,
+            "points": 0,
+            "points_scored": 0,
+            "points_without_truth": 0,
+            "identical": 0,
+            "faults": {},
+            "scores": {},
+            "baselines": {},
+            "mirrored": {},
+            "mutual": {},
+            "margins": {},
+        }
+
+    def merge(self, a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+        """The state of the pairs of both."""
+        return {name: _merged(a[name], b[name]) for name in a}
+
+    def result(self, s: dict[str, Any]) -> dict[str, Any]:
+        """How many pairs and points there are, and PCK at every threshold."""
+        counted = {name: s[name] for name in ("pairs", "pairs_scored", "points", "points_scored")}
+        counted["points_without_truth"] = s["points_without_truth"]
+        faults = {f"points_{name}": s["faults"].get(name, 0) for name in FAULTS if s["faults"].get(name)}
+        if s["identical"]:
+            faults["pairs_of_identical_images"] = s["identical"]
+        kinds = [kind for kind in self._kinds if kind in s["scores"]]
+        if not kinds:
+            return counted | faults
+        by_kind = {kind: _by_category(s["scores"][kind]) for kind in kinds}
+        # what all scored pairs have: those of a part of them cannot be compared
+        headline = next((kind for kind in kinds if _pairs_of(s["scores"][kind]) == s["pairs_scored"]), kinds[0])
+        overall = [_overall(s["scores"][headline], place) for place in range(len(ALPHAS))]
+        found: dict[str, Any] = {"threshold": headline}
+        found |= _both(f"pck_{HEADLINE}", overall[_AT])
+        found |= counted | faults
+        for kind in kinds:
+            each = [_overall(s["scores"][kind], place) for place in range(len(ALPHAS))]
+            found |= _over_alphas(kind, each, by_kind[kind])
+        categories = by_kind[headline]
+        if len(categories) > 1:
+            of_each = {name: scores[_AT] for name, scores in categories.items()}
+            found[f"pck_{HEADLINE}_by_category"] = {name: each.per_point for name, each in of_each.items()}
+            found[f"pck_{HEADLINE}_by_category_ci"] = {
+                name: interval_of(each.point_replicates) for name, each in of_each.items()
+            }
+        found["baselines"] = {
+            name: score.per_point
+            for name in BASELINES
+            if (score := pck(s["baselines"].get(name, {}).get(headline, {}))) is not None
+        }
+        return found | _mirrored(s["mirrored"]) | _confidence(s)
+
+
+def _merged(a: Any, b: Any) -> Any:
+    """Sums of numbers, of counts, and of what holds some by name or by place."""
+    if isinstance(a, Mapping):
+        return {name: _merged(a[name], b[name]) if name in a and name in b else (a | b)[name] for name in {**a, **b}}
+    if isinstance(a, list):
+        return [merge_bins(x, y) for x, y in zip(a, b, strict=True)]
+    return a + b
+
+
+def _by_category(scores: Mapping[str, Sequence[Mapping[str, int]]]) -> dict[str, list[Pck]]:
+    """For each category its scores for each of `ALPHAS`; pairs without one are a category of no name."""
+    found = {}
+    for stream, name in enumerate(sorted(scores)):
+        each = [score for counts in scores[name] if (score := pck(counts, stream)) is not None]
+        if len(each) == len(ALPHAS):
+            found[name] = each
+    return found
+
+
+def _overall(scores: Mapping[str, Sequence[Mapping[str, int]]], place: int) -> Pck:
+    total: dict[str, int] = {}
+    for counts in scores.values():
+        total = merge_bins(total, counts[place])
+    found = pck(total)
+    assert found is not None  # noqa: S101  a threshold has an entry by a pair that is scored
+    return found
+
+
+def _pairs_of(scores: Mapping[str, Sequence[Mapping[str, int]]]) -> int:
+    return sum(sum(counts[0].values()) for counts in scores.values())
+
+
+def _both(name: str, score: Pck) -> dict[str, Any]:
+    return {
+        name: score.per_point,
+        f"{name}_ci": interval_of(score.point_replicates),
+        f"{name}_per_image": score.per_image,
+        f"{name}_per_image_ci": interval_of(score.image_replicates),
+    }
+
+
+def _over_alphas(kind: str, overall: Sequence[Pck], categories: Mapping[str, Sequence[Pck]]) -> dict[str, Any]:
+    """PCK of one threshold for each of `ALPHAS`: of all points, of pairs, and of classes if there are several."""
+    names = [f"{alpha:g}" for alpha in ALPHAS]
+    found: dict[str, Any] = {
+        f"pck_{kind}_per_point": dict(zip(names, (each.per_point for each in overall), strict=True)),
+        f"pck_{kind}_per_point_ci": {
+            name: interval_of(each.point_replicates) for name, each in zip(names, overall, strict=True)
+        },
+        f"pck_{kind}_per_image": dict(zip(names, (each.per_image for each in overall), strict=True)),
+        f"pck_{kind}_per_image_ci": {
+            name: interval_of(each.image_replicates) for name, each in zip(names, overall, strict=True)
+        },
+    }
+    if len(categories) > 1:
+        for per_point, what in ((True, "class_mean_per_point"), (False, "class_mean_per_image")):
+            means = [
+                class_mean([scores[place] for scores in categories.values()], per_point=per_point)
+                for place in range(len(ALPHAS))
+            ]
+            found[f"pck_{kind}_{what}"] = {name: mean for name, (mean, _) in zip(names, means, strict=True)}
+            found[f"pck_{kind}_{what}_ci"] = {name: ends for name, (_, ends) in zip(names, means, strict=True)}
+    return found
+
+
+def _mirrored(counts: Mapping[str, int]) -> dict[str, Any]:
+    """Of points whose other side is in the target too, how many were found, and how many on the other side."""
+    points = counts.get("points", 0)
+    if not points:
+        return {}
+    return {
+        "points_with_other_side": points,
+        f"pck_{HEADLINE}_with_other_side": counts.get("right", 0) / points,
+        "nearer_to_other_side": counts.get("swapped", 0) / points,
+    }
+
+
+def _confidence(s: Mapping[str, Any]) -> dict[str, Any]:
+    """PCK of the mutual matches, and of those with the largest margins."""
+    found: dict[str, Any] = {}
+    mutual = s["mutual"]
+    if mutual.get("points"):
+        found["mutual_share"] = mutual["points"] / s["points_scored"]
+        found[f"pck_{HEADLINE}_of_mutual"] = mutual.get("right", 0) / mutual["points"]
+    held = sorted(((int(name), counts) for name, counts in s["margins"].items()), reverse=True)
+    total = sum(counts["points"] for _, counts in held)
+    if total:
+        of_margin: dict[str, float] = {}
+        for coverage in _COVERAGES:
+            points = right = 0
+            for _, counts in held:
+                points, right = points + counts["points"], right + counts.get("right", 0)
+                if points >= coverage * total:
+                    break
+            of_margin[f"{100 * coverage:g} %"] = right / points
+        found[f"pck_{HEADLINE}_of_largest_margins"] = of_margin
+    return found

@@ -1,0 +1,28 @@
+"""How points are matched."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from simsam_batch.settings import Component, PairInput, result
+from simsam_batch.stages.features.settings import FeaturesSettings
+
+
+class Matching(Component, title="Matching"):
+    """How points are matched."""
+
+    context: Literal["log-bins", "none"] = result(
+        "log-bins", "log-bins: patches are compared with those around them; none: each alone"
+    )
+    window: int = result(
+        2, "patches to each side of the best one whose mean place, weighted, is taken; 0: its centre", ge=0
+    )
+    temperature: float = result(0.02, "of the weights, in cosines", gt=0, idle={"window": [0]})
+    mutual_within: float = result(
+        1.0, "a match is mutual if the way back ends at most so many patches from the point", ge=0
+    )
+    maps: Literal["none", "fp16"] = result("none", "fp16: the similarity of every point with every patch is kept")
+
+
+class MatchesSettings(Matching, PairInput, FeaturesSettings):
+    """What the stage needs to know."""
