@@ -29,7 +29,7 @@ class Pair:
 
     Attributes:
         source, target: paths or URLs of the images.
-        points: of the source; None to choose some there.
+        points: of the source, None where it is hidden or not known; None without any.
         truth: for each point where it is in the target, None where it is hidden or not known; None without any truth.
         names: of the points.
         boxes: of the object in the source and in the target: left, top, right, bottom in pixels.
@@ -40,7 +40,7 @@ class Pair:
 
     source: str
     target: str
-    points: Sequence[Point] | None = None
+    points: Sequence[Point | None] | None = None
     truth: Sequence[Point | None] | None = None
     names: Sequence[str] | None = None
     boxes: tuple[Sequence[float] | None, Sequence[float] | None] = (None, None)
@@ -81,13 +81,12 @@ def pair_of(record: Any, where: str) -> Pair:
                 f"{where} has {many} source_points and {len(held)} {what}. To mend it: give one for each"
             )
     source_box, target_box = (_box(record.get(name), f"{where}: {name}") for name in ("source_box", "target_box"))
-    known = [i for i, point in enumerate(points or ()) if point is not None]
     return Pair(
         str(ends[0]),
         str(ends[1]),
-        None if points is None else [point for point in points if point is not None],
-        None if truth is None else [truth[i] for i in known],
-        None if names is None else [names[i] for i in known],
+        points,
+        truth,
+        names,
         (source_box, target_box),
         _text(record.get("category"), f"{where}: category"),
         _text(record.get("pair_id"), f"{where}: pair_id"),

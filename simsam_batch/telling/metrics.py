@@ -50,7 +50,7 @@ def shown_metrics(metrics: Mapping[str, Any]) -> list[Group]:
     alone: list[Metric] = []
     spread = _spread(metrics)
     groups = [Group("", "", alone), *_over_repeats(spread, metrics)]
-    said = {"classes", "confusions", "curve", "table", "repeats", "over_repeats"}
+    said = {"classes", "confusions", "curve", "table", "pck", "repeats", "over_repeats"}
     said |= {f"{name}{end}" for name in spread for end in ("_mean", "_std")}
     for name, value in metrics.items():
         if name in said or name.endswith("_ci"):
@@ -114,7 +114,7 @@ def _named(key: str, name: str) -> str:
 
 
 def _title(name: str) -> str:
-    return name.replace("_", " ").replace("iou", "IoU")
+    return name.replace("_", " ").replace("iou", "IoU").replace("pck", "PCK")
 
 
 def number_text(value: Any) -> str:
@@ -134,6 +134,7 @@ def metric_lines(metrics: Mapping[str, Any]) -> list[str]:
     alone, *groups = shown_metrics(metrics)
     lines = [f"  {each.name:22} {_beside(each)}" for each in alone.metrics]
     lines += table_lines(metrics["table"]) if "table" in metrics else []
+    lines += pck_lines(metrics["pck"]) if "pck" in metrics else []
     for group in groups:
         lines.append(f"  {group.title}")
         shown, left_out = extremes(group.metrics, _MOST_LINES)
@@ -158,6 +159,21 @@ def table_lines(table: Mapping[str, Any]) -> list[str]:
     for name, scores in table["references"].items():
         lines.append(f"  {name:{wide}}  " + f"{scores['miou']:>{14 * len(fractions)}.3f}")
     return lines
+
+
+def pck_lines(table: Mapping[str, Any]) -> list[str]:
+    """A table of PCK for a terminal: a line for each threshold and average, a column for each share of the former."""
+    names = [pck_name(line) for line in table["lines"]]
+    wide = max(map(len, names), default=0)
+    lines = [f"  {'PCK, within':{wide}}  " + "".join(f"{each:>8g}" for each in table["at"])]
+    for name, line in zip(names, table["lines"], strict=True):
+        lines.append(f"  {name:{wide}}  " + "".join(f"{value:>8.3f}" for value in line["pck"]))
+    return lines
+
+
+def pck_name(line: Mapping[str, Any]) -> str:
+    """What a line of a table of PCK is of."""
+    return f"{line['threshold']}, by {line['average']}"
 
 
 def line_name(line: Mapping[str, Any]) -> str:

@@ -116,14 +116,10 @@ def _add_point(record: dict[str, Any], line: dict[str, Any], number: str) -> Non
     if not any(values):
         return
     name, *places = values
-    x, y = (_number(place, f"{number}: source_x, source_y") for place in places[:2])
-    for held in ("source_points", "target_points", "point_names"):
-        record.setdefault(held, [])
-    record["source_points"].append([x, y])
-    there = any(places[2:])
-    target = [_number(place, f"{number}: target_x, target_y") for place in places[2:]] if there else None
-    record["target_points"].append(target)
-    record["point_names"].append(name or "")
+    for side, both in (("source", places[:2]), ("target", places[2:])):
+        point = [_number(place, f"{number}: {side}_x, {side}_y") for place in both] if any(both) else None
+        record.setdefault(f"{side}_points", []).append(point)
+    record.setdefault("point_names", []).append(name or "")
 
 
 def _number(text: Any, where: str) -> float:

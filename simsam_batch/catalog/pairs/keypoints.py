@@ -166,5 +166,7 @@ def _pair(source: Instance, target: Instance) -> Pair:
     if source.points is None:
         return Pair(source.path, target.path, boxes=boxes, category=category, pair_id=name)
     there = target.points
-    truth = None if there is None else [there.get(each) for each in source.points]
-    return Pair(source.path, target.path, [*source.points.values()], truth, [*source.points], boxes, category, name)
+    names = [*dict.fromkeys([*source.points, *(there or ())])]
+    points = [source.points.get(each) for each in names]
+    truth = None if there is None else [there.get(each) for each in names]
+    return Pair(source.path, target.path, points, truth, names, boxes, category, name)

@@ -52,14 +52,17 @@ class Plot:
     width, height = WIDTH, HEIGHT
 
 
-def histogram(title: str, name: str, values: NDArray[np.float32], bounds: tuple[float, float] | None = None) -> Plot:
-    """How many images have which value.
+def histogram(
+    title: str, name: str, values: NDArray[np.float32], bounds: tuple[float, float] | None = None, noun: str = "image"
+) -> Plot:
+    """How many images, or others, have which value.
 
     Args:
         title: of the plot.
         name: of the value, on the axis.
         values: (R,), NaN left out; whole numbers get a bar each where these are few.
         bounds: of the axis; None for those of the values.
+        noun: what has a value.
     """
     held = values[np.isfinite(values)].astype(np.float64)
     low, high = bounds or (float(held.min()), float(held.max()))
@@ -84,10 +87,10 @@ def histogram(title: str, name: str, values: NDArray[np.float32], bounds: tuple[
         bars.append((round(left + 0.5, 2), top, round(width, 2), round(bottom - top, 2), f"{about}: {count:,}"))
     quarters = np.quantile(held, [0.25, 0.5, 0.75])
     lower, median, upper = (_text(value) for value in quarters.tolist())
-    about = f"Of {len(held):,} images half lie between {lower} and {upper}, the median is {median}."
+    about = f"Of {len(held):,} {noun}s half lie between {lower} and {upper}, the median is {median}."
     if held.min() == held.max():
-        about = f"{counted(len(held), 'image')}: {median}" + (" each." if len(held) > 1 else ".")
-    return Plot(title, about, name, "images", scale.x_ticks(whole=whole), scale.y_ticks(whole=True), bars, note=about)
+        about = f"{counted(len(held), noun)}: {median}" + (" each." if len(held) > 1 else ".")
+    return Plot(title, about, name, f"{noun}s", scale.x_ticks(whole=whole), scale.y_ticks(whole=True), bars, note=about)
 
 
 def scatter(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from simsam_batch.telling.metrics import line_name
+from simsam_batch.telling.metrics import line_name, pck_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +92,26 @@ def difference_table(table: Mapping[str, Any]) -> Table | None:
         "where the 95 % interval leaves out 0."
     )
     return Table("Differences between features", about, ["difference"], lines, folded=True)
+
+
+def pck_table(table: Mapping[str, Any]) -> Table:
+    """PCK at every threshold and average.
+
+    Args:
+        table: of ``results/matches.json``.
+    """
+    lines = []
+    for line in table["lines"]:
+        ends = [f"{low:.3f} to {high:.3f}" for low, high in line["pck_ci"]]
+        cells = [_cell(value, None, around, best=False) for value, around in zip(line["pck"], ends, strict=True)]
+        lines.append((pck_name(line), cells))
+    about = (
+        "The share of points found within so much of a length: of the longer side of the target's box, of the box of "
+        "its points, or of the image; published ones are those that figures were printed with, by mistake. By point: "
+        "of all points; by image: the mean over pairs; by class: the mean over classes of these. Below it the 95 % "
+        "bootstrap interval over pairs."
+    )
+    return Table("PCK", about, [f"{each:g}" for each in table["at"]], lines)
 
 
 def class_table(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Table | None:

@@ -17,12 +17,21 @@ from simsam_batch.stages.steps import Job, Stages, Steps
 def _stages(job: Job) -> Stages:
     settings: CorrespondSettings = job.settings
     pairs = _plan_of_pairs(job)
-    job.note(f"{pairs.records:,} pairs of {job.plan.records:,} images")
+    if not settings.quiet:
+        job.note(f"{pairs.records:,} pairs of {job.plan.records:,} images")
     yield FeaturesStage(settings, job.resolved, job.plan)
     held: dict[str, Any] = job.plan.source.get("pair_set") or {}
     channels = job.resolved["models"]["taps"]["channels_of"]
     resolved = {"channels_of": channels, "published": held.get("published") or None}
     yield MatchesStage(settings, resolved, pairs)
+
+
+def _completed(settings: CorrespondSettings, out: str) -> CorrespondSettings:
+    """Descriptors without a network have one block alone, whatever is best of networks."""
+    del out
+    if settings.backbone == "descriptors" and "blocks" not in settings.model_fields_set:
+        return settings.model_copy(update={"blocks": (-1,)})
+    return settings
 
 
 def _plan_of_pairs(job: Job) -> Plan:
@@ -33,4 +42,6 @@ def _plan_of_pairs(job: Job) -> Plan:
 
 
 STAGES: dict[str, Any] = {}
-STEPS = Steps(_stages, MatchesStage.name, roles=("taps",), before_first=FEATURES_STEPS.before_first)
+STEPS = Steps(
+    _stages, MatchesStage.name, roles=("taps",), complete=_completed, before_first=FEATURES_STEPS.before_first
+)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import pyarrow as pa
@@ -62,6 +63,7 @@ box."""
 
 HEADLINE = 0.1
 _AT = ALPHAS.index(HEADLINE)
+_NAMES = {"point": "", "image": "_per_image"}
 _COVERAGES = (0.25, 0.5, 0.75, 1.0)
 
 MARGIN_STEPS = 100
@@ -112,24 +114,24 @@ class MatchesFold:
         kinds = [kind for kind in self._kinds if kind in s["scores"]]
         if not kinds:
             return counted | faults
-        by_kind = {kind: _by_category(s["scores"][kind]) for kind in kinds}
-        # what all scored pairs have: those of a part of them cannot be compared
+        # what all scored pairs have: scores of a part of them would not compare
         headline = next((kind for kind in kinds if _pairs_of(s["scores"][kind]) == s["pairs_scored"]), kinds[0])
-        overall = [_overall(s["scores"][headline], place) for place in range(len(ALPHAS))]
+        lines = [line for kind in kinds for line in _lines(kind, s["scores"][kind])]
         found: dict[str, Any] = {"threshold": headline}
-        found |= _both(f"pck_{HEADLINE}", overall[_AT])
-        found |= counted | faults
-        for kind in kinds:
-            each = [_overall(s["scores"][kind], place) for place in range(len(ALPHAS))]
-            found |= _over_alphas(kind, each, by_kind[kind])
-        categories = by_kind[headline]
-        if len(categories) > 1:
-            of_each = {name: scores[_AT] for name, scores in categories.items()}
-            found[f"pck_{HEADLINE}_by_category"] = {name: each.per_point for name, each in of_each.items()}
-            found[f"pck_{HEADLINE}_by_category_ci"] = {
-                name: interval_of(each.point_replicates) for name, each in of_each.items()
+        for line in lines:
+            if line["threshold"] == headline and line["average"] in _NAMES:
+                name = f"pck_{HEADLINE}{_NAMES[line['average']]}"
+                found |= {name: line["pck"][_AT], f"{name}_ci": line["pck_ci"][_AT]}
+        found |= counted | faults | {"pck": {"at": list(ALPHAS), "lines": lines}}
+        by_category = _by_category(s["scores"][headline], _AT)
+        if len(by_category) > 1:
+            found |= {
+                f"pck_{HEADLINE}_by_category": {name: each.per_point for name, each in by_category.items()},
+                f"pck_{HEADLINE}_by_category_ci": {
+                    name: interval_of(each.point_replicates) for name, each in by_category.items()
+                },
             }
-        found["baselines"] = {
+        found[f"pck_{HEADLINE}_of_baselines"] = {
             name: score.per_point
             for name in BASELINES
             if (score := pck(s["baselines"].get(name, {}).get(headline, {}))) is not None
@@ -146,71 +148,40 @@ def _merged(a: Any, b: Any) -> Any:
     return a + b
 
 
-def _by_category(scores: Mapping[str, Sequence[Mapping[str, int]]]) -> dict[str, list[Pck]]:
-    """For each category its scores for each of `ALPHAS`; pairs without one are a category of no name."""
-    found = {}
-    for stream, name in enumerate(sorted(scores)):
-        each = [score for counts in scores[name] if (score := pck(counts, stream)) is not None]
-        if len(each) == len(ALPHAS):
-            found[name] = each
-    return found
-
-
-def _overall(scores: Mapping[str, Sequence[Mapping[str, int]]], place: int) -> Pck:
-    total: dict[str, int] = {}
-    for counts in scores.values():
-        total = merge_bins(total, counts[place])
-    found = pck(total)
-    assert found is not None  # noqa: S101  a threshold has an entry by a pair that is scored
-    return found
+def _by_category(scores: Mapping[str, Sequence[Mapping[str, int]]], place: int) -> dict[str, Pck]:
+    """The scores of each category at one of `ALPHAS`; pairs without one are a category of no name."""
+    found = ((name, pck(scores[name][place], stream)) for stream, name in enumerate(sorted(scores)))
+    return {name: score for name, score in found if score is not None}
 
 
 def _pairs_of(scores: Mapping[str, Sequence[Mapping[str, int]]]) -> int:
     return sum(sum(counts[0].values()) for counts in scores.values())
 
 
-def _both(name: str, score: Pck) -> dict[str, Any]:
-    return {
-        name: score.per_point,
-        f"{name}_ci": interval_of(score.point_replicates),
-        f"{name}_per_image": score.per_image,
-        f"{name}_per_image_ci": interval_of(score.image_replicates),
-    }
-
-
-def _over_alphas(kind: str, overall: Sequence[Pck], categories: Mapping[str, Sequence[Pck]]) -> dict[str, Any]:
-    """PCK of one threshold for each of `ALPHAS`: of all points, of pairs, and of classes if there are several."""
-    names = [f"{alpha:g}" for alpha in ALPHAS]
-    found: dict[str, Any] = {
-        f"pck_{kind}_per_point": dict(zip(names, (each.per_point for each in overall), strict=True)),
-        f"pck_{kind}_per_point_ci": {
-            name: interval_of(each.point_replicates) for name, each in zip(names, overall, strict=True)
-        },
-        f"pck_{kind}_per_image": dict(zip(names, (each.per_image for each in overall), strict=True)),
-        f"pck_{kind}_per_image_ci": {
-            name: interval_of(each.image_replicates) for name, each in zip(names, overall, strict=True)
-        },
-    }
-    if len(categories) > 1:
-        for per_point, what in ((True, "class_mean_per_point"), (False, "class_mean_per_image")):
-            means = [
-                class_mean([scores[place] for scores in categories.values()], per_point=per_point)
-                for place in range(len(ALPHAS))
-            ]
-            found[f"pck_{kind}_{what}"] = {name: mean for name, (mean, _) in zip(names, means, strict=True)}
-            found[f"pck_{kind}_{what}_ci"] = {name: ends for name, (_, ends) in zip(names, means, strict=True)}
-    return found
+def _lines(kind: str, scores: Mapping[str, Sequence[Mapping[str, int]]]) -> Iterator[dict[str, Any]]:
+    """PCK of one threshold: of all points, of pairs, and the means of classes if there are several."""
+    overall = [pck(reduce(merge_bins, (counts[place] for counts in scores.values()))) for place in range(len(ALPHAS))]
+    there = [score for score in overall if score is not None]
+    values = [("point", [(each.per_point, interval_of(each.point_replicates)) for each in there])]
+    values.append(("image", [(each.per_image, interval_of(each.image_replicates)) for each in there]))
+    if len(scores) > 1:
+        classes = [list(_by_category(scores, place).values()) for place in range(len(ALPHAS))]
+        values.append(("class, of points", [class_mean(each, per_point=True) for each in classes]))
+        values.append(("class, of images", [class_mean(each, per_point=False) for each in classes]))
+    for average, found in values:
+        means, ends = zip(*found, strict=True)
+        yield {"threshold": kind, "average": average, "pck": list(means), "pck_ci": list(ends)}
 
 
 def _mirrored(counts: Mapping[str, int]) -> dict[str, Any]:
-    """Of points whose other side is in the target too, how many were found, and how many on the other side."""
+    """Of points whose other side is in the target too, how many were found, and how many on that side instead."""
     points = counts.get("points", 0)
     if not points:
         return {}
     return {
         "points_with_other_side": points,
         f"pck_{HEADLINE}_with_other_side": counts.get("right", 0) / points,
-        "nearer_to_other_side": counts.get("swapped", 0) / points,
+        "found_at_other_side": counts.get("swapped", 0) / points,
     }
 
 

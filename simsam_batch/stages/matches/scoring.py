@@ -1,0 +1,152 @@
+"""A pair's matches compared with its true points: columns of its row, and its share of the fold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simsam_batch.catalog import PAIR_UNIT
+from simsam_batch.scores.pck import ALPHAS, THRESHOLDS, PairTruth, counts_of, hits, mirrored
+from simsam_batch.stages.matches.given import Given
+from simsam_batch.stages.matches.rows import HEADLINE, MARGIN_STEPS
+
+_AT = ALPHAS.index(HEADLINE)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The matches of a pair beside its truth.
+
+    Attributes:
+        record: of the plan of pairs.
+        given: its points.
+        places: (N, 2) where they were found in the target, in pixels; NaN where they were not.
+        counts: (N,) whether each is to be found: those outside the source are a fault of the input.
+        sizes: (width, height) of the source and of the target.
+        kinds: thresholds, of `simsam_batch.scores.pck.THRESHOLDS`; the last has a length for every pair.
+    """
+
+    record: Mapping[str, Any]
+    given: Given
+    places: NDArray[np.float64]
+    counts: NDArray[np.bool_]
+    sizes: tuple[tuple[int, int], tuple[int, int]]
+    kinds: Sequence[str]
+
+    @cached_property
+    def scored(self) -> NDArray[np.bool_]:
+        """(N,) whether each is compared with its truth."""
+        found: NDArray[np.bool_] = self.counts & np.isfinite(self.given.truth[:, 0])
+        return found
+
+    @cached_property
+    def pair(self) -> PairTruth:
+        """The truth of those that are."""
+        source, target = self.sizes
+        boxes = self.record["target_box"], self.record["source_box"]
+        return PairTruth(self.given.truth[self.scored], target, source, *boxes)
+
+    @cached_property
+    def threshold(self) -> str:
+        """The first that the pair has what is needed for."""
+        return next(kind for kind in self.kinds if THRESHOLDS[kind](self.pair) is not None)
+
+    @cached_property
+    def length(self) -> float:
+        """Of that, in pixels of the target."""
+        held = THRESHOLDS[self.threshold](self.pair)
+        assert held is not None  # noqa: S101  so it was chosen
+        return held[0]
+
+    @cached_property
+    def distance(self) -> NDArray[np.float64]:
+        """(N,) pixels from where each should be; NaN where either is not there."""
+        found: NDArray[np.float64] = np.linalg.norm(self.places - self.given.truth, axis=1)
+        return found
+
+    @cached_property
+    def right(self) -> NDArray[np.bool_]:
+        """(N,) whether each is near enough."""
+        found: NDArray[np.bool_] = self.distance <= HEADLINE * self.length
+        return found
+
+    def state(self, seed: int, mutual: NDArray[np.bool_], margins: NDArray[np.float32]) -> dict[str, Any]:
+        """The keys of the fold's state that are about truth.
+
+        Args:
+            seed: of what is drawn by chance.
+            mutual: (N,) whether each match is mutual.
+            margins: (N,) of the matches.
+        """
+        if not self.scored.any():
+            return {}
+        scored, found = self.scored, np.isfinite(self.distance)
+        of_mutual = scored & found & mutual
+        return {
+            **self._hits(seed),
+            "mirrored": self._other_sides(),
+            "mutual": {"points": int(of_mutual.sum()), "right": int(self.right[of_mutual].sum())},
+            "margins": _by_margin(margins[scored & found], self.right[scored & found]),
+        }
+
+    def _hits(self, seed: int) -> dict[str, Any]:
+        """Hits of the matches, and of what needs no features."""
+        category, many = self.record["category"] or "", int(self.scored.sum())
+        scores: dict[str, Any] = {}
+        baselines: dict[str, Any] = {}
+        guesses = self._guesses(seed)
+        for kind in self.kinds:
+            near = hits(self.places[self.scored], self.pair, kind)
+            if near is None:
+                continue
+            scores[kind] = {category: [counts_of(each, many) for each in near.tolist()]}
+            for name, guessed in guesses.items():
+                by_chance = hits(guessed, self.pair, kind)
+                assert by_chance is not None  # noqa: S101  the threshold is the pair's
+                baselines.setdefault(name, {})[kind] = counts_of(int(by_chance[_AT]), many)
+        return {"scores": scores, "baselines": baselines}
+
+    def _guesses(self, seed: int) -> dict[str, NDArray[np.float64]]:
+        """(M, 2) places in the target of the scored points by name of `BASELINES`; of boxes where both have one."""
+        name = sha256(f"{seed}\0{self.record[PAIR_UNIT]}".encode()).digest()
+        draw = np.random.default_rng(int.from_bytes(name[:8], "little"))
+        source, target = (np.array(size, np.float64) for size in self.sizes)
+        points = self.given.points[self.scored]
+        corners = np.array(self.pair.target_box or [0.0, 0.0, *target], np.float64)
+        low, extent = corners[:2], corners[2:] - corners[:2]
+        found = {"chance": low + draw.random(points.shape) * extent, "same-place": points / source * target}
+        if self.pair.target_box is not None and self.pair.source_box is not None:
+            box = np.array(self.pair.source_box, np.float64)
+            found["relative-place"] = low + (points - box[:2]) / (box[2:] - box[:2]) * extent
+        return found
+
+    def _other_sides(self) -> dict[str, int]:
+        """Of points whose other side is in the target too: how many, how many right, how many found there instead."""
+        names, others = self.given.names, self.given.others
+        own = [
+            (i, others[other])
+            for i in np.flatnonzero(self.scored).tolist()
+            if (name := names[i]) and (other := mirrored(name)) is not None and other in others
+        ]
+        if not own:
+            return {}
+        numbers = [i for i, _ in own]
+        far = np.linalg.norm(self.places[numbers] - np.array([place for _, place in own]), axis=1)
+        swapped = (far <= HEADLINE * self.length) & (far < self.distance[numbers])
+        return {"points": len(own), "right": int(self.right[numbers].sum()), "swapped": int(swapped.sum())}
+
+
+def _by_margin(margins: NDArray[np.float32], right: NDArray[np.bool_]) -> dict[str, dict[str, int]]:
+    """By the hundredth of their margins how many points there are, and how many of them are right."""
+    found: dict[str, dict[str, int]] = {}
+    for margin, is_right in zip(margins.tolist(), right.tolist(), strict=True):
+        counts = found.setdefault(str(int(margin * MARGIN_STEPS)), {"points": 0, "right": 0})
+        counts["points"] += 1
+        counts["right"] += is_right
+    return found

@@ -1,0 +1,258 @@
+"""``simsam correspond`` on real files: planted matches, hand-computed PCK, wrong input, engines, interruptions."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from result_rows import rows_of
+from safetensors.torch import save_file
+
+from simsam_batch.cli import run as simsam
+
+NETWORK, PATCH = "test_vit", 16
+HEIGHT, WIDTH = 96, 128
+CELLS = [(column * PATCH + 7.5, row * PATCH + 7.5) for row, column in ((0, 0), (2, 3), (5, 7), (4, 1))]
+NAMES = ["left_ear", "right_ear", "nose", "tail"]
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def noise(seed: int, height: int = HEIGHT, width: int = WIDTH) -> Image.Image:
+    rng = np.random.default_rng(seed)
+    blocks = rng.integers(0, 255, (height // PATCH, width // PATCH, 3)).astype(np.uint8)
+    return Image.fromarray(blocks).resize((width, height), Image.Resampling.NEAREST)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``photos``, of which ``b.bmp`` has the pixels of ``a.png``, and ``vit.safetensors``, weights by chance."""
+    home = tmp_path_factory.mktemp("correspond")
+    (home / "photos").mkdir()
+    noise(0).save(home / "photos" / "a.png")
+    noise(0).save(home / "photos" / "b.bmp")
+    noise(1).save(home / "photos" / "c.png")
+    Image.new("RGB", (WIDTH, HEIGHT), (90, 120, 30)).save(home / "photos" / "flat.png")
+    (home / "photos" / "words.png").write_text("no picture " * 20)
+    torch.manual_seed(0)
+    model = timm.create_model(NETWORK, pretrained=False, num_classes=0)
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, home / "vit.safetensors")
+    return home
+
+
+def pair(source: str, target: str, **more: Any) -> dict[str, Any]:
+    known = {"source_points": CELLS, "target_points": CELLS, "point_names": NAMES}
+    return {"source": source, "target": target, **known, **more}
+
+
+def arguments(home: Path, out: Path, pairs: list[dict[str, Any]] | str, *more: str) -> list[str]:
+    source = pairs
+    if not isinstance(pairs, str):
+        source = str(out.parent / f"{out.name}.json")
+        Path(source).write_text(json.dumps(pairs))
+    network = ["--backbone", NETWORK, "--weights", str(home / "vit.safetensors"), "--resize", "native"]
+    command = ["correspond", str(source), str(out), "--root", str(home / "photos"), *network, "--blocks", "2"]
+    # the centre of the best patch, which is the planted one to the last bit
+    exact = ["--window", "0", "--context", "none", "--threads", "1", "--shard-size", "2", "--quiet"]
+    return [*command, *exact, "--allow-failed", "1", "--engine", "inline", *more]
+
+
+def metrics_of(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "results/matches.json").read_text())["metrics"]
+    return found
+
+
+def line_of(metrics: dict[str, Any], threshold: str, average: str) -> dict[float, float]:
+    lines = {(line["threshold"], line["average"]): line["pck"] for line in metrics["pck"]["lines"]}
+    return dict(zip(metrics["pck"]["at"], lines[threshold, average], strict=True))
+
+
+def test_planted_points_are_all_found_and_pck_is_one(home: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert simsam(arguments(home, out, [pair("a.png", "b.bmp"), pair("b.bmp", "a.png")])) == 0
+    metrics = metrics_of(out)
+    assert metrics["pck_0.1"] == metrics["pck_0.1_per_image"] == 1
+    assert metrics["mutual_share"] == 1
+    assert metrics["pairs_scored"] == 2
+    first, _ = rows_of(out, "matches")
+    assert (first["pair_id"], first["source"], first["target"]) == ("a.png:b.bmp", "a.png", "b.bmp")
+    assert first["identical"] is False
+    for point, name, (x, y) in zip(first["points"], NAMES, CELLS, strict=True):
+        assert (point["name"], point["x"], point["y"]) == (name, x, y)
+        assert (point["distance"], point["right"], point["mutual"], point["fault"]) == (0, True, True, None)
+        assert point["similarity"] == pytest.approx(1, abs=1e-4)
+    assert simsam(["verify", str(out)]) == 0
+    assert simsam(["report", str(out)]) == 0
+
+
+def test_a_known_offset_gives_the_pck_that_follows_from_it(home: Path, tmp_path: Path) -> None:
+    # off by 5, 10, 20 and 0 pixels; the box is 100 high, the points spread over 112, the image is 128 wide
+    truth = [[x + off, y] for (x, y), off in zip(CELLS, (5, 10, 20, 0), strict=True)]
+    box = [0, 0, 60, 100]
+    pairs = [
+        pair("a.png", "b.bmp", target_points=truth, target_box=box, source_box=box, category="one"),
+        pair("b.bmp", "a.png", target_points=[*truth[:2], None, None], target_box=box, source_box=box, category="two"),
+    ]
+    out = tmp_path / "out"
+    assert simsam(arguments(home, out, pairs)) == 0
+    metrics = metrics_of(out)
+    assert metrics["threshold"] == "box"
+    by_point = line_of(metrics, "box", "point")
+    # of six points those within 1, 2, 5, 10, 15 and 20 pixels
+    assert by_point == pytest.approx({0.01: 1 / 6, 0.02: 1 / 6, 0.05: 3 / 6, 0.1: 5 / 6, 0.15: 5 / 6, 0.2: 1})
+    by_image = line_of(metrics, "box", "image")
+    assert by_image[0.1] == pytest.approx((3 / 4 + 1) / 2)
+    assert by_image[0.05] == pytest.approx((2 / 4 + 1 / 2) / 2)
+    assert line_of(metrics, "box", "class, of points")[0.1] == pytest.approx((3 / 4 + 1) / 2)
+    # 12.8 pixels of the image are a tenth of it
+    assert line_of(metrics, "image", "point")[0.1] == pytest.approx(5 / 6)
+    assert metrics["pck_0.1_by_category"] == {"one": 0.75, "two": 1.0}
+    assert (metrics["points"], metrics["points_scored"], metrics["points_without_truth"]) == (8, 6, 2)
+    assert {*metrics["pck_0.1_of_baselines"]} == {"chance", "same-place", "relative-place"}
+    # in equal boxes and images both are the planted place, and as far off as that
+    assert metrics["pck_0.1_of_baselines"]["relative-place"] == pytest.approx(5 / 6)
+    assert metrics["pck_0.1_of_baselines"]["same-place"] == pytest.approx(5 / 6)
+
+
+def test_points_found_at_their_other_side_are_counted(home: Path, tmp_path: Path) -> None:
+    swapped = [CELLS[1], CELLS[0], CELLS[2], CELLS[3]]
+    # what the source hides is in the target all the same
+    hidden = [None, *CELLS[1:]]
+    out = tmp_path / "out"
+    pairs = [pair("a.png", "b.bmp", target_points=swapped), pair("b.bmp", "a.png", source_points=hidden)]
+    assert simsam(arguments(home, out, pairs)) == 0
+    metrics = metrics_of(out)
+    assert metrics["points_with_other_side"] == 3
+    assert metrics["found_at_other_side"] == pytest.approx(2 / 3)
+    assert metrics["pck_0.1_with_other_side"] == pytest.approx(1 / 3)
+    assert (metrics["points"], metrics["points_scored"]) == (7, 7)
+
+
+def test_wrong_points_and_images_are_named_and_cost_no_other_pair(home: Path, tmp_path: Path) -> None:
+    outside = [[WIDTH + 40, 5], *CELLS[1:]]
+    pairs = [
+        pair("a.png", "b.bmp", source_points=outside),
+        pair("a.png", "flat.png"),
+        pair("a.png", "words.png"),
+        pair("a.png", "gone.png"),
+        pair("c.png", "c.png"),
+        {"source": "c.png", "target": "a.png"},
+        {"source": "a.png", "target": "c.png", "source_points": CELLS},
+    ]
+    out = tmp_path / "out"
+    assert simsam(arguments(home, out, pairs)) == 0
+    rows = {row["pair_id"]: row for row in rows_of(out, "matches")}
+    first = rows["a.png:b.bmp"]
+    assert [point["fault"] for point in first["points"]] == ["outside", None, None, None]
+    assert first["points"][0]["x"] is None
+    assert (first["points_scored"], first["points_right"]) == (3, 3)
+    words, gone = rows["a.png:words.png"], rows["a.png:gone.png"]
+    assert (words["status"], words["error_type"]) == ("failed", "not_an_image")
+    assert words["error"].startswith("words.png: ")
+    assert (gone["status"], gone["error_type"]) == ("failed", "not_found")
+    assert rows["c.png:c.png"]["identical"] is True
+    assert rows["c.png:a.png"]["points"] == []
+    assert all(point["right"] is None for point in rows["a.png:c.png"]["points"])
+    metrics = metrics_of(out)
+    assert metrics["points_outside"] == 1
+    assert metrics["pairs_of_identical_images"] == 1
+    result = json.loads((out / "results/matches.json").read_text())
+    assert (result["images"], result["failed"]) == (7, 2)
+
+
+def test_a_target_that_is_alike_everywhere_has_no_match(home: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    # descriptors of colour alone know no position
+    command = ["correspond", str(tmp_path / "p.json"), str(out), "--root", str(home / "photos")]
+    (tmp_path / "p.json").write_text(json.dumps([pair("a.png", "flat.png")]))
+    more = ["--backbone", "descriptors", "--resize", "native", "--engine", "inline", "--quiet", "--context", "none"]
+    assert simsam([*command, *more]) == 0
+    (row,) = rows_of(out, "matches")
+    assert [point["fault"] for point in row["points"]] == ["flat"] * 4
+    assert all(point["x"] is None and point["right"] is False for point in row["points"])
+    assert metrics_of(out)["pck_0.1"] == 0
+    assert metrics_of(out)["points_flat"] == 4
+
+
+def test_similarities_are_kept_on_request(home: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert simsam(arguments(home, out, [pair("a.png", "c.png")], "--maps", "fp16")) == 0
+    (row,) = rows_of(out, "matches")
+    with np.load(out / row["arrays_path"]) as file:
+        maps = file[f"{row['arrays_member']}.similarity"]
+    assert (maps.shape, maps.dtype) == ((4, HEIGHT // PATCH, WIDTH // PATCH), np.float16)
+    for values, point in zip(maps, row["points"], strict=True):
+        y, x = np.unravel_index(values.argmax(), values.shape)
+        assert (point["x"], point["y"]) == (x * PATCH + 7.5, y * PATCH + 7.5)
+        assert point["similarity"] == pytest.approx(float(values.max()), abs=1e-3)
+
+
+def test_a_run_about_images_is_refused_with_its_mend(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    pairs = arguments(home, out, [pair("a.png", "b.bmp")])
+    source = pairs[1]
+    assert simsam(["segment", source, str(out), "--backbone", "descriptors", "--engine", "inline"]) == 1
+    assert "is a single file" in capsys.readouterr().err
+    assert not out.exists()
+    assert simsam(["segment", "spair:photos", str(out), "--backbone", "descriptors", "--engine", "inline"]) == 1
+    assert "a set of pairs, which simsam correspond takes" in capsys.readouterr().err
+
+
+MANY = [
+    pair(a, b, pair_id=f"{a}-{b}-{i}")
+    for i in range(3)
+    for a in ("a.png", "b.bmp", "c.png")
+    for b in ("a.png", "c.png")
+]
+
+
+def digests(out: Path) -> list[str]:
+    return [
+        json.loads((out / f"results/{stage}.json").read_text())["content_digest"] for stage in ("features", "matches")
+    ]
+
+
+@pytest.fixture(scope="module")
+def alone(home: Path) -> Path:
+    out = home / "alone"
+    assert simsam(arguments(home, out, MANY, "--window", "2", "--context", "log-bins")) == 0
+    return out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["local", "ray", "torchrun"])
+def test_every_engine_computes_the_same_bits(
+    engine: str, home: Path, alone: Path, tmp_path: Path, run_on: Callable[[str, list[str]], None]
+) -> None:
+    out = tmp_path / "out"
+    command = arguments(home, out, MANY, "--window", "2", "--context", "log-bins")
+    run_on(engine, [sys.executable, "-m", "simsam_batch", *command])
+    assert digests(out) == digests(alone)
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_end(home: Path, alone: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = arguments(home, out, MANY, "--window", "2", "--context", "log-bins")
+    process = subprocess.Popen([sys.executable, "-m", "simsam_batch", *command], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not [*out.glob("matches/manifests/*.json")] and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait(timeout=20) == -signal.SIGKILL
+    assert 0 < len([*out.glob("matches/manifests/*.json")]) < 9
+    assert simsam(command) == 0
+    assert digests(out) == digests(alone)
