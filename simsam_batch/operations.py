@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from simsam_batch.results.scoring import ScoreOptions
     from simsam_batch.runs.verify_report import VerifyReport
     from simsam_batch.settings import NetworkSettings
+    from simsam_batch.stages.correspond.settings import CorrespondSettings
     from simsam_batch.stages.features.settings import FeaturesSettings
     from simsam_batch.stages.hierarchy.settings import HierarchySettings
     from simsam_batch.stages.probe_apply.settings import ProbeApplySettings
@@ -101,6 +102,11 @@ def features(images: str, out: str, settings: FeaturesSettings, report: Reporter
 def probe_apply(images: str, out: str, settings: ProbeApplySettings, report: Reporter) -> dict[str, Any] | None:
     """Label new images by a probe that ``settings.probe_run`` has fitted; see `run`."""
     return run("probe apply", images, out, settings, report)
+
+
+def correspond(images: str, out: str, settings: CorrespondSettings, report: Reporter) -> dict[str, Any] | None:
+    """Find points of one image in another for every pair of a set; see `run`, and for IMAGES `read_pairs`."""
+    return run("correspond", images, out, settings, report)
 
 
 def retry(out: str, changes: Mapping[str, Any], report: Reporter) -> dict[str, dict[str, Any]] | None:

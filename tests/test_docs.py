@@ -27,6 +27,7 @@ from simsam_batch.stages.features.rows import FEATURES_FIELDS
 from simsam_batch.stages.hierarchy.rows import HIERARCHY_FIELDS
 from simsam_batch.stages.hierarchy.settings import HierarchySettings
 from simsam_batch.stages.labels.rows import LABELS_FIELDS
+from simsam_batch.stages.matches.rows import MATCHES_FIELDS
 from simsam_batch.stages.patch_labels.rows import PATCH_LABELS_FIELDS
 from simsam_batch.stages.probe_fits.rows import PROBE_FITS_FIELDS
 from simsam_batch.stages.probe_maps.rows import PROBE_MAPS_FIELDS
@@ -37,10 +38,12 @@ from simsam_batch.stages.segment.rows import SEGMENT_FIELDS
 from simsam_batch.stages.segment.settings import SegmentSettings
 from simsam_batch.stages.semantic.rows import SEMANTIC_FIELDS
 from simsam_batch.stages.subsets.rows import SUBSETS_FIELDS
+from simsam_batch.stages.transfer.rows import TRANSFER_FIELDS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROBES = (ROOT / "docs" / "probes.md").read_text(encoding="utf-8")
+CORRESPOND = (ROOT / "docs" / "correspond.md").read_text(encoding="utf-8")
 OUTPUT = (ROOT / "docs" / "output.md").read_text(encoding="utf-8")
 PAGES = sorted(path for pattern in ("*.md", "docs/*.md", "jobs/*.md", ".github/**/*.md") for path in ROOT.glob(pattern))
 
@@ -311,12 +314,14 @@ PROBE_FIELDS = {
     "probe-maps": PROBE_MAPS_FIELDS,
     "probe-table": PROBE_TABLE_FIELDS,
 }
+PAIR_FIELDS = {"matches": MATCHES_FIELDS, "transfer": TRANSFER_FIELDS}
 
 
-@pytest.mark.parametrize("stage", PROBE_FIELDS)
-def test_every_column_of_the_stages_of_probe_is_described_with_its_type(stage: str) -> None:
-    described = [row[:2] for row in table(PROBES, f"column of {stage}")]
-    assert described == [[field.name, str(field.type)] for field in PROBE_FIELDS[stage]]
+@pytest.mark.parametrize("stage", [*PROBE_FIELDS, *PAIR_FIELDS])
+def test_every_column_of_the_stages_of_probe_and_correspond_is_described_with_its_type(stage: str) -> None:
+    page, fields = (PROBES, PROBE_FIELDS) if stage in PROBE_FIELDS else (CORRESPOND, PAIR_FIELDS)
+    described = [row[:2] for row in table(page, f"column of {stage}")]
+    assert described == [[field.name, str(field.type)] for field in fields[stage]]
 
 
 @pytest.mark.parametrize(("stage", "heading"), [("regions", "metric of regions"), ("semantic", "metric of label maps")])

@@ -145,6 +145,17 @@ COMMANDS: Sequence[Command] = (
         "every usual threshold, each under its own name. Run the same command again to go on after an interruption.",
         {"features": "features", "matches": "matches"},
     ),
+    Command(
+        "transfer",
+        "Transferred labels",
+        "Carry the masks or label maps of a few images over to all others.",
+        "Carry the masks or label maps of a few images over to all others of a set, by their patch features.\n\n"
+        "IMAGES and OUT are as for simsam segment; --truth is a folder of object masks, or of class id images with "
+        "--truth-is classes, in which the images named by --exemplars must have one. Every patch of the other images "
+        "takes the labels of the exemplars' most similar patches; images that have truth themselves are scored. Run "
+        "the same command again to go on after an interruption.",
+        {"features": "features", "transfer": "transfer"},
+    ),
 )
 
 
@@ -210,8 +221,17 @@ def stages_showing(kinds: Iterable[str]) -> list[str]:
 
 def stages_with_features() -> list[str]:
     """The names of the stages that keep features: the arrays of an image are features of it, each by its name."""
+    return _marked("FEATURES")
+
+
+def stages_with_matches() -> list[str]:
+    """The names of the stages whose rows are pairs with points that were matched."""
+    return _marked("MATCHES")
+
+
+def _marked(mark: str) -> list[str]:
     folders = {name: folder for each in COMMANDS for name, folder in each.stages.items()}
-    return [name for name, folder in folders.items() if getattr(_module(folder, "rows"), "FEATURES", False)]
+    return [name for name, folder in folders.items() if getattr(_module(folder, "rows"), mark, False)]
 
 
 def _module(folder: str, part: str) -> Any:

@@ -14,14 +14,15 @@ from simsam_batch.report.exports.eigenvector_files import write_eigenvectors
 from simsam_batch.report.exports.hugging_face import write_hugging_face
 from simsam_batch.report.exports.json_lines import write_json
 from simsam_batch.report.exports.label_images import write_label_images
+from simsam_batch.report.exports.matches import write_csv, write_keypoints, write_lines
 from simsam_batch.report.exports.pictures import write_pictures
 from simsam_batch.report.exports.web_dataset import write_webdataset
-from simsam_batch.results.label_maps import WITHOUT_MAP, kind_of
+from simsam_batch.results.label_maps import WITHOUT_MAP
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.runs.records import from_json, to_json
 from simsam_batch.runs.schema import SCHEMA_VERSION
 from simsam_batch.stages.kinds import Kind
-from simsam_batch.stages.registry import shown, stage_names
+from simsam_batch.stages.registry import shown, stage_names, stages_with_matches
 from simsam_batch.storage import Folder
 
 RECORD = "export.json"
@@ -39,29 +40,49 @@ class Format:
         about: what it is, for people.
         kinds: of what stages show, those that can be handed on so.
         write: given the rows, the folder, how many of the first rows, and what to call after each with its outcome.
+        matches: the same of a stage about pairs, whose rows have matches; None where these cannot be handed on so.
         with_nodes: it takes ``nodes`` as well.
         of_eigenvectors: it is made of eigenvectors.
     """
 
     about: str
     kinds: Sequence[Kind]
-    write: Callable[..., None]
+    write: Callable[..., None] | None
+    matches: Callable[..., None] | None = None
     with_nodes: bool = False
     of_eigenvectors: bool = False
 
     def fits(self, stage: str) -> bool:
         """Whether it can be made of the rows of a stage."""
         what = shown(stage)
-        return what is not None and what.kind in self.kinds and (what.eigenvectors or not self.of_eigenvectors)
+        if what is None:
+            return self.matches is not None and stage in stages_with_matches()
+        return what.kind in self.kinds and (what.eigenvectors or not self.of_eigenvectors)
+
+    def writer(self, stage: str) -> Callable[..., None]:
+        """What writes the rows of a stage that it can be made of."""
+        found = self.write if shown(stage) is not None else self.matches
+        assert found is not None  # noqa: S101  it fits
+        return found
 
 
 _MAPS: Sequence[Kind] = get_args(Kind)
 
 FORMATS = {
-    "coco": Format("instances in one JSON file, as COCO's", _MAPS, write_coco, with_nodes=True),
+    "coco": Format(
+        "instances in one JSON file, as COCO's; of pairs their key points",
+        _MAPS,
+        write_coco,
+        write_keypoints,
+        with_nodes=True,
+    ),
+    "csv": Format("matches of pairs, a line for each point", (), None, write_csv),
     "hf": Format("Parquet with images and masks, for Hugging Face datasets", _MAPS, write_hugging_face),
     "json": Format(
-        "region trees as JSON Lines, nodes nested, masks in COCO's run-length encoding", ["trees"], write_json
+        "JSON Lines: region trees, nodes nested, masks in COCO's run-length encoding; or matches of pairs",
+        ["trees"],
+        write_json,
+        write_lines,
     ),
     "pictures": Format("region trees as one PNG for each image, to look at", ["trees"], write_pictures),
     "png": Format("masks or label maps as one PNG for each image, values are labels", _MAPS, write_label_images),
@@ -132,9 +153,10 @@ def write_export(
     """
     if limit is not None and limit < 1:
         raise SettingsError(f"limit: {limit} is not allowed; it is a whole number, at least 1")
-    write = FORMATS[chosen].write
+    write = FORMATS[chosen].writer(rows.stage)
     if nodes is not None:
-        if not (FORMATS[chosen].with_nodes and kind_of(rows) == "trees"):
+        what = shown(rows.stage)
+        if what is None or what.kind != "trees" or not FORMATS[chosen].with_nodes:
             having = " | ".join(name for name, each in FORMATS.items() if each.with_nodes)
             raise SettingsError(
                 f"nodes: only a stage with region trees as {having} has nodes to choose from. To mend it: leave it out"

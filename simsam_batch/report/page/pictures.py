@@ -153,10 +153,13 @@ def true_classes(
     uri: str, limits: images.ImageLimits, row: Mapping[str, Any], truth: Mapping[str, Any], colors: Mapping[int, Color]
 ) -> Image.Image | None:
     """The classes of an image in their colours, white where they do not count; None if they cannot be read."""
-    classes, ignore = truth["classes"], truth["ignore_label"]
-    count = 256 if classes is None else len(classes)
+    classes, ignore = truth["classes"], truth.get("ignore_label")
+    count, size = 256 if classes is None else len(classes), (row["height"], row["width"])
     try:
-        ids = images.load_labels(uri, limits, (row["height"], row["width"]), classes=count, ignore=ignore)
+        if truth.get("kind") == "object":
+            ids: NDArray[Any] = images.load_truth(uri, limits, size).astype(np.int32)
+        else:
+            ids = images.load_labels(uri, limits, size, classes=count, ignore=ignore)
     except images.TruthError:
         return None
     table = np.full((max(count, int(ids.max()) + 1), 3), 255, np.uint8)

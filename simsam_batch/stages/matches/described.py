@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -90,16 +91,31 @@ class DescribedImages:
         (row,) = self._rows.take([record], _COLUMNS).to_pylist()
         if row["status"] != "ok":
             raise ImageError(row["error_type"], f"{row[IMAGE]}: {row['error']}", row["failed_step"])
-        arrays = self._rows.arrays(row)
         try:
-            parts = [unit(torch.from_numpy(np.asarray(arrays[name])).to(self._device)) for name in self._names]
+            descriptors = descriptors_of(self._rows.arrays(row), self._names, self._device, context=self._context)
         except KeyError as error:
             raise RunError(
                 f"{self._rows.out.url}: {row[IMAGE]!r} has no array {error}. To mend it: use another OUT"
             ) from error
-        features = torch.cat(parts, dim=-1)
-        descriptors = with_context(features) if self._context else unit(features)
         return Described(grid_of(row, self._resize), descriptors, (row["width"], row["height"]), row["content_sha256"])
+
+
+def descriptors_of(
+    arrays: Mapping[str, Any], names: Sequence[str], device: torch.device, *, context: bool
+) -> torch.Tensor:
+    """(Hp, Wp, D) float32 of unit length: some stored arrays of an image side by side, each at unit length first.
+
+    Args:
+        arrays: of the image.
+        names: of those wanted.
+        device: where the descriptors go.
+        context: whether patches are described with those around them.
+
+    Raises:
+        KeyError: it has not all of them.
+    """
+    features = torch.cat([unit(torch.from_numpy(np.asarray(arrays[name])).to(device)) for name in names], dim=-1)
+    return with_context(features) if context else unit(features)
 
 
 def grid_of(row: Mapping[str, int], resize: images.Resize) -> PatchGrid:

@@ -12,6 +12,9 @@ from simsam_batch.scores.bootstrap import merge_bins
 from simsam_batch.scores.pck import ALPHAS, MEANT, Pck, class_mean, pck
 from simsam_batch.scores.poisson_bootstrap import interval_of
 
+MATCHES = True
+"""The rows are pairs with points that were matched."""
+
 POINT = pa.struct(
     [
         ("name", pa.string()),

@@ -8,12 +8,17 @@ from simsam_batch.settings import Component, PairInput, result
 from simsam_batch.stages.features.settings import FeaturesSettings
 
 
-class Matching(Component, title="Matching"):
-    """How points are matched."""
+class Context(Component, title="Matching"):
+    """What a patch is compared by."""
 
     context: Literal["log-bins", "none"] = result(
         "log-bins", "log-bins: patches are compared with those around them; none: each alone"
     )
+
+
+class Matching(Component, title="Matching"):
+    """How points are matched."""
+
     window: int = result(
         2, "patches to each side of the best one whose mean place, weighted, is taken; 0: its centre", ge=0
     )
@@ -24,5 +29,5 @@ class Matching(Component, title="Matching"):
     maps: Literal["none", "fp16"] = result("none", "fp16: the similarity of every point with every patch is kept")
 
 
-class MatchesSettings(Matching, PairInput, FeaturesSettings):
+class MatchesSettings(Matching, Context, PairInput, FeaturesSettings):
     """What the stage needs to know."""

@@ -24,7 +24,7 @@ from simsam_batch.stages.matches.described import Described, DescribedImages
 from simsam_batch.stages.matches.given import Given
 from simsam_batch.stages.matches.rows import MATCHES_FIELDS, MatchesFold
 from simsam_batch.stages.matches.scoring import Compared
-from simsam_batch.stages.matches.settings import MatchesSettings, Matching
+from simsam_batch.stages.matches.settings import Context, MatchesSettings, Matching
 from simsam_batch.workers.models import compute_device
 from simsam_batch.workers.records import Item, RecordWorker, Results, Row
 
@@ -41,7 +41,7 @@ class MatchesStage(CommandStage[MatchesSettings]):
     """
 
     name = "matches"
-    components = (Numbers, Matching)
+    components = (Numbers, Context, Matching)
     fields = MATCHES_FIELDS
     reads = (FeaturesStage.name,)
     unit = PAIR_UNIT
