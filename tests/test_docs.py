@@ -23,6 +23,7 @@ from simsam_batch.runs.publish import ARRAY_FIELDS
 from simsam_batch.runs.schema import ROW_FIELDS, SCHEMA_VERSION, row_fields
 from simsam_batch.settings import presets_of
 from simsam_batch.stages.clusters.rows import CLUSTERS_FIELDS
+from simsam_batch.stages.embeddings.rows import EMBEDDINGS_FIELDS
 from simsam_batch.stages.features.rows import FEATURES_FIELDS
 from simsam_batch.stages.hierarchy.rows import HIERARCHY_FIELDS
 from simsam_batch.stages.hierarchy.settings import HierarchySettings
@@ -314,7 +315,7 @@ PROBE_FIELDS = {
     "probe-maps": PROBE_MAPS_FIELDS,
     "probe-table": PROBE_TABLE_FIELDS,
 }
-PAIR_FIELDS = {"matches": MATCHES_FIELDS, "transfer": TRANSFER_FIELDS}
+PAIR_FIELDS = {"embeddings": EMBEDDINGS_FIELDS, "matches": MATCHES_FIELDS, "transfer": TRANSFER_FIELDS}
 
 
 @pytest.mark.parametrize("stage", [*PROBE_FIELDS, *PAIR_FIELDS])

@@ -55,17 +55,26 @@ def tried(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Tried:
     return on
 
 
+NEEDED = {
+    "correspond": ["--pairs", "all"],
+    "correspond diffusion": ["--pairs", "all", "--weights", "sd"],
+    "transfer": ["--exemplars", "0.png"],
+}
+"""What a command cannot do without."""
+
+
 @pytest.mark.parametrize("command", [each.name for each in COMMANDS if not each.settings().before_images])
 def test_settings_come_before_images_and_images_before_out_and_weights(
     tried: Tried, tmp_path: Path, pictures: Path, fetched: list[str], command: str
 ) -> None:
+    needed = NEEDED.get(command, [])
     nowhere, blocked = tmp_path / "nowhere", pictures / "0.png" / "out"
-    assert "resize: 'big'" in tried(command, nowhere, blocked, "--resize", "big")
-    assert "ray_address: it has no effect" in tried(command, nowhere, blocked, "--ray-address", "head:6379")
-    assert str(nowhere) in tried(command, nowhere, blocked)
-    assert str(pictures / "0.png") in tried(command, pictures, blocked)
+    assert "resize: 'big'" in tried(command, nowhere, blocked, *needed, "--resize", "big")
+    assert "ray_address: it has no effect" in tried(command, nowhere, blocked, *needed, "--ray-address", "head:6379")
+    assert str(nowhere) in tried(command, nowhere, blocked, *needed)
+    assert str(pictures / "0.png") in tried(command, pictures, blocked, *needed)
     assert fetched == []
-    assert "no weights" in tried(command, pictures, tmp_path / "out")
+    assert "no weights" in tried(command, pictures, tmp_path / "out", *needed)
     assert len(fetched) > 0
 
 

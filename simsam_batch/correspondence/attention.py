@@ -361,7 +361,8 @@ def _noisy(latents: torch.Tensor, timestep: int, how: Procedure, draws: Sequence
     draw = torch.randn if how.noise == "gaussian" else torch.rand
     noise = torch.stack([draw(latents.shape[1:], generator=each) for each in draws]).to(latents)
     signal = alpha_bar(timestep)
-    return signal**0.5 * latents + (1 - signal) ** 0.5 * noise
+    found: torch.Tensor = signal**0.5 * latents + (1 - signal) ** 0.5 * noise
+    return found
 
 
 def _upsampled(maps: torch.Tensor, side: int) -> torch.Tensor:

@@ -146,6 +146,18 @@ COMMANDS: Sequence[Command] = (
         {"features": "features", "matches": "matches"},
     ),
     Command(
+        "correspond diffusion",
+        "Correspondence by diffusion",
+        "Find points of one image in another by the attention of Stable Diffusion.",
+        "Find points of one image in another by the cross-attention of Stable Diffusion.\n\n"
+        "IMAGES and OUT are as for simsam correspond. For every point an embedding is fitted that one token's "
+        "attention fires at, and looked for in the target (Hedlin et al., NeurIPS 2023): each takes a GPU seconds, "
+        "where simsam correspond takes next to nothing. --weights is a local folder in the layout of diffusers with "
+        "unet and vae, of Stable Diffusion 1.4, 1.5 or a like one; nothing is fetched. Run the same command again to "
+        "go on after an interruption.",
+        {"embeddings": "embeddings", "attention": "attention"},
+    ),
+    Command(
         "transfer",
         "Transferred labels",
         "Carry the masks or label maps of a few images over to all others.",

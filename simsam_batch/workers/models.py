@@ -117,6 +117,24 @@ def _taps(settings: Any, device: str) -> tuple[Any, dict[str, Any]]:
     return _network(load_taps, settings, device, **kept)
 
 
+def _diffusion(settings: Any, device: str) -> tuple[Any, dict[str, Any]]:
+    """What gives the cross-attention of Stable Diffusion, from a local folder."""
+    import torch
+
+    from simsam_batch.features.diffusion import DiffusionAttention, digest_of, load_diffusion
+
+    folder = str(settings.weights)
+    dtype = torch.bfloat16 if precision_of(settings, device) == "bf16" else torch.float32
+    try:
+        model = DiffusionAttention(*load_diffusion(folder, dtype=dtype, device=device), settings.layers, settings.heads)
+    except ValueError as error:
+        raise SettingsError(f"weights: {error}") from error
+    if settings.side % model.least_side:
+        mend = f"To mend it: give a multiple of {model.least_side}"
+        raise SettingsError(f"side: {settings.side} pixels do not halve as often as the networks do. {mend}")
+    return model, {"width": model.width, "weights_sha256": digest_of(folder)}
+
+
 def _network(load: Callable[..., Any], settings: NetworkSettings, device: str, **asked: Any) -> Loaded:
     """A network with its weights, by one of the loaders of `simsam_batch.features.backbones`, and its facts."""
     with weights_file(settings.weights) as (path, digest):
@@ -129,7 +147,12 @@ def _network(load: Callable[..., Any], settings: NetworkSettings, device: str, *
     return network, found
 
 
-ROLES: Mapping[str, Callable[[Any, str], Loaded]] = {"backbone": _backbone, "encoder": _encoder, "taps": _taps}
+ROLES: Mapping[str, Callable[[Any, str], Loaded]] = {
+    "backbone": _backbone,
+    "encoder": _encoder,
+    "taps": _taps,
+    "diffusion": _diffusion,
+}
 """What loads the model of each role on a device, as the settings say."""
 
 

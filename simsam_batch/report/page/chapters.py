@@ -111,6 +111,12 @@ class Source:
         uri = self.plan.shard(shard).records["truth_uri"][place].as_py()
         return None if uri is None else str(uri)
 
+    def image(self, number: int) -> dict[str, Any]:
+        """The record of an image, as the plan has it."""
+        shard, place = self.plan.place_of(number)
+        found: dict[str, Any] = self.plan.shard(shard).records.slice(place, 1).to_pylist()[0]
+        return found
+
     def rows(
         self, rows: StageRows, numbers: Sequence[int], columns: Sequence[str]
     ) -> Iterator[tuple[int, dict[str, Any]]]:

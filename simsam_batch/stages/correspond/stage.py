@@ -4,26 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from simsam_batch.catalog import PAIRS
-from simsam_batch.errors import SettingsError
-from simsam_batch.runs.plan import RUN_FILE, Plan, recorded_plan
 from simsam_batch.stages.correspond.settings import CorrespondSettings
 from simsam_batch.stages.features.stage import STEPS as FEATURES_STEPS
 from simsam_batch.stages.features.stage import FeaturesStage
+from simsam_batch.stages.matches.pairs import plan_of_pairs, published_of
 from simsam_batch.stages.matches.stage import MatchesStage
 from simsam_batch.stages.steps import Job, Stages, Steps
 
 
 def _stages(job: Job) -> Stages:
     settings: CorrespondSettings = job.settings
-    pairs = _plan_of_pairs(job)
-    if not settings.quiet:
-        job.note(f"{pairs.records:,} pairs of {job.plan.records:,} images")
+    pairs = plan_of_pairs(job)
     yield FeaturesStage(settings, job.resolved, job.plan)
-    held: dict[str, Any] = job.plan.source.get("pair_set") or {}
     channels = job.resolved["models"]["taps"]["channels_of"]
-    resolved = {"channels_of": channels, "published": held.get("published") or None}
-    yield MatchesStage(settings, resolved, pairs)
+    yield MatchesStage(settings, {"channels_of": channels, "published": published_of(job.plan)}, pairs)
 
 
 def _completed(settings: CorrespondSettings, out: str) -> CorrespondSettings:
@@ -32,13 +26,6 @@ def _completed(settings: CorrespondSettings, out: str) -> CorrespondSettings:
     if settings.backbone == "descriptors" and "blocks" not in settings.model_fields_set:
         return settings.model_copy(update={"blocks": (-1,)})
     return settings
-
-
-def _plan_of_pairs(job: Job) -> Plan:
-    held = job.plan.source.get(PAIRS)
-    if held is None:
-        raise SettingsError(f"{job.folder.url} holds a run about images, not pairs. To mend it: give another OUT")
-    return recorded_plan(job.folder, held, f"{job.folder.url}/{RUN_FILE}")
 
 
 STAGES: dict[str, Any] = {}

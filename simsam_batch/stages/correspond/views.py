@@ -2,36 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
-
-from simsam_batch.drawing.matches import side_by_side
-from simsam_batch.drawing.photograph import shown_photograph
-from simsam_batch.plain_text import counted
-from simsam_batch.report.page.album import Picture
-from simsam_batch.report.page.chapters import Chapter, Source, begun, galleries_of, numbers_of
-from simsam_batch.report.page.choice import highest, lowest, sample
-from simsam_batch.report.page.pictures import Drawn, jpeg
-from simsam_batch.report.page.plots import histogram
-from simsam_batch.report.page.scores import scores_of
-from simsam_batch.report.page.tables import pck_table
-from simsam_batch.runs.reading import StageRows
-from simsam_batch.stages.features.stage import FeaturesStage
+from simsam_batch.report.page.chapters import Chapter, Source
+from simsam_batch.report.page.pairs import pairs_chapter
 from simsam_batch.stages.matches.stage import MatchesStage
 from simsam_batch.stages.registry import Command
-
-_OWN = ["pair_id", "source_record", "target_record", "source_size", "target_size", "points", "points_scored"]
-_OWN += ["points_right", "category"]
-_OF_IMAGE = ["image_id", "uri", "width", "height", "content_sha256"]
-_SMALL, _LARGE = 220, 640
-"""Pixels: heights of a card's picture and of the one behind it."""
-
-_LEGEND = (
-    "Points of the left image and where they were found in the right one: blue is right, orange is wrong, with a thin "
-    "line on to the yellow cross where the point should be; white is not scored."
-)
 
 
 def chapter(source: Source, command: Command, stages: Sequence[str]) -> Chapter:
@@ -41,63 +17,4 @@ def chapter(source: Source, command: Command, stages: Sequence[str]) -> Chapter:
         RunError: the run is damaged.
         StorageError: the storage did not answer.
     """
-    made, _ = begun(source, command, stages)
-    metrics = source.metrics(MatchesStage.name)
-    if metrics is not None:
-        made.scores = scores_of(metrics)
-        if "pck" in metrics:
-            made.tables_title = f"PCK over {counted(metrics['pairs_scored'], 'pair')}"
-            made.tables = [pck_table(metrics["pck"])]
-    if MatchesStage.name in stages:
-        _fill_pictures(made, source)
-    return made
-
-
-def _fill_pictures(made: Chapter, source: Source) -> None:
-    rows = StageRows(source.out, MatchesStage.name)
-    columns = ["status", "points_scored", "points_right", "points"]
-    numbers, shares, margins = [], [], []
-    for number, row in rows.each(columns):
-        if row["status"] == "ok":
-            numbers.append(number)
-            shares.append(row["points_right"] / row["points_scored"] if row["points_scored"] else np.nan)
-            held = [point["margin"] for point in row["points"] if point["margin"] is not None]
-            margins.append(float(np.mean(held)) if held else np.nan)
-    fine, share = np.array(numbers, np.int64), np.array(shares, np.float32)
-    scored = share[~np.isnan(share)]
-    if len(scored):
-        made.plots.append(histogram("Share of a pair's points that are right", "share", scored, noun="pair"))
-    titled = {
-        "At random": (
-            f"A random sample of {counted(len(fine), 'pair')}, the same one every time.",
-            sample(fine, source.samples),
-        ),
-        "Best": ("Pairs with the largest share of right points.", highest(fine, share, source.samples)),
-        "Worst": ("Pairs with the smallest share of right points.", lowest(fine, share, source.samples)),
-        "Least sure": (
-            "Pairs whose best patches are hardly better than others elsewhere.",
-            lowest(fine, np.array(margins, np.float32), source.samples),
-        ),
-    }
-    features = StageRows(source.out, FeaturesStage.name)
-    pictures = {
-        number: _picture(source, number, row, features)
-        for number, row in source.rows(rows, sorted(numbers_of(titled)), _OWN)
-    }
-    made.galleries = galleries_of(titled, pictures, wide=True)
-    made.legend = _LEGEND
-
-
-def _picture(source: Source, number: int, row: Mapping[str, Any], features: StageRows) -> Picture:
-    ends = features.take([row["source_record"], row["target_record"]], _OF_IMAGE).to_pylist()
-    photos, faults = zip(*(shown_photograph(end, features.settings) for end in ends), strict=True)
-    sizes = row["source_size"], row["target_size"]
-    small, large = (side_by_side(photos[0], photos[1], sizes, row["points"], height) for height in (_SMALL, _LARGE))
-    fault = next((each for each in faults if each is not None), None)
-    drawn = Drawn(jpeg(small), jpeg(large), small.size, fault, {})
-    right, scored = row["points_right"], row["points_scored"]
-    facts = [f"{right} of {scored} right" if scored else counted(len(row["points"]), "point")]
-    facts += [row["category"]] if row["category"] else []
-    names = [end["image_id"] for end in ends]
-    alt = f"{counted(len(row['points']), 'point')} of {names[0]} and where they were found in {names[1]}; {facts[0]}"
-    return source.picture(MatchesStage.name, number, {"image_id": row["pair_id"]}, drawn, alt, facts)
+    return pairs_chapter(source, command, stages, MatchesStage.name)

@@ -26,6 +26,7 @@ POINT = pa.struct(
         ("margin", pa.float32()),
         ("returned", pa.float32()),
         ("mutual", pa.bool_()),
+        ("spread", pa.float32()),
         ("true_x", pa.float64()),
         ("true_y", pa.float64()),
         ("distance", pa.float64()),
@@ -36,7 +37,8 @@ POINT = pa.struct(
 """One point: where it is in the source and was found in the target, in pixels, upright; null where it was not.
 
 ``similarity`` is the cosine with the best patch, ``margin`` by how much that is above the best one elsewhere,
-``returned`` how many patches from the point the way back ends, ``mutual`` whether that is near. ``distance`` is from
+``returned`` how many patches from the point the way back ends, ``mutual`` whether that is near; of attention
+``similarity`` is its peak, and ``spread`` how far apart the starts point to, in pixels. ``distance`` is from
 where the point should be, ``right`` whether it is at most a tenth of the row's ``length``. ``fault`` says why there is
 no match: ``outside``, the point is not in the source; ``unseen``, it is in no patch; ``flat``, all patches are alike.
 """

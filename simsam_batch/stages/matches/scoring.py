@@ -76,18 +76,49 @@ class Compared:
         found: NDArray[np.bool_] = self.distance <= HEADLINE * self.length
         return found
 
-    def state(self, seed: int, mutual: NDArray[np.bool_], margins: NDArray[np.float32]) -> dict[str, Any]:
+    def point(self, i: int) -> dict[str, Any]:
+        """The keys of `simsam_batch.stages.matches.rows.POINT` that say where a point is, was found and should be."""
+        return {
+            "name": self.given.names[i],
+            **_place("source_", self.given.points[i]),
+            **_place("", self.places[i]),
+            **_place("true_", self.given.truth[i]),
+            "distance": _or_none(self.distance[i]),
+            "right": bool(self.right[i]) if self.scored[i] else None,
+        }
+
+    def columns(self) -> dict[str, Any]:
+        """The columns of a row that are about truth."""
+        return {
+            "threshold": self.threshold,
+            "length": self.length,
+            "points_scored": int(self.scored.sum()),
+            "points_right": int(self.right[self.scored].sum()),
+        }
+
+    def counts_of(self, faults: Sequence[str | None]) -> dict[str, Any]:
+        """The keys of the fold's state that count a pair, its points and what is wrong with them."""
+        return {
+            "pairs": 1,
+            "pairs_scored": int(self.scored.any()),
+            "points": len(faults),
+            "points_scored": int(self.scored.sum()),
+            "points_without_truth": int(np.isnan(self.given.truth[:, 0]).sum()),
+            "faults": {name: faults.count(name) for name in {*faults} if name is not None},
+        }
+
+    def state(self, seed: int, mutual: NDArray[np.bool_] | None, margins: NDArray[np.float32]) -> dict[str, Any]:
         """The keys of the fold's state that are about truth.
 
         Args:
             seed: of what is drawn by chance.
-            mutual: (N,) whether each match is mutual.
+            mutual: (N,) whether each match is mutual; None where nobody looked.
             margins: (N,) of the matches.
         """
         if not self.scored.any():
             return {}
         scored, found = self.scored, np.isfinite(self.distance)
-        of_mutual = scored & found & mutual
+        of_mutual = np.zeros_like(scored) if mutual is None else scored & found & mutual
         return {
             **self._hits(seed),
             "mirrored": self._other_sides(),
@@ -150,3 +181,11 @@ def _by_margin(margins: NDArray[np.float32], right: NDArray[np.bool_]) -> dict[s
         counts["points"] += 1
         counts["right"] += is_right
     return found
+
+
+def _place(prefix: str, point: NDArray[np.float64]) -> dict[str, float | None]:
+    return {f"{prefix}x": _or_none(point[0]), f"{prefix}y": _or_none(point[1])}
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -16,12 +16,12 @@ from simsam_batch.catalog import PAIR_UNIT
 from simsam_batch.correspondence.matching import Matches, match
 from simsam_batch.runs.plan import Plan
 from simsam_batch.runs.schema import Attachment
-from simsam_batch.scores.pck import MEANT
 from simsam_batch.settings import Numbers
 from simsam_batch.stages.base import CommandStage
 from simsam_batch.stages.features.stage import FeaturesStage
 from simsam_batch.stages.matches.described import Described, DescribedImages
 from simsam_batch.stages.matches.given import Given
+from simsam_batch.stages.matches.pairs import kinds_of
 from simsam_batch.stages.matches.rows import MATCHES_FIELDS, MatchesFold
 from simsam_batch.stages.matches.scoring import Compared
 from simsam_batch.stages.matches.settings import Context, MatchesSettings, Matching
@@ -72,8 +72,7 @@ class MatchesWorker(RecordWorker[Loaded]):
         names = list(stage.resolved["channels_of"])
         resize = images.parse_resize(options.resize)
         self._images = DescribedImages(plan.out, names, resize, self.device, context=options.context == "log-bins")
-        published = stage.resolved["published"]
-        self._kinds = [*MEANT, *([published] if published else [])]
+        self._kinds = kinds_of(stage.resolved["published"])
 
     def load(self, item: Item) -> Loaded:
         """Read the features of both images."""
@@ -101,11 +100,9 @@ class MatchesWorker(RecordWorker[Loaded]):
             places = target.grid.points_of(found.cells)
             places[[fault is not None for fault in faults]] = np.nan
             compared = Compared(item.record, given, places, inside, (source.size, target.size), self._kinds)
-            results.put(item.row, self._row(loaded, given, found, faults, compared))
+            results.put(item.row, self._row(loaded, found, faults, compared))
 
-    def _row(
-        self, loaded: Loaded, given: Given, found: Matches, faults: Sequence[str | None], compared: Compared
-    ) -> Row:
+    def _row(self, loaded: Loaded, found: Matches, faults: Sequence[str | None], compared: Compared) -> Row:
         source, target = loaded
         identical, mutual = source.sha256 == target.sha256, found.returned <= self._options.mutual_within
         columns = {
@@ -114,49 +111,21 @@ class MatchesWorker(RecordWorker[Loaded]):
             "target_size": target.size,
             "identical": identical,
             "points": [
-                {
-                    "name": given.names[i],
-                    **_place("source_", given.points[i]),
-                    **_place("", compared.places[i]),
-                    **_place("true_", given.truth[i]),
-                    "distance": _or_none(compared.distance[i]),
-                    "right": bool(compared.right[i]) if compared.scored[i] else None,
-                    "fault": fault,
-                }
-                | (_how_sure(found, mutual, i) if fault is None else {})
+                compared.point(i) | {"fault": fault} | (_how_sure(found, mutual, i) if fault is None else {})
                 for i, fault in enumerate(faults)
             ],
-            "threshold": compared.threshold,
-            "length": compared.length,
-            "points_scored": int(compared.scored.sum()),
-            "points_right": int(compared.right[compared.scored].sum()),
+            **compared.columns(),
         }
         attachments: dict[str, Attachment] = {}
         if found.maps is not None:
             attachments["similarity"] = found.maps.astype(np.float16)
-        state = self.stage.fold.zero() | {
-            "pairs": 1,
-            "pairs_scored": int(compared.scored.any()),
-            "points": len(faults),
-            "points_scored": int(compared.scored.sum()),
-            "points_without_truth": int(np.isnan(given.truth[:, 0]).sum()),
-            "identical": int(identical),
-            "faults": {name: faults.count(name) for name in {*faults} if name is not None},
-        }
+        state = self.stage.fold.zero() | {"identical": int(identical)} | compared.counts_of(faults)
         return Row(columns, attachments, state | compared.state(self._options.seed, mutual, found.margin))
-
-
-def _place(prefix: str, point: NDArray[np.float64]) -> dict[str, float | None]:
-    return {f"{prefix}x": _or_none(point[0]), f"{prefix}y": _or_none(point[1])}
 
 
 def _how_sure(found: Matches, mutual: NDArray[np.bool_], i: int) -> dict[str, Any]:
     numbers = {"similarity": found.similarity[i], "margin": found.margin[i], "returned": found.returned[i]}
     return {name: float(value) for name, value in numbers.items()} | {"mutual": bool(mutual[i])}
-
-
-def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
 
 
 STAGES = {MatchesStage.name: MatchesStage}

@@ -1,0 +1,1 @@
+"""``attention``: where fitted embeddings are attended to in the targets of all pairs."""

@@ -1,0 +1,1 @@
+"""``simsam correspond diffusion``: points of one image in another by the attention of Stable Diffusion."""
