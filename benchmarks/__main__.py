@@ -14,6 +14,7 @@ from rich.console import Console
 from benchmarks import (
     bookkeeping,
     clustering,
+    correspondence,
     eigen,
     facets,
     head,
@@ -39,6 +40,7 @@ LONG = {
     "hierarchy": hierarchy.rows,
     linear_probes.GROUP: linear_probes.rows,
     "probes": probes.rows,
+    correspondence.GROUP: correspondence.rows,
 }
 """Groups that are measured only when asked for: minutes on a million rows or more, or by a slow peer."""
 RESULTS = Path(__file__).parent / "results"
@@ -53,7 +55,7 @@ def main() -> int:
         choices=[*GROUPS, *LONG],
         nargs="+",
         default=list(GROUPS),
-        help="groups of rows; clustering, bookkeeping, hierarchy, linear-probes and probes take minutes",
+        help=f"groups of rows; {', '.join(LONG)} take minutes",
     )
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, to see that everything runs")
     parser.add_argument("--json", type=Path, help="where to write; without it results/DEVICE.json, and --smoke nothing")

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from simsam_batch.correspondence.descriptors import unit
 from simsam_batch.correspondence.grids import Points
 
+_AT_ONCE = 1 << 22
+"""Cosines that are held at once, several times over."""
+
 
 @dataclass(frozen=True, slots=True)
 class Matches:
@@ -89,6 +92,69 @@ def match(
         maps=similarity.reshape(-1, rows, columns).cpu().numpy() if keep else None,
         **{name: values.cpu().numpy() for name, values in found.items()},
     )
+
+
+def best_buddies(source: torch.Tensor, target: torch.Tensor, most: int, *, apart: int = 2) -> NDArray[np.int64]:
+    """Patches of one image that choose each other with one of another: the most similar first, some way apart.
+
+    Args:
+        source: (Hs, Ws, C) descriptors of unit length.
+        target: (Ht, Wt, C) likewise.
+        most: how many at most.
+        apart: patches along the farther axis between any two of them, at least.
+
+    Returns:
+        (N, 2) x and y on the source's grid.
+
+    Source: Amir et al., Deep ViT features as dense visual descriptors, 2021; there clusters keep them apart.
+    """
+    columns = source.shape[1]
+    forth, similarity, back = _nearest_both_ways(source.flatten(0, 1), target.flatten(0, 1))
+    number = torch.arange(len(forth), device=forth.device)
+    mutual = (back[forth] == number).cpu().numpy()
+    order = np.argsort(-similarity.cpu().numpy(), kind="stable")
+    chosen: list[tuple[int, int]] = []
+    for each in order[mutual[order]].tolist():
+        if len(chosen) == most:
+            break
+        x, y = each % columns, each // columns
+        if all(max(abs(x - i), abs(y - j)) >= apart for i, j in chosen):
+            chosen.append((x, y))
+    return np.array(chosen, np.int64).reshape(-1, 2)
+
+
+def _nearest_both_ways(source: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(N,) the best of M for each, and its cosine; (M,) the best of N for each; a few rows of cosines at once."""
+    rows = max(1, _AT_ONCE // max(len(target), 1))
+    forth, similarity = [], []
+    best = torch.full((len(target),), -torch.inf, device=source.device)
+    back = torch.zeros(len(target), dtype=torch.long, device=source.device)
+    for start in range(0, len(source), rows):
+        cosines = source[start : start + rows] @ target.T
+        values, places = cosines.max(dim=1)
+        forth.append(places)
+        similarity.append(values)
+        values, places = cosines.max(dim=0)
+        better = values > best
+        best, back = torch.where(better, values, best), torch.where(better, places + start, back)
+    return torch.cat(forth), torch.cat(similarity), back
+
+
+def match_all(source: torch.Tensor, target: torch.Tensor, *, radius: int, temperature: float) -> Matches:
+    """The matches of all patches of the source, row by row; see `match`."""
+    rows, columns, _ = source.shape
+    down, along = np.mgrid[:rows, :columns]
+    cells = np.stack([along.ravel(), down.ravel()], axis=1).astype(np.float64)
+    at_once = max(1, _AT_ONCE // (target.shape[0] * target.shape[1]))
+    parts = [
+        match(source, target, cells[start : start + at_once], radius=radius, temperature=temperature)
+        for start in range(0, len(cells), at_once)
+    ]
+    joined = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in ("cells", "similarity", "margin", "returned", "spread")
+    }
+    return Matches(maps=None, **joined)
 
 
 def _best_of(queries: torch.Tensor, source: torch.Tensor) -> torch.Tensor:

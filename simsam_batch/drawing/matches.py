@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from simsam_batch.drawing.text import EMPTY, RIM, Color
@@ -71,6 +73,45 @@ def side_by_side(
         for at in (begin, end):
             _dot(draw, at, 2.2 * thick, color)
     return sheet.resize((round(sheet.width * shown / height), shown), Image.Resampling.BOX)
+
+
+def dense_picture(source: Image.Image, target: Image.Image, places: NDArray[np.float32], height: int) -> Image.Image:
+    """The target brought onto the source by the matches of all patches, and beside it in colours where each went.
+
+    Hue is the direction from a patch to its match, both as shares of their images; the stronger the colour the farther.
+
+    Args:
+        source: the photograph that the patches are of.
+        target: the other one.
+        places: (Hp, Wp, 2) x and y of the match of each patch, as shares of the target's width and height.
+        height: of the picture.
+    """
+    width = max(1, round(source.width * height / source.height))
+    rows, columns = places.shape[:2]
+    large = np.stack(
+        [
+            np.asarray(Image.fromarray(places[:, :, axis]).resize((width, height), Image.Resampling.BILINEAR))
+            for axis in (0, 1)
+        ],
+        axis=-1,
+    )
+    pixels = np.asarray(target)
+    x, y = (
+        (large[:, :, axis] * side).astype(int).clip(0, side - 1)
+        for axis, side in ((0, target.width), (1, target.height))
+    )
+    warped = Image.fromarray(np.ascontiguousarray(pixels[y, x]))
+    down, along = np.mgrid[:rows, :columns]
+    away = places - np.stack([(along + 0.5) / columns, (down + 0.5) / rows], axis=-1)
+    length = np.linalg.norm(away, axis=-1)
+    hue = (np.arctan2(away[:, :, 1], away[:, :, 0]) / (2 * np.pi)) % 1
+    strength = (length / max(float(np.quantile(length, 0.95)), 1e-6)).clip(0, 1)
+    hsv = np.stack([hue, strength, np.full_like(hue, 0.95)], axis=-1)
+    colors = Image.fromarray((255 * hsv).round().astype(np.uint8), "HSV").convert("RGB")
+    sheet = Image.new("RGB", (2 * width + _GAP, height), EMPTY)
+    sheet.paste(warped)
+    sheet.paste(colors.resize((width, height), Image.Resampling.NEAREST), (width + _GAP, 0))
+    return sheet
 
 
 def _at_height(photo: Image.Image, height: int) -> Image.Image:

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from simsam_batch.correspondence.descriptors import BINS, unit, with_context
-from simsam_batch.correspondence.matching import match, sampled
+from simsam_batch.correspondence.matching import best_buddies, match, match_all, sampled
 
 
 def noise(rows: int, columns: int, channels: int, seed: int = 0) -> torch.Tensor:
@@ -117,3 +117,33 @@ def test_an_image_of_one_colour_spreads_nothing() -> None:
     flat = unit(torch.ones(4, 4, 6))
     found = match(unit(noise(3, 3, 6)), flat, centres(3, 3), radius=1, temperature=0.02)
     assert found.spread == pytest.approx(np.zeros(9), abs=1e-6)
+
+
+def test_best_buddies_choose_each_other_the_most_similar_first_and_stay_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source, target = unit(noise(6, 7, 8)), unit(noise(5, 9, 8, 1))
+    cosines = source.reshape(-1, 8).numpy().astype(np.float64) @ target.reshape(-1, 8).numpy().astype(np.float64).T
+    forth, back = cosines.argmax(axis=1), cosines.argmax(axis=0)
+    expected: list[list[int]] = []
+    for i in sorted(range(42), key=lambda each: -cosines[each].max()):
+        x, y = i % 7, i // 7
+        if back[forth[i]] == i and all(max(abs(x - a), abs(y - b)) >= 2 for a, b in expected):
+            expected.append([x, y])
+    found = best_buddies(source, target, 100)
+    assert found.tolist() == expected
+    assert best_buddies(source, target, 2).tolist() == expected[:2]
+    assert best_buddies(source, target, 0).shape == (0, 2)
+    # a few rows of cosines at once
+    monkeypatch.setattr("simsam_batch.correspondence.matching._AT_ONCE", 100)
+    assert best_buddies(source, target, 100).tolist() == expected
+
+
+def test_all_patches_are_matched_as_each_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = unit(noise(3, 4, 8)), unit(noise(5, 6, 8, 1))
+    monkeypatch.setattr("simsam_batch.correspondence.matching._AT_ONCE", 100)
+    found = match_all(source, target, radius=1, temperature=0.05)
+    for number, cell in enumerate(centres(3, 4)):
+        alone = match(source, target, cell[None], radius=1, temperature=0.05)
+        assert found.cells[number] == pytest.approx(alone.cells[0], abs=1e-5)
+        assert found.returned[number] == alone.returned[0]

@@ -162,7 +162,10 @@ def test_wrong_points_and_images_are_named_and_cost_no_other_pair(home: Path, tm
     assert words["error"].startswith("words.png: ")
     assert (gone["status"], gone["error_type"]) == ("failed", "not_found")
     assert rows["c.png:c.png"]["identical"] is True
-    assert rows["c.png:a.png"]["points"] == []
+    # where nobody has named points some are chosen that choose each other
+    free = rows["c.png:a.png"]["points"]
+    assert 0 < len(free) <= 20
+    assert all(point["mutual"] and point["true_x"] is None for point in free)
     assert all(point["right"] is None for point in rows["a.png:c.png"]["points"])
     metrics = metrics_of(out)
     assert metrics["points_outside"] == 1
@@ -196,6 +199,25 @@ def test_similarities_are_kept_on_request(home: Path, tmp_path: Path) -> None:
         y, x = np.unravel_index(values.argmax(), values.shape)
         assert (point["x"], point["y"]) == (x * PATCH + 7.5, y * PATCH + 7.5)
         assert point["similarity"] == pytest.approx(float(values.max()), abs=1e-3)
+
+
+def test_every_patch_is_matched_on_request_and_drawn(home: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert simsam(arguments(home, out, [{"source": "a.png", "target": "b.bmp"}], "--dense")) == 0
+    (row,) = rows_of(out, "matches")
+    with np.load(out / row["arrays_path"]) as file:
+        mine = {name.partition(".")[2]: file[name] for name in file.files}
+    rows, columns = HEIGHT // PATCH, WIDTH // PATCH
+    down, along = np.mgrid[:rows, :columns]
+    expected = np.stack([along, down], axis=-1) * PATCH + 7.5
+    assert np.array_equal(mine["dense_places"], expected)
+    assert mine["dense_similarity"] == pytest.approx(np.ones((rows, columns)), abs=1e-3)
+    assert mine["dense_mutual"].all()
+    assert simsam(["report", str(out)]) == 0
+    (picture,) = (out / "report").rglob("matches-*-large-*.jpg")
+    with Image.open(picture) as image:
+        # below the two photographs the target brought onto the source, and the colours of where patches went
+        assert image.height > image.width * HEIGHT / (2 * WIDTH) * 1.8
 
 
 def test_a_run_about_images_is_refused_with_its_mend(
@@ -256,3 +278,79 @@ def test_a_killed_run_goes_on_to_the_same_end(home: Path, alone: Path, tmp_path:
     assert 0 < len([*out.glob("matches/manifests/*.json")]) < 9
     assert simsam(command) == 0
     assert digests(out) == digests(alone)
+
+
+def spair_copy(root: Path, photos: Path) -> str:
+    for folder in ("JPEGImages/thing", "PairAnnotation/test", "Layout/large"):
+        (root / folder).mkdir(parents=True)
+    for name, file in (("x.png", "a.png"), ("y.bmp", "b.bmp")):
+        (root / "JPEGImages/thing" / name).symlink_to(photos / file)
+    (root / "Layout/large/test.txt").write_text("1-x-y:thing")
+    held = {
+        "src_kps": CELLS,
+        "trg_kps": [[x + off, y] for (x, y), off in zip(CELLS, (5, 10, 20, 0), strict=True)],
+        "src_bndbox": [0, 0, 60, 100],
+        "trg_bndbox": [0, 0, 100, 60],
+        "src_imname": "x.png",
+        "trg_imname": "y.bmp",
+        "category": "thing",
+    }
+    (root / "PairAnnotation/test/1-x-y:thing.json").write_text(json.dumps(held))
+    return f"spair:{root}"
+
+
+def willow_copy(root: Path, photos: Path) -> str:
+    (root / "thing").mkdir(parents=True)
+    for name, file in (("x.png", "a.png"), ("y.bmp", "b.bmp")):
+        (root / "thing" / name).symlink_to(photos / file)
+    cells = [(column * PATCH + 7.5, row * PATCH + 7.5) for row in range(5) for column in (1, 6)]
+    truth = [(x + (5 if number < 5 else 20), y) for number, (x, y) in enumerate(cells)]
+    numbers = [value for points in (cells, truth) for axis in (0, 1) for value in (point[axis] for point in points)]
+    head = ",".join(["imageA", "imageB", *map(str, range(40))])
+    row = ",".join(["PF/thing/x.png", "PF/thing/y.bmp", *map(str, numbers)])
+    (root / "test_pairs.csv").write_text(f"{head}\n{row}\n")
+    return f"pf-willow:{root}"
+
+
+def cub_copy(root: Path, photos: Path) -> str:
+    (root / "parts").mkdir(parents=True)
+    (root / "images/001.A").mkdir(parents=True)
+    for name, file in (("x.png", "a.png"), ("y.bmp", "b.bmp")):
+        (root / "images/001.A" / name).symlink_to(photos / file)
+    (root / "images.txt").write_text("1 001.A/x.png\n2 001.A/y.bmp\n")
+    (root / "image_class_labels.txt").write_text("1 1\n2 1\n")
+    (root / "train_test_split.txt").write_text("1 0\n2 0\n")
+    (root / "bounding_boxes.txt").write_text("1 0 0 20 30\n2 0 0 30 40\n")
+    (root / "parts/parts.txt").write_text("1 beak\n2 left wing\n3 tail\n4 back\n")
+    lines = [f"1 {n} {x} {y} 1" for n, (x, y) in enumerate(CELLS, 1)]
+    lines += [
+        f"2 {n} {x + off} {y} {int(n < 4)}" for n, ((x, y), off) in enumerate(zip(CELLS, (3, 5, 0, 0), strict=True), 1)
+    ]
+    (root / "parts/part_locs.txt").write_text("\n".join(lines))
+    return f"cub-parts:{root}"
+
+
+@pytest.mark.parametrize(
+    ("make", "published", "expected"),
+    [
+        # the source's box squashed is 60 * 4 wide and 100 * 512 / 96 high: a tenth is 53.3, and the points are off by
+        # 20, 40, 80 and 0 of those pixels; of the target's box a tenth is 10 of its own pixels, of the points 11.2
+        (spair_copy, "published-spair", {"published-spair": 3 / 4, "box": 3 / 4, "points": 3 / 4, "image": 3 / 4}),
+        # the highest coordinate is (6 * 16 + 7.5 + 20) * 4 = 494, and one more: 49.5; off by 20 and 80. A tenth of the
+        # points' extent, 95 wide, is 9.5 pixels
+        (willow_copy, "published-pf-willow", {"published-pf-willow": 5 / 10, "points": 5 / 10, "image": 5 / 10}),
+        # 40 * 512 / 128 = 160, a tenth 16; off by 12, 20 and 0, and the back is not seen. Of the box a tenth is 4
+        (cub_copy, "published-cub", {"published-cub": 2 / 3, "box": 2 / 3, "image": 3 / 3}),
+    ],
+)
+def test_copies_of_the_sets_have_the_pck_that_follows_by_hand(
+    make: Callable[[Path, Path], str], published: str, expected: dict[str, float], home: Path, tmp_path: Path
+) -> None:
+    source = make(tmp_path / "set", home / "photos")
+    command = arguments(home, tmp_path / "out", source)
+    at = command.index("--root")
+    assert simsam([*command[:at], *command[at + 2 :]]) == 0
+    metrics = metrics_of(tmp_path / "out")
+    found = {kind: line_of(metrics, kind, "point")[0.1] for kind in expected}
+    assert found == pytest.approx(expected)
+    assert published in {line["threshold"] for line in metrics["pck"]["lines"]}

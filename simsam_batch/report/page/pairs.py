@@ -7,27 +7,29 @@ from typing import Any
 
 import numpy as np
 
-from simsam_batch.drawing.matches import side_by_side
+from simsam_batch.drawing.matches import dense_picture, side_by_side
 from simsam_batch.drawing.photograph import shown_photograph
 from simsam_batch.plain_text import counted
 from simsam_batch.report.page.album import Picture
 from simsam_batch.report.page.chapters import Chapter, Source, begun, galleries_of, numbers_of
 from simsam_batch.report.page.choice import highest, lowest, sample
-from simsam_batch.report.page.pictures import Drawn, jpeg
+from simsam_batch.report.page.pictures import Drawn, jpeg, stacked
 from simsam_batch.report.page.plots import histogram
 from simsam_batch.report.page.scores import scores_of
 from simsam_batch.report.page.tables import pck_table
 from simsam_batch.runs.reading import StageRows
+from simsam_batch.runs.schema import ARRAY_FIELDS
 from simsam_batch.stages.registry import Command
 
 _OWN = ["pair_id", "source_record", "target_record", "source_size", "target_size", "points", "points_scored"]
-_OWN += ["points_right", "category"]
+_OWN += ["points_right", "category", *(field.name for field in ARRAY_FIELDS)]
 _SMALL, _LARGE = 220, 640
 """Pixels: heights of a card's picture and of the one behind it."""
 
 _LEGEND = (
     "Points of the left image and where they were found in the right one: blue is right, orange is wrong, with a thin "
-    "line on to the yellow cross where the point should be; white is not scored."
+    "line on to the yellow cross where the point should be; white is not scored. Below, where every patch was matched, "
+    "stand the right image brought onto the left one, and in colours where each patch went."
 )
 
 
@@ -99,6 +101,10 @@ def _picture(source: Source, number: int, row: Mapping[str, Any], rows: StageRow
     ]
     (first, _), (second, _) = shown
     small, large = (side_by_side(first, second, sizes, row["points"], height) for height in (_SMALL, _LARGE))
+    if "dense_places" in (arrays := rows.arrays(row)):
+        places = ((arrays["dense_places"] + 0.5) / np.array(sizes[1])).astype(np.float32)
+        dense = (dense_picture(first, second, places, height) for height in (_SMALL, _LARGE))
+        small, large = (stacked([[above], [below]]) for above, below in zip((small, large), dense, strict=True))
     fault = next((each for _, each in shown if each is not None), None)
     drawn = Drawn(jpeg(small), jpeg(large), small.size, fault, {})
     right, scored = row["points_right"], row["points_scored"]

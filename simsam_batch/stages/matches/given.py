@@ -37,6 +37,11 @@ class Given:
         kept = [name for name, is_shown in zip(names, shown.tolist(), strict=True) if is_shown]
         return cls(kept, points[shown], truth[shown], there)
 
+    @classmethod
+    def at(cls, points: NDArray[np.float64]) -> Self:
+        """Points (N, 2) that somebody chose, of which no more is known."""
+        return cls([None] * len(points), points, np.full_like(points, np.nan), {})
+
 
 def _array(points: list[list[float] | None]) -> NDArray[np.float64]:
     return np.array([(np.nan, np.nan) if each is None else each for each in points], np.float64).reshape(-1, 2)

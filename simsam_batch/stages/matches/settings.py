@@ -26,6 +26,10 @@ class Matching(Component, title="Matching"):
     mutual_within: float = result(
         1.0, "a match is mutual if the way back ends at most so many patches from the point", ge=0
     )
+    free_points: int = result(
+        20, "of a pair without points: so many patches at most that choose each other, two patches apart", ge=0
+    )
+    dense: bool = result(False, "the match of every patch of the source is kept as well")
     maps: Literal["none", "fp16"] = result("none", "fp16: the similarity of every point with every patch is kept")
 
 

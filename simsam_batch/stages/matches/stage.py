@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from simsam_batch import images
 from simsam_batch.catalog import PAIR_UNIT
-from simsam_batch.correspondence.matching import Matches, match
+from simsam_batch.correspondence.matching import Matches, best_buddies, match, match_all
 from simsam_batch.runs.plan import Plan
 from simsam_batch.runs.schema import Attachment
 from simsam_batch.settings import Numbers
@@ -81,8 +81,8 @@ class MatchesWorker(RecordWorker[Loaded]):
     def take(self, item: Item, loaded: Loaded, results: Results) -> None:
         """Match a pair."""
         source, target = loaded
-        given = Given.of(item.record)
         with self.timer.step("match"), torch.inference_mode():
+            given = self._given(item.record, loaded)
             inside, seen = source.grid.holds(given.points), source.grid.covers(given.points)
             found = match(
                 source.descriptors,
@@ -102,6 +102,32 @@ class MatchesWorker(RecordWorker[Loaded]):
             compared = Compared(item.record, given, places, inside, (source.size, target.size), self._kinds)
             results.put(item.row, self._row(loaded, found, faults, compared))
 
+    def _given(self, record: dict[str, Any], loaded: Loaded) -> Given:
+        """The points of a pair; of one without any those that choose each other."""
+        if record["source_points"] is not None:
+            return Given.of(record)
+        source, target = loaded
+        cells = best_buddies(source.descriptors, target.descriptors, self._options.free_points)
+        return Given.at(source.grid.points_of(cells.astype(np.float64)))
+
+    def _dense(self, loaded: Loaded) -> dict[str, Attachment]:
+        """Where every patch of the source is found in the target, in its pixels, and how sure that is."""
+        source, target = loaded
+        with self.timer.step("dense"), torch.inference_mode():
+            found = match_all(
+                source.descriptors,
+                target.descriptors,
+                radius=self._options.window,
+                temperature=self._options.temperature,
+            )
+        shape = source.grid.shape
+        places = target.grid.points_of(found.cells).astype(np.float32)
+        return {
+            "dense_places": places.reshape(*shape, 2),
+            "dense_similarity": found.similarity.astype(np.float16).reshape(shape),
+            "dense_mutual": (found.returned <= self._options.mutual_within).reshape(shape),
+        }
+
     def _row(self, loaded: Loaded, found: Matches, faults: Sequence[str | None], compared: Compared) -> Row:
         source, target = loaded
         identical, mutual = source.sha256 == target.sha256, found.returned <= self._options.mutual_within
@@ -119,6 +145,8 @@ class MatchesWorker(RecordWorker[Loaded]):
         attachments: dict[str, Attachment] = {}
         if found.maps is not None:
             attachments["similarity"] = found.maps.astype(np.float16)
+        if self._options.dense:
+            attachments |= self._dense(loaded)
         state = self.stage.fold.zero() | {"identical": int(identical)} | compared.counts_of(faults)
         return Row(columns, attachments, state | compared.state(self._options.seed, mutual, found.margin))
 
