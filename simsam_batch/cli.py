@@ -311,15 +311,31 @@ def _demo_command() -> click.Command:
 
 
 def _score(
-    predictions: str, *, json_file: str | None, classes: str | None, resize_prediction: str, **given: Any
+    predictions: str,
+    *,
+    json_file: str | None,
+    classes: str | None,
+    resize_prediction: str,
+    pairs: str | None,
+    root: str | None,
+    split: str | None,
+    **given: Any,
 ) -> int:
     from simsam_batch import operations
+    from simsam_batch.results.matches_scoring import PairOptions
     from simsam_batch.results.scoring import ScoreOptions, class_names
     from simsam_batch.telling.console import reporter
     from simsam_batch.telling.metrics import metric_lines
 
     names = None if classes is None else class_names(classes)
+    options: ScoreOptions | PairOptions
     options = ScoreOptions(classes=names, resize_prediction=resize_prediction == "nearest", **given)
+    if pairs is not None:
+        if options != ScoreOptions():
+            raise click.UsageError("--pairs goes with --root and --split alone: matches are scored at every threshold")
+        options = PairOptions(pairs=pairs, root=root, split=split)
+    elif root is not None or split is not None:
+        raise click.UsageError("--root and --split are of --pairs: give it too")
     with reporter("text", quiet=True) as report:
         result = operations.score(predictions, options, report, json_file)
     _say(metric_lines(result["metrics"]))
@@ -362,12 +378,15 @@ def _score_command() -> click.Command:
                 help="bring predictions of a folder to the truth's size",
             ),
             option("--center-crop/--no-center-crop", default=None, help="score central squares  [as the run was]"),
+            option("--pairs", metavar="FILE|NAME:ROOT", help="of matches: the pairs, as for simsam correspond"),
+            option("--root", metavar="FOLDER", help="folder that paths in --pairs start from  [that of the file]"),
+            option("--split", metavar="NAME", help="of a set of pairs by name"),
             option("--json", "json_file", metavar="FILE", help="write the scores there  [OUT/results/score-*.json]"),
         ],
-        help="Compare a finished run, or a folder of masks that any tool wrote, with truth.\n\n"
+        help="Compare a finished run, or masks or matches that any tool wrote, with truth.\n\n"
         "PREDICTIONS is a run's OUT or a folder of image files: object masks of 0 and 1 or 0 and 255, or maps of class "
-        "or cluster ids. Without --truth and --boxes, a run is scored with the truth it was planned with. Scores go to "
-        "standard output.",
+        "or cluster ids; with --pairs a file of matches, CSV with pair_id, name, x and y, or JSON. Without --truth and "
+        "--boxes, a run is scored with the truth it was planned with. Scores go to standard output.",
     )
 
 

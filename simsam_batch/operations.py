@@ -22,6 +22,7 @@ from simsam_batch.stages.registry import command_of, stage_class
 from simsam_batch.storage import Folder, absolute_url
 
 if TYPE_CHECKING:
+    from simsam_batch.results.matches_scoring import PairOptions
     from simsam_batch.results.scoring import ScoreOptions
     from simsam_batch.runs.verify_report import VerifyReport
     from simsam_batch.settings import NetworkSettings
@@ -229,12 +230,16 @@ def verify(
     )
 
 
-def score(predictions: str, options: ScoreOptions, report: Reporter, json_file: str | None = None) -> dict[str, Any]:
-    """Compare masks or label maps that are there already with truth, under a named protocol; nothing is computed anew.
+def score(
+    predictions: str, options: ScoreOptions | PairOptions, report: Reporter, json_file: str | None = None
+) -> dict[str, Any]:
+    """Compare what is there already with truth, under a named protocol; nothing is computed anew.
 
     Args:
-        predictions: a finished run, or a folder of masks or label maps that any tool wrote.
-        options: see `simsam_batch.results.scoring.ScoreOptions`.
+        predictions: a finished run, a folder of masks or label maps that any tool wrote, or with `PairOptions` a file
+            of matches.
+        options: see `simsam_batch.results.scoring.ScoreOptions`; of matches
+            `simsam_batch.results.matches_scoring.PairOptions`.
         report: is told of files without a partner.
         json_file: path or URL that the result is written to; None: for a run
             ``results/score-<stage>-<protocol>.json`` in it, for a folder nowhere.
@@ -246,11 +251,16 @@ def score(predictions: str, options: ScoreOptions, report: Reporter, json_file: 
         SettingsError: nothing to compare, or a prediction that cannot be.
         StorageError: the storage did not answer.
     """
+    from simsam_batch.results.matches_scoring import PairOptions, score_matches
     from simsam_batch.results.scoring import score_predictions
     from simsam_batch.runs.records import to_json
     from simsam_batch.runs.schema import SCHEMA_VERSION
 
-    result = {"schema_version": SCHEMA_VERSION} | score_predictions(predictions, options, report.note)
+    if isinstance(options, PairOptions):
+        found = score_matches(predictions, options, report.note)
+    else:
+        found = score_predictions(predictions, options, report.note)
+    result = {"schema_version": SCHEMA_VERSION} | found
     if json_file is not None:
         folder, _, name = absolute_url(json_file).rpartition("/")
         Folder(folder).replace(name, to_json(result, json_file))

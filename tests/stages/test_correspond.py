@@ -354,3 +354,59 @@ def test_copies_of_the_sets_have_the_pck_that_follows_by_hand(
     found = {kind: line_of(metrics, kind, "point")[0.1] for kind in expected}
     assert found == pytest.approx(expected)
     assert published in {line["threshold"] for line in metrics["pck"]["lines"]}
+
+
+@pytest.fixture
+def scored(home: Path, tmp_path: Path) -> Path:
+    """A finished run over two pairs, one of which is not quite right."""
+    truth = [[x + off, y] for (x, y), off in zip(CELLS, (5, 10, 20, 0), strict=True)]
+    pairs = [pair("a.png", "b.bmp", target_points=truth), pair("c.png", "a.png", target_points=[*truth[:3], None])]
+    assert simsam(arguments(home, tmp_path / "run", pairs)) == 0
+    return tmp_path / "run"
+
+
+def test_matches_of_any_tool_are_scored_as_those_of_a_run(home: Path, scored: Path, tmp_path: Path) -> None:
+    assert simsam(["export", str(scored), "--format", "csv", "--to", str(tmp_path / "csv")]) == 0
+    common = ["--pairs", f"{scored}.json", "--root", str(home / "photos")]
+    file = tmp_path / "scores.json"
+    assert simsam(["score", str(tmp_path / "csv/matches.csv"), *common, "--json", str(file)]) == 0
+    found = json.loads(file.read_text())
+    expected = metrics_of(scored)
+    assert found["kind"] == "matches"
+    assert found["metrics"]["pck"] == expected["pck"]
+    assert found["metrics"]["pck_0.1"] == expected["pck_0.1"]
+    # in JSON, in the order of the points and by the images alone, of one pair
+    rows = {row["pair_id"]: row for row in rows_of(scored, "matches")}
+    places = [[point["x"], point["y"]] for point in rows["a.png:b.bmp"]["points"]]
+    held = [{"source": "a.png", "target": "b.bmp", "found": [*places[:3], None]}]
+    (tmp_path / "some.json").write_text(json.dumps(held))
+    assert simsam(["score", str(tmp_path / "some.json"), *common, "--json", str(file)]) == 0
+    partly = json.loads(file.read_text())
+    assert partly["pairs_missing"] == 1
+    # of the first pair two are near enough, the fourth was not found; none is of the other pair
+    assert partly["metrics"]["points_scored"] == 7
+    right = sum(bool(point["right"]) for point in rows["a.png:b.bmp"]["points"][:3])
+    assert partly["metrics"]["pck_0.1"] == pytest.approx(right / 7)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("a.csv", "pair_id,name\nx,y\n", "no column x, y"),
+        ("b.csv", "pair_id,name,x,y\nother,nose,1,2\n", "there is no pair 'other'"),
+        ("c.csv", "source,target,x,y\na.png,q.png,1,2\n", "there is no pair of 'a.png' and 'q.png'"),
+        ("d.csv", "pair_id,name,x,y\na.png:b.bmp,beak,1,2\n", "has no point 'beak'"),
+        ("e.csv", "pair_id,x,y\na.png:b.bmp,1,2\n", "has 4 points, and 1 are given"),
+        ("f.csv", "pair_id,name,x,y\na.png:b.bmp,nose,1,z\n", "is no x and y"),
+        ("g.json", '{"found": []}', "is no list of matches"),
+        ("h.json", '[{"pair_id": "a.png:b.bmp"}]', "has no list 'found'"),
+    ],
+)
+def test_matches_that_cannot_be_scored_are_named(
+    name: str, text: str, words: str, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pairs.json").write_text(json.dumps([pair("a.png", "b.bmp")]))
+    (tmp_path / name).write_text(text)
+    command = ["score", str(tmp_path / name), "--pairs", str(tmp_path / "pairs.json"), "--root", str(home / "photos")]
+    assert simsam(command) == 1
+    assert words in capsys.readouterr().err
