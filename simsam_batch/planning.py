@@ -56,7 +56,7 @@ def open_plan(images: str, out: Folder, settings: RunSettings, catalog: Catalog 
         RunError: the run that was in OUT is gone.
     """
     from simsam_batch.catalog import PAIRS
-    from simsam_batch.runs.plan import load_plan, make_plan
+    from simsam_batch.runs.plan import FURTHER_PLANS, load_plan, make_plan
 
     plan, source = load_plan(out), _source(images, settings)
     if catalog is None:
@@ -70,7 +70,8 @@ def open_plan(images: str, out: Folder, settings: RunSettings, catalog: Catalog 
         if catalog.truth_kind is not None:
             facts["truth_kind"] = catalog.truth_kind
         if catalog.pairs is not None:
-            facts |= {PAIRS: _plan_of_pairs(out, catalog.pairs, settings).about(), "pair_set": catalog.pair_set}
+            further = {PAIRS: _plan_of_pairs(out, catalog.pairs, settings).about()}
+            facts |= {FURTHER_PLANS: further, "pair_set": catalog.pair_set}
         plan = make_plan(out, catalog.table, shard_size=settings.shard_size or None, source=source | facts)
         # Another driver may have been first, with another input.
         _require_same_input(plan, source, settings.shard_size)

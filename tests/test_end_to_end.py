@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -17,6 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from process_groups import kill_group
 
 from simsam_batch.cli import run
 
@@ -108,8 +108,7 @@ def test_a_killed_run_goes_on_where_it_stopped(pictures: Path, tmp_path: Path, e
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(random.uniform(0, 0.05))
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_group(process)
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in manifests.glob("*.json")}
     assert 2 <= len(before) < 7
     assert not (out / "results").exists()

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from process_groups import kill_group
 from pycocotools import mask as coco
 
 from simsam_batch.cli import run
@@ -293,8 +293,7 @@ def test_a_killed_run_goes_on_at_the_step_it_was_in(
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_group(process)
     assert still(out), "killed too late to show anything"
     before = committed(out)
     done = {stage: manifests(out, stage) for stage in ("regions", "semantic")}

@@ -19,8 +19,8 @@ Point = tuple[float, float]
 
 PAIR_UNIT = "pair_id"
 
-PAIRS = "pairs_plan"
-"""In the ``source`` of a run's plan: what is recorded of the plan of its pairs."""
+PAIRS = "pairs"
+"""What the plan of a run's pairs is called among its further plans."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,6 +78,7 @@ class Procedure:
         timestep_found: when it is looked for.
         noise: what is added: Gaussian, or uniform in 0..1.
         combine: maps of layers are averaged as they are, or by their softmax over all pixels.
+        first_pixel: where the Gaussian takes the first pixel to be.
     """
 
     side: int = 512
@@ -91,6 +92,7 @@ class Procedure:
     timestep_found: int = 140
     noise: Literal["gaussian", "uniform"] = "gaussian"
     combine: Literal["mean", "softmax"] = "mean"
+    first_pixel: float = 0.5
 
     @property
     def crop_side(self) -> int:
@@ -99,7 +101,7 @@ class Procedure:
 
     @property
     def nothing(self) -> float:
-        """The loss of a map that is zero everywhere: an embedding that ends there has collapsed."""
+        """The loss of a map that is zero everywhere, where the Gaussian lies inside."""
         return math.pi * self.sigma**2
 
 
@@ -108,7 +110,7 @@ def as_published(procedure: Procedure) -> Procedure:
 
     It also leaves half of the heads out, see `simsam_batch.features.diffusion.DiffusionAttention`.
     """
-    return replace(procedure, timestep_found=40, noise="uniform", combine="softmax")
+    return replace(procedure, timestep_found=40, noise="uniform", combine="softmax", first_pixel=0.0)
 
 
 def alpha_bar(timestep: int) -> float:
@@ -140,15 +142,16 @@ def window_around(point: tuple[float, float], how: Procedure, draw: torch.Genera
     return x, y
 
 
-def gaussian(points: torch.Tensor, side: int, sigma: float) -> torch.Tensor:
+def gaussian(points: torch.Tensor, side: int, sigma: float, first: float = 0.5) -> torch.Tensor:
     """(B, S, S) with 1 at each point, and as wide as sigma.
 
     Args:
         points: (B, 2) x and y in pixels.
         side: S.
         sigma: in pixels.
+        first: where the first pixel is taken to be: its centre, or 0 as published, half a pixel off.
     """
-    along = torch.arange(side, dtype=points.dtype, device=points.device)
+    along = torch.arange(side, dtype=points.dtype, device=points.device) + first
     squares = [((along - points[:, i, None]) ** 2) for i in (0, 1)]
     return torch.exp(-(squares[1][:, :, None] + squares[0][:, None, :]) / (2 * sigma**2))
 
@@ -195,15 +198,17 @@ class Fitted:
     Attributes:
         embeddings: (R, T, D) float32.
         losses: (steps, R) float64, before each step.
+        nothing: (steps, R) float64, what they would be for a map that is zero everywhere.
     """
 
     embeddings: torch.Tensor
     losses: NDArray[np.float64]
+    nothing: NDArray[np.float64]
 
-    def collapsed(self, how: Procedure) -> NDArray[np.bool_]:
+    def collapsed(self) -> NDArray[np.bool_]:
         """(R,) whether each has ended where the token is attended to nowhere."""
-        last = self.losses[-min(len(self.losses), 10) :].mean(axis=0)
-        found: NDArray[np.bool_] = last >= _COLLAPSED * how.nothing
+        last = slice(-min(len(self.losses), 10), None)
+        found: NDArray[np.bool_] = self.losses[last].sum(axis=0) >= _COLLAPSED * self.nothing[last].sum(axis=0)
         return found
 
 
@@ -230,7 +235,7 @@ def fit(
     like = latents.of([(0, 0)])
     embeddings = first.to(like.device, torch.promote_types(like.dtype, torch.float32)).requires_grad_()
     adam = torch.optim.Adam([embeddings], lr=how.learning_rate)
-    losses = np.zeros((how.steps, len(seeds)))
+    losses, nothing = np.zeros((how.steps, len(seeds))), np.zeros((how.steps, len(seeds)))
     for step in range(how.steps):
         windows = [window_around(point, how, draw) for draw in draws]
         noisy = _noisy(latents.of(windows), how.timestep, how, draws)
@@ -241,15 +246,16 @@ def fit(
                 for window in windows
             ]
         ).to(maps[0])
-        wanted = gaussian(inside, how.side, how.sigma * how.side)
+        wanted = gaussian(inside, how.side, how.sigma * how.side, how.first_pixel)
         errors = [((_upsampled(one, how.side) - wanted) ** 2).mean(dim=(1, 2)) for one in maps]
         loss = torch.stack(errors).mean(dim=0)
         adam.zero_grad()
         loss.sum().backward()  # type: ignore[no-untyped-call]
         adam.step()
         losses[step] = loss.detach().double().cpu().numpy()
+        nothing[step] = (wanted**2).mean(dim=(1, 2)).double().cpu().numpy()
         beat()
-    return Fitted(embeddings.detach().float().cpu(), losses)
+    return Fitted(embeddings.detach().float().cpu(), losses, nothing)
 
 
 def look_for(

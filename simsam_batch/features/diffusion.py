@@ -165,14 +165,18 @@ def load_diffusion(folder: str, *, dtype: torch.dtype, device: str) -> tuple[Any
     found = []
     for part, kind in zip(_PARTS, (UNet2DConditionModel, AutoencoderKL), strict=True):
         wanted = dtype if part == "unet" else torch.promote_types(dtype, torch.float32)
-        model, report = kind.from_pretrained(
-            folder,
-            subfolder=part,
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-            low_cpu_mem_usage=False,
-        )
+        try:
+            model, report = kind.from_pretrained(
+                folder,
+                subfolder=part,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+                low_cpu_mem_usage=False,
+            )
+        # files that are damaged, and tensors of other shapes
+        except (OSError, RuntimeError) as error:
+            raise ValueError(f"{folder}/{part} cannot be loaded: {str(error)[:500]}") from error
         wrong = {what: names for what, names in report.items() if what.endswith("_keys") and names}
         if wrong:
             said = "; ".join(

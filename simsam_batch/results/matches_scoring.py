@@ -82,12 +82,14 @@ def score_matches(url: str, options: PairOptions, note: Callable[[str], None]) -
         given = Given.of(record)
         places = found.get(record[PAIR_UNIT], np.full_like(given.points, np.nan))
         both = sizes[record["source_record"]], sizes[record["target_record"]]
-        counts = np.ones(len(places), np.bool_)
+        # as in a run, points outside the source are a fault of the pairs
+        counts = np.all((given.points >= -0.5) & (given.points <= np.array(both[0]) - 0.5), axis=1)
+        faults = [None if inside else "outside" for inside in counts.tolist()]
         compared = Compared(record, given, places, counts, both, kinds)
         state = compared.state(0, None, np.zeros(len(places), np.float32))
         # nothing is known of how sure they are
         state.pop("margins", None)
-        return fold.zero() | compared.counts_of([None] * len(places)) | state
+        return fold.zero() | compared.counts_of(faults) | state
 
     metrics = fold.result(reduce(fold.merge, map(of_pair, records), fold.zero()))
     if not metrics["pairs_scored"]:

@@ -27,6 +27,9 @@ Kind = Literal["object", "semantic"]
 
 _ROWS_AT_ONCE = 256
 
+_GIVEN = "exemplar"
+"""Column that marks images whose truth was given, and which are in no score."""
+
 _SCORED: Mapping[str, Kind] = {"objects": "object", "labels": "semantic"}
 """What is compared, by what the rows of a stage show."""
 
@@ -55,19 +58,27 @@ class RunPredictions:
 
     def items(self) -> Iterator[Mapping[str, Any]]:
         """What `load` needs of each image, in order; memory holds a few hundred rows."""
-        column = "mask_rle" if self.kind == "object" else "segments"
+        column = "segments" if self._of_labels else "mask_rle"
         for part in self.parts:
             with self.out.open(part) as file:
-                columns = ["image_id", "status", "width", "height", column]
-                for batch in ParquetReader(file).batches(_ROWS_AT_ONCE, columns):
+                reader = ParquetReader(file)
+                wanted = ["image_id", "status", "width", "height", column, _GIVEN]
+                columns = [name for name in wanted if name in reader.schema.names]
+                for batch in reader.batches(_ROWS_AT_ONCE, columns):
                     yield from batch.to_pylist()
 
     def load(self, row: Mapping[str, Any]) -> NDArray[Any] | None:
         """The mask or label map of a row, (height, width); None for an image that failed or has none."""
-        if row["status"] != "ok" or lacks_map(row):
+        if row["status"] != "ok" or lacks_map(row) or row.get(_GIVEN):
             return None
-        found = label_map(row, {}, "objects" if self.kind == "object" else "labels")
+        found = label_map(row, {}, "labels" if self._of_labels else "objects")
         return found.astype(np.bool_) if self.kind == "object" else found
+
+    @property
+    def _of_labels(self) -> bool:
+        """Whether rows hold label maps; masks that were carried over are such of one class."""
+        what = shown(self.stage)
+        return what is not None and what.kind == "labels"
 
     @property
     def of_classes(self) -> bool:
@@ -146,7 +157,14 @@ def open_predictions(
     with out.open(parts[0]) as file:
         schema = ParquetReader(file).schema
     what = shown(stage)
+    about = {
+        name.decode(): json.loads(text)
+        for name, text in (schema.metadata or {}).items()
+        if name in (b"settings", b"resolved")
+    }
     found = None if what is None else _SCORED.get(what.kind)
+    if what is not None and what.classes and about["resolved"]["truth"]["kind"] == "object":
+        found = "object"
     if found is None or (kind is not None and kind != found):
         raise SettingsError(
             f"the stage {stage} of {out.url} has "
@@ -154,11 +172,6 @@ def open_predictions(
             + ". To mend it: name another --stage"
             + (", or leave out --kind" if found else "")
         )
-    about = {
-        name.decode(): json.loads(text)
-        for name, text in (schema.metadata or {}).items()
-        if name in (b"settings", b"resolved")
-    }
     return RunPredictions(out, stage, parts, _image_records(plan), found, about, plan.source)
 
 

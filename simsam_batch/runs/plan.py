@@ -23,6 +23,9 @@ from simsam_batch.runs.schema import IMAGE, SCHEMA_VERSION, Shard
 from simsam_batch.storage import Folder, ObjectNotFound
 
 RUN_FILE = "run.json"
+
+FURTHER_PLANS = "plans"
+"""In the ``source`` of a run's plan: by name what is recorded of plans of other records, which its stages work on."""
 _PART_KEYS = ("images", "shards", "shard_size")
 _DIGEST = re.compile(r"[0-9a-f]+")
 _NAMED = 5
@@ -247,6 +250,16 @@ def recorded_plan(out: Folder, about: Mapping[str, Any], where: str) -> Plan:
     if not all(isinstance(text, str) for text in texts) or not all(type(about.get(key)) is int for key in _PART_KEYS):
         raise RunError(f"{where} is damaged: it names no plan. To mend it: restore the file")
     return Plan(out, _grown(out, _part(about, about["digest"], where)), str(about["unit"]))
+
+
+def further_plans(plan: Plan) -> dict[str, Plan]:
+    """The plans of other records that a run was planned with, by name; most have none.
+
+    Raises:
+        RunError: the record is damaged.
+    """
+    held = plan.source.get(FURTHER_PLANS) or {}
+    return {name: recorded_plan(plan.out, about, f"{plan.out.url}/{RUN_FILE}") for name, about in held.items()}
 
 
 def _plan_of(out: Folder, body: bytes) -> Plan:

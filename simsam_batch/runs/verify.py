@@ -22,7 +22,7 @@ from simsam_batch.runs import version_1
 from simsam_batch.runs.committed import files_of
 from simsam_batch.runs.digest import content_digest
 from simsam_batch.runs.ledger import Ledger
-from simsam_batch.runs.plan import Plan
+from simsam_batch.runs.plan import Plan, further_plans
 from simsam_batch.runs.plan_table import file_of
 from simsam_batch.runs.records import from_json
 from simsam_batch.runs.schema import ARRAY_FIELDS
@@ -76,8 +76,9 @@ def verify(
     report = VerifyReport(out.url)
     now = _time_of(out) if delete_orphans else time.time()
     inside = out.entries()
-    plans = {plan.digest: plan}
-    _check_plan(out, plan, report)
+    plans = {each.digest: each for each in (plan, *further_plans(plan).values())}
+    for each in plans.values():
+        _check_plan(out, each, report)
     kept: set[str] = set()
     # a folder belongs to the stages whose records name files in it
     files: dict[str, str] = {}

@@ -57,7 +57,9 @@ def test_crops_hold_their_point_and_those_of_the_corners_cover_the_picture() -> 
 
 def test_the_gaussian_peaks_at_its_point_and_its_mean_is_the_loss_of_nothing() -> None:
     how = Procedure()
-    found = gaussian(torch.tensor([[256.0, 200.0]], dtype=torch.float64), 512, how.sigma * 512)[0]
+    found = gaussian(torch.tensor([[256.5, 200.5]], dtype=torch.float64), 512, how.sigma * 512)[0]
+    published = gaussian(torch.tensor([[256.0, 200.0]], dtype=torch.float64), 512, how.sigma * 512, 0.0)[0]
+    assert torch.equal(found, published)
     assert found.argmax() == 200 * 512 + 256
     assert found[200, 256] == 1
     assert float(found[200, 256 + 28]) == pytest.approx(np.exp(-(28**2) / (2 * 27.97853316316864**2)))
@@ -141,7 +143,8 @@ def by_the_book(picture: torch.Tensor, point: tuple[float, float], how: Procedur
             # upsampled head by head, and then averaged
             large = functional.interpolate(heads_of_layer[None], (side, side), mode="bilinear")[0].mean(dim=0)
             px, py = (point[0] - x) / crop * side, (point[1] - y) / crop * side
-            i, j = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+            first = 0.0 if how.noise == "uniform" else 0.5
+            i, j = (each + first for each in torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij"))
             wanted = torch.exp(-((j - px) ** 2 + (i - py) ** 2) / (2 * (how.sigma * side) ** 2))
             errors.append(((large - wanted) ** 2).mean())
         loss = torch.stack(errors).mean()
@@ -246,6 +249,34 @@ def test_the_place_is_that_of_the_mean_or_of_the_softmax() -> None:
     assert pick(maps, as_published(how)).point == (4.5, 3.5)
 
 
+def test_a_perfect_map_gives_its_own_point_without_a_bias() -> None:
+    how = Procedure(side=64)
+    points = torch.from_numpy(np.random.default_rng(0).uniform(8, 56, (40, 2)))
+    maps = gaussian(points, 64, how.sigma * 64)
+    found = np.array([pick(one[None, None], how).point for one in maps])
+    away = found - points.numpy()
+    assert np.abs(away).max() <= 0.5 + 1e-9
+    assert np.abs(away.mean(axis=0)).max() < 0.12
+    # as published a point is half a pixel off
+    published = gaussian(points, 64, how.sigma * 64, 0.0)
+    assert (np.array([pick(one[None, None], how).point for one in published]) - points.numpy()).mean() > 0.38
+
+
+def test_a_start_that_came_to_nothing_is_seen_near_a_border_too() -> None:
+    class Blind:
+        width, tokens = 4, 77
+
+        def encode(self, pictures: torch.Tensor) -> torch.Tensor:
+            return torch.zeros(1, 4, 2, 2)
+
+        def attention(self, latents: torch.Tensor, timestep: int, embeddings: torch.Tensor) -> list[torch.Tensor]:
+            return [0 * embeddings.sum(dim=(1, 2))[:, None, None].expand(-1, 2, 2)]
+
+    for point in ((2.0, 2.0), (60.0, 70.0)):
+        fitted = fit(Blind(), CroppedLatents(Blind(), blocks(), SMALL), point, SMALL, [1, 2])
+        assert fitted.collapsed().tolist() == [True, True]
+
+
 def test_a_folder_is_loaded_whole_or_not_at_all(tmp_path: Path) -> None:
     save(tmp_path / "sd")
     unet, vae = load_diffusion(str(tmp_path / "sd"), dtype=torch.float32, device="cpu")
@@ -262,6 +293,9 @@ def test_a_folder_is_loaded_whole_or_not_at_all(tmp_path: Path) -> None:
     held.pop("conv_in.weight")
     save_file(held, file)
     with pytest.raises(ValueError, match=r"does not fit its config\.json: missing keys"):
+        load_diffusion(str(tmp_path / "other"), dtype=torch.float32, device="cpu")
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="unet cannot be loaded"):
         load_diffusion(str(tmp_path / "other"), dtype=torch.float32, device="cpu")
     (tmp_path / "other/vae/config.json").unlink()
     with pytest.raises(ValueError, match=r"lacks vae/config\.json"):

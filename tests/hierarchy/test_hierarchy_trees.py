@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from process_groups import kill_group
 from tree_runs import INLINE, SETTINGS, command, inline, result_of, rows_of
 
 from simsam_batch.cli import run
@@ -99,8 +98,7 @@ def test_a_killed_run_goes_on_where_it_stopped(pictures: Path, finished: Path, t
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_group(process)
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in manifests.glob("*.json")}
     assert run([*launch[3:], *INLINE]) == 0
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in before} == before

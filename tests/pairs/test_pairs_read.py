@@ -116,6 +116,7 @@ def test_files_that_are_no_pairs_are_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text("{")
     (tmp_path / "bad.csv").write_text("a,b\n1,2\n")
     (tmp_path / "odd.csv").write_text("source,target,source_x,source_y\na,b,one,2\n")
+    (tmp_path / "short.csv").write_text("source,target\na.jpg\n")
     for name, words in (
         ("bad.json", "is not JSON"),
         ("bad.csv", "no column source, target"),
@@ -220,6 +221,55 @@ def test_a_folder_of_images_is_paired_without_points(tmp_path: Path) -> None:
     ]
     with pytest.raises(SettingsError, match="no two images"):
         read_pairs(str(tmp_path / "y"), pairs="all")
+
+
+def test_individuals_are_paired_with_themselves_and_no_image_with_itself(tmp_path: Path) -> None:
+    lines = [
+        ["scorer", "me", "me", "me", "me"],
+        ["individuals", "m1", "m1", "m2", "m2"],
+        ["bodyparts", "snout", "snout", "snout", "snout"],
+        ["coords", "x", "y", "x", "y"],
+        ["v/1.png", "1", "1", "50", "50"],
+        ["v/2.png", "2", "2", "60", "60"],
+        ["v/3.png", "", "", "70", "70"],
+    ]
+    path = tmp_path / "CollectedData_me.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(lines)
+    of_both = pairs(read_pairs(str(path), pairs="video"))
+    assert len(of_both) == 3
+    assert [(pair["source_points"][0], pair["target_points"][0]) for pair in of_both] == [
+        ([1, 1], [2, 2]),
+        ([50, 50], [60, 60]),
+        ([50, 50], [70, 70]),
+    ]
+    assert all(pair["source"] != pair["target"] for pair in pairs(read_pairs(str(path), pairs="all")))
+
+
+def test_more_pairs_than_anybody_means_are_refused_and_a_few_are_made_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("simsam_batch.catalog.pairs.keypoints._MOST", 10)
+    (tmp_path / "many.txt").write_text("".join(f"{number}.jpg\n" for number in range(5)))
+    with pytest.raises(SettingsError, match=r"'all' makes 20 pairs of .* To mend it"):
+        read_pairs(str(tmp_path / "many.txt"), pairs="all")
+    assert len(pairs(read_pairs(str(tmp_path / "many.txt"), pairs="all", limit=7))) == 7
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"truth": "masks"}, "truth: no meaning"),
+        ({"split": "val"}, "split: no meaning"),
+        ({"pairs": "video"}, "pairs: no meaning"),
+        ({"hidden": True}, "hidden: no meaning"),
+    ],
+)
+def test_options_that_mean_nothing_for_a_file_of_pairs_are_refused(
+    given: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingsError, match=words):
+        read_pairs(write(tmp_path / "pairs.json", [ONE]), **given)
 
 
 def spair(root: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -255,7 +256,7 @@ def alone(home: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["local", "ray", "torchrun"])
+@pytest.mark.parametrize("engine", ["ray", "torchrun"])
 def test_every_engine_computes_the_same_bits(
     engine: str, home: Path, alone: Path, tmp_path: Path, run_on: Callable[[str, list[str]], None]
 ) -> None:
@@ -356,11 +357,43 @@ def test_copies_of_the_sets_have_the_pck_that_follows_by_hand(
     assert published in {line["threshold"] for line in metrics["pck"]["lines"]}
 
 
+def test_figures_beside_each_other_are_of_one_threshold_and_of_all_pairs(home: Path, tmp_path: Path) -> None:
+    # off by 10 pixels: a tenth of the box is 5, of the image 12.8
+    truth = [[x + 10, y] for x, y in CELLS]
+    box = [0, 0, 50, 40]
+    pairs = [
+        pair("a.png", "b.bmp", target_points=truth[:1], source_points=CELLS[:1], point_names=["nose"], target_box=box),
+        pair("b.bmp", "a.png", target_points=truth[:1], source_points=CELLS[:1], point_names=["nose"]),
+    ]
+    pairs[0]["source_box"] = box
+    assert simsam(arguments(home, tmp_path / "out", pairs)) == 0
+    metrics = metrics_of(tmp_path / "out")
+    assert metrics["threshold"] == "image"
+    assert metrics["pck_0.1"] == metrics["pck_0.1_of_mutual"] == metrics["pck_0.1_of_largest_margins"]["100 %"] == 1
+    # one of the pairs alone has boxes
+    assert {*metrics["pck_0.1_of_baselines"]} == {"chance", "same-place"}
+
+
+def test_the_plan_of_pairs_is_no_orphan_before_its_stage_begins(home: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = arguments(home, out, [pair("a.png", "b.bmp")])
+    assert simsam(command) == 0
+    # as a kill leaves it while features are computed
+    for gone in ("matches", "results/matches"):
+        shutil.rmtree(out / gone)
+    (out / "results/matches.json").unlink()
+    again = ["verify", str(out), "--delete-orphans", "--orphan-hours", "0", "--nobody-at-work"]
+    assert simsam(again) == 0
+    assert simsam(command) == 0
+    assert metrics_of(out)["pck_0.1"] == 1
+
+
 @pytest.fixture
 def scored(home: Path, tmp_path: Path) -> Path:
     """A finished run over two pairs, one of which is not quite right."""
     truth = [[x + off, y] for (x, y), off in zip(CELLS, (5, 10, 20, 0), strict=True)]
-    pairs = [pair("a.png", "b.bmp", target_points=truth), pair("c.png", "a.png", target_points=[*truth[:3], None])]
+    outside = {"source_points": [*CELLS, [500, 5]], "target_points": [*truth, [1, 1]], "point_names": [*NAMES, "out"]}
+    pairs = [pair("a.png", "b.bmp", **outside), pair("c.png", "a.png", target_points=[*truth[:3], None])]
     assert simsam(arguments(home, tmp_path / "run", pairs)) == 0
     return tmp_path / "run"
 
@@ -378,7 +411,7 @@ def test_matches_of_any_tool_are_scored_as_those_of_a_run(home: Path, scored: Pa
     # in JSON, in the order of the points and by the images alone, of one pair
     rows = {row["pair_id"]: row for row in rows_of(scored, "matches")}
     places = [[point["x"], point["y"]] for point in rows["a.png:b.bmp"]["points"]]
-    held = [{"source": "a.png", "target": "b.bmp", "found": [*places[:3], None]}]
+    held = [{"source": "a.png", "target": "b.bmp", "found": [*places[:3], None, None]}]
     (tmp_path / "some.json").write_text(json.dumps(held))
     assert simsam(["score", str(tmp_path / "some.json"), *common, "--json", str(file)]) == 0
     partly = json.loads(file.read_text())

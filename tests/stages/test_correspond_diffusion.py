@@ -117,7 +117,7 @@ def test_every_point_is_fitted_once_however_many_pairs_ask_for_it(alone: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["local", "ray"])
+@pytest.mark.parametrize("engine", ["ray"])
 def test_every_engine_computes_the_same_bits(
     engine: str, home: Path, alone: Path, tmp_path: Path, run_on: Callable[[str, list[str]], None]
 ) -> None:
@@ -197,11 +197,35 @@ def test_wrong_input_is_named_and_costs_no_other_pair(
     assert simsam(arguments(home, tmp_path / "z", pairs, "--side", "100")) == 1
     assert "give a multiple of 64" in capsys.readouterr().err
     assert not any((tmp_path / name).exists() for name in "wxyz")
+    assert simsam(arguments(home, tmp_path / "v", [{"source": "a.png", "target": "b.bmp"}], "--engine", "inline")) == 1
+    assert "no pair has points of its source" in capsys.readouterr().err
+
+
+def test_a_target_that_its_storage_refuses_costs_its_own_pair(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from simsam_batch import images
+    from simsam_batch.errors import UnreadableError
+
+    fetch = images.fetch
+
+    def refused(uri: str, limits: Any) -> bytes:
+        if uri.endswith("c.png"):
+            raise UnreadableError(f"{uri}: 403", uri, refused=True)
+        return fetch(uri, limits)
+
+    monkeypatch.setattr(images, "fetch", refused)
+    out = tmp_path / "out"
+    assert simsam(arguments(home, out, MANY[:2], "--engine", "inline")) == 0
+    rows = {row["pair_id"]: row for row in rows_of(out, "attention")}
+    assert (rows["a.png:c.png"]["status"], rows["a.png:c.png"]["error_type"]) == ("failed", "unreadable")
+    assert rows["a.png:b.bmp"]["status"] == "ok"
 
 
 def test_the_published_code_is_a_preset(home: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert simsam(arguments(home, out, MANY[:1], "--engine", "inline", "--preset", "hedlin-code")) == 0
     settings = json.loads((out / "attention/stage.json").read_text())["settings"]
-    published = {"heads": "half", "timestep": 140, "timestep_found": 40, "noise": "uniform", "combine": "softmax"}
+    published = {"heads": "half", "timestep": 140, "timestep_found": 40, "noise": "uniform"}
+    published |= {"combine": "softmax", "gaussian": "published"}
     assert {name: settings[name] for name in published} == published

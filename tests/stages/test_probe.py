@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -18,6 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from probe_runs import CLASSES, PATCH, VOID, arguments, make_collection
+from process_groups import kill_group
 from result_rows import pixels_of, rows_of
 
 from simsam_batch import open_run
@@ -255,8 +254,7 @@ def test_a_killed_run_goes_on_where_it_was(home: Path, small: Path, tmp_path: Pa
         assert process.poll() is None, "ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_group(process)
     there = {stage: committed(out, stage) for stage in STAGES}
     assert not (out / "results" / "probe-table.json").exists(), "killed too late to show anything"
     times = {path: path.stat().st_mtime_ns for path in out.glob("*/manifests/*.json")}

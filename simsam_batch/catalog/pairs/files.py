@@ -99,7 +99,7 @@ def pairs_of_csv(text: str, images: str) -> list[Pair]:
                 f"{number}: the pair {key[0]!r} has other images before. To mend it: name each pair once"
             )
         _add_point(record, line, number)
-    return [pair_of(record, f"{where}: pair {' '.join(key)}") for key, record in of_pair.items()]
+    return [pair_of(record, f"{where}: pair {' '.join(map(str, key))}") for key, record in of_pair.items()]
 
 
 def _pair_of_line(line: dict[str, Any], number: str) -> dict[str, Any]:
@@ -158,6 +158,10 @@ def pairs_of_parquet(images: str, keep: Sequence[str]) -> list[Pair]:
             absent = [each for each in ("source", "target", *keep) if each not in present]
             if absent:
                 raise SettingsError(f"{where} has no column {', '.join(absent)}; its columns are {', '.join(present)}")
+            if clashing := [each for each in keep if each in (*_OWN, "pair_id", "source_record", "target_record")]:
+                raise SettingsError(
+                    f"keep_columns: {', '.join(clashing)}: the pairs have columns of that name already; leave them out"
+                )
             table = parquet.read([each for each in present if each in (*_OWN, "pair_id", *keep)])
         table.validate(full=True)
     except ObjectNotFound as error:

@@ -6,9 +6,9 @@ import csv
 import io
 import math
 import posixpath
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import permutations, takewhile
+from itertools import islice, permutations, takewhile
 from typing import Any, Literal
 
 from simsam_batch.catalog.pair_records import Pair, Point
@@ -20,6 +20,8 @@ Pairing = Literal["given", "all", "same-category", "video"]
 have none), or the first image of each folder with all others of it."""
 
 _CORNERS = 4
+_MOST = 2_000_000
+"""Pairs of which the tables take some gigabytes; more are hardly meant."""
 _HEADS = ("scorer", "individuals", "bodyparts", "coords")
 
 
@@ -133,30 +135,54 @@ def instances_of_deeplabcut(text: str, images: str) -> list[Instance]:
     return found
 
 
-def paired(instances: Sequence[Instance], how: Pairing, where: str) -> Iterator[Pair]:
-    """Pairs of objects, in the order of their sources; those of key points need one that both have.
+def paired(instances: Sequence[Instance], how: Pairing, where: str, limit: int | None) -> list[Pair]:
+    """Pairs of objects of two images, in the order of their sources; those of key points need one that both have.
+
+    Args:
+        instances: the objects.
+        how: they are paired. Of a video those with one number go together: of an individual, or of the only one there.
+        where: what to call them in messages.
+        limit: of pairs, from the start; None for all.
 
     Raises:
-        SettingsError: nobody said how, or nothing was found to pair.
+        SettingsError: nobody said how, nothing was found to pair, or so many would be made that nobody means it.
     """
     if how == "given":
         raise SettingsError(
             f"pairs: {where} has images, and no pairs. To mend it: say which are to be matched by --pairs all, "
             "same-category or video, or give a file of pairs"
         )
-    groups: dict[str | None, list[Instance]] = {}
+    groups: dict[Any, list[Instance]] = {}
     for each in instances:
-        key = None if how == "all" else each.category if how == "same-category" and each.category else each.folder
-        groups.setdefault(key, []).append(each)
-    found = False
-    for group in groups.values():
-        both = ((group[0], other) for other in group[1:]) if how == "video" else permutations(group, 2)
-        for source, target in both:
-            if source.points is None or target.points is None or source.points.keys() & target.points.keys():
-                found = True
-                yield _pair(source, target)
+        if each.points is None or each.points:
+            groups.setdefault(_group_of(each, how), []).append(each)
+    many = sum(len(group) - 1 if how == "video" else len(group) * (len(group) - 1) for group in groups.values())
+    if limit is None and many > _MOST:
+        raise SettingsError(
+            f"pairs: {how!r} makes {many:,} pairs of {where}. To mend it: choose another, name pairs in a file, or "
+            "take the first ones by --limit"
+        )
+    found = list(islice(_pairs_in(groups.values(), how), limit))
     if not found:
         raise SettingsError(f"pairs: no two images of {where} go together by {how!r}. To mend it: choose another")
+    return found
+
+
+def _group_of(instance: Instance, how: Pairing) -> Any:
+    if how == "all":
+        return None
+    if how == "video":
+        return instance.folder, instance.category, instance.number
+    return instance.category or instance.folder
+
+
+def _pairs_in(groups: Iterable[list[Instance]], how: Pairing) -> Iterator[Pair]:
+    for group in groups:
+        both = ((group[0], other) for other in group[1:]) if how == "video" else permutations(group, 2)
+        for source, target in both:
+            free = source.points is None or target.points is None
+            if source.path != target.path and (free or source.points.keys() & target.points.keys()):  # type: ignore[union-attr]
+                yield _pair(source, target)
 
 
 def _pair(source: Instance, target: Instance) -> Pair:

@@ -56,20 +56,22 @@ def read_pairs(
     named = pair_set(images)
     table: pa.Table | None = None
     if named is not None:
+        _refuse(images, pairs=pairs, root=root, truth=truth, hidden=hidden, keep_columns=keep_columns)
         found, split, top = _of_set(*named, split, notes)
         facts = {"name": named[0].name, "split": split, "published": named[0].published}
         uris = [(pair.source, pair.target) for pair in found]
         ids = [(source.removeprefix(f"{top}/"), target.removeprefix(f"{top}/")) for source, target in uris]
     elif suffix in (".json", ".jsonl", ".csv", ".parquet") and (
-        (given := _in_file(images, suffix, pairs, keep_columns)) is not None
+        (given := _in_file(images, suffix, pairs, keep_columns, limit)) is not None
     ):
+        _refuse(images, split=split, truth=truth, hidden=hidden)
         found = given
         ids, uris = _resolved(found, root or parent_of(images), images)
     else:
         catalog = read_catalog(images, root=root, truth=truth, split=split, keep_columns=keep_columns, hidden=hidden)
         notes, table = catalog.notes, catalog.table
         known = dict(zip(table["image_id"].to_pylist(), table["uri"].to_pylist(), strict=True))
-        found = [*keypoints.paired([Instance(name) for name in known], pairs, redact(images))]
+        found = keypoints.paired([Instance(name) for name in known], pairs, redact(images), limit)
         ids = [(pair.source, pair.target) for pair in found]
         uris = [(known[source], known[target]) for source, target in ids]
     if not found:
@@ -85,6 +87,17 @@ def read_pairs(
     if 0 < without < len(found):
         notes.append(f"{without} of {len(found)} pairs have no true points: they are matched, and not scored")
     return Catalog(_with_facts(own, table), notes, pairs=of_pairs, pair_set=facts or None)
+
+
+def _refuse(images: str, **given: object) -> None:
+    """Refuse options that mean nothing for what was named.
+
+    Raises:
+        SettingsError: naming them.
+    """
+    idle = [name for name, value in given.items() if value not in (None, False, "given", (), [])]
+    if idle:
+        raise SettingsError(f"{', '.join(idle)}: no meaning for {redact(images)}. To mend it: leave it out")
 
 
 def _with_facts(images: pa.Table, listed: pa.Table | None) -> pa.Table:
@@ -113,22 +126,26 @@ def _of_set(dataset: PairSet, root: str, split: str | None, notes: list[str]) ->
     return found, name, home.url
 
 
-def _in_file(images: str, suffix: str, pairs: Pairing, keep: Sequence[str]) -> list[Pair] | None:
+def _in_file(images: str, suffix: str, pairs: Pairing, keep: Sequence[str], limit: int | None) -> list[Pair] | None:
     """The pairs of a file; None for a table of images."""
     if suffix == ".parquet":
         return files.pairs_of_parquet(images, keep) if files.is_pairs_parquet(images) else None
     if keep:
         raise SettingsError(f"keep_columns: {redact(images)} is no Parquet file and has no further columns")
     if suffix == ".jsonl":
-        return files.pairs_of_lines(images)
+        found = files.pairs_of_lines(images)
+        _refuse(images, pairs=pairs)
+        return found
     if suffix == ".csv":
         text = files.text_of(images)
         if keypoints.is_deeplabcut(text):
-            return [*keypoints.paired(keypoints.instances_of_deeplabcut(text, images), pairs, redact(images))]
+            return keypoints.paired(keypoints.instances_of_deeplabcut(text, images), pairs, redact(images), limit)
+        _refuse(images, pairs=pairs)
         return files.pairs_of_csv(text, images)
     held = files.parsed(images)
     if keypoints.is_coco(held):
-        return [*keypoints.paired(keypoints.instances_of_coco(held, images), pairs, redact(images))]
+        return keypoints.paired(keypoints.instances_of_coco(held, images), pairs, redact(images), limit)
+    _refuse(images, pairs=pairs)
     return files.pairs_of_json(held, images)
 
 

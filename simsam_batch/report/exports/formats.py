@@ -79,7 +79,7 @@ FORMATS = {
     "csv": Format("matches of pairs, a line for each point", (), None, write_csv),
     "hf": Format("Parquet with images and masks, for Hugging Face datasets", _MAPS, write_hugging_face),
     "json": Format(
-        "JSON Lines: region trees, nodes nested, masks in COCO's run-length encoding; or matches of pairs",
+        "region trees as JSON Lines, nodes nested, masks in COCO's run-length encoding; or matches of pairs",
         ["trees"],
         write_json,
         write_lines,

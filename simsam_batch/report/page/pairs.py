@@ -22,6 +22,7 @@ from simsam_batch.runs.schema import ARRAY_FIELDS
 from simsam_batch.stages.registry import Command
 
 _OWN = ["pair_id", "source_record", "target_record", "source_size", "target_size", "points", "points_scored"]
+_OWN += ["source_sha256", "target_sha256"]
 _OWN += ["points_right", "category", *(field.name for field in ARRAY_FIELDS)]
 _SMALL, _LARGE = 220, 640
 """Pixels: heights of a card's picture and of the one behind it."""
@@ -95,9 +96,12 @@ def _fill_pictures(made: Chapter, source: Source, stage: str) -> None:
 def _picture(source: Source, number: int, row: Mapping[str, Any], rows: StageRows) -> Picture:
     sizes = row["source_size"], row["target_size"]
     ends = [source.image(row[f"{side}_record"]) for side in ("source", "target")]
+    digests = row["source_sha256"], row["target_sha256"]
     shown = [
-        shown_photograph({"uri": end["uri"], "width": size[0], "height": size[1]}, rows.settings)
-        for end, size in zip(ends, sizes, strict=True)
+        shown_photograph(
+            {"uri": end["uri"], "width": size[0], "height": size[1], "content_sha256": digest}, rows.settings
+        )
+        for end, size, digest in zip(ends, sizes, digests, strict=True)
     ]
     (first, _), (second, _) = shown
     small, large = (side_by_side(first, second, sizes, row["points"], height) for height in (_SMALL, _LARGE))

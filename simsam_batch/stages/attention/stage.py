@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ from simsam_batch.stages.matches.pairs import kinds_of
 from simsam_batch.stages.matches.rows import MATCHES_FIELDS, MatchesFold
 from simsam_batch.stages.matches.scoring import Compared
 from simsam_batch.workers.models import compute_device, load_model
+from simsam_batch.workers.others import Others
 from simsam_batch.workers.records import Item, RecordWorker, Results, Row, failed
 
 _MAP_SIDE = 128
@@ -67,13 +69,13 @@ class Loaded:
 
     Attributes:
         target: its picture.
-        sizes: (width, height) of the source, and whether it has the target's bytes.
+        source: (width, height) of it, and the digest of its file.
         given: its points.
         embeddings: of each point (R, T, D); None where none could be fitted, with the reason.
     """
 
     target: Squashed
-    sizes: tuple[tuple[int, int], bool]
+    source: tuple[tuple[int, int], str]
     given: Given
     embeddings: Sequence[tuple[torch.Tensor | None, str | None]]
 
@@ -90,6 +92,8 @@ class AttentionWorker(RecordWorker[Loaded]):
         if run is None:
             raise RunError(f"{pairs.out.url}: the run's plan has gone. To mend it: restore run.json")
         self._run, self._options = run, options
+        # what is read are images, and the plan is of pairs
+        self._other_files = Others(run)
         found_at = options.timestep if options.timestep_found < 0 else options.timestep_found
         how = procedure_of(options)
         self._how = replace(how, crops=options.crops, timestep_found=found_at, combine=options.combine)
@@ -125,7 +129,7 @@ class AttentionWorker(RecordWorker[Loaded]):
         else:
             source = self._pictures.of(self._uri(record["source_record"]))
             size, digest = source.size, source.sha256
-        return Loaded(target, (size, digest == target.sha256), given, embeddings)
+        return Loaded(target, (size, digest), given, embeddings)
 
     def _uri(self, record: int) -> str:
         shard, place = self._run.place_of(record)
@@ -157,18 +161,20 @@ class AttentionWorker(RecordWorker[Loaded]):
         return pick(torch.cat(parts), self._how)
 
     def _row(self, item: Item, loaded: Loaded, picked: Sequence[Picked | None]) -> Row:
-        (size, identical), target = loaded.sizes, loaded.target
+        (size, digest), target = loaded.source, loaded.target
         square = np.array([(np.nan, np.nan) if each is None else each.point for each in picked]).reshape(-1, 2)
         places = target.from_square(square)
         faults = [fault for _, fault in loaded.embeddings]
         inside = np.array([fault is None for fault in faults], np.bool_)
         compared = Compared(item.record, loaded.given, places, inside, (size, target.size), self._kinds)
         scale = float(np.sqrt(target.size[0] * target.size[1]) / self._how.side)
-        columns = {
+        columns: dict[str, Any] = {
             "status": "ok",
             "source_size": size,
             "target_size": target.size,
-            "identical": identical,
+            "source_sha256": digest,
+            "target_sha256": target.sha256,
+            "identical": digest == target.sha256,
             "points": [
                 compared.point(i)
                 | {"fault": faults[i]}
@@ -178,12 +184,13 @@ class AttentionWorker(RecordWorker[Loaded]):
             **compared.columns(),
         }
         attachments: dict[str, Attachment] = {}
-        maps = [torch.from_numpy(each.map) for each in picked if each is not None]
-        if self._options.maps != "none" and maps:
+        if self._options.maps != "none" and picked:
+            nothing = torch.full((self._how.side, self._how.side), torch.nan)
+            maps = [nothing if each is None else torch.from_numpy(each.map) for each in picked]
             large = torch.stack(maps)[:, None]
             small = functional.interpolate(large, (_MAP_SIDE, _MAP_SIDE), mode="bilinear", antialias=True)[:, 0]
             attachments["similarity"] = small.numpy().astype(np.float16)
-        state = self.stage.fold.zero() | {"identical": int(identical)} | compared.counts_of(faults)
+        state = self.stage.fold.zero() | {"identical": int(columns["identical"])} | compared.counts_of(faults)
         margins = np.array([np.nan if each is None else each.margin for each in picked], np.float32)
         return Row(columns, attachments, state | compared.state(self._options.seed, None, margins))
 

@@ -9,7 +9,15 @@ from typing import Any, ClassVar
 from simsam_batch.stages.attention.settings import AttentionSettings
 
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {"hedlin-code": {"heads": "half", "timestep_found": 40, "noise": "uniform", "combine": "softmax"}}
+    {
+        "hedlin-code": {
+            "heads": "half",
+            "timestep_found": 40,
+            "noise": "uniform",
+            "combine": "softmax",
+            "gaussian": "published",
+        }
+    }
 )
 
 

@@ -29,6 +29,9 @@ class Fitting(Component, title="Diffusion"):
     crop: float = result(0.9316549294381423, "side of the crops, as a share of the square", gt=0.3, le=1)
     sigma: float = result(27.97853316316864 / 512, "of the Gaussian fitted to, as a share of the square", gt=0, lt=1)
     timestep: int = result(140, "of the noise, of 1000, when an embedding is fitted", ge=0, lt=1000)
+    gaussian: Literal["centred", "published"] = result(
+        "centred", "where pixels are taken to be; published: at their corners, half a pixel off"
+    )
     noise: Literal["gaussian", "uniform"] = result("gaussian", "uniform: in 0 to 1, as published code has it")
 
     @field_validator("layers", mode="before")

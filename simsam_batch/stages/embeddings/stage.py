@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 
 from simsam_batch.correspondence.attention import Fitted, Procedure, fit
-from simsam_batch.errors import ImageError
+from simsam_batch.errors import ImageError, SettingsError
 from simsam_batch.runs.plan import Plan, make_plan_of
 from simsam_batch.settings import Numbers
 from simsam_batch.stages.base import CommandStage
@@ -61,6 +61,11 @@ class EmbeddingsStage(CommandStage[EmbeddingsSettings]):
             pairs: that of the pairs.
         """
         table = pa.Table.from_pylist([*_points_of(run, pairs)], _POINTS)
+        if not table.num_rows:
+            raise SettingsError(
+                "no pair has points of its source, and embeddings are fitted to points. To mend it: give pairs with "
+                "source_points, or let simsam correspond choose some"
+            )
         shard_size = min(options.shard_size or _SHARD_POINTS, _SHARD_POINTS)
         return cls(options, resolved, make_plan_of(out, table, unit=cls.unit, shard_size=shard_size))
 
@@ -110,6 +115,7 @@ def procedure_of(options: EmbeddingsSettings) -> Procedure:
         sigma=options.sigma,
         timestep=options.timestep,
         noise=options.noise,
+        first_pixel=0.0 if options.gaussian == "published" else 0.5,
     )
 
 
@@ -163,12 +169,13 @@ class EmbeddingsWorker(RecordWorker[Squashed]):
 
         parts, self._at_once = in_parts(some, seeds, self._at_once)
         embeddings = torch.cat([part.embeddings for part in parts])
-        return Fitted(embeddings, np.concatenate([part.losses for part in parts], axis=1))
+        losses, nothing = (np.concatenate([getattr(p, name) for p in parts], axis=1) for name in ("losses", "nothing"))
+        return Fitted(embeddings, losses, nothing)
 
     def _row(self, record: dict[str, Any], picture: Squashed, fitted: Fitted) -> Row:
-        ratios = fitted.losses / self._how.nothing
+        ratios = fitted.losses / fitted.nothing
         first, last = ratios[:TENTH].mean(axis=0), ratios[-TENTH:].mean(axis=0)
-        collapsed = int(fitted.collapsed(self._how).sum())
+        collapsed = int(fitted.collapsed().sum())
         columns = {
             "status": "ok",
             "source": record["source"],

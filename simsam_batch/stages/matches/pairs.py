@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from simsam_batch.catalog import PAIRS
 from simsam_batch.errors import SettingsError
-from simsam_batch.runs.plan import RUN_FILE, Plan, recorded_plan
+from simsam_batch.runs.plan import Plan, further_plans
 from simsam_batch.scores.pck import MEANT
 from simsam_batch.stages.steps import Job
 
@@ -15,10 +15,9 @@ def plan_of_pairs(job: Job) -> Plan:
     Raises:
         SettingsError: it is about images alone.
     """
-    held = job.plan.source.get(PAIRS)
-    if held is None:
+    found = further_plans(job.plan).get(PAIRS)
+    if found is None:
         raise SettingsError(f"{job.folder.url} holds a run about images, not pairs. To mend it: give another OUT")
-    found = recorded_plan(job.folder, held, f"{job.folder.url}/{RUN_FILE}")
     if not job.settings.quiet:
         job.note(f"{found.records:,} pairs of {job.plan.records:,} images")
     return found

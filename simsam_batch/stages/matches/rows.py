@@ -46,6 +46,8 @@ no match: ``outside``, the point is not in the source; ``unseen``, it is in no p
 MATCHES_FIELDS = [
     pa.field("source_size", pa.list_(pa.int32())),
     pa.field("target_size", pa.list_(pa.int32())),
+    pa.field("source_sha256", pa.string()),
+    pa.field("target_sha256", pa.string()),
     pa.field("identical", pa.bool_()),
     pa.field("points", pa.list_(POINT)),
     pa.field("threshold", pa.string()),
@@ -55,9 +57,9 @@ MATCHES_FIELDS = [
 ]
 """Columns of a row; those of the pair follow. All null where the pair failed.
 
-Sizes are (width, height). ``identical`` says that both images have the same bytes. ``threshold`` names what ``length``
-is of: the first of box, points and image that the pair has. With ``--maps fp16`` the array ``similarity`` beside a row
-is (N, Hp, Wp) float16, the cosine of each point with every patch of the target.
+Sizes are (width, height), digests of the files; ``identical`` says that both images have the same bytes.
+``threshold`` names what ``length`` is of: the first of box, points and image that the pair has. With ``--maps fp16``
+the array ``similarity`` beside a row is (N, Hp, Wp) float16, the cosine of each point with every patch of the target.
 """
 
 FAULTS = ("outside", "unseen", "flat")
@@ -136,12 +138,16 @@ class MatchesFold:
                     name: interval_of(each.point_replicates) for name, each in by_category.items()
                 },
             }
+        # of all the pairs that the figure beside them is of
+        baselines = {name: s["baselines"].get(name, {}).get(headline, {}) for name in BASELINES}
+        whole = _pairs_of(s["scores"][headline])
         found[f"pck_{HEADLINE}_of_baselines"] = {
             name: score.per_point
-            for name in BASELINES
-            if (score := pck(s["baselines"].get(name, {}).get(headline, {}))) is not None
+            for name, counts in baselines.items()
+            if sum(counts.values()) == whole and (score := pck(counts)) is not None
         }
-        return found | _mirrored(s["mirrored"]) | _confidence(s)
+        of_headline = {name: s[name].get(headline, {}) for name in ("mirrored", "mutual", "margins")}
+        return found | _mirrored(of_headline["mirrored"]) | _confidence(of_headline, s["points_scored"])
 
 
 def _merged(a: Any, b: Any) -> Any:
@@ -190,12 +196,17 @@ def _mirrored(counts: Mapping[str, int]) -> dict[str, Any]:
     }
 
 
-def _confidence(s: Mapping[str, Any]) -> dict[str, Any]:
-    """PCK of the mutual matches, and of those with the largest margins."""
+def _confidence(s: Mapping[str, Any], scored: int) -> dict[str, Any]:
+    """PCK of the mutual matches, and of those with the largest margins.
+
+    Args:
+        s: the counts of both, at one threshold.
+        scored: how many points there are.
+    """
     found: dict[str, Any] = {}
     mutual = s["mutual"]
     if mutual.get("points"):
-        found["mutual_share"] = mutual["points"] / s["points_scored"]
+        found["mutual_share"] = mutual["points"] / scored
         found[f"pck_{HEADLINE}_of_mutual"] = mutual.get("right", 0) / mutual["points"]
     held = sorted(((int(name), counts) for name, counts in s["margins"].items()), reverse=True)
     total = sum(counts["points"] for _, counts in held)

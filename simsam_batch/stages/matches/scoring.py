@@ -119,12 +119,23 @@ class Compared:
             return {}
         scored, found = self.scored, np.isfinite(self.distance)
         of_mutual = np.zeros_like(scored) if mutual is None else scored & found & mutual
-        return {
-            **self._hits(seed),
-            "mirrored": self._other_sides(),
-            "mutual": {"points": int(of_mutual.sum()), "right": int(self.right[of_mutual].sum())},
-            "margins": _by_margin(margins[scored & found], self.right[scored & found]),
-        }
+        state: dict[str, Any] = self._hits(seed) | {"mirrored": {}, "mutual": {}, "margins": {}}
+        # what is right depends on the threshold, and which one the set is judged by shows in the end
+        for kind in state["scores"]:
+            near = self._near(kind)
+            state["mirrored"][kind] = self._other_sides(kind)
+            state["mutual"][kind] = {"points": int(of_mutual.sum()), "right": int(near[of_mutual].sum())}
+            state["margins"][kind] = _by_margin(margins[scored & found], near[scored & found])
+        return state
+
+    def _near(self, kind: str, places: NDArray[np.float64] | None = None) -> NDArray[np.bool_]:
+        """(N,) whether each was found near enough by a threshold that the pair has; or other places."""
+        held = THRESHOLDS[kind](self.pair)
+        assert held is not None  # noqa: S101  so it was scored
+        length, scale = held
+        away = (self.places - (self.given.truth if places is None else places)) * scale
+        found: NDArray[np.bool_] = np.linalg.norm(away, axis=1) <= HEADLINE * length
+        return found
 
     def _hits(self, seed: int) -> dict[str, Any]:
         """Hits of the matches, and of what needs no features."""
@@ -151,13 +162,16 @@ class Compared:
         points = self.given.points[self.scored]
         corners = np.array(self.pair.target_box or [0.0, 0.0, *target], np.float64)
         low, extent = corners[:2], corners[2:] - corners[:2]
-        found = {"chance": low + draw.random(points.shape) * extent, "same-place": points / source * target}
+        found = {
+            "chance": low + draw.random(points.shape) * extent,
+            "same-place": (points + 0.5) / source * target - 0.5,
+        }
         if self.pair.target_box is not None and self.pair.source_box is not None:
             box = np.array(self.pair.source_box, np.float64)
             found["relative-place"] = low + (points - box[:2]) / (box[2:] - box[:2]) * extent
         return found
 
-    def _other_sides(self) -> dict[str, int]:
+    def _other_sides(self, kind: str) -> dict[str, int]:
         """Of points whose other side is in the target too: how many, how many right, how many found there instead."""
         names, others = self.given.names, self.given.others
         own = [
@@ -168,9 +182,11 @@ class Compared:
         if not own:
             return {}
         numbers = [i for i, _ in own]
-        far = np.linalg.norm(self.places[numbers] - np.array([place for _, place in own]), axis=1)
-        swapped = (far <= HEADLINE * self.length) & (far < self.distance[numbers])
-        return {"points": len(own), "right": int(self.right[numbers].sum()), "swapped": int(swapped.sum())}
+        elsewhere = np.full_like(self.places, np.nan)
+        elsewhere[numbers] = [place for _, place in own]
+        nearer = np.linalg.norm(self.places - elsewhere, axis=1) < self.distance
+        swapped = self._near(kind, elsewhere) & nearer
+        return {"points": len(own), "right": int(self._near(kind)[numbers].sum()), "swapped": int(swapped.sum())}
 
 
 def _by_margin(margins: NDArray[np.float32], right: NDArray[np.bool_]) -> dict[str, dict[str, int]]:

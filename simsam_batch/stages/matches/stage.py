@@ -135,6 +135,8 @@ class MatchesWorker(RecordWorker[Loaded]):
             "status": "ok",
             "source_size": source.size,
             "target_size": target.size,
+            "source_sha256": source.sha256,
+            "target_sha256": target.sha256,
             "identical": identical,
             "points": [
                 compared.point(i) | {"fault": fault} | (_how_sure(found, mutual, i) if fault is None else {})

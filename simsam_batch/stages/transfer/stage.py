@@ -128,6 +128,11 @@ class TransferWorker(RecordWorker[Loaded | None]):
             histogram = np.zeros((grid.shape[0] * grid.shape[1], self._classes), np.float32)
             histogram[counts[:, 0], counts[:, 1]] = counts[:, 2]
             there = histogram.sum(axis=1) > 0
+            if not there.any():
+                raise RunError(
+                    f"exemplars: no patch of {about['image_id']} has a class that counts. To mend it: name another "
+                    "image, in another OUT"
+                )
             histogram = histogram[there] / histogram[there].sum(axis=1, keepdims=True)
             patches.append(found.descriptors.flatten(0, 1)[torch.from_numpy(there).to(self.device)])
             shares.append(torch.from_numpy(histogram).to(self.device))

@@ -76,6 +76,20 @@ def test_colours_of_one_image_find_the_shapes_of_all_others(home: Path, classes_
     ious = np.diag(table) / (table.sum(axis=0) + table.sum(axis=1) - np.diag(table))
     assert metrics["miou"] == pytest.approx(ious.mean())
     assert metrics["iou_by_class"] == pytest.approx(dict(zip(CLASSES, ious.tolist(), strict=True)))
+    assert simsam(["score", str(classes_run)]) == 0
+    (scores,) = (classes_run / "results").glob("score-transfer-*.json")
+    assert json.loads(scores.read_text())["metrics"]["miou_over_classes"] == pytest.approx(ious.mean())
+
+
+def test_an_exemplar_without_a_class_that_counts_is_named(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "void").mkdir()
+    Image.new("L", (96, 64), VOID).save(tmp_path / "void" / f"{name_of(1)}.png")
+    command = arguments(home, tmp_path / "out", "--engine", "inline")
+    command[command.index("--truth") + 1] = str(tmp_path / "void")
+    assert simsam(command) == 1
+    assert f"no patch of {name_of(1)}.png has a class that counts" in capsys.readouterr().err
 
 
 def test_masks_are_carried_over_and_scored_image_by_image(home: Path, tmp_path: Path) -> None:
@@ -92,6 +106,11 @@ def test_masks_are_carried_over_and_scored_image_by_image(home: Path, tmp_path: 
     with Image.open(home / "masks" / row["image_id"]) as image:
         truth = np.asarray(image) > 127
     assert row["iou"] == pytest.approx((found & truth).sum() / (found | truth).sum())
+    assert simsam(["score", str(out), "--json", str(tmp_path / "again.json")]) == 0
+    again = json.loads((tmp_path / "again.json").read_text())
+    assert (again["kind"], again["stage"]) == ("object", "transfer")
+    assert again["metrics"]["images_scored"] == 7
+    assert again["metrics"]["iou_per_image_mean"] == pytest.approx(metrics["iou_per_image_mean"])
     assert simsam(["verify", str(out)]) == 0
     assert simsam(["report", str(out)]) == 0
     page = (out / "report/index.html").read_text(encoding="utf-8")
@@ -122,7 +141,7 @@ def test_what_is_missing_is_named_before_anything_is_computed(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["local", "ray"])
+@pytest.mark.parametrize("engine", ["local"])
 def test_every_engine_computes_the_same_bits(
     engine: str, home: Path, classes_run: Path, tmp_path: Path, run_on: Callable[[str, list[str]], None]
 ) -> None:
