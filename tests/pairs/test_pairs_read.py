@@ -121,6 +121,7 @@ def test_files_that_are_no_pairs_are_refused(tmp_path: Path) -> None:
         ("bad.json", "is not JSON"),
         ("bad.csv", "no column source, target"),
         ("odd.csv", "'one' is no"),
+        ("short.csv", "needs a path or URL as source and as target"),
     ):
         with pytest.raises(SettingsError, match=words):
             read_pairs(str(tmp_path / name))
