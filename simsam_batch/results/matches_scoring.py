@@ -96,7 +96,7 @@ def score_matches(url: str, options: PairOptions, note: Callable[[str], None]) -
         mend = "To mend it: give pairs with target_points"
         raise SettingsError(f"pairs: {redact(options.pairs)} has no true points. {mend}")
     return {
-        "kind": "matches",
+        "kind": "pairs",
         "stage": None,
         "predictions": redact(absolute_url(url)),
         "truth": redact(options.pairs),

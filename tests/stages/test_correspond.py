@@ -405,7 +405,7 @@ def test_matches_of_any_tool_are_scored_as_those_of_a_run(home: Path, scored: Pa
     assert simsam(["score", str(tmp_path / "csv/matches.csv"), *common, "--json", str(file)]) == 0
     found = json.loads(file.read_text())
     expected = metrics_of(scored)
-    assert found["kind"] == "matches"
+    assert found["kind"] == "pairs"
     assert found["metrics"]["pck"] == expected["pck"]
     assert found["metrics"]["pck_0.1"] == expected["pck_0.1"]
     # in JSON, in the order of the points and by the images alone, of one pair
