@@ -10,6 +10,8 @@ _TINY = 1e-12
 _PLACES = [(0, down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)]
 _PLACES += [(1, down, right) for down in (-3, 0, 3) for right in (-3, 0, 3) if down or right]
 
+_FAR = 3
+
 BINS = len(_PLACES)
 """Vectors that stand side by side in a descriptor with context: 17."""
 
@@ -36,9 +38,17 @@ def with_context(features: torch.Tensor) -> torch.Tensor:
     rows, columns, channels = features.shape
     own = unit(features)
     mean = functional.avg_pool2d(own.permute(2, 0, 1), 3, stride=1, padding=1).permute(1, 2, 0)
+    # at the border the nearest patch, by slices of maps that are as much larger as the farthest bin is away
+    wide = [
+        functional.pad(each.permute(2, 0, 1), (_FAR,) * 4, mode="replicate").permute(1, 2, 0).contiguous()
+        for each in (own, mean)
+    ]
+    lengths = [each.square().sum(dim=-1) for each in wide]
     found = torch.empty(rows, columns, BINS, channels, device=features.device)
+    squares = torch.zeros(rows, columns, device=features.device)
     for number, (level, down, right) in enumerate(_PLACES):
-        below = (torch.arange(rows, device=features.device) + down).clamp(0, rows - 1)
-        beside = (torch.arange(columns, device=features.device) + right).clamp(0, columns - 1)
-        found[:, :, number] = (own, mean)[level][below][:, beside]
-    return unit(found.reshape(rows, columns, BINS * channels))
+        part = slice(_FAR + down, _FAR + down + rows), slice(_FAR + right, _FAR + right + columns)
+        found[:, :, number] = wide[level][part]
+        squares += lengths[level][part]
+    found /= squares.sqrt().clamp_min(_TINY)[:, :, None, None]
+    return found.reshape(rows, columns, BINS * channels)
