@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -74,3 +75,17 @@ def _require_range(values: NDArray[np.integer[Any]], count: int, what: str) -> N
     high = int(values.max())
     if low < 0 or high >= count:
         raise ValueError(f"the {what} has the id {low if low < 0 else high}; ids run from 0 to {count - 1}")
+
+
+def as_counts(table: NDArray[np.int64]) -> dict[str, int]:
+    """The pixels of a table (C, C) that has many zeros, by (predicted x C + true) as text, since JSON's keys are."""
+    flat = table.ravel()
+    there = np.flatnonzero(flat)
+    return dict(zip(map(str, there.tolist()), flat[there].tolist(), strict=True))
+
+
+def as_table(counts: Mapping[str, int], classes: int) -> NDArray[np.int64]:
+    """(C, C) pixels, predicted by true: the inverse of `as_counts`."""
+    table = np.zeros((classes, classes), np.int64)
+    table.ravel()[list(map(int, counts))] = list(counts.values())
+    return table

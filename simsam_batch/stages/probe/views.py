@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from simsam_batch.plain_text import counted
 from simsam_batch.report.page.chapters import Chapter, Source, begun
@@ -16,6 +15,7 @@ from simsam_batch.report.page.plots import over_shares
 from simsam_batch.report.page.tables import class_table, difference_table, probe_tables
 from simsam_batch.results.label_maps import true_class_names
 from simsam_batch.runs.reading import StageRows
+from simsam_batch.scores.confusion import as_table
 from simsam_batch.scores.probing import class_counts, mean_iou
 from simsam_batch.stages.patch_labels.stage import PatchLabelsStage
 from simsam_batch.stages.probe_maps.rows import REFERENCES
@@ -116,7 +116,7 @@ def _confusion(
     confusions: Mapping[str, Mapping[str, int]], names: Sequence[str], named: Sequence[str] | None
 ) -> Confusion | None:
     """That of the cell with the highest mIoU of those whose label maps are kept."""
-    tables = {cell: _table_of(counts, len(names)) for cell, counts in confusions.items() if cell not in REFERENCES}
+    tables = {cell: as_table(counts, len(names)) for cell, counts in confusions.items() if cell not in REFERENCES}
     if not tables:
         return None
     best = max(tables, key=lambda cell: mean_iou(class_counts(tables[cell])))
@@ -124,10 +124,3 @@ def _confusion(
     stands_for = named or ()
     columns = {c: tables[best][:, c] for c in range(len(names))}
     return confusion_of(columns, names, stands_for, f"Of the best of the label maps shown: {best}.")
-
-
-def _table_of(counts: Mapping[str, int], classes: int) -> NDArray[np.int64]:
-    """(C, C) pixels, predicted by true."""
-    table = np.zeros((classes, classes), np.int64)
-    table.ravel()[list(map(int, counts))] = list(counts.values())
-    return table

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
+from simsam_batch.scores.confusion import as_table
 from simsam_batch.scores.probing import class_counts, ious, mean_iou, pixel_accuracy
 from simsam_batch.stages.columns import SEGMENT
 from simsam_batch.stages.kinds import Shown
@@ -49,7 +49,7 @@ class ProbeApplyFold(ProbeMapsFold):
         counted = {name: s[name] for name in ("images_scored", "truth_errors")} | {"classes": self._names}
         if not s["confusions"]:
             return counted
-        counts = {name: self._counts(table) for name, table in s["confusions"].items()}
+        counts = {name: class_counts(as_table(table, len(self._names))) for name, table in s["confusions"].items()}
         own = counts[self._cell]
         by_class = dict(zip(self._names, ious(own).tolist(), strict=True))
         return {
@@ -59,12 +59,6 @@ class ProbeApplyFold(ProbeMapsFold):
             "iou_by_class": {name: _or_none(value) for name, value in by_class.items()},
             "miou_of_references": {name: _or_none(mean_iou(counts[name])) for name in REFERENCES},
         }
-
-    def _counts(self, confusion: Mapping[str, int]) -> Any:
-        classes = len(self._names)
-        table = np.zeros(classes * classes, np.int64)
-        table[list(map(int, confusion))] = list(confusion.values())
-        return class_counts(table.reshape(classes, classes))
 
 
 def _or_none(value: float) -> float | None:

@@ -15,7 +15,7 @@ from simsam_batch import images
 from simsam_batch.regions import masks
 from simsam_batch.runs.committed import CommittedShard
 from simsam_batch.runs.schema import Shard, ShardOutput
-from simsam_batch.scores.confusion import confusion
+from simsam_batch.scores.confusion import as_counts, confusion
 from simsam_batch.scores.probing import class_counts
 from simsam_batch.stages.features.stage import FeaturesStage
 from simsam_batch.stages.patch_labels.canvas import canvas_of
@@ -171,9 +171,7 @@ class MapWorker(RecordWorker[Loaded | None]):
             table, _ = confusion(prediction, loaded.truth, self._classes, self._classes, -1)
             counts[number] = class_counts(table)
             if number in shown or number >= len(self._cells):
-                flat = table.ravel()
-                there = np.flatnonzero(flat)
-                confusions[names[number]] = dict(zip(map(str, there.tolist()), flat[there].tolist(), strict=True))
+                confusions[names[number]] = as_counts(table)
 
         with self.timer.step("score"):
             for number in wanted:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from simsam_batch.scores.bootstrap import interval_of_mean, merge_bins
+from simsam_batch.scores.confusion import as_table
 from simsam_batch.scores.probing import class_counts, ious, mean_iou, pixel_accuracy
 from simsam_batch.stages.columns import SEGMENT
 from simsam_batch.stages.kinds import Shown
@@ -60,7 +59,7 @@ class TransferFold:
         counted = {name: s[name] for name in ("images_scored", "truth_errors")}
         if not s["images_scored"]:
             return counted
-        counts = self._counts(s["confusion"])
+        counts = class_counts(as_table(s["confusion"], len(self._names)))
         of_class = ious(counts)
         if self._masks:
             mean = s["iou"] / s["images_scored"]
@@ -69,12 +68,6 @@ class TransferFold:
         by_class = dict(zip(self._names, map(_or_none, of_class.tolist()), strict=True))
         scores = {"miou": _or_none(mean_iou(counts)), "pixel_accuracy": _or_none(pixel_accuracy(counts))}
         return scores | counted | {"classes": self._names, "iou_by_class": by_class}
-
-    def _counts(self, confusion: Mapping[str, int]) -> NDArray[np.int64]:
-        classes = len(self._names)
-        table = np.zeros(classes * classes, np.int64)
-        table[list(map(int, confusion))] = list(confusion.values())
-        return class_counts(table.reshape(classes, classes))
 
 
 def _or_none(value: float) -> float | None:

@@ -21,7 +21,7 @@ from simsam_batch.runs.committed import CommittedShard
 from simsam_batch.runs.plan import Plan, row_numbers
 from simsam_batch.runs.schema import Shard
 from simsam_batch.scores.bootstrap import bin_of
-from simsam_batch.scores.confusion import confusion
+from simsam_batch.scores.confusion import as_counts, confusion
 from simsam_batch.settings import Numbers, TrueClasses
 from simsam_batch.stages.base import CommandStage
 from simsam_batch.stages.features.stage import STEPS as FEATURES_STEPS
@@ -212,10 +212,7 @@ class TransferWorker(RecordWorker[Loaded | None]):
         if loaded.truth is None:
             return state, None
         table, _ = confusion(classes, loaded.truth, self._classes, self._classes, UNCOUNTED)
-        flat = table.ravel()
-        there = np.flatnonzero(flat)
-        counts = dict(zip(map(str, there.tolist()), flat[there].tolist(), strict=True))
-        state |= {"images_scored": 1, "confusion": counts}
+        state |= {"images_scored": 1, "confusion": as_counts(table)}
         if not self._masks:
             return state, None
         both, either = int(table[1, 1]), int(table[1].sum() + table[:, 1].sum() - table[1, 1])
