@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +47,19 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, text
 
 
+@contextmanager
+def held_still(process: subprocess.Popen[str]) -> Iterator[None]:
+    """It and its workers stop here, so that they see OUT as it is afterwards and not on the way there."""
+    everyone = [process.pid, *descendants(process.pid)]
+    for pid in everyone:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in everyone:
+            os.kill(pid, signal.SIGCONT)
+
+
 @pytest.mark.slow
 def test_what_a_run_begun_anew_publishes_is_all_its_own(pictures: Path, tmp_path: Path) -> None:
     alone = tmp_path / "alone"
@@ -51,8 +68,9 @@ def test_what_a_run_begun_anew_publishes_is_all_its_own(pictures: Path, tmp_path
     out = tmp_path / "out"
     old = at_work(pictures, out)
     try:
-        out.rename(tmp_path / "removed")
-        assert run(command(pictures, out, "--engine", "inline")[3:]) == 0
+        with held_still(old):
+            out.rename(tmp_path / "removed")
+            assert run(command(pictures, out, "--engine", "inline")[3:]) == 0
         code, text = ended(old)
     finally:
         old.kill()
