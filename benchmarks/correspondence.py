@@ -19,7 +19,6 @@ from simsam_batch.correspondence.attention import (
     TOKEN,
     CroppedLatents,
     Procedure,
-    alpha_bar,
     as_published,
     fit,
     look_for,
@@ -28,7 +27,7 @@ from simsam_batch.correspondence.attention import (
 from simsam_batch.correspondence.descriptors import with_context
 from simsam_batch.correspondence.matching import match
 from simsam_batch.features.backbones import load_taps
-from simsam_batch.features.diffusion import LAYERS, DiffusionAttention
+from simsam_batch.features.diffusion import LAYERS, DiffusionAttention, alpha_bar
 
 GROUP = "correspondence"
 POINTS = 10

@@ -140,12 +140,12 @@ def _computing(command: Command) -> click.Command:
     names = (*model.before_images, "images", "out")
     arguments: list[click.Parameter] = [click.Argument([name], required=False) for name in names]
     # what cannot be given is taken too, so that people are told why, and not that there is no such option
-    hidden = _options(model, model.taken_over())
+    hidden = _options(model, model.not_given())
     for option in hidden:
         option.hidden = True  # type: ignore[attr-defined]
     return StageCommand(
         model,
-        [name for name in model.model_fields if name not in (*names, *model.taken_over())],
+        [name for name in model.model_fields if name not in (*names, *model.not_given())],
         name=command.name,
         callback=partial(_compute, command),
         params=[*arguments, *_general_options(list(model.presets)), *hidden],

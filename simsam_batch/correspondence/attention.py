@@ -43,6 +43,10 @@ class AttentionModel(Protocol):
         """How many there are."""
         ...
 
+    def signal(self, timestep: int) -> float:
+        """The share of signal left at a time step of 1000, squared."""
+        ...
+
     def encode(self, pictures: torch.Tensor) -> torch.Tensor:
         """Latents (B, 4, h, w) of pictures (B, 3, S, S) in 0..1; no gradient."""
         ...
@@ -111,16 +115,6 @@ def as_published(procedure: Procedure) -> Procedure:
     It also leaves half of the heads out, see `simsam_batch.features.diffusion.DiffusionAttention`.
     """
     return replace(procedure, timestep_found=40, noise="uniform", combine="softmax", first_pixel=0.0)
-
-
-def alpha_bar(timestep: int) -> float:
-    """The share of signal left at a time step of Stable Diffusion's schedule, squared.
-
-    >>> round(alpha_bar(140), 5), round(alpha_bar(40), 5)
-    (0.84176, 0.96189)
-    """
-    betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
-    return float(np.cumprod(1 - betas)[timestep])
 
 
 def bounds(place: float, side: int, crop: int) -> tuple[int, int]:
@@ -238,7 +232,7 @@ def fit(
     losses, nothing = np.zeros((how.steps, len(seeds))), np.zeros((how.steps, len(seeds)))
     for step in range(how.steps):
         windows = [window_around(point, how, draw) for draw in draws]
-        noisy = _noisy(latents.of(windows), how.timestep, how, draws)
+        noisy = _noisy(latents.of(windows), model.signal(how.timestep), how, draws)
         maps = model.attention(noisy, how.timestep, embeddings)
         inside = torch.tensor(
             [
@@ -290,7 +284,7 @@ def look_for(
         anchors = [corners[number]] * starts if number < _CORNERS else _highest(total, count)
         windows = [window_around(anchor, how, draw) for anchor, draw in zip(anchors, draws, strict=True)]
         with torch.no_grad():
-            noisy = _noisy(latents.of(windows), how.timestep_found, how, draws)
+            noisy = _noisy(latents.of(windows), model.signal(how.timestep_found), how, draws)
             maps = [_upsampled(one, crop) for one in model.attention(noisy, how.timestep_found, given)]
         if not number:
             total = torch.zeros(starts, len(maps), side, side, device=like.device)
@@ -363,10 +357,9 @@ def _highest(total: torch.Tensor, count: torch.Tensor) -> list[tuple[float, floa
     return [(x + 0.5, y + 0.5) for x, y in _places(mean).tolist()]
 
 
-def _noisy(latents: torch.Tensor, timestep: int, how: Procedure, draws: Sequence[torch.Generator]) -> torch.Tensor:
+def _noisy(latents: torch.Tensor, signal: float, how: Procedure, draws: Sequence[torch.Generator]) -> torch.Tensor:
     draw = torch.randn if how.noise == "gaussian" else torch.rand
     noise = torch.stack([draw(latents.shape[1:], generator=each) for each in draws]).to(latents)
-    signal = alpha_bar(timestep)
     found: torch.Tensor = signal**0.5 * latents + (1 - signal) ** 0.5 * noise
     return found
 

@@ -21,6 +21,11 @@ def unit(features: torch.Tensor) -> torch.Tensor:
     return functional.normalize(features.float(), dim=-1, eps=_TINY)
 
 
+def with_context_mirrored(features: torch.Tensor) -> torch.Tensor:
+    """The context of patches as it is in the mirrored picture; features and result (Hp, Wp, ...) are mirrored back."""
+    return with_context(features.flip(1)).flip(1)
+
+
 def with_context(features: torch.Tensor) -> torch.Tensor:
     """Each patch beside those around it: the nine within one patch, and eight means of 3 x 3 at three patches.
 

@@ -36,6 +36,33 @@ class Matches:
     spread: NDArray[np.float32]
     maps: NDArray[np.float32] | None
 
+    def with_those_of(self, others: Matches, which: NDArray[np.bool_]) -> Matches:
+        """These, but of the points named (N,) the others'."""
+        chosen = {name: np.array(getattr(self, name)) for name in _OF_POINTS}
+        for name, values in chosen.items():
+            values[which] = getattr(others, name)[which]
+        maps = self.maps
+        if maps is not None and others.maps is not None:
+            maps = np.where(which[:, None, None], others.maps, maps)
+        return Matches(maps=maps, **chosen)
+
+
+_OF_POINTS = ("cells", "similarity", "margin", "returned", "spread")
+
+
+def likeness(source: torch.Tensor, target: torch.Tensor) -> float:
+    """How much two images are alike: the mean over patches of the source of the cosine with the most similar one.
+
+    Args:
+        source: (Hs, Ws, C) descriptors of unit length.
+        target: (Ht, Wt, C) likewise.
+    """
+    patches, others = source.flatten(0, 1), target.flatten(0, 1)
+    at_once = max(_AT_ONCE // len(others), 1)
+    starts = range(0, len(patches), at_once)
+    best = [(patches[start : start + at_once] @ others.T).amax(dim=1) for start in starts]
+    return float(torch.cat(best).double().mean())
+
 
 def sampled(descriptors: torch.Tensor, cells: Points) -> torch.Tensor:
     """(N, C) float32 of unit length: descriptors between the centres of patches, bilinearly; beyond them the nearest.
@@ -150,10 +177,7 @@ def match_all(source: torch.Tensor, target: torch.Tensor, *, radius: int, temper
         match(source, target, cells[start : start + at_once], radius=radius, temperature=temperature)
         for start in range(0, len(cells), at_once)
     ]
-    joined = {
-        name: np.concatenate([getattr(part, name) for part in parts])
-        for name in ("cells", "similarity", "margin", "returned", "spread")
-    }
+    joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _OF_POINTS}
     return Matches(maps=None, **joined)
 
 

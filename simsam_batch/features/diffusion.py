@@ -9,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 if TYPE_CHECKING:
@@ -25,11 +26,22 @@ LAYERS = (
 TOKENS, TOKEN = 77, 1
 _ATTENTION = "{}.transformer_blocks.0.attn2"
 _PARTS = ("unet", "vae")
+_OF_PROMPTS = ("text_encoder", "tokenizer")
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
-class _ReachedTheLastLayer(Exception):  # noqa: N818  it is no error
+class ReachedTheLastLayer(Exception):  # noqa: N818  it is no error
     """All that was asked for has been computed."""
+
+
+def alpha_bar(timestep: int) -> float:
+    """The share of signal left at a time step of Stable Diffusion's schedule, squared.
+
+    >>> round(alpha_bar(140), 5), round(alpha_bar(40), 5)
+    (0.84176, 0.96189)
+    """
+    betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    return float(np.cumprod(1 - betas)[timestep])
 
 
 class AttentionTap:
@@ -66,7 +78,7 @@ class AttentionTap:
         side = round(of_token.shape[2] ** 0.5)
         self._shared[self._name] = of_token.mean(dim=1).reshape(-1, side, side)
         if len(self._shared) == self._wanted:
-            raise _ReachedTheLastLayer
+            raise ReachedTheLastLayer
         found = attn.batch_to_head_dim(torch.bmm(probabilities, value))
         dropped: torch.Tensor = attn.to_out[1](attn.to_out[0](found))
         return dropped
@@ -108,6 +120,10 @@ class DiffusionAttention:
         downs = 2 ** (len(self._vae.config.block_out_channels) - 1)
         return int(downs * 2 ** (len(self._unet.config.block_out_channels) - 1))
 
+    def signal(self, timestep: int) -> float:
+        """The share of signal left at a time step, squared."""
+        return alpha_bar(timestep)
+
     def encode(self, pictures: torch.Tensor) -> torch.Tensor:
         """Scaled means of the latents of pictures (B, 3, S, S) in 0..1."""
         where = next(self._vae.parameters())
@@ -124,7 +140,7 @@ class DiffusionAttention:
         """
         kept: dict[str, torch.Tensor] = {}
         dtype = next(self._unet.parameters()).dtype
-        with self._tapped(kept), suppress(_ReachedTheLastLayer):
+        with self._tapped(kept), suppress(ReachedTheLastLayer):
             self._unet(latents.to(dtype), timestep, embeddings.to(dtype))
         if kept.keys() != set(self._layers):
             raise RuntimeError(f"of {len(self._layers)} layers {len(kept)} were seen: {', '.join(kept)}")
@@ -162,29 +178,62 @@ def load_diffusion(folder: str, *, dtype: torch.dtype, device: str) -> tuple[Any
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     require_folder(folder)
-    found = []
-    for part, kind in zip(_PARTS, (UNet2DConditionModel, AutoencoderKL), strict=True):
-        wanted = dtype if part == "unet" else torch.promote_types(dtype, torch.float32)
-        try:
-            model, report = kind.from_pretrained(
-                folder,
-                subfolder=part,
-                local_files_only=True,
-                use_safetensors=True,
-                output_loading_info=True,
-                low_cpu_mem_usage=False,
-            )
-        # files that are damaged, and tensors of other shapes
-        except (OSError, RuntimeError) as error:
-            raise ValueError(f"{folder}/{part} cannot be loaded: {str(error)[:500]}") from error
-        wrong = {what: names for what, names in report.items() if what.endswith("_keys") and names}
-        if wrong:
-            said = "; ".join(
-                f"{what.replace('_', ' ')}: {', '.join(map(str, list(names)[:3]))}" for what, names in wrong.items()
-            )
-            raise ValueError(f"{folder}/{part} does not fit its config.json: {said}")
-        found.append(model.to(device, wanted))
-    return found[0], found[1]
+    unet = _loaded(UNet2DConditionModel, folder, "unet", torch_dtype=dtype)
+    vae = _loaded(AutoencoderKL, folder, "vae", torch_dtype=torch.promote_types(dtype, torch.float32))
+    return unet.to(device), vae.to(device)
+
+
+def load_prompt(folder: str, prompt: str) -> torch.Tensor:
+    """(T, D) float32: what the UNet is told by a prompt, of the text encoder of a folder in the layout of diffusers.
+
+    Args:
+        folder: with ``text_encoder`` and ``tokenizer``.
+        prompt: as text; what is longer than the encoder takes is cut off.
+
+    Raises:
+        ValueError: something is missing, or does not fit.
+    """
+    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    missing = [name for name in _OF_PROMPTS if not (Path(folder) / name).is_dir()]
+    if missing:
+        raise ValueError(f"{folder} lacks {', '.join(missing)}, which a prompt is read by; the whole folder is needed")
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder}/tokenizer cannot be loaded: {str(error)[:500]}") from error
+    encoder = _loaded(CLIPTextModel, folder, "text_encoder").eval()
+    longest = encoder.config.max_position_embeddings
+    tokens = tokenizer(prompt, padding="max_length", max_length=longest, truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        found: torch.Tensor = encoder(tokens.input_ids)[0][0]
+    return found
+
+
+def _loaded(kind: Any, folder: str, part: str, **more: Any) -> Any:
+    """A network of a folder, with every tensor its own and none left over."""
+    try:
+        model, report = kind.from_pretrained(
+            folder,
+            subfolder=part,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            low_cpu_mem_usage=False,
+            **more,
+        )
+    # files that are damaged, and tensors of other shapes
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"{folder}/{part} cannot be loaded: {str(error)[:500]}") from error
+    wrong = {what: names for what, names in report.items() if what.endswith("_keys") and names}
+    if wrong:
+        said = "; ".join(
+            f"{what.replace('_', ' ')}: {', '.join(map(str, list(names)[:3]))}" for what, names in wrong.items()
+        )
+        raise ValueError(f"{folder}/{part} does not fit its config.json: {said}")
+    return model
 
 
 def require_folder(folder: str) -> None:
@@ -205,13 +254,22 @@ def require_folder(folder: str) -> None:
         )
 
 
-def digest_of(folder: str) -> str:
-    """SHA-256 over the configurations and the tensors of both networks."""
+def digest_of(folder: str, *, prompts: bool = False) -> str:
+    """SHA-256 over the configurations and the tensors of both networks, and of what prompts are read by if wanted."""
+    there = Path(folder)
     digest = sha256()
     for part in _PARTS:
-        config = json.loads((Path(folder) / part / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((there / part / "config.json").read_text(encoding="utf-8"))
         digest.update(json.dumps(config, sort_keys=True).encode())
-        with (Path(folder) / part / _WEIGHTS).open("rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
+        _add(digest, there / part / _WEIGHTS)
+    for part in _OF_PROMPTS if prompts else ():
+        for file in sorted((there / part).glob("*")):
+            digest.update(f"{part}/{file.name}".encode())
+            _add(digest, file)
     return digest.hexdigest()
+
+
+def _add(digest: Any, file: Path) -> None:
+    with file.open("rb") as data:
+        while block := data.read(1 << 22):
+            digest.update(block)

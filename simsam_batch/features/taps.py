@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from simsam_batch.errors import SettingsError
+from simsam_batch.features.contract import Triple, patch_grid
 from simsam_batch.features.descriptors import Descriptors
 from simsam_batch.features.vit import TOKEN_FACETS, FrozenViT, arithmetic, projection, width_of
 
 Tap = tuple[int, str]
 """A block, from 0, and one of its facets."""
+
+MIRRORED = "mirrored-"
+"""Begins the facets of mirrored pictures."""
+
+_STREAMS_HELD = 16
+"""About so many streams of all tokens a forward pass holds at once."""
 
 
 class Tapped(NamedTuple):
@@ -32,6 +39,31 @@ class Tapped(NamedTuple):
     class_tokens: Mapping[Tap, Tensor]
     registers: Mapping[Tap, Tensor]
     norms: Mapping[int, Tensor]
+
+
+class Taps(Protocol):
+    """A network of which several descriptors of each patch are taken at once.
+
+    Attributes:
+        patch: side of a patch, in pixels.
+        mean, std: per RGB channel; images are to be normalised to ``(rgb - mean) / std`` with rgb in [0, 1].
+        channels_of: by name, ``<facet>-<block>``, how long each descriptor is.
+        held_numbers: about how many numbers a forward pass holds for each patch, beside what is kept.
+    """
+
+    patch: int
+    mean: Triple
+    std: Triple
+    channels_of: dict[str, int]
+    held_numbers: int
+
+    def __call__(self, images: Tensor, seeds: Sequence[int] = ()) -> Tapped:
+        """Describe patches of images (B, 3, H, W), with a seed for each of what is drawn by chance."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that identifies the network and what is kept of it, as plain JSON values."""
+        ...
 
 
 class TappedViT(FrozenViT):
@@ -79,20 +111,23 @@ class TappedViT(FrozenViT):
         widths = dict.fromkeys(taps, self.channels)
         widths |= {tap: width_of(each) for tap, each in self._projections.items()}
         self.channels_of = {f"{facet}-{block}": widths[block, facet] for block, facet in taps}
+        self.held_numbers = _STREAMS_HELD * self.channels
 
     def _hold(self, number: int, module: nn.Module, given: tuple[Any, ...]) -> None:
         del module
         self._held[number] = given[0]
 
-    def __call__(self, images: Tensor) -> Tapped:
+    def __call__(self, images: Tensor, seeds: Sequence[int] = ()) -> Tapped:
         """Describe patches.
 
         Args:
             images: (B, 3, H, W) float32, normalised by ``mean`` and ``std``; H and W multiples of ``patch``.
+            seeds: of what is drawn by chance for each image; nothing is, here.
 
         Raises:
             ValueError: H or W is no multiple of ``patch``.
         """
+        del seeds
         found = Tapped({}, {}, {}, {})
         with torch.no_grad(), arithmetic(self._device, self._precision):
             streams = {self._last: self._tokens(images)} | self._held
@@ -170,9 +205,11 @@ class TappedDescriptors:
             )
         self.patch, self.mean, self.std, self.channels = alone.patch, alone.mean, alone.std, alone.channels
         self.channels_of = {f"{alone.facet}-{alone.block}": alone.channels}
+        self.held_numbers = _STREAMS_HELD * self.channels
 
-    def __call__(self, images: Tensor) -> Tapped:
+    def __call__(self, images: Tensor, seeds: Sequence[int] = ()) -> Tapped:
         """Describe patches; see `Descriptors`."""
+        del seeds
         alone = self._descriptors
         found = alone(images)
         return Tapped({(alone.block, alone.facet): found.descriptors}, {}, {}, {alone.block: found.norms})
@@ -180,3 +217,35 @@ class TappedDescriptors:
     def describe(self) -> dict[str, Any]:
         """Everything that identifies it, as plain JSON values."""
         return self._descriptors.describe() | {"channels_of": dict(self.channels_of)}
+
+
+class TappedBothWays:
+    """Descriptors of pictures, and of their mirror images, mirrored back: those of a block's facet ``mirrored-...``.
+
+    What is looked at both ways tells less of which way a thing faces.
+
+    Args:
+        taps: of pictures as they are.
+    """
+
+    def __init__(self, taps: Taps) -> None:
+        self._taps = taps
+        self.patch, self.mean, self.std = taps.patch, taps.mean, taps.std
+        self.loaded = getattr(taps, "loaded", None)
+        mirrored = {MIRRORED + name: channels for name, channels in taps.channels_of.items()}
+        self.channels_of = taps.channels_of | mirrored
+        self.held_numbers = taps.held_numbers
+
+    def __call__(self, images: Tensor, seeds: Sequence[int] = ()) -> Tapped:
+        """Describe patches; class tokens, registers and norms are those of pictures as they are."""
+        found, others = self._taps(images, seeds), self._taps(images.flip(-1), seeds).descriptors
+        rows, columns = patch_grid(images, self.patch)
+        back = {
+            (block, MIRRORED + facet): each.reshape(len(each), rows, columns, -1).flip(2).flatten(1, 2)
+            for (block, facet), each in others.items()
+        }
+        return found._replace(descriptors={**found.descriptors, **back})
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that identifies it, as plain JSON values."""
+        return self._taps.describe() | {"channels_of": dict(self.channels_of)}

@@ -24,18 +24,20 @@ Idle = Mapping[str, Collection[Any]]
 """Values of other settings, by their names, beside which a setting has no effect: ``{"refine": ["none"]}``."""
 
 
-def result(default: Any, description: str, *, idle: Idle | None = None, **more: Any) -> Any:
+def result(default: Any, description: str, *, idle: Idle | None = None, only: Idle | None = None, **more: Any) -> Any:
     """Declare a setting that changes the numbers.
 
     Args:
         default: its value where none is given.
         description: of ``--help``.
         idle: beside which values of others it has no effect.
+        only: beside which alone it has one.
         more: ``unrecorded``, for a setting that is younger than runs which are to be gone on with: the value by which
             these did what they did. All else are pydantic's limits, such as ``ge=0``.
     """
     younger = {"unrecorded": more.pop("unrecorded")} if "unrecorded" in more else {}
-    return _declared("result", default, description, idle, younger, **more)
+    beside = {"only": {name: list(values) for name, values in (only or {}).items()}}
+    return _declared("result", default, description, idle, beside | younger, **more)
 
 
 def given(default: Any, description: str, **limits: Any) -> Any:
@@ -159,8 +161,10 @@ class Settings(Component):
             usual = [field.default, type(self).component_of(name).model_fields[name].default]
             if value in [*usual, *(preset[name] for preset in self.presets.values() if name in preset)]:
                 continue
-            for other, values in _about(field)["idle"].items():
-                if (beside := getattr(self, other, None)) in values:
+            about = _about(field)
+            for other in {**about["idle"], **about.get("only", {})}:
+                beside = getattr(self, other, None)
+                if beside in about["idle"].get(other, ()) or beside not in about.get("only", {}).get(other, [beside]):
                     mend = f"To mend it: leave it out, or choose another {other}"
                     sentences.append(f"{name}: it has no effect with {other} {beside!r}. {mend}")
         return sentences

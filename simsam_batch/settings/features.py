@@ -18,16 +18,19 @@ _WEIGHTLESS: dict[str, list[Any]] = {"backbone": ["descriptors"]}
 class Network(Component, title="Features"):
     """The network."""
 
-    backbone: str = result("dino_vits16", "timm name of a ViT, a DINO alias, or 'descriptors' (no weights)")
+    backbone: str = result(
+        "dino_vits16", "timm name of a ViT, a DINO alias, 'descriptors' (no weights), or 'diffusion' (a folder of them)"
+    )
     weights: str | None = operation(
         None,
-        "weights file or URL (safetensors, or torch in timm, DINO or iBOT layout); none: timm fetches them",
+        "weights file or URL (safetensors, or torch in timm, DINO or iBOT layout); none: timm fetches them; of "
+        "diffusion a folder in diffusers' layout",
         idle=_WEIGHTLESS,
     )
     checkpoint_part: CheckpointPart = result(
         "auto",
         "which network of a weights file with several; auto: the teacher, if there is one",
-        idle=_WEIGHTLESS | {"weights": [None]},
+        idle={"backbone": ["descriptors", "diffusion"], "weights": [None]},
         unrecorded="auto",
     )
 

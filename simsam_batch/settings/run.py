@@ -104,8 +104,8 @@ class RunSettings(Operation, Numbers, Limits, Images, Input, Settings):
     before_images: ClassVar[Sequence[str]] = ()
 
     @classmethod
-    def taken_over(cls) -> list[str]:
-        """Names of the settings that another run, which the command names, fixes; they are not given anew."""
+    def not_given(cls) -> list[str]:
+        """Names of the settings that have no flag: they have one value here, or another run fixes them."""
         return []
 
     def written(self) -> dict[str, Any]:

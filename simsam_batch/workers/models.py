@@ -6,6 +6,7 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from simsam_batch.features.vit import ViTBackbone
 
 DESCRIPTORS = "descriptors"
+DIFFUSION = "diffusion"
 
 Loaded = tuple[Any, dict[str, Any]]
 """A model, and what identifies it, the digest of its weights among it, as plain JSON values."""
@@ -89,6 +91,11 @@ def _backbone(settings: FeatureSettings, device: str) -> tuple[Backbone, dict[st
 
         weightless = Descriptors()
         return weightless, weightless.describe()
+    if settings.backbone == DIFFUSION:
+        raise SettingsError(
+            "backbone: diffusion describes patches for simsam features, probe, correspond and transfer alone. To mend "
+            "it: name a ViT"
+        )
     from simsam_batch.features.backbones import load_backbone
 
     return _network(load_backbone, settings, device, block=settings.block, facet=settings.facet)
@@ -105,26 +112,75 @@ def _encoder(settings: Any, device: str) -> tuple[ViTBackbone | None, dict[str, 
 
 
 def _taps(settings: Any, device: str) -> tuple[Any, dict[str, Any]]:
-    """What gives several facets of several blocks at once."""
+    """What gives several facets of several blocks at once, of pictures and of their mirror images if asked for."""
+    taps, found = _taps_one_way(settings, device)
+    if not settings.mirrored:
+        return taps, found
+    from simsam_batch.features.taps import TappedBothWays
+
+    both = TappedBothWays(taps)
+    return both, found | {"channels_of": both.channels_of}
+
+
+def _taps_one_way(settings: Any, device: str) -> tuple[Any, dict[str, Any]]:
     if settings.backbone == DESCRIPTORS:
         from simsam_batch.features.taps import TappedDescriptors
 
         weightless = TappedDescriptors(settings.blocks, settings.facets)
         return weightless, weightless.describe()
+    if settings.backbone == DIFFUSION:
+        return _tapped_diffusion(settings, device)
     from simsam_batch.features.backbones import load_taps
 
     kept = {name: getattr(settings, name) for name in ("blocks", "facets", "class_token", "registers", "facet_norm")}
     return _network(load_taps, settings, device, **kept)
 
 
-def _diffusion(settings: Any, device: str) -> tuple[Any, dict[str, Any]]:
-    """What gives the cross-attention of Stable Diffusion, from a local folder."""
+def _tapped_diffusion(settings: Any, device: str) -> tuple[Any, dict[str, Any]]:
+    """What gives features of the UNet of Stable Diffusion, from a local folder."""
+    from simsam_batch.features.diffusion import digest_of, load_diffusion, load_prompt
+    from simsam_batch.features.diffusion_taps import TappedDiffusion
+
+    folder, dtype = _diffusion_folder(settings), _diffusion_dtype(settings, device)
+    asked = {name: getattr(settings, name) for name in ("blocks", "facets", "timestep", "draws")}
+    try:
+        networks = load_diffusion(folder, dtype=dtype, device=device)
+        taps = TappedDiffusion(*networks, load_prompt(folder, settings.prompt), **asked)
+    except ValueError as error:
+        raise SettingsError(f"weights: {error}") from error
+    return taps, taps.describe() | {"weights_sha256": digest_of(folder, prompts=True)}
+
+
+def _diffusion_folder(settings: NetworkSettings) -> str:
+    """Where Stable Diffusion is.
+
+    Raises:
+        SettingsError: none is given, or what reads it is not installed.
+    """
+    if any(find_spec(name) is None for name in ("diffusers", "transformers")):
+        raise SettingsError(
+            "Stable Diffusion is read by diffusers and transformers, which are not both installed. To mend it: pip "
+            "install 'simsam-batch[diffusion]'"
+        )
+    if settings.weights is None:
+        raise SettingsError(
+            "weights: none are given. To mend it: name a folder in the layout of diffusers, of Stable Diffusion 1.4, "
+            "1.5 or a like one; nothing is fetched"
+        )
+    return settings.weights
+
+
+def _diffusion_dtype(settings: NetworkSettings, device: str) -> Any:
     import torch
 
+    return torch.bfloat16 if precision_of(settings, device) == "bf16" else torch.float32
+
+
+def _diffusion(settings: Any, device: str) -> tuple[Any, dict[str, Any]]:
+    """What gives the cross-attention of Stable Diffusion, from a local folder."""
     from simsam_batch.features.diffusion import DiffusionAttention, digest_of, load_diffusion
 
-    folder = str(settings.weights)
-    dtype = torch.bfloat16 if precision_of(settings, device) == "bf16" else torch.float32
+    folder, dtype = _diffusion_folder(settings), _diffusion_dtype(settings, device)
     try:
         model = DiffusionAttention(*load_diffusion(folder, dtype=dtype, device=device), settings.layers, settings.heads)
     except ValueError as error:

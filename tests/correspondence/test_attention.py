@@ -19,7 +19,6 @@ from tiny_diffusion import SIDE, blocks, networks, save
 from simsam_batch.correspondence.attention import (
     CroppedLatents,
     Procedure,
-    alpha_bar,
     as_published,
     bounds,
     fit,
@@ -28,7 +27,7 @@ from simsam_batch.correspondence.attention import (
     pick,
     window_around,
 )
-from simsam_batch.features.diffusion import LAYERS, TOKEN, DiffusionAttention, digest_of, load_diffusion
+from simsam_batch.features.diffusion import LAYERS, TOKEN, DiffusionAttention, alpha_bar, digest_of, load_diffusion
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -265,6 +264,9 @@ def test_a_perfect_map_gives_its_own_point_without_a_bias() -> None:
 def test_a_start_that_came_to_nothing_is_seen_near_a_border_too() -> None:
     class Blind:
         width, tokens = 4, 77
+
+        def signal(self, timestep: int) -> float:
+            return alpha_bar(timestep)
 
         def encode(self, pictures: torch.Tensor) -> torch.Tensor:
             return torch.zeros(1, 4, 2, 2)

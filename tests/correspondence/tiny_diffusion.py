@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +60,22 @@ def blocks(seed: int = 0, side: int = SIDE) -> torch.Tensor:
     """(3, side, side) in 0..1: 8 x 8 random colours."""
     colors = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(seed))
     return colors.repeat_interleave(side // 8, 1).repeat_interleave(side // 8, 2)
+
+
+def save_prompts(folder: Path) -> None:
+    """A text encoder by chance, and a tokenizer of single letters, beside them."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    torch.manual_seed(1)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{each}</w>" for each in letters)]
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = CLIPTextConfig(vocab_size=len(words), bos_token_id=0, eos_token_id=1, pad_token_id=1, **sizes)
+    CLIPTextModel(config).save_pretrained(folder / "text_encoder", safe_serialization=True)
+    tokenizer = folder / "tokenizer"
+    tokenizer.mkdir()
+    (tokenizer / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
+    (tokenizer / "merges.txt").write_text("#version: 0.2\n")
+    about = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77}
+    about |= {"bos_token": words[0], "eos_token": words[1], "pad_token": words[1], "unk_token": words[1]}
+    (tokenizer / "tokenizer_config.json").write_text(json.dumps(about))

@@ -12,7 +12,9 @@ class CorrespondSettings(MatchesSettings):
     facets: tuple[Facet, ...] = result(
         ("token",), "vectors of each block, several with commas: key, query, value, token, norm-token"
     )
-    blocks: tuple[int, ...] = result((-8,), "transformer blocks, from 0, several with commas; negative from the end")
+    blocks: tuple[int, ...] = result(
+        (-8,), "transformer blocks, or up blocks of diffusion, from 0, several with commas; negative from the end"
+    )
 
 
 SETTINGS = CorrespondSettings

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from simsam_batch.errors import SettingsError
 from simsam_batch.stages.correspond.settings import CorrespondSettings
 from simsam_batch.stages.features.stage import STEPS as FEATURES_STEPS
-from simsam_batch.stages.features.stage import FeaturesStage
+from simsam_batch.stages.features.stage import FeaturesStage, complete_blocks
+from simsam_batch.stages.matches.fused import facts_of
 from simsam_batch.stages.matches.pairs import plan_of_pairs, published_of
 from simsam_batch.stages.matches.stage import MatchesStage
 from simsam_batch.stages.steps import Job, Stages, Steps
+from simsam_batch.storage import absolute_url, is_same_place, redact
+from simsam_batch.workers.models import DIFFUSION
 
 
 def _stages(job: Job) -> Stages:
@@ -17,18 +22,38 @@ def _stages(job: Job) -> Stages:
     pairs = plan_of_pairs(job)
     yield FeaturesStage(settings, job.resolved, job.plan)
     channels = job.resolved["models"]["taps"]["channels_of"]
-    yield MatchesStage(settings, {"channels_of": channels, "published": published_of(job.plan)}, pairs)
+    fused = facts_of(settings.fuse, channels)
+    resolved = {"channels_of": channels, "published": published_of(job.plan)} | ({"fused": fused} if fused else {})
+    yield MatchesStage(settings, resolved, pairs)
 
 
-def _completed(settings: CorrespondSettings, out: str) -> CorrespondSettings:
-    """Descriptors without a network have one block alone, whatever is best of networks."""
-    del out
-    if settings.backbone == "descriptors" and "blocks" not in settings.model_fields_set:
-        return settings.model_copy(update={"blocks": (-1,)})
-    return settings
+def _completed(settings: CorrespondSettings, out: str) -> Any:
+    """The settings with whole URLs of the runs to fuse with, and with what is best of other descriptors.
+
+    Raises:
+        SettingsError: a run would be fused with itself.
+    """
+    fused = tuple(absolute_url(url) for url in settings.fuse)
+    for url in fused:
+        if is_same_place(url, out):
+            raise SettingsError(f"fuse: {redact(url)} is OUT itself. To mend it: name another finished run")
+    update: dict[str, Any] = {"fuse": fused} if fused else {}
+    # features of diffusion have seen enough around them
+    if settings.backbone == DIFFUSION and "context" not in settings.model_fields_set:
+        update["context"] = "none"
+    return complete_blocks(settings.model_copy(update=update), out)
+
+
+def _check_models(settings: CorrespondSettings, models: Mapping[str, Any]) -> None:
+    facts_of(settings.fuse, models["taps"]["channels_of"])
 
 
 STAGES: dict[str, Any] = {}
 STEPS = Steps(
-    _stages, MatchesStage.name, roles=("taps",), complete=_completed, before_first=FEATURES_STEPS.before_first
+    _stages,
+    MatchesStage.name,
+    roles=("taps",),
+    complete=_completed,
+    check_models=_check_models,
+    before_first=FEATURES_STEPS.before_first,
 )

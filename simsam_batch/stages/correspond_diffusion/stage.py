@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Any
 
-from simsam_batch.errors import SettingsError
 from simsam_batch.stages.attention.stage import AttentionStage
 from simsam_batch.stages.correspond_diffusion.settings import CorrespondDiffusionSettings
 from simsam_batch.stages.embeddings.stage import EmbeddingsStage
@@ -24,18 +22,5 @@ def _stages(job: Job) -> Stages:
     yield AttentionStage(settings, job.resolved | {"published": published_of(job.plan)}, pairs)
 
 
-def _check(settings: CorrespondDiffusionSettings) -> None:
-    if find_spec("diffusers") is None:
-        raise SettingsError(
-            "correspond diffusion needs diffusers, which is not installed. To mend it: pip install "
-            "'simsam-batch[diffusion]'"
-        )
-    if settings.weights is None:
-        raise SettingsError(
-            "weights: none are given. To mend it: name a folder in the layout of diffusers with unet and vae, of "
-            "Stable Diffusion 1.4, 1.5 or a like one; nothing is fetched"
-        )
-
-
 STAGES: dict[str, Any] = {}
-STEPS = Steps(_stages, AttentionStage.name, roles=("diffusion",), check=_check)
+STEPS = Steps(_stages, AttentionStage.name, roles=("diffusion",))

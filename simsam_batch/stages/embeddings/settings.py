@@ -52,6 +52,6 @@ class EmbeddingsSettings(Fitting, PairInput, NetworkSettings):
     """What the stage needs to know; ``weights`` is a folder in the layout of diffusers."""
 
     @classmethod
-    def taken_over(cls) -> list[str]:
+    def not_given(cls) -> list[str]:
         """Names of settings that mean nothing here."""
         return [*cls.fields_of("result", (Network,)), "resize", "batch_size", "max_patches"]

@@ -21,13 +21,12 @@ from simsam_batch.stages.features.settings import FeaturesSettings, Taps
 from simsam_batch.stages.sizes import mean_patches
 from simsam_batch.stages.steps import Job, Stages, Steps
 from simsam_batch.workers.images import ImageWorker, Loaded, not_computable
+from simsam_batch.workers.models import DESCRIPTORS, DIFFUSION
 from simsam_batch.workers.pixels import normalized
 from simsam_batch.workers.records import Item, Row
 
 _OUTLIER_RATIO = 4.0
 _NORM_BYTES = 4
-_STREAMS_HELD = 16
-"""About so many streams of all tokens a forward pass holds at once, beside those that are kept."""
 
 
 @dataclass(frozen=True)
@@ -74,16 +73,14 @@ class FeaturesWorker(ImageWorker[Arrays]):
 
     def cost(self, patches: int) -> int:
         """Bytes of memory that one image of so many patches takes on the device, beside the network."""
-        width: int = self.backbone.channels
-        streams: int = self._channels + _STREAMS_HELD * width
-        return 4 * patches * streams
+        numbers: int = self._channels + self.backbone.held_numbers
+        return 4 * patches * numbers
 
     def compute(self, pictures: torch.Tensor, grid: tuple[int, int], seeds: Sequence[int]) -> Arrays:
         """Describe a batch."""
-        del seeds
         count = len(pictures)
         with self.timer.step("forward"), torch.inference_mode():
-            found = self.backbone(normalized(pictures, self.backbone.mean, self.backbone.std))
+            found = self.backbone(normalized(pictures, self.backbone.mean, self.backbone.std), seeds)
             on_device = descriptors_by_name(found, grid, self._dtype)
             for (block, facet), tokens in found.class_tokens.items():
                 on_device[f"class-{facet}-{block}"] = self._kept(tokens)
@@ -155,4 +152,15 @@ def _say_size(job: Job, stage: CommandStage[Any]) -> None:
 
 
 STAGES = {FeaturesStage.name: FeaturesStage}
-STEPS = Steps(_stages, FeaturesStage.name, roles=("taps",), before_first=_say_size)
+_BLOCKS = {DESCRIPTORS: (-1,), DIFFUSION: (1,)}
+
+
+def complete_blocks(settings: Any, out: str) -> Any:
+    """The settings with the blocks that are best of what is no ViT, where none were given."""
+    del out
+    if settings.backbone in _BLOCKS and "blocks" not in settings.model_fields_set:
+        return settings.model_copy(update={"blocks": _BLOCKS[settings.backbone]})
+    return settings
+
+
+STEPS = Steps(_stages, FeaturesStage.name, roles=("taps",), complete=complete_blocks, before_first=_say_size)

@@ -9,6 +9,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from simsam_batch.scores.pck import mirrored
+
 
 @dataclass(frozen=True, slots=True)
 class Given:
@@ -36,6 +38,17 @@ class Given:
         shown = np.isfinite(points[:, 0])
         kept = [name for name, is_shown in zip(names, shown.tolist(), strict=True) if is_shown]
         return cls(kept, points[shown], truth[shown], there)
+
+    def on_the_other_side(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """(N, 2) where the source shows the other side's points; points that have no side are where they are.
+
+        Also (N,) whether each is known: not of a point whose other side the source does not show.
+        """
+        there = {name: place for name, place in zip(self.names, self.points, strict=True) if name}
+        others = [name and mirrored(name) for name in self.names]
+        places = [there.get(other) if other else own for other, own in zip(others, self.points, strict=True)]
+        known = np.array([place is not None for place in places], np.bool_)
+        return np.array([self.points[0] * np.nan if p is None else p for p in places]).reshape(-1, 2), known
 
     @classmethod
     def at(cls, points: NDArray[np.float64]) -> Self:

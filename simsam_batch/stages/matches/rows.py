@@ -49,6 +49,7 @@ MATCHES_FIELDS = [
     pa.field("source_sha256", pa.string()),
     pa.field("target_sha256", pa.string()),
     pa.field("identical", pa.bool_()),
+    pa.field("mirrored", pa.bool_()),
     pa.field("points", pa.list_(POINT)),
     pa.field("threshold", pa.string()),
     pa.field("length", pa.float64()),
@@ -57,7 +58,8 @@ MATCHES_FIELDS = [
 ]
 """Columns of a row; those of the pair follow. All null where the pair failed.
 
-Sizes are (width, height), digests of the files; ``identical`` says that both images have the same bytes.
+Sizes are (width, height), digests of the files; ``identical`` says that both images have the same bytes,
+``mirrored`` that the source's mirror image is like the target more, and was matched with it.
 ``threshold`` names what ``length`` is of: the first of box, points and image that the pair has. With ``--maps fp16``
 the array ``similarity`` beside a row is (N, Hp, Wp) float16, the cosine of each point with every patch of the target.
 """

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from simsam_batch.settings import Component, PairInput, result
+from pydantic import field_validator
+
+from simsam_batch.settings import Component, PairInput, operation, result, split_at_commas
 from simsam_batch.stages.features.settings import FeaturesSettings
 
 
@@ -33,5 +35,18 @@ class Matching(Component, title="Matching"):
     maps: Literal["none", "fp16"] = result("none", "fp16: the similarity of every point with every patch is kept")
 
 
-class MatchesSettings(Matching, Context, PairInput, FeaturesSettings):
+class Fusion(Component, title="Features"):
+    """Features of other networks."""
+
+    fuse: tuple[str, ...] = operation(
+        (), "OUT of finished runs over the same images whose features stand beside these, several with commas"
+    )
+
+    @field_validator("fuse", mode="before")
+    @classmethod
+    def _runs_at_commas(cls, value: Any) -> Any:
+        return tuple(each for each in split_at_commas(value) if each)
+
+
+class MatchesSettings(Fusion, Matching, Context, PairInput, FeaturesSettings):
     """What the stage needs to know."""

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from simsam_batch import images
 from simsam_batch.catalog import PAIR_UNIT
-from simsam_batch.correspondence.matching import Matches, best_buddies, match, match_all
+from simsam_batch.correspondence.matching import Matches, best_buddies, likeness, match, match_all
 from simsam_batch.runs.plan import Plan
 from simsam_batch.runs.schema import Attachment
 from simsam_batch.settings import Numbers
 from simsam_batch.stages.base import CommandStage
 from simsam_batch.stages.features.stage import FeaturesStage
 from simsam_batch.stages.matches.described import Described, DescribedImages
+from simsam_batch.stages.matches.fused import fused_features
 from simsam_batch.stages.matches.given import Given
 from simsam_batch.stages.matches.pairs import kinds_of
 from simsam_batch.stages.matches.rows import MATCHES_FIELDS, MatchesFold
@@ -36,8 +37,9 @@ _FLAT = 1e-6
 class MatchesStage(CommandStage[MatchesSettings]):
     """Matches pairs.
 
-    ``resolved`` holds ``channels_of`` the stored features, and under ``published`` the name of the thresholds that
-    figures of the set were published with, or None.
+    ``resolved`` holds ``channels_of`` the stored features; under ``published`` the name of the thresholds that figures
+    of the set were published with, or None; and under ``fused``, if there are any, what identifies the features of
+    other runs.
     """
 
     name = "matches"
@@ -71,7 +73,9 @@ class MatchesWorker(RecordWorker[Loaded]):
         self._options = options
         names = list(stage.resolved["channels_of"])
         resize = images.parse_resize(options.resize)
-        self._images = DescribedImages(plan.out, names, resize, self.device, context=options.context == "log-bins")
+        fused = fused_features(options.fuse, stage.resolved.get("fused", []))
+        context = options.context == "log-bins"
+        self._images = DescribedImages(plan.out, names, resize, self.device, context=context, fused=fused)
         self._kinds = kinds_of(stage.resolved["published"])
 
     def load(self, item: Item) -> Loaded:
@@ -82,16 +86,10 @@ class MatchesWorker(RecordWorker[Loaded]):
         """Match a pair."""
         source, target = loaded
         with self.timer.step("match"), torch.inference_mode():
-            given = self._given(item.record, loaded)
+            seen_as = self._seen_as(loaded)
+            given = self._given(item.record, loaded, seen_as)
             inside, seen = source.grid.holds(given.points), source.grid.covers(given.points)
-            found = match(
-                source.descriptors,
-                target.descriptors,
-                source.grid.cells_of(np.where(seen[:, None], given.points, 0.0)),
-                radius=self._options.window,
-                temperature=self._options.temperature,
-                keep=self._options.maps != "none",
-            )
+            found = self._found(loaded, given, seen, seen_as)
         with self.timer.step("score"):
             faults = [
                 "outside" if not is_inside else "unseen" if not is_seen else "flat" if is_flat else None
@@ -100,22 +98,55 @@ class MatchesWorker(RecordWorker[Loaded]):
             places = target.grid.points_of(found.cells)
             places[[fault is not None for fault in faults]] = np.nan
             compared = Compared(item.record, given, places, inside, (source.size, target.size), self._kinds)
-            results.put(item.row, self._row(loaded, found, faults, compared))
+            results.put(item.row, self._row(loaded, found, faults, compared, seen_as))
 
-    def _given(self, record: dict[str, Any], loaded: Loaded) -> Given:
+    def _seen_as(self, loaded: Loaded) -> torch.Tensor:
+        """The descriptors of the source: those of its mirror image, if these are known and like the target more."""
+        source, target = loaded
+        if source.mirrored is None:
+            return source.descriptors
+        both = (source.descriptors, source.mirrored)
+        return max(both, key=lambda descriptors: likeness(descriptors, target.descriptors))
+
+    def _found(self, loaded: Loaded, given: Given, seen: NDArray[np.bool_], seen_as: torch.Tensor) -> Matches:
+        """The matches of points; of those that were not seen some or other.
+
+        What is on the left of a mirrored thing looks like what is on its right: so of a point whose name has a side
+        the other side's point is looked for, and where the source does not show that, the point as it is.
+        """
+        source, target = loaded
+
+        def matched(descriptors: torch.Tensor, points: NDArray[np.float64]) -> Matches:
+            return match(
+                descriptors,
+                target.descriptors,
+                source.grid.cells_of(np.where(seen[:, None], points, 0.0)),
+                radius=self._options.window,
+                temperature=self._options.temperature,
+                keep=self._options.maps != "none",
+            )
+
+        if seen_as is source.descriptors:
+            return matched(seen_as, given.points)
+        other_sides, known = given.on_the_other_side()
+        known &= source.grid.covers(other_sides)
+        found = matched(seen_as, np.where(known[:, None], other_sides, given.points))
+        return found if known.all() else found.with_those_of(matched(source.descriptors, given.points), ~known)
+
+    def _given(self, record: dict[str, Any], loaded: Loaded, seen_as: torch.Tensor) -> Given:
         """The points of a pair; of one without any those that choose each other."""
         if record["source_points"] is not None:
             return Given.of(record)
         source, target = loaded
-        cells = best_buddies(source.descriptors, target.descriptors, self._options.free_points)
+        cells = best_buddies(seen_as, target.descriptors, self._options.free_points)
         return Given.at(source.grid.points_of(cells.astype(np.float64)))
 
-    def _dense(self, loaded: Loaded) -> dict[str, Attachment]:
+    def _dense(self, loaded: Loaded, seen_as: torch.Tensor) -> dict[str, Attachment]:
         """Where every patch of the source is found in the target, in its pixels, and how sure that is."""
         source, target = loaded
         with self.timer.step("dense"), torch.inference_mode():
             found = match_all(
-                source.descriptors,
+                seen_as,
                 target.descriptors,
                 radius=self._options.window,
                 temperature=self._options.temperature,
@@ -128,7 +159,14 @@ class MatchesWorker(RecordWorker[Loaded]):
             "dense_mutual": (found.returned <= self._options.mutual_within).reshape(shape),
         }
 
-    def _row(self, loaded: Loaded, found: Matches, faults: Sequence[str | None], compared: Compared) -> Row:
+    def _row(
+        self,
+        loaded: Loaded,
+        found: Matches,
+        faults: Sequence[str | None],
+        compared: Compared,
+        seen_as: torch.Tensor,
+    ) -> Row:
         source, target = loaded
         identical, mutual = source.sha256 == target.sha256, found.returned <= self._options.mutual_within
         columns = {
@@ -138,6 +176,7 @@ class MatchesWorker(RecordWorker[Loaded]):
             "source_sha256": source.sha256,
             "target_sha256": target.sha256,
             "identical": identical,
+            "mirrored": seen_as is source.mirrored,
             "points": [
                 compared.point(i) | {"fault": fault} | (_how_sure(found, mutual, i) if fault is None else {})
                 for i, fault in enumerate(faults)
@@ -148,7 +187,7 @@ class MatchesWorker(RecordWorker[Loaded]):
         if found.maps is not None:
             attachments["similarity"] = found.maps.astype(np.float16)
         if self._options.dense:
-            attachments |= self._dense(loaded)
+            attachments |= self._dense(loaded, seen_as)
         state = self.stage.fold.zero() | {"identical": int(identical)} | compared.counts_of(faults)
         return Row(columns, attachments, state | compared.state(self._options.seed, mutual, found.margin))
 

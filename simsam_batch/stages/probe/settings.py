@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from simsam_batch.settings import Facet, result
 from simsam_batch.stages.probe_maps.settings import ProbeMapsSettings
@@ -66,6 +66,12 @@ class ProbeSettings(ProbeMapsSettings):
         ("norm-token", "query", "key", "value"),
         "vectors of each block, several with commas: key, query, value, token, norm-token",
     )
+    mirrored: Literal[False] = result(False, "probes see pictures as they are", unrecorded=False)
+
+    @classmethod
+    def not_given(cls) -> list[str]:
+        """Names of settings that have one value here."""
+        return ["mirrored"]
 
 
 SETTINGS = ProbeSettings

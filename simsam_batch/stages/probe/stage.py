@@ -9,7 +9,7 @@ from simsam_batch.errors import SettingsError
 from simsam_batch.runs.plan import Plan
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.stages.features.stage import STEPS as FEATURES_STEPS
-from simsam_batch.stages.features.stage import FeaturesStage
+from simsam_batch.stages.features.stage import FeaturesStage, complete_blocks
 from simsam_batch.stages.patch_labels.stage import PatchLabelsStage
 from simsam_batch.stages.probe.settings import ProbeSettings
 from simsam_batch.stages.probe_fits.stage import ProbeFitsStage
@@ -68,4 +68,11 @@ def _check(settings: ProbeSettings) -> None:
         read_class_names(settings.class_names)
 
 
-STEPS = Steps(_stages, ProbeTableStage.name, roles=("taps",), check=_check, before_first=FEATURES_STEPS.before_first)
+STEPS = Steps(
+    _stages,
+    ProbeTableStage.name,
+    roles=("taps",),
+    check=_check,
+    complete=complete_blocks,
+    before_first=FEATURES_STEPS.before_first,
+)

@@ -35,7 +35,7 @@ class ProbeApplySettings(FittedProbe, LabelledSettings):
     before_images: ClassVar[Sequence[str]] = ("probe_run",)
 
     @classmethod
-    def taken_over(cls) -> list[str]:
+    def not_given(cls) -> list[str]:
         """Names of the settings that the fitted probe fixes: what its features depend on, and the names of classes."""
         return [*cls.fields_of("result", (Images, Numbers, Network, Taps)), "class_names"]
 
@@ -47,7 +47,7 @@ class ProbeApplySettings(FittedProbe, LabelledSettings):
     def written(self) -> dict[str, Any]:
         """What can be given, but for what is left open."""
         left_open = {name for name in self.left_open() if name not in self.model_fields_set}
-        return self.model_dump(mode="json", exclude={*self.taken_over(), *left_open})
+        return self.model_dump(mode="json", exclude={*self.not_given(), *left_open})
 
 
 SETTINGS = ProbeApplySettings

@@ -80,7 +80,7 @@ def _completed(settings: ProbeApplySettings, out: str) -> ProbeApplySettings:
             "it: name another folder"
         )
     cell = run.chosen(settings)
-    fixed: dict[str, Any] = {name: getattr(run.settings, name) for name in settings.taken_over()} | run.taps_of(cell)
+    fixed: dict[str, Any] = {name: getattr(run.settings, name) for name in settings.not_given()} | run.taps_of(cell)
     differing = [
         f"{name}: {_said(getattr(settings, name))} is given, and the probe of {run.out.url} needs {_said(value)}. To "
         "mend it: leave it out, it is taken from there"

@@ -25,8 +25,8 @@ from simsam_batch.scores.confusion import as_counts, confusion
 from simsam_batch.settings import Numbers, TrueClasses
 from simsam_batch.stages.base import CommandStage
 from simsam_batch.stages.features.stage import STEPS as FEATURES_STEPS
-from simsam_batch.stages.features.stage import FeaturesStage
-from simsam_batch.stages.matches.described import DescribedImages, descriptors_of
+from simsam_batch.stages.features.stage import FeaturesStage, complete_blocks
+from simsam_batch.stages.matches.described import DescribedImages, descriptors_of, facing
 from simsam_batch.stages.matches.settings import Context
 from simsam_batch.stages.patch_labels.canvas import UNCOUNTED, canvas_of
 from simsam_batch.stages.patch_labels.stage import GRID, count_by_patch
@@ -134,8 +134,11 @@ class TransferWorker(RecordWorker[Loaded | None]):
                     "image, in another OUT"
                 )
             histogram = histogram[there] / histogram[there].sum(axis=1, keepdims=True)
-            patches.append(found.descriptors.flatten(0, 1)[torch.from_numpy(there).to(self.device)])
-            shares.append(torch.from_numpy(histogram).to(self.device))
+            # a mirrored exemplar is one more
+            for descriptors in (found.descriptors, found.mirrored):
+                if descriptors is not None:
+                    patches.append(descriptors.flatten(0, 1)[torch.from_numpy(there).to(self.device)])
+                    shares.append(torch.from_numpy(histogram).to(self.device))
         return torch.cat(patches), torch.cat(shares)
 
     def items(self, shards: Iterator[Shard]) -> Iterator[Item]:
@@ -156,7 +159,9 @@ class TransferWorker(RecordWorker[Loaded | None]):
         truth, fault = None, None
         if item.record["image_id"] not in self._exemplars:
             truth, fault = self._ids(item.record["truth_uri"], row)
-        return Loaded(descriptors_of(held, self._names, self.device, context=self._context), truth, fault)
+        return Loaded(
+            descriptors_of(held, facing(self._names, mirrored=False), self.device, context=self._context), truth, fault
+        )
 
     def _ids(self, uri: str | None, row: dict[str, Any]) -> tuple[NDArray[np.int32] | None, str | None]:
         """(H, W) class ids of an image, -1 where pixels do not count, or why there are none."""
@@ -269,4 +274,11 @@ def _truth(settings: TransferSettings, plan: Plan) -> dict[str, Any]:
 
 
 STAGES = {TransferStage.name: TransferStage}
-STEPS = Steps(_stages, TransferStage.name, roles=("taps",), check=_check, before_first=FEATURES_STEPS.before_first)
+STEPS = Steps(
+    _stages,
+    TransferStage.name,
+    roles=("taps",),
+    check=_check,
+    complete=complete_blocks,
+    before_first=FEATURES_STEPS.before_first,
+)
