@@ -96,6 +96,14 @@ def test_parts_of_cars_are_found_far_above_the_prior_of_the_box(
     assert metrics["pck_0.1_of_mutual"] > metrics["pck_0.1"]
     # every image went through the network once, for 200 pairs
     assert json.loads((out / "results/features.json").read_text())["images"] < 57
+    # looked at both ways: .442 of another program, and of points with another side .52 and .09
+    both = tmp_path / "both"
+    command = ["correspond", str(tmp_path / "pairs.json"), str(both), "--root", str(folder / "images"), "--mirrored"]
+    assert simsam([*command, *network(test_weights), "--engine", "inline"]) == 0
+    metrics = metrics_of(both, "matches")
+    assert metrics["pck_0.1"] >= 0.435
+    assert metrics["pck_0.1_with_other_side"] >= 0.51
+    assert metrics["found_at_other_side"] < 0.11
 
 
 @pytest.mark.slow
