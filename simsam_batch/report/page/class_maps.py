@@ -14,21 +14,54 @@ from simsam_batch.drawing.text import Color
 from simsam_batch.plain_text import counted
 from simsam_batch.regions.run_lengths import decode
 from simsam_batch.report.page.album import Picture
-from simsam_batch.report.page.chapters import Chapter, Source, galleries_of, numbers_of
+from simsam_batch.report.page.chapters import Chapter, Source, begun, galleries_of, numbers_of
 from simsam_batch.report.page.choice import sample
 from simsam_batch.report.page.clusters import class_name
 from simsam_batch.report.page.pictures import LARGE, SMALL, Drawn, captioned, fitted, jpeg, palette, stacked
 from simsam_batch.report.page.pictures import true_classes as classes_of
+from simsam_batch.report.page.scores import scores_of
 from simsam_batch.results.label_maps import true_class_names
 from simsam_batch.results.photographs import limits_of
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.stages.features.stage import FeaturesStage
+from simsam_batch.stages.registry import Command
 
 Maps = Sequence[tuple[str, Sequence[Mapping[str, Any]]]]
 """The label maps of an image: what each is called, and its segments."""
 
+MapsOf = Callable[[Mapping[str, Any]], Maps]
+"""What gives those of a row."""
+
 _OF_FEATURES = ["content_sha256", "width", "height"]
 _ABREAST = 3
+
+
+def class_maps_chapter(
+    source: Source, command: Command, stages: Sequence[str], stage: str, columns: Sequence[str], maps_of: MapsOf
+) -> tuple[Chapter, StageRows | None]:
+    """A chapter of label maps: scores, and a gallery of images; beside it the stage's rows, once there are any.
+
+    Args:
+        source: what it is made from.
+        command: of the chapter.
+        stages: that the run has.
+        stage: whose rows are images with label maps.
+        columns: that ``maps_of`` needs.
+        maps_of: the label maps of a row.
+
+    Raises:
+        RunError: the run is damaged.
+        StorageError: the storage did not answer.
+    """
+    made, _ = begun(source, command, stages)
+    if (metrics := source.metrics(stage)) is not None:
+        made.scores = scores_of(metrics)
+    if stage not in stages:
+        return made, None
+    rows = StageRows(source.out, stage)
+    fine = np.array([number for number, row in rows.each(["status"]) if row["status"] == "ok"], np.int64)
+    fill_class_maps(made, source, rows, fine, "image", columns, maps_of)
+    return made, rows
 
 
 def fill_class_maps(
@@ -38,7 +71,7 @@ def fill_class_maps(
     numbers: NDArray[np.int64],
     noun: str,
     columns: Sequence[str],
-    maps_of: Callable[[Mapping[str, Any]], Maps],
+    maps_of: MapsOf,
 ) -> None:
     """Put a gallery of a random sample into a chapter, with the colours of the classes.
 

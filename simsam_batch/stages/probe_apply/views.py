@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import numpy as np
-
-from simsam_batch.report.page.chapters import Chapter, Source, begun
-from simsam_batch.report.page.class_maps import fill_class_maps
-from simsam_batch.report.page.scores import scores_of
-from simsam_batch.runs.reading import StageRows
+from simsam_batch.report.page.chapters import Chapter, Source
+from simsam_batch.report.page.class_maps import Maps, class_maps_chapter
 from simsam_batch.stages.probe_apply.stage import ProbeApplyStage
 from simsam_batch.stages.registry import Command
 
@@ -21,21 +18,11 @@ def chapter(source: Source, command: Command, stages: Sequence[str]) -> Chapter:
         RunError: the run is damaged.
         StorageError: the storage did not answer.
     """
-    made, _ = begun(source, command, stages)
-    metrics = source.metrics(ProbeApplyStage.name)
-    if metrics is not None:
-        made.scores = scores_of(metrics)
-    if ProbeApplyStage.name in stages:
-        rows = StageRows(source.out, ProbeApplyStage.name)
-        fine = np.array([number for number, row in rows.each(["status"]) if row["status"] == "ok"], np.int64)
-        fill_class_maps(
-            made,
-            source,
-            rows,
-            fine,
-            "image",
-            ["shown", "segments"],
-            lambda row: [(row["shown"], row["segments"] or ())],
-        )
+    made, rows = class_maps_chapter(source, command, stages, ProbeApplyStage.name, ["shown", "segments"], _maps_of)
+    if rows is not None:
         made.legend = "The label maps are of the applied probe. White does not count."
     return made
+
+
+def _maps_of(row: Mapping[str, Any]) -> Maps:
+    return [(row["shown"], row["segments"] or ())]

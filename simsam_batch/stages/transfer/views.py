@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import numpy as np
-
-from simsam_batch.report.page.chapters import Chapter, Source, begun
-from simsam_batch.report.page.class_maps import fill_class_maps
-from simsam_batch.report.page.scores import scores_of
-from simsam_batch.runs.reading import StageRows
+from simsam_batch.report.page.chapters import Chapter, Source
+from simsam_batch.report.page.class_maps import Maps, class_maps_chapter
 from simsam_batch.stages.registry import Command
 from simsam_batch.stages.transfer.stage import TransferStage
 
@@ -21,15 +18,11 @@ def chapter(source: Source, command: Command, stages: Sequence[str]) -> Chapter:
         RunError: the run is damaged.
         StorageError: the storage did not answer.
     """
-    made, _ = begun(source, command, stages)
-    metrics = source.metrics(TransferStage.name)
-    if metrics is not None:
-        made.scores = scores_of(metrics)
-    if TransferStage.name in stages:
-        rows = StageRows(source.out, TransferStage.name)
-        fine = np.array([number for number, row in rows.each(["status"]) if row["status"] == "ok"], np.int64)
-        fill_class_maps(
-            made, source, rows, fine, "image", ["segments"], lambda row: [("carried over", row["segments"] or ())]
-        )
+    made, rows = class_maps_chapter(source, command, stages, TransferStage.name, ["segments"], _maps_of)
+    if rows is not None:
         made.legend = f"Labels are carried over from {', '.join(rows.settings['exemplars'])}. White does not count."
     return made
+
+
+def _maps_of(row: Mapping[str, Any]) -> Maps:
+    return [("carried over", row["segments"] or ())]
