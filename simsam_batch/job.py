@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound=NetworkSettings)
 
-_PLACES = ("weights", "probe_run")
-"""Operation settings that say where something is that a run was begun with, and needs whenever it goes on."""
-
 _LIMITED = {"too_large", "timed_out"}
 """Kinds of failures that come of a setting as much as of an image."""
 
@@ -255,9 +252,13 @@ def checked_settings(command: Command, out: str, settings: S) -> tuple[Folder, S
 
     parse_resize(settings.resize)
     command.steps().check(settings)
-    if settings.weights is not None:
-        # A worker on another machine, or of a cluster started elsewhere, has another working folder.
-        settings = settings.model_copy(update={"weights": absolute_url(settings.weights)})
+    # A worker on another machine, or of a cluster started elsewhere, has another working folder.
+    given = {name: value for name in settings.places() if (value := getattr(settings, name))}
+    whole = {
+        name: absolute_url(value) if isinstance(value, str) else tuple(map(absolute_url, value))
+        for name, value in given.items()
+    }
+    settings = settings.model_copy(update=whole)
     folder = Folder(absolute_url(out), single_driver=settings.single_driver)
     require_none(folder)
     return folder, settings
@@ -336,8 +337,8 @@ def recorded_settings(out: Folder, stage: str, changes: Mapping[str, Any]) -> Ne
     for name in begun_stages(out):
         if name in command.stages:
             record = Ledger(out, name).record()
-            places = {place: record["started_with"].get(place) for place in _PLACES if place in model.model_fields}
-            held |= places | record["settings"]
+            began = record["started_with"]
+            held |= {place: began[place] for place in model.places() if place in began} | record["settings"]
     # What only other commands know may be given for a run that has several.
     return resolve(model, held | {name: value for name, value in changes.items() if name in model.model_fields})
 

@@ -45,9 +45,17 @@ def given(default: Any, description: str, **limits: Any) -> Any:
     return _declared("input", default, description, None, **limits)
 
 
-def operation(default: Any, description: str, *, idle: Idle | None = None, **limits: Any) -> Any:
-    """Declare a setting that says how the work is done."""
-    return _declared("operation", default, description, idle, **limits)
+def operation(default: Any, description: str, *, idle: Idle | None = None, place: bool = False, **limits: Any) -> Any:
+    """Declare a setting that says how the work is done.
+
+    Args:
+        default: its value where none is given.
+        description: of ``--help``.
+        idle: beside which values of others it has no effect.
+        place: whether it is a path or URL, or several, of what a run is begun with, and needs whenever it goes on.
+        limits: pydantic's.
+    """
+    return _declared("operation", default, description, idle, {"place": True} if place else None, **limits)
 
 
 def _declared(
@@ -55,11 +63,11 @@ def _declared(
     default: Any,
     description: str,
     idle: Idle | None,
-    younger: Mapping[str, Any] | None = None,
+    more: Mapping[str, Any] | None = None,
     **limits: Any,
 ) -> Any:
     about: dict[str, Any] = {"kind": kind, "idle": {name: list(values) for name, values in (idle or {}).items()}}
-    return Field(default, description=description, json_schema_extra=about | dict(younger or {}), **limits)
+    return Field(default, description=description, json_schema_extra=about | dict(more or {}), **limits)
 
 
 def split_at_commas(value: Any) -> tuple[str, ...]:
@@ -148,6 +156,11 @@ class Settings(Component):
         names = cls.fields_of("result", components)
         declared = {name: _about(cls.component_of(name).model_fields[name]) for name in names}
         return {name: about["unrecorded"] for name, about in declared.items() if "unrecorded" in about}
+
+    @classmethod
+    def places(cls) -> list[str]:
+        """Names of the settings that say where something is that a run is begun with."""
+        return [name for name, field in cls.model_fields.items() if "place" in _about(field)]
 
     def without_effect(self) -> list[str]:
         """Settings that do nothing beside the others, one sentence each.

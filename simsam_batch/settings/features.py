@@ -26,6 +26,7 @@ class Network(Component, title="Features"):
         "weights file or URL (safetensors, or torch in timm, DINO or iBOT layout); none: timm fetches them; of "
         "diffusion a folder in diffusers' layout",
         idle=_WEIGHTLESS,
+        place=True,
     )
     checkpoint_part: CheckpointPart = result(
         "auto",

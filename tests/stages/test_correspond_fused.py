@@ -193,6 +193,9 @@ def test_what_cannot_be_fused_is_named(home: Path, tmp_path: Path, capsys: pytes
     rows = rows_of(out, "matches")
     assert [(row["status"], row["error_type"]) for row in rows] == [("failed", "not_found"), ("failed", "changed")]
     assert "has no image of this name" in rows[0]["error"]
+    # tried again it is fused with the same run, which still has not got them
+    assert simsam(["retry", str(out)]) == 3
+    assert [row["error_type"] for row in rows_of(out, "matches")] == ["not_found", "changed"]
     # gone on with otherwise it is refused
     assert simsam(arguments(home, out, pairs, *DESCRIPTORS)) == 1
     assert "fused" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from simsam_batch.stages.matches.fused import facts_of
 from simsam_batch.stages.matches.pairs import plan_of_pairs, published_of
 from simsam_batch.stages.matches.stage import MatchesStage
 from simsam_batch.stages.steps import Job, Stages, Steps
-from simsam_batch.storage import absolute_url, is_same_place, redact
+from simsam_batch.storage import is_same_place, redact
 from simsam_batch.workers.models import DIFFUSION
 
 
@@ -28,20 +28,18 @@ def _stages(job: Job) -> Stages:
 
 
 def _completed(settings: CorrespondSettings, out: str) -> Any:
-    """The settings with whole URLs of the runs to fuse with, and with what is best of other descriptors.
+    """The settings with what is best of descriptors that are no ViT's.
 
     Raises:
         SettingsError: a run would be fused with itself.
     """
-    fused = tuple(absolute_url(url) for url in settings.fuse)
-    for url in fused:
+    for url in settings.fuse:
         if is_same_place(url, out):
             raise SettingsError(f"fuse: {redact(url)} is OUT itself. To mend it: name another finished run")
-    update: dict[str, Any] = {"fuse": fused} if fused else {}
     # features of diffusion have seen enough around them
     if settings.backbone == DIFFUSION and "context" not in settings.model_fields_set:
-        update["context"] = "none"
-    return complete_blocks(settings.model_copy(update=update), out)
+        settings = settings.model_copy(update={"context": "none"})
+    return complete_blocks(settings, out)
 
 
 def _check_models(settings: CorrespondSettings, models: Mapping[str, Any]) -> None:

@@ -39,7 +39,9 @@ class Fusion(Component, title="Features"):
     """Features of other networks."""
 
     fuse: tuple[str, ...] = operation(
-        (), "OUT of finished runs over the same images whose features stand beside these, several with commas"
+        (),
+        "OUT of finished runs over the same images whose features stand beside these, several with commas",
+        place=True,
     )
 
     @field_validator("fuse", mode="before")

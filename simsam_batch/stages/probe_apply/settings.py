@@ -14,7 +14,7 @@ from simsam_batch.stages.probe_fits.settings import Probe
 class FittedProbe(Component, title="Probe"):
     """Which of the probes that a run has fitted."""
 
-    probe_run: str | None = operation(None, "OUT of simsam probe, whose fits are applied")
+    probe_run: str | None = operation(None, "OUT of simsam probe, whose fits are applied", place=True)
     probe: Probe | None = result(None, "which of its probes; none: the first that is fitted")
     features: str | None = result(None, "which features it sees, such as key-11; none: the first that it is fitted to")
     fraction: float | None = result(None, "with which share of the train images; none: the largest", gt=0, le=1)
