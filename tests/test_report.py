@@ -309,7 +309,7 @@ def test_a_histogram_counts_every_image(masks: Path) -> None:
 def test_trees_are_shown_with_the_settings_of_their_own_clusters(trees: Path) -> None:
     """They were looked for where label maps have theirs."""
     command = registry.command("hierarchy")
-    works = {stage: work_of(Ledger(Folder(str(trees)), stage).manifests()) for stage in command.stages}
+    works = {stage: work_of(Ledger(Folder(str(trees)), stage).manifests(), "image_id") for stage in command.stages}
     shown = settings_of(Folder(str(trees)), command, works)
     assert ("clusters", "3", "0") in shown.changed
     assert "cluster_method" in dict(shown.same)

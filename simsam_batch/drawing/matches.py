@@ -48,7 +48,7 @@ def side_by_side(
     sheet.paste(photos[0])
     sheet.paste(photos[1], (left, 0))
     draw = ImageDraw.Draw(sheet)
-    thick = max(2, round(height / 200)) if len(points) <= _FEW else 2
+    thick = max(3, round(height / 200)) if len(points) <= _FEW else 2
 
     def place(point: Mapping[str, Any], name: str, which: int) -> tuple[float, float] | None:
         if point[f"{name}x"] is None:

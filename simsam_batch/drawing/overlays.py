@@ -1,7 +1,8 @@
-"""What is drawn over a photograph or beside it: object masks with boxes and truth, eigenvectors."""
+"""What is drawn over a photograph or beside it: object masks with boxes and truth, maps, eigenvectors."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +13,8 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 from simsam_batch.drawing.text import RIM, Color
 from simsam_batch.regions.run_lengths import decode
 
-# Two hues of Okabe and Ito's palette, which every kind of colour vision tells apart; lines get a dark rim.
-_MASK, _TRUTH, _BOX = (0, 140, 220), (245, 225, 40), (255, 255, 255)
+# Hues of Okabe and Ito's palette, which every kind of colour vision tells apart; lines get a dark rim.
+_MASK, _TRUTH, _BOX, _MAP = (0, 140, 220), (245, 225, 40), (255, 255, 255), (190, 30, 130)
 # Negative to positive, from blue over near white to orange.
 _DIVERGING = np.array([[18, 63, 135], [120, 170, 215], [246, 246, 244], [240, 165, 95], [150, 65, 5]], np.float64)
 
@@ -48,9 +49,7 @@ def overlay(picture: Image.Image, entry: Entry) -> Image.Image:
     """The picture with the mask tinted and outlined, the rest in pale grey, the truth's outline and the box."""
     size = picture.size
     mask = _shrunk(decode(entry.row["mask_rle"]), size)
-    pale = Image.blend(picture.convert("L").convert("RGB"), Image.new("RGB", size, "white"), 0.35)
-    tinted = Image.blend(picture, Image.new("RGB", size, _MASK), 0.4)
-    shown = Image.composite(tinted, pale, mask)
+    shown = _tinted(picture, mask, _MASK, 0.4)
     _outline(shown, mask, _MASK)
     if entry.truth is not None:
         _outline(shown, _shrunk(entry.truth, size), _TRUTH)
@@ -64,6 +63,30 @@ def overlay(picture: Image.Image, entry: Entry) -> Image.Image:
         if corners[2] - corners[0] > 2 and corners[3] - corners[1] > 2:
             draw.rectangle([corners[0] + 1, corners[1] + 1, corners[2] - 1, corners[3] - 1], outline=_BOX)
     return shown
+
+
+def map_over(picture: Image.Image, values: NDArray[np.float32], window: Sequence[float]) -> Image.Image:
+    """The picture tinted where the highest quarter of a map lies, the more the higher; the rest in pale grey.
+
+    Args:
+        picture: the photograph.
+        values: (Hp, Wp) finite.
+        window: left, top, right and bottom of what the map covers, as shares of the picture's width and height.
+    """
+    low, high = float(np.quantile(values, 0.75)), float(values.max())
+    strength = ((values - low) / max(high - low, 1e-12)).clip(0, 1).astype(np.float32)
+    left, top, right, bottom = (round(share * side) for share, side in zip(window, 2 * picture.size, strict=True))
+    inside = max(1, right - left), max(1, bottom - top)
+    large = np.asarray(Image.fromarray(strength).resize(inside, Image.Resampling.BILINEAR))
+    mask = Image.new("L", picture.size)
+    mask.paste(Image.fromarray((255 * large).round().astype(np.uint8)), (left, top))
+    return _tinted(picture, mask, _MAP, 0.75)
+
+
+def _tinted(picture: Image.Image, mask: Image.Image, color: Color, share: float) -> Image.Image:
+    """The picture with so much of a colour where the mask is white, the rest in pale grey."""
+    pale = Image.blend(picture.convert("L").convert("RGB"), Image.new("RGB", picture.size, "white"), 0.35)
+    return Image.composite(Image.blend(picture, Image.new("RGB", picture.size, color), share), pale, mask)
 
 
 def _shrunk(mask: NDArray[np.bool_], size: tuple[int, int]) -> Image.Image:

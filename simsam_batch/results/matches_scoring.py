@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -19,7 +19,7 @@ from simsam_batch.errors import ImageError, SettingsError
 from simsam_batch.stages.matches.given import Given
 from simsam_batch.stages.matches.pairs import kinds_of
 from simsam_batch.stages.matches.rows import MatchesFold
-from simsam_batch.stages.matches.scoring import Compared
+from simsam_batch.stages.matches.scoring import Compared, state_of_failed
 from simsam_batch.storage import absolute_url, read_ahead, read_url, redact
 
 _THREADS = 4
@@ -53,13 +53,14 @@ def score_matches(url: str, options: PairOptions, note: Callable[[str], None]) -
             of objects with ``pair_id``, or ``source`` and ``target``, and ``found``, a list of [x, y] or null in the
             order of the pair's points. Pixels as there.
         options: what with.
-        note: is told of pairs that nothing was found of.
+        note: is told of pairs that nothing was found of, and of images that cannot be read: as in a run both count as
+            wrong.
 
     Returns:
         ``kind``, ``predictions``, ``truth``, counts of pairs, ``notes`` and ``metrics`` as of the stage ``matches``.
 
     Raises:
-        SettingsError: a file cannot be read as that, a pair or point is not known, or an image has gone.
+        SettingsError: a file cannot be read as that, a pair or point is not known, or no image can be read.
         StorageError: the storage did not answer.
     """
     catalog = read_pairs(options.pairs, root=options.root, split=options.split)
@@ -69,19 +70,24 @@ def score_matches(url: str, options: PairOptions, note: Callable[[str], None]) -
     published = (catalog.pair_set or {}).get("published") or None
     fold, kinds = MatchesFold(published), kinds_of(published)
     uris = catalog.table["uri"].to_pylist()
-    sizes = dict(enumerate(_sizes(uris)))
+    sizes, unreadable = _sizes(uris)
     missing = [record[PAIR_UNIT] for record in records if record[PAIR_UNIT] not in found]
     notes = list(catalog.notes)
     if missing:
         shown = ", ".join(map(repr, missing[:_LISTED]))
         notes.append(f"{len(missing)} of {len(records)} pairs have no points found: theirs count as wrong: {shown}")
+    if unreadable:
+        counted_wrong = "points of their pairs count as wrong"
+        notes.append(f"{len(unreadable)} of {len(uris)} images cannot be read: {counted_wrong}: {unreadable[0]}")
     for each in notes:
         note(each)
 
     def of_pair(record: Mapping[str, Any]) -> dict[str, Any]:
-        given = Given.of(record)
+        source, target = sizes[record["source_record"]], sizes[record["target_record"]]
+        if source is None or target is None:
+            return fold.zero() | state_of_failed(record, kinds)
+        given, both = Given.of(record), (source, target)
         places = found.get(record[PAIR_UNIT], np.full_like(given.points, np.nan))
-        both = sizes[record["source_record"]], sizes[record["target_record"]]
         # as in a run, points outside the source are a fault of the pairs
         counts = np.all((given.points >= -0.5) & (given.points <= np.array(both[0]) - 0.5), axis=1)
         faults = [None if inside else "outside" for inside in counts.tolist()]
@@ -107,16 +113,21 @@ def score_matches(url: str, options: PairOptions, note: Callable[[str], None]) -
     }
 
 
-def _sizes(uris: Sequence[str]) -> Iterator[Size]:
-    def size_of(uri: str) -> Size:
-        limits = images.ImageLimits()
+def _sizes(uris: Sequence[str]) -> tuple[list[Size | None], list[str]]:
+    """The size of each image, None where it cannot be read; and of each that cannot, why."""
+
+    def size_of(uri: str) -> Size | str:
         try:
-            height, width = images.image_size(read_url(uri), limits)
+            height, width = images.image_size(read_url(uri), images.ImageLimits())
         except (ImageError, FileNotFoundError) as error:
-            raise SettingsError(f"{redact(uri)}: its size cannot be read: {error}. To mend it: put it back") from error
+            return f"{redact(uri)}: its size cannot be read: {error}"
         return width, height
 
-    return read_ahead(uris, size_of, threads=_THREADS, most=4 * _THREADS, name="simsam-sizes")
+    read = [*read_ahead(uris, size_of, threads=_THREADS, most=4 * _THREADS, name="simsam-sizes")]
+    faults = [each for each in read if isinstance(each, str)]
+    if len(faults) == len(read):
+        raise SettingsError(f"{faults[0]}; nor can that of any other image. To mend it: give --root")
+    return [None if isinstance(each, str) else each for each in read], faults
 
 
 def _places_of(url: str, records: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[np.float64]]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from simsam_batch.errors import RunError
@@ -17,7 +18,7 @@ from simsam_batch.runs.committed import committed_shards, files_of
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan
 from simsam_batch.runs.records import to_json
-from simsam_batch.runs.schema import ARRAY_FIELDS, SCHEMA_VERSION, Fold, Stage
+from simsam_batch.runs.schema import ARRAY_FIELDS, SCHEMA_VERSION, Stage
 from simsam_batch.storage import Folder
 
 PART_ROWS = 100_000
@@ -51,30 +52,30 @@ def publish(out: Folder, plan: Plan, stage: Stage) -> dict[str, Any]:
             f"{len(pending)} of {plan.shards} shards are not committed (the first is {pending[0]}), so nothing can be "
             "published yet. To mend it: run the same command again"
         )
-    totals = _Totals(stage.fold, plan)
+    totals = _Totals(stage, plan)
     waiting: list[dict[str, Any]] = []
     part = rows = size = 0
     for manifest in ledger.manifests(committed):
         records = plan.records_of(int(manifest["shard"]))
         if waiting and (rows + records > PART_ROWS or size >= PART_BYTES):
-            _publish_part(out, plan, stage, part, waiting)
+            _publish_part(out, plan, stage, part, waiting, totals)
             waiting, part, rows, size = [], part + 1, 0, 0
         waiting.append(totals.add(manifest))
         rows, size = rows + records, size + files_of(waiting[-1])[0]["size"]
     if waiting:
-        _publish_part(out, plan, stage, part, waiting)
-    result = totals.result(stage, token)
+        _publish_part(out, plan, stage, part, waiting, totals)
+    result = totals.result(token)
     name = f"results/{stage.name}.json"
     out.replace(name, to_json(result, name))
     return result
 
 
 class _Totals:
-    """What the manifests add up to."""
+    """What the manifests add up to, and with them the rows that failed."""
 
-    def __init__(self, fold: Fold[Any], plan: Plan) -> None:
-        self._fold, self._plan = fold, plan
-        self._state = fold.zero()
+    def __init__(self, stage: Stage, plan: Plan) -> None:
+        self._stage, self._fold, self._plan = stage, stage.fold, plan
+        self._state = self._fold.zero()
         self._counts: Counter[str] = Counter()
         self._errors: Counter[str] = Counter()
         self._steps: dict[str, float] = {}
@@ -96,7 +97,13 @@ class _Totals:
         self._first_digest.update(manifest.get("first_content_digest", manifest["content_digest"]).encode())
         return {key: manifest[key] for key in ("shard", "files")}
 
-    def result(self, stage: Stage, token: str) -> dict[str, Any]:
+    def add_failed(self, rows: pa.Table) -> None:
+        for row in rows.filter(pc.equal(rows["status"], "failed")).to_pylist():
+            state = self._stage.state_of_failed(row)
+            if state is not None:
+                self._state = self._fold.merge(self._state, state)
+
+    def result(self, token: str) -> dict[str, Any]:
         if self._counts["images"] != self._plan.records:
             held, planned = self._counts["images"], self._plan.records
             raise RunError(
@@ -105,7 +112,7 @@ class _Totals:
         seconds = busy_seconds(self._intervals)
         return {
             "schema_version": SCHEMA_VERSION,
-            "stage": stage.name,
+            "stage": self._stage.name,
             "stage_token": token,
             **{key: self._counts[key] for key in ("images", "ok", "failed")},
             "errors_by_type": dict(sorted(self._errors.items())),
@@ -115,8 +122,8 @@ class _Totals:
             "seconds": seconds,
             "images_per_second": self._counts["images"] / seconds if seconds > 0 else None,
             "seconds_by_step": self._steps,
-            "settings": stage.settings,
-            "resolved": stage.resolved,
+            "settings": self._stage.settings,
+            "resolved": self._stage.resolved,
             "plan": self._plan.digest,
             "versions": {package: " | ".join(sorted(found)) for package, found in sorted(self._versions.items())},
         }
@@ -131,7 +138,9 @@ def busy_seconds(intervals: Iterable[tuple[float, float]]) -> float:
     return total
 
 
-def _publish_part(out: Folder, plan: Plan, stage: Stage, part: int, shards: Sequence[Mapping[str, Any]]) -> None:
+def _publish_part(
+    out: Folder, plan: Plan, stage: Stage, part: int, shards: Sequence[Mapping[str, Any]], totals: _Totals
+) -> None:
     about = {
         "schema_version": str(SCHEMA_VERSION),
         "stage": stage.name,
@@ -144,6 +153,7 @@ def _publish_part(out: Folder, plan: Plan, stage: Stage, part: int, shards: Sequ
     with pq.ParquetWriter(target, schema, compression="zstd") as writer:
         for table in _row_groups(shard.placed_rows() for shard in committed_shards(out, shards)):
             writer.write_table(table.cast(schema))
+            totals.add_failed(table)
     out.replace(f"results/{stage.name}/part-{part:05d}.parquet", target.getvalue())
 
 

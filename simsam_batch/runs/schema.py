@@ -215,3 +215,13 @@ class Stage(Protocol):
     def make_worker(self, beat: Callable[[], None]) -> Worker:
         """Build the worker (loads the model). It calls ``beat`` whenever it gets on, for the stall watchdog."""
         ...
+
+    def state_of_failed(self, row: Mapping[str, Any]) -> Any:
+        """What a record that has failed for good adds to the fold's state; None where it adds nothing.
+
+        It is asked when results are published, since another try may still mend what failed.
+
+        Args:
+            row: of the record, with the columns of ``schema``.
+        """
+        ...

@@ -161,6 +161,15 @@ def counts_of(found: int, points: int) -> dict[str, int]:
     return {f"{found}/{points}": 1} if points else {}
 
 
+def points_of(counts: Counts) -> int:
+    """How many points all the pairs have.
+
+    >>> points_of({"1/3": 2, "0/4": 1})
+    10
+    """
+    return sum(pairs * int(name.partition("/")[2]) for name, pairs in counts.items())
+
+
 @dataclass(frozen=True, slots=True)
 class Pck:
     """Scores of some pairs, each with its 95 % bootstrap interval over pairs.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
@@ -72,6 +72,10 @@ class CommandStage(ABC, Generic[S]):
     @abstractmethod
     def make_worker(self, beat: Callable[[], None]) -> Worker:
         """Load what is needed and be ready for shards."""
+
+    def state_of_failed(self, row: Mapping[str, Any]) -> Any:  # noqa: ARG002  for stages that count it
+        """Nothing: a record that failed is in no score."""
+        return None
 
 
 def check_kept_columns(names: Sequence[str], own: Sequence[pa.Field]) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from simsam_batch.plain_text import counted
+
 _EQUAL_WITHOUT_GROUPS = ("nhcovering", "nhcovering_distinct")
 """Where labels have no groups, these are ``nmcovering`` once more."""
 
@@ -163,7 +165,7 @@ def table_lines(table: Mapping[str, Any]) -> list[str]:
 
 def pck_lines(table: Mapping[str, Any]) -> list[str]:
     """A table of PCK for a terminal: a line for each threshold and average, a column for each share of the former."""
-    names = [pck_name(line) for line in table["lines"]]
+    names = [pck_name(line, table["pairs"]) for line in table["lines"]]
     wide = max(map(len, names), default=0)
     lines = [f"  {'PCK, within':{wide}}  " + "".join(f"{each:>8g}" for each in table["at"])]
     for name, line in zip(names, table["lines"], strict=True):
@@ -171,9 +173,12 @@ def pck_lines(table: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def pck_name(line: Mapping[str, Any]) -> str:
-    """What a line of a table of PCK is of."""
-    return f"{line['threshold']}, by {line['average']}"
+def pck_name(line: Mapping[str, Any], pairs: int) -> str:
+    """What a line of a table of PCK is of, and of how many pairs and points if these are not all the scored pairs."""
+    name = f"{line['threshold']}, by {line['average']}"
+    if line["pairs"] == pairs:
+        return name
+    return f"{name}, of {counted(line['pairs'], 'pair')} with {counted(line['points'], 'point')}"
 
 
 def line_name(line: Mapping[str, Any]) -> str:

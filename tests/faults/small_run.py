@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,6 +58,9 @@ class ChecksumStage:
 
     def make_worker(self, beat: Callable[[], None]) -> Worker:
         return ChecksumWorker()
+
+    def state_of_failed(self, row: Mapping[str, Any]) -> None:
+        return None
 
 
 class ChecksumWorker:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -92,6 +92,9 @@ class NullStage:
 
     def make_worker(self, beat: Callable[[], None]) -> Worker:
         return NullWorker()
+
+    def state_of_failed(self, row: Mapping[str, Any]) -> None:
+        return None
 
 
 class NullWorker:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +45,9 @@ class SmallStage:
 
     def make_worker(self, beat: Callable[[], None]) -> Worker:
         raise NotImplementedError
+
+    def state_of_failed(self, row: Mapping[str, Any]) -> None:
+        return None
 
 
 def catalog(images: int) -> pa.Table:

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -61,6 +62,24 @@ def test_three_shards_add_up(out_url: str) -> None:
     }
     assert {key: result[key] for key in expected} == expected
     assert result["versions"]["numpy"] == np.__version__
+
+
+class CountsFailed(SmallStage):
+    """Every image that failed counts as one of the value -7."""
+
+    def state_of_failed(self, row: Mapping[str, Any]) -> Any:
+        return {"rows": 1, "sum": -7.0, "order": [row["image_id"]]}
+
+
+def test_a_stage_may_count_what_has_failed(out_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, plan = _run(out_url)
+    monkeypatch.setattr(publish_module, "PART_ROWS", 2)
+    # a fifth of 15 less 7
+    for _ in range(2):
+        result = publish(plan.out, plan, CountsFailed())
+        assert result["metrics"]["mean"] == pytest.approx(1.6)
+        assert sorted(map(str, result["metrics"]["order"])) == ["0", "1", "2", "folder/000002.jpg"]
+        assert (result["images"], result["failed"]) == (5, 1)
 
 
 def test_manifests_of_other_numbers_than_the_plans_are_not_published(out_url: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +55,9 @@ class LengthStage:
 
     def make_worker(self, beat: Callable[[], None]) -> LengthWorker:
         return LengthWorker(self)
+
+    def state_of_failed(self, row: Mapping[str, Any]) -> None:
+        return None
 
 
 class LengthWorker:

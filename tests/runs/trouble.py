@@ -14,7 +14,7 @@ import os
 import signal
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,9 @@ class TroubleStage:
         if self.unbuildable == "exit":
             os._exit(9)
         return TroubleWorker(self, beat)
+
+    def state_of_failed(self, row: Mapping[str, Any]) -> None:
+        return None
 
     def note(self, event: str, number: int) -> None:
         line = f"{event} {number} {os.getpid()} {time.time()} {os.environ.get('OMP_NUM_THREADS')}\n"

@@ -21,6 +21,7 @@ from result_rows import rows_of
 from safetensors.torch import save_file
 
 from simsam_batch.cli import run as simsam
+from simsam_batch.telling.metrics import metric_lines
 
 NETWORK, PATCH = "test_vit", 16
 HEIGHT, WIDTH = 96, 128
@@ -126,6 +127,89 @@ def test_a_known_offset_gives_the_pck_that_follows_from_it(home: Path, tmp_path:
     assert metrics["pck_0.1_of_baselines"]["same-place"] == pytest.approx(5 / 6)
 
 
+@pytest.fixture
+def partly(home: Path, tmp_path: Path) -> Path:
+    """A finished run over three pairs: of one three points in four are right, the others' targets are no pictures."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("a.png", "b.bmp", "words.png"):
+        shutil.copy(home / "photos" / name, photos / name)
+    truth = [[x + off, y] for (x, y), off in zip(CELLS, (5, 10, 20, 0), strict=True)]
+    both = {"target_box": [0, 0, 60, 100], "source_box": [0, 0, 60, 100]}
+    pairs = [
+        pair("a.png", "b.bmp", target_points=truth, category="one", **both),
+        pair("a.png", "words.png", target_points=[*CELLS[:2], None, None], category="two", **both),
+        {"source": "b.bmp", "target": "words.png"},
+    ]
+    # the last --root counts
+    assert simsam(arguments(home, tmp_path / "run", pairs, "--root", str(photos))) == 0
+    return tmp_path / "run"
+
+
+def test_points_of_a_pair_that_failed_are_wrong_until_another_try_mends_it(home: Path, partly: Path) -> None:
+    metrics = metrics_of(partly)
+    # of four points and two: three are right, and none
+    assert line_of(metrics, "box", "point")[0.1] == pytest.approx(3 / 6)
+    assert line_of(metrics, "box", "image")[0.1] == pytest.approx((3 / 4 + 0) / 2)
+    assert line_of(metrics, "box", "class, of points")[0.1] == pytest.approx((3 / 4 + 0) / 2)
+    assert line_of(metrics, "image", "point")[0.2] == pytest.approx(4 / 6)
+    assert metrics["pck_0.1_by_category"] == {"one": 0.75, "two": 0.0}
+    # what needs no features finds the three, too, and none where nothing can be read
+    assert metrics["pck_0.1_of_baselines"]["relative-place"] == pytest.approx(3 / 6)
+    # the ears of both pairs, of which those of one are found, one of them 10 pixels off
+    assert metrics["points_with_other_side"] == 4
+    assert metrics["pck_0.1_with_other_side"] == pytest.approx(2 / 4)
+    counts = {"pairs": 3, "pairs_scored": 2, "pairs_failed": 2, "points": 8, "points_scored": 6, "points_failed": 2}
+    assert {name: metrics[name] for name in counts} == counts
+    noise(0).save(partly.parent / "photos" / "words.png")
+    assert simsam(["retry", str(partly), "--quiet"]) == 0
+    metrics = metrics_of(partly)
+    assert line_of(metrics, "box", "point")[0.1] == pytest.approx(5 / 6)
+    assert (metrics["pairs_scored"], metrics["points_scored"]) == (2, 6)
+    assert "pairs_failed" not in metrics
+    assert "points_failed" not in metrics
+
+
+def test_matches_of_a_pair_whose_image_cannot_be_read_are_as_wrong_as_in_a_run(
+    partly: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert simsam(["export", str(partly), "--format", "csv", "--to", str(tmp_path / "csv")]) == 0
+    file, photos = tmp_path / "scores.json", tmp_path / "photos"
+    command = ["score", str(tmp_path / "csv/matches.csv"), "--pairs", f"{partly}.json", "--json", str(file)]
+    assert simsam([*command, "--root", str(photos)]) == 0
+    said = capsys.readouterr()
+    assert "1 of 3 images cannot be read: points of their pairs count as wrong" in said.err
+    assert "words.png" in said.err
+    assert [line.split() for line in said.out.splitlines() if "_failed" in line] == [
+        ["pairs_failed", "2"],
+        ["points_failed", "2"],
+    ]
+    found, expected = json.loads(file.read_text())["metrics"], metrics_of(partly)
+    assert found["pck"] == expected["pck"]
+    assert found["pck_0.1_of_baselines"]["relative-place"] == expected["pck_0.1_of_baselines"]["relative-place"]
+    for image in photos.iterdir():
+        image.write_text("no picture " * 20)
+    assert simsam([*command, "--root", str(photos)]) == 1
+    assert "nor can that of any other image. To mend it: give --root" in capsys.readouterr().err
+
+
+def test_a_threshold_that_some_pairs_lack_says_of_how_many_it_is(home: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    pairs = [pair("a.png", "b.bmp", target_box=[0, 0, 60, 100]), pair("b.bmp", "a.png"), pair("c.png", "c.png")]
+    pairs[2]["target_points"] = [CELLS[0], None, None, None]
+    assert simsam(arguments(home, out, pairs)) == 0
+    metrics = metrics_of(out)
+    held = {line["threshold"]: (line["pairs"], line["points"]) for line in metrics["pck"]["lines"]}
+    # a single point spreads over nothing
+    assert held == {"box": (1, 4), "points": (2, 8), "image": (3, 9)}
+    names = [line.strip() for line in metric_lines(metrics)]
+    for name in ("box, by point, of 1 pair with 4 points ", "points, by image, of 2 pairs with 8 points ", "image, by"):
+        assert any(line.startswith(name) for line in names), name
+    assert not any(line.startswith("image, by point, of") for line in names)
+    assert simsam(["report", str(out)]) == 0
+    assert "box, by point, of 1 pair with 4 points" in (out / "report/index.html").read_text()
+
+
 def test_points_found_at_their_other_side_are_counted(home: Path, tmp_path: Path) -> None:
     swapped = [CELLS[1], CELLS[0], CELLS[2], CELLS[3]]
     # what the source hides is in the target all the same
@@ -173,6 +257,8 @@ def test_wrong_points_and_images_are_named_and_cost_no_other_pair(home: Path, tm
     assert metrics["pairs_of_identical_images"] == 1
     result = json.loads((out / "results/matches.json").read_text())
     assert (result["images"], result["failed"]) == (7, 2)
+    assert simsam(["report", str(out)]) == 0
+    assert "a.png:gone.png" in (out / "report/index.html").read_text()
 
 
 def test_a_target_that_is_alike_everywhere_has_no_match(home: Path, tmp_path: Path) -> None:
@@ -200,6 +286,45 @@ def test_similarities_are_kept_on_request(home: Path, tmp_path: Path) -> None:
         y, x = np.unravel_index(values.argmax(), values.shape)
         assert (point["x"], point["y"]) == (x * PATCH + 7.5, y * PATCH + 7.5)
         assert point["similarity"] == pytest.approx(float(values.max()), abs=1e-3)
+
+
+def purple(picture: Image.Image) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    red, green, blue = np.moveaxis(np.asarray(picture).astype(int), -1, 0)
+    return np.asarray((red - green > 40) & (blue - green > 25))
+
+
+def test_similarities_that_were_kept_are_drawn_where_their_patches_lie(home: Path, tmp_path: Path) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    # grey, so that what has a colour was drawn; beside eight patches lie 15 columns in none, and below six 4 rows
+    grey = noise(0, HEIGHT, WIDTH).convert("L").convert("RGB")
+    grey.save(photos / "a.png")
+    wide = Image.new("RGB", (WIDTH + 15, HEIGHT + 4), (128, 128, 128))
+    wide.paste(grey)
+    wide.save(photos / "wide.png")
+    pairs = [pair("a.png", "wide.png"), pair("a.png", "a.png", source_points=[[500, 5]], target_points=[[1, 1]])]
+    for each in pairs[1:]:
+        each["point_names"] = ["out"]
+    assert simsam(arguments(home, out, pairs, "--root", str(photos), "--maps", "fp16")) == 0
+    assert simsam(["report", str(out)]) == 0
+    bare, shown = sorted((out / "report").rglob("matches-*-large-*.jpg"))
+    with Image.open(bare) as picture:
+        # a point that was not found has no map
+        assert picture.height == 640
+    with Image.open(shown) as picture:
+        # below 640 rows and 6 between them three points and one, each with a line of text 20 high
+        height = (640 - 2 * 6) // 3
+        assert picture.height == 640 + 2 * (6 + height + 20)
+        left = round(height * WIDTH / HEIGHT) + 6
+        width = round(height * (WIDTH + 15) / (HEIGHT + 4))
+        target = picture.crop((left, 640 + 6, left + width, 640 + 6 + height))
+        tinted = purple(target)
+    right, bottom = round(width * WIDTH / (WIDTH + 15)), round(height * HEIGHT / (HEIGHT + 4))
+    assert tinted[:bottom, :right].sum() > 300
+    assert not tinted[bottom + 4 :].any()
+    assert not tinted[:, right + 4 :].any()
+    # the first point is found in the first patch
+    assert tinted[4 : height // 12, 4 : width // 20].mean() > 0.3
 
 
 def test_every_patch_is_matched_on_request_and_drawn(home: Path, tmp_path: Path) -> None:

@@ -185,6 +185,9 @@ def test_wrong_input_is_named_and_costs_no_other_pair(
     assert (rows["a.png:words.png"]["status"], rows["words.png:a.png"]["status"]) == ("failed", "failed")
     assert rows["b.bmp:a.png"]["points"] == []
     assert rows["a.png:c.png"]["status"] == "ok"
+    counts = {"pairs": 5, "pairs_scored": 4, "pairs_failed": 2, "points_scored": 1 + 2 + 2 + 2, "points_failed": 4}
+    metrics = result_of(out, "attention")["metrics"]
+    assert {name: metrics[name] for name in counts} == counts
     capsys.readouterr()
     given = ("--weights", str(home / "sd"))
     no_weights = [word for word in arguments(home, tmp_path / "w", pairs) if word not in given]

@@ -177,7 +177,8 @@ def begun(source: Source, command: Command, stages: Sequence[str]) -> tuple[Chap
         stages: those of the run that have begun.
     """
     begun_own = [stage for stage in own_stages(command) if stage in stages]
-    works = {stage: work_of(Ledger(source.out, stage).manifests()) for stage in begun_own}
+    ledgers = {stage: Ledger(source.out, stage) for stage in begun_own}
+    works = {stage: work_of(ledger.manifests(), ledger.plan().unit) for stage, ledger in ledgers.items()}
     chapter = Chapter(
         # ids of the page hold no space
         command.name.replace(" ", "-"),

@@ -42,6 +42,8 @@ ABOUT = {
     "points_outside": "points that are not in the source image; not counted",
     "points_unseen": "points in no patch, beside a crop; counted as wrong",
     "points_flat": "points whose target is alike everywhere; counted as wrong",
+    "points_failed": "points with truth of pairs that failed; counted as wrong, also of what needs no features",
+    "pairs_failed": "pairs of which an image could not be used",
     "chance": "a random point of the true box",
     "same-place": "the same place in the image",
     "relative-place": "the same place in the true box",

@@ -104,7 +104,7 @@ def pck_table(table: Mapping[str, Any]) -> Table:
     for line in table["lines"]:
         ends = [f"{low:.3f} to {high:.3f}" for low, high in line["pck_ci"]]
         cells = [_cell(value, None, around, best=False) for value, around in zip(line["pck"], ends, strict=True)]
-        lines.append((pck_name(line), cells))
+        lines.append((pck_name(line, table["pairs"]), cells))
     about = (
         "The share of points found within so much of a length: of the longer side of the target's box, of the box of "
         "its points, or of the image; published ones are those that figures were printed with, by mistake. By point: "

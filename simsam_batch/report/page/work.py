@@ -42,15 +42,15 @@ class Work:
     spans: list[tuple[float, float, int]] = field(default_factory=list)
     confusion: dict[int, NDArray[np.int64]] = field(default_factory=dict)
 
-    def add(self, manifest: Mapping[str, Any]) -> None:
-        """Count one shard."""
+    def add(self, manifest: Mapping[str, Any], unit: str) -> None:
+        """Count one shard; ``unit`` is what its records are called by."""
         for name in ("images", "failed"):
             setattr(self, name, getattr(self, name) + manifest[name])
         self.errors.update(manifest["errors_by_type"])
         for failure in manifest.get("failures", ()):
             of_its_kind = self.named.setdefault(failure["error_type"] or "unknown", [])
             if len(of_its_kind) < NAMED:
-                of_its_kind.append((failure["image_id"], failure["error"] or ""))
+                of_its_kind.append((failure[unit], failure["error"] or ""))
         for step, seconds in manifest["seconds"].items():
             self.seconds[step] = self.seconds.get(step, 0.0) + seconds
         for package, version in manifest["versions"].items():
@@ -68,11 +68,11 @@ class Work:
                 self.confusion[int(name)] = counts if there is None else there + counts
 
 
-def work_of(manifests: Iterable[Mapping[str, Any]]) -> Work:
-    """All manifests of a stage, read one after the other."""
+def work_of(manifests: Iterable[Mapping[str, Any]], unit: str) -> Work:
+    """All manifests of a stage, read one after the other; ``unit`` is that of its plan."""
     work = Work()
     for manifest in manifests:
-        work.add(manifest)
+        work.add(manifest, unit)
     return work
 
 

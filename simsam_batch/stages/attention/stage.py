@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -34,7 +34,7 @@ from simsam_batch.stages.embeddings.stage import (
 from simsam_batch.stages.matches.given import Given
 from simsam_batch.stages.matches.pairs import kinds_of
 from simsam_batch.stages.matches.rows import MATCHES_FIELDS, MatchesFold
-from simsam_batch.stages.matches.scoring import Compared
+from simsam_batch.stages.matches.scoring import Compared, state_of_failed
 from simsam_batch.workers.models import compute_device, load_model
 from simsam_batch.workers.others import Others
 from simsam_batch.workers.records import Item, RecordWorker, Results, Row, failed
@@ -61,6 +61,10 @@ class AttentionStage(CommandStage[AttentionSettings]):
     def make_worker(self, beat: Callable[[], None]) -> AttentionWorker:
         """Load the network and be ready for pairs."""
         return AttentionWorker(self, beat)
+
+    def state_of_failed(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Its points are wrong."""
+        return self.fold.zero() | state_of_failed(row, kinds_of(self.resolved["published"]))
 
 
 @dataclass(frozen=True, slots=True)

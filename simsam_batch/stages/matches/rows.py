@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from simsam_batch.scores.bootstrap import merge_bins
-from simsam_batch.scores.pck import ALPHAS, MEANT, Pck, class_mean, pck
+from simsam_batch.scores.pck import ALPHAS, MEANT, Pck, class_mean, pck, points_of
 from simsam_batch.scores.poisson_bootstrap import interval_of
 
 MATCHES = True
@@ -64,7 +64,8 @@ Sizes are (width, height), digests of the files; ``identical`` says that both im
 the array ``similarity`` beside a row is (N, Hp, Wp) float16, the cosine of each point with every patch of the target.
 """
 
-FAULTS = ("outside", "unseen", "flat")
+FAULTS = ("outside", "unseen", "flat", "failed")
+"""Of points; of pairs that failed all that have truth are wrong."""
 
 BASELINES = ("chance", "same-place", "relative-place")
 """What needs no features: a random point of the true box, the same place in the image, the same place in the true
@@ -100,6 +101,7 @@ class MatchesFold:
             "points": 0,
             "points_scored": 0,
             "points_without_truth": 0,
+            "pairs_failed": 0,
             "identical": 0,
             "faults": {},
             "scores": {},
@@ -114,10 +116,11 @@ class MatchesFold:
         return {name: _merged(a[name], b[name]) for name in a}
 
     def result(self, s: dict[str, Any]) -> dict[str, Any]:
-        """How many pairs and points there are, and PCK at every threshold."""
+        """How many pairs and points there are, and PCK at every threshold, of all pairs that have truth."""
         counted = {name: s[name] for name in ("pairs", "pairs_scored", "points", "points_scored")}
         counted["points_without_truth"] = s["points_without_truth"]
-        faults = {f"points_{name}": s["faults"].get(name, 0) for name in FAULTS if s["faults"].get(name)}
+        faults = {"pairs_failed": s["pairs_failed"]} if s["pairs_failed"] else {}
+        faults |= {f"points_{name}": s["faults"].get(name, 0) for name in FAULTS if s["faults"].get(name)}
         if s["identical"]:
             faults["pairs_of_identical_images"] = s["identical"]
         kinds = [kind for kind in self._kinds if kind in s["scores"]]
@@ -131,7 +134,8 @@ class MatchesFold:
             if line["threshold"] == headline and line["average"] in _NAMES:
                 name = f"pck_{HEADLINE}{_NAMES[line['average']]}"
                 found |= {name: line["pck"][_AT], f"{name}_ci": line["pck_ci"][_AT]}
-        found |= counted | faults | {"pck": {"at": list(ALPHAS), "lines": lines}}
+        of_all = {"pairs": s["pairs_scored"], "points": s["points_scored"]}
+        found |= counted | faults | {"pck": {"at": list(ALPHAS), **of_all, "lines": lines}}
         by_category = _by_category(s["scores"][headline], _AT)
         if len(by_category) > 1:
             found |= {
@@ -172,9 +176,13 @@ def _pairs_of(scores: Mapping[str, Sequence[Mapping[str, int]]]) -> int:
 
 
 def _lines(kind: str, scores: Mapping[str, Sequence[Mapping[str, int]]]) -> Iterator[dict[str, Any]]:
-    """PCK of one threshold: of all points, of pairs, and the means of classes if there are several."""
-    overall = [pck(reduce(merge_bins, (counts[place] for counts in scores.values()))) for place in range(len(ALPHAS))]
-    there = [score for score in overall if score is not None]
+    """PCK of one threshold: of all points, of pairs, and the means of classes if there are several.
+
+    Beside them stands how many pairs and points have that threshold.
+    """
+    overall = [reduce(merge_bins, (counts[place] for counts in scores.values())) for place in range(len(ALPHAS))]
+    there = [score for counts in overall if (score := pck(counts)) is not None]
+    held = {"pairs": _pairs_of(scores), "points": points_of(overall[0])}
     values = [("point", [(each.per_point, interval_of(each.point_replicates)) for each in there])]
     values.append(("image", [(each.per_image, interval_of(each.image_replicates)) for each in there]))
     if len(scores) > 1:
@@ -183,7 +191,7 @@ def _lines(kind: str, scores: Mapping[str, Sequence[Mapping[str, int]]]) -> Iter
         values.append(("class, of images", [class_mean(each, per_point=False) for each in classes]))
     for average, found in values:
         means, ends = zip(*found, strict=True)
-        yield {"threshold": kind, "average": average, "pck": list(means), "pck_ci": list(ends)}
+        yield {"threshold": kind, "average": average, **held, "pck": list(means), "pck_ci": list(ends)}
 
 
 def _mirrored(counts: Mapping[str, int]) -> dict[str, Any]:

@@ -107,11 +107,11 @@ class Compared:
             "faults": {name: faults.count(name) for name in {*faults} if name is not None},
         }
 
-    def state(self, seed: int, mutual: NDArray[np.bool_] | None, margins: NDArray[np.float32]) -> dict[str, Any]:
+    def state(self, seed: int | None, mutual: NDArray[np.bool_] | None, margins: NDArray[np.float32]) -> dict[str, Any]:
         """The keys of the fold's state that are about truth.
 
         Args:
-            seed: of what is drawn by chance.
+            seed: of what is drawn by chance; None where the images are not known, and every guess is wrong.
             mutual: (N,) whether each match is mutual; None where nobody looked.
             margins: (N,) of the matches.
         """
@@ -137,7 +137,7 @@ class Compared:
         found: NDArray[np.bool_] = np.linalg.norm(away, axis=1) <= HEADLINE * length
         return found
 
-    def _hits(self, seed: int) -> dict[str, Any]:
+    def _hits(self, seed: int | None) -> dict[str, Any]:
         """Hits of the matches, and of what needs no features."""
         category, many = self.record["category"] or "", int(self.scored.sum())
         scores: dict[str, Any] = {}
@@ -154,7 +154,7 @@ class Compared:
                 baselines.setdefault(name, {})[kind] = counts_of(int(by_chance[_AT]), many)
         return {"scores": scores, "baselines": baselines}
 
-    def _guesses(self, seed: int) -> dict[str, NDArray[np.float64]]:
+    def _guesses(self, seed: int | None) -> dict[str, NDArray[np.float64]]:
         """(M, 2) places in the target of the scored points by name of `BASELINES`; of boxes where both have one."""
         name = sha256(f"{seed}\0{self.record[PAIR_UNIT]}".encode()).digest()
         draw = np.random.default_rng(int.from_bytes(name[:8], "little"))
@@ -169,7 +169,7 @@ class Compared:
         if self.pair.target_box is not None and self.pair.source_box is not None:
             box = np.array(self.pair.source_box, np.float64)
             found["relative-place"] = low + (points - box[:2]) / (box[2:] - box[:2]) * extent
-        return found
+        return found if seed is not None else {name: np.full_like(place, np.nan) for name, place in found.items()}
 
     def _other_sides(self, kind: str) -> dict[str, int]:
         """Of points whose other side is in the target too: how many, how many right, how many found there instead."""
@@ -187,6 +187,24 @@ class Compared:
         nearer = np.linalg.norm(self.places - elsewhere, axis=1) < self.distance
         swapped = self._near(kind, elsewhere) & nearer
         return {"points": len(own), "right": int(self._near(kind)[numbers].sum()), "swapped": int(swapped.sum())}
+
+
+def state_of_failed(record: Mapping[str, Any], kinds: Sequence[str]) -> dict[str, Any]:
+    """The keys of the fold's state of a pair of which an image cannot be read: all of its points with truth are wrong.
+
+    So are what needs no features, with which the others are compared, and points that may lie outside the source.
+
+    Args:
+        record: of the plan of pairs, or a row with its columns.
+        kinds: thresholds, as of `Compared`.
+    """
+    given = Given.of(record)
+    nothing, all_count = np.full_like(given.points, np.nan), np.ones(len(given.points), np.bool_)
+    # of what was not found no threshold's length matters
+    compared = Compared(record, given, nothing, all_count, ((1, 1), (1, 1)), kinds)
+    faults = ["failed" if scored else None for scored in compared.scored.tolist()]
+    state = compared.state(None, None, np.zeros(len(nothing), np.float32))
+    return {"pairs_failed": 1} | compared.counts_of(faults) | state
 
 
 def _by_margin(margins: NDArray[np.float32], right: NDArray[np.bool_]) -> dict[str, dict[str, int]]:

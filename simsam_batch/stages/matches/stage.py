@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,7 +24,7 @@ from simsam_batch.stages.matches.fused import fused_features
 from simsam_batch.stages.matches.given import Given
 from simsam_batch.stages.matches.pairs import kinds_of
 from simsam_batch.stages.matches.rows import MATCHES_FIELDS, MatchesFold
-from simsam_batch.stages.matches.scoring import Compared
+from simsam_batch.stages.matches.scoring import Compared, state_of_failed
 from simsam_batch.stages.matches.settings import Context, MatchesSettings, Matching
 from simsam_batch.workers.models import compute_device
 from simsam_batch.workers.records import Item, RecordWorker, Results, Row
@@ -57,6 +57,10 @@ class MatchesStage(CommandStage[MatchesSettings]):
     def make_worker(self, beat: Callable[[], None]) -> MatchesWorker:
         """Be ready for pairs."""
         return MatchesWorker(self, beat)
+
+    def state_of_failed(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Its points are wrong."""
+        return self.fold.zero() | state_of_failed(row, kinds_of(self.resolved["published"]))
 
 
 Loaded = tuple[Described, Described]
