@@ -96,6 +96,12 @@ def test_a_picture_and_its_mirror_image_match_once_both_ways_are_looked_at(
     assert simsam(arguments(home, out, pairs, *chosen, *EXACT, "--mirrored")) == 0
     turned_round, copied = rows_of(out, "matches")
     assert (copied["mirrored"], turned_round["mirrored"]) == (False, True)
+    metrics = json.loads((out / "results/matches.json").read_text())["metrics"]
+    assert metrics["pairs_matched_mirrored"] == 1
+    assert simsam(["report", str(out)]) == 0
+    page = (out / "report" / "index.html").read_text()
+    assert page.count("matched mirrored") >= 1
+    assert "mirrored-" not in page.split("Shown are the features ")[1][:40]
     for row in (copied, turned_round):
         assert [(p["x"], p["y"]) for p in row["points"]] == [(p["true_x"], p["true_y"]) for p in row["points"]]
     # pictures as they are are less alike, by a network that knows left from right

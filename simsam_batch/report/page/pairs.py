@@ -29,7 +29,7 @@ from simsam_batch.stages.registry import Command
 
 _OWN = ["pair_id", "source_record", "target_record", "source_size", "target_size", "points", "points_scored"]
 _OWN += ["source_sha256", "target_sha256"]
-_OWN += ["points_right", "category", *(field.name for field in ARRAY_FIELDS)]
+_OWN += ["points_right", "category", "mirrored", *(field.name for field in ARRAY_FIELDS)]
 _OF_FEATURES = ["width", "height", "grid_h", "grid_w", "patch"]
 _SMALL, _LARGE = 220, 640
 """Pixels: heights of a card's picture and of the one behind it."""
@@ -180,6 +180,7 @@ def _picture(source: Source, number: int, row: Mapping[str, Any], rows: StageRow
     right, scored = row["points_right"], row["points_scored"]
     facts = [f"{right} of {scored} right" if scored else counted(len(row["points"]), "point")]
     facts += [row["category"]] if row["category"] else []
+    facts += ["matched mirrored"] if row["mirrored"] else []
     names = [end["image_id"] for end in ends]
     alt = f"{counted(len(row['points']), 'point')} of {names[0]} and where they were found in {names[1]}; {facts[0]}"
     return source.picture(rows.stage, number, {"image_id": row["pair_id"]}, drawn, alt, facts)

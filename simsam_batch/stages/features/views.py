@@ -12,6 +12,7 @@ from PIL import Image
 from simsam_batch import images
 from simsam_batch.drawing.photograph import shown_photograph
 from simsam_batch.drawing.text import EMPTY
+from simsam_batch.features.taps import MIRRORED
 from simsam_batch.plain_text import counted
 from simsam_batch.report.page.album import Picture
 from simsam_batch.report.page.chapters import Chapter, Source, begun, galleries_of, numbers_of
@@ -24,7 +25,7 @@ from simsam_batch.stages.registry import Command
 
 _COLUMNS = ["image_id", "uri", "status", "error", "width", "height", "content_sha256", "grid_h", "grid_w", "patch"]
 _COLUMNS += ["outlier_tokens", "arrays_path", "arrays_member", "arrays_offset", "arrays_bytes"]
-_AUXILIARY = ("norm-", "class-", "registers-")
+_AUXILIARY = ("norm-", "class-", "registers-", MIRRORED)
 
 _LEGEND = (
     "The photograph, and its patches in the colours of the first three principal components of all images shown: "

@@ -103,6 +103,7 @@ class MatchesFold:
             "points_without_truth": 0,
             "pairs_failed": 0,
             "identical": 0,
+            "turned": 0,
             "faults": {},
             "scores": {},
             "baselines": {},
@@ -123,6 +124,8 @@ class MatchesFold:
         faults |= {f"points_{name}": s["faults"].get(name, 0) for name in FAULTS if s["faults"].get(name)}
         if s["identical"]:
             faults["pairs_of_identical_images"] = s["identical"]
+        if s["turned"]:
+            faults["pairs_matched_mirrored"] = s["turned"]
         kinds = [kind for kind in self._kinds if kind in s["scores"]]
         if not kinds:
             return counted | faults

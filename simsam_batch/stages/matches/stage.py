@@ -173,6 +173,7 @@ class MatchesWorker(RecordWorker[Loaded]):
     ) -> Row:
         source, target = loaded
         identical, mutual = source.sha256 == target.sha256, found.returned <= self._options.mutual_within
+        is_turned = seen_as is source.mirrored
         columns = {
             "status": "ok",
             "source_size": source.size,
@@ -180,7 +181,7 @@ class MatchesWorker(RecordWorker[Loaded]):
             "source_sha256": source.sha256,
             "target_sha256": target.sha256,
             "identical": identical,
-            "mirrored": seen_as is source.mirrored,
+            "mirrored": is_turned,
             "points": [
                 compared.point(i) | {"fault": fault} | (_how_sure(found, mutual, i) if fault is None else {})
                 for i, fault in enumerate(faults)
@@ -192,7 +193,8 @@ class MatchesWorker(RecordWorker[Loaded]):
             attachments["similarity"] = found.maps.astype(np.float16)
         if self._options.dense:
             attachments |= self._dense(loaded, seen_as)
-        state = self.stage.fold.zero() | {"identical": int(identical)} | compared.counts_of(faults)
+        alike = {"identical": int(identical), "turned": int(is_turned)}
+        state = self.stage.fold.zero() | alike | compared.counts_of(faults)
         return Row(columns, attachments, state | compared.state(self._options.seed, mutual, found.margin))
 
 
