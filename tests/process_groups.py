@@ -1,4 +1,4 @@
-"""Processes of a session, killed together: at once, or where they have got to a certain shard."""
+"""Processes that stand still at a certain shard, to be killed together or sent a signal there."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LATEST_S = 120.0
 def kill_group(process: subprocess.Popen[bytes]) -> None:
     """Kill a process that leads a session, with all that it started, and wait until none of them can write any more."""
     deadline = time.monotonic() + 30
-    while alive := _states(process.pid):
+    while alive := _alive(process.pid):
         assert time.monotonic() < deadline
         for pid in alive:
             with suppress(ProcessLookupError):
@@ -31,31 +31,49 @@ def killed_after(commits: int, out: Path, stage: str, launch: list[str]) -> None
 
     It stands still there until it is killed, however late that is noticed here.
     """
-    manifests = out / stage / "manifests"
-    still = {
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent / "standing_still"), *sys.path]),
-        "SIMSAM_TEST_STANDS_STILL": f"{manifests}:{commits}",
-    }
-    process = subprocess.Popen(launch, env=os.environ | still, start_new_session=True, stderr=subprocess.DEVNULL)
+    environment = os.environ | standing_still(commits, out, stage)
+    process = subprocess.Popen(launch, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + LATEST_S
-        while "T" not in _states(process.pid).values():
-            assert process.poll() is None, "ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until_still(process, out)
     finally:
         kill_group(process)
-    assert len(found := sorted(path.name for path in manifests.glob("[!.]*.json"))) == commits, found
+    assert len(found := sorted(path.name for path in (out / stage / "manifests").glob("[!.]*.json"))) == commits, found
 
 
-def _states(session: int) -> dict[int, str]:
-    """Of every process of a session that is more than a zombie, by its number: R runs, T stands still."""
-    found = {}
+def standing_still(commits: int, out: Path, stage: str) -> dict[str, str]:
+    """Variables with which whoever has committed so many shards of a stage, or sees them, commits no other."""
+    return {
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent / "standing_still"), *sys.path]),
+        "SIMSAM_TEST_STANDS_STILL": f"{out / stage / 'manifests'}:{commits}:{_held(out)}",
+    }
+
+
+def wait_until_still(process: subprocess.Popen[bytes] | subprocess.Popen[str], out: Path) -> None:
+    """Wait until a process of a run that has such variables has come that far."""
+    deadline = time.monotonic() + LATEST_S
+    while not _held(out).exists():
+        assert process.poll() is None, "ended before it stood still"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def let_go(out: Path) -> None:
+    """What stands still goes on, and stands still no more."""
+    Path(f"{_held(out)}.go").touch()
+
+
+def _held(out: Path) -> Path:
+    return out.with_name(f"{out.name}-stands-still")
+
+
+def _alive(session: int) -> list[int]:
+    """Processes of a session that are more than zombies."""
+    found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, _, _, own = path.read_text().rpartition(")")[2].split()[:4]
         except (OSError, ValueError):
             continue
         if int(own) == session and state not in "ZX":
-            found[int(path.parent.name)] = state
+            found.append(int(path.parent.name))
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from process_groups import killed_after
+from process_groups import killed_after, let_go, standing_still, wait_until_still
 
 from simsam_batch.cli import run
 
@@ -119,13 +120,13 @@ def test_an_interrupted_run_exits_with_130_and_goes_on(
 ) -> None:
     out = tmp_path / "out"
     launch = command(pictures, out, "--workers", "1", "--engine", engine)
-    manifests = out / "segment" / "manifests"
-    process = subprocess.Popen(launch, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not (manifests.exists() and any(manifests.glob("*.json"))):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    environment = os.environ | standing_still(1, out, "segment")
+    process = subprocess.Popen(launch, env=environment, stderr=subprocess.PIPE, text=True)
+    wait_until_still(process, out)
     process.send_signal(number)
+    # time to take notice, while there is no way to the end
+    time.sleep(0.5)
+    let_go(out)
     _, text = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "run the same command again" in text
