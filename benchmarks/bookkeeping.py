@@ -130,7 +130,7 @@ def _memory_row(name: str, what: str, found: Sequence[dict[str, float]], images:
 def _process(name: str, folder: Path, images: int, setup: Setup) -> dict[str, float]:
     if setup.smoke:
         return measure(name, folder, images)
-    return in_own_process("benchmarks.bookkeeping", name, folder, images)
+    return in_own_process(setup, "benchmarks.bookkeeping", name, folder, images)
 
 
 def measure(name: str, folder: Path, images: int) -> dict[str, float]:
@@ -296,5 +296,10 @@ MEASURED = {
 """In the order in which they need each other."""
 
 
+def of_words(name: str, folder: str, images: str) -> dict[str, float]:
+    """`measure` by the words of the command line."""
+    return measure(name, Path(folder), int(images))
+
+
 if __name__ == "__main__":
-    print(json.dumps(measure(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))))
+    print(json.dumps(of_words(*sys.argv[1:])))

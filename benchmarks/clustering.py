@@ -23,7 +23,7 @@ def rows(setup: Setup) -> Iterator[Row]:
     """The fit and the assignment against scikit-learn's `KMeans`, on as many rows as a fit takes at most."""
     count = setup.pick(cpu=1_000_000, cuda=1_000_000, smoke=2_000)
     ours, theirs = (
-        in_own_process("benchmarks.clustering", name, count, setup.device.type) for name in ("ours", "sklearn")
+        in_own_process(setup, "benchmarks.clustering", name, count, setup.device.type) for name in ("ours", "sklearn")
     )
     note = (
         f"{count} x {CHANNELS} unit rows drawn around {GROUPS} centres of unequal size; one run of each; inertia ours "
@@ -106,5 +106,10 @@ def _inertia(held: NDArray[np.float32], labels: NDArray[Any]) -> float:
     return total
 
 
+def of_words(side: str, count: str, device: str) -> dict[str, float]:
+    """`measure` by the words of the command line."""
+    return measure(side, int(count), device)
+
+
 if __name__ == "__main__":
-    print(json.dumps(measure(sys.argv[1], int(sys.argv[2]), sys.argv[3])))
+    print(json.dumps(of_words(*sys.argv[1:])))

@@ -154,7 +154,7 @@ class _Theirs:
 
 def _memory(setup: Setup, size: Size) -> Row:
     at = ["smoke"] if setup.smoke else []
-    ours, theirs = (in_own_process("benchmarks.hierarchy", side, *at) for side in ("ours", "theirs"))
+    ours, theirs = (in_own_process(setup, "benchmarks.hierarchy", side, *at) for side in ("ours", "theirs"))
     return Row(
         "hierarchy",
         f"peak of resident memory, {size.words}",
@@ -274,5 +274,10 @@ def covering(superpixel: Labels, tree: TreeNodes, partitions: list[Labels]) -> f
     return statistics.mean(found)
 
 
+def of_words(side: str, *at: str) -> dict[str, int]:
+    """`measure` by the words of the command line."""
+    return measure(side, Setup(torch.device("cpu"), smoke=at == ("smoke",)))
+
+
 if __name__ == "__main__":
-    print(json.dumps(measure(sys.argv[1], Setup(torch.device("cpu"), smoke=sys.argv[2:] == ["smoke"]))))
+    print(json.dumps(of_words(*sys.argv[1:])))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import platform
 import statistics
@@ -10,8 +11,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -156,11 +159,24 @@ def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
     return [a / b for a, b in zip(above, below, strict=True)]
 
 
-def in_own_process(module: str, *arguments: object) -> dict[str, Any]:
-    """What a module of this package prints as its last line, one JSON object, when it is run with these arguments."""
-    command = [sys.executable, "-m", module, *map(str, arguments)]
+def in_own_process(setup: Setup, module: str, *arguments: object) -> dict[str, Any]:
+    """What a module of this package prints as its last line, one JSON object, when it is run with these arguments.
+
+    To try things out, the process is a fork of one that has imported all there is, for starts take longest then.
+    """
+    words = [str(argument) for argument in arguments]
+    if setup.smoke:
+        multiprocessing.set_forkserver_preload(["benchmarks.__main__"])
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("forkserver")) as process:
+            return process.submit(_of_module, module, words).result()
+    command = [sys.executable, "-m", module, *words]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=Path(__file__).parents[1])
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _of_module(module: str, words: Sequence[str]) -> dict[str, Any]:
+    found: dict[str, Any] = import_module(module).of_words(*words)
     return found
 
 

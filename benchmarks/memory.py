@@ -27,7 +27,7 @@ def rows(setup: Setup) -> Iterator[Row]:
         smoke=[(1, 4, 6)],
     )
     for batch, height, width in points:
-        found = in_own_process("benchmarks.memory", setup.device.type, batch, height, width)
+        found = in_own_process(setup, "benchmarks.memory", setup.device.type, batch, height, width)
         patches = height * width
         matrices = found["above"] / (4 * batch * patches**2)
         yield Row(
@@ -72,6 +72,10 @@ def _peak(setup: Setup) -> int:
     return torch.cuda.max_memory_allocated(setup.device) if setup.cuda else peak_memory()
 
 
+def of_words(device: str, *numbers: str) -> dict[str, int]:
+    """`measure` by the words of the command line."""
+    return measure(Setup(torch.device(device)), *map(int, numbers))
+
+
 if __name__ == "__main__":
-    name, *numbers = sys.argv[1:]
-    print(json.dumps(measure(Setup(torch.device(name)), *map(int, numbers))))
+    print(json.dumps(of_words(*sys.argv[1:])))

@@ -51,7 +51,7 @@ def rows(setup: Setup) -> Iterator[Row]:
 def _settings(setup: Setup, folder: Path, **changed: Any) -> SegmentSettings:
     """The defaults, but for the weights and, to try things out, the size."""
     file = str(material.write_random_weights(folder))
-    small: dict[str, Any] = {"resize": "short:64", "workers": 1} if setup.smoke else {}
+    small: dict[str, Any] = {"resize": "short:64", "workers": 1, "engine": "inline"} if setup.smoke else {}
     device: dict[str, Any] = {"device": setup.device.type, "backbone": material.VIT_SMALL, "weights": file}
     return SegmentSettings(**(device | small | changed))
 

@@ -107,7 +107,7 @@ def _trees(setup: Setup, folder: Path) -> Iterator[Row]:
 
 
 def _measured(side: str, setup: Setup, folder: Path, *size: int) -> dict[str, float]:
-    return in_own_process("benchmarks.probes", side, folder / f"{side}.npy", setup.device.type, *size)
+    return in_own_process(setup, "benchmarks.probes", side, folder / f"{side}.npy", setup.device.type, *size)
 
 
 def _shared(ours: Path, theirs: Path) -> float:
@@ -187,6 +187,10 @@ def _scipy(bank: NDArray[np.float32]) -> Callable[[], Any]:
     return lambda: linkage(bank.astype(np.float64), "ward")
 
 
+def of_words(side: str, path: str, device: str, *numbers: str) -> dict[str, float]:
+    """`measure` by the words of the command line."""
+    return measure(side, Path(path), device, *map(int, numbers))
+
+
 if __name__ == "__main__":
-    name, file, kind, *numbers = sys.argv[1:]
-    print(json.dumps(measure(name, Path(file), kind, *map(int, numbers))))
+    print(json.dumps(of_words(*sys.argv[1:])))

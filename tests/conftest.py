@@ -126,13 +126,18 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def run_on() -> Callable[[str, list[str]], None]:
-    """What runs a ``simsam`` command that must succeed, given from the interpreter's name on, on the engine named."""
+    """What runs a ``simsam`` command that must succeed, given from the interpreter's name on, on the engine named.
+
+    In two processes, but for Ray in one: there every stage has actors of its own, which take long to start, and that
+    several of them share the work is seen where a command asks for them itself.
+    """
 
     def on_engine(engine: str, command: list[str]) -> None:
         from simsam_batch.cli import run
 
         if engine != "torchrun":
-            assert run([*command[3:], "--engine", engine, "--workers", "2"]) == 0
+            workers = [] if "--workers" in command else ["--workers", "1" if engine == "ray" else "2"]
+            assert run([*command[3:], "--engine", engine, *workers]) == 0
             return
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         arguments = [*launch, *command[1:], "--engine", engine]

@@ -139,6 +139,24 @@ def test_probes_and_their_peers_find_the_same_neighbours_and_the_same_tree(smoke
     assert memory["ratio"] == pytest.approx(tree["details"]["peer"]["peak"] / tree["details"]["ours"]["peak"])
 
 
+@pytest.mark.slow
+def test_what_is_measured_in_its_own_process_is_that_of_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks.measure import Setup, in_own_process
+
+    found = in_own_process(Setup(torch.device("cpu")), "benchmarks.bookkeeping", "table", tmp_path, 500)
+    assert found["seconds"] > 0
+    assert len((tmp_path / "images.txt").read_text().splitlines()) == 500
+    # the smoke runs of all modules are forks, which read the same words
+    texts = [path.read_text() for path in (ROOT / "benchmarks").glob("*.py") if path.name != "measure.py"]
+    alone = [text for text in texts if "in_own_process(" in text]
+    assert len(alone) == 5
+    last = '\n\nif __name__ == "__main__":\n    print(json.dumps(of_words(*sys.argv[1:])))\n'
+    assert all(text.endswith(last) for text in alone)
+
+
 def test_both_sides_of_the_hierarchy_are_scored_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT))
     from benchmarks import hierarchy

@@ -9,7 +9,6 @@ import re
 import shlex
 import signal
 import subprocess
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -22,6 +21,7 @@ from urllib.request import Request, urlopen
 import click
 import pytest
 import yaml
+from process_groups import standing_still, wait_until_still
 from s3_server import S3Server
 from test_jobs import ON_A_CPU, ONE_EPOCH, ROOT, SMALL, environment, photograph, results_of
 
@@ -81,28 +81,24 @@ def test_a_slurm_job_out_of_time_queues_again_and_then_goes_on(tmp_path: Path) -
     for i in range(IMAGES):
         (photographs / f"{i:02}.png").write_bytes(photograph(i))
     slurm = stand_ins(tmp_path)
-    flags = [*ON_A_CPU, "--resize", "short:320", "--shard-size", "1", "--k", "5", "--grace-seconds", "5"]
+    flags = [*ON_A_CPU, "--resize", "native", "--shard-size", "1", "--k", "5", "--epochs", "1", "--grace-seconds", "1"]
     command = ["cluster/slurm.sh", "segment", str(photographs), str(out), "--engine", "torchrun", *flags]
 
+    held = standing_still(2, out, "segment")
     with (tmp_path / "log").open("w") as log:
-        # long enough that the signal comes in the middle, also to a machine that is busy
-        first = subprocess.Popen([*command, "--epochs", "300"], cwd=ROOT, env=slurm, stdout=log, stderr=log)
-        begun = out / "segment" / "manifests"
-        deadline = time.monotonic() + 4 * OUT_OF_TIME
-        while not (begun.is_dir() and any(begun.iterdir())):
-            assert first.poll() is None, (tmp_path / "log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+        # in the middle, and the seconds of grace do not suffice
+        first = subprocess.Popen(command, cwd=ROOT, env=slurm | held, stdout=log, stderr=log)
+        wait_until_still(first, out)
         first.send_signal(signal.SIGUSR1)
         assert first.wait(2 * OUT_OF_TIME) != 0
     assert Path(slurm["REQUEUED"]).read_text().split() == [slurm["SLURM_JOB_ID"]]
-    done_before = {path.name: path.stat().st_mtime_ns for path in begun.iterdir()}
+    begun = out / "segment" / "manifests"
+    done_before = {path.name: path.stat().st_mtime_ns for path in begun.glob("[!.]*")}
     assert 0 < len(done_before) < IMAGES
     assert not (out / "results").exists()
 
-    again = [*command, "--epochs", "300"]
     done = subprocess.run(
-        again, cwd=ROOT, env=slurm | {"SLURM_RESTART_COUNT": "1"}, capture_output=True, text=True, check=False
+        command, cwd=ROOT, env=slurm | {"SLURM_RESTART_COUNT": "1"}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert results_of(out) == (IMAGES, IMAGES, 0)

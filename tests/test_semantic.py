@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from process_groups import kill_group
+from process_groups import killed_after
 from pycocotools import mask as coco
 
 from simsam_batch.cli import run
@@ -86,6 +83,18 @@ def finished(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("finished") / "out"
     assert run(inline(pictures, out)) == 0
     return out
+
+
+def before_step(stage: str, finished: Path, out: Path) -> None:
+    """A copy of the finished run as it was when this step had not begun; of the first one nothing at all."""
+    later = STAGES[STAGES.index(stage) :]
+    if later == STAGES:
+        return
+    shutil.copytree(finished, out)
+    for name in later:
+        shutil.rmtree(out / name)
+        (out / "results" / f"{name}.json").unlink()
+        shutil.rmtree(out / "results" / name, ignore_errors=True)
 
 
 def result_of(out: Path, stage: str = "semantic") -> dict[str, Any]:
@@ -214,36 +223,21 @@ def test_clusters_are_fitted_with_the_workers_number_of_threads(
 
 
 @pytest.mark.slow
-def test_the_clusters_are_fitted_where_workers_compute_and_not_by_the_driver(
-    pictures: Path, tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The head of a cluster has no GPU: a device that only workers have must not be asked of it."""
-    out = tmp_path / "out"
-    shutil.copytree(finished, out)
-    for stage in ("clusters", "semantic"):
-        shutil.rmtree(out / stage)
-    for path in (out / "results").glob("[cs]*"):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    driver, here = os.getpid(), []
-    fit = ClustersStage.make_worker
-
-    def noted(stage: ClustersStage, beat: Callable[[], None]) -> Any:
-        here.append(os.getpid())
-        return fit(stage, beat)
-
-    monkeypatch.setattr(ClustersStage, "make_worker", noted)
-    assert run([*command(pictures, out, "--workers", "1", "--engine", "local")[3:], "--quiet"]) == 0
-    assert driver not in here
-    assert digests(out) == digests(finished)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["local", "ray", "torchrun"])
 def test_every_engine_computes_the_same_bits_in_all_three_steps_and_tells_of_them_once(
-    pictures: Path, tmp_path: Path, finished: Path, run_on: Callable[[str, list[str]], None], engine: str
+    pictures: Path,
+    tmp_path: Path,
+    finished: Path,
+    run_on: Callable[[str, list[str]], None],
+    monkeypatch: pytest.MonkeyPatch,
+    engine: str,
 ) -> None:
     out = tmp_path / "out"
+    fitted_here: list[ClustersStage] = []
+    monkeypatch.setattr(ClustersStage, "make_worker", lambda stage, beat: fitted_here.append(stage))
     run_on(engine, command(pictures, out))
+    # the head of a cluster has no GPU: a device that only workers have must not be asked of it
+    assert fitted_here == []
     assert digests(out) == digests(finished)
     assert result_of(out)["metrics"] == result_of(finished)["metrics"]
     # of several ranks one writes
@@ -264,20 +258,7 @@ def manifests(out: Path, stage: str) -> int:
     return len(list((out / stage / "manifests").glob("*.json")))
 
 
-KILLS: dict[str, tuple[Callable[[Path], bool], Callable[[Path], bool]]] = {
-    "inside regions": (
-        lambda out: manifests(out, "regions") >= 2,
-        lambda out: manifests(out, "regions") < IMAGES and not (out / "results").exists(),
-    ),
-    "between the stages": (
-        lambda out: (out / "results" / "regions.json").exists(),
-        lambda out: not (out / "results" / "clusters.json").exists(),
-    ),
-    "inside semantic": (
-        lambda out: manifests(out, "semantic") >= 1,
-        lambda out: manifests(out, "semantic") < IMAGES and not (out / "results" / "semantic.json").exists(),
-    ),
-}
+KILLS = {"inside regions": ("regions", 2), "between the stages": ("clusters", 0), "inside semantic": ("semantic", 1)}
 
 
 @pytest.mark.slow
@@ -285,16 +266,12 @@ KILLS: dict[str, tuple[Callable[[Path], bool], Callable[[Path], bool]]] = {
 def test_a_killed_run_goes_on_at_the_step_it_was_in(
     pictures: Path, tmp_path: Path, finished: Path, where: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, (reached, still) = tmp_path / "out", KILLS[where]
+    out, (stage, commits) = tmp_path / "out", KILLS[where]
+    before_step(stage, finished, out)
     launch = command(pictures, out, "--workers", "1")
-    process = subprocess.Popen(launch, start_new_session=True, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 150
-    while not reached(out):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    kill_group(process)
-    assert still(out), "killed too late to show anything"
+    killed_after(commits, out, stage, launch)
+    later = STAGES[STAGES.index(stage) :]
+    assert {path.stem for path in out.glob("results/*.json")} == {*STAGES} - {*later}
     before = committed(out)
     done = {stage: manifests(out, stage) for stage in ("regions", "semantic")}
 

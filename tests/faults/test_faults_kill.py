@@ -74,7 +74,7 @@ def disturbed(launch: list[str], out: Path | str, victim: str, draw: random.Rand
 
 
 def rounds_on_local(
-    pictures: Path, expected: dict[str, Any], folder: Path | str, draw: random.Random, rounds: int
+    pictures: Path, expected: dict[str, Any], folder: Path | str, draw: random.Random, rounds: int, last: str = "local"
 ) -> None:
     began, kills = time.monotonic(), Counter[str]()
     for number in range(rounds):
@@ -84,7 +84,7 @@ def rounds_on_local(
         kills[victim] += disturbed(launch, out, victim, draw)
         while victim != "worker" and draw.random() < 0.3:
             kills[victim] += disturbed(launch, out, victim, draw)
-        assert run([*launch[3:-1], "1"]) == 0
+        assert run([*launch[3:-3], last, "--workers", "1"]) == 0
         assert outcome(out) == expected, f"round {number}, {victim}"
     print(f"two workers, {folder}: {rounds} rounds, kills {dict(kills)}, 0 losses, {time.monotonic() - began:.0f} s")
 
@@ -93,7 +93,7 @@ def rounds_on_local(
 def test_killed_processes_cost_no_image(
     pictures: Path, expected: dict[str, Any], tmp_path: Path, draw: random.Random
 ) -> None:
-    rounds_on_local(pictures, expected, tmp_path, draw, len(VICTIMS))
+    rounds_on_local(pictures, expected, tmp_path, draw, len(VICTIMS), last="inline")
 
 
 @pytest.mark.soak

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from process_groups import kill_group
+from process_groups import killed_after
 from tree_runs import INLINE, SETTINGS, command, inline, result_of, rows_of
 
 from simsam_batch.cli import run
@@ -91,14 +89,8 @@ def test_an_interrupted_run_goes_on_and_ends_alike(pictures: Path, finished: Pat
 def test_a_killed_run_goes_on_where_it_stopped(pictures: Path, finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     launch = command(pictures, out, "--workers", "1")
+    killed_after(1, out, "hierarchy", launch)
     manifests = out / "hierarchy" / "manifests"
-    process = subprocess.Popen(launch, start_new_session=True, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (manifests.exists() and any(manifests.glob("*.json"))):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    kill_group(process)
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in manifests.glob("*.json")}
     assert run([*launch[3:], *INLINE]) == 0
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in before} == before

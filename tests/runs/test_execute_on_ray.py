@@ -48,6 +48,8 @@ def importable_by_workers() -> Iterator[None]:
     patch = pytest.MonkeyPatch()
     patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
     patch.delenv("RAY_ADDRESS", raising=False)
+    # Ray collects metrics every ten seconds otherwise
+    patch.setenv("RAY_metrics_report_interval_ms", "1000")
     yield
     patch.undo()
 
@@ -163,7 +165,6 @@ def test_prometheus_can_read_what_a_run_did(tmp_path: Path, own_ray: RayEngine) 
         "ray_simsam_shard_seconds_bucket 20.0": 5.0,
         "ray_simsam_shard_seconds_count": 5.0,
     }
-    # Ray collects every ten seconds
     deadline = time.monotonic() + 30
     while differing := expected.items() - (found := scraped({"run": task.run, "stage": task.stage})).items():
         assert time.monotonic() < deadline, (differing, found)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,12 @@ def waited_for(found: Callable[[], Any]) -> Any:
 
 def _stopped(pids: Iterable[int]) -> int:
     """The first of some processes that SIGSTOP has stopped; 0 if none has."""
-    states = {pid: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in pids}
-    return next((pid for pid, state in states.items() if state == "T"), 0)
+    for pid in pids:
+        # another may have ended since
+        with suppress(OSError):
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
+                return pid
+    return 0
 
 
 def digests(tmp_path: Path) -> list[str]:
@@ -117,7 +122,7 @@ def test_a_rank_that_stands_still_ends_the_job_and_all_start_again(
     process = subprocess.Popen(**launch(tmp_path, uris, *STANDALONE, "--max-restarts", "1"))
     stage = TroubleStage(str(tmp_path))
     stopped = waited_for(lambda: _stopped(int(pid) for _, pid, _, _ in stage.events("built")))
-    (watching,) = {int(pid) for _, pid, _, _ in stage.events("built")} - {stopped}
+    (watching,) = waited_for(lambda: {int(pid) for _, pid, _, _ in stage.events("built")} - {stopped})
     waited_for(lambda: not Path(f"/proc/{watching}").exists())
     # torchrun would do so after half a minute
     os.kill(stopped, signal.SIGKILL)

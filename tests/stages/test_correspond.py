@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from process_groups import killed_after
 from result_rows import rows_of
 from safetensors.torch import save_file
 
@@ -395,13 +393,7 @@ def test_every_engine_computes_the_same_bits(
 def test_a_killed_run_goes_on_to_the_same_end(home: Path, alone: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = arguments(home, out, MANY, "--window", "2", "--context", "log-bins")
-    process = subprocess.Popen([sys.executable, "-m", "simsam_batch", *command], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not [*out.glob("matches/manifests/*.json")] and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
-    process.kill()
-    assert process.wait(timeout=20) == -signal.SIGKILL
-    assert 0 < len([*out.glob("matches/manifests/*.json")]) < 9
+    killed_after(4, out, "matches", [sys.executable, "-m", "simsam_batch", *command])
     assert simsam(command) == 0
     assert digests(out) == digests(alone)
 

@@ -122,7 +122,10 @@ def test_every_engine_computes_the_same_bits(
     engine: str, home: Path, alone: Path, tmp_path: Path, run_on: Callable[[str, list[str]], None]
 ) -> None:
     out = tmp_path / "out"
-    run_on(engine, [sys.executable, "-m", "simsam_batch", *arguments(home, out, MANY, "--shard-size", "1")])
+    run_on(
+        engine,
+        [sys.executable, "-m", "simsam_batch", *arguments(home, out, MANY, "--shard-size", "1", "--workers", "2")],
+    )
     for stage in ("embeddings", "attention"):
         # whatever shards they are in
         mine, other = (rows_of(each, stage) for each in (out, alone))
