@@ -9,6 +9,9 @@ from torch import Tensor
 Triple = tuple[float, float, float]
 """One number each for red, green and blue."""
 
+MIRRORED = "mirrored-"
+"""Begins the facets of mirrored pictures."""
+
 
 class Features(NamedTuple):
     """Descriptors of a batch of images with equal grids.

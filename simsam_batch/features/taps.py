@@ -10,15 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from simsam_batch.errors import SettingsError
-from simsam_batch.features.contract import Triple, patch_grid
+from simsam_batch.features.contract import MIRRORED, Triple, patch_grid
 from simsam_batch.features.descriptors import Descriptors
 from simsam_batch.features.vit import TOKEN_FACETS, FrozenViT, arithmetic, projection, width_of
 
 Tap = tuple[int, str]
 """A block, from 0, and one of its facets."""
-
-MIRRORED = "mirrored-"
-"""Begins the facets of mirrored pictures."""
 
 _STREAMS_HELD = 16
 """About so many streams of all tokens a forward pass holds at once."""

@@ -80,3 +80,15 @@ def test_the_catalogue_and_the_help_of_the_program_import_nothing_heavy() -> Non
     assert {"torch", "pydantic", "pyarrow", "numpy", "PIL"}.isdisjoint(told.stderr.split())
     for command in registry.COMMANDS:
         assert command.summary in " ".join(told.stdout.split()) or command.name in told.stdout
+
+
+def test_workers_that_run_no_network_start_without_timm() -> None:
+    code = (
+        "import sys; from simsam_batch.stages.registry import COMMANDS, stage_class\n"
+        "for name in {name for each in COMMANDS for name in each.stages}: stage_class(name)\n"
+        "print(*sys.modules)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = told.stdout.split()
+    assert "simsam_batch.stages.matches.stage" in loaded
+    assert {"timm", "torchvision", "torch._dynamo", "diffusers", "ray"}.isdisjoint(loaded)

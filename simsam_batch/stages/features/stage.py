@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from simsam_batch.features.outliers import spike_mask
-from simsam_batch.features.taps import Tapped
 from simsam_batch.runs.plan import Plan
 from simsam_batch.settings import Images, Limits, Network, Numbers
 from simsam_batch.stages.base import CommandStage
@@ -24,6 +23,10 @@ from simsam_batch.workers.images import ImageWorker, Loaded, not_computable
 from simsam_batch.workers.models import DESCRIPTORS, DIFFUSION
 from simsam_batch.workers.pixels import normalized
 from simsam_batch.workers.records import Item, Row
+
+if TYPE_CHECKING:
+    # it brings all of timm, and stages that read features import this one
+    from simsam_batch.features.taps import Tapped
 
 _OUTLIER_RATIO = 4.0
 _NORM_BYTES = 4

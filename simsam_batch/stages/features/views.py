@@ -12,7 +12,7 @@ from PIL import Image
 from simsam_batch import images
 from simsam_batch.drawing.photograph import shown_photograph
 from simsam_batch.drawing.text import EMPTY
-from simsam_batch.features.taps import MIRRORED
+from simsam_batch.features.contract import MIRRORED
 from simsam_batch.plain_text import counted
 from simsam_batch.report.page.album import Picture
 from simsam_batch.report.page.chapters import Chapter, Source, begun, galleries_of, numbers_of

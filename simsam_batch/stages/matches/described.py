@@ -16,7 +16,7 @@ from simsam_batch.correspondence.descriptors import unit, with_context, with_con
 from simsam_batch.correspondence.grids import PatchGrid
 from simsam_batch.correspondence.matching import sampled
 from simsam_batch.errors import ImageError, RunError
-from simsam_batch.features.taps import MIRRORED
+from simsam_batch.features.contract import MIRRORED
 from simsam_batch.runs.plan import ids_of, load_plan
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.runs.schema import ARRAY_FIELDS, IMAGE
