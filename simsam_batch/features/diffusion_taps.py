@@ -149,4 +149,5 @@ class TappedDiffusion:
             "channels_of": dict(self.channels_of),
             "timestep": self._timestep,
             "draws": self._draws,
+            "precision": "bf16" if next(self._unet.parameters()).dtype == torch.bfloat16 else "fp32",
         }

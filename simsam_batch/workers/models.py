@@ -148,7 +148,10 @@ def _tapped_diffusion(settings: Any, device: str) -> tuple[Any, dict[str, Any]]:
         taps = TappedDiffusion(*networks, load_prompt(folder, settings.prompt), **asked)
     except ValueError as error:
         raise SettingsError(f"weights: {error}") from error
-    return taps, taps.describe() | {"weights_sha256": digest_of(folder, prompts=True)}
+    found = taps.describe() | {"weights_sha256": digest_of(folder, prompts=True)}
+    # as of other networks: driver and workers may compute on different devices
+    del found["precision"]
+    return taps, found
 
 
 def _diffusion_folder(settings: NetworkSettings) -> str:

@@ -231,9 +231,11 @@ def test_stable_diffusion_describes_patches(home: Path, diffusion: list[str], tm
     facts = record["resolved"]["models"]["taps"]
     assert (facts["patch"], facts["channels_of"]) == (PATCH, {"token-1": 16})
     assert json.loads((out / "matches/stage.json").read_text())["settings"]["context"] == "none"
-    # the prompt counts
+    # the prompt counts; half precision is told by what computed so
     told = tmp_path / "told"
-    assert simsam(arguments(home, told, pairs, *diffusion, "--prompt", "a cat")) == 0
+    assert simsam(arguments(home, told, pairs, *diffusion, "--prompt", "a cat", "--precision", "bf16")) == 0
+    made = [json.loads(next((each / "features/manifests").glob("*.json")).read_text()) for each in (out, told)]
+    assert ["fp32" in json.dumps(made[0]), "bf16" in json.dumps(made[1])] == [True, True]
     assert digest(told, "features") != digest(out, "features")
     # beside a ViT
     fused = tmp_path / "fused"
