@@ -51,7 +51,8 @@ def settings_page() -> str:
     every = list(shared)
     for command, model in others:
         fields = model.model_fields
-        alone = [name for name, field in fields.items() if name not in shared or _differs(field, shared[name])]
+        given = {name: field for name, field in fields.items() if name not in model.not_given()}
+        alone = [name for name, field in given.items() if name not in shared or _differs(field, shared[name])]
         parts.append(ALONE_HEAD.format(command=command, first=first, left_out=_left_out(base, model)))
         parts += _sections(model, alone)
         every += [name for name in alone if name not in every]
@@ -68,9 +69,13 @@ def settings_page() -> str:
 def _left_out(base: type[Settings], model: type[Settings]) -> str:
     """What a command lacks of the first one's settings: single ones, and sections of which it has nothing."""
     sections: dict[str, list[str]] = {}
+    without = model.not_given()
     for name in base.model_fields:
         sections.setdefault(base.section_of(name), []).append(name)
-    missing = {title: [name for name in names if name not in model.model_fields] for title, names in sections.items()}
+    missing = {
+        title: [name for name in names if name not in model.model_fields or name in without]
+        for title, names in sections.items()
+    }
     whole = [title for title, names in missing.items() if names == sections[title]]
     single = [f"`{name}`" for title, names in missing.items() if title not in whole for name in names]
     if whole:

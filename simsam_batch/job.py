@@ -337,8 +337,9 @@ def recorded_settings(out: Folder, stage: str, changes: Mapping[str, Any]) -> Ne
     for name in begun_stages(out):
         if name in command.stages:
             record = Ledger(out, name).record()
-            began = record["started_with"]
-            held |= {place: began[place] for place in model.places() if place in began} | record["settings"]
+            began, fields = record["started_with"], model.model_fields
+            # a stage that began without one of an earlier stage goes on without it
+            held |= {place: began.get(place, fields[place].default) for place in model.places()} | record["settings"]
     # What only other commands know may be given for a run that has several.
     return resolve(model, held | {name: value for name, value in changes.items() if name in model.model_fields})
 

@@ -204,7 +204,7 @@ def load_prompt(folder: str, prompt: str) -> torch.Tensor:
         tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True)
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder}/tokenizer cannot be loaded: {str(error)[:500]}") from error
-    encoder = _loaded(CLIPTextModel, folder, "text_encoder").eval()
+    encoder = _loaded(CLIPTextModel, folder, "text_encoder").float().eval()
     longest = encoder.config.max_position_embeddings
     tokens = tokenizer(prompt, padding="max_length", max_length=longest, truncation=True, return_tensors="pt")
     with torch.no_grad():
@@ -263,9 +263,11 @@ def digest_of(folder: str, *, prompts: bool = False) -> str:
         digest.update(json.dumps(config, sort_keys=True).encode())
         _add(digest, there / part / _WEIGHTS)
     for part in _OF_PROMPTS if prompts else ():
-        for file in sorted((there / part).glob("*")):
-            digest.update(f"{part}/{file.name}".encode())
-            _add(digest, file)
+        # weights in one file, and the words in .json and .txt; what else lies there counts for nothing
+        for file in sorted((there / part).iterdir()):
+            if file.suffix in (".json", ".txt") or file.name == "model.safetensors":
+                digest.update(f"{part}/{file.name}".encode())
+                _add(digest, file)
     return digest.hexdigest()
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 from simsam_batch.errors import SettingsError
 from simsam_batch.features.contract import Triple, patch_grid
 from simsam_batch.features.diffusion import ReachedTheLastLayer, alpha_bar
+from simsam_batch.features.precision import arithmetic
 from simsam_batch.features.taps import Tapped
 
 _FACET = "token"
@@ -109,7 +110,9 @@ class TappedDiffusion:
             raise ValueError(f"{len(seeds)} seeds for the noise of {len(images)} images")
         draws = [torch.Generator().manual_seed(seed) for seed in seeds]
         total: dict[int, Tensor] = {}
-        with torch.no_grad():
+        where = next(self._vae.parameters()).device
+        # half precision is that of the weights themselves
+        with torch.no_grad(), arithmetic(where, "fp32"):
             latents = self._vae.encode(images.to(next(self._vae.parameters()))).latent_dist.mean
             latents = latents.float() * self._vae.config.scaling_factor
             for _ in range(self._draws):
@@ -127,10 +130,13 @@ class TappedDiffusion:
         signal = alpha_bar(self._timestep)
         noisy = signal**0.5 * latents + (1 - signal) ** 0.5 * noise
         where = next(self._unet.parameters())
-        with suppress(ReachedTheLastLayer):
-            self._unet(noisy.to(where), self._timestep, self._embedding.to(where).expand(len(noisy), -1, -1))
-        held, self._held = self._held, {}
-        return {block: each.float() for block, each in held.items()}
+        try:
+            with suppress(ReachedTheLastLayer):
+                self._unet(noisy.to(where), self._timestep, self._embedding.to(where).expand(len(noisy), -1, -1))
+            return {block: each.float() for block, each in self._held.items()}
+        finally:
+            # of a pass that ran out of memory nothing stays
+            self._held = {}
 
     def _on_grid(self, block: int, found: Tensor, rows: int, columns: int) -> Tensor:
         """(B, N, C) of maps (B, C, h, w)."""
@@ -139,6 +145,18 @@ class TappedDiffusion:
             found = functional.interpolate(found, scale_factor=ratio, mode="bilinear", align_corners=False)
         # the last cell of a coarse block reaches beyond an odd number of patches
         return found[:, :, :rows, :columns].flatten(2).transpose(1, 2).contiguous()
+
+    def require_fit(self) -> None:
+        """Describe six patches, so that networks that do not fit each other fail here and not at every image.
+
+        Raises:
+            ValueError: they do not.
+        """
+        where = next(self._vae.parameters()).device
+        try:
+            self(torch.zeros(1, 3, 2 * self.patch, 3 * self.patch, device=where), [0])
+        except (RuntimeError, TypeError, AttributeError) as error:
+            raise ValueError(f"its networks do not fit each other: {str(error)[:300]}") from error
 
     def describe(self) -> dict[str, Any]:
         """What is kept of it, as plain JSON values."""

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from simsam_batch.errors import SettingsError
 from simsam_batch.features.contract import MIRRORED, Triple, patch_grid
 from simsam_batch.features.descriptors import Descriptors
-from simsam_batch.features.vit import TOKEN_FACETS, FrozenViT, arithmetic, projection, width_of
+from simsam_batch.features.precision import arithmetic
+from simsam_batch.features.vit import TOKEN_FACETS, FrozenViT, projection, width_of
 
 Tap = tuple[int, str]
 """A block, from 0, and one of its facets."""

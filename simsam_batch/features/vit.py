@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, Literal
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from simsam_batch.features.contract import Features, Triple, patch_grid
 from simsam_batch.features.fitting import LoadReport
+from simsam_batch.features.precision import arithmetic
 
 TOKEN_FACETS = ("token", "norm-token")
 """Facets of the residual stream; all others are projections inside a block."""
@@ -265,21 +265,3 @@ def _projection_rows(attention: Any, facet: str) -> nn.Linear:
     if bias is not None:
         rows.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
     return rows
-
-
-@contextmanager
-def arithmetic(device: torch.device, precision: str) -> Iterator[None]:
-    """Autocast for bf16; for fp32 on CUDA no TF32 in convolutions and matrix products."""
-    if precision == "bf16":
-        with torch.autocast(device.type, dtype=torch.bfloat16):
-            yield
-    elif device.type == "cuda":
-        before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-        try:
-            with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-                yield
-        finally:
-            torch.set_float32_matmul_precision(before)
-    else:
-        yield

@@ -146,6 +146,7 @@ def _tapped_diffusion(settings: Any, device: str) -> tuple[Any, dict[str, Any]]:
     try:
         networks = load_diffusion(folder, dtype=dtype, device=device)
         taps = TappedDiffusion(*networks, load_prompt(folder, settings.prompt), **asked)
+        taps.require_fit()
     except ValueError as error:
         raise SettingsError(f"weights: {error}") from error
     found = taps.describe() | {"weights_sha256": digest_of(folder, prompts=True)}

@@ -62,14 +62,14 @@ def blocks(seed: int = 0, side: int = SIDE) -> torch.Tensor:
     return colors.repeat_interleave(side // 8, 1).repeat_interleave(side // 8, 2)
 
 
-def save_prompts(folder: Path) -> None:
+def save_prompts(folder: Path, width: int = 16) -> None:
     """A text encoder by chance, and a tokenizer of single letters, beside them."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
     torch.manual_seed(1)
     letters = "abcdefghijklmnopqrstuvwxyz"
     words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{each}</w>" for each in letters)]
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes = {"hidden_size": width, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
     config = CLIPTextConfig(vocab_size=len(words), bos_token_id=0, eos_token_id=1, pad_token_id=1, **sizes)
     CLIPTextModel(config).save_pretrained(folder / "text_encoder", safe_serialization=True)
     tokenizer = folder / "tokenizer"

@@ -11,6 +11,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 pytest.importorskip("diffusers")
@@ -21,7 +22,7 @@ sys.path.append(str(Path(__file__).parent.parent / "correspondence"))
 from tiny_diffusion import networks, save, save_prompts
 
 from simsam_batch.errors import SettingsError
-from simsam_batch.features.diffusion import load_prompt
+from simsam_batch.features.diffusion import digest_of, load_prompt
 from simsam_batch.features.diffusion_taps import TappedDiffusion
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -127,6 +128,22 @@ def test_nothing_after_the_last_block_is_computed_and_a_network_can_be_asked_aga
     torch.testing.assert_close(network(pictures(1, 64, 64), [1]).norms[1], first.norms[1])
 
 
+def test_of_a_pass_that_ran_out_of_memory_nothing_stays() -> None:
+    unet, vae = networks()
+    network = TappedDiffusion(unet, vae, EMBEDDING, blocks=[0, 1], facets=["token"], timestep=261, draws=1)
+
+    def full(module: Any, given: Any) -> None:
+        del module, given
+        raise torch.OutOfMemoryError
+
+    scarce = unet.up_blocks[1].register_forward_pre_hook(full)
+    with pytest.raises(torch.OutOfMemoryError):
+        network(pictures(1, 64, 64), [1])
+    assert network._held == {}
+    scarce.remove()
+    assert len(network(pictures(1, 64, 64), [1]).descriptors) == 2
+
+
 def test_what_there_is_not_is_named() -> None:
     with pytest.raises(SettingsError, match=r"up blocks 0 to 3 \(or -1 to -4 from the end\), not 4"):
         tapped((1, 4))
@@ -145,6 +162,16 @@ def test_a_prompt_is_read_by_the_folder_s_own_encoder(tmp_path: Path) -> None:
     # what comes before the first word cannot see it
     torch.testing.assert_close(nothing[0], cat[0])
     assert (nothing[1] - cat[1]).abs().max() > 1e-3
+    # what lies beside the networks counts for nothing, and what they are told by does
+    before = digest_of(str(tmp_path), prompts=True)
+    (tmp_path / "tokenizer" / "README.md").write_text("words")
+    (tmp_path / "text_encoder" / "notes").mkdir()
+    assert digest_of(str(tmp_path), prompts=True) == before
+    # a file in half precision is computed with in full
+    encoder = tmp_path / "text_encoder" / "model.safetensors"
+    save_file({name: each.half() for name, each in load_file(encoder).items()}, encoder, metadata={"format": "pt"})
+    assert digest_of(str(tmp_path), prompts=True) != before
+    assert load_prompt(str(tmp_path), "").dtype == torch.float32
     # what is longer than the encoder takes is cut off
     assert load_prompt(str(tmp_path), "cat " * 100).shape == (77, 16)
     (tmp_path / "tokenizer" / "vocab.json").unlink()

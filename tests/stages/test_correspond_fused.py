@@ -24,7 +24,9 @@ from simsam_batch.cli import run as simsam
 from simsam_batch.correspondence.descriptors import unit, with_context, with_context_mirrored
 from simsam_batch.correspondence.matching import likeness
 from simsam_batch.runs.reading import StageRows
+from simsam_batch.stages.matches.described import completed
 from simsam_batch.stages.matches.given import Given
+from simsam_batch.stages.transfer.settings import TransferSettings
 from simsam_batch.storage import Folder
 
 sys.path.append(str(Path(__file__).parent.parent / "correspondence"))
@@ -145,6 +147,11 @@ def test_the_other_side_of_points() -> None:
     places, known = Given.of(record).on_the_other_side()
     assert known.tolist() == [True, True, False, True]
     assert places[known].tolist() == [[3, 4], [1, 2], [7, 8]]
+    # of two animals in one pair nobody knows whose is whose
+    twice = {**record, "point_names": ["left eye", "right eye", "nose", "left eye", "right eye"]}
+    assert Given.of(twice).on_the_other_side()[1].tolist() == [False, False, False, False]
+    one_side = {**record, "point_names": ["left eye", "right eye", "nose", "left eye", "chin"]}
+    assert Given.of(one_side).on_the_other_side()[1].tolist() == [False, False, False, True]
     assert Given.at(np.array([[1.0, 2.0]])).on_the_other_side()[0].tolist() == [[1, 2]]
 
 
@@ -207,6 +214,20 @@ def test_what_cannot_be_fused_is_named(home: Path, tmp_path: Path, capsys: pytes
     assert "fused" in capsys.readouterr().err
 
 
+def test_a_stage_that_was_begun_without_others_is_tried_again_without_them(home: Path, tmp_path: Path) -> None:
+    pairs = [pair("a.png", "b.bmp"), pair("a.png", "missing.png")]
+    other, out = tmp_path / "other", tmp_path / "out"
+    assert simsam(["features", str(home / "photos"), str(other), "--backbone", "descriptors", "--quiet"]) == 0
+    assert simsam(arguments(home, out, pairs, *DESCRIPTORS, "--fuse", str(other))) == 0
+    # as if it had been stopped after the features, and gone on with otherwise
+    shutil.rmtree(out / "matches")
+    shutil.rmtree(out / "results/matches")
+    (out / "results/matches.json").unlink()
+    assert simsam(arguments(home, out, pairs, *DESCRIPTORS)) == 0
+    assert simsam(["retry", str(out)]) == 3
+    assert [row["error_type"] for row in rows_of(out, "matches")] == [None, "not_found"]
+
+
 @pytest.fixture(scope="module")
 def diffusion(home: Path) -> list[str]:
     pytest.importorskip("diffusers")
@@ -237,6 +258,9 @@ def test_stable_diffusion_describes_patches(home: Path, diffusion: list[str], tm
     made = [json.loads(next((each / "features/manifests").glob("*.json")).read_text()) for each in (out, told)]
     assert ["fp32" in json.dumps(made[0]), "bf16" in json.dumps(made[1])] == [True, True]
     assert digest(told, "features") != digest(out, "features")
+    # for labels carried over they are compared alone too
+    assert completed(TransferSettings(backbone="diffusion"), "out").context == "none"
+    assert completed(TransferSettings(), "out").context == "log-bins"
     # beside a ViT
     fused = tmp_path / "fused"
     assert simsam(arguments(home, fused, pairs, *of_vit(home, 1), "--fuse", str(out))) == 0
@@ -261,7 +285,14 @@ def test_another_engine_draws_the_same_noise(
 def test_what_diffusion_has_not_is_named(
     home: Path, diffusion: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    from tiny_diffusion import save_prompts
+
     pairs = [pair("a.png", "b.bmp")]
+    other = tmp_path / "other"
+    shutil.copytree(home / "sd", other)
+    shutil.rmtree(other / "text_encoder")
+    shutil.rmtree(other / "tokenizer")
+    save_prompts(other, 24)
     bare = tmp_path / "bare"
     shutil.copytree(home / "sd", bare)
     shutil.rmtree(bare / "tokenizer")
@@ -270,6 +301,7 @@ def test_what_diffusion_has_not_is_named(
         (["--blocks", "4"], "has up blocks 0 to 3"),
         (["--weights", str(bare)], "lacks tokenizer, which a prompt is read by"),
         (["--weights", str(tmp_path)], "lacks unet/config.json"),
+        (["--weights", str(other)], "its networks do not fit each other"),
         (["--class-token"], "class_token: it has no effect with backbone 'diffusion'"),
     ]
     for more, said in cases:

@@ -14,6 +14,7 @@ from torch.nn import functional
 from simsam_batch.catalog import PAIR_UNIT
 from simsam_batch.correspondence.attention import Picked, look_for, pick
 from simsam_batch.errors import ImageError, RunError
+from simsam_batch.features.precision import arithmetic
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan, ids_of, load_plan
 from simsam_batch.runs.reading import StageRows
@@ -145,7 +146,7 @@ class AttentionWorker(RecordWorker[Loaded]):
         picked: list[Picked | None] = []
         try:
             for number, (embedding, _) in enumerate(loaded.embeddings):
-                with self.timer.step("look"):
+                with self.timer.step("look"), arithmetic(self.device, "fp32"):
                     seeds = seeds_of(self._options.seed, name, number, starts=self._how.starts)
                     picked.append(None if embedding is None else self._picked(latents, embedding, seeds))
         except FloatingPointError as error:

@@ -8,13 +8,13 @@ from typing import Any
 from simsam_batch.errors import SettingsError
 from simsam_batch.stages.correspond.settings import CorrespondSettings
 from simsam_batch.stages.features.stage import STEPS as FEATURES_STEPS
-from simsam_batch.stages.features.stage import FeaturesStage, complete_blocks
+from simsam_batch.stages.features.stage import FeaturesStage
+from simsam_batch.stages.matches.described import completed
 from simsam_batch.stages.matches.fused import facts_of
 from simsam_batch.stages.matches.pairs import plan_of_pairs, published_of
 from simsam_batch.stages.matches.stage import MatchesStage
 from simsam_batch.stages.steps import Job, Stages, Steps
 from simsam_batch.storage import is_same_place, redact
-from simsam_batch.workers.models import DIFFUSION
 
 
 def _stages(job: Job) -> Stages:
@@ -36,10 +36,7 @@ def _completed(settings: CorrespondSettings, out: str) -> Any:
     for url in settings.fuse:
         if is_same_place(url, out):
             raise SettingsError(f"fuse: {redact(url)} is OUT itself. To mend it: name another finished run")
-    # features of diffusion have seen enough around them
-    if settings.backbone == DIFFUSION and "context" not in settings.model_fields_set:
-        settings = settings.model_copy(update={"context": "none"})
-    return complete_blocks(settings, out)
+    return completed(settings, out)
 
 
 def _check_models(settings: CorrespondSettings, models: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ import torch
 
 from simsam_batch.correspondence.attention import Fitted, Procedure, fit
 from simsam_batch.errors import ImageError, SettingsError
+from simsam_batch.features.precision import arithmetic
 from simsam_batch.runs.plan import Plan, make_plan_of
 from simsam_batch.settings import Numbers
 from simsam_batch.stages.base import CommandStage
@@ -154,7 +155,7 @@ class EmbeddingsWorker(RecordWorker[Squashed]):
         place = f"{record['x']:.2f},{record['y']:.2f}"
         seeds = seeds_of(self._options.seed, loaded.sha256, place, starts=how.starts)
         try:
-            with self.timer.step("fit"):
+            with self.timer.step("fit"), arithmetic(self.device, "fp32"):
                 fitted = self._fitted(loaded, (x, y), seeds)
         except FloatingPointError as error:
             results.put(item.row, failed(ImageError("not_computable", str(error), "fit")))

@@ -20,8 +20,9 @@ from simsam_batch.features.contract import MIRRORED
 from simsam_batch.runs.plan import ids_of, load_plan
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.runs.schema import ARRAY_FIELDS, IMAGE
-from simsam_batch.stages.features.stage import FeaturesStage
+from simsam_batch.stages.features.stage import FeaturesStage, complete_blocks
 from simsam_batch.storage import Folder
+from simsam_batch.workers.models import DIFFUSION
 
 _HELD_BYTES = 1_000_000_000
 STORED_COLUMNS = [IMAGE, "status", "error_type", "error", "failed_step", "width", "height", "content_sha256", "grid_h"]
@@ -189,6 +190,14 @@ def _labelled(name: str, label: str) -> str:
     """Another name, by which it is still known whether it is of mirrored pictures."""
     side = MIRRORED if name.startswith(MIRRORED) else ""
     return f"{side}{label}-{name.removeprefix(MIRRORED)}"
+
+
+def completed(settings: Any, out: str) -> Any:
+    """The settings of a command that compares patches, with what is best of descriptors that are no ViT's."""
+    # features of diffusion have seen enough around them
+    if settings.backbone == DIFFUSION and "context" not in settings.model_fields_set:
+        settings = settings.model_copy(update={"context": "none"})
+    return complete_blocks(settings, out)
 
 
 def require_features(row: Mapping[str, Any]) -> None:

@@ -34,7 +34,7 @@ def facts_of(urls: Sequence[str], channels_of: Mapping[str, int]) -> list[dict[s
         if record is None:
             raise SettingsError(
                 f"fuse: {out.url} has no stage features. To mend it: give the OUT of simsam features, or of another "
-                "command that keeps them, over the same images"
+                "command that keeps them, over the same images; a run that was moved has to come back"
             )
         result = Ledger(out, FeaturesStage.name).published(_DIGEST)
         if result is None:

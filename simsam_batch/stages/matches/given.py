@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -42,11 +43,16 @@ class Given:
     def on_the_other_side(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """(N, 2) where the source shows the other side's points; points that have no side are where they are.
 
-        Also (N,) whether each is known: not of a point whose other side the source does not show.
+        Also (N,) whether each is known: not of a point whose other side the source does not show, nor where a name
+        comes more than once, so that it is not known which two go together.
         """
-        there = {name: place for name, place in zip(self.names, self.points, strict=True) if name}
+        often = Counter(self.names)
+        there = {name: place for name, place in zip(self.names, self.points, strict=True) if often[name] == 1}
         others = [name and mirrored(name) for name in self.names]
-        places = [there.get(other) if other else own for other, own in zip(others, self.points, strict=True)]
+        places = [
+            (there.get(other) if often[name] == 1 else None) if other else own
+            for name, other, own in zip(self.names, others, self.points, strict=True)
+        ]
         known = np.array([place is not None for place in places], np.bool_)
         return np.array([self.points[0] * np.nan if p is None else p for p in places]).reshape(-1, 2), known
 

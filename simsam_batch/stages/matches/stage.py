@@ -82,6 +82,11 @@ class MatchesWorker(RecordWorker[Loaded]):
         self._images = DescribedImages(plan.out, names, resize, self.device, context=context, fused=fused)
         self._kinds = kinds_of(stage.resolved["published"])
 
+    def ahead(self) -> tuple[int, int]:
+        """Few: a pair's descriptors may be as large as hundreds of photographs."""
+        threads, _ = super().ahead()
+        return threads, threads
+
     def load(self, item: Item) -> Loaded:
         """Read the features of both images."""
         return self._images.of(item.record["source_record"]), self._images.of(item.record["target_record"])

@@ -25,8 +25,8 @@ from simsam_batch.scores.confusion import as_counts, confusion
 from simsam_batch.settings import Numbers, TrueClasses
 from simsam_batch.stages.base import CommandStage
 from simsam_batch.stages.features.stage import STEPS as FEATURES_STEPS
-from simsam_batch.stages.features.stage import FeaturesStage, complete_blocks
-from simsam_batch.stages.matches.described import DescribedImages, descriptors_of, facing
+from simsam_batch.stages.features.stage import FeaturesStage
+from simsam_batch.stages.matches.described import DescribedImages, completed, descriptors_of, facing
 from simsam_batch.stages.matches.settings import Context
 from simsam_batch.stages.patch_labels.canvas import UNCOUNTED, canvas_of
 from simsam_batch.stages.patch_labels.stage import GRID, count_by_patch
@@ -279,6 +279,6 @@ STEPS = Steps(
     TransferStage.name,
     roles=("taps",),
     check=_check,
-    complete=complete_blocks,
+    complete=completed,
     before_first=FEATURES_STEPS.before_first,
 )
