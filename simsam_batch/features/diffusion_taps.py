@@ -105,6 +105,10 @@ class TappedDiffusion:
         Raises:
             ValueError: H or W is no multiple of ``patch``, or there is not a seed for each image.
         """
+        return self._described(images, seeds, self._draws)
+
+    def _described(self, images: Tensor, seeds: Sequence[int], times: int) -> Tapped:
+        """The same with so many draws."""
         rows, columns = patch_grid(images, self.patch)
         if len(seeds) != len(images):
             raise ValueError(f"{len(seeds)} seeds for the noise of {len(images)} images")
@@ -115,11 +119,11 @@ class TappedDiffusion:
         with torch.no_grad(), arithmetic(where, "fp32"):
             latents = self._vae.encode(images.to(next(self._vae.parameters()))).latent_dist.mean
             latents = latents.float() * self._vae.config.scaling_factor
-            for _ in range(self._draws):
+            for _ in range(times):
                 for block, found in self._pass(latents, draws).items():
                     total[block] = total[block] + found if block in total else found
         descriptors = {
-            (block, _FACET): self._on_grid(block, each / self._draws, rows, columns) for block, each in total.items()
+            (block, _FACET): self._on_grid(block, each / times, rows, columns) for block, each in total.items()
         }
         norms = {block: torch.linalg.vector_norm(each, dim=-1) for (block, _), each in descriptors.items()}
         return Tapped(descriptors, {}, {}, norms)
@@ -154,7 +158,7 @@ class TappedDiffusion:
         """
         where = next(self._vae.parameters()).device
         try:
-            self(torch.zeros(1, 3, 2 * self.patch, 3 * self.patch, device=where), [0])
+            self._described(torch.zeros(1, 3, 2 * self.patch, 3 * self.patch, device=where), [0], 1)
         except (RuntimeError, TypeError, AttributeError) as error:
             raise ValueError(f"its networks do not fit each other: {str(error)[:300]}") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from simsam_batch.errors import SettingsError
@@ -13,7 +14,7 @@ from simsam_batch.stages.matches.described import completed
 from simsam_batch.stages.matches.fused import facts_of
 from simsam_batch.stages.matches.pairs import plan_of_pairs, published_of
 from simsam_batch.stages.matches.stage import MatchesStage
-from simsam_batch.stages.steps import Job, Stages, Steps
+from simsam_batch.stages.steps import Job, Stages
 from simsam_batch.storage import is_same_place, redact
 
 
@@ -44,11 +45,10 @@ def _check_models(settings: CorrespondSettings, models: Mapping[str, Any]) -> No
 
 
 STAGES: dict[str, Any] = {}
-STEPS = Steps(
-    _stages,
-    MatchesStage.name,
-    roles=("taps",),
+STEPS = replace(
+    FEATURES_STEPS,
+    stages=_stages,
+    result=MatchesStage.name,
     complete=_completed,
     check_models=_check_models,
-    before_first=FEATURES_STEPS.before_first,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -9,13 +10,13 @@ from simsam_batch.errors import SettingsError
 from simsam_batch.runs.plan import Plan
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.stages.features.stage import STEPS as FEATURES_STEPS
-from simsam_batch.stages.features.stage import FeaturesStage, complete_blocks
+from simsam_batch.stages.features.stage import FeaturesStage
 from simsam_batch.stages.patch_labels.stage import PatchLabelsStage
 from simsam_batch.stages.probe.settings import ProbeSettings
 from simsam_batch.stages.probe_fits.stage import ProbeFitsStage
 from simsam_batch.stages.probe_maps.stage import ProbeMapsStage
 from simsam_batch.stages.probe_table.stage import ProbeTableStage
-from simsam_batch.stages.steps import Job, Stages, Steps
+from simsam_batch.stages.steps import Job, Stages
 from simsam_batch.stages.subsets.selection import roles_of
 from simsam_batch.stages.subsets.stage import SubsetsStage
 from simsam_batch.stages.true_classes import read_class_names, truth_of
@@ -68,11 +69,9 @@ def _check(settings: ProbeSettings) -> None:
         read_class_names(settings.class_names)
 
 
-STEPS = Steps(
-    _stages,
-    ProbeTableStage.name,
-    roles=("taps",),
+STEPS = replace(
+    FEATURES_STEPS,
+    stages=_stages,
+    result=ProbeTableStage.name,
     check=_check,
-    complete=complete_blocks,
-    before_first=FEATURES_STEPS.before_first,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +18,7 @@ from simsam_batch.stages.probe_apply.probe_run import ProbeRun, require_same
 from simsam_batch.stages.probe_apply.rows import PROBE_APPLY_FIELDS, ProbeApplyFold
 from simsam_batch.stages.probe_apply.settings import FittedProbe, ProbeApplySettings
 from simsam_batch.stages.probe_maps.worker import MapWorker
-from simsam_batch.stages.steps import Job, Stages, Steps
+from simsam_batch.stages.steps import Job, Stages
 from simsam_batch.storage import Folder, absolute_url, is_same_place, redact
 
 
@@ -152,11 +152,10 @@ def _truth(settings: ProbeApplySettings, run: ProbeRun, plan: Plan) -> dict[str,
 
 
 STAGES = {ProbeApplyStage.name: ProbeApplyStage}
-STEPS = Steps(
-    _stages,
-    ProbeApplyStage.name,
-    roles=("taps",),
+STEPS = replace(
+    FEATURES_STEPS,
+    stages=_stages,
+    result=ProbeApplyStage.name,
     complete=_completed,
     check_models=_check_models,
-    before_first=FEATURES_STEPS.before_first,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -31,7 +31,7 @@ from simsam_batch.stages.matches.settings import Context
 from simsam_batch.stages.patch_labels.canvas import UNCOUNTED, canvas_of
 from simsam_batch.stages.patch_labels.stage import GRID, count_by_patch
 from simsam_batch.stages.segments import segments_of
-from simsam_batch.stages.steps import Job, Stages, Steps
+from simsam_batch.stages.steps import Job, Stages
 from simsam_batch.stages.transfer.rows import TRANSFER_FIELDS, TransferFold
 from simsam_batch.stages.transfer.settings import Transfer, TransferSettings
 from simsam_batch.stages.true_classes import names_of, truth_of
@@ -274,11 +274,10 @@ def _truth(settings: TransferSettings, plan: Plan) -> dict[str, Any]:
 
 
 STAGES = {TransferStage.name: TransferStage}
-STEPS = Steps(
-    _stages,
-    TransferStage.name,
-    roles=("taps",),
+STEPS = replace(
+    FEATURES_STEPS,
+    stages=_stages,
+    result=TransferStage.name,
     check=_check,
     complete=completed,
-    before_first=FEATURES_STEPS.before_first,
 )
