@@ -162,12 +162,12 @@ def _picture(source: Source, number: int, row: Mapping[str, Any], rows: StageRow
     ]
     (first, _), (second, _) = shown
     arrays = rows.arrays(row)
+    maps = arrays.get("similarity")
+    window = None if maps is None else grids.window(row["target_record"], maps.shape[1:])
 
     def drawn_at(height: int, most: int) -> Image.Image:
         strips = [[side_by_side(first, second, sizes, row["points"], height)]]
-        if "similarity" in arrays:
-            maps = arrays["similarity"]
-            window = grids.window(row["target_record"], maps.shape[1:])
+        if maps is not None and window is not None:
             strips += _map_panels((first, second), row, maps, window, height, most)
         if "dense_places" in arrays:
             places = ((arrays["dense_places"] + 0.5) / np.array(sizes[1])).astype(np.float32)
