@@ -30,7 +30,7 @@ CELLS = 4
 
 _BORDER_WEIGHT = 4.0
 _INSIDE = 0.55
-_RIVAL_OVERLAP = 0.5
+_SAME_OBJECT = 0.5
 _LEAST_PATCHES = 3
 
 
@@ -73,23 +73,6 @@ class Candidates:
     def without(self, images: Tensor) -> Candidates:
         """The same, but nothing is a candidate in some of the images, (B,) bool."""
         return replace(self, score=self.score.masked_fill(images[:, None], -torch.inf))
-
-
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """The candidate of each of B images that is taken, and the best one that is another object.
-
-    Attributes:
-        index: (B,) int64, its place among the cuts.
-        score: (B,) float32; -inf where there is no candidate.
-        rival: (B,) int64, of those that overlap with it by less than half (IoU) the one with the best score.
-        rival_score: (B,) float32; -inf where there is none.
-    """
-
-    index: Tensor
-    score: Tensor
-    rival: Tensor
-    rival_score: Tensor
 
 
 def candidates(vectors: Tensor, values: Tensor, rows: Tensor, valid: Tensor, grid: tuple[int, int]) -> Candidates:
@@ -170,13 +153,24 @@ def overlaps(masks: Tensor, one: Tensor) -> Tensor:
     return both / either.clamp(min=1)
 
 
-def choose(found: Candidates) -> Chosen:
-    """Take the candidate with the best score of each image, the first of equal ones."""
-    score, index = found.score.max(dim=1)
-    mask = _row(found.masks, index) & (score > -torch.inf)[:, None]
-    others = found.score.masked_fill(overlaps(found.masks, mask) >= _RIVAL_OVERLAP, -torch.inf)
-    rival_score, rival = others.max(dim=1)
-    return Chosen(index, score, rival, rival_score)
+def pick(found: Candidates, count: int) -> tuple[Tensor, Tensor]:
+    """The best candidates of each image that are different objects: greedily, each of an IoU under 1/2 with the others.
+
+    Args:
+        found: of the images.
+        count: how many.
+
+    Returns:
+        Their places (B, count) int64 among the cuts and their scores (B, count) float32, falling; -inf where an image
+        has no more.
+    """
+    scores, places, left = [], [], found.score
+    for _ in range(count):
+        score, place = left.max(dim=1)
+        scores.append(score)
+        places.append(place)
+        left = left.masked_fill(overlaps(found.masks, _row(found.masks, place)) >= _SAME_OBJECT, -torch.inf)
+    return torch.stack(places, dim=1), torch.stack(scores, dim=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,15 +178,19 @@ class Objects:
     """One candidate of each of B images as an object, on the cells of patches.
 
     Attributes:
-        mask: (B, CELLS * Hp, CELLS * Wp) bool; empty where there is no candidate.
+        patches: (B, Hp, Wp) bool, the candidate itself; empty where there is none.
+        mask: (B, CELLS * Hp, CELLS * Wp) bool, drawn finer.
         soft: (B, CELLS * Hp, CELLS * Wp) float32, the eigenvector from its least entry at 0 to its largest at 1, the
             object's side high; 0 where there is no candidate.
         confidence: (B,) float32, see `objects_of`; 0 where there is no candidate.
+        share: (B,) float32, what the candidate explains over what the best one does; 0 where there is none.
     """
 
+    patches: Tensor
     mask: Tensor
     soft: Tensor
     confidence: Tensor
+    share: Tensor
 
 
 def objects_of(
@@ -219,7 +217,8 @@ def objects_of(
     """
     which = torch.tensor([cut.vector for cut in found.cuts], device=index.device)[index]
     sign = vectors.new_tensor([cut.sign for cut in found.cuts])[index]
-    there = _entry(found.score, index) > -torch.inf
+    score = _entry(found.score, index)
+    there = score > -torch.inf
     mask = _row(found.masks, index) & there[:, None]
     entries = _row(vectors, which) * sign[:, None]
     inside = mask.to(entries.dtype)
@@ -234,10 +233,13 @@ def objects_of(
     margin = share * (1 - share) / scaled.var(dim=1, correction=0).clamp(min=torch.finfo(scaled.dtype).tiny)
     said = _on_cells(_leaning(rows, valid, mask), grid) > 0
     agreement = (cells & said).sum(dim=(1, 2)) / (cells | said).sum(dim=(1, 2)).clamp(min=1)
-    sure = (margin * agreement * (1 - _entry(found.border, index))).clamp(0, 1)
+    border = _entry(found.border, index)
+    sure = (margin * agreement * (1 - border)).clamp(0, 1)
     least, most = soft.amin(dim=(1, 2), keepdim=True), soft.amax(dim=(1, 2), keepdim=True)
     levels = (soft - least) / (most - least).clamp(min=torch.finfo(soft.dtype).tiny)
-    return Objects(cells, levels, torch.where(there & torch.isfinite(sure), sure, 0.0))
+    explains = torch.where(there, score + _BORDER_WEIGHT * border, 0.0)
+    sure = torch.where(there & torch.isfinite(sure), sure, 0.0)
+    return Objects(mask.reshape(-1, *grid), cells, levels, sure, explains)
 
 
 def _leaning(rows: Tensor, valid: Tensor, mask: Tensor) -> Tensor:

@@ -333,7 +333,7 @@ def test_more_eigenpairs_than_the_graph_has_are_cut_to_what_there_is(tmp_path: P
 
 def test_the_size_of_patches_is_the_backbones_and_never_guessed(tmp_path: Path) -> None:
     """Their number does not tell: 20 x 26 patches of 8 pixels are as many as 10 x 13 of 16 on a grid twice as fine."""
-    worker = worker_of(head="none")
+    worker = worker_of(head="none", cut="fixed")
     worker.backbone = Descriptors(8)
     ((row,),) = (output.rows.to_pylist() for output in run(worker, shard_of([save(tmp_path, "a.png", picture())])))
     assert (row["grid_h"], row["grid_w"], row["patch"]) == (20, 26, 8)

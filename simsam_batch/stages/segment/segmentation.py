@@ -25,6 +25,7 @@ class Segmented:
     Attributes:
         masks: (B, cells * Hp, cells * Wp) bool, the object, see `cells_of`.
         soft: (B, cells * Hp, cells * Wp) float32 in [0, 1], high on the object's side.
+        patches: (B, Hp, Wp) bool, the patches that were cut out, which refinement begins with.
         values, vectors: (B, K) and (B, K, N) float32, eigenpairs of the normalised Laplacian, ascending; NaN and
             zero where the graph has fewer than K patches.
         outliers, islands, components: (B,) counts of patches left out, and of components before that.
@@ -33,6 +34,8 @@ class Segmented:
         collapse, loss_first, loss_last: (B,) float32, of the head; NaN without one.
         degenerate: (B,) bool, graphs that single out no second vector.
         iterations, converged, solver: of each image's eigenproblem.
+        object_masks, object_patches: like ``masks`` and ``patches`` with objects (B, O, ...); None unless asked for.
+        object_scores: (B, O) float32, falling; 0 where there are no more.
         cuts: how the objects may have been cut; none where that is fixed.
         cut, runner_up: (B,) int64, which of them took each object, and which would have taken the best other one.
         cut_score, runner_up_score: (B,) float32; -inf where there is none.
@@ -57,12 +60,16 @@ class Segmented:
     iterations: Tensor
     converged: Tensor
     regions: Tensor
+    patches: Tensor
     cut: Tensor
     cut_score: Tensor
     runner_up: Tensor
     runner_up_score: Tensor
     solver: list[str]
     cuts: list[candidates.Cut]
+    object_masks: Tensor | None = None
+    object_patches: Tensor | None = None
+    object_scores: Tensor | None = None
     other_masks: list[Tensor] = field(default_factory=list)
 
     def cut_columns(self, i: int) -> dict[str, Any]:
@@ -145,20 +152,32 @@ _Found = tuple[dict[str, Tensor], list[candidates.Cut]]
 
 def _chosen(found: Decomposed, degenerate: Tensor, grid: tuple[int, int], settings: SegmentSettings) -> _Found:
     """Objects by the best of many cuts."""
-    del settings
     offered = candidates.candidates(found.vectors, found.pairs.values, found.rows, found.valid, grid)
     offered = offered.without(degenerate)
-    best = candidates.choose(offered)
-    objects = candidates.objects_of(offered, best.index, found.vectors, found.rows, found.valid, grid)
-    return {
-        "masks": objects.mask,
-        "soft": objects.soft,
-        "confidence": objects.confidence,
-        "cut": best.index,
-        "cut_score": best.score,
-        "runner_up": best.rival,
-        "runner_up_score": best.rival_score,
-    }, offered.cuts
+    # two at least, for the runner-up
+    places, scores = candidates.pick(offered, max(2, settings.objects))
+    drawn = [
+        candidates.objects_of(offered, place, found.vectors, found.rows, found.valid, grid)
+        for place in places.unbind(1)[: max(1, settings.objects)]
+    ]
+    best = drawn[0]
+    result = {
+        "masks": best.mask,
+        "soft": best.soft,
+        "patches": best.patches,
+        "confidence": best.confidence,
+        "cut": places[:, 0],
+        "cut_score": scores[:, 0],
+        "runner_up": places[:, 1],
+        "runner_up_score": scores[:, 1],
+    }
+    if settings.objects:
+        # not above that of a better candidate
+        score = torch.stack([each.confidence * each.share for each in drawn], dim=1).cummin(dim=1).values
+        result["object_masks"] = torch.stack([each.mask for each in drawn], dim=1)
+        result["object_patches"] = torch.stack([each.patches for each in drawn], dim=1)
+        result["object_scores"] = score
+    return result, offered.cuts
 
 
 def _fixed(found: Decomposed, degenerate: Tensor, grid: tuple[int, int], settings: SegmentSettings) -> _Found:
@@ -174,6 +193,7 @@ def _fixed(found: Decomposed, degenerate: Tensor, grid: tuple[int, int], setting
     return {
         "masks": mask.reshape(-1, *grid),
         "soft": masks.soft_map(vectors, mask).reshape(-1, *grid),
+        "patches": mask.reshape(-1, *grid),
         "confidence": masks.confidence(values, vectors, mask),
         "cut": none,
         "cut_score": nothing,

@@ -57,6 +57,21 @@ class Mask(Component, title="Mask"):
     )
 
 
+class Objects(Component, title="Objects"):
+    """Several objects of one image."""
+
+    objects: int = result(
+        0,
+        "look for up to so many objects, each with a mask, a box and a score; 0: for the one mask alone",
+        ge=0,
+        le=20,
+        unrecorded=0,
+    )
+    least_score: float = result(
+        0.25, "objects with a lower score are left out", idle={"objects": [0]}, ge=0, le=1, unrecorded=0.25
+    )
+
+
 _CUT: Mapping[str, Any] = {"cut": "fixed", "threshold": "zero", "side": "smaller"}
 _CUT_OF: Mapping[str, Mapping[str, Any]] = {
     "tokencut": {"threshold": "mean", "side": "largest-entry", "component": "peak"}
@@ -68,7 +83,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 """Whole sets of settings, as published."""
 
 
-class SegmentSettings(Mask, RepeatedHead, RegionsBeside, StoredEigenvectors, SpectralSettings):
+class SegmentSettings(Objects, Mask, RepeatedHead, RegionsBeside, StoredEigenvectors, SpectralSettings):
     """Settings of ``simsam segment``: one object mask and K eigenvectors for each image."""
 
     presets: ClassVar = PRESETS
