@@ -15,7 +15,17 @@ _AVERAGED = ("iou_per_image_mean", "iou_pooled", "accuracy")
 
 SHOWN = Shown(
     "objects",
-    facts=("confidence", "spectral_gap", "degenerate", "refined", "area_fraction", "bbox_xyxy", "iou", "accuracy"),
+    facts=(
+        "confidence",
+        "spectral_gap",
+        "degenerate",
+        "refined",
+        "area_fraction",
+        "bbox_xyxy",
+        "iou",
+        "accuracy",
+        "boundary_iou",
+    ),
     eigenvectors=True,
 )
 
@@ -42,6 +52,7 @@ SEGMENT_FIELDS = [
     pa.field("refined", pa.bool_()),
     pa.field("iou", pa.float64()),
     pa.field("accuracy", pa.float64()),
+    pa.field("boundary_iou", pa.float64()),
     pa.field("truth_error", pa.string()),
 ]
 """Columns of a segment row after `ROW_FIELDS`; kept input columns follow. All null where the image failed."""

@@ -18,6 +18,7 @@ from simsam_batch.regions.refine import CRF, shrink
 from simsam_batch.regions.run_lengths import run_lengths
 from simsam_batch.runs.plan import Plan
 from simsam_batch.scores import overlap
+from simsam_batch.scores.boundary import boundary_iou
 from simsam_batch.settings import (
     Affinity,
     Eigenproblem,
@@ -89,20 +90,20 @@ class _Truth:
     Attributes:
         patches: its sums over the patches.
         rows, columns: that part.
-        pixels: if masks are refined, (H, W) bool of that part as a row of bits, since many images wait at once.
+        pixels: (H, W) bool of that part as a row of bits, since many images wait at once.
     """
 
     patches: overlap.TruthCounts
     rows: slice
     columns: slice
-    pixels: NDArray[np.uint8] | None
+    pixels: NDArray[np.uint8]
 
-    def overlap_with(self, mask: NDArray[np.bool_], index: masks.UpsampleIndex) -> overlap.OverlapCounts:
-        """Compare with a mask of cells, pixel by pixel; ``index`` tells the cell of each pixel of the whole image."""
-        assert self.pixels is not None  # noqa: S101  kept wherever masks are refined
+    def beside(
+        self, mask: NDArray[np.bool_], index: masks.UpsampleIndex
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """A mask of cells and the truth, pixel by pixel; ``index`` tells the cell of each pixel of the whole image."""
         predicted = mask[np.ix_(index[0][self.rows], index[1][self.columns])]
-        truth = np.unpackbits(self.pixels, count=predicted.size).view(np.bool_).reshape(predicted.shape)
-        return overlap.mask_overlap(predicted, truth)
+        return predicted, np.unpackbits(self.pixels, count=predicted.size).view(np.bool_).reshape(predicted.shape)
 
 
 class SegmentWorker(ImageWorker[Segmented]):
@@ -132,13 +133,13 @@ class SegmentWorker(ImageWorker[Segmented]):
     def load_truth(
         self, record: dict[str, Any], image: images.Prepared, index: masks.UpsampleIndex
     ) -> tuple[_Truth | None, str | None]:
-        """The truth mask summed over the patches, and its pixels if masks are refined."""
+        """The truth mask summed over the patches, and its pixels."""
         truth, fault = self._truth.read(record["truth_uri"], image.full_size)
         if truth is None:
             return None, fault
         rows, columns = self._truth.part(image.full_size)
         patches = overlap.count_truth(truth, (index[0][rows], index[1][columns]), image.grid)
-        return _Truth(patches, rows, columns, None if self._refiner is None else np.packbits(truth)), None
+        return _Truth(patches, rows, columns, np.packbits(truth)), None
 
     def encode(self, item: Item, loaded: Loaded, found: Segmented, i: int) -> Row | Later:
         """The row of an image, now or when its mask is refined."""
@@ -147,8 +148,7 @@ class SegmentWorker(ImageWorker[Segmented]):
         image = loaded.image
         mask = found.masks[i].numpy().reshape(image.grid)
         if self._refiner is None or loaded.picture is None:
-            counts = overlap.overlap_counts(mask, loaded.truth.patches) if loaded.truth else None
-            return self._row(loaded, found, i, mask, loaded.index, counts)
+            return self._row(loaded, found, i, mask, loaded.index)
         size = loaded.picture.shape[0], loaded.picture.shape[1]
         index = masks.upsample_index(image.grid, self.backbone.patch, image.working_size, size)
         refined = self._refiner.submit(loaded.picture, mask, index=index, parameters=CRF[self._options.refine])
@@ -160,17 +160,10 @@ class SegmentWorker(ImageWorker[Segmented]):
         with self.timer.step("encode"):
             size = mask.shape[0], mask.shape[1]
             index = masks.upsample_index(size, 1, size, loaded.image.full_size)
-            counts = loaded.truth.overlap_with(mask, index) if loaded.truth else None
-            return self._row(loaded, found, i, mask, index, counts)
+            return self._row(loaded, found, i, mask, index)
 
     def _row(
-        self,
-        loaded: Loaded,
-        found: Segmented,
-        i: int,
-        mask: NDArray[np.bool_],
-        index: masks.UpsampleIndex,
-        counts: overlap.OverlapCounts | None,
+        self, loaded: Loaded, found: Segmented, i: int, mask: NDArray[np.bool_], index: masks.UpsampleIndex
     ) -> Row:
         """Of an image whose final mask is ``mask``, on cells that ``index`` finds for each pixel of the image."""
         pixels = masks.patch_pixels((mask.shape[0], mask.shape[1]), index)
@@ -204,15 +197,17 @@ class SegmentWorker(ImageWorker[Segmented]):
             columns["regions"] = segments_of(labels, loaded.index)
         state = self._fold.zero()
         state |= {"degenerate": int(degenerate), "truth_errors": int(loaded.truth_error is not None)}
-        if counts is not None:
+        if loaded.truth is not None:
+            pair = loaded.truth.beside(mask, index)
+            counts, at_border = overlap.mask_overlap(*pair), boundary_iou(*pair)
             soft = found.soft[i].numpy().reshape(loaded.image.grid)
             state["scores"] = self._fold.scores.of_image(
-                counts, overlap.threshold_histograms(soft, loaded.truth.patches)
+                counts, overlap.threshold_histograms(soft, loaded.truth.patches), at_border
             )
             for repeat, others in enumerate(found.other_masks):
                 other = overlap.overlap_counts(others[i].numpy().reshape(loaded.image.grid), loaded.truth.patches)
                 state["others"][repeat] = self._fold.scores.of_image(other)
-            columns |= {"iou": overlap.iou(counts), "accuracy": overlap.accuracy(counts)}
+            columns |= {"iou": overlap.iou(counts), "accuracy": overlap.accuracy(counts), "boundary_iou": at_border}
         if self._options.eigenvectors == "none":
             return Row(columns, state=state)
         dtype = np.float16 if self._options.eigenvectors == "fp16" else np.float32
