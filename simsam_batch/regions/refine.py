@@ -60,7 +60,7 @@ UPSTREAM = CrfParameters()
 SCALED = CrfParameters(certainty=0.5, certainty_xy=4.0, bilateral_xy=40.0, bilateral_rgb=8.0, reference_side=400)
 """Lengths go by the shorter side, so that a picture's size does not matter, and the map counts more the farther from
 its borders, so that small objects are not smoothed away (this project; chosen on halves of three sets of photographs,
-`docs/methods.md`).
+``docs/measured.md``).
 """
 
 CRF: Mapping[str, CrfParameters] = MappingProxyType({"crf": SCALED, "crf-upstream": UPSTREAM})
