@@ -185,8 +185,9 @@ def upsample_index(
     working_size: tuple[int, int],
     full_size: tuple[int, int],
     corner: tuple[int, int] = (0, 0),
+    cells: int = 1,
 ) -> UpsampleIndex:
-    """Find the patch under every pixel's centre, in integer arithmetic.
+    """Find the patch, or the cell of a patch, under every pixel's centre, in integer arithmetic.
 
     A pixel y of the full image lies at (y + 1/2) h / H of the resized one. What was cropped there at the right and at
     the bottom, because it did not fill a patch, goes to the last patch; what lies before the corner to the first.
@@ -197,14 +198,15 @@ def upsample_index(
         working_size: (h, w) of the resized image before cropping.
         full_size: (H, W) of the image.
         corner: top and left of the first patch, pixels of the resized image.
+        cells: equal parts that the side of a patch is divided into.
 
     Returns:
-        rows (H,) in 0..Hp-1 and columns (W,) in 0..Wp-1, both ascending.
+        rows (H,) in 0..cells*Hp-1 and columns (W,) in 0..cells*Wp-1, both ascending.
     """
 
     def along(patches: int, resized: int, full: int, start: int) -> NDArray[np.intp]:
         centres = (2 * np.arange(full, dtype=np.int64) + 1) * resized - 2 * full * start
-        return np.clip(centres // (2 * full * patch), 0, patches - 1).astype(np.intp)
+        return np.clip(cells * centres // (2 * full * patch), 0, cells * patches - 1).astype(np.intp)
 
     rows, columns = (along(*axis) for axis in zip(grid, working_size, full_size, corner, strict=True))
     return rows, columns

@@ -62,7 +62,11 @@ class CommandStage(ABC, Generic[S]):
     def schema(self) -> pa.Schema:
         """Arrow schema of the rows."""
         kept = kept_columns(self.plan) if self.keeps_columns and self.plan is not None else []
-        return pa.schema([*row_fields(self.unit), *self.fields, *kept])
+        return pa.schema([*row_fields(self.unit), *self.own_fields(), *kept])
+
+    def own_fields(self) -> Sequence[pa.Field]:
+        """Those of ``fields`` that the rows have by these settings: all, but where a stage says otherwise."""
+        return self.fields
 
     @property
     @abstractmethod

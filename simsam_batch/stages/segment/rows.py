@@ -29,6 +29,20 @@ SHOWN = Shown(
     eigenvectors=True,
 )
 
+CUT = pa.struct(
+    [
+        ("vector", pa.int8()),
+        ("sign", pa.int8()),
+        ("level", pa.float32()),
+        ("part", pa.int8()),
+        ("score", pa.float32()),
+    ]
+)
+"""How an object was cut out, see `simsam_batch.regions.candidates.Cut`."""
+
+OF_CHOSEN = (pa.field("cut", CUT), pa.field("runner_up", CUT))
+"""Columns of runs whose cuts are chosen."""
+
 SEGMENT_FIELDS = [
     *IMAGE_FIELDS,
     pa.field("outlier_tokens", pa.int32()),
@@ -47,6 +61,7 @@ SEGMENT_FIELDS = [
     pa.field("head_collapse", pa.float32()),
     pa.field("head_loss_first", pa.float32()),
     pa.field("head_loss_last", pa.float32()),
+    *OF_CHOSEN,
     pa.field("confidence", pa.float32()),
     pa.field("degenerate", pa.bool_()),
     pa.field("refined", pa.bool_()),

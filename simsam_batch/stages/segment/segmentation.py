@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from simsam_batch.regions import masks
-from simsam_batch.stages.decomposition import decompose_batch, regions_of
+from simsam_batch.regions import candidates, masks
+from simsam_batch.stages.decomposition import Decomposed, decompose_batch, regions_of
 from simsam_batch.stages.segment.settings import SegmentSettings
 from simsam_batch.workers.timer import Timer
 
@@ -23,8 +23,8 @@ class Segmented:
     """What a batch of B images with N patches came to; tensors on the CPU.
 
     Attributes:
-        masks: (B, N) bool, the object's patches.
-        soft: (B, N) float32 in [0, 1], high on the object's side.
+        masks: (B, cells * Hp, cells * Wp) bool, the object, see `cells_of`.
+        soft: (B, cells * Hp, cells * Wp) float32 in [0, 1], high on the object's side.
         values, vectors: (B, K) and (B, K, N) float32, eigenpairs of the normalised Laplacian, ascending; NaN and
             zero where the graph has fewer than K patches.
         outliers, islands, components: (B,) counts of patches left out, and of components before that.
@@ -33,7 +33,10 @@ class Segmented:
         collapse, loss_first, loss_last: (B,) float32, of the head; NaN without one.
         degenerate: (B,) bool, graphs that single out no second vector.
         iterations, converged, solver: of each image's eigenproblem.
-        other_masks: (B, N) bool each, from heads with other seeds.
+        cuts: how the objects may have been cut; none where that is fixed.
+        cut, runner_up: (B,) int64, which of them took each object, and which would have taken the best other one.
+        cut_score, runner_up_score: (B,) float32; -inf where there is none.
+        other_masks: like ``masks``, each from heads with other seeds.
         regions: (B, N) int32, the region of each patch, 0 the background; no column (B, 0) unless asked for.
     """
 
@@ -54,8 +57,23 @@ class Segmented:
     iterations: Tensor
     converged: Tensor
     regions: Tensor
+    cut: Tensor
+    cut_score: Tensor
+    runner_up: Tensor
+    runner_up_score: Tensor
     solver: list[str]
+    cuts: list[candidates.Cut]
     other_masks: list[Tensor] = field(default_factory=list)
+
+    def cut_columns(self, i: int) -> dict[str, Any]:
+        """The columns that say how the object of image ``i`` was cut out; none where that is fixed."""
+        if not self.cuts:
+            return {}
+        places = {"cut": (self.cut, self.cut_score), "runner_up": (self.runner_up, self.runner_up_score)}
+        return {
+            name: None if score[i] == -torch.inf else asdict(self.cuts[int(index[i])]) | {"score": float(score[i])}
+            for name, (index, score) in places.items()
+        }
 
 
 def segment_batch(
@@ -71,8 +89,9 @@ def segment_batch(
     Between the forward pass and the results the host waits for a GPU at most 7 times, whatever B is: for the patches
     that count, which decide what is drawn for the head; for whether components are complete; for the sizes of the
     graphs; for the solver (once a restart of block Lanczos); for whether it converged; for the rings of left-out
-    patches; and for all results together. What is computed on the host adds to that: colour affinities, the views of
-    head ``upstream-notebook``, component ``peak``, and images that are solved one by one.
+    patches; and for all results together; and once every four rounds in which the parts of cuts are found. What is
+    computed on the host adds to that: colour affinities, the views of head ``upstream-notebook``, component ``peak``,
+    and images that are solved one by one.
 
     Args:
         images: (B, height, width, 3) uint8 RGB on the device to compute on, cropped to whole patches.
@@ -86,26 +105,20 @@ def segment_batch(
     pairs, vectors = found.pairs, found.vectors
     with torch.inference_mode():
         with timer.step("masks"):
-            mask = masks.fiedler_mask(vectors, pairs.values, threshold=settings.threshold)
-            mask = masks.choose_side(mask, vectors, grid, side=settings.side)
-            if settings.component == "peak":
-                mask = masks.component_of_peak(mask, vectors, grid)
-            mask &= ~found.one_colour[:, None]
             degenerate = found.degenerate()
-            regions = mask.new_empty((len(mask), 0), dtype=torch.int32)
+            chosen, cuts = (_chosen if settings.cut == "chosen" else _fixed)(found, degenerate, grid, settings)
+            regions = degenerate.new_empty((len(images), 0), dtype=torch.int32)
             if settings.regions >= 0:
                 regions = regions_of(found, degenerate, grid, seeds, settings, settings.regions)
             on_device = {
                 "regions": regions,
-                "masks": mask,
-                "soft": masks.soft_map(vectors, mask),
+                **chosen,
                 "values": pairs.values[:, : settings.k],
                 "vectors": vectors[:, : settings.k],
                 "gap": pairs.values[:, 2] - pairs.values[:, 1],
                 "outliers": found.outliers,
                 "islands": found.islands,
                 "components": found.components,
-                "confidence": masks.confidence(pairs.values, vectors, mask),
                 "collapse": found.collapse,
                 "loss_first": found.loss_first,
                 "loss_last": found.loss_last,
@@ -119,4 +132,51 @@ def segment_batch(
             if images.is_cuda:
                 torch.cuda.current_stream(images.device).synchronize()
         timer.settle()
-        return Segmented(**results, solver=pairs.solver)
+        return Segmented(**results, solver=pairs.solver, cuts=cuts)
+
+
+def cells_of(settings: SegmentSettings) -> int:
+    """Cells along the side of a patch that masks are made of."""
+    return candidates.CELLS if settings.cut == "chosen" else 1
+
+
+_Found = tuple[dict[str, Tensor], list[candidates.Cut]]
+
+
+def _chosen(found: Decomposed, degenerate: Tensor, grid: tuple[int, int], settings: SegmentSettings) -> _Found:
+    """Objects by the best of many cuts."""
+    del settings
+    offered = candidates.candidates(found.vectors, found.pairs.values, found.rows, found.valid, grid)
+    offered = offered.without(degenerate)
+    best = candidates.choose(offered)
+    objects = candidates.objects_of(offered, best.index, found.vectors, found.rows, found.valid, grid)
+    return {
+        "masks": objects.mask,
+        "soft": objects.soft,
+        "confidence": objects.confidence,
+        "cut": best.index,
+        "cut_score": best.score,
+        "runner_up": best.rival,
+        "runner_up_score": best.rival_score,
+    }, offered.cuts
+
+
+def _fixed(found: Decomposed, degenerate: Tensor, grid: tuple[int, int], settings: SegmentSettings) -> _Found:
+    """Objects by one cut of the second eigenvector, as published."""
+    vectors, values = found.vectors, found.pairs.values
+    mask = masks.fiedler_mask(vectors, values, threshold=settings.threshold)
+    mask = masks.choose_side(mask, vectors, grid, side=settings.side)
+    if settings.component == "peak":
+        mask = masks.component_of_peak(mask, vectors, grid)
+    mask &= ~found.one_colour[:, None]
+    nothing = torch.full_like(values[:, 0], -torch.inf)
+    none = torch.zeros_like(degenerate, dtype=torch.int64)
+    return {
+        "masks": mask.reshape(-1, *grid),
+        "soft": masks.soft_map(vectors, mask).reshape(-1, *grid),
+        "confidence": masks.confidence(values, vectors, mask),
+        "cut": none,
+        "cut_score": nothing,
+        "runner_up": none,
+        "runner_up_score": nothing,
+    }, []

@@ -36,19 +36,28 @@ class RepeatedHead(Head):
     )
 
 
-class Mask(Component, title="Mask"):
-    """How the object is cut out by the second eigenvector."""
+_FIXED: Mapping[str, Any] = {"cut": ["fixed"]}
 
-    threshold: Literal["zero", "mean"] = result("mean", "of the second eigenvector")
+
+class Mask(Component, title="Mask"):
+    """How the object is cut out by eigenvectors."""
+
+    cut: Literal["chosen", "fixed"] = result(
+        "chosen",
+        "chosen: of many cuts by the second to fourth eigenvector the one that divides the features best; fixed: the "
+        "second alone, as the next three say",
+        unrecorded="fixed",
+    )
+    threshold: Literal["zero", "mean"] = result("mean", "of the second eigenvector", only=_FIXED)
     side: Literal["smaller", "border", "largest-entry"] = result(
-        "border", "which side is the object: the smaller, the one off the border, or that of the peak"
+        "border", "which side is the object: the smaller, the one off the border, or that of the peak", only=_FIXED
     )
     component: Literal["all", "peak"] = result(
-        "all", "keep all of that side, or the part connected to the peak of the second eigenvector"
+        "all", "keep all of that side, or the part connected to the peak of the second eigenvector", only=_FIXED
     )
 
 
-_CUT: Mapping[str, Any] = {"threshold": "zero", "side": "smaller"}
+_CUT: Mapping[str, Any] = {"cut": "fixed", "threshold": "zero", "side": "smaller"}
 _CUT_OF: Mapping[str, Mapping[str, Any]] = {
     "tokencut": {"threshold": "mean", "side": "largest-entry", "component": "peak"}
 }

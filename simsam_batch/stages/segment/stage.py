@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
@@ -33,8 +34,8 @@ from simsam_batch.settings import (
 )
 from simsam_batch.stages.base import CommandStage
 from simsam_batch.stages.decomposition import check_solver, require_finite
-from simsam_batch.stages.segment.rows import SEGMENT_FIELDS, SegmentFold
-from simsam_batch.stages.segment.segmentation import Segmented, segment_batch
+from simsam_batch.stages.segment.rows import OF_CHOSEN, SEGMENT_FIELDS, SegmentFold
+from simsam_batch.stages.segment.segmentation import Segmented, cells_of, segment_batch
 from simsam_batch.stages.segment.settings import Mask, SegmentSettings
 from simsam_batch.stages.segments import segments_of
 from simsam_batch.stages.sizes import mean_patches
@@ -55,6 +56,11 @@ class SegmentStage(CommandStage[SegmentSettings]):
     components = (Images, Limits, Numbers, Network, Features, Head, Affinity, Eigenproblem, Refinement, Regions, Mask)
     fields = SEGMENT_FIELDS
     keeps_columns = True
+
+    def own_fields(self) -> Sequence[pa.Field]:
+        """Without what only chosen cuts have, where they are fixed."""
+        chosen = self.options.cut == "chosen"
+        return [field for field in self.fields if chosen or field not in OF_CHOSEN]
 
     @cached_property
     def fold(self) -> SegmentFold:
@@ -88,12 +94,12 @@ class _Truth:
     """The object of one image, on the part of it that is scored.
 
     Attributes:
-        patches: its sums over the patches.
+        cells: its sums over the cells that masks are made of.
         rows, columns: that part.
         pixels: (H, W) bool of that part as a row of bits, since many images wait at once.
     """
 
-    patches: overlap.TruthCounts
+    cells: overlap.TruthCounts
     rows: slice
     columns: slice
     pixels: NDArray[np.uint8]
@@ -112,7 +118,7 @@ class SegmentWorker(ImageWorker[Segmented]):
     def __init__(self, stage: SegmentStage, beat: Callable[[], None]) -> None:
         super().__init__(stage, beat)
         check_solver(stage.options, self.device.type)
-        self._options, self._fold = stage.options, stage.fold
+        self._options, self._fold, self._cells = stage.options, stage.fold, cells_of(stage.options)
         self._truth = TruthReader(stage.resolved["truth"], self.limits)
         self._refiner = make_refiner(stage.options, self.device.type)
         self.may_wait = self._refiner.may_wait if self._refiner else 0
@@ -133,24 +139,30 @@ class SegmentWorker(ImageWorker[Segmented]):
     def load_truth(
         self, record: dict[str, Any], image: images.Prepared, index: masks.UpsampleIndex
     ) -> tuple[_Truth | None, str | None]:
-        """The truth mask summed over the patches, and its pixels."""
+        """The truth mask summed over the cells, and its pixels."""
+        del index
         truth, fault = self._truth.read(record["truth_uri"], image.full_size)
         if truth is None:
             return None, fault
         rows, columns = self._truth.part(image.full_size)
-        patches = overlap.count_truth(truth, (index[0][rows], index[1][columns]), image.grid)
-        return _Truth(patches, rows, columns, np.packbits(truth)), None
+        index = self._index(image, image.full_size)
+        grid = image.grid[0] * self._cells, image.grid[1] * self._cells
+        cells = overlap.count_truth(truth, (index[0][rows], index[1][columns]), grid)
+        return _Truth(cells, rows, columns, np.packbits(truth)), None
+
+    def _index(self, image: images.Prepared, size: tuple[int, int]) -> masks.UpsampleIndex:
+        """The cell of each pixel of the image at some size."""
+        return masks.upsample_index(image.grid, self.backbone.patch, image.working_size, size, cells=self._cells)
 
     def encode(self, item: Item, loaded: Loaded, found: Segmented, i: int) -> Row | Later:
         """The row of an image, now or when its mask is refined."""
         del item
         require_finite(found.solver[i])
         image = loaded.image
-        mask = found.masks[i].numpy().reshape(image.grid)
+        mask = found.masks[i].numpy()
         if self._refiner is None or loaded.picture is None:
-            return self._row(loaded, found, i, mask, loaded.index)
-        size = loaded.picture.shape[0], loaded.picture.shape[1]
-        index = masks.upsample_index(image.grid, self.backbone.patch, image.working_size, size)
+            return self._row(loaded, found, i, mask, self._index(image, image.full_size))
+        index = self._index(image, (loaded.picture.shape[0], loaded.picture.shape[1]))
         refined = self._refiner.submit(loaded.picture, mask, index=index, parameters=CRF[self._options.refine])
         return partial(self._refined_row, loaded, found, i, refined)
 
@@ -186,6 +198,7 @@ class SegmentWorker(ImageWorker[Segmented]):
             "head_collapse": finite_or_none(found.collapse[i]),
             "head_loss_first": finite_or_none(found.loss_first[i]),
             "head_loss_last": finite_or_none(found.loss_last[i]),
+            **found.cut_columns(i),
             "confidence": float(found.confidence[i]),
             "degenerate": degenerate,
             "refined": self._refiner is not None,
@@ -200,12 +213,11 @@ class SegmentWorker(ImageWorker[Segmented]):
         if loaded.truth is not None:
             pair = loaded.truth.beside(mask, index)
             counts, at_border = overlap.mask_overlap(*pair), boundary_iou(*pair)
-            soft = found.soft[i].numpy().reshape(loaded.image.grid)
-            state["scores"] = self._fold.scores.of_image(
-                counts, overlap.threshold_histograms(soft, loaded.truth.patches), at_border
-            )
+            soft = found.soft[i].numpy()
+            histograms = overlap.threshold_histograms(soft, loaded.truth.cells)
+            state["scores"] = self._fold.scores.of_image(counts, histograms, at_border)
             for repeat, others in enumerate(found.other_masks):
-                other = overlap.overlap_counts(others[i].numpy().reshape(loaded.image.grid), loaded.truth.patches)
+                other = overlap.overlap_counts(others[i].numpy(), loaded.truth.cells)
                 state["others"][repeat] = self._fold.scores.of_image(other)
             columns |= {"iou": overlap.iou(counts), "accuracy": overlap.accuracy(counts), "boundary_iou": at_border}
         if self._options.eigenvectors == "none":
