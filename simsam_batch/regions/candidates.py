@@ -185,12 +185,15 @@ class Objects:
 
     Attributes:
         mask: (B, CELLS * Hp, CELLS * Wp) bool; empty where there is no candidate.
+        wide: likewise, with all of the candidate's patches, for what refines it: a border that is drawn a little too
+            far out is brought in to an edge more often than one too far in is brought out (``docs/measured.md``).
         soft: (B, CELLS * Hp, CELLS * Wp) float32, the eigenvector from its least entry at 0 to its largest at 1, the
             object's side high; 0 where there is no candidate.
         confidence: (B,) float32, see `objects_of`; 0 where there is no candidate.
     """
 
     mask: Tensor
+    wide: Tensor
     soft: Tensor
     confidence: Tensor
 
@@ -229,15 +232,15 @@ def objects_of(
     scaled = torch.where(there[:, None], (entries - low[:, None]) / (high - low)[:, None], 0.0)
     soft = _on_cells(scaled, grid)
     around = max_pool2d(inside.reshape(-1, 1, *grid), 3, stride=1, padding=1)
-    near = around.repeat_interleave(CELLS, dim=2).repeat_interleave(CELLS, dim=3).squeeze(1) > 0
-    cells = (soft > _INSIDE) & near
+    cells = (soft > _INSIDE) & _in_cells(around)
+    wide = cells | _in_cells(inside.reshape(-1, 1, *grid))
     margin = share * (1 - share) / scaled.var(dim=1, correction=0).clamp(min=torch.finfo(scaled.dtype).tiny)
     said = _on_cells(_leaning(rows, valid, mask), grid) > 0
     agreement = (cells & said).sum(dim=(1, 2)) / (cells | said).sum(dim=(1, 2)).clamp(min=1)
     sure = (margin * agreement * (1 - _entry(found.border, index))).clamp(0, 1)
     least, most = soft.amin(dim=(1, 2), keepdim=True), soft.amax(dim=(1, 2), keepdim=True)
     levels = (soft - least) / (most - least).clamp(min=torch.finfo(soft.dtype).tiny)
-    return Objects(cells, levels, torch.where(there & torch.isfinite(sure), sure, 0.0))
+    return Objects(cells, wide, levels, torch.where(there & torch.isfinite(sure), sure, 0.0))
 
 
 def _leaning(rows: Tensor, valid: Tensor, mask: Tensor) -> Tensor:
@@ -250,6 +253,11 @@ def _on_cells(entries: Tensor, grid: tuple[int, int]) -> Tensor:
     """Values of patches (B, N) on cells, (B, CELLS * Hp, CELLS * Wp), in between bilinear."""
     plane = entries.reshape(-1, 1, *grid)
     return interpolate(plane, scale_factor=CELLS, mode="bilinear", align_corners=False).squeeze(1)
+
+
+def _in_cells(patches: Tensor) -> Tensor:
+    """The cells (B, CELLS * Hp, CELLS * Wp) of patches (B, 1, Hp, Wp) that are not 0."""
+    return patches.repeat_interleave(CELLS, dim=2).repeat_interleave(CELLS, dim=3).squeeze(1) > 0
 
 
 def _row(of_each: Tensor, index: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ class Segmented:
 
     Attributes:
         masks: (B, cells * Hp, cells * Wp) bool, the object, see `cells_of`.
+        wide: likewise, what refinement begins with; the same where the cut is fixed.
         soft: (B, cells * Hp, cells * Wp) float32 in [0, 1], high on the object's side.
         values, vectors: (B, K) and (B, K, N) float32, eigenpairs of the normalised Laplacian, ascending; NaN and
             zero where the graph has fewer than K patches.
@@ -41,6 +42,7 @@ class Segmented:
     """
 
     masks: Tensor
+    wide: Tensor
     soft: Tensor
     values: Tensor
     vectors: Tensor
@@ -152,6 +154,7 @@ def _chosen(found: Decomposed, degenerate: Tensor, grid: tuple[int, int], settin
     objects = candidates.objects_of(offered, best.index, found.vectors, found.rows, found.valid, grid)
     return {
         "masks": objects.mask,
+        "wide": objects.wide,
         "soft": objects.soft,
         "confidence": objects.confidence,
         "cut": best.index,
@@ -169,10 +172,12 @@ def _fixed(found: Decomposed, degenerate: Tensor, grid: tuple[int, int], setting
     if settings.component == "peak":
         mask = masks.component_of_peak(mask, vectors, grid)
     mask &= ~found.one_colour[:, None]
+    on_grid = mask.reshape(-1, *grid)
     nothing = torch.full_like(values[:, 0], -torch.inf)
     none = torch.zeros_like(degenerate, dtype=torch.int64)
     return {
-        "masks": mask.reshape(-1, *grid),
+        "masks": on_grid,
+        "wide": on_grid,
         "soft": masks.soft_map(vectors, mask).reshape(-1, *grid),
         "confidence": masks.confidence(values, vectors, mask),
         "cut": none,

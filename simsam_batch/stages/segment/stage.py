@@ -159,11 +159,11 @@ class SegmentWorker(ImageWorker[Segmented]):
         del item
         require_finite(found.solver[i])
         image = loaded.image
-        mask = found.masks[i].numpy()
         if self._refiner is None or loaded.picture is None:
-            return self._row(loaded, found, i, mask, self._index(image, image.full_size))
+            return self._row(loaded, found, i, found.masks[i].numpy(), self._index(image, image.full_size))
         index = self._index(image, (loaded.picture.shape[0], loaded.picture.shape[1]))
-        refined = self._refiner.submit(loaded.picture, mask, index=index, parameters=CRF[self._options.refine])
+        parameters = CRF[self._options.refine]
+        refined = self._refiner.submit(loaded.picture, found.wide[i].numpy(), index=index, parameters=parameters)
         return partial(self._refined_row, loaded, found, i, refined)
 
     def _refined_row(self, loaded: Loaded, found: Segmented, i: int, refined: Callable[[], NDArray[np.bool_]]) -> Row:
