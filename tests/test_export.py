@@ -25,7 +25,7 @@ from simsam_batch.report.exports import json_lines
 from simsam_batch.storage import Folder
 
 SETTINGS = ["--backbone", "descriptors", "--superpixels", "12", "--shard-size", "2", "--engine", "inline", "--quiet"]
-DIVIDED = ["--max-ncut", "0", "--max-perturbation", "0"]
+DIVIDED = ["--tree", "split", "--max-ncut", "0", "--max-perturbation", "0"]
 """No division is refused, so that trees are deep."""
 
 NAMES = ["0.png", '1 "odd", name.png', "2.png", "3 words.png", "4.png"]

@@ -45,7 +45,18 @@ COMMON = ["--backbone", "descriptors", "--resize", "native", "--shard-size", "4"
 COMMANDS = {
     "segment": ["--head", "none"],
     "semantic": ["--head", "none", "--regions", "3", "--clusters", "3"],
-    "hierarchy": ["--superpixels", "8", "--max-ncut", "0", "--max-perturbation", "0", "--clusters", "3"],
+    "hierarchy": [
+        "--superpixels",
+        "8",
+        "--tree",
+        "split",
+        "--max-ncut",
+        "0",
+        "--max-perturbation",
+        "0",
+        "--clusters",
+        "3",
+    ],
 }
 
 

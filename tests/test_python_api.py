@@ -34,7 +34,18 @@ COMMON = ["--backbone", "descriptors", "--resize", "native", "--shard-size", "2"
 COMMANDS = {
     "segment": ["--head", "none", "--k", "4"],
     "semantic": ["--head", "none", "--regions", "2", "--clusters", "2"],
-    "hierarchy": ["--superpixels", "6", "--max-ncut", "0", "--max-perturbation", "0", "--clusters", "2"],
+    "hierarchy": [
+        "--superpixels",
+        "6",
+        "--tree",
+        "split",
+        "--max-ncut",
+        "0",
+        "--max-perturbation",
+        "0",
+        "--clusters",
+        "2",
+    ],
 }
 
 

@@ -123,6 +123,8 @@ def test_masks_of_one_value_are_masks(tmp_path: Path, one: int) -> None:
     assert found["iou_per_image_mean"] == pytest.approx((2 / 4 + 0 + 1 / 2) / 3)
     # 2, 2 and 3 of 4 pixels agree.
     assert found["accuracy"] == pytest.approx((2 + 2 + 3) / 12)
+    # Of masks so small all is border.
+    assert found["boundary_iou"] == found["iou_per_image_mean"]
 
 
 def test_empty_truth_and_an_empty_mask_agree_but_do_not_overlap(tmp_path: Path) -> None:

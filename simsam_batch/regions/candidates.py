@@ -178,16 +178,17 @@ class Objects:
     """One candidate of each of B images as an object, on the cells of patches.
 
     Attributes:
-        patches: (B, Hp, Wp) bool, the candidate itself; empty where there is none.
-        mask: (B, CELLS * Hp, CELLS * Wp) bool, drawn finer.
+        mask: (B, CELLS * Hp, CELLS * Wp) bool; empty where there is no candidate.
+        wide: likewise, with all of the candidate's patches, for what refines it: a border that is drawn a little too
+            far out is brought in to an edge more often than one too far in is brought out (``docs/measured.md``).
         soft: (B, CELLS * Hp, CELLS * Wp) float32, the eigenvector from its least entry at 0 to its largest at 1, the
             object's side high; 0 where there is no candidate.
         confidence: (B,) float32, see `objects_of`; 0 where there is no candidate.
         share: (B,) float32, what the candidate explains over what the best one does; 0 where there is none.
     """
 
-    patches: Tensor
     mask: Tensor
+    wide: Tensor
     soft: Tensor
     confidence: Tensor
     share: Tensor
@@ -228,8 +229,8 @@ def objects_of(
     scaled = torch.where(there[:, None], (entries - low[:, None]) / (high - low)[:, None], 0.0)
     soft = _on_cells(scaled, grid)
     around = max_pool2d(inside.reshape(-1, 1, *grid), 3, stride=1, padding=1)
-    near = around.repeat_interleave(CELLS, dim=2).repeat_interleave(CELLS, dim=3).squeeze(1) > 0
-    cells = (soft > _INSIDE) & near
+    cells = (soft > _INSIDE) & _in_cells(around)
+    wide = cells | _in_cells(inside.reshape(-1, 1, *grid))
     margin = share * (1 - share) / scaled.var(dim=1, correction=0).clamp(min=torch.finfo(scaled.dtype).tiny)
     said = _on_cells(_leaning(rows, valid, mask), grid) > 0
     agreement = (cells & said).sum(dim=(1, 2)) / (cells | said).sum(dim=(1, 2)).clamp(min=1)
@@ -238,8 +239,7 @@ def objects_of(
     least, most = soft.amin(dim=(1, 2), keepdim=True), soft.amax(dim=(1, 2), keepdim=True)
     levels = (soft - least) / (most - least).clamp(min=torch.finfo(soft.dtype).tiny)
     explains = torch.where(there, score + _BORDER_WEIGHT * border, 0.0)
-    sure = torch.where(there & torch.isfinite(sure), sure, 0.0)
-    return Objects(mask.reshape(-1, *grid), cells, levels, sure, explains)
+    return Objects(cells, wide, levels, torch.where(there & torch.isfinite(sure), sure, 0.0), explains)
 
 
 def _leaning(rows: Tensor, valid: Tensor, mask: Tensor) -> Tensor:
@@ -252,6 +252,11 @@ def _on_cells(entries: Tensor, grid: tuple[int, int]) -> Tensor:
     """Values of patches (B, N) on cells, (B, CELLS * Hp, CELLS * Wp), in between bilinear."""
     plane = entries.reshape(-1, 1, *grid)
     return interpolate(plane, scale_factor=CELLS, mode="bilinear", align_corners=False).squeeze(1)
+
+
+def _in_cells(patches: Tensor) -> Tensor:
+    """The cells (B, CELLS * Hp, CELLS * Wp) of patches (B, 1, Hp, Wp) that are not 0."""
+    return patches.repeat_interleave(CELLS, dim=2).repeat_interleave(CELLS, dim=3).squeeze(1) > 0
 
 
 def _row(of_each: Tensor, index: Tensor) -> Tensor:

@@ -27,16 +27,20 @@ class CrfParameters:
     Attributes:
         certainty: probability of a pixel's own label in the map; the odds against each other label are
             ``certainty : 1 - certainty``, however many labels there are.
+        certainty_xy: distance from the nearest border in the map over which those odds grow by a factor of e, so that
+            the map is in doubt where its borders are and nowhere else, pixels of a picture whose shorter side is
+            ``reference_side``; None: they are the same everywhere.
         bilateral_weight: of the kernel that joins pixels near each other and of like colour.
         bilateral_xy: its standard deviation in space, pixels of a picture whose shorter side is ``reference_side``.
         bilateral_rgb: its standard deviation in colour, levels of 0..255.
         gaussian_weight: of the kernel that joins pixels near each other, whatever their colour.
         gaussian_xy: its standard deviation, pixels of the picture as it is.
-        reference_side: see ``bilateral_xy``; None: pixels of the picture as it is.
+        reference_side: see there; None: pixels of the picture as it is.
         iterations: of mean-field inference.
     """
 
     certainty: float = 0.99
+    certainty_xy: float | None = None
     bilateral_weight: float = 10.0
     bilateral_xy: float = 80.0
     bilateral_rgb: float = 13.0
@@ -45,12 +49,18 @@ class CrfParameters:
     reference_side: int | None = None
     iterations: int = 5
 
+    def scale(self, height: int, width: int) -> float:
+        """Pixels of a picture of that size to one of the lengths that go by ``reference_side``."""
+        return 1.0 if self.reference_side is None else min(height, width) / self.reference_side
+
 
 UPSTREAM = CrfParameters()
 """What the code of Deep Spectral Methods and SimSAM asks of SimpleCRF, which clamps probabilities to 0.01..0.99."""
 
-SCALED = CrfParameters(reference_side=400)
-"""The same with the long kernel a fifth of the shorter side, so that a picture's size does not matter (this project).
+SCALED = CrfParameters(certainty=0.5, certainty_xy=4.0, bilateral_xy=40.0, bilateral_rgb=8.0, reference_side=400)
+"""Lengths go by the shorter side, so that a picture's size does not matter, and the map counts more the farther from
+its borders, so that small objects are not smoothed away (this project; chosen on halves of three sets of photographs,
+``docs/measured.md``).
 """
 
 CRF: Mapping[str, CrfParameters] = MappingProxyType({"crf": SCALED, "crf-upstream": UPSTREAM})
@@ -133,6 +143,9 @@ def refine(
         return coarse
     # Energies may be shifted at each pixel: only the odds between labels count.
     energies = np.full((len(present), member.size), -math.log(1 - parameters.certainty), dtype=np.float32)
+    if parameters.certainty_xy is not None:
+        reach = parameters.certainty_xy * parameters.scale(*coarse.shape)
+        energies += _distance_to_border(member.reshape(coarse.shape)).ravel() / reach
     energies[member.ravel(), np.arange(member.size)] = -math.log(parameters.certainty)
     refined: NDArray[L] = present[mean_field(rgb, energies, parameters).argmax(axis=0).reshape(coarse.shape)]
     return refined
@@ -151,16 +164,29 @@ def mean_field(rgb: NDArray[np.uint8], energies: NDArray[np.float32], parameters
         SettingsError: pydensecrf2 is not installed.
     """
     height, width = rgb.shape[:2]
-    reach = parameters.bilateral_xy
-    if parameters.reference_side is not None:
-        reach *= min(height, width) / parameters.reference_side
     crf: Any = load_crf().DenseCRF2D(width, height, len(energies))
     crf.setUnaryEnergy(energies)
     crf.addPairwiseGaussian(sxy=parameters.gaussian_xy, compat=parameters.gaussian_weight)
     crf.addPairwiseBilateral(
-        sxy=reach, srgb=parameters.bilateral_rgb, rgbim=np.ascontiguousarray(rgb), compat=parameters.bilateral_weight
+        sxy=parameters.bilateral_xy * parameters.scale(height, width),
+        srgb=parameters.bilateral_rgb,
+        rgbim=np.ascontiguousarray(rgb),
+        compat=parameters.bilateral_weight,
     )
     return np.asarray(crf.inference(parameters.iterations))
+
+
+def _distance_to_border(labels: NDArray[np.intp]) -> NDArray[np.float32]:
+    """Distance (H, W) of every pixel's centre from the nearest edge between two pixels of different labels, pixels."""
+    from scipy.ndimage import distance_transform_edt
+
+    inside = np.ones(labels.shape, dtype=bool)
+    for one, next_one in (((slice(1, None),), (slice(-1),)), ((slice(None), slice(1, None)), (slice(None), slice(-1)))):
+        same = labels[one] == labels[next_one]
+        inside[one] &= same
+        inside[next_one] &= same
+    distance: NDArray[np.float32] = (distance_transform_edt(inside) + 0.5).astype(np.float32)
+    return distance
 
 
 def _refine_shrunk(rgb: NDArray[np.uint8], labels: NDArray[L], parameters: CrfParameters, max_side: int) -> NDArray[L]:

@@ -60,13 +60,21 @@ class Tree:
 
 
 @dataclass(slots=True)
-class _Grown:
-    """A node of a tree that still grows; ``members`` are superpixels as they were numbered before."""
+class GrownNode:
+    """A node of a tree that still grows.
+
+    Attributes:
+        members: its superpixels, as they were numbered before.
+        depth: 0 for the root.
+        ncut: see `Tree`.
+        children: in order; none of a leaf.
+        split: what became of it; None where nothing was tried for its depth.
+    """
 
     members: Array
     depth: int
     ncut: float
-    children: list[_Grown]
+    children: list[GrownNode]
     split: Split | None = None
 
 
@@ -92,7 +100,7 @@ def grow_trees(superpixels: Superpixels, seeds: Sequence[int], rules: SplitRules
     for graph, labels in zip(graphs, superpixels.labels, strict=True):
         if int(labels.max(initial=-1)) + 1 != len(graph):
             raise ValueError(f"labels up to {labels.max(initial=-1)} need as many superpixels, not {len(graph)}")
-    roots = [_Grown(np.arange(len(graph)), 0, 0.0, []) for graph in graphs]
+    roots = [GrownNode(np.arange(len(graph)), 0, 0.0, []) for graph in graphs]
     frontier = list(enumerate(roots))
     for depth in range(rules.max_depth):
         splits = split_nodes(
@@ -104,13 +112,13 @@ def grow_trees(superpixels: Superpixels, seeds: Sequence[int], rules: SplitRules
         for (image, node), split in zip(frontier, splits, strict=True):
             node.split = split
             for part, ncut in enumerate(split.ncuts):
-                child = _Grown(node.members[split.labels == part], depth + 1, float(ncut), [])
+                child = GrownNode(node.members[split.labels == part], depth + 1, float(ncut), [])
                 node.children.append(child)
                 following.append((image, child))
         frontier = following
         if not frontier:
             break
-    return [_tree(root, labels) for root, labels in zip(roots, superpixels.labels, strict=True)]
+    return [laid_out(root, labels) for root, labels in zip(roots, superpixels.labels, strict=True)]
 
 
 def owners(tree: Tree) -> NDArray[np.int32]:
@@ -151,9 +159,14 @@ def with_upstream_numbering(tree: Tree) -> Tree:
     return replace(tree, lo=lo)
 
 
-def _tree(root: _Grown, labels: NDArray[np.int32]) -> Tree:
-    """Lay a grown tree out in pre-order, and number the superpixels along its leaves."""
-    nodes: list[_Grown] = []
+def laid_out(root: GrownNode, labels: NDArray[np.int32]) -> Tree:
+    """Lay a grown tree out in pre-order, and number the superpixels along its leaves.
+
+    Args:
+        root: of the tree; its superpixels are 0 to s - 1.
+        labels: (N,) superpixel of every patch; -1 for a patch of none.
+    """
+    nodes: list[GrownNode] = []
     parent: list[int] = []
     order: list[int] = []
     lo: list[int] = []
@@ -186,5 +199,5 @@ def _tree(root: _Grown, labels: NDArray[np.int32]) -> Tree:
     )
 
 
-def _outcome(node: _Grown) -> int:
+def _outcome(node: GrownNode) -> int:
     return OUTCOMES.index("depth" if node.split is None else node.split.outcome)

@@ -19,6 +19,7 @@ from simsam_batch.catalog.truth import with_truth
 from simsam_batch.errors import ImageError, RunError, SettingsError
 from simsam_batch.regions.masks import nearest
 from simsam_batch.results.predictions import FilePredictions, Kind, Predictions, RunPredictions, open_predictions
+from simsam_batch.scores.boundary import boundary_iou
 from simsam_batch.scores.localisation import LocalisationScores
 from simsam_batch.scores.matching import Matching
 from simsam_batch.scores.overlap import ObjectScores, mask_overlap
@@ -193,9 +194,8 @@ def _comparison(predictions: Predictions, records: pa.Table, options: ScoreOptio
         objects = ObjectScores()
 
         def of_masks(mask: NDArray[Any], row: Mapping[str, Any]) -> dict[str, Any]:
-            return objects.of_image(
-                mask_overlap(*paired(mask, row, lambda u, size: images.load_truth(u, limits, size)))
-            )
+            pair = paired(mask, row, lambda u, size: images.load_truth(u, limits, size))
+            return objects.of_image(mask_overlap(*pair), boundary_iou=boundary_iou(*pair))
 
         return _Comparison("object", objects, of_masks)
     scores = _semantic_scores(predictions, options)

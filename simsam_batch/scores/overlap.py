@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simsam_batch.scores.bootstrap import bin_of, interval_of_mean, merge_bins
+from simsam_batch.scores.means import mean_of_one, mean_result, merge_means, no_mean
 
 LEVELS = 256
 """Soft maps are compared with thresholds t/255, t = 0..255."""
@@ -201,10 +202,19 @@ class ObjectScores:
             "soft_maps": 0,
             "precision_sum": [0.0] * LEVELS,
             "recall_sum": [0.0] * LEVELS,
+            "boundary_iou": no_mean(),
         }
 
-    def of_image(self, counts: OverlapCounts, histograms: NDArray[np.int64] | None = None) -> dict[str, Any]:
-        """Return the state of one image, from its overlap and, if it has a soft map, its `threshold_histograms`."""
+    def of_image(
+        self, counts: OverlapCounts, histograms: NDArray[np.int64] | None = None, boundary_iou: float | None = None
+    ) -> dict[str, Any]:
+        """Return the state of one image.
+
+        Args:
+            counts: its overlap.
+            histograms: its `threshold_histograms`; None without a soft map.
+            boundary_iou: see `simsam_batch.scores.boundary`; None where it was not computed.
+        """
         state = self.zero() | {
             "images_scored": 1,
             "intersection": counts.intersection,
@@ -219,12 +229,15 @@ class ObjectScores:
         if histograms is not None:
             precision, recall = precision_recall(histograms)
             state |= {"soft_maps": 1, "precision_sum": precision.tolist(), "recall_sum": recall.tolist()}
+        if boundary_iou is not None:
+            state["boundary_iou"] = mean_of_one(boundary_iou)
         return state
 
     def merge(self, a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
         """Add two states. Counts are exact in any order; sums of floats repeat if the order does."""
-        merged = {name: a[name] + b[name] for name in a if name not in _CURVES + _BINS}
+        merged = {name: a[name] + b[name] for name in a if name not in (*_CURVES, *_BINS, "boundary_iou")}
         merged |= {name: merge_bins(a[name], b[name]) for name in _BINS}
+        merged["boundary_iou"] = merge_means(*(state.get("boundary_iou", no_mean()) for state in (a, b)))
         if not b["soft_maps"]:
             return merged | {name: a[name] for name in _CURVES}
         return merged | {name: [x + y for x, y in zip(a[name], b[name], strict=True)] for name in _CURVES}
@@ -234,9 +247,9 @@ class ObjectScores:
 
         ``iou_per_image_mean`` and ``accuracy`` are means over images (what the literature on unsupervised object
         segmentation calls mIoU and Acc) with their intervals ``_ci``, the ``_pooled`` ones are ratios of sums over all
-        pixels. ``f_beta_max`` is the best F-beta of the precision and recall ``curve`` averaged over images, at
-        ``f_beta_threshold`` in 0..1; all three only with soft maps. The curve has an entry for each threshold t/255,
-        t = 0..255, rounded to four digits.
+        pixels. ``boundary_iou`` is a mean over images as well, where it was computed. ``f_beta_max`` is the best F-beta
+        of the precision and recall ``curve`` averaged over images, at ``f_beta_threshold`` in 0..1; all three only with
+        soft maps. The curve has an entry for each threshold t/255, t = 0..255, rounded to four digits.
         """
         images = s["images_scored"]
         if images == 0:
@@ -252,6 +265,8 @@ class ObjectScores:
             "accuracy_pooled": accuracy(pooled),
             "images_scored": images,
         }
+        if s["boundary_iou"]["images"]:
+            scores |= mean_result(s["boundary_iou"], "boundary_iou")
         return scores | _curve(s) if s["soft_maps"] else scores
 
 

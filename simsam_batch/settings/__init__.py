@@ -25,7 +25,7 @@ from simsam_batch.settings.refinement import Refinement
 from simsam_batch.settings.regions import Regions
 from simsam_batch.settings.run import Images, Input, Limits, Numbers, Operation, RunSettings
 from simsam_batch.settings.spectral import Affinity, Eigenproblem, Head, SpectralSettings
-from simsam_batch.settings.trees import Numbering, Superpixels, Tree
+from simsam_batch.settings.trees import Growth, Numbering, Superpixels, Tree
 from simsam_batch.settings.true_classes import TrueClasses
 from simsam_batch.settings.words import allowed
 
@@ -38,6 +38,7 @@ __all__ = [
     "Facet",
     "FeatureSettings",
     "Features",
+    "Growth",
     "Head",
     "Images",
     "Input",

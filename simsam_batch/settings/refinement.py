@@ -14,7 +14,7 @@ class Refinement(Component, title="Refinement"):
 
     refine: Literal["none", "crf", "crf-upstream"] = result(
         "none",
-        "crf: masks follow edges, by a dense CRF that reaches a fifth of the shorter side; crf-upstream: 80 pixels",
+        "crf: masks follow edges near their borders, by a dense CRF; crf-upstream: with the published energy",
     )
     refine_max_side: int = result(
         1024,

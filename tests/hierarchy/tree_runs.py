@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 SETTINGS = ["--backbone", "descriptors", "--resize", "native", "--superpixels", "12", "--shard-size", "2"]
+SETTINGS += ["--tree", "split"]
 INLINE = ["--engine", "inline"]
 
 

@@ -122,7 +122,7 @@ def test_an_image_without_a_candidate_has_no_object() -> None:
     places, scores = pick(found, 2)
     assert scores.tolist() == [[-torch.inf, -torch.inf]]
     drawn = objects_of(found, places[:, 0], vectors, rows, valid, GRID)
-    assert not drawn.patches.any()
+    assert not drawn.wide.any()
     assert drawn.share.tolist() == [0.0]
     assert not drawn.mask.any()
     assert drawn.confidence.tolist() == [0.0]

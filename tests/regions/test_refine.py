@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,13 @@ def dense_mean_field(rgb: np.ndarray, labels: np.ndarray, parameters: CrfParamet
     ]
     own = labels.ravel()[:, None] == np.unique(labels)
     prior = np.where(own, parameters.certainty, 1 - parameters.certainty)
+    if parameters.certainty_xy is not None:
+        # Pixels beside one of another label are half a pixel from the border, others as much farther as they lie apart.
+        other = labels.ravel()[:, None] != labels.ravel()
+        at_border = (other & (apart == 1)).any(1)
+        distance = np.sqrt(apart[:, at_border].min(1)) + 0.5
+        odds = np.exp(distance / (parameters.certainty_xy * min(height, width) / parameters.reference_side))
+        prior = prior * np.where(own, odds[:, None], 1)
     beliefs = prior / prior.sum(1, keepdims=True)
     for _ in range(parameters.iterations):
         field = np.log(prior)
@@ -108,14 +116,17 @@ def dense_mean_field(rgb: np.ndarray, labels: np.ndarray, parameters: CrfParamet
     return np.unique(labels)[beliefs.argmax(1)].reshape(height, width)
 
 
-def test_a_noisy_picture_comes_out_nearly_as_by_the_mean_field_written_out() -> None:
+@pytest.mark.parametrize(
+    "parameters", [CrfParameters(reference_side=400), replace(SCALED, certainty_xy=20.0, bilateral_xy=80.0)]
+)
+def test_a_noisy_picture_comes_out_nearly_as_by_the_mean_field_written_out(parameters: CrfParameters) -> None:
     """The permutohedral lattice approximates the kernels, so a few pixels at the border may differ."""
     rng = np.random.default_rng(3)
     rgb = two_colours(32, 40, edge=19).astype(int)
     rgb = np.clip(rgb + rng.integers(-12, 13, rgb.shape), 0, 255).astype(np.uint8)
     labels = np.zeros((32, 40), np.int64)
     labels[:16, 16:], labels[16:, 24:] = 1, 1
-    ours, exact = refine(rgb, labels, SCALED), dense_mean_field(rgb, labels, SCALED)
+    ours, exact = refine(rgb, labels, parameters), dense_mean_field(rgb, labels, parameters)
     assert (labels != exact).mean() > 0.05, "nothing to refine"
     assert (ours != exact).mean() < 0.01
 
@@ -135,6 +146,16 @@ def test_shape_type_and_the_set_of_labels_survive(data: st.DataObject) -> None:
     assert np.array_equal(refined, refine(rgb, labels))
     assert np.array_equal(labels, before[0])
     assert np.array_equal(rgb, before[1])
+
+
+def test_a_small_object_in_a_picture_without_an_edge_is_smoothed_away_only_by_the_published_crf() -> None:
+    """Nothing in the picture speaks for it: there is the map alone, which counts more the farther from its borders."""
+    rgb, labels = np.full((400, 400, 3), 128, np.uint8), np.zeros((400, 400), bool)
+    labels[150:250, 150:250] = True
+    assert not refine(rgb, labels, UPSTREAM).any()
+    kept = refine(rgb, labels, SCALED)
+    assert kept[180:220, 180:220].all()
+    assert not (kept & ~labels).any()
 
 
 def test_the_scaled_crf_reaches_farther_in_an_enlarged_picture_and_the_published_one_does_not() -> None:

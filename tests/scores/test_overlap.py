@@ -178,6 +178,17 @@ def test_masks_without_soft_maps_have_no_curve_and_do_not_thin_that_of_others() 
     assert mixed["curve"] == other["curve"] == fold.result(soft)["curve"]
 
 
+def test_the_boundary_iou_of_a_set_is_the_mean_over_the_images_that_have_one() -> None:
+    fold = ObjectScores()
+    counts = mask_overlap(PREDICTION, TRUTH)
+    state = fold.merge(fold.of_image(counts, boundary_iou=0.25), fold.of_image(counts, boundary_iou=0.75))
+    result = fold.result(fold.merge(state, fold.of_image(counts)))
+    assert (result["images_scored"], result["boundary_iou"]) == (3, 0.5)
+    # of two images both may be drawn twice: once in four times each
+    assert result["boundary_iou_ci"] == [0.25, 0.75]
+    assert "boundary_iou" not in fold.result(fold.of_image(counts))
+
+
 def test_nothing_scored_is_no_result() -> None:
     fold = ObjectScores()
     assert fold.result(fold.zero()) == {}

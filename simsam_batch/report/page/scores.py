@@ -19,6 +19,7 @@ ABOUT = {
     "iou_pooled": "all intersections by all unions, in pixels",
     "accuracy": "mean over images of the share of pixels that agree with the truth",
     "accuracy_pooled": "all correct pixels by all pixels",
+    "boundary_iou": "mean over images of the IoU of the bands along the borders, 2 % of the diagonal wide",
     "f_beta_max": "best F-beta (beta squared 0.3) over thresholds of the soft map",
     "f_beta_threshold": "threshold of the soft map at which it is reached",
     "miou_over_classes": "mean over classes of the IoU over the whole set",

@@ -10,6 +10,7 @@ from simsam_batch.settings import (
     ClusterSettings,
     Component,
     Facet,
+    Growth,
     Numbering,
     Superpixels,
     Tree,
@@ -62,6 +63,7 @@ _TREES: Mapping[str, Any] = {
     "block": -1,
     "facet": "norm-token",
     "outlier_ratio": 0.0,
+    "tree": "split",
     "form": "dense",
     "superpixels": 200,
     "max_perturbation": 80.0,
@@ -76,7 +78,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 """Whole sets of settings, as published."""
 
 
-class HierarchySettings(TreeScoring, LeafRefinement, Numbering, Tree, Superpixels, ClusterSettings):
+class HierarchySettings(TreeScoring, LeafRefinement, Numbering, Tree, Superpixels, Growth, ClusterSettings):
     """Settings of ``simsam hierarchy``: a tree of regions for every image."""
 
     presets: ClassVar = PRESETS

@@ -17,6 +17,7 @@ from simsam_batch.features.outliers import spike_mask
 from simsam_batch.regions import masks
 from simsam_batch.regions.baselines import Regions, grid_tree, kmeans_partitions
 from simsam_batch.regions.leaf_refinement import leaf_evidence
+from simsam_batch.regions.merging import merge_trees
 from simsam_batch.regions.nodes import node_boxes, node_patches, node_prototypes
 from simsam_batch.regions.refine import shrink
 from simsam_batch.regions.run_lengths import run_lengths
@@ -25,8 +26,9 @@ from simsam_batch.regions.superpixels import OverClustering, over_cluster
 from simsam_batch.regions.tree import Tree, grow_trees, with_upstream_numbering
 from simsam_batch.scores.means import mean_of_one
 from simsam_batch.scores.nodes import TreeNodes
-from simsam_batch.settings import Features, Images, Limits, Network, Numbering, Numbers, Superpixels
+from simsam_batch.settings import Features, Growth, Images, Limits, Network, Numbering, Numbers, Superpixels
 from simsam_batch.spectral import affinity
+from simsam_batch.spectral.eigen import NOT_FINITE
 from simsam_batch.spectral.laplacian import fill_left_out
 from simsam_batch.stages.base import CommandStage
 from simsam_batch.stages.clusters.stage import NodeClustersStage, check_enough, check_fitted
@@ -57,6 +59,7 @@ class HierarchyStage(CommandStage[HierarchySettings]):
         Numbers,
         Network,
         Features,
+        Growth,
         Superpixels,
         settings.Tree,
         Numbering,
@@ -86,7 +89,7 @@ class Trees:
         features: of each image (N, C) float32, those of outliers filled in; if leaves are to be refined.
         others: for each image the regions of every baseline by its name, in ascending order of their number.
         outliers, residual, converged: (B,).
-        solver: of each image's eigenproblem.
+        solver: of each image's eigenproblem; ``ward`` where there was none.
     """
 
     trees: list[Tree]
@@ -125,15 +128,12 @@ class HierarchyWorker(ImageWorker[Trees]):
                 if self._options.outlier_ratio:
                     valid = ~spike_mask(features.norms, self._options.outlier_ratio)
                 rows = affinity.normalize_rows(features.descriptors)
-            with self.timer.step("superpixels"):
-                superpixels, pairs = over_cluster(rows, valid, seeds, self._over, grid=grid)
+            grown = self._merged if self._options.tree == "merge" else self._split
+            trees, about = grown(rows, valid, seeds, grid)
             with self.timer.step("baselines"):
                 others = self._others(rows, valid, seeds, grid)
         with self.timer.step("tree"):
-            trees = grow_trees(superpixels, seeds, self._rules)
             described, counted = features.descriptors.cpu().numpy(), valid.cpu().numpy()
-            if self._options.numbering == "upstream":
-                trees = [with_upstream_numbering(tree) for tree in trees]
             prototypes = [node_prototypes(*each) for each in zip(trees, described, counted, strict=True)]
             smooth = None
             if self._refiner is not None:
@@ -145,10 +145,32 @@ class HierarchyWorker(ImageWorker[Trees]):
             [] if smooth is None else list(smooth),
             others,
             (~valid).sum(1).cpu(),
-            pairs.residual.cpu(),
-            pairs.converged.cpu(),
-            pairs.solver,
+            **about,
         )
+
+    def _split(
+        self, rows: Tensor, valid: Tensor, seeds: Sequence[int], grid: tuple[int, int]
+    ) -> tuple[list[Tree], dict[str, Any]]:
+        """Trees from the top down, and what is to be said of their eigenproblems."""
+        with self.timer.step("superpixels"):
+            superpixels, pairs = over_cluster(rows, valid, seeds, self._over, grid=grid)
+        with self.timer.step("tree"):
+            trees = grow_trees(superpixels, seeds, self._rules)
+            if self._options.numbering == "upstream":
+                trees = [with_upstream_numbering(tree) for tree in trees]
+        about = {"residual": pairs.residual.cpu(), "converged": pairs.converged.cpu(), "solver": pairs.solver}
+        return trees, about
+
+    def _merged(
+        self, rows: Tensor, valid: Tensor, seeds: Sequence[int], grid: tuple[int, int]
+    ) -> tuple[list[Tree], dict[str, Any]]:
+        """Trees from the patches up, which take no eigenproblem and nothing random."""
+        del seeds
+        with self.timer.step("tree"):
+            trees = merge_trees(rows, valid, grid, self._options.leaves)
+            finite = (torch.isfinite(rows).all(dim=2) | ~valid).all(dim=1).cpu()
+        solver = ["ward" if usable else NOT_FINITE for usable in finite.tolist()]
+        return trees, {"residual": torch.full((len(rows),), torch.nan), "converged": finite, "solver": solver}
 
     def _others(
         self, rows: Tensor, valid: Tensor, seeds: Sequence[int], grid: tuple[int, int]

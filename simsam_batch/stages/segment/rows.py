@@ -15,7 +15,17 @@ _AVERAGED = ("iou_per_image_mean", "iou_pooled", "accuracy")
 
 SHOWN = Shown(
     "objects",
-    facts=("confidence", "spectral_gap", "degenerate", "refined", "area_fraction", "bbox_xyxy", "iou", "accuracy"),
+    facts=(
+        "confidence",
+        "spectral_gap",
+        "degenerate",
+        "refined",
+        "area_fraction",
+        "bbox_xyxy",
+        "iou",
+        "accuracy",
+        "boundary_iou",
+    ),
     eigenvectors=True,
 )
 
@@ -30,8 +40,10 @@ CUT = pa.struct(
 )
 """How an object was cut out, see `simsam_batch.regions.candidates.Cut`."""
 
-OF_CHOSEN = (pa.field("cut", CUT), pa.field("runner_up", CUT))
-"""Columns of runs whose cuts are chosen."""
+BOUNDARY = pa.field("boundary_iou", pa.float64())
+
+OF_CHOSEN = (pa.field("cut", CUT), pa.field("runner_up", CUT), BOUNDARY)
+"""Columns of runs whose cuts are chosen. Those of fixed cuts, as published, have the rows that they always had."""
 
 SEGMENT_FIELDS = [
     *IMAGE_FIELDS,
@@ -51,12 +63,13 @@ SEGMENT_FIELDS = [
     pa.field("head_collapse", pa.float32()),
     pa.field("head_loss_first", pa.float32()),
     pa.field("head_loss_last", pa.float32()),
-    *OF_CHOSEN,
+    *OF_CHOSEN[:2],
     pa.field("confidence", pa.float32()),
     pa.field("degenerate", pa.bool_()),
     pa.field("refined", pa.bool_()),
     pa.field("iou", pa.float64()),
     pa.field("accuracy", pa.float64()),
+    BOUNDARY,
     pa.field("truth_error", pa.string()),
 ]
 """Columns of a segment row after `ROW_FIELDS`; kept input columns follow. All null where the image failed."""

@@ -24,8 +24,8 @@ class Segmented:
 
     Attributes:
         masks: (B, cells * Hp, cells * Wp) bool, the object, see `cells_of`.
+        wide: likewise, what refinement begins with; the same where the cut is fixed.
         soft: (B, cells * Hp, cells * Wp) float32 in [0, 1], high on the object's side.
-        patches: (B, Hp, Wp) bool, the patches that were cut out, which refinement begins with.
         values, vectors: (B, K) and (B, K, N) float32, eigenpairs of the normalised Laplacian, ascending; NaN and
             zero where the graph has fewer than K patches.
         outliers, islands, components: (B,) counts of patches left out, and of components before that.
@@ -34,7 +34,7 @@ class Segmented:
         collapse, loss_first, loss_last: (B,) float32, of the head; NaN without one.
         degenerate: (B,) bool, graphs that single out no second vector.
         iterations, converged, solver: of each image's eigenproblem.
-        object_masks, object_patches: like ``masks`` and ``patches`` with objects (B, O, ...); None unless asked for.
+        object_masks, object_wide: like ``masks`` and ``wide`` with objects (B, O, ...); None unless asked for.
         object_scores: (B, O) float32, falling; 0 where there are no more.
         cuts: how the objects may have been cut; none where that is fixed.
         cut, runner_up: (B,) int64, which of them took each object, and which would have taken the best other one.
@@ -44,6 +44,7 @@ class Segmented:
     """
 
     masks: Tensor
+    wide: Tensor
     soft: Tensor
     values: Tensor
     vectors: Tensor
@@ -60,7 +61,6 @@ class Segmented:
     iterations: Tensor
     converged: Tensor
     regions: Tensor
-    patches: Tensor
     cut: Tensor
     cut_score: Tensor
     runner_up: Tensor
@@ -68,7 +68,7 @@ class Segmented:
     solver: list[str]
     cuts: list[candidates.Cut]
     object_masks: Tensor | None = None
-    object_patches: Tensor | None = None
+    object_wide: Tensor | None = None
     object_scores: Tensor | None = None
     other_masks: list[Tensor] = field(default_factory=list)
 
@@ -164,7 +164,7 @@ def _chosen(found: Decomposed, degenerate: Tensor, grid: tuple[int, int], settin
     result = {
         "masks": best.mask,
         "soft": best.soft,
-        "patches": best.patches,
+        "wide": best.wide,
         "confidence": best.confidence,
         "cut": places[:, 0],
         "cut_score": scores[:, 0],
@@ -175,7 +175,7 @@ def _chosen(found: Decomposed, degenerate: Tensor, grid: tuple[int, int], settin
         # not above that of a better candidate
         score = torch.stack([each.confidence * each.share for each in drawn], dim=1).cummin(dim=1).values
         result["object_masks"] = torch.stack([each.mask for each in drawn], dim=1)
-        result["object_patches"] = torch.stack([each.patches for each in drawn], dim=1)
+        result["object_wide"] = torch.stack([each.wide for each in drawn], dim=1)
         result["object_scores"] = score
     return result, offered.cuts
 
@@ -188,12 +188,13 @@ def _fixed(found: Decomposed, degenerate: Tensor, grid: tuple[int, int], setting
     if settings.component == "peak":
         mask = masks.component_of_peak(mask, vectors, grid)
     mask &= ~found.one_colour[:, None]
+    on_grid = mask.reshape(-1, *grid)
     nothing = torch.full_like(values[:, 0], -torch.inf)
     none = torch.zeros_like(degenerate, dtype=torch.int64)
     return {
-        "masks": mask.reshape(-1, *grid),
+        "masks": on_grid,
+        "wide": on_grid,
         "soft": masks.soft_map(vectors, mask).reshape(-1, *grid),
-        "patches": mask.reshape(-1, *grid),
         "confidence": masks.confidence(values, vectors, mask),
         "cut": none,
         "cut_score": nothing,

@@ -19,6 +19,7 @@ from simsam_batch.regions.refine import CRF, shrink
 from simsam_batch.regions.run_lengths import run_lengths
 from simsam_batch.runs.plan import Plan
 from simsam_batch.scores import overlap
+from simsam_batch.scores.boundary import boundary_iou
 from simsam_batch.settings import (
     Affinity,
     Eigenproblem,
@@ -95,20 +96,20 @@ class _Truth:
     Attributes:
         cells: its sums over the cells that masks are made of.
         rows, columns: that part.
-        pixels: if masks are refined, (H, W) bool of that part as a row of bits, since many images wait at once.
+        pixels: (H, W) bool of that part as a row of bits, since many images wait at once.
     """
 
     cells: overlap.TruthCounts
     rows: slice
     columns: slice
-    pixels: NDArray[np.uint8] | None
+    pixels: NDArray[np.uint8]
 
-    def overlap_with(self, mask: NDArray[np.bool_], index: masks.UpsampleIndex) -> overlap.OverlapCounts:
-        """Compare with a mask of cells, pixel by pixel; ``index`` tells the cell of each pixel of the whole image."""
-        assert self.pixels is not None  # noqa: S101  kept wherever masks are refined
+    def beside(
+        self, mask: NDArray[np.bool_], index: masks.UpsampleIndex
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """A mask of cells and the truth, pixel by pixel; ``index`` tells the cell of each pixel of the whole image."""
         predicted = mask[np.ix_(index[0][self.rows], index[1][self.columns])]
-        truth = np.unpackbits(self.pixels, count=predicted.size).view(np.bool_).reshape(predicted.shape)
-        return overlap.mask_overlap(predicted, truth)
+        return predicted, np.unpackbits(self.pixels, count=predicted.size).view(np.bool_).reshape(predicted.shape)
 
 
 class SegmentWorker(ImageWorker[Segmented]):
@@ -138,7 +139,7 @@ class SegmentWorker(ImageWorker[Segmented]):
     def load_truth(
         self, record: dict[str, Any], image: images.Prepared, index: masks.UpsampleIndex
     ) -> tuple[_Truth | None, str | None]:
-        """The truth mask summed over the cells, and its pixels if masks are refined."""
+        """The truth mask summed over the cells, and its pixels."""
         del index
         truth, fault = self._truth.read(record["truth_uri"], image.full_size)
         if truth is None:
@@ -147,7 +148,7 @@ class SegmentWorker(ImageWorker[Segmented]):
         index = self._index(image, image.full_size)
         grid = image.grid[0] * self._cells, image.grid[1] * self._cells
         cells = overlap.count_truth(truth, (index[0][rows], index[1][columns]), grid)
-        return _Truth(cells, rows, columns, None if self._refiner is None else np.packbits(truth)), None
+        return _Truth(cells, rows, columns, np.packbits(truth)), None
 
     def _index(self, image: images.Prepared, size: tuple[int, int]) -> masks.UpsampleIndex:
         """The cell of each pixel of the image at some size."""
@@ -158,12 +159,11 @@ class SegmentWorker(ImageWorker[Segmented]):
         del item
         require_finite(found.solver[i])
         image = loaded.image
-        mask = found.masks[i].numpy()
         if self._refiner is None or loaded.picture is None:
-            counts = overlap.overlap_counts(mask, loaded.truth.cells) if loaded.truth else None
-            return self._row(loaded, found, i, mask, self._index(image, image.full_size), counts)
+            return self._row(loaded, found, i, found.masks[i].numpy(), self._index(image, image.full_size))
         index = self._index(image, (loaded.picture.shape[0], loaded.picture.shape[1]))
-        refined = self._refiner.submit(loaded.picture, mask, index=index, parameters=CRF[self._options.refine])
+        parameters = CRF[self._options.refine]
+        refined = self._refiner.submit(loaded.picture, found.wide[i].numpy(), index=index, parameters=parameters)
         return partial(self._refined_row, loaded, found, i, refined)
 
     def _refined_row(self, loaded: Loaded, found: Segmented, i: int, refined: Callable[[], NDArray[np.bool_]]) -> Row:
@@ -172,17 +172,10 @@ class SegmentWorker(ImageWorker[Segmented]):
         with self.timer.step("encode"):
             size = mask.shape[0], mask.shape[1]
             index = masks.upsample_index(size, 1, size, loaded.image.full_size)
-            counts = loaded.truth.overlap_with(mask, index) if loaded.truth else None
-            return self._row(loaded, found, i, mask, index, counts)
+            return self._row(loaded, found, i, mask, index)
 
     def _row(
-        self,
-        loaded: Loaded,
-        found: Segmented,
-        i: int,
-        mask: NDArray[np.bool_],
-        index: masks.UpsampleIndex,
-        counts: overlap.OverlapCounts | None,
+        self, loaded: Loaded, found: Segmented, i: int, mask: NDArray[np.bool_], index: masks.UpsampleIndex
     ) -> Row:
         """Of an image whose final mask is ``mask``, on cells that ``index`` finds for each pixel of the image."""
         pixels = masks.patch_pixels((mask.shape[0], mask.shape[1]), index)
@@ -217,13 +210,16 @@ class SegmentWorker(ImageWorker[Segmented]):
             columns["regions"] = segments_of(labels, loaded.index)
         state = self._fold.zero()
         state |= {"degenerate": int(degenerate), "truth_errors": int(loaded.truth_error is not None)}
-        if counts is not None:
+        if loaded.truth is not None:
+            pair = loaded.truth.beside(mask, index)
+            counts, at_border = overlap.mask_overlap(*pair), boundary_iou(*pair)
             soft = found.soft[i].numpy()
-            state["scores"] = self._fold.scores.of_image(counts, overlap.threshold_histograms(soft, loaded.truth.cells))
+            histograms = overlap.threshold_histograms(soft, loaded.truth.cells)
+            state["scores"] = self._fold.scores.of_image(counts, histograms, at_border)
             for repeat, others in enumerate(found.other_masks):
                 other = overlap.overlap_counts(others[i].numpy(), loaded.truth.cells)
                 state["others"][repeat] = self._fold.scores.of_image(other)
-            columns |= {"iou": overlap.iou(counts), "accuracy": overlap.accuracy(counts)}
+            columns |= {"iou": overlap.iou(counts), "accuracy": overlap.accuracy(counts), "boundary_iou": at_border}
         if self._options.eigenvectors == "none":
             return Row(columns, state=state)
         dtype = np.float16 if self._options.eigenvectors == "fp16" else np.float32
