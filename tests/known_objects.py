@@ -33,7 +33,7 @@ def objects_by_hand() -> list[Found]:
     red, blue = rectangle(16, 16, 64, 48), rectangle(80, 48, 112, 90)
     odd = rectangle(8, 8, 56, 80)
     odd[24:40, 20:40] = False
-    odd[60:70, 90:120] = True
+    odd[4:14, 66:78] = True
     return [[(red, 0.875), (blue, 0.5)], [(odd, 0.75)], [(blue, 0.875), (odd, 0.25), (red, 0.125)], []]
 
 
