@@ -20,7 +20,12 @@ _CORNERS = 3
 
 
 def masks(
-    features: NDArray[np.floating], grid: tuple[int, int], *, tau: float = TAU, rounds: int = ROUNDS
+    features: NDArray[np.floating],
+    grid: tuple[int, int],
+    valid: NDArray[np.bool_] | None = None,
+    *,
+    tau: float = TAU,
+    rounds: int = ROUNDS,
 ) -> list[NDArray[np.bool_]]:
     """The objects of one image as masks (Hp, Wp); a round that finds nothing new has none.
 
@@ -33,6 +38,8 @@ def masks(
     Args:
         features: (N, C) keys of the patches, row by row.
         grid: (Hp, Wp).
+        valid: (N,), patches that take part; None for all, as published. Networks with outlier tokens need it: one of
+            them has the largest entry otherwise.
         tau: see `TAU`.
         rounds: see `ROUNDS`.
     """
@@ -42,7 +49,7 @@ def masks(
     before = np.zeros(grid, dtype=np.bool_)
     for number in range(rounds):
         rows = np.where(taken.reshape(-1, 1), 0.0, rows)
-        mask = _cut(rows, grid, tau)
+        mask = _cut(rows, np.ones(len(rows), dtype=np.bool_) if valid is None else valid, grid, tau)
         if number:
             union = (mask | before).sum()
             overlap = (mask & before).sum() / union if union else 0.0
@@ -56,16 +63,19 @@ def masks(
     return found
 
 
-def _cut(rows: NDArray[np.float64], grid: tuple[int, int], tau: float) -> NDArray[np.bool_]:
+def _cut(rows: NDArray[np.float64], valid: NDArray[np.bool_], grid: tuple[int, int], tau: float) -> NDArray[np.bool_]:
     lengths = np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    units = rows / lengths
+    units = (rows / lengths)[valid]
     affinity = np.where(units @ units.T > tau, 1.0, _APART)
     degrees = np.diag(affinity.sum(axis=1))
-    vector = eigh(degrees - affinity, degrees, subset_by_index=[1, 1])[1][:, 0]
-    side = (vector > vector.mean()).reshape(grid)
-    seed = int(np.abs(vector).argmax())
+    inside = eigh(degrees - affinity, degrees, subset_by_index=[1, 1])[1][:, 0]
+    # what takes no part has the mean, on neither side of it
+    vector = np.full(len(rows), inside.mean())
+    vector[valid] = inside
+    side = vector.reshape(grid) > inside.mean()
+    seed = np.abs(np.where(valid, vector, 0.0)).argmax()
     corners = int(side[[0, 0, -1, -1], [0, -1, 0, -1]].sum())
     if corners >= _CORNERS or not side.flat[seed]:
-        side, vector = ~side, -vector
+        side, vector = ~side & valid.reshape(grid), -vector
     parts, _ = label(side)
-    return np.asarray(side & (parts == parts.flat[int(vector.argmax())]))
+    return np.asarray(side & (parts == parts.flat[int(np.where(valid, vector, -np.inf).argmax())]))

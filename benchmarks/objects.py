@@ -28,6 +28,7 @@ from simsam_batch import images, operations
 from simsam_batch.features.backbones import load_backbone
 from simsam_batch.features.contract import Backbone
 from simsam_batch.features.descriptors import Descriptors
+from simsam_batch.features.outliers import spike_mask
 from simsam_batch.regions.boxes import tight_box
 from simsam_batch.regions.masks import upsample_index
 from simsam_batch.regions.run_lengths import run_lengths
@@ -146,14 +147,15 @@ def found_by_segment(pictures: Sequence[Picture], settings: SegmentSettings) -> 
 
 @torch.inference_mode()
 def found_by_maskcut(picture: Picture, backbone: Backbone, resize: str, tau: float = maskcut.TAU) -> Found:
-    """What MaskCut's procedure finds on the keys of our network at our size."""
+    """What MaskCut's procedure finds on the keys of our network at our size, without outlier tokens as ours."""
     limits, size = images.ImageLimits(), picture.truth.shape
     parsed = images.parse_resize(resize)
     prepared = images.prepare(picture.file.read_bytes(), limits=limits, resize=parsed, patch=material.PATCH)
     described = backbone(material.normalized(torch.from_numpy(prepared.rgb)[None], backbone))
     features = normalize_rows(described.descriptors)[0].numpy()
     index = upsample_index(prepared.grid, material.PATCH, prepared.working_size, (size[0], size[1]))
-    masks = maskcut.masks(features, prepared.grid, tau=tau)
+    valid = ~spike_mask(described.norms, SegmentSettings().outlier_ratio)[0].numpy()
+    masks = maskcut.masks(features, prepared.grid, valid, tau=tau)
     return [mask[np.ix_(*index)] for mask in masks], [1.0] * len(masks)
 
 

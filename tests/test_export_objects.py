@@ -168,7 +168,7 @@ def test_the_report_draws_every_object_in_a_colour_of_its_own(home: Path) -> Non
     plain = overlay(grey, Entry(rows["3.png"] | {"objects": []}, None))
     drawn = np.asarray(overlay(grey, Entry(rows["0.png"], None)))
     outside = np.asarray(plain)[0, 0]
-    (red, _), (blue, _) = objects_by_hand()[0]
+
     inside = [{tuple(color) for color in drawn[20:44, 24:56].reshape(-1, 3).tolist()}]
     inside += [{tuple(color) for color in drawn[60:80, 90:104].reshape(-1, 3).tolist()}]
     assert all(len(colors) == 1 for colors in inside)
