@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simsam_batch.regions.run_lengths import RunLengths, decode
+if TYPE_CHECKING:
+    from simsam_batch.regions.run_lengths import RunLengths
 
 COLUMNS = ("objects", "mask_rle", "bbox_xyxy", "confidence")
 """What `objects_of` reads; runs of an older release lack the first."""
@@ -32,6 +33,8 @@ class FoundObject:
     @property
     def mask(self) -> NDArray[np.bool_]:
         """(height, width), True on the object."""
+        from simsam_batch.regions.run_lengths import decode
+
         return decode(self.mask_rle)
 
 
