@@ -11,7 +11,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +39,7 @@ from simsam_batch.telling.console import reporter
 
 GROUP = "objects"
 RESIZE = "short:384"
+ORDERS = 20
 _WEIGHTS = "vit_tiny_patch16_224.supervised.safetensors"
 _SHOWN = ("mask_ap50", "mask_ap", "mask_ar_100", "box_ap50", "corloc")
 
@@ -98,8 +98,22 @@ def rows(setup: Setup) -> Iterator[Row]:
 
 
 def scores_of(pictures: Sequence[Picture], found: Sequence[Found]) -> dict[str, Any]:
-    """COCO's figures, and CorLoc, of what any method found in these pictures, in their order."""
-    return _result(states_of(pictures, found))
+    """COCO's figures, and CorLoc, of what any method found in these pictures.
+
+    Of equal scores those of earlier images come first, and a method may give all the same: figures are means over
+    `ORDERS` orders of the images, which change nothing where no two scores are equal.
+    """
+    return mean_over_orders(states_of(pictures, found))
+
+
+def mean_over_orders(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Figures of states of images, see `scores_of`."""
+    rng = np.random.default_rng(0)
+    each = [_result([states[i] for i in rng.permutation(len(states))]) for _ in range(ORDERS)]
+    return {
+        name: float(np.mean([one[name] for one in each])) if isinstance(value, float) else value
+        for name, value in each[0].items()
+    }
 
 
 def states_of(pictures: Sequence[Picture], found: Sequence[Found]) -> list[dict[str, Any]]:
@@ -127,6 +141,7 @@ def interval_of_difference(
     differences = []
     for _ in range(draws):
         drawn = [i for place in rng.integers(0, len(groups), len(groups)) for i in members[groups[place]]]
+        drawn = rng.permutation(drawn).tolist()
         first, second = (_result([states[i] for i in drawn])[metric] for states in (ours, theirs))
         differences.append(first - second)
     low, high = np.percentile(differences, [2.5, 97.5])
@@ -241,7 +256,7 @@ def _halved(pictures: Sequence[Picture]) -> list[Picture]:
 
 def made_up(count: int = 4) -> list[Picture]:
     """Pictures of a red rectangle on grey, in a temporary folder that goes with the process."""
-    folder = Path(_FOLDER.name)
+    folder = Path(_folder().name)
     found = []
     for number in range(count):
         mask = np.zeros((192, 256), dtype=np.bool_)
@@ -253,4 +268,6 @@ def made_up(count: int = 4) -> list[Picture]:
     return _halved(found)
 
 
-_FOLDER = tempfile.TemporaryDirectory()
+@cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -212,3 +213,15 @@ def test_the_column_holds_what_the_documents_say() -> None:
     held = column_of(objects_by_hand()[0])[0]
     assert set(held) == {"mask_rle", "bbox_xyxy", "area_fraction", "score"}
     assert (held["bbox_xyxy"], held["area_fraction"]) == ([16, 16, 64, 48], 48 * 32 / (96 * 128))
+
+
+def test_every_figure_is_described(home: Path, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "docs/output.md").read_text(encoding="utf-8")
+    table = text.split("| metric of objects | type | meaning |")[1].split("\n\n")[0]
+    described = {
+        name for cell in re.findall(r"^\| (`[^|]+) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)`", cell)
+    }
+    found = score(home / "out", "--truth", home / "truth.json", into=tmp_path)["metrics"]
+    of_boxes = {name for name in found if name.startswith("box_")}
+    assert of_boxes == {name.replace("mask_", "box_") for name in found if name.startswith("mask_")}
+    assert described - {"box_ap"} == set(found) - of_boxes
