@@ -17,8 +17,7 @@ from simsam_batch.catalog.datasets.coco import Instance
 from simsam_batch.catalog.datasets.voc import CLASSES as VOC_CLASSES
 from simsam_batch.catalog.facts import BOXES_COLUMN, center_crops
 from simsam_batch.catalog.truth import with_truth
-from simsam_batch.errors import ImageError, RunError, SettingsError
-from simsam_batch.regions.masks import nearest
+from simsam_batch.errors import RunError, SettingsError
 from simsam_batch.results.detection_scoring import (
     PROTOCOL,
     ObjectDetectionScores,
@@ -27,6 +26,7 @@ from simsam_batch.results.detection_scoring import (
     true_objects,
 )
 from simsam_batch.results.objects import COLUMNS, FoundObject
+from simsam_batch.results.one_size import OneSize
 from simsam_batch.results.predictions import FilePredictions, Kind, Predictions, RunPredictions, open_predictions
 from simsam_batch.scores.localisation import LocalisationScores
 from simsam_batch.scores.matching import Matching
@@ -258,7 +258,7 @@ def _comparison(
         )
     source = predictions.source if isinstance(predictions, RunPredictions) else {}
     crop = center_crops(source) if options.center_crop is None else options.center_crop
-    paired = _Pairs(options.resize_prediction, crop, isinstance(predictions, FilePredictions))
+    paired = OneSize(options.resize_prediction, crop, isinstance(predictions, FilePredictions))
     limits = images.ImageLimits()
     if predictions.kind == "object":
         objects = ObjectScores()
@@ -312,48 +312,6 @@ def _semantic_scores(predictions: Predictions, options: ScoreOptions) -> Semanti
         return SemanticScores(names, predicted=labels, ignore=ignore, matching=matching, protocol=protocol)
     except ValueError as error:
         raise SettingsError(f"classes: {error}") from error
-
-
-@dataclass(frozen=True, slots=True)
-class _Pairs:
-    """Brings a prediction and its truth to one size.
-
-    Attributes:
-        resize: whether the prediction may be resized.
-        crop: whether the central square alone is kept.
-        may_differ: whether a difference in size may be the prediction's fault: a run's has its image's size.
-    """
-
-    resize: bool
-    crop: bool
-    may_differ: bool
-
-    def __call__(
-        self,
-        prediction: NDArray[Any],
-        row: Mapping[str, Any],
-        read: Callable[[str, tuple[int, int]], NDArray[Any]],
-    ) -> tuple[NDArray[Any], NDArray[Any]]:
-        uri = row["truth_uri"]
-        size = (prediction.shape[0], prediction.shape[1])
-        if self.resize:
-            limits = images.ImageLimits()
-            try:
-                size = images.image_size(images.fetch(uri, limits), limits)
-            except ImageError as error:
-                raise images.TruthError("unreadable", f"truth {redact(uri)}: {error}") from error
-        try:
-            truth = read(uri, size)
-        except images.TruthError as error:
-            if error.kind != "other_size" or not self.may_differ:
-                raise
-            raise SettingsError(
-                f"prediction {row['image_id']} has {size[1]}x{size[0]} pixels (width x height), another size than its "
-                f"truth {redact(uri)}. To mend it: write masks of the truth's size, or --resize-prediction nearest"
-            ) from error
-        prediction = nearest(prediction, size)
-        part = images.central_square(size) if self.crop else (slice(None), slice(None))
-        return prediction[part], truth[part]
 
 
 def largest_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
