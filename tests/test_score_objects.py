@@ -179,6 +179,7 @@ def test_boxes_alone_are_compared_as_boxes(home: Path, tmp_path: Path) -> None:
     [
         (["--protocol", "semantic"], "detection alone compares"),
         (["--classes", "3"], "no effect where objects are scored"),
+        (["--ignore-label", "255"], "ignore_label: no effect where objects are scored"),
         (["--center-crop"], "no effect where objects are scored"),
     ],
 )

@@ -187,6 +187,8 @@ def _check_effects(options: ScoreOptions, kind: str, predictions: Predictions) -
         "corloc": (*_OF_LABELS, *_OF_PIXELS),
         "detection": ("classes", "clusters", "matching", *_OF_PIXELS),
     }[kind]
+    if kind == "detection" and (options.boxes is not None or _of_instances(options)):
+        idle = (*idle, "ignore_label")
     given = [name for name in idle if getattr(options, name) not in (None, False)]
     if given:
         compared = {"corloc": "boxes", "detection": "objects"}.get(kind, "object masks")
