@@ -21,6 +21,7 @@ from benchmarks import (
     hierarchy,
     linear_probes,
     memory,
+    objects,
     pipeline,
     probes,
     table,
@@ -41,6 +42,7 @@ LONG = {
     linear_probes.GROUP: linear_probes.rows,
     "probes": probes.rows,
     correspondence.GROUP: correspondence.rows,
+    objects.GROUP: objects.rows,
 }
 """Groups that are measured only when asked for: minutes on a million rows or more, or by a slow peer."""
 RESULTS = Path(__file__).parent / "results"

@@ -351,7 +351,11 @@ def _score_command() -> click.Command:
         callback=_score,
         params=[
             click.Argument(["predictions"]),
-            option("--truth", metavar="FOLDER", help="truth masks or class id images, by sub-folder and stem"),
+            option(
+                "--truth",
+                metavar="FOLDER|FILE",
+                help="truth masks or class id images, by sub-folder and stem; or COCO's .json file of instances",
+            ),
             option("--boxes", metavar="FOLDER|FILE", help="VOC's XML files or COCO's .json file, for CorLoc instead"),
             option(
                 "--stage", metavar="NAME", help="of a run, whose results are scored  [the first with masks or labels]"
@@ -367,8 +371,9 @@ def _score_command() -> click.Command:
             option("--ignore-label", type=int, help="id in the truth that is not scored"),
             option(
                 "--protocol",
-                type=click.Choice(["semantic", "voc-semantic"]),
-                help="voc-semantic: VOC's 21 classes, 255 not scored, all classes count  [semantic]",
+                type=click.Choice(["semantic", "voc-semantic", "detection"]),
+                help="voc-semantic: VOC's 21 classes, 255 not scored, all classes count; detection: AP and AR of "
+                "objects as COCO defines them, whatever their class  [semantic; with instances detection]",
             ),
             option(
                 "--resize-prediction",
@@ -398,6 +403,7 @@ def _export(
     stage: str | None,
     limit: int | None,
     nodes: Literal["leaves", "all"] | None,
+    min_score: float | None,
 ) -> int:
     from simsam_batch import operations
     from simsam_batch.storage import redact
@@ -413,6 +419,7 @@ def _export(
             stage=stage,
             limit=limit,
             nodes=nodes,
+            min_score=min_score,
             on_image=lambda count, total: bar.update(task, completed=count, total=total),
         )
     _say(export_lines(done, redact(to)))
@@ -438,6 +445,9 @@ def _export_command() -> click.Command:
             click.Option(["--stage"], metavar="NAME", help="of the run  [the first that the format can be made of]"),
             click.Option(["--limit"], type=click.IntRange(1), metavar="N", help="only the first N images"),
             click.Option(["--nodes"], type=click.Choice(["leaves", "all"]), help="of region trees as coco  [leaves]"),
+            click.Option(
+                ["--min-score"], type=float, metavar="X", help="of objects as coco or yolo, those of this score  [all]"
+            ),
         ],
         help="Hand the results of a run on in a format that others read, or as pictures to look at.\n\n"
         f"\b\nFormats:{formats}\n\n"

@@ -278,6 +278,7 @@ def export(
     stage: str | None = None,
     limit: int | None = None,
     nodes: Literal["leaves", "all"] | None = None,
+    min_score: float | None = None,
     on_image: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Hand the results of a run on in a format that others read, or that people look at; the run may be going on.
@@ -289,6 +290,7 @@ def export(
         stage: whose rows; None: the first stage of the run that the format can be made of.
         limit: only so many images, the first ones.
         nodes: of region trees as ``coco``; None: leaves.
+        min_score: of objects as ``coco`` or ``yolo``, only those of this score at least; None: all.
         on_image: called with how many of how many images are done.
 
     Returns:
@@ -296,7 +298,7 @@ def export(
 
     Raises:
         SettingsError: no run in OUT, no such stage or format, nothing committed yet, ``to`` holds something else, or
-            ``nodes`` for another format or stage.
+            ``nodes`` or ``min_score`` for another format or stage.
         RunError: the run is damaged.
         StorageError: the storage did not answer.
     """
@@ -305,7 +307,9 @@ def export(
     folder = Folder(absolute_url(out))
     existing_plan(folder)
     rows = rows_for(folder, begun_stages(folder), format, stage)
-    return write_export(rows, Folder(absolute_url(to)), format, limit=limit, nodes=nodes, on_image=on_image)
+    return write_export(
+        rows, Folder(absolute_url(to)), format, limit=limit, nodes=nodes, min_score=min_score, on_image=on_image
+    )
 
 
 def report(out: str, *, samples: int = 8, stage: str | None = None) -> str:

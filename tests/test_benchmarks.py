@@ -14,7 +14,7 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 BY_THEMSELVES = ("head", "eigen", "pipeline", "memory", "facets")
-ASKED_FOR = ("bookkeeping", "correspondence", "hierarchy", "linear-probes", "probes")
+ASKED_FOR = ("bookkeeping", "correspondence", "hierarchy", "linear-probes", "objects", "probes")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -24,7 +24,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """All that is measured by itself, and three groups that have to be asked for, in one run."""
+    """All that is measured by itself, and groups that have to be asked for, in one run."""
     path = tmp_path_factory.mktemp("bench") / "smoke.json"
     done = run("--smoke", "--json", str(path), "--only", *BY_THEMSELVES, *ASKED_FOR)
     assert done.returncode == 0, done.stderr

@@ -825,6 +825,29 @@ class TestAnnotations:
         held = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [crowd]}
         assert coco.boxes_of(json.dumps(held).encode()) == {"a": []}
 
+    def test_instances_have_their_outlines_their_sizes_and_their_crowds(self) -> None:
+        outlines = [[1, 1, 5, 1, 5.5, 4], [8, 8, 9, 8, 9, 9]]
+        runs = {"size": [20, 30], "counts": [600]}
+        annotations = [
+            {"image_id": "7", "bbox": [1, 1, 8, 8], "segmentation": outlines, "area": 12},
+            {"image_id": 7, "bbox": [0, 0, 30, 20], "segmentation": runs, "iscrowd": "1"},
+        ]
+        images = [{"id": 7, "file_name": "a/b.jpg", "height": 20, "width": 30}, {"id": 8, "file_name": "c.jpg"}]
+        held = {"images": images, "annotations": annotations}
+        found = coco.instances_of(json.dumps(held).encode())
+        size, (one, crowd) = found["a/b"]
+        assert (size, found["c"]) == ((20, 30), (None, []))
+        assert [outline.tolist() for outline in one.segmentation] == outlines
+        assert (one.box, one.area, one.crowd) == ([1, 1, 9, 9], 12.0, False)
+        assert (crowd.segmentation, crowd.area, crowd.crowd) == (runs, None, True)
+
+    @pytest.mark.parametrize("outline", [None, [], ["x"], [[1, "y"]]])
+    def test_instances_without_an_outline_of_numbers_are_refused(self, outline: Any) -> None:
+        annotation = {"id": 3, "image_id": 7, "bbox": [1, 1, 8, 8], "segmentation": outline}
+        held = {"images": [{"id": 7, "file_name": "a.jpg"}], "annotations": [annotation]}
+        with pytest.raises(ValueError, match=r"annotation 3 has no outline|could not convert string"):
+            coco.instances_of(json.dumps(held).encode())
+
     def test_annotations_of_images_that_are_not_there_are_counted(self) -> None:
         left_over = [{"image_id": number, "bbox": [1, 2, 3, 4]} for number in (8, 9, 8)]
         notes: list[str] = []

@@ -629,7 +629,8 @@ def test_the_documents_snippets_and_keys_are_those_of_the_exports(
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    forms = dict.fromkeys(("png", "coco", "hf", "webdataset"), "semantic") | {"pth": "segment", "json": "hierarchy"}
+    forms = dict.fromkeys(("png", "coco", "hf", "webdataset"), "semantic")
+    forms |= {"pth": "segment", "yolo": "segment", "json": "hierarchy"}
     for form, stage in forms.items():
         record = exported(runs[stage], tmp_path / form, form)
     text = (Path(__file__).parent.parent / "docs/export.md").read_text(encoding="utf-8")
@@ -655,6 +656,13 @@ def test_the_documents_snippets_and_keys_are_those_of_the_exports(
             last = expected(rows_of(runs["semantic"], "semantic")[-1])
             assert (names["mask"] == last).all()
             assert names["image"].size == last.shape[::-1]
+        elif "yaml.safe_load" in snippet:
+            left, top, right, bottom = rows_of(runs["segment"], "segment")[OK[-1]]["bbox_xyxy"]
+            assert names["classes"] == {0: "object"}
+            held_file = tmp_path / "yolo/labels" / f"{STEMS[OK[-1]]}.txt"
+            values = np.array(held_file.read_text().split()[1:], float).reshape(-1, 2) * [128, 96]
+            assert values.min(axis=0) == pytest.approx([left, top], abs=1e-3)
+            assert values.max(axis=0) == pytest.approx([right, bottom], abs=1e-3)
         elif "torch.load" in snippet:
             row = rows_of(runs["segment"], "segment")[0]
             assert names["fiedler"].shape == (row["grid_h"], row["grid_w"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from simsam_batch.catalog.datasets import coco, voc
@@ -33,27 +34,67 @@ def with_annotations(table: pa.Table, url: str, notes: list[str]) -> pa.Table:
     import pyarrow as pa
 
     boxes = _of_coco(url, notes) if url.lower().endswith(".json") else _of_voc(url)
+    _joined(table, boxes, "boxes", "boxes", url, notes)
+    column = [boxes.get(posixpath.splitext(name)[0]) for name in table["image_id"].to_pylist()]
+    return table.append_column(BOXES_COLUMN, pa.array(column, pa.list_(pa.list_(pa.float64()))))
+
+
+def with_instances(
+    table: pa.Table, url: str, notes: list[str]
+) -> tuple[pa.Table, dict[str, tuple[tuple[int, int] | None, list[coco.Instance]]]]:
+    """The records with ``truth_uri`` the URL of a file of instances, null for images that are not in it; and these.
+
+    Args:
+        table: a catalog's.
+        url: of COCO's ``.json`` file.
+        notes: what people should know is added here.
+
+    Returns:
+        The instances by the path of their image without its suffix.
+
+    Raises:
+        SettingsError: nothing there, it cannot be read, nothing in it belongs to any of the images, or two images
+            of one stem would get the same instances.
+        StorageError: the storage did not answer.
+    """
+    import pyarrow as pa
+
+    try:
+        instances = coco.instances_of(read_url(url), notes)
+    except (ObjectNotFound, ValueError) as error:
+        raise SettingsError(f"truth: {redact(url)} is not COCO's: {error}") from error
+    has = _joined(table, instances, "instances", "truth", url, notes)
+    at = table.column_names.index("truth_uri")
+    column = pa.array([url if each else None for each in has], pa.string())
+    return table.set_column(at, table.schema.field(at), column), instances
+
+
+def _joined(
+    table: pa.Table, found: Mapping[str, object], what: str, option: str, url: str, notes: list[str]
+) -> list[bool]:
+    """Whether something was found for each image, by the path without its suffix."""
+    import pyarrow as pa
+
     names = table["image_id"].to_pylist()
     stems = [posixpath.splitext(name)[0] for name in names]
-    shared = repeated_values(pa.array([stem for stem in stems if stem in boxes], pa.string()))
+    shared = repeated_values(pa.array([stem for stem in stems if stem in found], pa.string()))
     if shared:
         raise SettingsError(
-            f"boxes: more than one image would get the same boxes: {quoted(shared)}. To mend it: give each image a "
+            f"{option}: more than one image would get the same {what}: {quoted(shared)}. To mend it: give each image a "
             "stem of its own"
         )
-    column = [boxes.get(stem) for stem in stems]
-    without = [name for name, held in zip(names, column, strict=True) if held is None]
+    without = [name for name, stem in zip(names, stems, strict=True) if stem not in found]
     if len(without) == len(names):
-        shown = f"such as {min(boxes)!r}" if boxes else "and there are none"
+        shown = f"such as {min(found)!r}" if found else "and there are none"
         raise SettingsError(
-            f"boxes: no annotation of {redact(url)} ({shown}) has the sub-folder and stem of any image "
+            f"{option}: no annotation of {redact(url)} ({shown}) has the sub-folder and stem of any image "
             f"(such as {names[0]!r})"
         )
     if without:
         notes.append(f"{len(without)} of {len(names)} images have no annotation: {quoted(without[:5], len(without))}")
-    if extra := sorted(boxes.keys() - stems):
+    if extra := sorted(found.keys() - stems):
         notes.append(f"{len(extra)} annotations belong to no image: {quoted(extra[:5], len(extra))}")
-    return table.append_column(BOXES_COLUMN, pa.array(column, pa.list_(pa.list_(pa.float64()))))
+    return [stem in found for stem in stems]
 
 
 def _of_coco(url: str, notes: list[str]) -> dict[str, list[list[float]]]:

@@ -15,6 +15,7 @@ from simsam_batch.regions.run_lengths import decode
 
 # Hues of Okabe and Ito's palette, which every kind of colour vision tells apart; lines get a dark rim.
 _MASK, _TRUTH, _BOX, _MAP = (0, 140, 220), (245, 225, 40), (255, 255, 255), (190, 30, 130)
+_OBJECTS = (_MASK, (230, 130, 0), (0, 158, 115), (204, 121, 167), (160, 60, 20), (86, 180, 233), (90, 60, 160))
 # Negative to positive, from blue over near white to orange.
 _DIVERGING = np.array([[18, 63, 135], [120, 170, 215], [246, 246, 244], [240, 165, 95], [150, 65, 5]], np.float64)
 
@@ -24,7 +25,7 @@ class Entry:
     """What is drawn over one photograph.
 
     Attributes:
-        row: with the columns ``mask_rle``, ``bbox_xyxy``, ``width`` and ``height``.
+        row: with the columns ``mask_rle``, ``bbox_xyxy``, ``width`` and ``height``; with ``objects`` these are drawn.
         truth: ``(height, width)`` booleans, or None.
     """
 
@@ -46,23 +47,41 @@ def vector_picture(vector: NDArray[np.float32], size: tuple[int, int], covered: 
 
 
 def overlay(picture: Image.Image, entry: Entry) -> Image.Image:
-    """The picture with the mask tinted and outlined, the rest in pale grey, the truth's outline and the box."""
-    size = picture.size
-    mask = _shrunk(decode(entry.row["mask_rle"]), size)
-    shown = _tinted(picture, mask, _MASK, 0.4)
-    _outline(shown, mask, _MASK)
+    """The picture with the mask tinted and outlined, the rest in pale grey, the truth's outline and the box.
+
+    Of several objects each has its colour, the surest the mask's, and lies over those that are less sure.
+    """
+    size, several = picture.size, entry.row.get("objects")
+    drawn = [entry.row] if several is None else several
+    colors = [_MASK if several is None else _OBJECTS[place % len(_OBJECTS)] for place in range(len(drawn))]
+    masks = [_shrunk(decode(each["mask_rle"]), size) for each in drawn]
+    shown = _pale(picture)
+    for mask, color in reversed([*zip(masks, colors, strict=True)]):
+        shown.paste(Image.blend(picture, Image.new("RGB", size, color), 0.4), mask=mask)
+        _outline(shown, mask, color)
     if entry.truth is not None:
         _outline(shown, _shrunk(entry.truth, size), _TRUTH)
-    if entry.row["bbox_xyxy"] is not None:
-        across, down = size[0] / entry.row["width"], size[1] / entry.row["height"]
-        left, top, right, bottom = entry.row["bbox_xyxy"]
-        corners = [round(left * across), round(top * down), round(right * across) - 1, round(bottom * down) - 1]
-        corners[2:] = [max(corners[0], corners[2]), max(corners[1], corners[3])]
-        draw = ImageDraw.Draw(shown)
-        draw.rectangle(corners, outline=RIM, width=3)
-        if corners[2] - corners[0] > 2 and corners[3] - corners[1] > 2:
-            draw.rectangle([corners[0] + 1, corners[1] + 1, corners[2] - 1, corners[3] - 1], outline=_BOX)
+    for each, color in zip(drawn, colors, strict=True):
+        _box(shown, entry.row, each["bbox_xyxy"], _BOX if several is None else color)
     return shown
+
+
+def _box(shown: Image.Image, row: dict[str, Any], box: Sequence[int] | None, color: Color) -> None:
+    """Draw a box of a row's image with a dark rim; none if there is none."""
+    if box is None:
+        return
+    across, down = shown.width / row["width"], shown.height / row["height"]
+    left, top, right, bottom = box
+    corners = [round(left * across), round(top * down), round(right * across) - 1, round(bottom * down) - 1]
+    corners[2:] = [max(corners[0], corners[2]), max(corners[1], corners[3])]
+    draw = ImageDraw.Draw(shown)
+    draw.rectangle(corners, outline=RIM, width=3)
+    if corners[2] - corners[0] > 2 and corners[3] - corners[1] > 2:
+        draw.rectangle([corners[0] + 1, corners[1] + 1, corners[2] - 1, corners[3] - 1], outline=color)
+
+
+def _pale(picture: Image.Image) -> Image.Image:
+    return Image.blend(picture.convert("L").convert("RGB"), Image.new("RGB", picture.size, "white"), 0.35)
 
 
 def map_over(picture: Image.Image, values: NDArray[np.float32], window: Sequence[float]) -> Image.Image:
@@ -85,8 +104,7 @@ def map_over(picture: Image.Image, values: NDArray[np.float32], window: Sequence
 
 def _tinted(picture: Image.Image, mask: Image.Image, color: Color, share: float) -> Image.Image:
     """The picture with so much of a colour where the mask is white, the rest in pale grey."""
-    pale = Image.blend(picture.convert("L").convert("RGB"), Image.new("RGB", picture.size, "white"), 0.35)
-    return Image.composite(Image.blend(picture, Image.new("RGB", picture.size, color), share), pale, mask)
+    return Image.composite(Image.blend(picture, Image.new("RGB", picture.size, color), share), _pale(picture), mask)
 
 
 def _shrunk(mask: NDArray[np.bool_], size: tuple[int, int]) -> Image.Image:

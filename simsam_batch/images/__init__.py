@@ -18,7 +18,7 @@ from simsam_batch.images.resize import (
     resized_size,
     working_size,
 )
-from simsam_batch.images.truth import TruthError, central_square, load_labels, load_truth
+from simsam_batch.images.truth import TruthError, central_square, load_instances, load_labels, load_truth
 
 __all__ = [
     "ColorProfile",
@@ -36,6 +36,7 @@ __all__ = [
     "decode_ahead",
     "fetch",
     "image_size",
+    "load_instances",
     "load_label_map",
     "load_labels",
     "load_mask",

@@ -15,6 +15,7 @@ from simsam_batch.images.grey import deep_values, is_deep
 from simsam_batch.storage import redact
 
 _FULL_SCALES = (1, 255, 65535)
+_VOC_BORDER = 255
 
 
 class TruthError(SimsamError):
@@ -101,6 +102,37 @@ def load_labels(
     return values
 
 
+def load_instances(
+    uri: str, limits: ImageLimits, size: tuple[int, int], *, ignore: int | None
+) -> tuple[NDArray[np.integer[Any]], NDArray[np.bool_]]:
+    """The true objects of one image: the number of the object at every pixel, and which pixels do not count.
+
+    A file with a palette of colours holds numbers of objects, 0 for none, and of them 255 does not count, as in PASCAL
+    VOC's ``SegmentationObject``. A grey one whose highest value is 0, 1, 255 or 65535 is a mask of one object, as
+    `load_truth` reads it; any other holds numbers. The rule is this project's.
+
+    Args:
+        uri: of an image file, read like any image.
+        limits: as for images.
+        size: (height, width) that it must have: the image's own, after its orientation.
+        ignore: the number of pixels that do not count; with it, a file holds numbers whatever its values are.
+
+    Returns:
+        ``size`` numbers, 0 for none, and ``size`` booleans, True where a pixel does not count; these are of no object.
+
+    Raises:
+        TruthError: not found, not readable, of another size, or in colours.
+        StorageError: the storage did not answer; the read may be repeated.
+    """
+    values, form = _read(uri, limits, size, _object_numbers)
+    if ignore is None and form == "palette indices":
+        ignore = _VOC_BORDER
+    elif ignore is None and int(values.max()) in (0, *_FULL_SCALES):
+        return _foreground(values, form, uri).astype(np.uint8), np.zeros(size, dtype=np.bool_)
+    void = values == (-1 if ignore is None else ignore)
+    return np.where(void, 0, values), void
+
+
 _Reader = Callable[[ImageFile.ImageFile], tuple[NDArray[Any], str]]
 
 
@@ -156,6 +188,10 @@ def first_channel(image: ImageFile.ImageFile) -> tuple[NDArray[Any], str]:
         # the first channel alone would read as an empty mask
         raise ImageError("unsupported", "its first channel is empty and another is not", "decode")
     return rgb[:, :, 0], "values of the first channel"
+
+
+def _object_numbers(image: ImageFile.ImageFile) -> tuple[NDArray[Any], str]:
+    return first_channel(image) if image.mode in ("P", "PA") else class_ids(image)
 
 
 def _foreground(values: NDArray[Any], form: str, uri: str) -> NDArray[np.bool_]:

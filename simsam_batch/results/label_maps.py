@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from simsam_batch.errors import RunError, SettingsError
 from simsam_batch.regions.run_lengths import decode
+from simsam_batch.results.objects import COLUMNS
 from simsam_batch.results.trees import RegionTree
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.runs.records import from_json
@@ -24,7 +25,7 @@ WITHOUT_MAP = "without_map"
 
 _COLUMNS = ["image_id", "uri", "status", "error_type", "error", "width", "height", "content_sha256"]
 _OF_KIND: Mapping[Kind, list[str]] = {
-    "objects": ["mask_rle"],
+    "objects": list(COLUMNS),
     "labels": ["segments"],
     "trees": ["grid_h", "grid_w", "patch", "superpixel_map", "leaf_masks", "nodes"],
 }

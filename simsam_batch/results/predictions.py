@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,7 +16,11 @@ from simsam_batch.catalog.facts import BOXES_COLUMN
 from simsam_batch.catalog.folders import ACCEPTED, is_image, listed_files
 from simsam_batch.catalog.records import records_table
 from simsam_batch.errors import ImageError, SettingsError
+from simsam_batch.regions.boxes import tight_box
+from simsam_batch.regions.masks import upsample_index
+from simsam_batch.regions.run_lengths import run_lengths
 from simsam_batch.results.label_maps import label_map, lacks_map
+from simsam_batch.results.objects import FoundObject, objects_of
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan, load_plan
 from simsam_batch.stages.registry import shown, stages_showing
@@ -56,14 +60,14 @@ class RunPredictions:
     about: dict[str, Any]
     source: dict[str, Any]
 
-    def items(self) -> Iterator[Mapping[str, Any]]:
-        """What `load` needs of each image, in order; memory holds a few hundred rows."""
+    def items(self, more: Sequence[str] = ()) -> Iterator[Mapping[str, Any]]:
+        """What `load` needs of each image, and some columns more, in order; memory holds a few hundred rows."""
         column = "segments" if self._of_labels else "mask_rle"
         for part in self.parts:
             with self.out.open(part) as file:
                 reader = ParquetReader(file)
-                wanted = ["image_id", "status", "width", "height", column, _GIVEN]
-                columns = [name for name in wanted if name in reader.schema.names]
+                wanted = {"image_id", "status", "width", "height", column, _GIVEN, *more}
+                columns = [name for name in reader.schema.names if name in wanted]
                 for batch in reader.batches(_ROWS_AT_ONCE, columns):
                     yield from batch.to_pylist()
 
@@ -74,11 +78,23 @@ class RunPredictions:
         found = label_map(row, {}, "labels" if self._of_labels else "objects")
         return found.astype(np.bool_) if self.kind == "object" else found
 
+    def objects(self, row: Mapping[str, Any]) -> tuple[tuple[int, int], list[FoundObject]] | None:
+        """Likewise the size (height, width) and the objects, of a row with the columns that these are in."""
+        if row["status"] != "ok":
+            return None
+        return (row["height"], row["width"]), objects_of(row)
+
     @property
     def _of_labels(self) -> bool:
         """Whether rows hold label maps; masks that were carried over are such of one class."""
         what = shown(self.stage)
         return what is not None and what.kind == "labels"
+
+    @property
+    def has_objects(self) -> bool:
+        """Whether rows hold objects, several or one an image."""
+        what = shown(self.stage)
+        return what is not None and what.kind == "objects"
 
     @property
     def of_classes(self) -> bool:
@@ -105,8 +121,9 @@ class FilePredictions:
     records: pa.Table
     kind: Kind
 
-    def items(self) -> Iterator[Mapping[str, Any]]:
-        """What `load` needs of each image, in order."""
+    def items(self, more: Sequence[str] = ()) -> Iterator[Mapping[str, Any]]:
+        """What `load` needs of each image, in order; a file has no more columns."""
+        del more
         for batch in self.records.select(["image_id", "uri"]).to_batches(_ROWS_AT_ONCE):
             yield from batch.to_pylist()
 
@@ -121,6 +138,14 @@ class FilePredictions:
             return read(row["uri"], images.ImageLimits())
         except ImageError as error:
             raise SettingsError(f"prediction {redact(row['uri'])}: {error}") from error
+
+    def objects(self, row: Mapping[str, Any]) -> tuple[tuple[int, int], list[FoundObject]]:
+        """Likewise its size (height, width) and the mask as one object, or as none if it is empty."""
+        mask = self.load(row)
+        size = mask.shape[0], mask.shape[1]
+        index = upsample_index(size, 1, size, size)
+        box = tight_box(mask, index)
+        return size, [] if box is None else [FoundObject(run_lengths(mask, index), box, None)]
 
 
 Predictions = RunPredictions | FilePredictions

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from simsam_batch.errors import RunError, SettingsError
 from simsam_batch.results.eigenvectors import grid_eigenvectors
 from simsam_batch.results.features import PLACE, features_at
+from simsam_batch.results.objects import COLUMNS as OF_OBJECTS
+from simsam_batch.results.objects import FoundObject, objects_of
 from simsam_batch.results.opening import begun_stages, existing_plan
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import row_numbers
@@ -196,6 +198,19 @@ class Run:
             )
             raise RunError(f"{self.url}: {image_id!r} {why}")
         return _mask(row, rows)
+
+    def objects(self) -> Iterator[tuple[str, list[FoundObject]]]:
+        """The images of ``segment`` that did not fail, one by one: their ids and their objects, falling by score.
+
+        Each has ``mask``, ``box`` and ``score``. Of a run with ``--objects`` these are several, or none where nothing
+        stands out; of another its one mask with its confidence, if it is not empty.
+
+        Raises:
+            SettingsError: the run has no object masks.
+        """
+        rows = self._with_masks("segment")
+        found = (row for _, row in rows.each(["image_id", "status", *OF_OBJECTS]) if row["status"] == "ok")
+        return ((row["image_id"], objects_of(row)) for row in found)
 
     def eigenvectors(self, image_id: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The eigenpairs of one image's normalised Laplacian, of the stage ``segment``; other images' are not read.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -12,12 +12,21 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from simsam_batch import images
-from simsam_batch.catalog.annotations import with_annotations
+from simsam_batch.catalog.annotations import with_annotations, with_instances
+from simsam_batch.catalog.datasets.coco import Instance
 from simsam_batch.catalog.datasets.voc import CLASSES as VOC_CLASSES
 from simsam_batch.catalog.facts import BOXES_COLUMN, center_crops
 from simsam_batch.catalog.truth import with_truth
-from simsam_batch.errors import ImageError, RunError, SettingsError
-from simsam_batch.regions.masks import nearest
+from simsam_batch.errors import RunError, SettingsError
+from simsam_batch.results.detection_scoring import (
+    PROTOCOL,
+    ObjectDetectionScores,
+    TrueObjects,
+    of_boxes,
+    true_objects,
+)
+from simsam_batch.results.objects import COLUMNS, FoundObject
+from simsam_batch.results.one_size import OneSize
 from simsam_batch.results.predictions import FilePredictions, Kind, Predictions, RunPredictions, open_predictions
 from simsam_batch.scores.boundary import boundary_iou
 from simsam_batch.scores.localisation import LocalisationScores
@@ -41,7 +50,8 @@ class ScoreOptions:
     """What to compare predictions with, and how. None leaves a choice to the predictions, as described.
 
     Attributes:
-        truth: folder of truth masks or class id images; None for the truth a run was planned with.
+        truth: folder of truth masks or class id images, or COCO's instances file, whose objects the ones found are
+            compared with; None for the truth a run was planned with.
         boxes: folder of VOC's XML files or COCO's instances file, for CorLoc instead.
         stage: whose results of a run; None: the first finished one with masks or label maps.
         kind: ``object`` or ``semantic``; None: what the run's stage makes, and object masks in a folder.
@@ -51,8 +61,9 @@ class ScoreOptions:
         matching: of clusters to classes; None: ``hungarian`` for as many labels as classes, else ``majority``, which
             is upstream's rule.
         ignore_label: id in the truth that is not scored.
-        protocol: ``semantic`` or ``voc-semantic``, which brings VOC's classes and ignored label; None: that of
-            the run, else ``semantic``.
+        protocol: ``semantic`` or ``voc-semantic``, which brings VOC's classes and ignored label; or ``detection``:
+            average precision and recall of objects, several or one an image. None: ``detection`` with a file of
+            instances, else that of the run, else ``semantic``.
         resize_prediction: bring predictions to the truth's size, each pixel from the nearest.
         center_crop: score the central square of each image alone; None: as the run was.
     """
@@ -101,10 +112,10 @@ def score_predictions(url: str, options: ScoreOptions, note: Callable[[str], Non
     predictions = open_predictions(url, options.stage, options.kind, options.truth, notes)
     if options.resize_prediction and isinstance(predictions, RunPredictions):
         raise SettingsError("resize_prediction: masks of a run have the size of their images; leave it out")
-    records = _with_truth(predictions, url, options, notes)
+    records, instances = _with_truth(predictions, url, options, notes)
     for each in notes:
         note(each)
-    comparison = _comparison(predictions, records, options)
+    comparison = _comparison(predictions, records, options, instances)
     _check_effects(options, comparison.kind, predictions)
     state, counts, faults = _compare(predictions, records, comparison)
     if faults:
@@ -136,27 +147,52 @@ def class_names(text: str) -> tuple[str, ...]:
     return tuple(map(str, range(int(text)))) if text.isdecimal() else read_class_names(text)
 
 
-def _with_truth(predictions: Predictions, url: str, options: ScoreOptions, notes: list[str]) -> pa.Table:
-    """The predictions' records with ``truth_uri`` or `BOXES_COLUMN`."""
+_Instances = Mapping[str, tuple[tuple[int, int] | None, list[Instance]]]
+
+
+def _with_truth(
+    predictions: Predictions, url: str, options: ScoreOptions, notes: list[str]
+) -> tuple[pa.Table, _Instances | None]:
+    """The predictions' records with ``truth_uri`` or `BOXES_COLUMN`; and the instances, if a file of them is given."""
     records = predictions.records
     if options.boxes is not None:
-        return with_annotations(records, options.boxes, notes)
+        return with_annotations(records, options.boxes, notes), None
     if options.truth is not None:
         at = records.column_names.index("truth_uri")
         blank = records.set_column(at, records.schema.field(at), pa.nulls(records.num_rows, pa.string()))
         blank = blank.drop_columns([BOXES_COLUMN] if BOXES_COLUMN in blank.column_names else [])
-        return with_truth(blank, options.truth, url, notes)
+        if _of_instances(options):
+            return with_instances(blank, options.truth, notes)
+        return with_truth(blank, options.truth, url, notes), None
     if BOXES_COLUMN not in records.column_names and records["truth_uri"].null_count == records.num_rows:
         raise SettingsError(f"truth: {redact(url)} has no truth of its own. To mend it: give --truth FOLDER or --boxes")
-    return records
+    return records, None
+
+
+def _of_instances(options: ScoreOptions) -> bool:
+    return options.truth is not None and options.truth.lower().endswith(".json")
+
+
+def _of_objects(options: ScoreOptions) -> bool:
+    """Whether all objects of an image are compared."""
+    if _of_instances(options) and options.protocol not in (None, PROTOCOL):
+        raise SettingsError(f"protocol: {options.truth} holds instances, which {PROTOCOL} alone compares")
+    return options.protocol == PROTOCOL or _of_instances(options)
 
 
 def _check_effects(options: ScoreOptions, kind: str, predictions: Predictions) -> None:
     """Refuse options that do nothing in a comparison of this kind."""
-    idle = {"semantic": (), "object": _OF_LABELS, "corloc": (*_OF_LABELS, *_OF_PIXELS)}[kind]
+    idle = {
+        "semantic": (),
+        "object": _OF_LABELS,
+        "corloc": (*_OF_LABELS, *_OF_PIXELS),
+        "detection": ("classes", "clusters", "matching", *_OF_PIXELS),
+    }[kind]
+    if kind == "detection" and (options.boxes is not None or _of_instances(options)):
+        idle = (*idle, "ignore_label")
     given = [name for name in idle if getattr(options, name) not in (None, False)]
     if given:
-        compared = "boxes" if kind == "corloc" else "object masks"
+        compared = {"corloc": "boxes", "detection": "objects"}.get(kind, "object masks")
         raise SettingsError(f"{', '.join(given)}: no effect where {compared} are scored. To mend it: leave it out")
     if options.stage is not None and isinstance(predictions, FilePredictions):
         raise SettingsError("stage: a folder of files has no stages. To mend it: leave it out, or give a run's OUT")
@@ -171,24 +207,61 @@ def _check_effects(options: ScoreOptions, kind: str, predictions: Predictions) -
 
 @dataclass(frozen=True, slots=True)
 class _Comparison:
-    """How predictions are compared: ``of_image`` makes the state of one from it and the record with its truth."""
+    """How predictions are compared.
+
+    Attributes:
+        kind: of what is compared.
+        scores: their fold.
+        of_image: makes the state of one image from its prediction and the record with its truth.
+        load: the prediction of a row; None where there is none.
+        columns: that ``load`` needs besides.
+    """
 
     kind: str
     scores: _Scores
-    of_image: Callable[[NDArray[Any], Mapping[str, Any]], dict[str, Any]]
+    of_image: Callable[[Any, Mapping[str, Any]], dict[str, Any]]
+    load: Callable[[Mapping[str, Any]], Any]
+    columns: Sequence[str] = ()
 
 
-def _comparison(predictions: Predictions, records: pa.Table, options: ScoreOptions) -> _Comparison:
+def _detection(
+    predictions: Predictions, records: pa.Table, options: ScoreOptions, instances: _Instances | None
+) -> _Comparison:
+    whole = not isinstance(predictions, RunPredictions) or predictions.has_objects
+    if predictions.kind != "object" or not whole:
+        raise SettingsError(f"protocol: {PROTOCOL} takes objects, which simsam segment finds, or a folder of masks")
+    scores, by_boxes = ObjectDetectionScores(), BOXES_COLUMN in records.column_names
+
+    def of_objects(found: tuple[tuple[int, int], list[FoundObject]], row: Mapping[str, Any]) -> dict[str, Any]:
+        size, objects = found
+        truth: TrueObjects
+        if by_boxes:
+            truth = of_boxes(row[BOXES_COLUMN] or [])
+        else:
+            truth = true_objects(row, size, instances, options.ignore_label)
+        return scores.of_image(objects, truth)
+
+    return _Comparison("detection", scores, of_objects, predictions.objects, COLUMNS)
+
+
+def _comparison(
+    predictions: Predictions, records: pa.Table, options: ScoreOptions, instances: _Instances | None
+) -> _Comparison:
+    if _of_objects(options):
+        return _detection(predictions, records, options, instances)
     if BOXES_COLUMN in records.column_names:
         if predictions.kind != "object":
             raise SettingsError("boxes: CorLoc takes one box an image, from object masks; label maps have many")
         boxes = LocalisationScores()
         return _Comparison(
-            "corloc", boxes, lambda mask, row: boxes.of_image(largest_box(mask), row[BOXES_COLUMN] or [])
+            "corloc",
+            boxes,
+            lambda mask, row: boxes.of_image(largest_box(mask), row[BOXES_COLUMN] or []),
+            predictions.load,
         )
     source = predictions.source if isinstance(predictions, RunPredictions) else {}
     crop = center_crops(source) if options.center_crop is None else options.center_crop
-    paired = _Pairs(options.resize_prediction, crop, isinstance(predictions, FilePredictions))
+    paired = OneSize(options.resize_prediction, crop, isinstance(predictions, FilePredictions))
     limits = images.ImageLimits()
     if predictions.kind == "object":
         objects = ObjectScores()
@@ -197,7 +270,7 @@ def _comparison(predictions: Predictions, records: pa.Table, options: ScoreOptio
             pair = paired(mask, row, lambda u, size: images.load_truth(u, limits, size))
             return objects.of_image(mask_overlap(*pair), boundary_iou=boundary_iou(*pair))
 
-        return _Comparison("object", objects, of_masks)
+        return _Comparison("object", objects, of_masks, predictions.load)
     scores = _semantic_scores(predictions, options)
 
     def read(uri: str, size: tuple[int, int]) -> NDArray[Any]:
@@ -212,7 +285,7 @@ def _comparison(predictions: Predictions, records: pa.Table, options: ScoreOptio
                 f"prediction {row['image_id']}: {error}. To mend it: give the number of --clusters, or all --classes"
             ) from error
 
-    return _Comparison("semantic", scores, of_maps)
+    return _Comparison("semantic", scores, of_maps, predictions.load)
 
 
 def _semantic_scores(predictions: Predictions, options: ScoreOptions) -> SemanticScores:
@@ -243,48 +316,6 @@ def _semantic_scores(predictions: Predictions, options: ScoreOptions) -> Semanti
         raise SettingsError(f"classes: {error}") from error
 
 
-@dataclass(frozen=True, slots=True)
-class _Pairs:
-    """Brings a prediction and its truth to one size.
-
-    Attributes:
-        resize: whether the prediction may be resized.
-        crop: whether the central square alone is kept.
-        may_differ: whether a difference in size may be the prediction's fault: a run's has its image's size.
-    """
-
-    resize: bool
-    crop: bool
-    may_differ: bool
-
-    def __call__(
-        self,
-        prediction: NDArray[Any],
-        row: Mapping[str, Any],
-        read: Callable[[str, tuple[int, int]], NDArray[Any]],
-    ) -> tuple[NDArray[Any], NDArray[Any]]:
-        uri = row["truth_uri"]
-        size = (prediction.shape[0], prediction.shape[1])
-        if self.resize:
-            limits = images.ImageLimits()
-            try:
-                size = images.image_size(images.fetch(uri, limits), limits)
-            except ImageError as error:
-                raise images.TruthError("unreadable", f"truth {redact(uri)}: {error}") from error
-        try:
-            truth = read(uri, size)
-        except images.TruthError as error:
-            if error.kind != "other_size" or not self.may_differ:
-                raise
-            raise SettingsError(
-                f"prediction {row['image_id']} has {size[1]}x{size[0]} pixels (width x height), another size than its "
-                f"truth {redact(uri)}. To mend it: write masks of the truth's size, or --resize-prediction nearest"
-            ) from error
-        prediction = nearest(prediction, size)
-        part = images.central_square(size) if self.crop else (slice(None), slice(None))
-        return prediction[part], truth[part]
-
-
 def largest_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
     """The box of a mask's largest part, parts being connected by sides or corners; of an empty mask, everything.
 
@@ -309,21 +340,22 @@ def _compare(
     """The merged state of all images; how many have no prediction or no truth; what is wrong with truth files."""
     counts = {"images_without_prediction": 0, "images_without_truth": 0}
     state, faults = comparison.scores.zero(), list[str]()
-    by_boxes = BOXES_COLUMN in records.column_names
+    truth = BOXES_COLUMN if BOXES_COLUMN in records.column_names else "truth_uri"
 
     def load(item: tuple[Mapping[str, Any], Mapping[str, Any]]) -> dict[str, Any] | None:
         row, record = item
-        prediction = predictions.load(row)
+        prediction = comparison.load(row)
         return None if prediction is None else comparison.of_image(prediction, record)
 
     def items() -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-        for row, record in zip(predictions.items(), _rows(records), strict=True):
+        for row, record in zip(predictions.items(comparison.columns), _rows(records), strict=True):
             if row["image_id"] != record["image_id"]:
                 raise RunError(
                     f"the results have {row['image_id']!r} where the plan has {record['image_id']!r}. To mend it: "
                     "simsam verify names what is damaged"
                 )
-            if by_boxes or record["truth_uri"] is not None:
+            # CorLoc itself counts images without boxes
+            if record[truth] is not None or comparison.kind == "corloc":
                 yield row, record
             else:
                 counts["images_without_truth"] += 1

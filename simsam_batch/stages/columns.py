@@ -28,3 +28,8 @@ SEGMENT = pa.struct(
     ]
 )
 """One label of one image."""
+
+OBJECT = pa.struct(
+    [("mask_rle", RLE), ("bbox_xyxy", pa.list_(pa.int32())), ("area_fraction", pa.float64()), ("score", pa.float32())]
+)
+"""One of several objects of one image."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from simsam_batch.images import ImageLimits, TruthError, load_labels, load_truth
+from simsam_batch.images import ImageLimits, TruthError, load_instances, load_labels, load_truth
 
 LIMITS = ImageLimits()
 SIZE = (24, 40)
@@ -168,3 +168,47 @@ def test_coloured_label_maps_and_other_sizes_are_refused(tmp_path: Path) -> None
     Image.new("L", (2, 2)).save(file)
     with pytest.raises(TruthError, match="2x2 pixels"):
         load_labels(str(file), LIMITS, (3, 2), classes=4, ignore=None)
+
+
+COLOURS = [[number, 255 - number, 7] for number in range(256)]
+NUMBERED = np.zeros(SIZE, np.int64)
+NUMBERED[4:15, 8:30], NUMBERED[18:22, 2:6], NUMBERED[:, 36:38] = 1, 9, 255
+
+
+@pytest.mark.parametrize("scale", [1, 255, 65535])
+def test_a_grey_mask_is_one_object(tmp_path: Path, scale: int) -> None:
+    numbers, void = load_instances(
+        saved(tmp_path, Image.fromarray(OBJECT.astype(np.uint16) * scale)), LIMITS, SIZE, ignore=None
+    )
+    np.testing.assert_array_equal(numbers, OBJECT)
+    assert not void.any()
+
+
+def test_a_palette_of_colours_holds_numbers_and_vocs_border(tmp_path: Path) -> None:
+    numbers, void = load_instances(saved(tmp_path, palette_image(NUMBERED, COLOURS)), LIMITS, SIZE, ignore=None)
+    np.testing.assert_array_equal(void, NUMBERED == 255)
+    np.testing.assert_array_equal(numbers, np.where(NUMBERED == 255, 0, NUMBERED))
+    # also where nothing but the border is there: an image without an object
+    border = np.where(NUMBERED == 255, 255, 0)
+    numbers, void = load_instances(saved(tmp_path, palette_image(border, COLOURS)), LIMITS, SIZE, ignore=None)
+    assert (numbers.any(), void.sum()) == (False, 2 * SIZE[0])
+
+
+def test_grey_numbers_all_count_but_for_what_is_said_not_to(tmp_path: Path) -> None:
+    uri = saved(tmp_path, Image.fromarray(np.where(NUMBERED == 255, 300, NUMBERED).astype(np.uint16)))
+    numbers, void = load_instances(uri, LIMITS, SIZE, ignore=None)
+    assert (set(np.unique(numbers)), void.any()) == ({0, 1, 9, 300}, False)
+    numbers, void = load_instances(uri, LIMITS, SIZE, ignore=9)
+    assert (set(np.unique(numbers)), void.sum()) == ({0, 1, 300}, 16)
+    # with it, 255 is a number too
+    uri = saved(tmp_path, Image.fromarray(OBJECT.astype(np.uint8) * 255))
+    assert set(np.unique(load_instances(uri, LIMITS, SIZE, ignore=9)[0])) == {0, 255}
+
+
+def test_instances_of_another_size_or_in_colours_are_refused(tmp_path: Path) -> None:
+    uri = saved(tmp_path, Image.fromarray(OBJECT.astype(np.uint8)))
+    with pytest.raises(TruthError, match="40x24 pixels"):
+        load_instances(uri, LIMITS, (24, 41), ignore=None)
+    colours = np.random.default_rng(0).integers(0, 255, (*SIZE, 3)).astype(np.uint8)
+    with pytest.raises(TruthError, match="colours"):
+        load_instances(saved(tmp_path, Image.fromarray(colours)), LIMITS, SIZE, ignore=None)

@@ -5,8 +5,13 @@ from __future__ import annotations
 import json
 import posixpath
 from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from simsam_batch.catalog.datasets.hierarchies import class_names
 from simsam_batch.catalog.datasets.layout import Dataset, Home, records_of, with_boxes
@@ -59,20 +64,74 @@ def boxes_of(instances: bytes, notes: list[str] | None = None) -> dict[str, list
         ValueError: not JSON or not COCO's; boxes that are not four finite numbers; or images whose boxes cannot be told
             apart: two of one id or of one sub-folder and stem.
     """
+
+    def box_of(annotation: dict[str, Any]) -> list[float] | None:
+        return None if int(annotation.get("iscrowd") or 0) else _box(annotation)
+
+    return {stem: found for stem, (_, found) in _by_stem(instances, _without_outlines, box_of, notes).items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One annotation.
+
+    Attributes:
+        segmentation: polygons, each numbers x, y, x, y and so on in pixels, or run lengths as the file has them.
+        box: xmin, ymin, xmax, ymax in pixels, max exclusive.
+        area: pixels, as the file says; None where it does not.
+        crowd: it stands for many objects.
+    """
+
+    segmentation: list[NDArray[np.float64]] | dict[str, Any]
+    box: list[float]
+    area: float | None
+    crowd: bool
+
+
+def instances_of(
+    instances: bytes, notes: list[str] | None = None
+) -> dict[str, tuple[tuple[int, int] | None, list[Instance]]]:
+    """Annotations by file stem, those of crowds among them, and before them the size (height, width) of the image.
+
+    Every image of the file has an entry; its size is None where the file does not say it.
+
+    Args:
+        instances: see `boxes_of`.
+        notes: likewise.
+
+    Raises:
+        ValueError: see `boxes_of`; also an annotation without an outline.
+    """
+    return _by_stem(instances, _with_packed_outlines, _instance, notes)
+
+
+T = TypeVar("T")
+
+
+def _by_stem(
+    instances: bytes,
+    hook: Callable[[dict[str, Any]], dict[str, Any]],
+    made: Callable[[dict[str, Any]], T | None],
+    notes: list[str] | None,
+) -> dict[str, tuple[tuple[int, int] | None, list[T]]]:
+    """What is made of the annotations, by the stem of their image, those that nothing is made of left out."""
     try:
-        held = json.loads(instances, object_hook=_without_outlines)
+        held = json.loads(instances, object_hook=hook)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
     try:
         names = _names(held["images"])
-        boxes: dict[str, list[list[float]]] = {posixpath.splitext(name)[0]: [] for name in names.values()}
+        sizes = {_id(image["id"]): _size(image) for image in held["images"]}
+        found: dict[str, tuple[tuple[int, int] | None, list[T]]] = {
+            posixpath.splitext(name)[0]: (sizes[number], []) for number, name in names.items()
+        }
         left_over = []
         for annotation in held["annotations"]:
             name = names.get(_id(annotation["image_id"]))
             if name is None:
                 left_over.append(annotation["image_id"])
-            elif not int(annotation.get("iscrowd") or 0):
-                boxes[posixpath.splitext(name)[0]].append(_box(annotation))
+            elif (each := made(annotation)) is not None:
+                found[posixpath.splitext(name)[0]][1].append(each)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
     if left_over and notes is not None:
@@ -80,7 +139,22 @@ def boxes_of(instances: bytes, notes: list[str] | None = None) -> dict[str, list
         notes.append(
             f"{len(left_over)} annotations are of images that the file does not have: {quoted(ids[:5], len(ids))}"
         )
-    return boxes
+    return found
+
+
+def _size(image: Mapping[str, Any]) -> tuple[int, int] | None:
+    return (int(image["height"]), int(image["width"])) if image.get("height") and image.get("width") else None
+
+
+def _instance(annotation: dict[str, Any]) -> Instance:
+    outlines = annotation.get("segmentation")
+    if not outlines:
+        raise ValueError(
+            f"the annotation {annotation.get('id')} has no outline (segmentation). To mend it: give the file as boxes"
+        )
+    area = annotation.get("area")
+    crowd = bool(int(annotation.get("iscrowd") or 0))
+    return Instance(outlines, _box(annotation), None if area is None else float(area), crowd)
 
 
 def _names(images: list[dict[str, Any]]) -> dict[str, str]:
@@ -117,6 +191,14 @@ def _box(annotation: dict[str, Any]) -> list[float]:
     if not (abs(x) < _ENDLESS and abs(y) < _ENDLESS and 0 <= width < _ENDLESS and 0 <= height < _ENDLESS):
         raise ValueError(f"{fault}: a size is negative, or a number is not finite")
     return [x, y, x + width, y + height]
+
+
+def _with_packed_outlines(item: dict[str, Any]) -> dict[str, Any]:
+    """Pack the polygons as soon as they are parsed: 8 bytes a number instead of 32."""
+    outlines = item.get("segmentation")
+    if isinstance(outlines, list):
+        item["segmentation"] = [np.asarray(outline, dtype=np.float64) for outline in outlines]
+    return item
 
 
 def _without_outlines(item: dict[str, Any]) -> dict[str, Any]:

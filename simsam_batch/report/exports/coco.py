@@ -15,6 +15,7 @@ from simsam_batch.regions.masks import upsample_index
 from simsam_batch.regions.run_lengths import RunLengths, run_lengths
 from simsam_batch.report.exports.safe_names import is_plain, safe_path
 from simsam_batch.results.label_maps import cluster_count, kind_of, label_map, label_names, map_rows, shown_by
+from simsam_batch.results.objects import objects_of
 from simsam_batch.results.trees import RegionTree, measured
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.storage import Folder, redact
@@ -27,7 +28,13 @@ FILE = "instances.json"
 
 
 def write_coco(
-    rows: StageRows, to: Folder, images: int, on_image: Callable[[str, str], None], *, nodes: Nodes = "leaves"
+    rows: StageRows,
+    to: Folder,
+    images: int,
+    on_image: Callable[[str, str], None],
+    *,
+    nodes: Nodes = "leaves",
+    min_score: float | None = None,
 ) -> None:
     """Write `FILE`, image by image; memory holds one image.
 
@@ -39,6 +46,7 @@ def write_coco(
         images: how many rows, the first ones.
         on_image: called after each with its id and its outcome.
         nodes: of trees.
+        min_score: of objects; None for all.
 
     Raises:
         RunError: rows cannot be read.
@@ -54,7 +62,7 @@ def write_coco(
             if row["status"] == "ok":
                 file.write(separator + _json(_image(number, row)))
                 separator = b",\n"
-                for found in _annotations(row, rows, nodes, len(categories) - 1):
+                for found in _annotations(row, rows, nodes, len(categories) - 1, min_score):
                     between = b",\n" if number_of > 1 else b"\n"
                     waiting.write(between + _json({"id": number_of, "image_id": number} | found))
                     number_of += 1
@@ -82,13 +90,16 @@ def _image(number: int, row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _annotations(row: dict[str, Any], rows: StageRows, nodes: Nodes, last: int) -> Iterator[dict[str, Any]]:
+def _annotations(
+    row: dict[str, Any], rows: StageRows, nodes: Nodes, last: int, min_score: float | None
+) -> Iterator[dict[str, Any]]:
     """What is to be seen in one image; an empty mask is nothing."""
     kind = kind_of(rows)
     if kind == "objects":
-        found = _annotation(1, row["mask_rle"])
-        if found is not None:
-            yield found if row["confidence"] is None else found | {"score": row["confidence"]}
+        for each in objects_of(row, min_score):
+            found = _annotation(1, each.mask_rle)
+            if found is not None:
+                yield found if each.score is None else found | {"score": each.score}
     elif kind == "labels":
         if shown_by(rows).classes:
             found = _annotation(0, _rest(row))

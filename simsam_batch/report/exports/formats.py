@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from simsam_batch.report.exports.label_images import write_label_images
 from simsam_batch.report.exports.matches import write_csv, write_keypoints, write_lines
 from simsam_batch.report.exports.pictures import write_pictures
 from simsam_batch.report.exports.web_dataset import write_webdataset
+from simsam_batch.report.exports.yolo import write_yolo
 from simsam_batch.results.label_maps import WITHOUT_MAP
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.runs.records import from_json, to_json
@@ -29,6 +31,9 @@ RECORD = "export.json"
 """The file by which an export is known again."""
 
 _SAME = ("format", "stage", "nodes", "plan", "content_digest")
+_SAME_SINCE = ("min_score",)
+"""Likewise, where an earlier release wrote nothing for what it could not leave out."""
+
 _NAMED = 5
 
 
@@ -42,6 +47,7 @@ class Format:
         write: given the rows, the folder, how many of the first rows, and what to call after each with its outcome.
         matches: the same of a stage about pairs, whose rows have matches; None where these cannot be handed on so.
         with_nodes: it takes ``nodes`` as well.
+        with_scores: of objects it takes ``min_score`` as well.
         of_eigenvectors: it is made of eigenvectors.
     """
 
@@ -50,6 +56,7 @@ class Format:
     write: Callable[..., None] | None
     matches: Callable[..., None] | None = None
     with_nodes: bool = False
+    with_scores: bool = False
     of_eigenvectors: bool = False
 
     def fits(self, stage: str) -> bool:
@@ -75,6 +82,7 @@ FORMATS = {
         write_coco,
         write_keypoints,
         with_nodes=True,
+        with_scores=True,
     ),
     "csv": Format("matches of pairs, a line for each point", (), None, write_csv),
     "hf": Format("Parquet with images and masks, for Hugging Face datasets", _MAPS, write_hugging_face),
@@ -90,6 +98,12 @@ FORMATS = {
         "eigenvectors as PyTorch files of Deep Spectral Methods", _MAPS, write_eigenvectors, of_eigenvectors=True
     ),
     "webdataset": Format("tar files with images, masks and JSON, for WebDataset", _MAPS, write_webdataset),
+    "yolo": Format(
+        "images with outlines of objects as YOLO's text files, to train a detector on",
+        ["objects"],
+        write_yolo,
+        with_scores=True,
+    ),
 }
 
 
@@ -131,6 +145,7 @@ def write_export(
     *,
     limit: int | None = None,
     nodes: Nodes | None = None,
+    min_score: float | None = None,
     on_image: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Write rows in a format, and beside them `RECORD`, ``complete`` once every image that did not fail is there.
@@ -142,13 +157,15 @@ def write_export(
         chosen: name of the format.
         limit: only so many images, the first ones; None for all.
         nodes: which nodes of trees, for a format that has ``with_nodes``; None for its own choice.
+        min_score: only objects of this score at least, for a format that has ``with_scores``; None for all.
         on_image: called with how many of how many images are done.
 
     Returns:
         What `RECORD` holds.
 
     Raises:
-        SettingsError: nothing to export, ``nodes`` for a format or stage without, or ``to`` holds something else.
+        SettingsError: nothing to export, ``nodes`` or ``min_score`` for a format or stage without, or ``to`` holds
+            something else.
         StorageError: the storage did not answer.
     """
     if limit is not None and limit < 1:
@@ -164,6 +181,8 @@ def write_export(
         if nodes not in get_args(Nodes):
             raise SettingsError(f"nodes: {nodes!r} is not allowed; it is {' | '.join(get_args(Nodes))}")
         write = partial(write, nodes=nodes)
+    if min_score is not None:
+        write = partial(write, min_score=_checked_score(min_score, rows.stage, chosen))
     images = min(len(rows), limit or len(rows))
     if not images:
         raise SettingsError(
@@ -174,6 +193,7 @@ def write_export(
         "format": chosen,
         "stage": rows.stage,
         "nodes": nodes,
+        "min_score": min_score,
         "plan": rows.plan,
         "content_digest": rows.content_digest,
         "images": images,
@@ -197,6 +217,18 @@ def write_export(
     return record
 
 
+def _checked_score(min_score: float, stage: str, chosen: str) -> float:
+    what = shown(stage)
+    if what is None or what.kind != "objects" or not FORMATS[chosen].with_scores:
+        having = " | ".join(name for name, each in FORMATS.items() if each.with_scores)
+        raise SettingsError(
+            f"min_score: only a stage with objects as {having} has scores to choose by. To mend it: leave it out"
+        )
+    if not math.isfinite(min_score):
+        raise SettingsError(f"min_score: {min_score} is not allowed; it is a number")
+    return min_score
+
+
 def _check_place(to: Folder, out: Folder, record: dict[str, Any]) -> None:
     if f"{to.url}/".startswith(f"{out.url}/"):
         raise SettingsError(f"to: {to.url} lies in the run itself. To mend it: name a folder outside of {out.url}")
@@ -206,7 +238,7 @@ def _check_place(to: Folder, out: Folder, record: dict[str, Any]) -> None:
     if RECORD not in entries:
         raise SettingsError(f"to: {to.url} is not empty. To mend it: name a new folder")
     earlier = from_json(to.read(RECORD), f"{to.url}/{RECORD}", *_SAME, "images", mend="name a new folder")
-    other = [name for name in _SAME if earlier[name] != record[name]]
+    other = [name for name in (*_SAME, *_SAME_SINCE) if earlier.get(name) != record[name]]
     if other:
         raise SettingsError(
             f"to: {to.url} holds an export of something else ({', '.join(other)} differ). To mend it: name a new folder"

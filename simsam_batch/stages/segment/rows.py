@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from simsam_batch.scores.overlap import ObjectScores
 from simsam_batch.scores.repeats import spread_of
-from simsam_batch.stages.columns import IMAGE_FIELDS, RLE, SEGMENT
+from simsam_batch.stages.columns import IMAGE_FIELDS, OBJECT, RLE, SEGMENT
 from simsam_batch.stages.kinds import Shown
 
 _AVERAGED = ("iou_per_image_mean", "iou_pooled", "accuracy")
@@ -54,6 +54,7 @@ SEGMENT_FIELDS = [
     pa.field("bbox_xyxy", pa.list_(pa.int32())),
     pa.field("area_fraction", pa.float64()),
     pa.field("regions", pa.list_(SEGMENT)),
+    pa.field("objects", pa.list_(OBJECT)),
     pa.field("eigenvalues", pa.list_(pa.float32())),
     pa.field("spectral_gap", pa.float32()),
     pa.field("solver", pa.string()),

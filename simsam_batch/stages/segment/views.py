@@ -20,9 +20,10 @@ from simsam_batch.stages.registry import Command
 _SCALARS = ["iou", "confidence", "area_fraction", "spectral_gap", "degenerate", "head_collapse"]
 _COLUMNS = ["image_id", "uri", "status", "error", "width", "height", "content_sha256", "grid_h", "grid_w", "patch"]
 _COLUMNS += ["mask_rle", "bbox_xyxy", "area_fraction", "confidence", "degenerate", "iou", "truth_error"]
-_COLUMNS += ["arrays_path", "arrays_member"]
+_COLUMNS += ["arrays_path", "arrays_member", "objects"]
 _LEGEND = (
-    "The mask is blue, its box white, the outline of the truth yellow; below stand the first eigenvectors after the "
+    "The mask is blue, its box white, the outline of the truth yellow; of several objects each has a colour of its "
+    "own, the surest is blue; below stand the first eigenvectors after the "
     "constant one, blue where they are negative and orange where positive."
 )
 
@@ -87,7 +88,10 @@ def _picture(source: Source, rows: StageRows, number: int, row: dict[str, Any]) 
     facts = [] if row["iou"] is None else [f"IoU {row['iou']:.3f}"]
     facts += [] if row["confidence"] is None else [f"confidence {row['confidence']:.2f}"]
     facts += ["degenerate"] if row["degenerate"] else []
+    several = row.get("objects")
+    facts += [] if several is None else [counted(len(several), "object")]
     area = "" if row["area_fraction"] is None else f", {100 * row['area_fraction']:.0f} % of the picture"
     truth = "" if row["iou"] is None else f", IoU {row['iou']:.2f} with the truth"
-    alt = f"{row['image_id']}: object mask{area}{truth}; below it the first eigenvectors"
+    what = "object mask" if several is None else counted(len(several), "object")
+    alt = f"{row['image_id']}: {what}{area}{truth}; below it the first eigenvectors"
     return source.picture("segment", number, row, drawn, alt, facts)
