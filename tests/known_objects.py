@@ -17,7 +17,7 @@ from simsam_batch.workers.records import Row
 
 HEIGHT, WIDTH = 96, 128
 SETTINGS = ["--backbone", "descriptors", "--resize", "native", "--head", "none", "--k", "3"]
-SETTINGS += ["--engine", "inline", "--quiet"]
+SETTINGS += ["--engine", "inline", "--quiet", "--objects", "3"]
 
 Found = list[tuple[NDArray[np.bool_], float]]
 

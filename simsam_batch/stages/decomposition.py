@@ -28,6 +28,7 @@ class Decomposed:
 
     Attributes:
         rows: (B, N, C) float32, unit descriptors of the patches.
+        graph: (B, N, N) float32, affinities, 0 for patches left out; None unless it was to be kept.
         valid: (B, N) bool, patches that belong to the graph.
         pairs: eigenpairs of the normalised Laplacian, at least three where the graph has so many.
         vectors: (B, K, N) float32, their vectors on the whole grid: left-out patches filled in, after the sign rule.
@@ -37,6 +38,7 @@ class Decomposed:
     """
 
     rows: Tensor
+    graph: Tensor | None
     valid: Tensor
     pairs: eigen.EigenResult
     vectors: Tensor
@@ -60,6 +62,8 @@ def decompose_batch(
     backbone: Backbone,
     settings: SpectralSettings,
     timer: Timer,
+    *,
+    keep_graph: bool = False,
 ) -> Decomposed:
     """Describe a batch of images of one size and solve their graphs; each image's result is its own.
 
@@ -70,6 +74,7 @@ def decompose_batch(
         backbone: what describes the patches.
         settings: result settings.
         timer: where the time of each step is added.
+        keep_graph: whether the graphs are returned as well.
     """
     # A network's positions give even a one-colour image a structure, so that is judged by the pixels.
     one_colour = (images.amin((1, 2)) == images.amax((1, 2))).all(1)
@@ -90,12 +95,19 @@ def decompose_batch(
             valid = valid & ~islands
             graph.mul_(valid[:, :, None]).mul_(valid[:, None, :])
         with timer.step("eigen"):
-            # The spectral gap needs three pairs, however few are kept.
-            pairs = eigen.smallest_eigenpairs(
-                graph, valid, max(settings.k, 3), solver=settings.solver, tolerance=settings.tolerance
-            )
-            vectors = eigen.apply_sign_rule(laplacian.fill_left_out(pairs.vectors, valid, grid))
-        return Decomposed(rows, valid, pairs, vectors, one_colour, outliers, islands.sum(1), components, *of_head)
+            pairs, vectors = solve(graph, valid, grid, settings)
+        kept = graph if keep_graph else None
+        return Decomposed(rows, kept, valid, pairs, vectors, one_colour, outliers, islands.sum(1), components, *of_head)
+
+
+def solve(
+    graph: Tensor, valid: Tensor, grid: tuple[int, int], settings: SpectralSettings
+) -> tuple[eigen.EigenResult, Tensor]:
+    """The eigenpairs of graphs (B, N, N), and their vectors (B, K, N) on the whole grid, after the sign rule."""
+    # The spectral gap needs three pairs, however few are kept.
+    count = max(settings.k, 3)
+    pairs = eigen.smallest_eigenpairs(graph, valid, count, solver=settings.solver, tolerance=settings.tolerance)
+    return pairs, eigen.apply_sign_rule(laplacian.fill_left_out(pairs.vectors, valid, grid))
 
 
 def require_finite(solver: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -33,3 +34,31 @@ def segments_of(labels: NDArray[np.int32], index: masks.UpsampleIndex) -> list[d
                 }
             )
     return found
+
+
+def objects_of(
+    found: Sequence[NDArray[np.bool_]], scores: Sequence[float], index: masks.UpsampleIndex, least_score: float
+) -> list[dict[str, Any]]:
+    """Several objects of an image as its row holds them, by falling score.
+
+    Args:
+        found: masks of cells; one without a pixel is left out.
+        scores: of each.
+        index: from `simsam_batch.regions.masks.upsample_index`.
+        least_score: those with less are left out.
+    """
+    made = []
+    for mask, score in sorted(zip(found, scores, strict=True), key=lambda each: -each[1]):
+        box = boxes.tight_box(mask, index)
+        if box is None or score < least_score:
+            continue
+        pixels = masks.patch_pixels((mask.shape[0], mask.shape[1]), index)
+        made.append(
+            {
+                "mask_rle": run_lengths(mask, index),
+                "bbox_xyxy": box,
+                "area_fraction": int(pixels[mask].sum()) / int(pixels.sum()),
+                "score": score,
+            }
+        )
+    return made

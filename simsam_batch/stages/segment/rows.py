@@ -45,6 +45,9 @@ BOUNDARY = pa.field("boundary_iou", pa.float64())
 OF_CHOSEN = (pa.field("cut", CUT), pa.field("runner_up", CUT), BOUNDARY)
 """Columns of runs whose cuts are chosen. Those of fixed cuts, as published, have the rows that they always had."""
 
+OBJECTS = pa.field("objects", pa.list_(OBJECT))
+"""Column of runs that look for several objects."""
+
 SEGMENT_FIELDS = [
     *IMAGE_FIELDS,
     pa.field("outlier_tokens", pa.int32()),
@@ -54,7 +57,7 @@ SEGMENT_FIELDS = [
     pa.field("bbox_xyxy", pa.list_(pa.int32())),
     pa.field("area_fraction", pa.float64()),
     pa.field("regions", pa.list_(SEGMENT)),
-    pa.field("objects", pa.list_(OBJECT)),
+    OBJECTS,
     pa.field("eigenvalues", pa.list_(pa.float32())),
     pa.field("spectral_gap", pa.float32()),
     pa.field("solver", pa.string()),

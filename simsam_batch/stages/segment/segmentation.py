@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from simsam_batch.regions import candidates, masks
-from simsam_batch.stages.decomposition import Decomposed, decompose_batch, regions_of
+from simsam_batch.stages.decomposition import Decomposed, decompose_batch, regions_of, solve
 from simsam_batch.stages.segment.settings import SegmentSettings
 from simsam_batch.workers.timer import Timer
 
@@ -108,7 +108,8 @@ def segment_batch(
         settings: result settings.
         timer: where the time of each step is added.
     """
-    found = decompose_batch(images, grid, seeds, backbone, settings, timer)
+    again = settings.cut == "fixed" and settings.objects > 1
+    found = decompose_batch(images, grid, seeds, backbone, settings, timer, keep_graph=again)
     pairs, vectors = found.pairs, found.vectors
     with torch.inference_mode():
         with timer.step("masks"):
@@ -147,6 +148,10 @@ def cells_of(settings: SegmentSettings) -> int:
     return candidates.CELLS if settings.cut == "chosen" else 1
 
 
+_LEAST_GRAPH = 4
+_SAME_AGAIN = 0.5
+_LEAST_SHARE = 0.01
+
 _Found = tuple[dict[str, Tensor], list[candidates.Cut]]
 
 
@@ -181,23 +186,57 @@ def _chosen(found: Decomposed, degenerate: Tensor, grid: tuple[int, int], settin
 
 
 def _fixed(found: Decomposed, degenerate: Tensor, grid: tuple[int, int], settings: SegmentSettings) -> _Found:
-    """Objects by one cut of the second eigenvector, as published."""
-    vectors, values = found.vectors, found.pairs.values
-    mask = masks.fiedler_mask(vectors, values, threshold=settings.threshold)
-    mask = masks.choose_side(mask, vectors, grid, side=settings.side)
-    if settings.component == "peak":
-        mask = masks.component_of_peak(mask, vectors, grid)
-    mask &= ~found.one_colour[:, None]
+    """Objects by one cut of the second eigenvector, as published; further ones of what the ones before leave."""
+    mask = _cut(found.vectors, found.pairs.values, grid, settings) & ~found.one_colour[:, None]
     on_grid = mask.reshape(-1, *grid)
-    nothing = torch.full_like(values[:, 0], -torch.inf)
+    sure = masks.confidence(found.pairs.values, found.vectors, mask)
     none = torch.zeros_like(degenerate, dtype=torch.int64)
-    return {
+    nothing = torch.full_like(sure, -torch.inf)
+    result = {
         "masks": on_grid,
         "wide": on_grid,
-        "soft": masks.soft_map(vectors, mask).reshape(-1, *grid),
-        "confidence": masks.confidence(values, vectors, mask),
+        "soft": masks.soft_map(found.vectors, mask).reshape(-1, *grid),
+        "confidence": sure,
         "cut": none,
         "cut_score": nothing,
         "runner_up": none,
         "runner_up_score": nothing,
-    }, []
+    }
+    if settings.objects:
+        several = [(mask, sure), *_cut_again(found, mask, grid, settings)]
+        objects = torch.stack([each for each, _ in several], dim=1).reshape(len(mask), -1, *grid)
+        result |= {"object_masks": objects, "object_wide": objects}
+        result["object_scores"] = torch.stack([score for _, score in several], dim=1)
+    return result, []
+
+
+def _cut(vectors: Tensor, values: Tensor, grid: tuple[int, int], settings: SegmentSettings) -> Tensor:
+    """One side (B, N) bool of the second eigenvector."""
+    mask = masks.fiedler_mask(vectors, values, threshold=settings.threshold)
+    mask = masks.choose_side(mask, vectors, grid, side=settings.side)
+    return masks.component_of_peak(mask, vectors, grid) if settings.component == "peak" else mask
+
+
+def _cut_again(
+    found: Decomposed, first: Tensor, grid: tuple[int, int], settings: SegmentSettings
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Masks (B, N) and confidences (B,) of the graphs without what was cut out before (MaskCut, Wang et al. 2023).
+
+    Of MaskCut are the rounds, and that what overlaps the one before by more than half (IoU), or has one patch in a
+    hundred or fewer, is dropped. There the patches stay in the graph, barely joined; here they leave it.
+    """
+    last, taken = first, first.clone()
+    for _ in range(1, settings.objects):
+        assert found.graph is not None  # noqa: S101  kept for this
+        left = found.valid & ~taken
+        enough = left.sum(dim=1) >= _LEAST_GRAPH
+        left = torch.where(enough[:, None], left, found.valid)
+        graph = found.graph * left[:, :, None] * left[:, None, :]
+        pairs, vectors = solve(graph, left, grid, settings)
+        mask = _cut(vectors, pairs.values, grid, settings) & ~taken & enough[:, None] & ~found.one_colour[:, None]
+        same = candidates.overlaps(mask[:, None], last).squeeze(1) > _SAME_AGAIN
+        small = mask.sum(dim=1) <= _LEAST_SHARE * mask.shape[1]
+        mask &= ~(same | small)[:, None]
+        yield mask, masks.confidence(pairs.values, vectors, mask)
+        taken |= mask
+        last = mask

@@ -34,10 +34,10 @@ from simsam_batch.settings import (
 )
 from simsam_batch.stages.base import CommandStage
 from simsam_batch.stages.decomposition import check_solver, require_finite
-from simsam_batch.stages.segment.rows import OF_CHOSEN, SEGMENT_FIELDS, SegmentFold
+from simsam_batch.stages.segment.rows import OBJECTS, OF_CHOSEN, SEGMENT_FIELDS, SegmentFold
 from simsam_batch.stages.segment.segmentation import Segmented, cells_of, segment_batch
-from simsam_batch.stages.segment.settings import Mask, SegmentSettings
-from simsam_batch.stages.segments import segments_of
+from simsam_batch.stages.segment.settings import Mask, Objects, SegmentSettings
+from simsam_batch.stages.segments import objects_of, segments_of
 from simsam_batch.stages.sizes import mean_patches
 from simsam_batch.stages.steps import Job, Stages, Steps
 from simsam_batch.workers.images import ImageWorker, Loaded, finite_or_none, image_seed
@@ -53,14 +53,18 @@ class SegmentStage(CommandStage[SegmentSettings]):
     """``resolved`` holds under ``truth`` what `truth_of` says."""
 
     name = "segment"
-    components = (Images, Limits, Numbers, Network, Features, Head, Affinity, Eigenproblem, Refinement, Regions, Mask)
+    components = (
+        *(Images, Limits, Numbers, Network, Features, Head, Affinity, Eigenproblem, Refinement, Regions),
+        *(Mask, Objects),
+    )
     fields = SEGMENT_FIELDS
     keeps_columns = True
 
     def own_fields(self) -> Sequence[pa.Field]:
-        """Without what only chosen cuts have, where they are fixed."""
-        chosen = self.options.cut == "chosen"
-        return [field for field in self.fields if chosen or field not in OF_CHOSEN]
+        """Without what only chosen cuts have, where they are fixed, and objects that are not asked for."""
+        absent = [] if self.options.cut == "chosen" else [*OF_CHOSEN]
+        absent += [] if self.options.objects else [OBJECTS]
+        return [field for field in self.fields if field not in absent]
 
     @cached_property
     def fold(self) -> SegmentFold:
@@ -155,29 +159,45 @@ class SegmentWorker(ImageWorker[Segmented]):
         return masks.upsample_index(image.grid, self.backbone.patch, image.working_size, size, cells=self._cells)
 
     def encode(self, item: Item, loaded: Loaded, found: Segmented, i: int) -> Row | Later:
-        """The row of an image, now or when its mask is refined."""
+        """The row of an image, now or when its masks are refined."""
         del item
         require_finite(found.solver[i])
         image = loaded.image
         if self._refiner is None or loaded.picture is None:
-            return self._row(loaded, found, i, found.masks[i].numpy(), self._index(image, image.full_size))
+            index = self._index(image, image.full_size)
+            objects = None if found.object_masks is None else [mask.numpy() for mask in found.object_masks[i]]
+            return self._row(loaded, found, i, found.masks[i].numpy(), objects, index)
         index = self._index(image, (loaded.picture.shape[0], loaded.picture.shape[1]))
-        parameters = CRF[self._options.refine]
-        refined = self._refiner.submit(loaded.picture, found.wide[i].numpy(), index=index, parameters=parameters)
-        return partial(self._refined_row, loaded, found, i, refined)
+        submit = partial(self._refiner.submit, loaded.picture, index=index, parameters=CRF[self._options.refine])
+        several = None if found.object_wide is None else [submit(wide.numpy()) for wide in found.object_wide[i]]
+        return partial(self._refined_row, loaded, found, i, submit(found.wide[i].numpy()), several)
 
-    def _refined_row(self, loaded: Loaded, found: Segmented, i: int, refined: Callable[[], NDArray[np.bool_]]) -> Row:
+    def _refined_row(
+        self,
+        loaded: Loaded,
+        found: Segmented,
+        i: int,
+        refined: Callable[[], NDArray[np.bool_]],
+        several: list[Callable[[], NDArray[np.bool_]]] | None,
+    ) -> Row:
         with self.timer.step("refine"):
             mask = refined()
+            objects = None if several is None else [each() for each in several]
         with self.timer.step("encode"):
             size = mask.shape[0], mask.shape[1]
             index = masks.upsample_index(size, 1, size, loaded.image.full_size)
-            return self._row(loaded, found, i, mask, index)
+            return self._row(loaded, found, i, mask, objects, index)
 
     def _row(
-        self, loaded: Loaded, found: Segmented, i: int, mask: NDArray[np.bool_], index: masks.UpsampleIndex
+        self,
+        loaded: Loaded,
+        found: Segmented,
+        i: int,
+        mask: NDArray[np.bool_],
+        objects: list[NDArray[np.bool_]] | None,
+        index: masks.UpsampleIndex,
     ) -> Row:
-        """Of an image whose final mask is ``mask``, on cells that ``index`` finds for each pixel of the image."""
+        """Of an image whose final masks are these, on cells that ``index`` finds for each pixel of the image."""
         pixels = masks.patch_pixels((mask.shape[0], mask.shape[1]), index)
         kept = int(np.isfinite(values := found.values[i].numpy()).sum())
         degenerate = bool(found.degenerate[i])
@@ -204,6 +224,8 @@ class SegmentWorker(ImageWorker[Segmented]):
             "refined": self._refiner is not None,
             "truth_error": loaded.truth_error,
         }
+        if objects is not None and found.object_scores is not None:
+            columns["objects"] = objects_of(objects, found.object_scores[i].tolist(), index, self._options.least_score)
         if self._options.regions >= 0:
             # A map without a background begins at 0; in the rows labels begin at 1.
             labels = found.regions[i].numpy().reshape(loaded.image.grid) + (not self._options.background)
