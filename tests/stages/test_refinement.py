@@ -322,6 +322,6 @@ def test_refinement_lifts_the_masks_of_real_photographs(test_data: Path, test_we
     }
     coarse = run_worker(stage_of(**settings).make_worker(lambda: None), shard).rows["iou"].to_numpy()
     fine = run_worker(stage_of(**settings, refine="crf").make_worker(lambda: None), shard).rows["iou"].to_numpy()
-    # Measured: .762 and .891 over these 13.
-    assert fine.mean() > 0.85
+    # Measured: .777 and .888 over these 13.
+    assert fine.mean() > 0.86
     assert fine.mean() > coarse.mean() + 0.08
