@@ -390,6 +390,72 @@ def _score_command() -> click.Command:
     )
 
 
+def _compare(
+    runs: tuple[str, ...],
+    *,
+    to: str | None,
+    format: str,  # noqa: A002
+    metric: tuple[str, ...],
+    name: tuple[str, ...],
+    **given: Any,
+) -> int:
+    from simsam_batch import operations
+    from simsam_batch.results.comparing import CompareOptions
+    from simsam_batch.telling.compare import FORMATS
+    from simsam_batch.telling.console import reporter
+
+    options = CompareOptions(metrics=metric, names=name, **given)
+    with reporter("text", quiet=True) as report:
+        found = operations.compare(runs, options, report, to)
+    # tables are for programs too, and escaped as theirs ask; what is shown on a terminal steers none
+    text = _json(found) if format == "json" else FORMATS[format](found)
+    click.echo(text.rstrip("\n"))
+    return 0
+
+
+def _compare_command() -> click.Command:
+    def option(*names: str, **attributes: Any) -> click.Option:
+        return click.Option(list(names), **attributes)
+
+    return click.Command(
+        "compare",
+        callback=_compare,
+        params=[
+            click.Argument(["runs"], nargs=-1, metavar="RUN RUN [RUN]..."),
+            option("--stage", metavar="NAME", help="whose rows  [the first whose images have scores]"),
+            option("--metric", multiple=True, metavar="NAME", help="a score or column of numbers; repeatable  [all]"),
+            option(
+                "--by",
+                metavar="REGEX|COLUMN",
+                help="what images belong to, such as the video: the first group of the match in image_id, or a column "
+                "that the runs have kept; groups are drawn as a whole and count once",
+            ),
+            option("--truth", metavar="FOLDER", help="compare masks or label maps with it  [scores in the rows]"),
+            option("--name", multiple=True, metavar="NAME", help="of each run in turn; repeatable  [its folder]"),
+            option(
+                "--differing",
+                type=click.IntRange(0, 100),
+                default=10,
+                show_default=True,
+                metavar="N",
+                help="how many of the images that differ most are shown for each run",
+            ),
+            option(
+                "--format",
+                type=click.Choice(["text", "markdown", "csv", "latex", "json"]),
+                default="text",
+                show_default=True,
+                help="of what is printed",
+            ),
+            option("--to", metavar="PATH", help="folder for tables, differences and a page with pictures: path or URL"),
+        ],
+        help="Compare runs of one command with the first of them, image by image, with intervals.\n\n"
+        "RUN is the OUT of a run, finished or not; all are over the same images, joined by image_id. Shown are the "
+        "means, the paired difference to the first RUN with a 95 % bootstrap interval, on how many images each is "
+        "better and worse, the images that differ most, and the settings that do.",
+    )
+
+
 def _export(
     out: str,
     *,
@@ -478,6 +544,7 @@ def _report_command() -> click.Command:
 
 
 _OPERATORS: Mapping[str, tuple[Callable[[], click.Command], str]] = {
+    "compare": (_compare_command, "Compare runs image by image: a table with paired intervals, and a page."),
     "demo": (_demo_command, "Segment photographs that ship with scikit-image; needs no download."),
     "doctor": (_doctor_command, "Try out what a run needs on this machine."),
     "export": (_export_command, "Hand the results of a run on as files that others read, or as pictures."),

@@ -19,6 +19,9 @@ SHOWN = Shown(
     eigenvectors=True,
 )
 
+SCORES = {"iou": ("iou",), "accuracy": ("accuracy",)}
+"""Scores of single rows, by the columns that they are in."""
+
 SEGMENT_FIELDS = [
     *IMAGE_FIELDS,
     pa.field("outlier_tokens", pa.int32()),
