@@ -456,6 +456,59 @@ def _compare_command() -> click.Command:
     )
 
 
+def _matrix(file: str, *, format: str, log_format: Literal["text", "json"], quiet: bool) -> int:  # noqa: A002
+    from simsam_batch.matrix import all_tables, read_matrix, run_matrix
+    from simsam_batch.telling.compare import comparison_lines
+    from simsam_batch.telling.console import reporter
+
+    matrix = read_matrix(file)
+    with reporter(log_format, quiet=quiet) as report:
+        done = run_matrix(matrix, report)
+    if format == "json":
+        _say(_json(done).split("\n"))
+    elif format == "text":
+        for dataset, record in done["comparisons"].items():
+            _say(["", dataset, *comparison_lines(record)])
+    elif done["comparisons"]:
+        suffix = {"markdown": "md", "csv": "csv", "latex": "tex"}[format]
+        click.echo(all_tables(done["comparisons"])[f"all.{suffix}"].rstrip("\n"))
+    broken = [f"{each['method']} on {each['dataset']}: {each['error']}" for each in done["cells"] if each["error"]]
+    broken += [f"{dataset} is not compared: {why}" for dataset, why in done["not_compared"].items()]
+    if broken:
+        _say(
+            [f"simsam: {len(broken)} of the matrix could not be done; run the same command again to go on", *broken],
+            err=True,
+        )
+        return EXIT_COULD_NOT_RUN
+    return EXIT_TOO_MANY_FAILED if any(each["too_many_failed"] for each in done["cells"]) else 0
+
+
+def _matrix_command() -> click.Command:
+    return click.Command(
+        "matrix",
+        callback=_matrix,
+        params=[
+            click.Argument(["file"]),
+            click.Option(
+                ["--format"],
+                type=click.Choice(["text", "markdown", "csv", "latex", "json"]),
+                default="text",
+                show_default=True,
+                help="of what is printed",
+            ),
+            click.Option(
+                ["--log-format"], type=click.Choice(["text", "json"]), default="text", help="of progress  [text]"
+            ),
+            click.Option(["--quiet"], is_flag=True, help="no progress"),
+        ],
+        help="Run several methods on several datasets, and print a table of them for each dataset.\n\n"
+        "FILE is YAML with 'out', a folder; 'methods', settings by a name; 'datasets', by a name 'images' and settings "
+        "such as truth; and if need be 'command' [segment] and 'settings' of all. Run the same command again to go on: "
+        "what is finished is not computed anew. The tables are in OUT/tables.\n\n"
+        f"{_EXIT_CODES}",
+    )
+
+
 def _export(
     out: str,
     *,
@@ -548,6 +601,7 @@ _OPERATORS: Mapping[str, tuple[Callable[[], click.Command], str]] = {
     "demo": (_demo_command, "Segment photographs that ship with scikit-image; needs no download."),
     "doctor": (_doctor_command, "Try out what a run needs on this machine."),
     "export": (_export_command, "Hand the results of a run on as files that others read, or as pictures."),
+    "matrix": (_matrix_command, "Run methods by datasets, and print a table of them for each."),
     "report": (_report_command, "Write an HTML page about a run, with pictures."),
     "retry": (_retry_command, "Try the failed images of a run again."),
     "score": (_score_command, "Compare a finished run, or masks of any tool, with truth."),

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from simsam_batch.errors import SettingsError
+from simsam_batch.plain_text import counted
 from simsam_batch.results.image_scores import SET_SCORE, ImageScores, command_name, image_scores, stage_to_compare
 from simsam_batch.results.label_maps import recorded_settings
 from simsam_batch.runs.schema import SCHEMA_VERSION
@@ -144,7 +145,8 @@ def compare_runs(urls: Sequence[str], options: CompareOptions, note: Callable[[s
     places = [at[scored] for at in places]
     groups, group_names = _groups(runs[0], places[0], options.by)
     if groups is not None and len(group_names) < _FEW_GROUPS:
-        note(f"--by: there are {len(group_names)} groups; an interval from so few is narrower than it should be")
+        few = counted(len(group_names), "group")
+        note(f"by: an interval from {few} is narrower than it should be; of one group there is none")
     record = {
         "schema_version": SCHEMA_VERSION,
         "command": command_of(stage).name,
@@ -271,8 +273,9 @@ def _matches(ids: pa.ChunkedArray, by: str, unit: str) -> list[str]:
             found.append((match.group(1) if pattern.groups else match.group()) or "")
     if lacking:
         raise SettingsError(
-            f"by: {by!r} is not a column that the runs have kept, and as a regular expression matches {len(lacking):,} "
-            f"of {len(ids):,} values of {unit} not, such as {lacking[0]!r}. To mend it: give one that matches all"
+            f"by: {by!r} is not a column that the runs have kept, and as a regular expression is not found in "
+            f"{len(lacking):,} of {len(ids):,} values of {unit}, such as {lacking[0]!r}. To mend it: give one that is "
+            "found in all"
         )
     return found
 

@@ -121,7 +121,7 @@ FORMATS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
 def note(record: Mapping[str, Any]) -> str:
     """What stands below the table: what it is over, and how intervals were found."""
     unit = "pair" if record["unit"] == "pair_id" else "image"
-    drawn = f"{unit}s" if record["groups"] is None else f"{record['groups']:,} groups by {record['by']}"
+    drawn = f"{unit}s" if record["groups"] is None else f"{counted(record['groups'], 'group')} by {record['by']}"
     base = record["runs"][0]["name"]
     return (
         f"{counted(record['images'], unit)}; differences are to {base}, in brackets 95 % paired bootstrap intervals "
@@ -152,7 +152,7 @@ def cells(
             if "difference" in run:
                 low, high = run["difference_ci"]
                 apart = f"{run['difference']:+.4f}"
-                row += [bold(apart) if low > 0 or high < 0 else apart, _interval((low, high), "+")]
+                row += [bold(apart) if low < high and (low > 0 or high < 0) else apart, _interval((low, high), "+")]
             else:
                 row += [_DASH, _DASH]
             lines.append([*row, *(f"{run[name]:,}" if name in run else _DASH for name in ("wins", "losses", "ties"))])
