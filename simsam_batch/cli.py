@@ -499,7 +499,7 @@ def _matrix_command() -> click.Command:
             click.Option(
                 ["--log-format"], type=click.Choice(["text", "json"]), default="text", help="of progress  [text]"
             ),
-            click.Option(["--quiet"], is_flag=True, help="no progress"),
+            click.Option(["--quiet"], is_flag=True, help="of progress say only which cell it is at"),
         ],
         help="Run several methods on several datasets, and print a table of them for each dataset.\n\n"
         "FILE is YAML with 'out', a folder; 'methods', settings by a name; 'datasets', by a name 'images' and settings "

@@ -67,6 +67,7 @@ def read_matrix(file: str) -> Matrix:
             message names it.
     """
     from simsam_batch.settings import read_yaml, resolve
+    from simsam_batch.stages.registry import COMMANDS
     from simsam_batch.stages.registry import command as command_named
 
     held = read_yaml(file, file)
@@ -75,7 +76,7 @@ def read_matrix(file: str) -> Matrix:
             raise SettingsError(
                 f"{file}: unknown key {key!r}{did_you_mean(str(key), _KEYS)}; known are {', '.join(_KEYS)}"
             )
-    command = held.get("command", "segment")
+    command = held.get("command", COMMANDS[0].name)
     if not isinstance(command, str):
         raise SettingsError(f"{file}: command is the name of one, such as segment")
     out = held.get("out")

@@ -128,6 +128,11 @@ def compare_runs(urls: Sequence[str], options: CompareOptions, note: Callable[[s
                 "score does; or begin the run anew with --truth"
             )
     metrics = [name for name in runs[0].values if all(name in run.values for run in runs)]
+    if not metrics:
+        raise SettingsError(
+            "the runs have no score in common: one was scored by masks, another by classes. To mend it: give runs "
+            "whose truth is of one kind"
+        )
     common, places, elsewhere, other_content = _common(runs)
     if not common:
         raise SettingsError(

@@ -123,9 +123,7 @@ def _galleries(joined: Joined, album: Album) -> list[Gallery]:
         if entry["images"]:
             pictures = [_picture(joined, album, plan, run, image, entry["metric"]) for image in entry["images"]]
             title = f"{joined.names[run]} against {base}"
-            told = (
-                f"The {len(pictures):,} images on which {entry['metric']} differs most, the greatest difference first."
-            )
+            told = f"Where {entry['metric']} differs most: {counted(len(pictures), 'image')}, the greatest first."
             galleries.append(Gallery(title, told, pictures, wide=True))
     return galleries
 

@@ -30,6 +30,7 @@ from simsam_batch.report.page.pictures import (
 from simsam_batch.results.image_scores import ImageScores
 from simsam_batch.results.label_maps import kind_of, label_map, recorded_settings
 from simsam_batch.results.photographs import limits_of
+from simsam_batch.runs.reading import StageRows
 from simsam_batch.stages.registry import command_of, shown
 
 COLUMNS = ["image_id", "uri", "status", "width", "height", "content_sha256", "grid_h", "grid_w", "patch"]
@@ -48,9 +49,9 @@ def row_to_draw(run: ImageScores, place: int) -> dict[str, Any]:
     number = int(run.number[place])
     what = shown(run.rows.stage)
     row: dict[str, Any] = dict.fromkeys([*COLUMNS, "labels"]) | run.rows.take([number], COLUMNS).to_pylist()[0]
-    for stage, columns in ({} if what is None else what.beside).items():
-        if stage != "labels":
-            row |= type(run.rows)(run.rows.out, stage).take([number], columns).to_pylist()[0]
+    # what stands beside trees are labels, which are not drawn here
+    for stage, columns in ({} if what is None or what.kind == "trees" else what.beside).items():
+        row |= StageRows(run.rows.out, stage).take([number], columns).to_pylist()[0]
     return row
 
 
