@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.csv as pcsv
 
 from simsam_batch import __version__
+from simsam_batch.plain_text import counted
 from simsam_batch.report.page.album import Album, Gallery, Picture
 from simsam_batch.report.page.comparison_pictures import can_draw, row_to_draw, side_by_side
 from simsam_batch.report.page.write import render
