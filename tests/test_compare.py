@@ -288,6 +288,16 @@ def test_label_maps_have_the_scores_of_their_own_results(labelled: Path, tmp_pat
     assert {each["setting"]: each["values"] for each in record["settings"]} == {"clusters": [4, 1]}
 
 
+def test_label_maps_of_one_group_are_drawn_together(labelled: Path) -> None:
+    # however often the only group is drawn, shares of its pixels stay what they are
+    record = compared(labelled / "four", labelled / "one", by="clip")
+    found = of_metric(record, "miou_over_classes")
+    assert record["groups"] == 1
+    assert found["ci"] == pytest.approx([found["mean"]] * 2, abs=1e-12)
+    apart = of_metric(compared(labelled / "four", labelled / "one"), "miou_over_classes")["ci"]
+    assert apart[1] > apart[0]
+
+
 def test_runs_of_different_commands_are_refused(labelled: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["compare", str(labelled / "plain"), str(labelled / "four")]) == 1
     said = capsys.readouterr().err
