@@ -51,7 +51,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels = rng.integers(80, 120, (96, 128, 3)).astype(np.uint8)
             truth = np.zeros((96, 128), np.uint8)
             left = 16 * (1 + video)
-            pixels[32:64, left : left + 40], truth[30:70, left : left + 44] = (210, 40, 40), 255
+            pixels[32:64, left : left + 40], truth[30:70, left : left + 44 - 4 * video] = (210, 40, 40), 255
             for folder, values in (("photos", pixels), ("truth", truth)):
                 path = home / folder / f"clip{video}-{frame}.png"
                 path.parent.mkdir(exist_ok=True)
