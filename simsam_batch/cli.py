@@ -395,6 +395,125 @@ def _score_command() -> click.Command:
     )
 
 
+def _compare(
+    runs: tuple[str, ...],
+    *,
+    to: str | None,
+    format: str,  # noqa: A002
+    metric: tuple[str, ...],
+    name: tuple[str, ...],
+    **given: Any,
+) -> int:
+    from simsam_batch import operations
+    from simsam_batch.results.comparing import CompareOptions
+    from simsam_batch.telling.compare import FORMATS
+    from simsam_batch.telling.console import reporter
+
+    options = CompareOptions(metrics=metric, names=name, **given)
+    with reporter("text", quiet=True) as report:
+        found = operations.compare(runs, options, report, to)
+    # tables are for programs too, and escaped as theirs ask; what is shown on a terminal steers none
+    text = _json(found) if format == "json" else FORMATS[format](found)
+    click.echo(text.rstrip("\n"))
+    return 0
+
+
+def _compare_command() -> click.Command:
+    def option(*names: str, **attributes: Any) -> click.Option:
+        return click.Option(list(names), **attributes)
+
+    return click.Command(
+        "compare",
+        callback=_compare,
+        params=[
+            click.Argument(["runs"], nargs=-1, metavar="RUN RUN [RUN]..."),
+            option("--stage", metavar="NAME", help="whose rows  [the first whose images have scores]"),
+            option("--metric", multiple=True, metavar="NAME", help="a score or column of numbers; repeatable  [all]"),
+            option(
+                "--by",
+                metavar="REGEX|COLUMN",
+                help="what images belong to, such as the video: the first group of the match in image_id, or a column "
+                "that the runs have kept; groups are drawn as a whole and count once",
+            ),
+            option("--truth", metavar="FOLDER", help="compare masks or label maps with it  [scores in the rows]"),
+            option("--name", multiple=True, metavar="NAME", help="of each run in turn; repeatable  [its folder]"),
+            option(
+                "--differing",
+                type=click.IntRange(0, 100),
+                default=10,
+                show_default=True,
+                metavar="N",
+                help="how many of the images that differ most are shown for each run",
+            ),
+            option(
+                "--format",
+                type=click.Choice(["text", "markdown", "csv", "latex", "json"]),
+                default="text",
+                show_default=True,
+                help="of what is printed",
+            ),
+            option("--to", metavar="PATH", help="folder for tables, differences and a page with pictures: path or URL"),
+        ],
+        help="Compare runs of one command with the first of them, image by image, with intervals.\n\n"
+        "RUN is the OUT of a run, finished or not; all are over the same images, joined by image_id. Shown are the "
+        "means, the paired difference to the first RUN with a 95 % bootstrap interval, on how many images each is "
+        "better and worse, the images that differ most, and the settings that do.",
+    )
+
+
+def _matrix(file: str, *, format: str, log_format: Literal["text", "json"], quiet: bool) -> int:  # noqa: A002
+    from simsam_batch.matrix import all_tables, read_matrix, run_matrix
+    from simsam_batch.telling.compare import comparison_lines
+    from simsam_batch.telling.console import reporter
+
+    matrix = read_matrix(file)
+    with reporter(log_format, quiet=quiet) as report:
+        done = run_matrix(matrix, report)
+    if format == "json":
+        _say(_json(done).split("\n"))
+    elif format == "text":
+        for dataset, record in done["comparisons"].items():
+            _say(["", dataset, *comparison_lines(record)])
+    elif done["comparisons"]:
+        suffix = {"markdown": "md", "csv": "csv", "latex": "tex"}[format]
+        click.echo(all_tables(done["comparisons"])[f"all.{suffix}"].rstrip("\n"))
+    broken = [f"{each['method']} on {each['dataset']}: {each['error']}" for each in done["cells"] if each["error"]]
+    broken += [f"{dataset} is not compared: {why}" for dataset, why in done["not_compared"].items()]
+    if broken:
+        _say(
+            [f"simsam: {len(broken)} of the matrix could not be done; run the same command again to go on", *broken],
+            err=True,
+        )
+        return EXIT_COULD_NOT_RUN
+    return EXIT_TOO_MANY_FAILED if any(each["too_many_failed"] for each in done["cells"]) else 0
+
+
+def _matrix_command() -> click.Command:
+    return click.Command(
+        "matrix",
+        callback=_matrix,
+        params=[
+            click.Argument(["file"]),
+            click.Option(
+                ["--format"],
+                type=click.Choice(["text", "markdown", "csv", "latex", "json"]),
+                default="text",
+                show_default=True,
+                help="of what is printed",
+            ),
+            click.Option(
+                ["--log-format"], type=click.Choice(["text", "json"]), default="text", help="of progress  [text]"
+            ),
+            click.Option(["--quiet"], is_flag=True, help="of progress say only which cell it is at"),
+        ],
+        help="Run several methods on several datasets, and print a table of them for each dataset.\n\n"
+        "FILE is YAML with 'out', a folder; 'methods', settings by a name; 'datasets', by a name 'images' and settings "
+        "such as truth; and if need be 'command' [segment] and 'settings' of all. Run the same command again to go on: "
+        "what is finished is not computed anew. The tables are in OUT/tables.\n\n"
+        f"{_EXIT_CODES}",
+    )
+
+
 def _export(
     out: str,
     *,
@@ -488,9 +607,11 @@ def _report_command() -> click.Command:
 
 
 _OPERATORS: Mapping[str, tuple[Callable[[], click.Command], str]] = {
+    "compare": (_compare_command, "Compare runs image by image: a table with paired intervals, and a page."),
     "demo": (_demo_command, "Segment photographs that ship with scikit-image; needs no download."),
     "doctor": (_doctor_command, "Try out what a run needs on this machine."),
     "export": (_export_command, "Hand the results of a run on as files that others read, or as pictures."),
+    "matrix": (_matrix_command, "Run methods by datasets, and print a table of them for each."),
     "report": (_report_command, "Write an HTML page about a run, with pictures."),
     "retry": (_retry_command, "Try the failed images of a run again."),
     "score": (_score_command, "Compare a finished run, or masks of any tool, with truth."),

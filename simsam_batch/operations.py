@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +22,7 @@ from simsam_batch.stages.registry import command_of, stage_class
 from simsam_batch.storage import Folder, absolute_url
 
 if TYPE_CHECKING:
+    from simsam_batch.results.comparing import CompareOptions
     from simsam_batch.results.matches_scoring import PairOptions
     from simsam_batch.results.scoring import ScoreOptions
     from simsam_batch.runs.verify_report import VerifyReport
@@ -268,6 +269,34 @@ def score(
         name = f"results/score-{result['stage']}-{result['metrics']['protocol']}.json"
         Folder(predictions).replace(name, to_json(result, name))
     return result
+
+
+def compare(runs: Sequence[str], options: CompareOptions, report: Reporter, to: str | None = None) -> dict[str, Any]:
+    """Compare runs of one command image by image with the first of them; they may be going on.
+
+    Args:
+        runs: folders of two runs or more, as paths or any fsspec URL.
+        options: see `simsam_batch.results.comparing.CompareOptions`.
+        report: is told what people should know.
+        to: folder for tables, differences and a page with pictures, written over those of an earlier comparison; None:
+            nothing is written.
+
+    Returns:
+        What ``comparison.json`` in ``to`` holds, see ``docs/compare.md``.
+
+    Raises:
+        SettingsError: no run, runs of different commands, no common image with a score, or an option that cannot be.
+        RunError: a run is damaged.
+        StorageError: the storage did not answer.
+    """
+    from simsam_batch.results.comparing import compare_runs
+
+    joined = compare_runs(runs, options, report.note)
+    if to is not None:
+        from simsam_batch.report.page.comparison import write_comparison
+
+        write_comparison(joined, Folder(absolute_url(to)))
+    return joined.record
 
 
 def export(

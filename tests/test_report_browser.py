@@ -261,3 +261,34 @@ def test_on_paper_the_page_is_black_on_white_and_folds_are_open(
     assert page.evaluate("() => getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
     assert not page.is_visible("nav")
     assert page.pdf(format="A4").startswith(b"%PDF")
+
+
+def test_the_page_of_a_comparison_shows_hostile_names_and_runs_nothing(
+    report: Path, opened: Callable[..., tuple[Page, list[str]]], tmp_path: Path
+) -> None:
+    from simsam_batch.results.comparing import CompareOptions
+    from simsam_batch.telling.console import reporter
+
+    root = report.parent.parent.parent
+    arguments = ["segment", f"{root}/photos", f"{root}/other", "--truth", f"{root}/truth", "--backbone", "descriptors"]
+    arguments += ["--engine", "inline", "--quiet", "--allow-failed", "1", "--resize", "short:96"]
+    assert run(arguments) == 0
+    hostile = "</h1><script>alert(6)</script>"
+    options = CompareOptions(names=("plain", hostile), differing=5)
+    with reporter("text", quiet=True) as telling:
+        record = operations.compare([f"{root}/out", f"{root}/other"], options, telling, str(tmp_path / "cmp"))
+    shown = [image["image_id"] for image in record["differing"][0]["images"]]
+    assert {*HOSTILE[::2]} & {*shown}
+    page, complaints = opened(tmp_path / "cmp" / "index.html", viewport={"width": 1100, "height": 900})
+    assert complaints == []
+    assert page.locator("script").count() == 0
+    text = page.locator("body").inner_text()
+    assert hostile in text
+    for name in shown:
+        assert name in text
+    pictures = page.locator("img")
+    assert pictures.count() == len(shown) > 0
+    assert page.evaluate("() => [...document.images].every(image => image.naturalWidth > 100)")
+    for text in page.evaluate(_TEXTS):
+        large = text["size"] >= 24 or (text["size"] >= 18.66 and text["bold"])
+        assert contrast(text["color"], text["ground"]) >= (LEAST_CONTRAST_LARGE if large else LEAST_CONTRAST), text

@@ -89,13 +89,20 @@ class _Scores(Protocol):
     def result(self, s: dict[str, Any]) -> dict[str, Any]: ...
 
 
-def score_predictions(url: str, options: ScoreOptions, note: Callable[[str], None]) -> dict[str, Any]:
+OnImage = Callable[[Mapping[str, Any], dict[str, Any], _Scores], None]
+"""Called with the record of an image that is scored, its ``truth_uri`` in it, its own state, and what made that."""
+
+
+def score_predictions(
+    url: str, options: ScoreOptions, note: Callable[[str], None], on_image: OnImage | None = None
+) -> dict[str, Any]:
     """Compare the predictions at a URL with their truth; images are read one after another, so memory stays small.
 
     Args:
         url: of a finished run, or of a folder of masks or label maps, joined to the truth by sub-folder and stem.
         options: see there.
         note: is told of files that have no partner and of truth that cannot be used.
+        on_image: see `OnImage`; called in the order of the images.
 
     Returns:
         ``kind``, ``stage`` (None for a folder), ``predictions``, ``truth``, counts of images, ``notes`` and
@@ -117,7 +124,7 @@ def score_predictions(url: str, options: ScoreOptions, note: Callable[[str], Non
         note(each)
     comparison = _comparison(predictions, records, options, instances)
     _check_effects(options, comparison.kind, predictions)
-    state, counts, faults = _compare(predictions, records, comparison)
+    state, counts, faults = _compare(predictions, records, comparison, on_image)
     if faults:
         listed = f"{len(faults)} truth files cannot be used: {'; '.join(faults[:_LISTED])}"
         notes.append(listed)
@@ -335,7 +342,7 @@ def largest_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
 
 
 def _compare(
-    predictions: Predictions, records: pa.Table, comparison: _Comparison
+    predictions: Predictions, records: pa.Table, comparison: _Comparison, on_image: OnImage | None
 ) -> tuple[dict[str, Any], dict[str, int], list[str]]:
     """The merged state of all images; how many have no prediction or no truth; what is wrong with truth files."""
     counts = {"images_without_prediction": 0, "images_without_truth": 0}
@@ -361,7 +368,7 @@ def _compare(
                 counts["images_without_truth"] += 1
 
     with closing(images.decode_ahead(items(), load, threads=_THREADS, max_pending=_AHEAD)) as arrived:
-        for _, loaded in arrived:
+        for (_, record), loaded in arrived:
             if isinstance(loaded, images.TruthError):
                 faults.append(str(loaded))
             elif isinstance(loaded, Exception):
@@ -370,6 +377,8 @@ def _compare(
                 counts["images_without_prediction"] += 1
             else:
                 state = comparison.scores.merge(state, loaded)
+                if on_image is not None:
+                    on_image(record, loaded, comparison.scores)
     return state, counts, faults
 
 

@@ -55,14 +55,19 @@ def _by_name(model: type[Settings], file: Mapping[str, Any], source: str) -> dic
     return found
 
 
-def read_yaml(path: str) -> dict[str, Any]:
+def read_yaml(path: str, source: str | None = None) -> dict[str, Any]:
     """The mapping in a YAML settings file.
+
+    Args:
+        path: of the file.
+        source: its name for messages; None: as it is given to ``--config``.
 
     Raises:
         SettingsError: the file cannot be read, is not YAML, holds a key twice, or holds no mapping.
     """
     import yaml
 
+    source = f"--config {path}" if source is None else source
     try:
         # a device has no end
         with Path(path).open("rb") as file:
@@ -74,11 +79,11 @@ def read_yaml(path: str) -> dict[str, Any]:
         held = yaml.safe_load(text)
     # beside YAML's own errors, the converters of its tags raise nearly any other
     except Exception as error:
-        msg = f"--config {path}: cannot be read as YAML: {' '.join(str(error).split())[:500] or type(error).__name__}"
+        msg = f"{source}: cannot be read as YAML: {' '.join(str(error).split())[:500] or type(error).__name__}"
         raise SettingsError(msg) from error
     if held is None:
         return {}
     if not isinstance(held, dict):
-        msg = f"--config {path}: expected 'setting: value' lines, found a {type(held).__name__}"
+        msg = f"{source}: expected 'setting: value' lines, found a {type(held).__name__}"
         raise SettingsError(msg)
     return held

@@ -231,6 +231,14 @@ def stages_showing(kinds: Iterable[str]) -> list[str]:
     return [name for name in stage_names() if (what := shown(name)) is not None and what.kind in wanted]
 
 
+def scores_of(stage: str) -> Mapping[str, Sequence[str]]:
+    """The scores that each row of a stage has, by their names, and of each its column, or two whose ratio it is."""
+    for each in COMMANDS:
+        if stage in each.stages:
+            return cast("Mapping[str, Sequence[str]]", getattr(_module(each.stages[stage], "rows"), "SCORES", {}))
+    return {}
+
+
 def stages_with_features() -> list[str]:
     """The names of the stages that keep features: the arrays of an image are features of it, each by its name."""
     return _marked("FEATURES")

@@ -125,6 +125,29 @@ def test_a_known_offset_gives_the_pck_that_follows_from_it(home: Path, tmp_path:
     assert metrics["pck_0.1_of_baselines"]["same-place"] == pytest.approx(5 / 6)
 
 
+def test_runs_are_compared_by_the_share_of_each_pairs_points(home: Path, tmp_path: Path, capsys: Any) -> None:
+    # of four points off by 0, 10, 20 and 0 pixels with a box 100 high three are right; of exact ones all
+    truth = [[x + off, y] for (x, y), off in zip(CELLS, (0, 10, 20, 0), strict=True)]
+    box = [0, 0, 60, 100]
+    for name, points in (("exact", [list(cell) for cell in CELLS]), ("off", truth)):
+        pairs = [
+            pair("a.png", "b.bmp", target_points=points, target_box=box, source_box=box),
+            pair("b.bmp", "a.png", target_points=[list(cell) for cell in CELLS], target_box=box, source_box=box),
+        ]
+        assert simsam(arguments(home, tmp_path / name, pairs)) == 0
+    capsys.readouterr()
+    runs = [str(tmp_path / name) for name in ("exact", "off")]
+    assert simsam(["compare", *runs, "--format", "json", "--to", str(tmp_path / "cmp")]) == 0
+    record = json.loads(capsys.readouterr().out)
+    (metric,) = record["metrics"]
+    assert (metric["metric"], record["unit"], record["images"]) == ("pck_0.1", "pair_id", 2)
+    assert [each["mean"] for each in metric["runs"]] == [1, pytest.approx((3 / 4 + 1) / 2)]
+    off = metric["runs"][1]
+    assert (off["difference"], off["wins"], off["losses"], off["ties"]) == (pytest.approx(-1 / 8), 0, 1, 1)
+    assert record["differing"][0]["images"][0]["image_id"] == "a.png:b.bmp"
+    assert "nothing that is drawn here" in (tmp_path / "cmp" / "index.html").read_text()
+
+
 @pytest.fixture
 def partly(home: Path, tmp_path: Path) -> Path:
     """A finished run over three pairs: of one three points in four are right, the others' targets are no pictures."""

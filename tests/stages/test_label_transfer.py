@@ -81,6 +81,22 @@ def test_colours_of_one_image_find_the_shapes_of_all_others(home: Path, classes_
     assert json.loads(scores.read_text())["metrics"]["miou_over_classes"] == pytest.approx(ious.mean())
 
 
+def test_classes_that_were_carried_over_are_compared_by_their_maps(
+    classes_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert simsam(["compare", str(classes_run), str(classes_run), "--format", "json", "--to", str(tmp_path)]) == 0
+    record = json.loads(capsys.readouterr().out)
+    of_set = record["metrics"][0]
+    own = result_of(classes_run)["metrics"]
+    assert [each["metric"] for each in record["metrics"]] == ["miou_over_classes", "miou", "pixel_accuracy"]
+    assert of_set["runs"][1]["mean"] == pytest.approx(own["miou"])
+    assert of_set["runs"][1]["difference_ci"] == [0, 0]
+    # exemplars are in no score
+    assert record["images"] == own["images_scored"]
+    assert "every image has the same score" in (tmp_path / "index.html").read_text()
+
+
 def test_an_exemplar_without_a_class_that_counts_is_named(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

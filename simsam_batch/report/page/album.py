@@ -8,7 +8,8 @@ from hashlib import sha256
 
 from simsam_batch.storage import Folder
 
-FOLDER = "report/pictures"
+PAGES = "report/"
+"""Where in a run its page is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +55,19 @@ class Album:
 
     A file's name holds a digest of its content: the page of a finished run has the same files however often it is made,
     and one that is open never shows another picture than it meant. As everywhere in a run, nothing is deleted.
+
+    Args:
+        out: the folder that the page is written to.
+        pages: where in it, with a slash behind; empty for the folder itself.
     """
 
-    def __init__(self, out: Folder) -> None:
-        self._out, self._names = out, set[str]()
+    def __init__(self, out: Folder, pages: str = PAGES) -> None:
+        self._out, self._pages, self._names = out, pages, set[str]()
 
     def add(self, name: str, content: bytes) -> str:
         """Write a JPEG file; returns its name relative to the page."""
-        full = f"{FOLDER}/{name}-{sha256(content).hexdigest()[:12]}.jpg"
+        full = f"{self._pages}pictures/{name}-{sha256(content).hexdigest()[:12]}.jpg"
         if full not in self._names:
             self._out.replace(full, content)
             self._names.add(full)
-        return full.removeprefix("report/")
+        return full.removeprefix(self._pages)

@@ -115,9 +115,9 @@ def draw_labels(
     own = nearest(labels, (photo.size[1], photo.size[0]))
     there = [label for label in np.unique(own).tolist() if label]
     cut_outs = {label: jpeg(cut_out(photo, own == label, CUT_OUT, colors[label])) for label in there}
-    card = _painted(_shrunk(photo, SMALL, fault), labels, colors)
+    card = painted(_shrunk(photo, SMALL, fault), labels, colors)
     shown = _shrunk(photo, LARGE, fault)
-    panels = [shown, _painted(shown, _region_map(row, settings), None), _painted(shown, labels, colors)]
+    panels = [shown, painted(shown, _region_map(row, settings), None), painted(shown, labels, colors)]
     if truth is not None:
         panels.append(truth.resize(shown.size, Image.Resampling.NEAREST))
     large = stacked([panels[:2], panels[2:]])
@@ -202,7 +202,7 @@ def _region_map(row: Mapping[str, Any], settings: Mapping[str, Any]) -> NDArray[
     return regions
 
 
-def _painted(photo: Image.Image, labels: NDArray[np.int32], colors: Mapping[int, Color] | None) -> Image.Image:
+def painted(photo: Image.Image, labels: NDArray[np.int32], colors: Mapping[int, Color] | None) -> Image.Image:
     """Labels in their colours over a photograph, with white borders; without colours the borders alone."""
     near = nearest(labels, (photo.size[1], photo.size[0]))
     edge = Image.fromarray(borders(near))

@@ -65,7 +65,8 @@ def write_page(out: Folder, plan: Plan, stages: Sequence[str], samples: int, sta
         for command in COMMANDS
         if any(each in stages for each in own_stages(command)) and stage in (None, *own_stages(command))
     ]
-    page = _render(
+    page = render(
+        "page.html",
         name=out.url.rstrip("/").rpartition("/")[2] or out.url,
         url=out.url,
         plan=plan,
@@ -80,8 +81,8 @@ def write_page(out: Folder, plan: Plan, stages: Sequence[str], samples: int, sta
     return PAGE
 
 
-def _render(**values: Any) -> str:
-    """The page; whatever is put into it is escaped, rid of credentials, and plain text on one line."""
+def render(template: str, **values: Any) -> str:
+    """A page; whatever is put into it is escaped, rid of credentials, and plain text on one line."""
     style = _file("style.css")
     digest = base64.b64encode(sha256(style.encode()).digest()).decode()
     environment = Environment(
@@ -93,7 +94,7 @@ def _render(**values: Any) -> str:
         lstrip_blocks=True,
     )
     # the digest is taken of this very text, which holds nothing of the run
-    return environment.get_template("page.html").render(style=Markup(style), style_digest=digest, **values)  # noqa: S704
+    return environment.get_template(template).render(style=Markup(style), style_digest=digest, **values)  # noqa: S704
 
 
 def _presentable(value: Any) -> Any:

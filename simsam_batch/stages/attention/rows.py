@@ -2,5 +2,7 @@
 
 from __future__ import annotations
 
+from simsam_batch.stages.matches.rows import SCORES as SCORES
+
 MATCHES = True
 """The rows are pairs with points that were matched."""

@@ -16,6 +16,9 @@ TreeScores = CoveringScores | PartitionScores
 
 SHOWN = Shown("trees", beside={"labels": ("labels",)}, clusters="node-clusters")
 
+SCORES = {"nmcovering": ("nmcovering",)}
+"""Scores of single rows, by the columns that they are in."""
+
 _COUNTED = ("trees", "nodes", "leaves", "root_only", "truth_errors")
 
 NODE = pa.struct(

@@ -15,6 +15,9 @@ from simsam_batch.scores.poisson_bootstrap import interval_of
 MATCHES = True
 """The rows are pairs with points that were matched."""
 
+SCORES = {"pck_0.1": ("points_right", "points_scored")}
+"""Scores of single rows: the share of the points of a pair that are right."""
+
 POINT = pa.struct(
     [
         ("name", pa.string()),

@@ -16,6 +16,9 @@ from simsam_batch.stages.kinds import Shown
 
 SHOWN = Shown("labels", facts=("similarity",), beside={"features": ("content_sha256",)}, classes=True)
 
+SCORES = {"iou": ("iou",)}
+"""Scores of single rows, by the columns that they are in."""
+
 TRANSFER_FIELDS = [
     pa.field("width", pa.int32()),
     pa.field("height", pa.int32()),
