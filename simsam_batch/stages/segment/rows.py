@@ -29,7 +29,6 @@ SHOWN = Shown(
     eigenvectors=True,
 )
 
-<<<<<<< HEAD
 CUT = pa.struct(
     [
         ("vector", pa.int8()),
@@ -48,10 +47,9 @@ OF_CHOSEN = (pa.field("cut", CUT), pa.field("runner_up", CUT), BOUNDARY)
 
 OBJECTS = pa.field("objects", pa.list_(OBJECT))
 """Column of runs that look for several objects."""
-=======
-SCORES = {"iou": ("iou",), "accuracy": ("accuracy",)}
+
+SCORES = {"iou": ("iou",), "accuracy": ("accuracy",), "boundary_iou": ("boundary_iou",)}
 """Scores of single rows, by the columns that they are in."""
->>>>>>> side-w1
 
 SEGMENT_FIELDS = [
     *IMAGE_FIELDS,
