@@ -2,7 +2,7 @@
 
 One threshold on the Fiedler vector suits some images and fails on others. Here every level, side and connected part of
 the first eigenvectors is a candidate, and the one is taken that divides the features best and keeps off the border.
-Rules of this project, found on photographs; figures in ``docs/masks.md``.
+Rules of this project, found on photographs; figures in ``docs/measured.md``.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ def objects_of(
     The confidence is ``margin * agreement * (1 - border)``, no probability. The margin is the share of the
     eigenvector's variance that lies between the two sides, near 1 where it takes two values only. The agreement is the
     IoU of the mask with what the features say by themselves: the cells nearer to the mean direction of the candidate's
-    descriptors than to that of the others. Figures in ``docs/masks.md``.
+    descriptors than to that of the others. Figures in ``docs/measured.md``.
 
     Args:
         found: of the images.
