@@ -12,6 +12,7 @@ from torch import Tensor
 from simsam_batch.errors import SettingsError
 from simsam_batch.regions import masks
 from simsam_batch.regions.partition import partition
+from simsam_batch.regions.smoothing import smoothed
 from simsam_batch.settings import SpectralSettings
 from simsam_batch.spectral import affinity, color, eigen, head, laplacian
 from simsam_batch.workers.images import not_computable
@@ -28,6 +29,8 @@ class Decomposed:
 
     Attributes:
         rows: (B, N, C) float32, unit descriptors of the patches.
+        points: (B, N, C) float32, by what patches are grouped where it is not by eigenvectors: ``rows``, or these
+            smoothed along the graph.
         valid: (B, N) bool, patches that belong to the graph.
         pairs: eigenpairs of the normalised Laplacian, at least three where the graph has so many.
         vectors: (B, K, N) float32, their vectors on the whole grid: left-out patches filled in, after the sign rule.
@@ -37,6 +40,7 @@ class Decomposed:
     """
 
     rows: Tensor
+    points: Tensor
     valid: Tensor
     pairs: eigen.EigenResult
     vectors: Tensor
@@ -95,7 +99,10 @@ def decompose_batch(
                 graph, valid, max(settings.k, 3), solver=settings.solver, tolerance=settings.tolerance
             )
             vectors = eigen.apply_sign_rule(laplacian.fill_left_out(pairs.vectors, valid, grid))
-        return Decomposed(rows, valid, pairs, vectors, one_colour, outliers, islands.sum(1), components, *of_head)
+        points = smoothed(rows, graph, valid, grid) if settings.region_source == "smoothed" else rows
+        return Decomposed(
+            rows, points, valid, pairs, vectors, one_colour, outliers, islands.sum(1), components, *of_head
+        )
 
 
 def require_finite(solver: str) -> None:
@@ -141,7 +148,7 @@ def regions_of(
         settings: how.
         regions: so many, background included; 0: as many as the eigengap says.
     """
-    by_features = settings.region_source == "features"
+    by_features = settings.region_source != "eigenvectors"
     # An image whose features are not finite fails by itself, and must not fail the batch.
     finite = torch.isfinite(found.rows).all(dim=2).all(dim=1)
     labels = partition(
@@ -151,7 +158,7 @@ def regions_of(
         seeds,
         regions=regions or None,
         vectors_used=settings.region_vectors or None,
-        features=found.rows.masked_fill(~finite[:, None, None], 0) if by_features else None,
+        features=found.points.masked_fill(~finite[:, None, None], 0) if by_features else None,
         background=settings.background,
         split=settings.split_regions,
     )
