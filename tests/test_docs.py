@@ -391,7 +391,7 @@ def test_every_file_of_a_run_is_described(run: Path, labelled: Path) -> None:
         if path.is_file():
             home = run if path.is_relative_to(run) else labelled
             # the stages of semantic have what segment has
-            name = re.sub(r"\b(regions|clusters|semantic)\b", "segment", path.relative_to(home).as_posix())
+            name = re.sub(r"\b(regions|(patch-)?clusters|semantic)\b", "segment", path.relative_to(home).as_posix())
             name = re.sub(r"[0-9a-f]{64}", "<digest>", name)
             name = re.sub(r"^events/[^/]+/", "events/<driver>/", name)
             pattern = re.sub(r"\d+", r"\\d+", re.escape(name.removesuffix(path.suffix)))
