@@ -21,6 +21,7 @@ from pycocotools import mask as coco
 from simsam_batch.cli import run
 from simsam_batch.errors import RunError
 from simsam_batch.regions.codebook import Codebook
+from simsam_batch.runs.committed import CommittedShard
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.schema import Shard
 from simsam_batch.settings import resolve
@@ -31,6 +32,7 @@ from simsam_batch.storage import Folder
 
 SETTINGS = ["--backbone", "descriptors", "--resize", "native", "--head", "none", "--shift", "zero", "--k", "5"]
 SETTINGS += ["--region-feature", "patches", "--regions", "4", "--clusters", "3"]
+SETTINGS += ["--region-source", "eigenvectors", "--background"]
 INLINE = ["--engine", "inline"]
 COLOURS = [(200, 40, 40), (40, 170, 60), (50, 60, 200)]
 PLACES = [(16, 16), (16, 128), (128, 16), (128, 128)]
@@ -220,6 +222,62 @@ def test_clusters_are_fitted_with_the_workers_number_of_threads(
         torch.set_num_threads(before)
     assert seen == [{1}]
     assert output.rows["inertia"].to_pylist() == [codebooks_of(finished)[0].inertia]
+
+
+SMOOTHED = ["--region-source", "smoothed", "--no-background", "--regions", "8", "--baselines"]
+
+
+@pytest.fixture(scope="module")
+def compared(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """OUT of a run with regions of smoothed descriptors, and with baselines."""
+    out = tmp_path_factory.mktemp("compared") / "out"
+    assert run(inline(pictures, out, *SMOOTHED)) == 0
+    return out
+
+
+def test_baselines_are_those_of_an_independent_computation(pictures: Path, compared: Path) -> None:
+    """Scikit-learn's k-means of all patches, each cluster named by the class of the best IoU one to one."""
+    from scipy.optimize import linear_sum_assignment
+    from sklearn.cluster import KMeans
+
+    folder = Folder(str(compared))
+    shards = [CommittedShard(folder, manifest) for manifest in Ledger(folder, "regions").manifests()]
+    ids = [name for shard in shards for name in shard.rows(["image_id"])["image_id"].to_pylist()]
+    rows = np.concatenate([held["descriptors"] for shard in shards for held in shard.attachments()]).astype(float)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    labels = KMeans(3, n_init=10, random_state=0).fit_predict(rows).reshape(IMAGES, 15, 15)
+    confusion = np.zeros((3, 4))
+    for name, patches in zip(ids, labels, strict=True):
+        truth = np.array(Image.open(pictures / "truth" / name))
+        np.add.at(confusion, (patches.repeat(16, 0).repeat(16, 1).ravel(), truth.ravel()), 1)
+    ious = confusion / (confusion.sum(1)[:, None] + confusion.sum(0) - confusion)
+    metrics = result_of(compared)["metrics"]
+    best = ious[linear_sum_assignment(-ious)]
+    assert metrics["baselines"]["patch_kmeans"] == pytest.approx(best.sum() / 4, abs=2e-3)
+    # three squares of 96 x 96 pixels stand on a ground of the rest, which is one class of four
+    ground = 1 - 3 * 96 * 96 / (240 * 240)
+    assert metrics["baselines"]["majority_class"] == pytest.approx(ground / 4)
+    assert metrics["baselines_pixel_accuracy"]["majority_class"] == pytest.approx(ground)
+
+
+def test_baselines_change_neither_labels_nor_regions(pictures: Path, tmp_path: Path, compared: Path) -> None:
+    assert run(inline(pictures, tmp_path / "out", *SMOOTHED[:-1], "--shard-size", "5")) == 0
+    assert rows_of(tmp_path / "out") == rows_of(compared)
+    columns = ("image_id", "region_map", "regions")
+    alone, beside = rows_of(tmp_path / "out", "regions"), rows_of(compared, "regions")
+    assert [[row[name] for name in columns] for row in alone] == [[row[name] for name in columns] for row in beside]
+    assert "baselines" not in result_of(tmp_path / "out")["metrics"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["local", "torchrun"])
+def test_every_engine_computes_the_same_baselines(
+    pictures: Path, tmp_path: Path, compared: Path, run_on: Callable[[str, list[str]], None], engine: str
+) -> None:
+    run_on(engine, command(pictures, tmp_path / "out", *SMOOTHED))
+    for stage in ("regions", "clusters", "patch-clusters", "semantic"):
+        assert result_of(tmp_path / "out", stage)["content_digest"] == result_of(compared, stage)["content_digest"]
+    assert result_of(tmp_path / "out")["metrics"] == result_of(compared)["metrics"]
 
 
 @pytest.mark.slow

@@ -12,8 +12,11 @@ _UNCUT = {"regions": [-1]}
 class Regions(Component, title="Regions"):
     """How images are cut into regions."""
 
-    region_source: Literal["eigenvectors", "features"] = result(
-        "eigenvectors", "what k-means groups patches by; features: the baseline without a graph", idle=_UNCUT
+    region_source: Literal["eigenvectors", "features", "smoothed"] = result(
+        "eigenvectors",
+        "what k-means groups patches by; smoothed: features, smoothed along the graph; features: the baseline without "
+        "a graph",
+        idle=_UNCUT,
     )
     region_vectors: int = result(0, "eigenvectors used for it, after the constant one; 0: all", idle=_UNCUT, ge=0)
     split_regions: bool = result(False, "make each connected part of a region a region of its own", idle=_UNCUT)

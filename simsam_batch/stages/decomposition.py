@@ -12,6 +12,7 @@ from torch import Tensor
 from simsam_batch.errors import SettingsError
 from simsam_batch.regions import masks
 from simsam_batch.regions.partition import partition
+from simsam_batch.regions.smoothing import smoothed
 from simsam_batch.settings import SpectralSettings
 from simsam_batch.spectral import affinity, color, eigen, head, laplacian
 from simsam_batch.workers.images import not_computable
@@ -29,6 +30,8 @@ class Decomposed:
     Attributes:
         rows: (B, N, C) float32, unit descriptors of the patches.
         graph: (B, N, N) float32, affinities, 0 for patches left out; None unless it was to be kept.
+        points: (B, N, C) float32, by what patches are grouped where it is not by eigenvectors: ``rows``, or these
+            smoothed along the graph.
         valid: (B, N) bool, patches that belong to the graph.
         pairs: eigenpairs of the normalised Laplacian, at least three where the graph has so many.
         vectors: (B, K, N) float32, their vectors on the whole grid: left-out patches filled in, after the sign rule.
@@ -39,6 +42,7 @@ class Decomposed:
 
     rows: Tensor
     graph: Tensor | None
+    points: Tensor
     valid: Tensor
     pairs: eigen.EigenResult
     vectors: Tensor
@@ -96,8 +100,10 @@ def decompose_batch(
             graph.mul_(valid[:, :, None]).mul_(valid[:, None, :])
         with timer.step("eigen"):
             pairs, vectors = solve(graph, valid, grid, settings)
+        points = smoothed(rows, graph, valid, grid) if settings.region_source == "smoothed" else rows
         kept = graph if keep_graph else None
-        return Decomposed(rows, kept, valid, pairs, vectors, one_colour, outliers, islands.sum(1), components, *of_head)
+        counts = (outliers, islands.sum(1), components)
+        return Decomposed(rows, kept, points, valid, pairs, vectors, one_colour, *counts, *of_head)
 
 
 def solve(
@@ -153,7 +159,7 @@ def regions_of(
         settings: how.
         regions: so many, background included; 0: as many as the eigengap says.
     """
-    by_features = settings.region_source == "features"
+    by_features = settings.region_source != "eigenvectors"
     # An image whose features are not finite fails by itself, and must not fail the batch.
     finite = torch.isfinite(found.rows).all(dim=2).all(dim=1)
     labels = partition(
@@ -163,7 +169,7 @@ def regions_of(
         seeds,
         regions=regions or None,
         vectors_used=settings.region_vectors or None,
-        features=found.rows.masked_fill(~finite[:, None, None], 0) if by_features else None,
+        features=found.points.masked_fill(~finite[:, None, None], 0) if by_features else None,
         background=settings.background,
         split=settings.split_regions,
     )

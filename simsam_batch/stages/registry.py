@@ -78,7 +78,7 @@ COMMANDS: Sequence[Command] = (
         "IMAGES and OUT are as for simsam segment. Labels are 0 for background and 1 to --clusters. With --truth, a "
         "folder of class id images, labels are matched to classes and scored. Run the same command again to go on "
         "after an interruption, from whichever step it was in.",
-        {"regions": "regions", "clusters": "clusters", "semantic": "semantic"},
+        {"regions": "regions", "clusters": "clusters", "patch-clusters": "clusters", "semantic": "semantic"},
     ),
     Command(
         "hierarchy",

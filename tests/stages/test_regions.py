@@ -24,6 +24,7 @@ from simsam_batch.workers.models import resolve_models
 
 VIT = "vit_tiny_patch16_224"
 PLAIN = {"backbone": "descriptors", "resize": "native", "device": "cpu", "head": "none", "shift": "zero", "k": 5}
+PLAIN |= {"region_source": "eigenvectors", "regions": 15, "background": True}
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (240, 240)) -> np.ndarray:
@@ -168,7 +169,7 @@ def test_an_image_comes_out_the_same_alone_and_among_others(tmp_path: Path) -> N
             assert ours["feature"] == pytest.approx(others["feature"], abs=1e-5)
 
 
-@pytest.mark.parametrize("settings", [{}, {"region_source": "features"}, {"regions": 3}])
+@pytest.mark.parametrize("settings", [{}, {"region_source": "features"}, {"region_source": "smoothed"}, {"regions": 3}])
 def test_an_image_of_one_colour_has_no_region(tmp_path: Path, settings: dict[str, Any]) -> None:
     """H24: upstream stacks an empty list there and stops."""
     flat = save(tmp_path, "flat.png", np.full((96, 128, 3), 77, np.uint8))

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from simsam_batch.errors import ImageError, RunError, SettingsError
 from simsam_batch.regions import codebook
 from simsam_batch.regions.moments import Moments, Projection
-from simsam_batch.regions.sampling import RowSample
+from simsam_batch.regions.sampling import Ids, RowSample, hashes_of
 from simsam_batch.runs.committed import CommittedShard, committed_shards
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import make_plan_of
@@ -29,6 +29,7 @@ from simsam_batch.runs.schema import File, Needs
 from simsam_batch.settings import Clusters, ClusterSettings, Numbers
 from simsam_batch.stages.base import CommandStage
 from simsam_batch.stages.clusters.rows import CLUSTERS_FIELDS, ClustersFold
+from simsam_batch.stages.regions.rows import DESCRIPTORS
 from simsam_batch.storage import Folder, ObjectNotFound
 from simsam_batch.workers.models import compute_device
 from simsam_batch.workers.records import Item, RecordWorker, Results, Row, failed
@@ -36,7 +37,7 @@ from simsam_batch.workers.records import Item, RecordWorker, Results, Row, faile
 _CODEBOOK = "codebook"
 _BATCH_ROWS = 4096
 
-Features = tuple[list[bytes], NDArray[np.float32]]
+Features = tuple[Ids, NDArray[np.float32]]
 """Names, unlike each other, and features (n, C) of what is clustered."""
 
 
@@ -97,6 +98,23 @@ class NodeClustersStage(ClustersStage):
             held = np.flatnonzero(prototypes.any(axis=1))
             if len(held):
                 yield [f"{image_id}#{node}".encode() for node in held.tolist()], prototypes[held]
+
+
+@dataclass(frozen=True)
+class PatchClustersStage(ClustersStage):
+    """Fits the clusters of all patches, which label maps are compared with: the set's own plain k-means."""
+
+    name = "patch-clusters"
+    things = "patches"
+
+    def features(self, shard: CommittedShard) -> Iterator[Features]:
+        """The patches of the images of a shard, numbered from a number of their image's own."""
+        ids = shard.rows(["image_id"])["image_id"].to_pylist()
+        starts = hashes_of([str(image_id).encode() for image_id in ids], 0).view(np.int64)
+        for start, held in zip(starts, shard.attachments(), strict=True):
+            if DESCRIPTORS in held:
+                rows = np.asarray(held[DESCRIPTORS], np.float32)
+                yield start + np.arange(len(rows)), rows
 
 
 def prototypes_of(shard: CommittedShard) -> list[NDArray[np.float32]]:
@@ -228,4 +246,6 @@ def codebooks(out: Folder, stage: str) -> list[codebook.Codebook]:
     return found
 
 
-STAGES = {ClustersStage.name: ClustersStage, NodeClustersStage.name: NodeClustersStage}
+STAGES = {ClustersStage.name: ClustersStage, NodeClustersStage.name: NodeClustersStage} | {
+    PatchClustersStage.name: PatchClustersStage
+}

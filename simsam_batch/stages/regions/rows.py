@@ -32,13 +32,23 @@ REGIONS_FIELDS = [
 ]
 """Columns of a row of this stage after `ROW_FIELDS`. All null where the image failed."""
 
+DESCRIPTORS = "descriptors"
+"""What is attached to a row if there are baselines: unit descriptors of the patches, (N, C) float16."""
+
 
 class RegionsFold:
-    """How many regions there are."""
+    """How many regions there are.
+
+    Args:
+        patches: whether patches are counted too.
+    """
+
+    def __init__(self, *, patches: bool) -> None:
+        self.patches = patches
 
     def zero(self) -> dict[str, Any]:
         """The state of no image."""
-        return {"regions": 0, "images_without_regions": 0, "degenerate": 0}
+        return {"regions": 0, "images_without_regions": 0, "degenerate": 0} | ({"patches": 0} if self.patches else {})
 
     def merge(self, a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
         """The state of the images of both."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from simsam_batch.settings import Regions, SpectralSettings, result
+from simsam_batch.settings import Component, Regions, SpectralSettings, result
 
 
 class DescribedRegions(Regions):
@@ -22,5 +22,16 @@ class DescribedRegions(Regions):
     )
 
 
-class RegionsSettings(DescribedRegions, SpectralSettings):
+class PatchBaselines(Component, title="Scores"):
+    """What label maps are compared with."""
+
+    baselines: bool = result(
+        False,
+        "score plain k-means of all patches, and one class everywhere, beside the label maps; keeps the patches' "
+        "descriptors in OUT",
+        unrecorded=False,
+    )
+
+
+class RegionsSettings(PatchBaselines, DescribedRegions, SpectralSettings):
     """What the stage has to know, whatever its regions are for."""

@@ -19,8 +19,8 @@ from simsam_batch.regions import boxes, masks
 from simsam_batch.settings import Affinity, Eigenproblem, Features, Head, Images, Limits, Network, Numbers
 from simsam_batch.stages.base import CommandStage
 from simsam_batch.stages.decomposition import Decomposed, check_solver, decompose_batch, regions_of, require_finite
-from simsam_batch.stages.regions.rows import REGIONS_FIELDS, RegionsFold
-from simsam_batch.stages.regions.settings import RegionsSettings
+from simsam_batch.stages.regions.rows import DESCRIPTORS, REGIONS_FIELDS, RegionsFold
+from simsam_batch.stages.regions.settings import PatchBaselines, RegionsSettings
 from simsam_batch.workers.images import ImageWorker, Loaded, finite_or_none, not_computable
 from simsam_batch.workers.pixels import normalized
 from simsam_batch.workers.records import Item, Row
@@ -39,6 +39,7 @@ class Regions:
         labels: (B, Hp, Wp) int32, the region of each patch; 0 is the background.
         patch_boxes: for each image the regions and their boxes (xmin, ymin, xmax, ymax) in patches, maximum exclusive.
         features: for each image (R, C) float32, in the order of its boxes.
+        descriptors: for each image (N, C) float16, of its patches; if there are baselines.
         values: (B, K) float32, NaN where the graph has fewer pairs.
         outliers, components, residual, converged, degenerate: (B,).
         solver: of each image's eigenproblem.
@@ -47,6 +48,7 @@ class Regions:
     labels: NDArray[np.int32]
     patch_boxes: list[list[tuple[int, boxes.Box]]]
     features: list[NDArray[np.float32]]
+    descriptors: list[NDArray[np.float16]]
     values: NDArray[np.float32]
     outliers: Tensor
     components: Tensor
@@ -61,13 +63,24 @@ class RegionsStage(CommandStage[RegionsSettings]):
     """Cuts every image into regions."""
 
     name = "regions"
-    components = (Images, Limits, Numbers, Network, Features, Head, Affinity, Eigenproblem, settings.Regions)
+    components = (
+        Images,
+        Limits,
+        Numbers,
+        Network,
+        Features,
+        Head,
+        Affinity,
+        Eigenproblem,
+        settings.Regions,
+        PatchBaselines,
+    )
     fields = REGIONS_FIELDS
 
     @cached_property
     def fold(self) -> RegionsFold:
         """Counts regions."""
-        return RegionsFold()
+        return RegionsFold(patches=self.options.baselines)
 
     def make_worker(self, beat: Callable[[], None]) -> RegionsWorker:
         """Load the backbone and be ready for shards."""
@@ -115,11 +128,13 @@ class RegionsWorker(ImageWorker[Regions]):
             ]
         with self.timer.step("crops"), torch.inference_mode():
             features = self._features(pictures, found, labels, patch_boxes)
+            descriptors = list(found.rows.half().cpu().numpy()) if options.baselines else []
         self.timer.settle()
         return Regions(
             planes,
             patch_boxes,
             features,
+            descriptors,
             found.pairs.values[:, : options.k].cpu().numpy(),
             found.outliers.cpu(),
             found.components.cpu(),
@@ -136,7 +151,9 @@ class RegionsWorker(ImageWorker[Regions]):
         counts = [len(of_image) for of_image in patch_boxes]
         if self._encoder is None:
             ids = [[region for region, _ in of_image] for of_image in patch_boxes]
-            described = [_mean_rows(rows, plane, one) for rows, plane, one in zip(found.rows, labels, ids, strict=True)]
+            described = [
+                _mean_rows(rows, plane, one) for rows, plane, one in zip(found.points, labels, ids, strict=True)
+            ]
             return [vectors.cpu().numpy() for vectors in described]
         if not sum(counts):
             return [np.zeros((0, self._encoder.channels), np.float32) for _ in counts]
@@ -205,7 +222,9 @@ class RegionsWorker(ImageWorker[Regions]):
             "images_without_regions": int(not regions),
             "degenerate": int(degenerate),
         }
-        return Row(columns, state=state)
+        if not self._options.baselines:
+            return Row(columns, state=state)
+        return Row(columns, {DESCRIPTORS: found.descriptors[i]}, state | {"patches": len(found.descriptors[i])})
 
 
 def _mean_rows(rows: Tensor, labels: Tensor, ids: list[int]) -> Tensor:

@@ -32,7 +32,14 @@ class LabelScoring(Component, title="Scores"):
     )
 
 
-_DESCRIBED: Mapping[str, Any] = {"region_feature": "class-token", "crop_size": 0, "cluster_method": "minibatch"}
+_DESCRIBED: Mapping[str, Any] = {
+    "region_source": "eigenvectors",
+    "regions": 15,
+    "background": True,
+    "region_feature": "class-token",
+    "crop_size": 0,
+    "cluster_method": "minibatch",
+}
 
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {name: {**values, **_DESCRIBED} for name, values in METHODS.items()}
@@ -44,6 +51,14 @@ class SemanticSettings(LabelScoring, TrueClasses, RegionClusters, RegionsSetting
     """Settings of ``simsam semantic``: regions of every image, clustered over the whole set."""
 
     presets: ClassVar = PRESETS
+
+    region_source: Literal["eigenvectors", "features", "smoothed"] = result(
+        "smoothed",
+        "what k-means groups patches by; smoothed: features, smoothed along the graph; features: the baseline without "
+        "a graph",
+    )
+    regions: int = result(80, "regions of an image, background included; 0: as many as the eigengap says", ge=0)
+    background: bool = result(False, "take the region with the most border for background, label 0")
 
 
 SETTINGS = SemanticSettings

@@ -14,18 +14,26 @@ from simsam_batch import images
 from simsam_batch.errors import ImageError
 from simsam_batch.regions import codebook, masks
 from simsam_batch.regions.refine import CRF, shrink
+from simsam_batch.runs.committed import CommittedShard
 from simsam_batch.runs.schema import Needs, Shard
 from simsam_batch.scores.semantic import SemanticScores
 from simsam_batch.settings import Refinement, TrueClasses
 from simsam_batch.stages.base import CommandStage
-from simsam_batch.stages.clusters.stage import ClustersStage, check_enough, check_fitted, codebooks
+from simsam_batch.stages.clusters.stage import (
+    ClustersStage,
+    PatchClustersStage,
+    check_enough,
+    check_fitted,
+    codebooks,
+)
+from simsam_batch.stages.regions.rows import DESCRIPTORS
 from simsam_batch.stages.regions.stage import RegionsStage, check_crop_size
 from simsam_batch.stages.segments import segments_of
 from simsam_batch.stages.semantic.rows import SEMANTIC_FIELDS, SemanticFold
 from simsam_batch.stages.semantic.settings import LabelScoring, SemanticSettings
 from simsam_batch.stages.steps import Job, Stages, Steps
 from simsam_batch.stages.true_classes import names_of, read_class_names, truth_of
-from simsam_batch.workers.models import DESCRIPTORS
+from simsam_batch.workers.models import DESCRIPTORS as WITHOUT_NETWORK
 from simsam_batch.workers.records import FAILURE, EarlierStage, Item, RecordWorker, Results, Row
 from simsam_batch.workers.refinement import check_refinement, make_refiner
 from simsam_batch.workers.truth import TruthReader
@@ -55,7 +63,7 @@ class SemanticStage(CommandStage[SemanticSettings]):
             matching=self.options.matching,
             protocol=truth["protocol"],
         )
-        return SemanticFold(scores, self.options.repeats)
+        return SemanticFold(scores, self.options.repeats, baselines=self.options.baselines)
 
     def make_worker(self, beat: Callable[[], None]) -> SemanticWorker:
         """Read the codebooks and be ready for shards."""
@@ -69,12 +77,16 @@ class _Loaded:
     Attributes:
         maps: for each codebook the label of every cell; cells are patches or, of refined maps, pixels.
         index: the cell of each pixel of the image.
+        baselines: for each codebook of patches the label of every patch; if there are baselines.
+        patches: the patch of each pixel.
         truth: class ids of the part that is scored, if there are any.
         truth_error: why there are none.
     """
 
     maps: list[NDArray[np.int32]]
     index: masks.UpsampleIndex
+    baselines: list[NDArray[np.int32]]
+    patches: masks.UpsampleIndex
     truth: NDArray[np.integer[Any]] | None
     truth_error: str | None
 
@@ -87,6 +99,7 @@ class SemanticWorker(RecordWorker[_Loaded | None]):
         assert stage.plan is not None  # noqa: S101  it is where the regions are
         self._options, self._fold = stage.options, stage.fold
         self._codebooks = codebooks(stage.plan.out, ClustersStage.name)
+        self._patch_codebooks = codebooks(stage.plan.out, PatchClustersStage.name) if stage.options.baselines else []
         self._regions = EarlierStage(stage.plan.out, RegionsStage.name)
         self._resize = images.parse_resize(stage.options.resize)
         self._refiner = make_refiner(stage.options, self.device.type)
@@ -94,7 +107,13 @@ class SemanticWorker(RecordWorker[_Loaded | None]):
 
     def items(self, shards: Iterator[Shard]) -> Iterator[Item]:
         """The images, each with its row of the stage ``regions``."""
-        return self._regions.items(shards, lambda there: there.rows().to_pylist())
+        return self._regions.items(shards, self._beside)
+
+    def _beside(self, there: CommittedShard) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = there.rows().to_pylist()
+        if not self._patch_codebooks:
+            return rows
+        return [row | {DESCRIPTORS: held.get(DESCRIPTORS)} for row, held in zip(rows, there.attachments(), strict=True)]
 
     def load(self, item: Item) -> _Loaded | None:
         """Label and refine an image, and read its truth; None for one that has failed before."""
@@ -103,7 +122,13 @@ class SemanticWorker(RecordWorker[_Loaded | None]):
             return None
         maps, index = self._labelled(item.record["uri"], found)
         truth, fault = self._truth.read(item.record["truth_uri"], (found["height"], found["width"]))
-        return _Loaded(maps, index, truth, fault)
+        size, grid = (found["height"], found["width"]), (found["grid_h"], found["grid_w"])
+        patches = masks.upsample_index(grid, found["patch"], images.working_size(size, self._resize), size)
+        plain = [
+            codebook.assign(np.asarray(found[DESCRIPTORS], np.float32), book).reshape(grid)
+            for book in self._patch_codebooks
+        ]
+        return _Loaded(maps, index, plain, patches, truth, fault)
 
     def take(self, item: Item, loaded: _Loaded | None, results: Results) -> None:
         """The row of an image, with its share of the confusions."""
@@ -116,8 +141,12 @@ class SemanticWorker(RecordWorker[_Loaded | None]):
         if loaded.truth is not None:
             with self.timer.step("score"):
                 part = self._truth.part((item.beside["height"], item.beside["width"]))
-                cells = np.ix_(loaded.index[0][part[0]], loaded.index[1][part[1]])
-                state["repeats"] = [self._fold.scores.of_image(each[cells], loaded.truth) for each in loaded.maps]
+                labelled = {"repeats": (loaded.maps, loaded.index)}
+                if loaded.baselines:
+                    labelled["patch_kmeans"] = loaded.baselines, loaded.patches
+                for name, (maps, index) in labelled.items():
+                    cells = np.ix_(index[0][part[0]], index[1][part[1]])
+                    state[name] = [self._fold.scores.of_image(each[cells], loaded.truth) for each in maps]
         columns = {
             "status": "ok",
             **{name: item.beside[name] for name in _COPIED},
@@ -167,8 +196,8 @@ def _stages(job: Job) -> Stages:
     truth = truth_of(settings, job.plan.source)
     if truth is None:
         job.note("label maps are not scored: the truth of this dataset is not one of class ids")
-    if settings.backbone == DESCRIPTORS and settings.region_feature != "patches":
-        job.note(f"regions are described by their patches: {DESCRIPTORS} has no {settings.region_feature}")
+    if settings.backbone == WITHOUT_NETWORK and settings.region_feature != "patches":
+        job.note(f"regions are described by their patches: {WITHOUT_NETWORK} has no {settings.region_feature}")
     of_regions = yield RegionsStage(settings, job.resolved, job.plan)
     there = of_regions["metrics"]["regions"]
     check_enough(there, "regions", settings)
@@ -176,6 +205,10 @@ def _stages(job: Job) -> Stages:
         job.note(f"{there} regions are clustered")
     fitted = yield ClustersStage.of(settings, job.folder)
     check_fitted(job.folder, ClustersStage.name, fitted)
+    if settings.baselines:
+        check_enough(of_regions["metrics"]["patches"], PatchClustersStage.things, settings)
+        fitted = yield PatchClustersStage.of(settings, job.folder)
+        check_fitted(job.folder, PatchClustersStage.name, fitted)
     yield SemanticStage(settings, {"truth": truth}, job.plan)
 
 
