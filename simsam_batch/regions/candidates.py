@@ -20,7 +20,8 @@ VECTORS = 3
 """Eigenvectors after the constant one that are cut, at most."""
 
 LEVELS = (0.0, 0.15, 0.3, 0.45, 0.6, 0.75)
-"""Where they are cut: this share of the way from the mean of the entries to the largest, and to the smallest."""
+"""Where they are cut, evenly spaced: this share of the way from the mean of the entries to the largest, and to the
+smallest."""
 
 PARTS = 2
 """Of each cut so many of its largest connected parts are candidates beside the whole."""
@@ -94,7 +95,9 @@ def candidates(vectors: Tensor, values: Tensor, rows: Tensor, valid: Tensor, gri
     patches = cut.shape[2]
     oriented = torch.stack([cut, -cut], dim=2)  # (B, V, 2, N)
     mean, top = oriented.mean(dim=3, keepdim=True), oriented.amax(dim=3, keepdim=True)
-    at = mean + oriented.new_tensor(LEVELS) * (top - mean)
+    # made on the device: a copy from the host would have it wait
+    levels = torch.linspace(LEVELS[0], LEVELS[-1], len(LEVELS), dtype=oriented.dtype, device=oriented.device)
+    at = mean + levels * (top - mean)
     sides = (oriented[:, :, :, None] > at[..., None]).flatten(1, 3)  # (B, V * 2 * L, N)
     parts = largest_parts(sides.flatten(0, 1), grid, PARTS).reshape(*sides.shape[:2], PARTS, patches)
     masks = torch.cat([sides[:, :, None], parts], dim=2).flatten(1, 2)
@@ -142,8 +145,9 @@ def border_share(masks: Tensor, grid: tuple[int, int]) -> Tensor:
         (B, M) float32 in 0..1.
     """
     plane = masks.reshape(*masks.shape[:2], *grid)
-    edges: Tensor = plane[:, :, [0, -1]].sum(dim=(2, 3)) + plane[:, :, :, [0, -1]].sum(dim=(2, 3))
-    return edges / (2.0 * sum(grid))
+    down = plane[:, :, 0].sum(dim=2) + plane[:, :, -1].sum(dim=2)
+    across = plane[..., 0].sum(dim=2) + plane[..., -1].sum(dim=2)
+    return (down + across) / (2.0 * sum(grid))
 
 
 def overlaps(masks: Tensor, one: Tensor) -> Tensor:
@@ -216,8 +220,8 @@ def objects_of(
         valid: (B, N) bool, patches whose descriptors count.
         grid: (Hp, Wp).
     """
-    which = torch.tensor([cut.vector for cut in found.cuts], device=index.device)[index]
-    sign = vectors.new_tensor([cut.sign for cut in found.cuts])[index]
+    of_vector, of_side = 2 * len(LEVELS) * (1 + PARTS), len(LEVELS) * (1 + PARTS)
+    which, sign = 1 + index // of_vector, 1 - 2 * (index // of_side % 2)
     score = _entry(found.score, index)
     there = score > -torch.inf
     mask = _row(found.masks, index) & there[:, None]

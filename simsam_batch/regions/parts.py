@@ -59,7 +59,7 @@ def label_by_growing(masks: Tensor, grid: tuple[int, int]) -> Tensor:
             plane = labels.to(torch.float32).reshape(-1, 1, *grid)
             labels = max_pool2d(plane, 3, stride=1, padding=1).flatten(1).to(torch.int64) * masks
             labels = labels.gather(1, (labels - 1).clamp(min=0)) * masks
-        if torch.equal(before, labels):
+        if not bool((before != labels).any()):
             return labels
 
 

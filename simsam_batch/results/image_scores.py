@@ -134,7 +134,7 @@ def image_scores(
     Args:
         url: of the run.
         stage: whose rows.
-        metrics: names of scores, or of other columns of numbers; none: all scores that the stage has.
+        metrics: names of scores, or of other columns of numbers; none: all scores that its rows have.
         kept: names of further columns, read where the stage has them.
         truth: folder of truth to compare masks or label maps with, in place of the scores in the rows.
         note: is told what people should know.
@@ -147,7 +147,9 @@ def image_scores(
     rows = StageRows(Folder(absolute_url(url)), stage)
     in_rows = scores_of(stage)
     anew = truth is not None or (not in_rows and _shows(stage, "objects", "labels"))
-    wanted = {} if anew else {name: in_rows.get(name, (name,)) for name in metrics or in_rows}
+    # rows of some settings lack some of the stage's scores
+    usual = [name for name, columns in in_rows.items() if {*columns} <= {*rows.schema.names}]
+    wanted = {} if anew else {name: in_rows.get(name, (name,)) for name in metrics or usual}
     for name in (each for columns in wanted.values() for each in columns):
         _check_numbers(rows, stage, name, in_rows)
     columns = {*(name for several in wanted.values() for name in several)}

@@ -22,7 +22,7 @@ from simsam_batch.stages.segment.settings import SegmentSettings
 from simsam_batch.workers.timer import Timer
 
 GRID, EPOCHS = (10, 13), 2
-WAITS = 7
+WAITS = 9
 """What the docstring of `segment_batch` says of a batch of any size."""
 
 MORE_KERNELS = 4

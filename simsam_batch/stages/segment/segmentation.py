@@ -93,12 +93,13 @@ def segment_batch(
 ) -> Segmented:
     """Segment a batch of images of one size; each image's result is its own, whatever its batch mates are.
 
-    Between the forward pass and the results the host waits for a GPU at most 7 times, whatever B is: for the patches
+    Between the forward pass and the results the host waits for a GPU at most 9 times, whatever B is: for the patches
     that count, which decide what is drawn for the head; for whether components are complete; for the sizes of the
     graphs; for the solver (once a restart of block Lanczos); for whether it converged; for the rings of left-out
-    patches; and for all results together; and once every four rounds in which the parts of cuts are found. What is
-    computed on the host adds to that: colour affinities, the views of head ``upstream-notebook``, component ``peak``,
-    and images that are solved one by one.
+    patches; twice for the connected parts of the cuts (once more for every four rounds that winding ones take beyond
+    eight); and for all results together. Further rounds of ``objects`` with a fixed cut solve anew. What is computed on
+    the host adds to that: colour affinities, the views of head ``upstream-notebook``, component ``peak``, and images
+    that are solved one by one.
 
     Args:
         images: (B, height, width, 3) uint8 RGB on the device to compute on, cropped to whole patches.
