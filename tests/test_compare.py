@@ -309,7 +309,7 @@ def test_trees_are_compared_by_covering_with_pictures(labelled: Path, tmp_path: 
     for name, count in (("fine", "16"), ("coarse", "6")):
         arguments = ["hierarchy", str(labelled / "some"), str(tmp_path / name), "--truth", str(labelled / "truth")]
         arguments += ["--backbone", "descriptors", "--resize", "native", "--engine", "inline", "--quiet"]
-        assert run([*arguments, "--superpixels", count]) == 0
+        assert run([*arguments, "--tree", "split", "--superpixels", count]) == 0
     record = compared(tmp_path / "fine", tmp_path / "coarse", to=tmp_path / "cmp")
     rows = rows_of(tmp_path / "coarse", "hierarchy").values()
     mean = np.mean([row["nmcovering"] for row in rows])

@@ -36,6 +36,7 @@ from simsam_batch.storage import Folder, entries, read_url
 LIMITS = ImageLimits()
 RUN = ["--backbone", "descriptors", "--resize", "native", "--epochs", "1", "--k", "4"]
 RUN += ["--engine", "inline", "--quiet"]
+FIXED = [*RUN, "--cut", "fixed"]
 
 
 def photograph(path: Path, place: tuple[slice, slice] = (slice(32, 80), slice(48, 96)), width: int = 160) -> None:
@@ -1070,7 +1071,7 @@ class TestRuns:
     ) -> None:
         root, out = copy("ecssd"), tmp_path / "out"
         mask(root / "ground_truth_mask" / "0003.png", width=100)
-        assert run(["segment", f"ecssd:{root}", str(out), *RUN]) == 0
+        assert run(["segment", f"ecssd:{root}", str(out), *FIXED]) == 0
         rows = rows_of(out)
         assert [row["image_id"] for row in rows] == [f"{i:04}.jpg" for i in range(4)]
         scores = [row["iou"] for row in rows]
@@ -1088,8 +1089,8 @@ class TestRuns:
         assert facts_of(source) == DATASETS["ecssd"].facts("all")
         # goes on without looking at ROOT; another split is another input
         root.rename(root.with_name("gone"))
-        assert run(["segment", f"ECSSD:{root}/", str(out), *RUN]) == 0
-        assert run(["segment", f"ecssd:{root}", str(out), *RUN, "--split", "all"]) == 1
+        assert run(["segment", f"ECSSD:{root}/", str(out), *FIXED]) == 0
+        assert run(["segment", f"ecssd:{root}", str(out), *FIXED, "--split", "all"]) == 1
         assert "split: the run in OUT has None, this command has 'all'" in capsys.readouterr().err
 
     def test_cub_is_scored_on_the_central_square_unless_told_otherwise(
@@ -1105,7 +1106,7 @@ class TestRuns:
         scores = []
         for choice, columns in (("none", slice(0, 256)), ("auto", slice(64, 192))):
             out = tmp_path / choice
-            assert run(["segment", f"cub-200-2011:{root}", str(out), *RUN, "--truth-crop", choice]) == 0
+            assert run(["segment", f"cub-200-2011:{root}", str(out), *FIXED, "--truth-crop", choice]) == 0
             found, wanted = [m[:, columns] for m in found_masks(out)], truth[:, columns]
             scores.append([row["iou"] for row in rows_of(out)])
             assert scores[-1] == pytest.approx([(m & wanted).sum() / (m | wanted).sum() for m in found])
@@ -1123,14 +1124,14 @@ class TestRuns:
 
     def test_boxes_pass_through_to_the_rows(self, copy: Callable[[str], Path], tmp_path: Path) -> None:
         root, out = copy("voc2007-boxes"), tmp_path / "out"
-        assert run(["segment", f"voc2007-boxes:{root}", str(out), *RUN]) == 0
+        assert run(["segment", f"voc2007-boxes:{root}", str(out), *FIXED]) == 0
         rows = rows_of(out)
         assert [row[BOXES_COLUMN][0] for row in rows] == [[48, 32, 96, 80]] * 4
         assert [row["bbox_xyxy"] for row in rows] == [[48, 32, 96, 80]] * 4
 
     def test_splits_pass_through_the_plan_to_the_rows(self, copy: Callable[[str], Path], tmp_path: Path) -> None:
         root, out = copy("voc2012"), tmp_path / "out"
-        assert run(["segment", f"voc2012:{root}", str(out), *RUN, "--split", "val+train"]) == 0
+        assert run(["segment", f"voc2012:{root}", str(out), *FIXED, "--split", "val+train"]) == 0
         rows = [(row["image_id"], row[SPLIT_COLUMN]) for row in rows_of(out)]
         assert rows == [("2007_000003.jpg", "val"), ("2007_000001.jpg", "val"), ("2007_000000.jpg", "train")]
         facts = facts_of(json.loads((out / "run.json").read_text())["source"])
@@ -1139,7 +1140,7 @@ class TestRuns:
 
     def test_partitions_are_not_taken_for_object_masks(self, copy: Callable[[str], Path], tmp_path: Path) -> None:
         root, out = copy("bsds500"), tmp_path / "out"
-        assert run(["segment", f"bsds500:{root}", str(out), *RUN]) == 0
+        assert run(["segment", f"bsds500:{root}", str(out), *FIXED]) == 0
         assert [(row["iou"], row["truth_error"]) for row in rows_of(out)] == [(None, None)] * 2
         assert truth_kind(json.loads((out / "run.json").read_text())["source"]) == "partitions"
 
@@ -1164,7 +1165,7 @@ class TestRuns:
     def test_a_wrong_name_or_root_is_one_message(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str], given: str
     ) -> None:
-        assert run(["segment", given.format(tmp_path), str(tmp_path / "out"), *RUN]) == 1
+        assert run(["segment", given.format(tmp_path), str(tmp_path / "out"), *FIXED]) == 1
         message = capsys.readouterr().err
         assert message.startswith("simsam: ")
         assert "Traceback" not in message

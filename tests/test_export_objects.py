@@ -151,7 +151,7 @@ def test_of_a_run_with_one_mask_an_image_that_is_the_object(home: Path, tmp_path
     masks = dict(opened.masks())
     rows = {row["image_id"]: row for _, row in opened.rows("segment").each()}
     for image_id, objects in opened.objects():
-        assert rows[image_id]["objects"] is None
+        assert "objects" not in rows[image_id]
         assert [each.score for each in objects] == [rows[image_id]["confidence"]]
         assert np.array_equal(objects[0].mask, masks[image_id])
 

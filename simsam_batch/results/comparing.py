@@ -74,6 +74,11 @@ class Joined:
         return self.runs[run].values[metric][self.places[run]]
 
     @property
+    def metrics(self) -> list[str]:
+        """Names of the scores that all runs have."""
+        return [name for name in self.runs[0].values if all(name in run.values for run in self.runs)]
+
+    @property
     def ids(self) -> pa.ChunkedArray:
         """(J,) of the joined images."""
         return self.runs[0].ids.take(pa.array(self.places[0]))
@@ -83,7 +88,7 @@ class Joined:
         columns: dict[str, Any] = {self.runs[0].rows.unit: self.ids}
         if self.groups is not None:
             columns["group"] = pa.array(self.group_names, pa.string()).take(pa.array(self.groups))
-        for metric in self.runs[0].values:
+        for metric in self.metrics:
             for run, name in enumerate(self.names):
                 columns[f"{metric} of {name}"] = pa.array(self.values(run, metric), from_pandas=True)
         return pa.table(columns)

@@ -18,7 +18,7 @@ from simsam_batch.results.opening import begun_stages, existing_plan
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import row_numbers
 from simsam_batch.runs.reading import BATCH_ROWS, StageRows
-from simsam_batch.stages.registry import command_of, shown, stage_names, stages_with_features
+from simsam_batch.stages.registry import command_of, shown, stage_names, stages_showing, stages_with_features
 from simsam_batch.storage import Folder, absolute_url
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ class Run:
         Raises:
             SettingsError: the run has no object masks.
         """
-        rows = self._with_masks("segment")
+        rows = self._with_masks(stages_showing(["objects"])[0])
         found = (row for _, row in rows.each(["image_id", "status", *OF_OBJECTS]) if row["status"] == "ok")
         return ((row["image_id"], objects_of(row)) for row in found)
 
