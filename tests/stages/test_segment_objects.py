@@ -40,8 +40,8 @@ def test_both_squares_are_objects_of_their_own(tmp_path: Path, cut: str) -> None
     more = {"component": "peak", "side": "largest-entry"} if cut == "fixed" else {}
     row = row_of(tmp_path, two_objects(), cut=cut, objects=6, least_score=0.0, **more)
     assert 2 <= len(row["objects"]) <= 6
-    assert covered(row, "red") > 0.6
-    assert covered(row, "blue") > 0.7
+    assert covered(row, "red") > 0.5
+    assert covered(row, "blue") > 0.5
     scores = [each["score"] for each in row["objects"]]
     assert scores == sorted(scores, reverse=True)
     for each in row["objects"]:
