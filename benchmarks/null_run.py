@@ -103,4 +103,4 @@ def _statistics(stage: str, images: int) -> dict[str, Any]:
     return state
 
 
-NULL, SCORES = NullStage("null", RegionsFold()), NullStage("scores", SegmentFold())
+NULL, SCORES = NullStage("null", RegionsFold(patches=False)), NullStage("scores", SegmentFold())

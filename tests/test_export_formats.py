@@ -265,6 +265,7 @@ def test_what_is_written_as_png_scores_as_the_run_does(runs: dict[str, Path], ca
             shutil.copy(catalog.parent / "truth.png", target)
     names = str(catalog.parent / "classes.txt")
     arguments = ["--kind", "semantic", "--truth", str(truth), "--classes", names, "--matching", "hungarian"]
+    arguments += ["--clusters", "4"]  # ids from 1 to 3, 0 being of none
     assert run(["score", str(tmp_path / "to/masks"), *arguments, "--json", str(tmp_path / "score.json")]) == 0
     found = json.loads((tmp_path / "score.json").read_text())["metrics"]
     held = json.loads((runs["semantic"] / "results/semantic.json").read_text())["metrics"]
