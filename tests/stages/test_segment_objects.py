@@ -51,6 +51,7 @@ def test_both_squares_are_objects_of_their_own(tmp_path: Path, cut: str) -> None
         assert each["area_fraction"] == pytest.approx(mask.mean())
     if cut == "chosen":
         assert row["objects"][0]["mask_rle"] == row["mask_rle"]
+        assert row["objects"][0]["score"] == row["confidence"]
 
 
 def test_of_equal_cuts_no_two_objects_are_the_same(tmp_path: Path) -> None:

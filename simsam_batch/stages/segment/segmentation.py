@@ -178,8 +178,11 @@ def _chosen(found: Decomposed, degenerate: Tensor, grid: tuple[int, int], settin
         "runner_up_score": scores[:, 1],
     }
     if settings.objects:
-        # not above that of a better candidate
-        score = torch.stack([each.confidence * each.share for each in drawn], dim=1).cummin(dim=1).values
+        # the confidence, less where a further object explains less than the first one, and never above a better one's
+        share = torch.stack([each.share for each in drawn], dim=1)
+        sure = torch.stack([each.confidence for each in drawn], dim=1)
+        score = sure * (share / share[:, :1].clamp(min=torch.finfo(share.dtype).tiny)).clamp(max=1)
+        score = score.cummin(dim=1).values
         result["object_masks"] = torch.stack([each.mask for each in drawn], dim=1)
         result["object_wide"] = torch.stack([each.wide for each in drawn], dim=1)
         result["object_scores"] = score
