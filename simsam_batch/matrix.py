@@ -142,6 +142,9 @@ def run_matrix(matrix: Matrix, report: Reporter) -> dict[str, Any]:
         try:
             if len(held) < 2:
                 raise SettingsError(f"{dataset}: two methods at least must have run to be compared")
+            if held[0]["method"] != matrix.cells[0].method:
+                base = matrix.cells[0].method
+                raise SettingsError(f"{dataset}: {base}, which the others are compared with, has not run")
             to = f"{matrix.out.rstrip('/')}/{TABLES}/{dataset}"
             comparisons[dataset] = operations.compare([each["out"] for each in held], options, report, to)
         except SimsamError as error:

@@ -371,6 +371,18 @@ def test_a_cell_that_fails_is_said_and_the_others_go_on(
     assert (tmp_path / "matrix/tables/clips/index.html").exists()
 
 
+def test_nothing_takes_the_place_of_the_method_that_the_others_are_compared_with(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = written(home, tmp_path)
+    file.write_text(file.read_text().replace("datasets:", "  third: {k: 4}\ndatasets:"))
+    taken = ["segment", str(home / "photos"), str(tmp_path / "matrix/some/plain"), "--backbone", "descriptors"]
+    assert run([*taken, "--engine", "inline", "--quiet", "--allow-failed", "1", "--k", "5"]) == 0  # with other settings
+    assert run(["matrix", str(file), "--quiet"]) == 1
+    assert "some: plain, which the others are compared with, has not run" in capsys.readouterr().err
+    assert not (tmp_path / "matrix/tables/some").exists()
+
+
 def test_more_failures_than_allowed_are_the_exit_code(home: Path, tmp_path: Path) -> None:
     file = written(home, tmp_path)
     file.write_text(file.read_text().replace("allow-failed: 1", "allow-failed: 0"))
