@@ -81,7 +81,7 @@ def candidates(vectors: Tensor, values: Tensor, rows: Tensor, valid: Tensor, gri
 
     The variance that a division into two explains is what k-means with two clusters maximises; here the clusters are
     held to what the graph offers. Its scale differs from network to network, so that it is compared with the best of
-    the image. The weight of the border lies on a plateau: masks are as good with 3 to 6.
+    the image. What other weights of the border came to stands in ``docs/measured.md``.
 
     Args:
         vectors: (B, K, N) float32, after the sign rule, filled in where patches are left out.
@@ -105,7 +105,7 @@ def candidates(vectors: Tensor, values: Tensor, rows: Tensor, valid: Tensor, gri
     size, least = masks.sum(dim=2), max(1, min(_LEAST_PATCHES, patches // 8))
     possible = (size >= least) & (size <= patches - least)
     possible &= there.repeat_interleave(2 * len(LEVELS) * (1 + PARTS), dim=1)
-    best = explained.masked_fill(~possible, 0).amax(dim=1, keepdim=True) if cut.shape[1] else explained
+    best = explained.masked_fill(~possible, 0).amax(dim=1, keepdim=True)
     score = explained / best.clamp(min=torch.finfo(best.dtype).tiny) - _BORDER_WEIGHT * border
     cuts = [Cut(1 + v, s, a, p) for v, s, a, p in product(range(cut.shape[1]), (1, -1), LEVELS, range(1 + PARTS))]
     return Candidates(cuts, masks, explained, border, score.masked_fill(~possible, -torch.inf))
@@ -169,10 +169,12 @@ def pick(found: Candidates, count: int) -> tuple[Tensor, Tensor]:
         has no more.
     """
     scores, places, left = [], [], found.score
-    for _ in range(count):
+    while True:
         score, place = left.max(dim=1)
         scores.append(score)
         places.append(place)
+        if len(places) == count:
+            break
         left = left.masked_fill(overlaps(found.masks, _row(found.masks, place)) >= _SAME_OBJECT, -torch.inf)
     return torch.stack(places, dim=1), torch.stack(scores, dim=1)
 

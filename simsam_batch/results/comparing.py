@@ -74,11 +74,6 @@ class Joined:
         return self.runs[run].values[metric][self.places[run]]
 
     @property
-    def metrics(self) -> list[str]:
-        """Names of the scores that all runs have."""
-        return [name for name in self.runs[0].values if all(name in run.values for run in self.runs)]
-
-    @property
     def ids(self) -> pa.ChunkedArray:
         """(J,) of the joined images."""
         return self.runs[0].ids.take(pa.array(self.places[0]))
@@ -88,7 +83,7 @@ class Joined:
         columns: dict[str, Any] = {self.runs[0].rows.unit: self.ids}
         if self.groups is not None:
             columns["group"] = pa.array(self.group_names, pa.string()).take(pa.array(self.groups))
-        for metric in self.metrics:
+        for metric in _shared(self.runs):
             for run, name in enumerate(self.names):
                 columns[f"{metric} of {name}"] = pa.array(self.values(run, metric), from_pandas=True)
         return pa.table(columns)
@@ -132,7 +127,7 @@ def compare_runs(urls: Sequence[str], options: CompareOptions, note: Callable[[s
                 "To mend it: give --truth FOLDER, which compares the masks that are there with a truth, as simsam "
                 "score does; or begin the run anew with --truth"
             )
-    metrics = [name for name in runs[0].values if all(name in run.values for run in runs)]
+    metrics = _shared(runs)
     if not metrics:
         raise SettingsError(
             "the runs have no score in common: one was scored by masks, another by classes. To mend it: give runs "
@@ -178,6 +173,11 @@ def compare_runs(urls: Sequence[str], options: CompareOptions, note: Callable[[s
     record["metrics"] = [*([of_set] if of_set else []), *(_metric(joined, name) for name in metrics)]
     record["differing"] = [_differing(joined, run, metrics[0], options.differing) for run in range(1, len(runs))]
     return joined
+
+
+def _shared(runs: Sequence[ImageScores]) -> list[str]:
+    """Names of the scores that all runs have."""
+    return [name for name in runs[0].values if all(name in run.values for run in runs)]
 
 
 def _names(urls: Sequence[str], given: Sequence[str]) -> list[str]:

@@ -246,6 +246,4 @@ def codebooks(out: Folder, stage: str) -> list[codebook.Codebook]:
     return found
 
 
-STAGES = {ClustersStage.name: ClustersStage, NodeClustersStage.name: NodeClustersStage} | {
-    PatchClustersStage.name: PatchClustersStage
-}
+STAGES = {each.name: each for each in (ClustersStage, NodeClustersStage, PatchClustersStage)}
