@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -606,6 +607,43 @@ def _report_command() -> click.Command:
     )
 
 
+def _view(out: str, other: str | None, *, allow_host: Sequence[str], **given: Any) -> int:
+    from simsam_batch import operations
+
+    def say(line: str) -> None:
+        _say([line])
+        sys.stdout.flush()
+
+    # Ctrl-C is how it ends
+    with suppress(KeyboardInterrupt):
+        operations.view(out, other, say=say, allow_hosts=allow_host, debug="--debug" in sys.argv, **given)
+    return 0
+
+
+def _view_command() -> click.Command:
+    return click.Command(
+        "view",
+        callback=_view,
+        params=[
+            click.Argument(["out"]),
+            click.Argument(["other"], required=False),
+            click.Option(["--port"], type=click.IntRange(1, 65535), metavar="N", help="[8765, or the next free one]"),
+            click.Option(["--host"], default="127.0.0.1", show_default=True, help="another one needs a certificate"),
+            click.Option(["--certificate"], metavar="FILE", help="for TLS, with --key"),
+            click.Option(["--key"], metavar="FILE", help="of the certificate"),
+            click.Option(
+                ["--allow-host"],
+                metavar="NAME",
+                multiple=True,
+                help="a further name under which browsers may call it, such as a proxy's; may be repeated",
+            ),
+        ],
+        help="Look at a run in a browser: filter and sort its images, click a patch, walk a tree, flag what is bad.\n\n"
+        "OUT may be a run in progress and on object storage; with OTHER the two are compared. Prints a link to open, "
+        "and the ssh command that brings it to another machine. Nothing is written but OUT/flags. Ctrl-C ends it.",
+    )
+
+
 _OPERATORS: Mapping[str, tuple[Callable[[], click.Command], str]] = {
     "compare": (_compare_command, "Compare runs image by image: a table with paired intervals, and a page."),
     "demo": (_demo_command, "Segment photographs that ship with scikit-image; needs no download."),
@@ -616,6 +654,7 @@ _OPERATORS: Mapping[str, tuple[Callable[[], click.Command], str]] = {
     "retry": (_retry_command, "Try the failed images of a run again."),
     "score": (_score_command, "Compare a finished run, or masks of any tool, with truth."),
     "status": (_status_command, "Say how far a run is, from its storage alone."),
+    "view": (_view_command, "Look at a run in a browser: filter, click a patch, walk a tree, flag what is bad."),
     "verify": (_verify_command, "Hash and count all that a run holds; list what nothing reads."),
 }
 

@@ -365,3 +365,41 @@ def report(out: str, *, samples: int = 8, stage: str | None = None) -> str:
     folder = Folder(absolute_url(out))
     plan = existing_plan(folder)
     return f"{folder.url}/{write_page(folder, plan, begun_stages(folder), samples, stage)}"
+
+
+def view(
+    out: str,
+    other: str | None = None,
+    *,
+    say: Callable[[str], None] = print,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    certificate: str | None = None,
+    key: str | None = None,
+    allow_hosts: Sequence[str] = (),
+    debug: bool = False,
+) -> None:
+    """Show a run in a browser until Ctrl-C; it may be going on, and a second one may be compared with it.
+
+    Args:
+        out: folder of the run.
+        other: of a second one.
+        say: is told line by line how the page is reached.
+        host: address to listen at; one that others reach needs a certificate.
+        port: None: the first free one from 8765 on.
+        certificate: file for TLS.
+        key: likewise, its key.
+        allow_hosts: further names under which a browser may call the server, such as that of a proxy before it.
+        debug: print the traceback of a defect.
+
+    Raises:
+        SettingsError: no run in OUT or OTHER, or an address that cannot be listened at.
+        RunError: a run is damaged.
+        StorageError: the storage did not answer.
+    """
+    from simsam_batch.viewer.server import Listening, serve
+    from simsam_batch.viewer.session import Session
+
+    listening = Listening(host=host, port=port, certificate=certificate, key=key, allowed=tuple(allow_hosts))
+    listening.check()
+    serve(Session(out, other, {"debug": debug}), listening, say)

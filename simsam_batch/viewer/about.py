@@ -1,0 +1,75 @@
+"""What a run is made of and how far it is: the answers that the page begins with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from simsam_batch import __version__
+from simsam_batch.runs.status import stage_status
+from simsam_batch.stages.registry import command_of
+from simsam_batch.storage import redact
+from simsam_batch.viewer.answers import as_json
+from simsam_batch.viewer.session import OpenedRun, OpenedStage, Session
+
+
+def routes(session: Session) -> list[tuple[str, str, Any]]:
+    """``api/run``, ``api/status`` and ``api/reopen``."""
+
+    def run(request: Request) -> Response:  # noqa: ARG001
+        return as_json(
+            {
+                **_about(session.run("a")),
+                "other": _about(session.run("b")) if session.other_url is not None else None,
+                "live": {"on": False, "why": "start it with --live to compare any point"},
+                "version": __version__,
+            }
+        )
+
+    def status(request: Request) -> Response:  # noqa: ARG001
+        return as_json({"stages": {name: _status(session.run("a"), name) for name in session.run("a").stages}})
+
+    def reopen(request: Request) -> Response:  # noqa: ARG001
+        session.reopen()
+        return as_json({"stages": session.run("a").stages})
+
+    return [("GET", "api/run", run), ("GET", "api/status", status), ("POST", "api/reopen", reopen)]
+
+
+def _about(run: OpenedRun) -> dict[str, Any]:
+    return {
+        "url": redact(run.out.url),
+        "images": run.plan.records,
+        "stages": [_stage(run.stage(name), run) for name in run.stages],
+    }
+
+
+def _stage(stage: OpenedStage, run: OpenedRun) -> dict[str, Any]:
+    command = command_of(stage.name)
+    return {
+        "name": stage.name,
+        "command": command.name,
+        "title": command.title,
+        "kind": stage.kind,
+        "unit": stage.rows.unit,
+        "of_images": stage.plan.digest == run.plan.digest,
+        "records": stage.plan.records,
+        "rows": len(stage.rows),
+        "published": stage.rows.published,
+        "settings": stage.rows.settings,
+        "resolved": stage.rows.resolved,
+    }
+
+
+def _status(run: OpenedRun, name: str) -> dict[str, Any]:
+    found = stage_status(run.out, name, failures=False)
+    return {
+        "done": found.done_images,
+        "pending": found.images - found.done_images,
+        "images": found.images,
+        "published": found.published,
+        "newer_rows": found.done_images - len(run.stage(name).rows),
+        "seconds_left": found.seconds_left,
+    }

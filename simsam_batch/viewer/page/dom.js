@@ -1,0 +1,84 @@
+// Elements without markup: texts are texts, whatever they hold, and attributes are set one by one.
+
+/** @typedef {Node | string | number | null | undefined | false} Child */
+
+/**
+ * An element.
+ * @template {keyof HTMLElementTagNameMap} T
+ * @param {T} tag its name
+ * @param {Record<string, any>} [attributes] `class`, `href`, ...; a function under `onclick` etc. listens; true is an
+ *   attribute without value, and false, null and undefined none; `style` is a mapping of properties
+ * @param {...(Child | Child[])} children
+ * @returns {HTMLElementTagNameMap[T]}
+ */
+export function h(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag)
+  set(element, attributes)
+  element.append(...nodes(children))
+  return element
+}
+
+/**
+ * An element of SVG.
+ * @param {string} tag
+ * @param {Record<string, any>} [attributes]
+ * @param {...(Child | Child[])} children
+ * @returns {SVGElement}
+ */
+export function svg(tag, attributes = {}, ...children) {
+  const element = /** @type {SVGElement} */ (document.createElementNS('http://www.w3.org/2000/svg', tag))
+  set(element, attributes)
+  element.append(...nodes(children))
+  return element
+}
+
+/** @param {HTMLElement | SVGElement} element @param {Record<string, any>} attributes */
+function set(element, attributes) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === false || value === null || value === undefined) continue
+    if (typeof value === 'function') element.addEventListener(name.slice(2), value)
+    else if (name === 'style') for (const [property, of] of Object.entries(value)) element.style.setProperty(property, of)
+    else element.setAttribute(name, value === true ? '' : String(value))
+  }
+}
+
+/** @param {(Child | Child[])[]} children @returns {(Node | string)[]} */
+function nodes(children) {
+  return children.flat().flatMap((child) =>
+    child === null || child === undefined || child === false ? [] : [child instanceof Node ? child : String(child)])
+}
+
+/**
+ * Put these in place of what an element holds.
+ * @param {Element} element
+ * @param {...(Child | Child[])} children
+ */
+export function fill(element, ...children) {
+  element.replaceChildren(...nodes(children))
+}
+
+/**
+ * A name that strangers chose: it turns no direction of what stands beside it, and its middle is left out if it is long.
+ * @param {string} text
+ * @param {number} [most] characters
+ */
+export function name(text, most = 1000) {
+  const letters = Array.from(text)
+  const half = Math.floor((most - 1) / 2)
+  const short = letters.length > most ? `${letters.slice(0, half).join('')}…${letters.slice(-half).join('')}` : text
+  return h('bdi', { title: short === text ? null : text }, short)
+}
+
+/** A number for people. @param {number | null | undefined} value @param {number} [digits] after the point */
+export function shown(value, digits = 3) {
+  if (value === null || value === undefined || Number.isNaN(value)) return '–'
+  if (Number.isInteger(value)) return value.toLocaleString('en')
+  const small = value !== 0 && Math.abs(value) < 10 ** -digits
+  return small ? value.toExponential(1) : value.toFixed(digits)
+}
+
+/** Say something to those who do not look. @param {string} text */
+export function say(text) {
+  const place = /** @type {HTMLElement} */ (document.getElementById('said'))
+  place.textContent = text
+}

@@ -1,0 +1,48 @@
+// What a panel says when it has nothing to show: loading, failed, none of this here.
+
+import { fill, h } from './dom.js'
+
+/** @param {string} what */
+export function loading(what) {
+  return h('p', { class: 'state', 'aria-busy': 'true' }, `Loading ${what} …`)
+}
+
+/**
+ * @param {string} what could not be shown
+ * @param {unknown} error
+ * @param {() => void} [again] to try again
+ */
+export function failed(what, error, again) {
+  return h('div', { class: 'state fault', role: 'alert' },
+    h('p', {}, h('strong', {}, `${what} cannot be shown. `), error instanceof Error ? error.message : String(error)),
+    again ? h('button', { type: 'button', onclick: again }, 'Try again') : null)
+}
+
+/**
+ * @param {string} text what is not here
+ * @param {string} [command] that would make it
+ */
+export function none(text, command) {
+  return h('p', { class: 'state' }, text, command ? [' It is made by ', h('code', {}, command), '.'] : null)
+}
+
+/**
+ * Fill a place with what is made from an answer, and meanwhile, or without one, with a state.
+ * @template T
+ * @param {Element} place
+ * @param {string} what it is
+ * @param {() => Promise<T>} get
+ * @param {(found: T) => import('./dom.js').Child | import('./dom.js').Child[]} make
+ */
+export async function when(place, what, get, make) {
+  fill(place, loading(what))
+  place.setAttribute('aria-busy', 'true')
+  try {
+    fill(place, make(await get()))
+  } catch (error) {
+    if (/** @type {Error} */ (error).name === 'AbortError') return
+    fill(place, failed(what, error, () => when(place, what, get, make)))
+  } finally {
+    place.removeAttribute('aria-busy')
+  }
+}

@@ -1,0 +1,151 @@
+"""The server's process: where it listens, the lines that say how to reach it, and its end."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import platform
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+
+from simsam_batch.errors import SettingsError
+from simsam_batch.viewer.app import application
+from simsam_batch.viewer.gate import Gate
+from simsam_batch.viewer.session import Session
+
+PORT = 8765
+"""Where it listens if that is free."""
+
+_PORTS_TRIED = 50
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listening:
+    """Where the server listens, and who may call it.
+
+    Attributes:
+        host: address; one that others reach needs a certificate.
+        port: None: `PORT`, or the next that is free.
+        certificate, key: files for TLS.
+        allowed: further names under which browsers may call it, such as that of a proxy.
+    """
+
+    host: str = "127.0.0.1"
+    port: int | None = None
+    certificate: str | None = None
+    key: str | None = None
+    allowed: Sequence[str] = ()
+
+    def check(self) -> None:
+        """Refuse what would show a run to a network in the clear, before anything is read.
+
+        Raises:
+            SettingsError: another address than the loopback without TLS, or half of what TLS needs.
+        """
+        if (self.certificate is None) != (self.key is None):
+            raise SettingsError("certificate and key go together. To mend it: give both --certificate and --key")
+        for name, given in (("certificate", self.certificate), ("key", self.key)):
+            if given is not None and not Path(given).is_file():
+                raise SettingsError(f"{name}: there is no file {given}")
+        if self.host not in _LOOPBACK and self.certificate is None:
+            raise SettingsError(
+                f"host: {self.host} can be reached by others, who would read the link's token on its way. To mend it: "
+                "leave --host out and come through ssh -L, as the start line says; or give --certificate and --key"
+            )
+
+
+def serve(session: Session, listening: Listening, say: Callable[[str], None]) -> None:
+    """Answer until Ctrl-C or SIGTERM.
+
+    Args:
+        session: what is looked at.
+        listening: where.
+        say: is told line by line how the page is reached.
+
+    Raises:
+        SettingsError: the address cannot be had, or the certificate cannot be read.
+    """
+    listening.check()
+    secure = listening.certificate is not None
+    hosts = [*listening.allowed, *([] if listening.host in _LOOPBACK else [listening.host])]
+    gate = Gate(application(session), hosts, secure=secure)
+    with _socket(listening) as bound:
+        port = bound.getsockname()[1]
+        config = uvicorn.Config(
+            gate,
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,
+            ws="none",
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=3,
+            ssl_certfile=listening.certificate,
+            ssl_keyfile=listening.key,
+        )
+        try:
+            config.load()
+        except OSError as error:
+            raise SettingsError(f"certificate, key: they cannot be used: {error}") from error
+        for line in start_lines(listening, port, gate.token):
+            say(line)
+        uvicorn.Server(config).run([bound])
+
+
+def start_lines(listening: Listening, port: int, token: str) -> list[str]:
+    """How the page is reached: the link, and from another machine the way to it.
+
+    Args:
+        listening: where the server listens.
+        port: of it.
+        token: for the link.
+    """
+    scheme = "https" if listening.certificate is not None else "http"
+    host = f"[{listening.host}]" if ":" in listening.host else listening.host
+    lines = [f"Open {scheme}://{host}:{port}/open?token={token}"]
+    if listening.host in _LOOPBACK:
+        user = _user()
+        lines.append(
+            f"From another machine first: ssh -N -L {port}:{host}:{port} {user}{platform.node() or 'THIS-MACHINE'}"
+        )
+    return [*lines, "Ctrl-C ends it. Whoever has the link sees the run."]
+
+
+def _user() -> str:
+    try:
+        return f"{getpass.getuser()}@"
+    except (OSError, KeyError):
+        return ""
+
+
+@contextmanager
+def _socket(listening: Listening) -> Iterator[socket.socket]:
+    ports = [listening.port] if listening.port is not None else [*range(PORT, PORT + _PORTS_TRIED), 0]
+    fault: OSError | None = None
+    for port in ports:
+        try:
+            family = socket.AF_INET6 if ":" in listening.host else socket.AF_INET
+            bound = socket.socket(family, socket.SOCK_STREAM)
+            if os.name == "posix":
+                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind((listening.host, port))
+            bound.listen(128)
+        except OSError as error:
+            fault = error
+            bound.close()
+            continue
+        with bound:
+            yield bound
+        return
+    raise SettingsError(
+        f"host, port: {listening.host}:{listening.port or PORT} cannot be listened at: {fault}. To mend it: give "
+        "another --port, or leave it out"
+    )

@@ -1,0 +1,152 @@
+"""What is looked at: one run or two, each as it was when it was opened, and opened anew when asked to."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from simsam_batch.errors import SettingsError
+from simsam_batch.results.opening import begun_stages, existing_plan
+from simsam_batch.runs.ledger import Ledger
+from simsam_batch.runs.plan import Plan
+from simsam_batch.runs.reading import StageRows
+from simsam_batch.stages.kinds import Shown
+from simsam_batch.stages.registry import shown, stages_with_features, stages_with_matches
+from simsam_batch.storage import Folder, absolute_url
+
+
+class OpenedStage:
+    """One stage of a run as it was when it was opened. Safe to use from many threads.
+
+    Attributes:
+        out: the run's folder.
+        name: of the stage.
+        rows: its rows.
+        plan: of its records.
+        generations: of every committed shard the generation that the rows are of.
+        what: masks, labels or trees that the rows show; None for others.
+        kind: ``objects``, ``labels``, ``trees``, ``pairs``, ``features``, or ``table`` for anything else.
+    """
+
+    def __init__(self, out: Folder, name: str) -> None:
+        self.out, self.name = out, name
+        self.rows = StageRows(out, name)
+        ledger = Ledger(out, name)
+        self.plan: Plan = ledger.plan()
+        self.generations = ledger.committed()
+        self.what: Shown | None = shown(name)
+        self.kind: str = self.what.kind if self.what is not None else _kind_of(name)
+        self._lock = threading.Lock()
+        self._made: dict[str, Any] = {}
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """What ``make`` makes, made at the first time that this name is asked for and then kept with the stage."""
+        with self._lock:
+            if name not in self._made:
+                self._made[name] = make()
+            return self._made[name]
+
+
+class OpenedRun:
+    """A run as it was when it was opened. Safe to use from many threads.
+
+    Attributes:
+        out: its folder.
+        plan: of its images.
+        stages: names of the stages that had begun, each after the one it reads.
+
+    Args:
+        url: of OUT, as a path or any fsspec URL.
+
+    Raises:
+        SettingsError: there is no run.
+        RunError: it is damaged.
+        StorageError: the storage did not answer.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.out = Folder(absolute_url(url))
+        self.plan = existing_plan(self.out)
+        self.stages = begun_stages(self.out)
+        self._lock = threading.Lock()
+        self._opened: dict[str, OpenedStage] = {}
+
+    def stage(self, name: str) -> OpenedStage:
+        """A stage of the run.
+
+        Raises:
+            SettingsError: it has none of this name.
+            RunError: the stage is damaged.
+            StorageError: the storage did not answer.
+        """
+        if name not in self.stages:
+            has = ", ".join(self.stages) or "none yet"
+            raise SettingsError(f"stage: the run has no stage {name!r}; it has {has}")
+        with self._lock:
+            if name not in self._opened:
+                self._opened[name] = OpenedStage(self.out, name)
+            return self._opened[name]
+
+    @cached_property
+    def of_images(self) -> list[str]:
+        """The stages whose rows are the run's images."""
+        return [name for name in self.stages if self.stage(name).plan.digest == self.plan.digest]
+
+
+@dataclass
+class Session:
+    """All that the answers are made of.
+
+    Attributes:
+        url: of the run, as given.
+        other_url: of a second one to compare with; None without.
+        options: what the command was asked for besides.
+    """
+
+    url: str
+    other_url: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+        self._runs: dict[str, OpenedRun] = {}
+        self._made: dict[str, Any] = {}
+        self.run("a")
+        if self.other_url is not None:
+            self.run("b")
+
+    def run(self, which: str = "a") -> OpenedRun:
+        """The run, or with ``b`` the second one.
+
+        Raises:
+            SettingsError: there is no second one.
+        """
+        url = self.url if which == "a" else self.other_url
+        if url is None:
+            raise SettingsError("run: no second run was given. To mend it: simsam view OUT OTHER")
+        with self._lock:
+            if which not in self._runs:
+                self._runs[which] = OpenedRun(url)
+            return self._runs[which]
+
+    def reopen(self) -> None:
+        """See the runs as they are now from here on: what was committed since, and what a retry replaced."""
+        fresh = {which: OpenedRun(url) for which, url in (("a", self.url), ("b", self.other_url)) if url is not None}
+        with self._lock:
+            self._runs = fresh
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """What ``make`` makes, made at the first time that this name is asked for and kept to the end."""
+        with self._lock:
+            if name not in self._made:
+                self._made[name] = make()
+            return self._made[name]
+
+
+def _kind_of(name: str) -> str:
+    if name in stages_with_matches():
+        return "pairs"
+    return "features" if name in stages_with_features() else "table"
