@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
 from typing import Any
 
@@ -23,7 +23,8 @@ from simsam_batch.runs.committed import CommittedShard
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.schema import ARRAY_FIELDS, Attachment, File
 from simsam_batch.runs.stage_record import schema_of
-from simsam_batch.storage import Folder
+from simsam_batch.storage import Folder, read_ahead
+from simsam_batch.storage.filesystems import READ_THREADS
 from simsam_batch.storage.parquet import ParquetReader
 
 BATCH_ROWS = 256
@@ -301,20 +302,28 @@ class _Shard:
 def _parts(out: Folder, stage: str, images: int) -> tuple[list[_Part], pa.Schema, dict[str, Any]]:
     parts: list[_Part] = []
     schema, about, start = pa.schema([]), {}, 0
-    for name in (info.name for info in out.list(f"results/{stage}") if info.name.endswith(".parquet")):
-        with _damage_reported(out, name), out.open(name) as source:
-            file = ParquetReader(source)
-            schema, rows = file.schema, file.metadata.num_rows
+    names = [info.name for info in out.list(f"results/{stage}") if info.name.endswith(".parquet")]
+    footers = read_ahead(
+        names, partial(_footer, out), threads=READ_THREADS, most=2 * READ_THREADS, name="simsam-footers"
+    )
+    for name, (metadata, schema) in zip(names, footers, strict=True):
+        with _damage_reported(out, name):
             held = schema.metadata or {}
             about = {"plan": held[b"plan"].decode(), **{key: json.loads(held[key.encode()]) for key in _ABOUT}}
-        parts.append(_Part(range(start, start + rows), name, file.metadata))
-        start += rows
+        parts.append(_Part(range(start, start + metadata.num_rows), name, metadata))
+        start += metadata.num_rows
     if start != images:
         raise RunError(
             f"{out.url}/results/{stage} holds {start} rows, but results/{stage}.json says {images}. To mend it: delete "
             "the folder and run the same command again, which publishes it anew"
         )
     return parts, schema.remove_metadata(), about
+
+
+def _footer(out: Folder, name: str) -> tuple[pq.FileMetaData, pa.Schema]:
+    with _damage_reported(out, name), out.open(name) as source:
+        file = ParquetReader(source)
+        return file.metadata, file.schema
 
 
 def _shards(ledger: Ledger) -> tuple[list[_Shard], pa.Schema, dict[str, Any]]:

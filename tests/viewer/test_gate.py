@@ -52,9 +52,9 @@ class Asker:
 
 
 @pytest.fixture(scope="module")
-def asker(served: Any, small_run: Path) -> Iterator[Asker]:
+def asker(served: Any, small_run: Path) -> Asker:
     client = served(str(small_run))
-    yield Asker(client.port, client.token)
+    return Asker(client.port, client.token)
 
 
 def test_whoever_has_the_link_gets_a_cookie_and_the_page(asker: Asker) -> None:
