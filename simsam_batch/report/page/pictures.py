@@ -20,7 +20,7 @@ from simsam_batch.drawing.tree_colors import tree_colors
 from simsam_batch.drawing.tree_diagram import cut_out
 from simsam_batch.drawing.tree_levels import borders, draw_level, nodes_at
 from simsam_batch.drawing.tree_page import page
-from simsam_batch.regions.masks import nearest, upsample_index
+from simsam_batch.regions.pixel_index import nearest, upsample_index
 from simsam_batch.regions.run_lengths import decode
 from simsam_batch.results.eigenvectors import grid_eigenvectors
 from simsam_batch.results.photographs import limits_of, working_size
