@@ -40,7 +40,7 @@ SCREENS = {
 }
 
 _SMALL_TARGETS = """least => [...document.querySelectorAll(
-    'a[href], button, input:not([type=hidden]), select, textarea, summary, [role=button], [role=treeitem], [role=option]')]
+    'a[href], button, input:not([type=hidden]), select, textarea, summary, [role=treeitem], [role=option]')]
   .filter(each => each.checkVisibility({visibilityProperty: true}) && !each.closest('p, td, li.inline, .note'))
   .map(each => [each, each.getBoundingClientRect()])
   .filter(([each, box]) => box.width > 0 && box.right > 0 && (box.width < least - .5 || box.height < least - .5))
