@@ -68,11 +68,13 @@ def labels(stage: OpenedStage, row: int) -> Layer:
 
 def regions(stage: OpenedStage, row: int) -> Layer:
     """(H, W) int16: the number of each region, -1 none."""
+    reader = reader_of(stage)
+    read = good_row(reader, row)
+    grid = grid_of(read)
+    if read.get("region_map") is not None and grid is not None:
+        values = np.array(read["region_map"], np.int32).reshape(grid)
+        return _narrow(values), {"cover": _cover(reader, read), "ignore": "-1"}
     found = good_row(stage, row)
-    grid = grid_of(found)
-    if found.get("region_map") is not None and grid is not None:
-        values = np.array(found["region_map"], np.int32).reshape(grid)
-        return _narrow(values), {"cover": _cover(stage, found), "ignore": "-1"}
     held = segments_of(stage, found) if stage.kind == "objects" else None
     if held is None:
         raise _none(stage, "regions")
@@ -186,7 +188,7 @@ LAYERS: Mapping[str, Callable[[OpenedStage, int], Layer]] = {
 
 _WHY = {
     _EIGENVECTORS: "simsam segment stores them unless --eigenvectors none is given",
-    _OUTSIDE: "releases before 0.5 did not, and neither does --eigenvectors none",
+    _OUTSIDE: "earlier releases did not, and neither does --eigenvectors none",
 }
 
 
