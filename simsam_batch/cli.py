@@ -637,6 +637,8 @@ def _view_command() -> click.Command:
                 multiple=True,
                 help="a further name under which browsers may call it, such as a proxy's; may be repeated",
             ),
+            click.Option(["--flags"], metavar="FILE", help="local file for what is flagged  [OUT/flags]"),
+            click.Option(["--reviewer"], metavar="NAME", help="who flags  [the login name]"),
         ],
         help="Look at a run in a browser: filter and sort its images, click a patch, walk a tree, flag what is bad.\n\n"
         "OUT may be a run in progress and on object storage; with OTHER the two are compared. Prints a link to open, "

@@ -377,6 +377,8 @@ def view(
     certificate: str | None = None,
     key: str | None = None,
     allow_hosts: Sequence[str] = (),
+    flags: str | None = None,
+    reviewer: str | None = None,
     debug: bool = False,
 ) -> None:
     """Show a run in a browser until Ctrl-C; it may be going on, and a second one may be compared with it.
@@ -390,6 +392,9 @@ def view(
         certificate: file for TLS.
         key: likewise, its key.
         allow_hosts: further names under which a browser may call the server, such as that of a proxy before it.
+        flags: local file for what is flagged; None: ``OUT/flags``, or where that cannot be written a file in the
+            working directory.
+        reviewer: who flags; None: the login name.
         debug: print the traceback of a defect.
 
     Raises:
@@ -402,4 +407,4 @@ def view(
 
     listening = Listening(host=host, port=port, certificate=certificate, key=key, allowed=tuple(allow_hosts))
     listening.check()
-    serve(Session(out, other, {"debug": debug}), listening, say)
+    serve(Session(out, other, {"debug": debug, "flags": flags, "reviewer": reviewer}), listening, say)

@@ -15,6 +15,7 @@ import uvicorn
 
 from simsam_batch.errors import SettingsError
 from simsam_batch.viewer.app import application
+from simsam_batch.viewer.flags import close_flags, flags_of
 from simsam_batch.viewer.gate import Gate
 from simsam_batch.viewer.session import Session
 
@@ -95,9 +96,16 @@ def serve(session: Session, listening: Listening, say: Callable[[str], None]) ->
             config.load()
         except OSError as error:
             raise SettingsError(f"certificate, key: they cannot be used: {error}") from error
+        flags = flags_of(session)
         for line in start_lines(listening, port, gate.token):
             say(line)
-        uvicorn.Server(config).run([bound])
+        if flags.why or (isinstance(flags.where, str) and session.options.get("flags")):
+            say(f"Flags: {'; '.join(filter(None, [flags.why, flags.where and f'they go to {flags.where}']))}")
+        try:
+            uvicorn.Server(config).run([bound])
+        finally:
+            for line in close_flags(session):
+                say(line)
 
 
 def start_lines(listening: Listening, port: int, token: str) -> list[str]:
