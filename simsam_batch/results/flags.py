@@ -7,18 +7,21 @@ in a local file of such lines. A reviewer's last word on a row counts; reviewers
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import isfinite
 from typing import Any
 
+import pyarrow as pa
+
 from simsam_batch.errors import SettingsError
+from simsam_batch.results.opening import begun_stages
 from simsam_batch.runs.committed import committed_shards
 from simsam_batch.runs.digest import content_digest
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan
 from simsam_batch.runs.schema import row_fields
-from simsam_batch.storage import Folder
+from simsam_batch.storage import Folder, ObjectNotFound, absolute_url, read_url, redact
 
 FOLDER = "flags"
 """Below OUT."""
@@ -26,6 +29,21 @@ VERDICTS = ("bad", "good", "unsure")
 """What may be said of a row; null takes back what one has said before."""
 REASONS = ("nothing there", "background", "part only", "several objects", "border", "wrong side", "other")
 """Why, in the order of the keys 1 to 7."""
+TABLE = pa.schema(
+    [
+        pa.field("time", pa.float64()),
+        pa.field("reviewer", pa.string()),
+        pa.field("stage", pa.string()),
+        pa.field("row", pa.int64()),
+        pa.field("image_id", pa.string()),
+        pa.field("content_digest", pa.string()),
+        pa.field("verdict", pa.string()),
+        pa.field("reasons", pa.list_(pa.string())),
+        pa.field("note", pa.string()),
+        pa.field("stale", pa.bool_()),
+    ]
+)
+"""Columns of a table of flags: those of `Flag`, and whether what was judged has been replaced since."""
 LONGEST_NOTE = 2000
 """Characters of a note, at most."""
 LONGEST_NAME = 100
@@ -130,10 +148,6 @@ class Flags:
                 found[row] = next((flag for flag in flags if flag.reviewer == reviewer), flags[-1])
         return found
 
-    def rows(self, stage: str, verdicts: Sequence[str]) -> set[int]:
-        """The rows of a stage of which any reviewer says one of these."""
-        return {flag.row for flag in self.each(stage) if flag.verdict in verdicts}
-
 
 def check_verdicts(name: str, verdicts: Sequence[str]) -> None:
     """Refuse words that are no verdicts.
@@ -146,23 +160,39 @@ def check_verdicts(name: str, verdicts: Sequence[str]) -> None:
             raise SettingsError(f"{name}: {verdict!r} is not allowed; it is {' | '.join(VERDICTS)}")
 
 
-def read_flags(out: Folder, known: set[str] | None = None, into: Flags | None = None) -> Flags:
-    """The flags that lie in a run's folder.
+def new_files(out: Folder, known: Collection[str] = ()) -> Iterator[tuple[str, bytes]]:
+    """The files of flags that lie in a run's folder, by name, each with its content.
 
     Args:
         out: the run's folder.
-        known: names of files that have been read already and are not read again; those read now are added.
-        into: where to add them; None: to none.
+        known: names of those that are not read again.
 
     Raises:
         StorageError: the storage did not answer.
     """
-    flags = Flags() if into is None else into
-    known = set() if known is None else known
     names = [info.name for info in out.list(FOLDER) if info.name.endswith(".jsonl") and info.name not in known]
-    for name, body in zip(names, out.read_many(names), strict=True):
+    return zip(names, out.read_many(names), strict=True)
+
+
+def read_flags(out: Folder, file: str | None = None) -> Flags:
+    """All flags on a run.
+
+    Args:
+        out: the run's folder.
+        file: a file with further ones, as a path or any fsspec URL; those on other runs are left out.
+
+    Raises:
+        SettingsError: there is no such file.
+        StorageError: the storage did not answer.
+    """
+    flags = Flags()
+    for _, body in new_files(out):
         flags.add_lines(body)
-        known.add(name)
+    if file is not None:
+        try:
+            flags.add_lines(read_url(absolute_url(file)), out.url)
+        except ObjectNotFound as error:
+            raise SettingsError(f"flags: there is no file {redact(file)}") from error
     return flags
 
 
@@ -209,6 +239,24 @@ def own_columns(names: Sequence[str], unit: str) -> list[str]:
     """The columns that a digest of a row is over."""
     begins = {each.name for each in row_fields(unit)} - {"status"}
     return [name for name in names if name not in begins and name not in _LOOKED_PAST]
+
+
+def digests_of(out: Folder, flags: Iterable[Flag]) -> dict[tuple[str, int], str]:
+    """The digests of what flags are about as it is now, by stage and row; none of what is not there.
+
+    Raises:
+        RunError: a shard is damaged.
+        StorageError: the storage did not answer.
+    """
+    rows: dict[str, list[int]] = {}
+    for flag in flags:
+        rows.setdefault(flag.stage, []).append(flag.row)
+    found = {}
+    for stage in sorted(set(rows) & set(begun_stages(out))):
+        ledger = Ledger(out, stage)
+        about = judged(out, stage, rows[stage], ledger.plan(), ledger.committed())
+        found |= {(stage, row): digest for row, (_, digest) in about.items()}
+    return found
 
 
 def as_records(flags: Iterable[Flag], now: Mapping[tuple[str, int], str]) -> list[dict[str, Any]]:

@@ -13,30 +13,15 @@ import pyarrow.parquet as pq
 from starlette.responses import Response
 
 from simsam_batch.results.csv_cells import cell
-
-SCHEMA = pa.schema(
-    [
-        pa.field("time", pa.float64()),
-        pa.field("reviewer", pa.string()),
-        pa.field("stage", pa.string()),
-        pa.field("row", pa.int64()),
-        pa.field("image_id", pa.string()),
-        pa.field("content_digest", pa.string()),
-        pa.field("verdict", pa.string()),
-        pa.field("reasons", pa.list_(pa.string())),
-        pa.field("note", pa.string()),
-        pa.field("stale", pa.bool_()),
-    ]
-)
-"""Of a table of flags; ``time`` in seconds since 1970."""
+from simsam_batch.results.flags import TABLE
 
 
 def _csv(records: Iterable[Mapping[str, Any]]) -> bytes:
     text = io.StringIO(newline="")
     table = csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\n")
-    table.writerow(SCHEMA.names)
+    table.writerow(TABLE.names)
     for record in records:
-        table.writerow([_of_csv(record[name]) for name in SCHEMA.names])
+        table.writerow([_of_csv(record[name]) for name in TABLE.names])
     return text.getvalue().encode()
 
 
@@ -54,7 +39,7 @@ def _lines(records: Iterable[Mapping[str, Any]]) -> bytes:
 
 def _parquet(records: Sequence[Mapping[str, Any]]) -> bytes:
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist([dict(each) for each in records], SCHEMA), sink)
+    pq.write_table(pa.Table.from_pylist([dict(each) for each in records], TABLE), sink)
     return bytes(sink.getvalue())
 
 

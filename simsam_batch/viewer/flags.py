@@ -65,7 +65,7 @@ class Flags:
         self.reviewer = reviewer
         self.version = 0
         self.why = self._trouble = ""
-        self._lock = threading.RLock()
+        self._lock, self._looking = threading.Lock(), threading.Lock()
         self._all = stored.Flags()
         self._read: set[str] = set()
         self._looked = self._time = 0.0
@@ -143,24 +143,33 @@ class Flags:
         Raises:
             StorageError: the storage did not answer at the first time.
         """
-        with self._lock:
-            first = not self._looked
-            if not (first or again or time.monotonic() - self._looked > _LOOK_AGAIN_S):
-                return
+        if not self._looking.acquire(blocking=not self._looked or again):
+            return
+        try:
+            self._look(again=again)
+        finally:
+            self._looking.release()
+
+    def _look(self, *, again: bool) -> None:
+        first = not self._looked
+        if not (first or again or time.monotonic() - self._looked > _LOOK_AGAIN_S):
+            return
+        try:
+            bodies = list(stored.new_files(self._out, self._read))
+            own = self._sink.read() if isinstance(self._sink, LocalFile) and first else b""
+        except StorageError:
+            if first:
+                raise
             self._looked = time.monotonic()
-            before = len(self._read)
-            try:
-                stored.read_flags(self._out, self._read, self._all)
-                if isinstance(self._sink, LocalFile) and first:
-                    self._all.add_lines(self._sink.read(), self._out.url)
-                    before = -1
-            except StorageError:
-                if first:
-                    self._looked = 0.0
-                    raise
-                _log.warning("the flags of others cannot be read just now")
-            if len(self._read) != before:
-                self.version += 1
+            _log.warning("the flags of others cannot be read just now")
+            return
+        self._looked = time.monotonic()
+        with self._lock:
+            for name, body in bodies:
+                self._read.add(name)
+                self._all.add_lines(body)
+            self._all.add_lines(own, self._out.url)
+            self.version += bool(bodies or own)
 
     def add(
         self, stage: OpenedStage, rows: Sequence[int], verdict: str | None, reasons: Iterable[str] = (), note: str = ""
