@@ -25,6 +25,7 @@ class OpenedStage:
         out: the run's folder.
         name: of the stage.
         rows: its rows.
+        ledger: of what is committed.
         plan: of its records.
         generations: of every committed shard the generation that the rows are of.
         what: masks, labels or trees that the rows show; None for others.
@@ -34,9 +35,9 @@ class OpenedStage:
     def __init__(self, out: Folder, name: str) -> None:
         self.out, self.name = out, name
         self.rows = StageRows(out, name)
-        ledger = Ledger(out, name)
-        self.plan: Plan = ledger.plan()
-        self.generations = ledger.committed()
+        self.ledger = Ledger(out, name)
+        self.plan: Plan = self.ledger.plan()
+        self.generations = self.ledger.committed()
         self.what: Shown | None = shown(name)
         self.kind: str = self.what.kind if self.what is not None else _kind_of(name)
         self._lock = threading.Lock()
