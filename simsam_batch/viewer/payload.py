@@ -23,6 +23,8 @@ from simsam_batch.viewer.session import OpenedStage
 SHARDS_KEPT = 16
 """Of a stage, in memory."""
 
+_ARRAY_BYTES = 32 * 2**20
+
 
 def row_of(stage: OpenedStage, row: int) -> dict[str, Any]:
     """All columns of a row, with where its arrays lie, and beside them those of other stages that belong to it.
@@ -68,10 +70,8 @@ def arrays_of(stage: OpenedStage, row: int) -> dict[str, NDArray[Any]]:
         StorageError: the storage did not answer.
     """
     found = row_of(stage, row)
-    try:
-        return stage.rows.arrays(found)
-    except ObjectNotFound as error:
-        raise _vanished(stage.out, str(found["arrays_path"])) from error
+    held: _Payloads = stage.once("payloads", lambda: _Payloads(stage))
+    return held.arrays.get(row, lambda: _arrays(stage, found))
 
 
 @dataclass(slots=True)
@@ -106,10 +106,18 @@ class _Shards:
             raise _vanished(out, f"shard {shard} of {self.ledger.stage}") from error
 
 
+def _arrays(stage: OpenedStage, row: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    try:
+        return stage.rows.arrays(row)
+    except ObjectNotFound as error:
+        raise _vanished(stage.out, str(row["arrays_path"])) from error
+
+
 class _Payloads:
     """The rows of a stage, and those of the stages that it is shown with."""
 
     def __init__(self, stage: OpenedStage) -> None:
+        self.arrays: Kept[dict[str, NDArray[Any]]] = Kept(_ARRAY_BYTES, _bytes_in)
         self.own = _Shards(stage.ledger, stage.plan, stage.generations)
         beside = {} if stage.what is None else stage.what.beside
         self.beside = [(columns, _begun(stage, other)) for other, columns in beside.items()]
@@ -126,3 +134,7 @@ def _begun(stage: OpenedStage, other: str) -> _Shards | None:
 
 def _vanished(out: Folder, what: str) -> RunError:
     return RunError(f"{out.url}: {what} has gone since it was committed. To mend it: restore it, or run verify")
+
+
+def _bytes_in(arrays: Mapping[str, NDArray[Any]]) -> int:
+    return sum(each.nbytes for each in arrays.values())
