@@ -100,7 +100,21 @@ class StageRows:
             columns: names; those that the stage has not are left out. None: all.
             rows: at most so many at once.
         """
-        names = self._known(columns)
+        yield from self._batches(self._known(columns), rows)
+
+    def leaves(self, columns: Iterable[str], rows: int = BATCH_ROWS) -> Iterator[tuple[int, pa.Table]]:
+        """As `batches`, of lists of structures some fields alone, such as ``segments.list.element.label``.
+
+        Nothing else of them is read of published rows; of those of a run in progress the others may be there too.
+
+        Args:
+            columns: paths as Parquet has them; those whose column the stage has not are left out.
+            rows: at most so many at once.
+        """
+        known = set(self.schema.names)
+        yield from self._batches([path for path in columns if path.partition(".")[0] in known], rows)
+
+    def _batches(self, names: list[str], rows: int) -> Iterator[tuple[int, pa.Table]]:
         for file in self._files:
             number = file.numbers.start
             for table in file.tables(self.out, names, rows):
@@ -287,7 +301,8 @@ class _Shard:
     ledger: Ledger
 
     def tables(self, out: Folder, columns: list[str], rows: int) -> Iterator[pa.Table]:
-        table = self._read(out, columns)
+        # a shard's file is read whole, to be checked
+        table = self._read(out, [*dict.fromkeys(path.partition(".")[0] for path in columns)])
         for start in range(0, table.num_rows, rows):
             yield table.slice(start, rows)
 
