@@ -36,10 +36,12 @@ def application(session: Session) -> Starlette:
         images,
         layers,
         pictures,
+        rows,
     )
 
     routes: Routes = [
         *about.routes(session),
+        *rows.routes(session),
         *images.routes(session),
         *pictures.routes(session),
         *layers.routes(session),
