@@ -85,21 +85,17 @@ def test_a_shard_that_vanishes_or_is_damaged_is_told_and_costs_no_other(small_ru
 
 def test_an_image_that_has_changed_or_gone_is_never_shown_as_another_one(tmp_path: Path) -> None:
     small = make_small_run(tmp_path)
+    changed, gone = small.names.index("val/z.png"), small.names.index("val/plain2.png")
+    shutil.copy(small.photos / "train/plain.png", small.photos / "val/z.png")
+    (small.photos / "val/plain2.png").unlink()
     with serving(small.out) as client:
-        good = small.names.index("val/z.png")
-        assert client.get(f"images/{good}.jpg", stage="segment", side=256).status == 200
-        path = small.photos / "val/z.png"
-        other = small.photos / "val/plain2.png"
-        shutil.copy(other, path)
-        answer = client.get(f"images/{good}.jpg", stage="segment", side=640)
-        assert answer.status in (404, 409)
-        assert "error" in answer.json()
-        path.unlink()
-        answer = client.get(f"images/{good}.jpg", stage="segment", side=1280)
-        assert answer.status == 404
-        assert str(small.photos) not in answer.text
-        # what the run holds is still there
-        assert client.get(f"layers/segment/{good}/mask").status == 200
+        for row in (changed, gone):
+            answer = client.get(f"images/{row}.jpg", stage="segment", side=640, overlay="mask")
+            assert answer.status in (404, 409)
+            assert "error" in answer.json()
+            assert str(small.photos) not in answer.text
+            # what the run holds is still there
+            assert client.get(f"layers/segment/{row}/mask").status == 200
 
 
 def test_what_retry_replaced_is_shown_after_asking(tmp_path: Path) -> None:
