@@ -12,6 +12,7 @@ from simsam_batch.runs.status import stage_status
 from simsam_batch.stages.registry import command_of
 from simsam_batch.storage import redact
 from simsam_batch.viewer.answers import as_json
+from simsam_batch.viewer.flags import flags_of
 from simsam_batch.viewer.session import OpenedRun, OpenedStage, Session
 
 
@@ -24,6 +25,7 @@ def routes(session: Session) -> list[tuple[str, str, Any]]:
                 **_about(session.run("a")),
                 "other": _about(session.run("b")) if session.other_url is not None else None,
                 "live": {"on": False, "why": "start it with --live to compare any point"},
+                "flags": flags_of(session).about(),
                 "version": __version__,
             }
         )
