@@ -13,11 +13,12 @@ from simsam_batch.plain_text import counted
 from simsam_batch.report.page.album import Picture
 from simsam_batch.report.page.chapters import Chapter, Source, begun, galleries_of, numbers_of
 from simsam_batch.report.page.choice import by_label, sample
-from simsam_batch.report.page.clusters import MOST_CLUSTERS, Cluster, class_name, clusters_of, confusion_of
+from simsam_batch.report.page.clusters import MOST_CLUSTERS, Cluster, clusters_of
 from simsam_batch.report.page.pictures import Drawn, draw_labels, true_classes
 from simsam_batch.report.page.plots import histogram
 from simsam_batch.report.page.scalars import Scalars, tables_of
 from simsam_batch.report.page.scores import scores_of
+from simsam_batch.results.confusions import class_name, confusion_of
 from simsam_batch.results.label_maps import cluster_count
 from simsam_batch.results.photographs import limits_of
 from simsam_batch.runs.reading import StageRows
