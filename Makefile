@@ -18,6 +18,8 @@ PROCESSES := $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 8 ? n + 1 : 9
 IN_PARALLEL := -n $(PROCESSES) --no-loadscope-reorder
 TEST_FLAGS ?=
 BENCH_FLAGS ?=
+# The viewer's JavaScript is checked by its types, where node is and its registry answers.
+TSC := npx --yes -p typescript@5.9 tsc
 # Where this is set, each of the suite's many hundred processes would compile the package anew.
 export PYTHONDONTWRITEBYTECODE :=
 
@@ -44,6 +46,8 @@ lint: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/shellcheck cluster/*.sh
 	$(BIN)/hadolint Dockerfile
+	@if $(TSC) --version > /dev/null 2>&1; then $(TSC) -p simsam_batch/viewer/page/jsconfig.json; \
+	else echo "tsc is not to be had here: the types of the viewer's JavaScript are not checked" >&2; fi
 
 test: lint
 	$(BIN)/python -m pytest $(IN_PARALLEL) $(TEST_FLAGS)

@@ -30,7 +30,7 @@ from simsam_batch.features.contract import Backbone
 from simsam_batch.features.descriptors import Descriptors
 from simsam_batch.features.outliers import spike_mask
 from simsam_batch.regions.boxes import tight_box
-from simsam_batch.regions.masks import upsample_index
+from simsam_batch.regions.pixel_index import upsample_index
 from simsam_batch.regions.run_lengths import run_lengths
 from simsam_batch.results.detection_scoring import ObjectDetectionScores, of_numbers
 from simsam_batch.results.objects import FoundObject

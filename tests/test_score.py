@@ -17,7 +17,7 @@ from pycocotools import mask as coco
 from sklearn.metrics import jaccard_score
 
 from simsam_batch.cli import run
-from simsam_batch.regions.masks import nearest
+from simsam_batch.regions.pixel_index import nearest
 from simsam_batch.results.predictions import RunPredictions
 from simsam_batch.results.scoring import largest_box
 from simsam_batch.storage import Folder

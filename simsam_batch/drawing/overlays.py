@@ -20,6 +20,10 @@ _OBJECTS = (_MASK, (230, 130, 0), (0, 158, 115), (204, 121, 167), (160, 60, 20),
 _DIVERGING = np.array([[18, 63, 135], [120, 170, 215], [246, 246, 244], [240, 165, 95], [150, 65, 5]], np.float64)
 
 
+Window = tuple[int, int, int, int]
+"""Left, top, right and bottom of a part of an image, in its pixels; right and bottom exclusive."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """What is drawn over one photograph.
@@ -46,33 +50,41 @@ def vector_picture(vector: NDArray[np.float32], size: tuple[int, int], covered: 
     return Image.fromarray(colors.round().astype(np.uint8))
 
 
-def overlay(picture: Image.Image, entry: Entry) -> Image.Image:
+def overlay(picture: Image.Image, entry: Entry, window: Window | None = None) -> Image.Image:
     """The picture with the mask tinted and outlined, the rest in pale grey, the truth's outline and the box.
 
     Of several objects each has its colour, the surest the mask's, and lies over those that are less sure.
+
+    Args:
+        picture: the photograph, or a part of it.
+        entry: what is drawn over it.
+        window: the part; None for the whole.
     """
     size, several = picture.size, entry.row.get("objects")
+    left, top, right, bottom = window or (0, 0, entry.row["width"], entry.row["height"])
+    part = np.s_[top:bottom, left:right]
     drawn = [entry.row] if several is None else several
     colors = [_MASK if several is None else _OBJECTS[place % len(_OBJECTS)] for place in range(len(drawn))]
-    masks = [_shrunk(decode(each["mask_rle"]), size) for each in drawn]
+    masks = [_shrunk(decode(each["mask_rle"])[part], size) for each in drawn]
     shown = _pale(picture)
     for mask, color in reversed([*zip(masks, colors, strict=True)]):
         shown.paste(Image.blend(picture, Image.new("RGB", size, color), 0.4), mask=mask)
         _outline(shown, mask, color)
     if entry.truth is not None:
-        _outline(shown, _shrunk(entry.truth, size), _TRUTH)
+        _outline(shown, _shrunk(entry.truth[part], size), _TRUTH)
     for each, color in zip(drawn, colors, strict=True):
-        _box(shown, entry.row, each["bbox_xyxy"], _BOX if several is None else color)
+        _box(shown, (left, top, right, bottom), each["bbox_xyxy"], _BOX if several is None else color)
     return shown
 
 
-def _box(shown: Image.Image, row: dict[str, Any], box: Sequence[int] | None, color: Color) -> None:
-    """Draw a box of a row's image with a dark rim; none if there is none."""
+def _box(shown: Image.Image, window: Window, box: Sequence[int] | None, color: Color) -> None:
+    """Draw a box of the image, of which a window is shown, with a dark rim; none if there is none."""
     if box is None:
         return
-    across, down = shown.width / row["width"], shown.height / row["height"]
+    across, down = shown.width / (window[2] - window[0]), shown.height / (window[3] - window[1])
     left, top, right, bottom = box
-    corners = [round(left * across), round(top * down), round(right * across) - 1, round(bottom * down) - 1]
+    corners = [round((left - window[0]) * across), round((top - window[1]) * down)]
+    corners += [round((right - window[0]) * across) - 1, round((bottom - window[1]) * down) - 1]
     corners[2:] = [max(corners[0], corners[2]), max(corners[1], corners[3])]
     draw = ImageDraw.Draw(shown)
     draw.rectangle(corners, outline=RIM, width=3)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 from simsam_batch.drawing.text import GAP, LINE, TEXT, Color, write
-from simsam_batch.regions.masks import nearest
+from simsam_batch.regions.pixel_index import nearest
 from simsam_batch.results.trees import RegionTree
 
 MOST_TILES = 12

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from simsam_batch.regions.masks import UpsampleIndex
+from simsam_batch.regions.pixel_index import UpsampleIndex
 
 Box = tuple[int, int, int, int]
 """(xmin, ymin, xmax, ymax), the maximum exclusive: a single pixel at (x, y) is (x, y, x + 1, y + 1)."""
@@ -16,7 +16,7 @@ def tight_box(grid_mask: NDArray[np.bool_], index: UpsampleIndex) -> Box | None:
 
     Args:
         grid_mask: (Hp, Wp).
-        index: from `simsam_batch.regions.masks.upsample_index`.
+        index: from `simsam_batch.regions.pixel_index.upsample_index`.
     """
     rows, columns = index
     # Columns first, then rows: patches without a pixel, which small images have, count for nothing.
@@ -38,7 +38,7 @@ def region_boxes(
 
     Args:
         labels: (Hp, Wp) whole numbers.
-        index: from `simsam_batch.regions.masks.upsample_index`.
+        index: from `simsam_batch.regions.pixel_index.upsample_index`.
         erode: erosions.
         dilate: dilations.
         first: lowest id that gets a box: 1 leaves the background out.

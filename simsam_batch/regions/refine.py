@@ -15,7 +15,7 @@ from PIL import Image
 from simsam_batch.errors import SettingsError
 
 if TYPE_CHECKING:
-    from simsam_batch.regions.masks import UpsampleIndex
+    from simsam_batch.regions.pixel_index import UpsampleIndex
 
 L = TypeVar("L", bound=np.generic)
 
@@ -191,7 +191,7 @@ def _distance_to_border(labels: NDArray[np.intp]) -> NDArray[np.float32]:
 
 def _refine_shrunk(rgb: NDArray[np.uint8], labels: NDArray[L], parameters: CrfParameters, max_side: int) -> NDArray[L]:
     # Processes that do nothing but refine must not load torch, which that module needs for other things.
-    from simsam_batch.regions.masks import upsample_index
+    from simsam_batch.regions.pixel_index import upsample_index
 
     small, full = shrink(rgb, max_side), (rgb.shape[0], rgb.shape[1])
     size = small.shape[0], small.shape[1]

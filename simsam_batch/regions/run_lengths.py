@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from simsam_batch.regions.masks import UpsampleIndex
+from simsam_batch.regions.pixel_index import UpsampleIndex
 
 
 class RunLengths(TypedDict):
@@ -23,7 +23,7 @@ def run_lengths(grid_mask: NDArray[np.bool_], index: UpsampleIndex) -> RunLength
 
     Args:
         grid_mask: (Hp, Wp).
-        index: from `simsam_batch.regions.masks.upsample_index`; (H,) and (W,).
+        index: from `simsam_batch.regions.pixel_index.upsample_index`; (H,) and (W,).
 
     Returns:
         What ``pycocotools.mask.encode`` gives for the mask at full size.

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from simsam_batch.regions.intervals import deepest_nodes
 from simsam_batch.regions.splitting import OUTCOMES, Split, SplitRules, split_nodes
 from simsam_batch.regions.superpixels import Superpixels
 
@@ -124,20 +125,6 @@ def grow_trees(superpixels: Superpixels, seeds: Sequence[int], rules: SplitRules
 def owners(tree: Tree) -> NDArray[np.int32]:
     """Return the deepest node of every patch, (N,) int32: its leaf; -1 for a patch of none."""
     return deepest_nodes(tree.lo, tree.hi)[tree.superpixel]
-
-
-def deepest_nodes(lo: Sequence[int] | Array, hi: Sequence[int] | Array) -> NDArray[np.int32]:
-    """Return the deepest node of every superpixel, and at last -1, which superpixel -1 reads: (s + 1,) int32.
-
-    Args:
-        lo: (M,) of the nodes of a tree in pre-order, see `Tree`.
-        hi: (M,) likewise.
-    """
-    deepest = np.full(int(hi[0]) + 1, -1, dtype=np.int32)
-    # In pre-order whatever lies deeper comes later.
-    for node, (first, end) in enumerate(zip(lo, hi, strict=True)):
-        deepest[first:end] = node
-    return deepest
 
 
 def with_upstream_numbering(tree: Tree) -> Tree:

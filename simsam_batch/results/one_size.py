@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from simsam_batch import images
 from simsam_batch.errors import ImageError, SettingsError
-from simsam_batch.regions.masks import nearest
+from simsam_batch.regions.pixel_index import nearest
 from simsam_batch.storage import redact
 
 

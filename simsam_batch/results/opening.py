@@ -13,7 +13,9 @@ from simsam_batch.storage import Folder, ObjectNotFound
 def begun_stages(out: Folder) -> list[str]:
     """The stages that a run has begun, each after the one it reads."""
     begun = []
-    for name in stage_names():
+    # one listing, rather than a request for each stage that a run may have
+    there = set(out.entries())
+    for name in (name for name in stage_names() if f"{name}/" in there):
         with suppress(ObjectNotFound):
             out.read(f"{name}/stage.json")
             begun.append(name)

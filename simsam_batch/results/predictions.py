@@ -17,7 +17,7 @@ from simsam_batch.catalog.folders import ACCEPTED, is_image, listed_files
 from simsam_batch.catalog.records import records_table
 from simsam_batch.errors import ImageError, SettingsError
 from simsam_batch.regions.boxes import tight_box
-from simsam_batch.regions.masks import upsample_index
+from simsam_batch.regions.pixel_index import upsample_index
 from simsam_batch.regions.run_lengths import run_lengths
 from simsam_batch.results.label_maps import label_map, lacks_map
 from simsam_batch.results.objects import FoundObject, objects_of

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simsam_batch.regions.masks import nearest, upsample_index
+from simsam_batch.regions.intervals import deepest_nodes
+from simsam_batch.regions.pixel_index import nearest, upsample_index
 from simsam_batch.regions.run_lengths import RunLengths, decode, run_lengths
-from simsam_batch.regions.tree import deepest_nodes
 from simsam_batch.results.photographs import working_size
 
 

@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
 from typing import Any
 
@@ -23,7 +23,8 @@ from simsam_batch.runs.committed import CommittedShard
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.schema import ARRAY_FIELDS, Attachment, File
 from simsam_batch.runs.stage_record import schema_of
-from simsam_batch.storage import Folder
+from simsam_batch.storage import Folder, read_ahead
+from simsam_batch.storage.filesystems import READ_THREADS
 from simsam_batch.storage.parquet import ParquetReader
 
 BATCH_ROWS = 256
@@ -80,6 +81,13 @@ class StageRows:
         return sum(len(file.numbers) for file in self._files)
 
     @cached_property
+    def numbers(self) -> NDArray[np.int64]:
+        """The numbers of the rows that are there, ascending."""
+        return np.concatenate(
+            [np.zeros(0, np.int64), *(np.arange(f.numbers.start, f.numbers.stop) for f in self._files)]
+        )
+
+    @cached_property
     def content_digest(self) -> str:
         """What ``results/<stage>.json`` says under that name; of a run in progress the same over what is committed."""
         if self.result is not None:
@@ -99,7 +107,21 @@ class StageRows:
             columns: names; those that the stage has not are left out. None: all.
             rows: at most so many at once.
         """
-        names = self._known(columns)
+        yield from self._batches(self._known(columns), rows)
+
+    def leaves(self, columns: Iterable[str], rows: int = BATCH_ROWS) -> Iterator[tuple[int, pa.Table]]:
+        """As `batches`, of lists of structures some fields alone, such as ``segments.list.element.label``.
+
+        Nothing else of them is read of published rows; of those of a run in progress the others may be there too.
+
+        Args:
+            columns: paths as Parquet has them; those whose column the stage has not are left out.
+            rows: at most so many at once.
+        """
+        known = set(self.schema.names)
+        yield from self._batches([path for path in columns if path.partition(".")[0] in known], rows)
+
+    def _batches(self, names: list[str], rows: int) -> Iterator[tuple[int, pa.Table]]:
         for file in self._files:
             number = file.numbers.start
             for table in file.tables(self.out, names, rows):
@@ -286,7 +308,8 @@ class _Shard:
     ledger: Ledger
 
     def tables(self, out: Folder, columns: list[str], rows: int) -> Iterator[pa.Table]:
-        table = self._read(out, columns)
+        # a shard's file is read whole, to be checked
+        table = self._read(out, [*dict.fromkeys(path.partition(".")[0] for path in columns)])
         for start in range(0, table.num_rows, rows):
             yield table.slice(start, rows)
 
@@ -301,20 +324,28 @@ class _Shard:
 def _parts(out: Folder, stage: str, images: int) -> tuple[list[_Part], pa.Schema, dict[str, Any]]:
     parts: list[_Part] = []
     schema, about, start = pa.schema([]), {}, 0
-    for name in (info.name for info in out.list(f"results/{stage}") if info.name.endswith(".parquet")):
-        with _damage_reported(out, name), out.open(name) as source:
-            file = ParquetReader(source)
-            schema, rows = file.schema, file.metadata.num_rows
+    names = [info.name for info in out.list(f"results/{stage}") if info.name.endswith(".parquet")]
+    footers = read_ahead(
+        names, partial(_footer, out), threads=READ_THREADS, most=2 * READ_THREADS, name="simsam-footers"
+    )
+    for name, (metadata, schema) in zip(names, footers, strict=True):
+        with _damage_reported(out, name):
             held = schema.metadata or {}
             about = {"plan": held[b"plan"].decode(), **{key: json.loads(held[key.encode()]) for key in _ABOUT}}
-        parts.append(_Part(range(start, start + rows), name, file.metadata))
-        start += rows
+        parts.append(_Part(range(start, start + metadata.num_rows), name, metadata))
+        start += metadata.num_rows
     if start != images:
         raise RunError(
             f"{out.url}/results/{stage} holds {start} rows, but results/{stage}.json says {images}. To mend it: delete "
             "the folder and run the same command again, which publishes it anew"
         )
     return parts, schema.remove_metadata(), about
+
+
+def _footer(out: Folder, name: str) -> tuple[pq.FileMetaData, pa.Schema]:
+    with _damage_reported(out, name), out.open(name) as source:
+        file = ParquetReader(source)
+        return file.metadata, file.schema
 
 
 def _shards(ledger: Ledger) -> tuple[list[_Shard], pa.Schema, dict[str, Any]]:

@@ -50,7 +50,8 @@ class Gate:
 
     def __init__(self, app: ASGIApp, hosts: Collection[str] = (), *, secure: bool = False) -> None:
         self._app, self._secure = app, secure
-        self._hosts = {*LOCAL_HOSTS, *(host.lower() for host in hosts)}
+        self._named = {host.lower() for host in hosts}
+        self._hosts = {*LOCAL_HOSTS, *self._named}
         self.token = secrets.token_urlsafe(32)
         self._cookie = secrets.token_urlsafe(32)
         # cookies know no ports, so that those of two sessions on one machine need two names
@@ -105,8 +106,7 @@ class Gate:
             return _no(401, "open the link that simsam view has printed, with its token")
         if scope["method"] in ("GET", "HEAD"):
             return None
-        origin = urlsplit(headers.get("origin", ""))
-        if origin.scheme not in ("http", "https") or origin.netloc.lower() != host.lower():
+        if not self._is_ours(headers.get("origin", ""), host):
             return _no(403, "what changes something must come from the page itself")
         if scope["method"] == "DELETE":
             return None
@@ -116,6 +116,13 @@ class Gate:
         if not size.isdigit() or len(size) > 12 or int(size) > MOST_BODY:
             return _no(413, f"a body has a length, of at most {MOST_BODY} bytes")
         return None
+
+    def _is_ours(self, origin: str, host: str) -> bool:
+        """Whether a page of this server, or of the proxy before it, has sent a request."""
+        found = urlsplit(origin)
+        place = found.netloc.lower()
+        # a proxy may call this server by another name than browsers call the proxy
+        return found.scheme in ("http", "https") and (place == host.lower() or _without_port(place) in self._named)
 
     def _opened(self, scope: Scope) -> Response:
         found = [part.partition("=") for part in scope["query_string"].decode("latin-1").split("&")]

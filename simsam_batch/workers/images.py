@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from simsam_batch import images
 from simsam_batch.errors import DevicePoisonedError, ImageError
-from simsam_batch.regions import masks
+from simsam_batch.regions import pixel_index
 from simsam_batch.runs.schema import Shard, ShardOutput
 from simsam_batch.workers.models import compute_device, load_model
 from simsam_batch.workers.pixels import uploaded
@@ -46,7 +46,7 @@ class Loaded:
     """
 
     image: images.Prepared
-    index: masks.UpsampleIndex
+    index: pixel_index.UpsampleIndex
     picture: NDArray[np.uint8] | None
     changed: bool | None
     truth: Any
@@ -119,7 +119,7 @@ class ImageWorker(RecordWorker[Loaded], Generic[F]):
         return None
 
     def load_truth(
-        self, record: dict[str, Any], image: images.Prepared, index: masks.UpsampleIndex
+        self, record: dict[str, Any], image: images.Prepared, index: pixel_index.UpsampleIndex
     ) -> tuple[Any, str | None]:
         """What is compared with the result of an image, and why there is nothing; in a thread that decodes."""
         del record, image, index
@@ -203,7 +203,9 @@ class ImageWorker(RecordWorker[Loaded], Generic[F]):
                 patch=self.backbone.patch,
                 max_patches=self.settings.max_patches,
             )
-            index = masks.upsample_index(prepared.grid, self.backbone.patch, prepared.working_size, prepared.full_size)
+            index = pixel_index.upsample_index(
+                prepared.grid, self.backbone.patch, prepared.working_size, prepared.full_size
+            )
             picture = self.picture(decoded.rgb)
             # The truth may be as large as the image; both at once are not needed.
             del decoded

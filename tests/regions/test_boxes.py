@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from simsam_batch.regions.boxes import Box, region_boxes, tight_box
-from simsam_batch.regions.masks import upsample_index
+from simsam_batch.regions.pixel_index import upsample_index
 
 
 def mask_of(*rows: str) -> NDArray[np.bool_]:

@@ -17,10 +17,9 @@ from simsam_batch.regions.masks import (
     confidence,
     degenerate,
     fiedler_mask,
-    patch_pixels,
     soft_map,
-    upsample_index,
 )
+from simsam_batch.regions.pixel_index import patch_pixels, upsample_index
 
 VALUES = torch.tensor([[0.0, 0.1, 0.4]])
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from simsam_batch.errors import SettingsError
-from simsam_batch.regions.masks import upsample_index
+from simsam_batch.regions.pixel_index import upsample_index
 from simsam_batch.regions.refine import SCALED, UPSTREAM, CrfParameters, refine, shrink
 
 RED, BLUE, GREEN = (200, 40, 30), (30, 60, 190), (40, 170, 60)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco
 
-from simsam_batch.regions.masks import upsample_index
+from simsam_batch.regions.pixel_index import upsample_index
 from simsam_batch.regions.run_lengths import run_lengths
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from simsam_batch.regions.masks import upsample_index
+from simsam_batch.regions.pixel_index import upsample_index
 from simsam_batch.regions.run_lengths import RunLengths, run_lengths
 from simsam_batch.report.exports.safe_names import is_plain, safe_path
 from simsam_batch.results.label_maps import cluster_count, kind_of, label_map, label_names, map_rows, shown_by

@@ -11,13 +11,14 @@ import numpy as np
 
 from simsam_batch.drawing.text import Color
 from simsam_batch.report.page.album import Album, Gallery, Picture
-from simsam_batch.report.page.clusters import Cluster, Confusion
+from simsam_batch.report.page.clusters import Cluster
 from simsam_batch.report.page.pictures import CUT_OUT, Drawn
 from simsam_batch.report.page.plots import Plot, over_time
 from simsam_batch.report.page.scores import Scores, scores_of, so_far
 from simsam_batch.report.page.settings import Settings, settings_of
 from simsam_batch.report.page.tables import Table
 from simsam_batch.report.page.work import Work, pace, work_of
+from simsam_batch.results.confusions import Confusion
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan
 from simsam_batch.runs.reading import StageRows

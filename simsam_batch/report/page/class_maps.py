@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from simsam_batch.drawing.labels import fitted, palette
 from simsam_batch.drawing.photograph import shown_photograph
 from simsam_batch.drawing.text import Color
 from simsam_batch.plain_text import counted
@@ -16,10 +17,10 @@ from simsam_batch.regions.run_lengths import decode
 from simsam_batch.report.page.album import Picture
 from simsam_batch.report.page.chapters import Chapter, Source, begun, galleries_of, numbers_of
 from simsam_batch.report.page.choice import sample
-from simsam_batch.report.page.clusters import class_name
-from simsam_batch.report.page.pictures import LARGE, SMALL, Drawn, captioned, fitted, jpeg, palette, stacked
+from simsam_batch.report.page.pictures import LARGE, SMALL, Drawn, captioned, jpeg, stacked
 from simsam_batch.report.page.pictures import true_classes as classes_of
 from simsam_batch.report.page.scores import scores_of
+from simsam_batch.results.confusions import class_name
 from simsam_batch.results.label_maps import true_class_names
 from simsam_batch.results.photographs import limits_of
 from simsam_batch.runs.reading import StageRows

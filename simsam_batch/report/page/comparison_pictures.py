@@ -11,22 +11,11 @@ import numpy as np
 from PIL import Image
 
 from simsam_batch import images
+from simsam_batch.drawing.labels import fitted, painted, palette
 from simsam_batch.drawing.overlays import Entry, overlay
 from simsam_batch.drawing.photograph import shown_photograph
 from simsam_batch.drawing.text import Color
-from simsam_batch.report.page.pictures import (
-    LARGE,
-    SMALL,
-    Drawn,
-    captioned,
-    draw_tree,
-    fitted,
-    jpeg,
-    painted,
-    palette,
-    stacked,
-    true_classes,
-)
+from simsam_batch.report.page.pictures import LARGE, SMALL, Drawn, captioned, draw_tree, jpeg, stacked, true_classes
 from simsam_batch.results.image_scores import ImageScores
 from simsam_batch.results.label_maps import kind_of, label_map, recorded_settings
 from simsam_batch.results.photographs import limits_of

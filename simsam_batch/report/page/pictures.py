@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from simsam_batch import images
+from simsam_batch.drawing.labels import fitted, painted
 from simsam_batch.drawing.overlays import Entry, overlay, vector_picture
 from simsam_batch.drawing.photograph import shown_photograph
 from simsam_batch.drawing.text import EMPTY, LINE, MUTED, Color, write
 from simsam_batch.drawing.tree_colors import tree_colors
 from simsam_batch.drawing.tree_diagram import cut_out
-from simsam_batch.drawing.tree_levels import borders, draw_level, nodes_at
+from simsam_batch.drawing.tree_levels import draw_level, nodes_at
 from simsam_batch.drawing.tree_page import page
-from simsam_batch.regions.masks import nearest, upsample_index
+from simsam_batch.regions.pixel_index import nearest, upsample_index
 from simsam_batch.regions.run_lengths import decode
 from simsam_batch.results.eigenvectors import grid_eigenvectors
 from simsam_batch.results.photographs import limits_of, working_size
@@ -37,7 +38,6 @@ _VECTORS, _ABREAST, _GAP = 6, 3, 6
 _LEVELS = 5
 """Pictures in the row of a tree: the photograph, the first depths, the last."""
 
-_TINT = 0.55
 _GROUND: Color = (255, 255, 255)
 
 
@@ -181,45 +181,12 @@ def _levels(photo: Image.Image, owners: NDArray[np.int32], tree: RegionTree, col
     return stacked([[shown, *cuts]])
 
 
-def palette(count: int) -> list[Color]:
-    """So many colours that can be told apart as far as there are that many: hues in threes of differing lightness."""
-    groups = max(1, -(-count // 3))
-    children: list[list[int]] = [[] for _ in range(1 + 4 * groups)]
-    for group in range(groups):
-        top = 1 + 4 * group
-        children[0].append(top)
-        children[top] = [top + 1, top + 2, top + 3]
-    found = tree_colors(children)
-    # numbers next to each other get hues far apart
-    return [found[2 + 4 * (place % groups) + place // groups] for place in range(count)]
-
-
 def _region_map(row: Mapping[str, Any], settings: Mapping[str, Any]) -> NDArray[np.int32]:
     """(height, width) of the photograph at the size it was computed at: the region of every pixel."""
     grid, working = (row["grid_h"], row["grid_w"]), working_size(row, settings)
     index = upsample_index(grid, row["patch"], working, working)
     regions: NDArray[np.int32] = np.array(row["region_map"], dtype=np.int32).reshape(grid)[np.ix_(*index)]
     return regions
-
-
-def painted(photo: Image.Image, labels: NDArray[np.int32], colors: Mapping[int, Color] | None) -> Image.Image:
-    """Labels in their colours over a photograph, with white borders; without colours the borders alone."""
-    near = nearest(labels, (photo.size[1], photo.size[0]))
-    edge = Image.fromarray(borders(near))
-    shown = photo.copy()
-    if colors is not None:
-        table = np.array([colors.get(label, _GROUND) for label in range(int(near.max()) + 1)], np.uint8)
-        flat = Image.fromarray(table[near])
-        grey = photo.convert("L").convert("RGB")
-        shown = Image.composite(Image.blend(grey, flat, _TINT), photo, Image.fromarray(near > 0))
-    shown.paste((255, 255, 255), mask=edge)
-    return shown
-
-
-def fitted(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """(width, height) with the proportions of a size: so wide, or so high if it is higher than wide."""
-    scale = side / max(size)
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def _shrunk(photo: Image.Image, side: int, fault: str | None) -> Image.Image:

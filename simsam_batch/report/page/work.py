@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from simsam_batch.results.confusions import add_confusion
+
 NAMED = 5
 """Failed images that are named of each cause."""
 
@@ -61,11 +63,7 @@ class Work:
         # the first generation computed all images of the shard, a later one only those that had failed
         started, committed = [*manifest.get("earlier", ()), [manifest["started"], manifest["committed"]]][0]
         self.spans.append((started, committed, manifest["images"]))
-        for state in manifest["statistics"].get("repeats", [])[:1]:
-            for name, column in state["confusion"].items():
-                there = self.confusion.get(int(name))
-                counts = np.array(column, dtype=np.int64)
-                self.confusion[int(name)] = counts if there is None else there + counts
+        add_confusion(self.confusion, manifest["statistics"])
 
 
 def work_of(manifests: Iterable[Mapping[str, Any]], unit: str) -> Work:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from simsam_batch import images
+from simsam_batch.drawing.labels import fitted
 from simsam_batch.drawing.photograph import shown_photograph
 from simsam_batch.drawing.text import EMPTY
 from simsam_batch.features.contract import MIRRORED
@@ -17,7 +18,7 @@ from simsam_batch.plain_text import counted
 from simsam_batch.report.page.album import Picture
 from simsam_batch.report.page.chapters import Chapter, Source, begun, galleries_of, numbers_of
 from simsam_batch.report.page.choice import sample
-from simsam_batch.report.page.pictures import LARGE, SMALL, Drawn, fitted, jpeg, stacked
+from simsam_batch.report.page.pictures import LARGE, SMALL, Drawn, jpeg, stacked
 from simsam_batch.report.page.plots import histogram
 from simsam_batch.report.page.scalars import Scalars
 from simsam_batch.runs.reading import StageRows

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simsam_batch.regions import masks
+from simsam_batch.regions import pixel_index
 from simsam_batch.regions.baselines import Regions
 from simsam_batch.scores.means import exact_mean
 from simsam_batch.scores.nodes import TreeNodes
@@ -19,7 +19,7 @@ from simsam_batch.stages.hierarchy.rows import TreeScores
 def baseline_coverings(
     scores: TreeScores,
     truth: Any,
-    index: masks.UpsampleIndex,
+    index: pixel_index.UpsampleIndex,
     grid: tuple[int, int],
     others: Mapping[str, Regions],
     nodes: int,

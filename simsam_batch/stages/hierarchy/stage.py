@@ -14,7 +14,7 @@ from torch import Tensor
 
 from simsam_batch import images, settings
 from simsam_batch.features.outliers import spike_mask
-from simsam_batch.regions import masks
+from simsam_batch.regions import pixel_index
 from simsam_batch.regions.baselines import Regions, grid_tree, kmeans_partitions
 from simsam_batch.regions.leaf_refinement import leaf_evidence
 from simsam_batch.regions.merging import merge_trees
@@ -185,14 +185,14 @@ class HierarchyWorker(ImageWorker[Trees]):
         ]
 
     def load_truth(
-        self, record: dict[str, Any], image: images.Prepared, index: masks.UpsampleIndex
+        self, record: dict[str, Any], image: images.Prepared, index: pixel_index.UpsampleIndex
     ) -> tuple[Any, str | None]:
         """The labels of the image's pixels, or its partitions, of the part that is scored."""
         del index
         truth, fault = self._truth.read(record["truth_uri"], image.full_size)
         return (truth.astype(np.uint8) if self._truth.kind == "object" and truth is not None else truth), fault
 
-    def _scored(self, index: masks.UpsampleIndex, size: tuple[int, int]) -> masks.UpsampleIndex:
+    def _scored(self, index: pixel_index.UpsampleIndex, size: tuple[int, int]) -> pixel_index.UpsampleIndex:
         """Of an index of all rows and columns of an image of a size (height, width), those that are scored."""
         rows, columns = self._truth.part(size)
         return index[0][rows], index[1][columns]
@@ -228,7 +228,7 @@ class HierarchyWorker(ImageWorker[Trees]):
             labels = refined()
         with self.timer.step("encode"):
             size = labels.shape[0], labels.shape[1]
-            index = masks.upsample_index(size, 1, size, loaded.image.full_size)
+            index = pixel_index.upsample_index(size, 1, size, loaded.image.full_size)
             shown = [
                 {"node": int(node), "mask_rle": run_lengths(labels == place, index)}
                 for place, node in enumerate(leaves)
@@ -242,7 +242,7 @@ class HierarchyWorker(ImageWorker[Trees]):
         found: Trees,
         i: int,
         superpixels: NDArray[np.int32],
-        index: masks.UpsampleIndex,
+        index: pixel_index.UpsampleIndex,
         leaf_masks: list[dict[str, Any]] | None,
     ) -> Row:
         """Of an image whose pixels are of ``superpixels``, on cells that ``index`` finds for each of them."""
@@ -294,7 +294,7 @@ class HierarchyWorker(ImageWorker[Trees]):
         return float(covered["sum"]) if covered["images"] else None
 
 
-def _nodes(tree: Tree, superpixels: NDArray[np.int32], index: masks.UpsampleIndex) -> list[dict[str, Any]]:
+def _nodes(tree: Tree, superpixels: NDArray[np.int32], index: pixel_index.UpsampleIndex) -> list[dict[str, Any]]:
     """The nodes of a tree as a row holds them; boxes in pixels of the image, whose cells are of ``superpixels``."""
     left, top, right, bottom = node_boxes(tree, superpixels).T
     pixels = np.stack(

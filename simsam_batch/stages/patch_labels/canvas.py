@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simsam_batch import images
-from simsam_batch.regions import masks
+from simsam_batch.regions import pixel_index
 from simsam_batch.regions.upsampling import BilinearIndex, bilinear_index
 
 TruthSize = Literal["native", "working"]
@@ -40,9 +40,9 @@ class Canvas:
     part: tuple[slice, slice]
 
     @property
-    def index(self) -> masks.UpsampleIndex:
+    def index(self) -> pixel_index.UpsampleIndex:
         """The patch under every pixel; beside what was computed the nearest."""
-        return masks.upsample_index(self.grid, self.patch, self.resized, self.size, self.corner)
+        return pixel_index.upsample_index(self.grid, self.patch, self.resized, self.size, self.corner)
 
     @property
     def between(self) -> BilinearIndex:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simsam_batch import images
-from simsam_batch.regions import masks
+from simsam_batch.regions import pixel_index
 from simsam_batch.runs.schema import Needs, Shard
 from simsam_batch.settings import TrueClasses
 from simsam_batch.stages.base import CommandStage
@@ -131,7 +131,7 @@ class LabelReader:
         return truth_on(ids, canvas, self._resize, self._size), canvas, None
 
 
-def count_by_patch(ids: NDArray[np.int32], index: masks.UpsampleIndex, across: int) -> NDArray[np.int32]:
+def count_by_patch(ids: NDArray[np.int32], index: pixel_index.UpsampleIndex, across: int) -> NDArray[np.int32]:
     """(M, 3) int32: patch, id and number of pixels, of all that have some; ascending.
 
     Args:

@@ -10,13 +10,11 @@ import numpy as np
 from simsam_batch.plain_text import counted
 from simsam_batch.report.page.chapters import Chapter, Source, begun
 from simsam_batch.report.page.class_maps import fill_class_maps
-from simsam_batch.report.page.clusters import Confusion, class_name, confusion_of
 from simsam_batch.report.page.plots import over_shares
 from simsam_batch.report.page.tables import class_table, difference_table, probe_tables
+from simsam_batch.results.confusions import Confusion, best_table, class_name, confusion_of
 from simsam_batch.results.label_maps import true_class_names
 from simsam_batch.runs.reading import StageRows
-from simsam_batch.scores.confusion import as_table
-from simsam_batch.scores.probing import class_counts, mean_iou
 from simsam_batch.stages.patch_labels.stage import PatchLabelsStage
 from simsam_batch.stages.probe_maps.rows import REFERENCES
 from simsam_batch.stages.probe_maps.stage import ProbeMapsStage
@@ -116,11 +114,11 @@ def _confusion(
     confusions: Mapping[str, Mapping[str, int]], names: Sequence[str], named: Sequence[str] | None
 ) -> Confusion | None:
     """That of the cell with the highest mIoU of those whose label maps are kept."""
-    tables = {cell: as_table(counts, len(names)) for cell, counts in confusions.items() if cell not in REFERENCES}
-    if not tables:
+    found = best_table(confusions, len(names), REFERENCES)
+    if found is None:
         return None
-    best = max(tables, key=lambda cell: mean_iou(class_counts(tables[cell])))
+    best, table = found
     # a class that nobody has named would be called by its number twice
     stands_for = named or ()
-    columns = {c: tables[best][:, c] for c in range(len(names))}
+    columns = {c: table[:, c] for c in range(len(names))}
     return confusion_of(columns, names, stands_for, f"Of the best of the label maps shown: {best}.")

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from simsam_batch import images
-from simsam_batch.regions import masks
+from simsam_batch.regions import pixel_index
 from simsam_batch.runs.committed import CommittedShard
 from simsam_batch.runs.schema import Shard, ShardOutput
 from simsam_batch.scores.confusion import as_counts, confusion
@@ -206,11 +206,11 @@ class MapWorker(RecordWorker[Loaded | None]):
         histogram = np.zeros((pixels.grid[0] * pixels.grid[1], self._classes), np.float32)
         histogram[labels[:, 0], labels[:, 1]] = labels[:, 2]
         shares = torch.from_numpy(histogram / np.maximum(histogram.sum(axis=1, keepdims=True), 1))
-        yield pixels.nearest(shares)
+        yield pixel_index.nearest(shares)
         yield pixels.between(shares)
 
     def _maps(self, maps: Mapping[int, NDArray[np.int64]], size: tuple[int, int]) -> dict[str, Any]:
-        index = masks.upsample_index(size, 1, size, size)
+        index = pixel_index.upsample_index(size, 1, size, size)
         of_probe = {
             probe: segments_of(maps[number].astype(np.int32), index)
             for probe, number in self._shown.items()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from simsam_batch import settings
 from simsam_batch.errors import SettingsError
-from simsam_batch.regions import boxes, masks
+from simsam_batch.regions import boxes, pixel_index
 from simsam_batch.settings import Affinity, Eigenproblem, Features, Head, Images, Limits, Network, Numbers
 from simsam_batch.stages.base import CommandStage
 from simsam_batch.stages.decomposition import Decomposed, check_solver, decompose_batch, regions_of, require_finite
@@ -233,7 +233,7 @@ def _mean_rows(rows: Tensor, labels: Tensor, ids: list[int]) -> Tensor:
     return member @ rows / member.sum(1, keepdim=True).clamp_min(1.0)
 
 
-def _pixel_box(box: boxes.Box, index: masks.UpsampleIndex) -> list[int]:
+def _pixel_box(box: boxes.Box, index: pixel_index.UpsampleIndex) -> list[int]:
     """A box of patches in the full image's pixels."""
     rows, columns = index
     (left, right), (top, bottom) = np.searchsorted(columns, box[::2]), np.searchsorted(rows, box[1::2])

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from simsam_batch import images
 from simsam_batch.catalog import center_crops, truth_kind
-from simsam_batch.regions import boxes, masks
+from simsam_batch.regions import boxes, pixel_index
 from simsam_batch.regions.refine import CRF, shrink
 from simsam_batch.regions.run_lengths import run_lengths
 from simsam_batch.runs.plan import Plan
@@ -80,7 +80,8 @@ class SegmentStage(CommandStage[SegmentSettings]):
             return None
         patches = mean_patches(plan, self.options, self.resolved["models"]["backbone"]["patch"])
         itemsize = 2 if self.options.eigenvectors == "fp16" else 4
-        return None if patches is None else plan.records * self.options.k * itemsize * patches
+        # and a byte says whether a patch was left out
+        return None if patches is None else plan.records * (self.options.k * itemsize + 1) * patches
 
     def make_worker(self, beat: Callable[[], None]) -> SegmentWorker:
         """Load the backbone and be ready for shards."""
@@ -109,7 +110,7 @@ class _Truth:
     pixels: NDArray[np.uint8]
 
     def beside(
-        self, mask: NDArray[np.bool_], index: masks.UpsampleIndex
+        self, mask: NDArray[np.bool_], index: pixel_index.UpsampleIndex
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """A mask of cells and the truth, pixel by pixel; ``index`` tells the cell of each pixel of the whole image."""
         predicted = mask[np.ix_(index[0][self.rows], index[1][self.columns])]
@@ -141,7 +142,7 @@ class SegmentWorker(ImageWorker[Segmented]):
         return replace(found, other_masks=others)
 
     def load_truth(
-        self, record: dict[str, Any], image: images.Prepared, index: masks.UpsampleIndex
+        self, record: dict[str, Any], image: images.Prepared, index: pixel_index.UpsampleIndex
     ) -> tuple[_Truth | None, str | None]:
         """The truth mask summed over the cells, and its pixels."""
         del index
@@ -154,9 +155,9 @@ class SegmentWorker(ImageWorker[Segmented]):
         cells = overlap.count_truth(truth, (index[0][rows], index[1][columns]), grid)
         return _Truth(cells, rows, columns, np.packbits(truth)), None
 
-    def _index(self, image: images.Prepared, size: tuple[int, int]) -> masks.UpsampleIndex:
+    def _index(self, image: images.Prepared, size: tuple[int, int]) -> pixel_index.UpsampleIndex:
         """The cell of each pixel of the image at some size."""
-        return masks.upsample_index(image.grid, self.backbone.patch, image.working_size, size, cells=self._cells)
+        return pixel_index.upsample_index(image.grid, self.backbone.patch, image.working_size, size, cells=self._cells)
 
     def encode(self, item: Item, loaded: Loaded, found: Segmented, i: int) -> Row | Later:
         """The row of an image, now or when its masks are refined."""
@@ -185,7 +186,7 @@ class SegmentWorker(ImageWorker[Segmented]):
             objects = None if several is None else [each() for each in several]
         with self.timer.step("encode"):
             size = mask.shape[0], mask.shape[1]
-            index = masks.upsample_index(size, 1, size, loaded.image.full_size)
+            index = pixel_index.upsample_index(size, 1, size, loaded.image.full_size)
             return self._row(loaded, found, i, mask, objects, index)
 
     def _row(
@@ -195,10 +196,10 @@ class SegmentWorker(ImageWorker[Segmented]):
         i: int,
         mask: NDArray[np.bool_],
         objects: list[NDArray[np.bool_]] | None,
-        index: masks.UpsampleIndex,
+        index: pixel_index.UpsampleIndex,
     ) -> Row:
         """Of an image whose final masks are these, on cells that ``index`` finds for each pixel of the image."""
-        pixels = masks.patch_pixels((mask.shape[0], mask.shape[1]), index)
+        pixels = pixel_index.patch_pixels((mask.shape[0], mask.shape[1]), index)
         kept = int(np.isfinite(values := found.values[i].numpy()).sum())
         degenerate = bool(found.degenerate[i])
         columns: dict[str, Any] = {
@@ -245,7 +246,8 @@ class SegmentWorker(ImageWorker[Segmented]):
         if self._options.eigenvectors == "none":
             return Row(columns, state=state)
         dtype = np.float16 if self._options.eigenvectors == "fp16" else np.float32
-        return Row(columns, {"eigenvectors": found.vectors[i, :kept].numpy().astype(dtype)}, state)
+        vectors = found.vectors[i, :kept].numpy().astype(dtype)
+        return Row(columns, {"eigenvectors": vectors, "outside": found.outside[i].numpy()}, state)
 
 
 def _stages(job: Job) -> Stages:

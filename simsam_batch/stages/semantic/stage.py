@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from simsam_batch import images
 from simsam_batch.errors import ImageError
-from simsam_batch.regions import codebook, masks
+from simsam_batch.regions import codebook, pixel_index
 from simsam_batch.regions.refine import CRF, shrink
 from simsam_batch.runs.committed import CommittedShard
 from simsam_batch.runs.schema import Needs, Shard
@@ -84,9 +84,9 @@ class _Loaded:
     """
 
     maps: list[NDArray[np.int32]]
-    index: masks.UpsampleIndex
+    index: pixel_index.UpsampleIndex
     baselines: list[NDArray[np.int32]]
-    patches: masks.UpsampleIndex
+    patches: pixel_index.UpsampleIndex
     truth: NDArray[np.integer[Any]] | None
     truth_error: str | None
 
@@ -123,7 +123,7 @@ class SemanticWorker(RecordWorker[_Loaded | None]):
         maps, index = self._labelled(item.record["uri"], found)
         truth, fault = self._truth.read(item.record["truth_uri"], (found["height"], found["width"]))
         size, grid = (found["height"], found["width"]), (found["grid_h"], found["grid_w"])
-        patches = masks.upsample_index(grid, found["patch"], images.working_size(size, self._resize), size)
+        patches = pixel_index.upsample_index(grid, found["patch"], images.working_size(size, self._resize), size)
         plain = [
             codebook.assign(np.asarray(found[DESCRIPTORS], np.float32), book).reshape(grid)
             for book in self._patch_codebooks
@@ -157,23 +157,23 @@ class SemanticWorker(RecordWorker[_Loaded | None]):
         }
         results.put(item.row, Row(columns, state=state))
 
-    def _labelled(self, uri: str, found: dict[str, Any]) -> tuple[list[NDArray[np.int32]], masks.UpsampleIndex]:
+    def _labelled(self, uri: str, found: dict[str, Any]) -> tuple[list[NDArray[np.int32]], pixel_index.UpsampleIndex]:
         """The label maps of an image, and the cell of each of its pixels."""
         maps = self._label_maps(found)
         size, grid = (found["height"], found["width"]), (found["grid_h"], found["grid_w"])
         working = images.working_size(size, self._resize)
         if self._refiner is None:
-            return maps, masks.upsample_index(grid, found["patch"], working, size)
+            return maps, pixel_index.upsample_index(grid, found["patch"], working, size)
         decoded = images.decode(images.fetch(uri, self.limits), self.limits, self._options.color_profile)
         if decoded.content_sha256 != found["content_sha256"]:
             message = f"{uri}: the file is not the one that its regions are of. To mend it: restore it"
             raise ImageError("changed", message, "read")
         picture = shrink(decoded.rgb, self._options.refine_max_side)
         cells = picture.shape[0], picture.shape[1]
-        index = masks.upsample_index(grid, found["patch"], working, cells)
+        index = pixel_index.upsample_index(grid, found["patch"], working, cells)
         parameters = CRF[self._options.refine]
         waiting = [self._refiner.submit(picture, labels, index=index, parameters=parameters) for labels in maps]
-        return [refined() for refined in waiting], masks.upsample_index(cells, 1, cells, size)
+        return [refined() for refined in waiting], pixel_index.upsample_index(cells, 1, cells, size)
 
     def _label_maps(self, found: dict[str, Any]) -> list[NDArray[np.int32]]:
         """For each codebook the label of every patch, (Hp, Wp); 0 is the background."""

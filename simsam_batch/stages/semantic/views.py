@@ -7,16 +7,18 @@ from typing import Any
 
 from PIL import Image
 
+from simsam_batch.drawing.labels import UNNAMED, palette
 from simsam_batch.drawing.text import Color
 from simsam_batch.plain_text import counted
 from simsam_batch.report.page.album import Picture
 from simsam_batch.report.page.chapters import Chapter, Source, begun, galleries_of, numbers_of
 from simsam_batch.report.page.choice import by_label, sample
-from simsam_batch.report.page.clusters import MOST_CLUSTERS, Cluster, class_name, clusters_of, confusion_of
-from simsam_batch.report.page.pictures import Drawn, draw_labels, palette, true_classes
+from simsam_batch.report.page.clusters import MOST_CLUSTERS, Cluster, clusters_of
+from simsam_batch.report.page.pictures import Drawn, draw_labels, true_classes
 from simsam_batch.report.page.plots import histogram
 from simsam_batch.report.page.scalars import Scalars, tables_of
 from simsam_batch.report.page.scores import scores_of
+from simsam_batch.results.confusions import class_name, confusion_of
 from simsam_batch.results.label_maps import cluster_count
 from simsam_batch.results.photographs import limits_of
 from simsam_batch.runs.reading import StageRows
@@ -32,7 +34,6 @@ _LEGEND = (
     "its labels, and the truth if there is one, whose classes have the colour of the label that is matched to them, or "
     "grey; what does not count is white."
 )
-_UNMATCHED: Color = (120, 120, 120)
 
 
 def chapter(source: Source, command: Command, stages: Sequence[str]) -> Chapter:
@@ -125,14 +126,14 @@ class _Maps:
             yield number, row | labels
 
     def _colors_for(self, row: Mapping[str, Any]) -> dict[int, Color]:
-        return self.colors | {label: _UNMATCHED for label in row["labels"] if label not in self.colors}
+        return self.colors | {label: UNNAMED for label in row["labels"] if label not in self.colors}
 
     def _true(self, number: int, row: dict[str, Any]) -> Image.Image | None:
         uri = self._source.truth_uri(number)
         if self._truth is None or uri is None or row["truth_error"] is not None:
             return None
         matched = {name: label for label, name in reversed(list(enumerate(self.stands_for))) if name is not None}
-        colors = {place: self.colors.get(matched.get(name, -1), _UNMATCHED) for place, name in enumerate(self.classes)}
+        colors = {place: self.colors.get(matched.get(name, -1), UNNAMED) for place, name in enumerate(self.classes)}
         return true_classes(uri, limits_of(self._regions.settings, row), row, self._truth, colors)
 
     def _picture(self, number: int, row: dict[str, Any], drawn: Drawn) -> Picture:

@@ -15,7 +15,7 @@ from simsam_batch import images
 from simsam_batch.catalog import center_crops, truth_kind
 from simsam_batch.correspondence.voting import votes
 from simsam_batch.errors import ImageError, RunError, SettingsError
-from simsam_batch.regions import masks
+from simsam_batch.regions import pixel_index
 from simsam_batch.regions.upsampling import classes_between_patches
 from simsam_batch.runs.committed import CommittedShard
 from simsam_batch.runs.plan import Plan, row_numbers
@@ -198,7 +198,7 @@ class TransferWorker(RecordWorker[Loaded | None]):
             state, overlap = self._scored(classes, loaded)
         with self.timer.step("encode"):
             size = row["height"], row["width"]
-            segments = segments_of(classes.astype(np.int32), masks.upsample_index(size, 1, size, size))
+            segments = segments_of(classes.astype(np.int32), pixel_index.upsample_index(size, 1, size, size))
             columns = {
                 "status": "ok",
                 "width": row["width"],

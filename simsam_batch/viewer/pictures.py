@@ -1,0 +1,216 @@
+"""Photographs as small JPEGs, with what a stage found drawn over them; never another image than the one judged."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
+from starlette.requests import Request
+from starlette.responses import Response
+
+from simsam_batch import images
+from simsam_batch.drawing.labels import painted
+from simsam_batch.drawing.overlays import Entry, Window, overlay
+from simsam_batch.drawing.tree_colors import tree_colors
+from simsam_batch.drawing.tree_levels import draw_level, nodes_at
+from simsam_batch.errors import ImageError
+from simsam_batch.images.bounded import IN_FLIGHT
+from simsam_batch.images.decode import opened, oriented
+from simsam_batch.regions.pixel_index import nearest
+from simsam_batch.results.photographs import limits_of, profile_of
+from simsam_batch.results.trees import RegionTree
+from simsam_batch.storage import ObjectNotFound, read_url
+from simsam_batch.viewer.answers import RefusedError, one_of, text, whole, whole_of
+from simsam_batch.viewer.kept import Kept
+from simsam_batch.viewer.maps import colors_for, good_row, reader_of, segments_map
+from simsam_batch.viewer.session import OpenedStage, Session
+
+SIDES = (128, 256, 640, 1280, 2048)
+"""Pixels that the longer side of a picture may have at most."""
+
+OVERLAYS = ("none", "mask", "labels", "tree")
+
+_REDUCTIONS = (8, 4, 2)
+_QUALITY = 85
+_JPEGS_BYTES, _PHOTOGRAPHS_BYTES = 256 * 2**20, 96 * 2**20
+_DEPTH = 3
+_FOR_EVER = "private, max-age=31536000, immutable"
+
+_DECODERS = threading.BoundedSemaphore(4)
+# By the hash of the bytes that they were decoded from, so that none can be taken for another.
+_PHOTOGRAPHS: Kept[Image.Image] = Kept(_PHOTOGRAPHS_BYTES, lambda picture: picture.width * picture.height * 3)
+
+
+def routes(session: Session) -> list[tuple[str, str, Any]]:
+    """``images/{row}.jpg``."""
+
+    def picture(request: Request) -> Response:
+        which = one_of(request, "run", ("a", "b"), "a")
+        run = session.run(which)
+        stage = run.stage(text(request, "stage", most=100) or (run.of_images or ["segment"])[0])
+        row = whole_of(request.path_params["row"], "row")
+        side = whole_of(one_of(request, "side", [str(each) for each in SIDES], "256"), "side")
+        over = one_of(request, "overlay", OVERLAYS, "none")
+        depth = whole(request, "depth", _DEPTH, 0, 1000) if over == "tree" else 0
+        box = _box(text(request, "box", most=60))
+        kept: Kept[bytes] = session.once("pictures", lambda: Kept(_JPEGS_BYTES, len))
+        # what a retry has replaced has another generation
+        made_of = (which, stage.name, tuple(stage.generations.items()) if over != "none" else ())
+        key = (*made_of, row, side, over, depth, box)
+        body = kept.get(key, lambda: _jpeg(drawn(stage, row, side, box, over, depth)))
+        keep = _FOR_EVER if text(request, "v", most=200) else "no-store"
+        return Response(body, 200, {"Cache-Control": keep}, "image/jpeg")
+
+    return [("GET", "images/{row}.jpg", picture)]
+
+
+def photograph(stage: OpenedStage, row: int, side: int, box: Window | None = None) -> Image.Image:
+    """The image of a row, or a part of it, upright, its longer side at most ``side`` pixels; never larger than it is.
+
+    Args:
+        stage: any whose rows are images.
+        row: the number of its row.
+        side: in pixels.
+        box: the part, in pixels of the image; None for all of it.
+
+    Raises:
+        RefusedError: 400: a box that is not within the image; 404: there is no such row, or no image any more; 409: the
+            image failed, or has other bytes now.
+        RunError: the run is damaged.
+        StorageError: the storage did not answer.
+    """
+    reader = reader_of(stage)
+    found = good_row(reader, row)
+    left, top, right, bottom = window = _window(found, box)
+    scale = min(1.0, side / max(right - left, bottom - top))
+    whole_image = _reduced(found, reader.rows.settings, scale)
+    across, down = whole_image.width / found["width"], whole_image.height / found["height"]
+    size = max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale))
+    part = (left * across, top * down, right * across, bottom * down)
+    if size == whole_image.size and window == _window(found, None):
+        return whole_image.copy()
+    return whole_image.resize(size, Image.Resampling.LANCZOS, part, reducing_gap=2.0)
+
+
+def drawn(
+    stage: OpenedStage, row: int, side: int, box: Window | None = None, over: str = "none", depth: int = _DEPTH
+) -> Image.Image:
+    """Likewise with what the stage found drawn over it; raises likewise.
+
+    Args:
+        stage: which.
+        row: the number of its row.
+        side: in pixels.
+        box: the part; None for all of it.
+        over: one of `OVERLAYS`.
+        depth: at which a tree is cut.
+
+    Raises:
+        RefusedError: 404: the stage has nothing of this kind.
+    """
+    picture = photograph(stage, row, side, box)
+    if over == "none":
+        return picture
+    found = good_row(stage, row)
+    left, top, right, bottom = window = _window(good_row(reader_of(stage), row), box)
+    part = np.s_[top:bottom, left:right]
+    if over == "mask" and stage.kind == "objects":
+        return overlay(picture, Entry(found, None), window)
+    if over == "labels" and (segments := segments_of(stage, found)) is not None:
+        # 0 is nothing where labels are clusters, and a class as any other where they are classes
+        first = 1 if stage.what is not None and stage.what.classes else 0
+        labels = segments_map(found, segments, -first) + np.int32(first)
+        colors = {label + first: color for label, color in colors_for(stage, labels - np.int32(first)).items()}
+        return painted(picture, labels[part], colors)
+    if over == "tree" and stage.kind == "trees":
+        tree = RegionTree(found, stage.rows.settings)
+        size = picture.height, picture.width
+        owners = (
+            tree.owners(size) if box is None else nearest(tree.owners((found["height"], found["width"]))[part], size)
+        )
+        at, trunk = (np.append(nodes_at(tree, each), np.int32(-1))[owners] for each in (depth, min(depth, 1)))
+        return draw_level(picture, at, trunk, tree_colors(tree.children))
+    raise RefusedError(404, f"{stage.name} has nothing to draw as {over} over image {row}")
+
+
+def segments_of(stage: OpenedStage, row: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """The labelled segments of a row; None where it has none: the stage makes no such, or not of this image."""
+    name = "segments" if stage.kind == "labels" else "regions"
+    found: list[dict[str, Any]] | None = row.get(name) if stage.kind in ("labels", "objects") else None
+    return found
+
+
+def _reduced(row: Mapping[str, Any], settings: Mapping[str, Any], scale: float) -> Image.Image:
+    """The whole photograph at no less than a scale; JPEGs are decoded no larger than that asks for."""
+    reduction = next((each for each in _REDUCTIONS if scale * each <= 1), 1)
+    profile = profile_of(settings)
+    key = (row["content_sha256"], profile, reduction)
+    return _PHOTOGRAPHS.get(key, lambda: _decoded(_bytes_of(row, settings), row, settings, reduction))
+
+
+def _bytes_of(row: Mapping[str, Any], settings: Mapping[str, Any]) -> bytes:
+    """The file of a row, which is the one that the run has read: only what was decoded once is decoded again."""
+    most = max(limits_of(settings).max_bytes, images.ImageLimits().max_bytes)
+    try:
+        data = read_url(row["uri"], most)
+    except ObjectNotFound as error:
+        raise RefusedError(404, "the image is not where the run has read it any more") from error
+    if sha256(data).hexdigest() != row["content_sha256"]:
+        raise RefusedError(409, "the image is another one than the run has read: its file has changed since")
+    return data
+
+
+def _decoded(data: bytes, row: Mapping[str, Any], settings: Mapping[str, Any], reduction: int) -> Image.Image:
+    limits, profile = limits_of(settings, row), profile_of(settings)
+    with _DECODERS:
+        try:
+            picture = _small_jpeg(data, limits, reduction) if profile == "ignore" and reduction > 1 else None
+            if picture is None:
+                picture = Image.fromarray(images.decode(data, limits, profile).rgb).reduce(reduction)
+        except ImageError as error:
+            raise RefusedError(409, f"the image cannot be decoded again: {error}") from error
+    return picture
+
+
+def _small_jpeg(data: bytes, limits: images.ImageLimits, reduction: int) -> Image.Image | None:
+    """A JPEG at a fraction of its size, for which its decoder needs less time; None for what is no plain JPEG."""
+    with opened(data, limits, load=False) as found:
+        image = found.image
+        if not isinstance(image, JpegImageFile) or image.mode not in ("L", "RGB"):
+            return None
+        with IN_FLIGHT.held(image.width * image.height):
+            image.draft(image.mode, (max(1, image.width // reduction), max(1, image.height // reduction)))
+            pixels = np.asarray(image.convert("RGB"))
+        return Image.fromarray(oriented(pixels, found.orientation))
+
+
+def _box(given: str) -> Window | None:
+    if not given:
+        return None
+    parts = given.split(",")
+    if len(parts) != 4:
+        raise RefusedError(400, "box: give left, top, right and bottom in pixels, with commas between")
+    left, top, right, bottom = (whole_of(part, "box") for part in parts)
+    return left, top, right, bottom
+
+
+def _window(row: Mapping[str, Any], box: Window | None) -> Window:
+    width, height = row["width"], row["height"]
+    if box is None:
+        return 0, 0, width, height
+    left, top, right, bottom = box
+    if not (left < right <= width and top < bottom <= height):
+        raise RefusedError(400, f"box: give a part of the image, which has {width} x {height} pixels")
+    return box
+
+
+def _jpeg(picture: Image.Image) -> bytes:
+    target = io.BytesIO()
+    picture.save(target, "JPEG", quality=_QUALITY)
+    return target.getvalue()
