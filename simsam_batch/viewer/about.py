@@ -8,10 +8,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from simsam_batch import __version__
+from simsam_batch.runs.plan import kept_columns
 from simsam_batch.runs.status import stage_status
 from simsam_batch.stages.registry import command_of
 from simsam_batch.storage import redact
 from simsam_batch.viewer.answers import as_json
+from simsam_batch.viewer.columns import columns_read, kinds_of
 from simsam_batch.viewer.session import OpenedRun, OpenedStage, Session
 
 
@@ -60,7 +62,15 @@ def _stage(stage: OpenedStage, run: OpenedRun) -> dict[str, Any]:
         "published": stage.rows.published,
         "settings": stage.rows.settings,
         "resolved": stage.rows.resolved,
+        "columns": _columns(stage),
     }
+
+
+def _columns(stage: OpenedStage) -> list[dict[str, Any]]:
+    """What can be filtered and sorted by; kept are those that came with the input."""
+    kept = {field.name for field in kept_columns(stage.plan)}
+    kinds = kinds_of(stage.rows.schema)
+    return [{"name": name, "kind": kind, "doc": "", "kept": name in kept} for name, kind in kinds.items()]
 
 
 def _status(run: OpenedRun, name: str) -> dict[str, Any]:
@@ -72,4 +82,5 @@ def _status(run: OpenedRun, name: str) -> dict[str, Any]:
         "published": found.published,
         "newer_rows": found.done_images - len(run.stage(name).rows),
         "seconds_left": found.seconds_left,
+        "columns_read": columns_read(run.stage(name)),
     }
