@@ -30,9 +30,9 @@ def application(session: Session) -> Starlette:
     Args:
         session: what is looked at.
     """
-    from simsam_batch.viewer import about, rows
+    from simsam_batch.viewer import about, facets, lists, rows
 
-    routes: Routes = [*about.routes(session), *rows.routes(session)]
+    routes: Routes = [*about.routes(session), *rows.routes(session), *facets.routes(session), *lists.routes(session)]
     made = [Route(f"/{path}", _told(handler, session), methods=[method]) for method, path, handler in routes]
     made += [Route(f"/{name or ''}", _page(name or "index.html"), methods=["GET"]) for name in ("", *_page_files())]
     return Starlette(routes=made, exception_handlers={HTTPException: _nothing})

@@ -204,6 +204,8 @@ class Columns:
         Raises:
             RefusedError: there is no such column.
         """
+        if name not in self.kinds and name in kinds_of(self._rows.schema):
+            raise RefusedError(400, f"{name} has more than {MOST_WORDS} different words, too many to filter or sort by")
         if name not in self.kinds:
             raise RefusedError(400, f"there is no column {name!r} to filter or sort by{did_you_mean(name, self.kinds)}")
 
