@@ -317,6 +317,8 @@ class _Reader:
             while self._text.startswith(",", self._at):
                 self._at += 1
                 values.append(self._value(_SPACES + ","))
+        if does in _COMPARED and self._at < len(self._text) and self._text[self._at] in "<>=":
+            raise QueryError(f"compare once; a range is written as in {name}:0.1..0.5", self._at)
         if self._at < len(self._text) and self._text[self._at] not in _SPACES:
             raise QueryError(f"a space is missing before {self._text[self._at]!r}", self._at)
         return Term(name, does, values, turned, at, does_at)
