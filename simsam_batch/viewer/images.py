@@ -108,7 +108,7 @@ def layers_of(stage: OpenedStage, row: int) -> list[dict[str, Any]]:
     if truth_about(stage) is None:
         why["truth"] = "the run was made without --truth"
     elif truth_uri(stage, row) is None:
-        why["truth"] = "this image has no truth"
+        why["truth"] = "this image has no truth, or the run was made without --truth"
     elif found.get("truth_error"):
         why["truth"] = redact(str(found["truth_error"]))
     if found["status"] not in ("ok", WITHOUT_MAP):

@@ -118,7 +118,7 @@ def drawn(
     if over == "none":
         return picture
     found = good_row(stage, row)
-    left, top, right, bottom = window = _window(found, box)
+    left, top, right, bottom = window = _window(good_row(reader_of(stage), row), box)
     part = np.s_[top:bottom, left:right]
     if over == "mask" and stage.kind == "objects":
         return overlay(picture, Entry(found, None), window)
@@ -134,7 +134,7 @@ def drawn(
         owners = (
             tree.owners(size) if box is None else nearest(tree.owners((found["height"], found["width"]))[part], size)
         )
-        at, trunk = (np.append(nodes_at(tree, each), np.int32(-1))[owners] for each in (depth, 1))
+        at, trunk = (np.append(nodes_at(tree, each), np.int32(-1))[owners] for each in (depth, min(depth, 1)))
         return draw_level(picture, at, trunk, tree_colors(tree.children))
     raise RefusedError(404, f"{stage.name} has nothing to draw as {over} over image {row}")
 
