@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from simsam_batch.telling.console import Reporter
 
 OnShard = Callable[[str, int, int], None]
+
+_PATIENCE_OF_VIEWERS_S = 3.0
 
 
 def run(command: str, images: str, out: str, settings: NetworkSettings, report: Reporter) -> dict[str, Any] | None:
@@ -420,10 +423,14 @@ def view(
         RunError: a run is damaged.
         StorageError: the storage did not answer.
     """
+    from simsam_batch.storage.retrying import patience
     from simsam_batch.viewer.server import Listening, serve
     from simsam_batch.viewer.session import Session
 
+    # whoever waits before a screen is told within seconds that a store does not answer; botocore repeats by itself too
+    os.environ.setdefault("AWS_MAX_ATTEMPTS", "2")
     listening = Listening(host=host, port=port, certificate=certificate, key=key, allowed=tuple(allow_hosts))
     listening.check()
-    session = Session(out, other, {"debug": debug, "flags": flags, "reviewer": reviewer})
-    serve(session, listening, say, until_stdin_closes=until_stdin_closes)
+    with patience(_PATIENCE_OF_VIEWERS_S):
+        session = Session(out, other, {"debug": debug, "flags": flags, "reviewer": reviewer})
+        serve(session, listening, say, until_stdin_closes=until_stdin_closes)

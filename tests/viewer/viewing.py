@@ -83,11 +83,11 @@ class Client:
 
     Attributes:
         link: as printed, with the token.
-        session: what the server shows.
+        session: what the server shows; None of one in a process of its own.
     """
 
     link: str
-    session: Session
+    session: Session | None
     cookie: str = ""
     lines: list[str] = field(default_factory=list)
 
@@ -95,6 +95,12 @@ class Client:
     def base(self) -> str:
         """Of the page, with a slash at its end."""
         return self.link.partition("open?")[0]
+
+    def open(self) -> None:
+        """Follow the link, for the cookie."""
+        opened = self.ask("GET", self.link.removeprefix(self.base))
+        assert opened.status == 303
+        self.cookie = opened.headers["set-cookie"].partition(";")[0]
 
     def ask(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
@@ -142,9 +148,7 @@ def serving(url: str | Path, other: str | Path | None = None, **options: Any) ->
         thread.start()
         said = [lines.get(timeout=30) for _ in range(3)]
         client = Client(said[0].removeprefix("Open "), session, lines=said)
-        opened = client.ask("GET", client.link.removeprefix(client.base))
-        assert opened.status == 303
-        client.cookie = opened.headers["set-cookie"].partition(";")[0]
+        client.open()
     yield client
     started[0].should_exit = True
     thread.join(timeout=30)

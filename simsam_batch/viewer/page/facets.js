@@ -81,7 +81,7 @@ export function facets({ signal, stage, columns, changed }) {
     const most = Math.max(1, ...found.values.map((/** @type {any} */ each) => each[1]))
     if (!found.values.length) return h('p', { class: 'note' }, 'No value yet.')
     return [
-      h('ul', {}, found.values.map(([word, all, filtered]) => {
+      h('ul', {}, found.values.map((/** @type {[any, number, number]} */ [word, all, filtered]) => {
         const value = String(word)
         return h('li', {}, h('button', { type: 'button', class: 'term', 'aria-pressed': String(chosen.includes(value)), 'data-word': value, onclick: () => changed(toggled(q, of, value)) },
           name(value, 28), h('span', { class: 'number' }, shown(filtered), h('span', { class: 'muted' }, ` of ${shown(all)}`)),
