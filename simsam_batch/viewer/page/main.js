@@ -41,13 +41,13 @@ async function start() {
   everywhere({ '?': { does: 'what the keys do', run: showKeys }, R: { does: 'show what is new in the run', run: reopen } })
   button('help').addEventListener('click', showKeys)
   button('fresh').addEventListener('click', reopen)
-  window.addEventListener('hashchange', show)
   try {
     about = await ask('api/run')
   } catch (error) {
     fill(main, failed('The run', error, () => location.reload()))
     return
   }
+  window.addEventListener('hashchange', show)
   header()
   show()
   setInterval(status, STATUS_MS)
