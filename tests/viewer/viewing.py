@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -193,3 +194,12 @@ def make_small_run(root: Path, *more: str) -> Small:
     arguments += ["--backbone", "descriptors", "--resize", "native", "--engine", "inline", "--quiet"]
     assert run([*arguments, "--shard-size", "5", "--allow-failed", "1", *more]) == 0
     return Small(root / "out", root / "photos", names, names.index(BROKEN))
+
+
+def left_unfinished(small: Small, out: Path, without: int) -> Path:
+    """A copy of a run as if it went on: without its results, and with one shard that is not committed."""
+    shutil.copytree(small.out, out)
+    shutil.rmtree(out / "results")
+    for manifest in (out / "segment" / "manifests").glob(f"{without:07d}.*"):
+        manifest.unlink()
+    return out
