@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from viewing import Client, Small, left_unfinished
+from viewing import Client, Small, left_unfinished, loaded
 
 from simsam_batch.cli import run
 from simsam_batch.results.shuffling import shuffled
@@ -26,14 +25,6 @@ def client(small_run: Small, served: Callable[..., Client]) -> Client:
 @pytest.fixture
 def frame(small_run: Small) -> pd.DataFrame:
     return pq.read_table(small_run.out / "results" / "segment").to_pandas()
-
-
-def loaded(client: Client) -> Client:
-    """A client whose server has read its columns."""
-    deadline = time.monotonic() + 30
-    while not client.get("api/rows", stage="segment", sort="iou").json()["complete"]:
-        assert time.monotonic() < deadline
-    return client
 
 
 def listed(client: Client, **query: Any) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -149,6 +150,14 @@ def serving(url: str | Path, other: str | Path | None = None, **options: Any) ->
     yield client
     started[0].should_exit = True
     thread.join(timeout=30)
+
+
+def loaded(client: Client, stage: str = "segment") -> Client:
+    """A client whose server has read the columns of a stage."""
+    deadline = time.monotonic() + 60
+    while not client.get("api/rows", stage=stage, sort="status").json()["complete"]:
+        assert time.monotonic() < deadline
+    return client
 
 
 def photograph(seed: int, height: int = 128, width: int = 192) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
