@@ -218,8 +218,9 @@ class Columns:
                     self._held[name] = _Column(self.kinds[name], len(self.numbers))
                 else:
                     self._read_one(name)
-            # the one asked for last is let go last
-            self._held[name] = self._held.pop(name)
+            if not self.at_once:
+                # the one asked for last is let go last
+                self._held[name] = self._held.pop(name)
             return self._held[name]
 
     def _read_one(self, name: str) -> None:

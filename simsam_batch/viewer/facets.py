@@ -13,7 +13,8 @@ from starlette.responses import Response
 
 from simsam_batch.viewer.answers import RefusedError, as_json, text
 from simsam_batch.viewer.columns import MOST_WORDS, Columns, columns_of, kinds_of
-from simsam_batch.viewer.listing import listed, standing
+from simsam_batch.viewer.flagged import standing
+from simsam_batch.viewer.listing import listed
 from simsam_batch.viewer.query import UNFLAGGED, VERDICTS
 from simsam_batch.viewer.rows import stage_of
 from simsam_batch.viewer.session import OpenedStage, Session
@@ -137,7 +138,7 @@ def _of_flags(
 ) -> dict[str, Any]:
     taken = _taken(columns, taken_places)
     verdicts: dict[str, list[int]] = {verdict: [] for verdict in VERDICTS}
-    for row, flag in standing(session, stage).items():
+    for row, flag in standing(session, stage)[0].items():
         if flag.verdict in verdicts:
             verdicts[flag.verdict].append(row)
     values, rest, left = [], count, len(taken_places)
