@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -212,3 +213,23 @@ def test_the_page_learns_what_columns_there_are(client: Client) -> None:
     assert {name for name, column in columns.items() if column["kept"]} == {"camera", "year", "weight", "indoors"}
     kinds = {name: columns[name]["kind"] for name in ("camera", "year", "weight", "indoors", "iou", "cut.score")}
     assert [*kinds.values()] == ["words", "integer", "number", "boolean", "number", "number"]
+
+
+def test_what_is_flagged_is_told_filtered_and_counted(
+    small_run: Small, served: Callable[..., Client], tmp_path: Path
+) -> None:
+    pytest.importorskip("simsam_batch.viewer.flags")
+    shutil.copytree(small_run.out, tmp_path / "out")
+    client = loaded(served(tmp_path / "out"))
+    assert listed(client, q="flag:bad") == []
+    for rows, verdict, reasons in (([1, 5, 9], "bad", ["border"]), ([2], "good", []), ([9], None, [])):
+        flag = {"stage": "segment", "rows": rows, "verdict": verdict, "reasons": reasons, "note": "", "run": "a"}
+        assert client.post("api/flags", flag).status == 200
+    assert listed(client, q="flag:bad") == [1, 5]
+    assert listed(client, q="flag:bad,good", sort="id", desc=1) == listed(client, q="flag?", sort="id", desc=1)
+    assert listed(client, q="flag:none") == [row for row in range(12) if row not in (1, 2, 5)]
+    first = client.get("api/rows", stage="segment", limit=3).json()["rows"]
+    assert first[0]["flag"] is None
+    assert (first[1]["flag"]["verdict"], first[1]["flag"]["reasons"]) == ("bad", ["border"])
+    facet = client.get("api/facets", stage="segment", q="-indoors", names="flag").json()["facets"]["flag"]
+    assert facet["values"] == [["bad", 2, 2], ["good", 1, 0], ["unsure", 0, 0], ["none", 9, 4]]
