@@ -193,10 +193,11 @@ class Columns:
 
     def places(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where rows stand in `numbers`; those that are not there are left out."""
-        found = np.searchsorted(self.numbers, numbers)
+        found: NDArray[np.int64] = np.searchsorted(self.numbers, numbers)
         inside = found < len(self.numbers)
         found = found[inside]
-        return found[self.numbers[found] == numbers[inside]]
+        there: NDArray[np.int64] = found[self.numbers[found] == numbers[inside]]
+        return there
 
     def check(self, name: str) -> None:
         """Refuse a name that is none of a column.

@@ -103,19 +103,19 @@ def _stored(stage: OpenedStage, numbers: NDArray[np.int64], names: Sequence[str]
     wanted = {unit, "status", "error_type", "error", *(top_of(name, stage.rows.schema) for name in names)}
     table = stage.rows.take(numbers.tolist(), wanted)
     values = {name: [_plain(value, kinds[name]) for value in field_of(table, name).to_pylist()] for name in names}
-    about = (table[name].to_pylist() for name in (unit, "status", "error_type", "error"))
-    return _rows(numbers, *about, values)
+    ids, statuses, types, texts = (table[name].to_pylist() for name in (unit, "status", "error_type", "error"))
+    return _rows(numbers, ids, statuses, types, texts, values)
 
 
 def _held(columns: Columns, places: NDArray[np.int32], names: Sequence[str]) -> list[dict[str, Any]]:
     """Rows from what is in memory."""
     numbers = columns.numbers[places]
     values = {name: _values(columns, name, places) for name in names}
-    about = [_values(columns, name, places) for name in ("status", "error_type")]
-    failed = [place for place, status in zip(places.tolist(), about[0], strict=True) if status != "ok"]
+    statuses, types = (_values(columns, name, places) for name in ("status", "error_type"))
+    failed = [place for place, status in zip(places.tolist(), statuses, strict=True) if status != "ok"]
     errors = dict(zip(failed, columns.errors(failed), strict=True))
     texts = [errors.get(place) for place in places.tolist()]
-    return _rows(numbers, columns.ids.take(places).to_pylist(), *about, texts, values)
+    return _rows(numbers, columns.ids.take(places).to_pylist(), statuses, types, texts, values)
 
 
 def _values(columns: Columns, name: str, places: NDArray[np.int32]) -> list[Any]:
