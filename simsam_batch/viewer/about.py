@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from simsam_batch import __version__
+from simsam_batch.runs.plan import kept_columns
 from simsam_batch.runs.status import stage_status
 from simsam_batch.stages.base import kept_columns
 from simsam_batch.stages.registry import command_of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -102,7 +103,6 @@ class Columns:
         self.kinds = kinds_of(rows.schema)
         self._lock, self._labels_lock = threading.RLock(), threading.Lock()
         self._labels: Labels | None = None
-        self._with_labels: StageRows | Literal["unknown"] | None = "unknown"
         self._held: dict[str, _Column] = {}
         self._ids: list[pa.Array] = []
         self._errors: dict[int, str] = {}
@@ -132,8 +132,10 @@ class Columns:
         return self.complete
 
     def column(self, name: str) -> Values:
-        """The values of a column, (R,): numbers as float32, NaN where a row has none or is not read yet; float64 where
-        integers exceed 2^24; of booleans 1 and 0; of text int16 places in `words`, -1 for none.
+        """The values of a column, (R,), as far as they are read.
+
+        Numbers are float32, float64 where whole ones exceed 2^24; booleans 1 and 0; NaN is no value. Of text they are
+        int16 places in `words`, -1 for none.
 
         Raises:
             RefusedError: there is no such column.
@@ -165,11 +167,18 @@ class Columns:
     def labels(self) -> Labels | None:
         """Which rows have which label, read when first asked for; None if the stage has no labels."""
         with self._labels_lock:
-            if self._with_labels == "unknown":
-                self._with_labels = rows_with_labels(self._rows)
             if self._labels is None and self._with_labels is not None:
                 self._labels = Labels(self._rows, self._with_labels)
             return self._labels
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the stage has labels."""
+        return self._with_labels is not None
+
+    @cached_property
+    def _with_labels(self) -> StageRows | None:
+        return rows_with_labels(self._rows)
 
     def errors(self, places: Sequence[int]) -> list[str | None]:
         """What rows failed of, in the words that were recorded.
@@ -195,6 +204,8 @@ class Columns:
         Raises:
             RefusedError: there is no such column.
         """
+        if name not in self.kinds and name in kinds_of(self._rows.schema):
+            raise RefusedError(400, f"{name} has more than {MOST_WORDS} different words, too many to filter or sort by")
         if name not in self.kinds:
             raise RefusedError(400, f"there is no column {name!r} to filter or sort by{did_you_mean(name, self.kinds)}")
 

@@ -50,11 +50,10 @@ class Labels:
         numbers, labels = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
         for first, table in source.batches([COLUMN], 65_536):
             lists = pc.fill_null(table[COLUMN], pa.scalar([], table.schema.field(COLUMN).type)).combine_chunks()
-            for chunk in lists.chunks if isinstance(lists, pa.ChunkedArray) else [lists]:
-                sizes = np.diff(chunk.offsets.to_numpy())
-                numbers.append(np.repeat(np.arange(first, first + len(chunk), dtype=np.int32), sizes))
-                labels.append(chunk.flatten().to_numpy().astype(np.int32))
-                first += len(chunk)
+            (chunk,) = lists.chunks if isinstance(lists, pa.ChunkedArray) else [lists]
+            sizes = np.diff(chunk.offsets.to_numpy())
+            numbers.append(np.repeat(np.arange(first, first + len(chunk), dtype=np.int32), sizes))
+            labels.append(chunk.flatten().to_numpy().astype(np.int32))
         number, label = np.concatenate(numbers), np.concatenate(labels)
         if source is not rows:
             held = (label > 0) & np.isin(number, rows.numbers)

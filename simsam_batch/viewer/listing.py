@@ -1,4 +1,4 @@
-"""The rows that a filter takes in some order, kept for a while: a page, its neighbours and its counts ask for the same."""
+"""The rows that a filter takes in some order, kept for a while: a page, its neighbours and its counts share them."""
 
 from __future__ import annotations
 
@@ -29,14 +29,16 @@ class Listing:
     Attributes:
         places: of the rows among those of `Columns.numbers`, ascending.
         keys: what they are ordered by; None: by their places.
-        complete: whether all rows had been read.
+        count: how many rows had been read.
+        complete: whether those are all.
     """
 
-    places: NDArray[np.intp]
+    places: NDArray[np.int32]
     keys: Keys | None
+    count: int
     complete: bool
 
-    def page(self, offset: int, limit: int) -> NDArray[np.intp]:
+    def page(self, offset: int, limit: int) -> NDArray[np.int32]:
         """The places that come from one place of the order on, at most so many."""
         if self.keys is None:
             return self.places[offset : offset + limit]
@@ -74,11 +76,11 @@ def listed(session: Session, stage: OpenedStage, q: str, sort: str = "", *, desc
         flags = standing(session, stage) if any(term.name == "flag" for term in parsed(q)) else {}
         # the flags of a version are one mapping
         filtered = ("taken", q, count, id(flags) if flags else 0)
-        places = kept(stage, filtered, lambda: np.flatnonzero(matching(q, columns, flags)[:count]))
+        places = kept(stage, filtered, lambda: np.flatnonzero(matching(q, columns, flags)[:count]).astype(np.int32))
     except QueryError as error:
         raise RefusedError(400, error.message, at=error.at) from error
     keys = kept(stage, (*filtered, sort, desc), lambda: keys_of(columns, places, sort, desc=desc))
-    return Listing(places, keys, complete)
+    return Listing(places, keys, count, complete)
 
 
 def kept(stage: OpenedStage, key: Any, make: Any) -> Any:

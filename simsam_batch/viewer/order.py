@@ -20,7 +20,7 @@ Keys = NDArray[np.uint32] | NDArray[np.uint64]
 _SORTED_WHOLE = 4096
 
 
-def keys_of(columns: Columns, places: NDArray[np.intp], sort: str, *, desc: bool) -> Keys | None:
+def keys_of(columns: Columns, places: NDArray[np.int32], sort: str, *, desc: bool) -> Keys | None:
     """What rows are ordered by, smaller first: equal keys come by their places, rows without a value last.
 
     Args:

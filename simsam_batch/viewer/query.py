@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from simsam_batch.errors import did_you_mean
 from simsam_batch.viewer.columns import Columns
+from simsam_batch.viewer.labels import Labels
 
 LONGEST = 2000
 """Characters of a filter."""
@@ -129,10 +130,11 @@ def _held(term: Term, columns: Columns, flags: Mapping[int, Flagged], count: int
         return _of_flags(term, columns, flags, count)
     if term.name in ("id", columns.unit):
         return _of_ids(term, columns, count)
-    if term.name == "label" and columns.labels is not None:
-        return _of_labels(term, columns, count)
+    labels = columns.labels if term.name == "label" else None
+    if labels is not None:
+        return _of_labels(term, labels, columns, count)
     if term.name not in columns.kinds:
-        known = ["id", "flag", *(["label"] if columns.labels is not None else []), *columns.kinds]
+        known = ["id", "flag", *(["label"] if columns.has_labels else []), *columns.kinds]
         raise QueryError(f"there is no column {term.name!r}{did_you_mean(term.name, known)}", term.at)
     values = columns.column(term.name)[:count]
     kind = columns.kinds[term.name]
@@ -232,9 +234,7 @@ def _of_flags(term: Term, columns: Columns, flags: Mapping[int, Flagged], count:
     return those(given) | ~those(None) if UNFLAGGED in given else those(given)
 
 
-def _of_labels(term: Term, columns: Columns, count: int) -> Mask:
-    labels = columns.labels
-    assert labels is not None
+def _of_labels(term: Term, labels: Labels, columns: Columns, count: int) -> Mask:
     if term.does in ("", "?"):
         wanted = None
     elif term.does in (":", "="):
@@ -317,6 +317,8 @@ class _Reader:
             while self._text.startswith(",", self._at):
                 self._at += 1
                 values.append(self._value(_SPACES + ","))
+        if does in _COMPARED and self._at < len(self._text) and self._text[self._at] in "<>=":
+            raise QueryError(f"compare once; a range is written as in {name}:0.1..0.5", self._at)
         if self._at < len(self._text) and self._text[self._at] not in _SPACES:
             raise QueryError(f"a space is missing before {self._text[self._at]!r}", self._at)
         return Term(name, does, values, turned, at, does_at)

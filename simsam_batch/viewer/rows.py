@@ -74,7 +74,7 @@ def stage_of(session: Session, request: Request) -> OpenedStage:
 
 
 def asked(session: Session, request: Request) -> tuple[OpenedStage, str, str, bool]:
-    """Stage, filter, order and whether it is turned round, as every route that lists rows takes them; see `stage_of`."""
+    """Stage, filter, order and whether greater values come first, as all routes that list rows take them."""
     stage = stage_of(session, request)
     q, sort = text(request, "q"), text(request, "sort", most=200)
     return stage, q, sort, one_of(request, "desc", ("0", "1", "false", "true"), "0") in ("1", "true")
@@ -101,7 +101,7 @@ def _stored(stage: OpenedStage, numbers: NDArray[np.int64], names: Sequence[str]
     return _rows(numbers, *about, values)
 
 
-def _held(columns: Columns, places: NDArray[np.intp], names: Sequence[str]) -> list[dict[str, Any]]:
+def _held(columns: Columns, places: NDArray[np.int32], names: Sequence[str]) -> list[dict[str, Any]]:
     """Rows from what is in memory."""
     numbers = columns.numbers[places]
     values = {name: _values(columns, name, places) for name in names}
@@ -112,7 +112,7 @@ def _held(columns: Columns, places: NDArray[np.intp], names: Sequence[str]) -> l
     return _rows(numbers, columns.ids.take(places).to_pylist(), *about, texts, values)
 
 
-def _values(columns: Columns, name: str, places: NDArray[np.intp]) -> list[Any]:
+def _values(columns: Columns, name: str, places: NDArray[np.int32]) -> list[Any]:
     found = columns.column(name)[places].tolist()
     kind = columns.kinds[name]
     if kind == "words":
