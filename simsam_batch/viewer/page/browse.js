@@ -285,6 +285,7 @@ function screen(view, stage, stages) {
       const box = each.querySelector('input')
       if (box) box.checked = is
     }
+    list.classList.toggle('choosing', chosen.size > 0)
     bar.hidden = !chosen.size
     if (!chosen.size) { fill(bar); return }
     fill(bar, h('p', {}, h('strong', {}, shown(chosen.size)), ' chosen ', h('button', { type: 'button', onclick: nothing }, 'Choose none')),
@@ -326,7 +327,7 @@ function screen(view, stage, stages) {
       'ArrowLeft h': { does: 'previous card', run: () => move(-1) },
       'ArrowDown j': { does: 'card below', run: () => move(1, true) },
       'ArrowUp k': { does: 'card above', run: () => move(-1, true) },
-      Enter: { does: 'open the card', run: () => linkOf(at)?.click() },
+      Enter: { does: 'open the card', run: () => { if (list.contains(document.activeElement)) linkOf(at)?.click() } },
       PageDown: { does: 'next page', run: () => turnTo(state.page + 1) },
       PageUp: { does: 'previous page', run: () => turnTo(state.page - 1) },
       Space: { does: 'choose the card, with Shift all up to it', run: (event) => { const row = [...rows.keys()][at]; if (row !== undefined) choose(row, event) } },

@@ -7,8 +7,8 @@ import { failed, loading } from './states.js'
 import { ranged, rangeOf, toggled, wordsOf } from './terms.js'
 
 const OPEN_NUMBERS = 3
-const FIRST = ['status', 'flag', 'error_type', 'label']
-const OPEN_FIRST = ['status', 'flag', 'label']
+const FIRST = ['status', 'error_type', 'flag', 'label']
+const OPEN_FIRST = ['status', 'flag', 'error_type', 'label']
 
 /** @typedef {{name: string, kind: string, doc?: string, kept?: boolean}} Column */
 
@@ -69,6 +69,8 @@ export function facets({ signal, stage, columns, changed }) {
     // who types or has the focus in it goes on there
     const focus = part.body.contains(document.activeElement) ? focused(part.body) : null
     part.found = found ?? null
+    // where nothing failed there is nothing to choose a cause from
+    part.details.hidden = of === 'error_type' && found?.values?.length === 0
     fill(part.body, !found ? h('p', { class: 'note' }, 'No counts of this column.')
       : found.kind === 'number' ? histogram(of, found, rangeOf(q, of), (low, high) => changed(ranged(q, of, low, high)))
         : words(of, found))
@@ -78,10 +80,11 @@ export function facets({ signal, stage, columns, changed }) {
   /** @param {string} of @param {any} found */
   function words(of, found) {
     const chosen = wordsOf(q, of)
-    const most = Math.max(1, ...found.values.map((/** @type {any} */ each) => each[1]))
-    if (!found.values.length) return h('p', { class: 'note' }, 'No value yet.')
+    const values = found.values.filter((/** @type {any} */ each) => each[1] || chosen.includes(String(each[0])))
+    const most = Math.max(1, ...values.map((/** @type {any} */ each) => each[1]))
+    if (!values.length) return h('p', { class: 'note' }, 'No value yet.')
     return [
-      h('ul', {}, found.values.map(([word, all, filtered]) => {
+      h('ul', {}, values.map((/** @type {any} */ [word, all, filtered]) => {
         const value = String(word)
         return h('li', {}, h('button', { type: 'button', class: 'term', 'aria-pressed': String(chosen.includes(value)), 'data-word': value, onclick: () => changed(toggled(q, of, value)) },
           name(value, 28), h('span', { class: 'number' }, shown(filtered), h('span', { class: 'muted' }, ` of ${shown(all)}`)),
