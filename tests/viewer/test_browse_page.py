@@ -13,7 +13,10 @@ from urllib.parse import parse_qs, urlsplit
 import pyarrow.parquet as pq
 import pytest
 from browsing import luminance, too_faint
-from viewing import BROKEN, Client, Small
+from PIL import Image
+from viewing import BROKEN, Client, Small, photograph
+
+from simsam_batch.cli import run
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -284,17 +287,54 @@ def test_an_image_that_failed_says_why(opened: Callable[..., Opened], small_run:
     assert not any("images/" in url and f"/{small_run.failed}.jpg" in url for url in screen.asked)
 
 
-def test_an_image_that_is_gone_says_so_in_its_card(opened: Callable[..., Opened], small_run: Small) -> None:
-    path = small_run.photos / small_run.names[-1]
-    kept = path.read_bytes()
-    path.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
-    try:
-        screen = opened("#/browse?q=id~val/z&show=none")
-        screen.page.wait_for_selector(".card .why")
-        assert len(screen.page.inner_text(".card .why")) > 20
-        screen.complaints.clear()
-    finally:
-        path.write_bytes(kept)
+def test_an_image_that_has_changed_says_so_in_its_card(
+    browser: Browser, served: Callable[..., Client], tmp_path: Path
+) -> None:
+    photo = tmp_path / "photos" / "one.png"
+    photo.parent.mkdir()
+    Image.fromarray(photograph(99)[0]).save(photo)
+    arguments = ["segment", str(photo.parent), str(tmp_path / "out"), "--backbone", "descriptors", "--resize", "native"]
+    assert run([*arguments, "--engine", "inline", "--quiet"]) == 0
+    Image.fromarray(photograph(98)[0]).save(photo)
+    page = browser.new_page()
+    page.goto(served(tmp_path / "out", flags=str(tmp_path / "flags.jsonl")).link)
+    page.wait_for_selector(".card .why")
+    assert "changed" in page.inner_text(".card .why")
+    page.context.close()
+
+
+@pytest.mark.slow
+def test_pages_are_turned_by_keys_and_links_and_a_row_is_gone_to(
+    browser: Browser, served: Callable[..., Client], tmp_path: Path
+) -> None:
+    names = [f"{i:03d}.png" for i in range(130)]
+    (tmp_path / "photos").mkdir()
+    for name in names:
+        Image.fromarray(photograph(0, 64, 64)[0]).save(tmp_path / "photos" / name)
+    arguments = ["segment", str(tmp_path / "photos"), str(tmp_path / "out"), "--backbone", "descriptors"]
+    assert run([*arguments, "--resize", "native", "--engine", "inline", "--quiet"]) == 0
+    page = browser.new_page()
+    client = served(tmp_path / "out", flags=str(tmp_path / "flags.jsonl"))
+    page.goto(client.link)
+    page.wait_for_selector(".card")
+    assert page.evaluate(IDS) == list(range(60))
+    page.keyboard.press("PageDown")
+    page.wait_for_function("() => document.activeElement.closest('.card')?.dataset.row === '60'")
+    assert page.evaluate(IDS) == list(range(60, 120))
+    page.click(".foot .pages a:has-text('Next')")
+    page.wait_for_function("() => document.querySelectorAll('.card').length === 10")
+    assert page.url.endswith("#/browse?page=3")
+    page.go_back()
+    page.wait_for_function("() => document.querySelector('.card')?.dataset.row === '60'")
+    page.keyboard.press("PageUp")
+    page.wait_for_function("() => document.querySelector('.card')?.dataset.row === '0'")
+    page.fill(".goto input", "nothing.png")
+    page.press(".goto input", "Enter")
+    page.wait_for_selector(".goto .fault:has-text('nothing.png')")
+    page.fill(".goto input", "125.png")
+    page.press(".goto input", "Enter")
+    page.wait_for_url(lambda url: "#/image/125?" in url)
+    page.context.close()
 
 
 @pytest.mark.parametrize("width", [320, 1280])

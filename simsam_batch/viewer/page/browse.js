@@ -46,6 +46,10 @@ function screen(view, stage, stages) {
   const rows = new Map()
   /** @type {Set<number>} */
   const chosen = new Set()
+  /** Flags of rows that may be on other pages by now. @type {Map<number, any>} */
+  const known = new Map()
+  // the card that a range of choosing begins with
+  let anchor = -1
   let total = 0
   let at = -1
   let last = new AbortController()
@@ -128,7 +132,7 @@ function screen(view, stage, stages) {
     turn.setAttribute('aria-pressed', String(state.desc))
     const number = columns.find((each) => each.name === state.sort && each.kind !== 'words')
     fill(turn, state.desc ? '↓ ' : '↑ ', number ? (state.desc ? 'largest first' : 'smallest first') : state.desc ? 'backwards' : 'forwards')
-    turn.hidden = state.sort === 'random'
+    turn.hidden = state.sort === 'random' || (!state.sort && !state.desc)
     const over = overlay?.querySelector('select')
     if (over) over.value = state.show
     depth.hidden = state.show !== 'tree'
@@ -153,6 +157,8 @@ function screen(view, stage, stages) {
       body.removeAttribute('aria-busy')
       const refused = /** @type {import('./asking.js').AskingError} */ (error)
       if (refused.status === 400 && refused.more?.at !== undefined) {
+        // a word that is still being typed is no fault
+        if (typing && line.offers()) return
         line.fault(refused.message, refused.more.at)
         fill(count, 'The filter cannot be read')
         say(`The filter cannot be read: ${refused.message}`)
@@ -273,6 +279,7 @@ function screen(view, stage, stages) {
     else if (chosen.has(row)) chosen.delete(row)
     else chosen.add(row)
     anchor = row
+    for (const each of chosen) if (rows.has(each)) known.set(each, rows.get(each)?.flag ?? null)
     mark()
     say(`${chosen.size} chosen`)
   }
@@ -343,10 +350,6 @@ function screen(view, stage, stages) {
 }
 
 const DEPTH = 3
-/** The card that a range of choosing begins with. */
-let anchor = -1
-/** Flags given here of rows that are on other pages. @type {Map<number, any>} */
-const known = new Map()
 
 /** @param {Record<string, string>} query @param {string[]} overlays */
 function read(query, overlays) {
