@@ -67,7 +67,7 @@ function screen(view, stage, stages) {
     },
   })
   const panel = facets({ signal: view.signal, stage: stage.name, columns: [...columns, { name: 'flag', kind: 'words' }, ...labelled(stage)],
-    changed: (q) => { line.set(q); change({ q, page: 1 }) } })
+    changed: (q) => { line.set(q); change({ q, page: 1 }) }, reading: partly })
   const count = h('p', { class: 'total' })
   const reading = h('p', { class: 'note reading', hidden: true })
   const list = h('ol', { class: 'cards', 'aria-label': 'Images' })
@@ -141,8 +141,8 @@ function screen(view, stage, stages) {
       h('a', { href: url('api/list.parquet', { stage: stage.name, q: state.q }), download: '' }, 'Parquet'))
   }
 
-  /** @param {boolean} [silent] while columns are read @param {boolean} [counts] ask for the counts anew */
-  async function load(silent = false, counts = false) {
+  /** @param {boolean} [silent] while columns are read: nothing is said of what has not changed */
+  async function load(silent = false) {
     clearTimeout(again)
     last.abort()
     last = new AbortController()
@@ -174,19 +174,21 @@ function screen(view, stage, stages) {
     total = found.total
     const most = Math.max(1, Math.ceil(total / PAGE))
     if (state.page > most && found.complete !== false) { change({ page: most }, true); return }
+    const same = silent && found.rows.length === rows.size && found.rows.every((/** @type {any} */ row) => rows.has(row.row))
     rows.clear()
     for (const row of found.rows) rows.set(row.row, row)
-    draw()
+    if (!same) draw()
     paint()
     if (!silent || before !== total) say(state.q ? `${shown(total)} of ${shown(stage.rows)} images` : `${shown(total)} images`)
-    panel.update(state.q, counts || silent)
-    reading.hidden = found.complete !== false
-    if (found.complete === false) wait()
+    panel.update(state.q)
+    partly(found.complete !== false)
+    if (found.complete === false) again = setTimeout(() => load(true), AGAIN_MS)
   }
 
-  /** The figures are of what has been read; ask again until that is all. */
-  async function wait() {
-    again = setTimeout(() => load(true), AGAIN_MS)
+  /** Of how many images the figures are. @param {boolean} complete */
+  async function partly(complete) {
+    reading.hidden = complete
+    if (complete) return
     try {
       const status = await ask('api/status', {}, view.signal)
       const [read, all] = status.stages[stage.name]?.columns_read ?? []

@@ -7,6 +7,7 @@ import { failed, loading } from './states.js'
 import { ranged, rangeOf, toggled, wordsOf } from './terms.js'
 
 const OPEN_NUMBERS = 3
+const AGAIN_MS = 1000
 const FIRST = ['status', 'error_type', 'flag', 'label']
 const OPEN_FIRST = ['status', 'flag', 'error_type', 'label']
 
@@ -18,8 +19,9 @@ const OPEN_FIRST = ['status', 'flag', 'error_type', 'label']
  * @param {string} given.stage
  * @param {Column[]} given.columns of it, with `flag` and `label` if it has them
  * @param {(q: string) => void} given.changed a term has been added or taken away
+ * @param {(complete: boolean) => void} given.reading told whether the counts are of all rows
  */
-export function facets({ signal, stage, columns, changed }) {
+export function facets({ signal, stage, columns, changed, reading }) {
   /** @type {Map<string, {details: HTMLDetailsElement, body: HTMLElement, found: any, of: string | null}>} */
   const parts = new Map()
   let q = ''
@@ -50,6 +52,11 @@ export function facets({ signal, stage, columns, changed }) {
       const answer = await ask('api/facets', { stage, q: asked, names: wanted.join(',') }, until)
       if (q !== asked) return
       for (const each of wanted) paint(each, answer.facets[each])
+      reading(answer.complete !== false)
+      if (answer.complete === false) {
+        for (const each of wanted) if (parts.get(each)) /** @type {any} */ (parts.get(each)).of = null
+        setTimeout(() => { if (!until.aborted) fetchThose(wanted) }, AGAIN_MS)
+      }
     } catch (error) {
       if (until.aborted) return
       for (const each of wanted) {
@@ -82,7 +89,7 @@ export function facets({ signal, stage, columns, changed }) {
     const chosen = wordsOf(q, of)
     const values = found.values.filter((/** @type {any} */ each) => each[1] || chosen.includes(String(each[0])))
     const most = Math.max(1, ...values.map((/** @type {any} */ each) => each[1]))
-    if (!values.length) return h('p', { class: 'note' }, 'No value yet.')
+    if (!values.length) return h('p', { class: 'note' }, found.more ? 'Too many different words to count, or to filter by.' : 'No value.')
     return [
       h('ul', {}, values.map((/** @type {any} */ [word, all, filtered]) => {
         const value = String(word)
