@@ -26,7 +26,7 @@ PARTS = 10
 _FAILED_ONE_IN = 500
 _MASK_LETTERS = 420
 _WORDS = {"solver": ["dense", "lanczos"], "error_type": ["unreadable"], "failed_step": ["read"]}
-_WHOLE = {"width": (640, 1281), "height": (480, 961), "grid_h": (30, 61), "grid_w": (40, 81), "solver_iterations": (5, 60)}
+_WHOLE = {"width": (640, 1281), "height": (480, 961), "grid_h": (30, 61), "grid_w": (40, 81)}
 
 
 @dataclass(frozen=True)
