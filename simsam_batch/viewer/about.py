@@ -10,7 +10,6 @@ from starlette.responses import Response
 from simsam_batch import __version__
 from simsam_batch.runs.plan import kept_columns
 from simsam_batch.runs.status import stage_status
-from simsam_batch.stages.base import kept_columns
 from simsam_batch.stages.registry import command_of
 from simsam_batch.storage import redact
 from simsam_batch.viewer.answers import as_json
