@@ -17,6 +17,7 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
+from browsing import chromium
 from filelock import FileLock
 from s3_server import S3Server
 
@@ -186,3 +187,10 @@ def out_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "memory":
         return f"memory://{uuid.uuid4().hex}/out"
     return str(request.getfixturevalue("s3_url"))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """The system's Chromium; see `browsing.chromium`."""
+    with chromium() as started:
+        yield started

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from browsing import LEAST_CONTRAST, LEAST_CONTRAST_LARGE, TEXTS, contrast, luminance
 from PIL import Image
 
 from simsam_batch import operations
@@ -20,65 +19,12 @@ if TYPE_CHECKING:
 
 HOSTILE = ["<img src=x onerror=alert(1)>.png", '"><script>alert(2)<', "' onfocus=alert(3) autofocus '.png"]
 LONG = "a" * 180 + ".png"
-LEAST_CONTRAST, LEAST_CONTRAST_LARGE = 4.5, 3.0
-"""Of WCAG 2.1, level AA: text, and text of 24 pixels or 18.66 bold."""
-
-# Every text on the page with the colour it has and the nearest ground behind it.
-_TEXTS = """() => {
-  const seen = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT)
-  while (walker.nextNode()) {
-    const element = walker.currentNode.parentElement
-    if (!walker.currentNode.textContent.trim() || !element.checkVisibility()) continue
-    if (element.closest('title, desc, .skip')) continue
-    const style = getComputedStyle(element)
-    let behind = element
-    while (behind && /, 0\\)$|transparent/.test(getComputedStyle(behind).backgroundColor)) behind = behind.parentElement
-    seen.push({text: walker.currentNode.textContent.trim().slice(0, 40), size: parseFloat(style.fontSize),
-      bold: parseInt(style.fontWeight) >= 700, color: element.closest('svg') ? style.fill : style.color,
-      ground: behind ? getComputedStyle(behind).backgroundColor : 'rgb(255, 255, 255)'})
-  }
-  return seen
-}"""
-
-
-def luminance(color: str) -> float:
-    """Relative luminance of ``rgb(r, g, b)`` or ``color(srgb r g b)``, as WCAG 2.1 defines it."""
-    inside = color.partition("(")[2].rstrip(")").replace(",", " ").split()
-    if inside[0] == "srgb":
-        channels = [float(value) for value in inside[1:4]]
-    else:
-        assert len(inside) == 3 or float(inside[3]) == 1, f"{color} lets the ground through"
-        channels = [float(value) / 255 for value in inside[:3]]
-    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def contrast(one: str, other: str) -> float:
-    """Contrast of two colours, 1 to 21."""
-    low, high = sorted([luminance(one), luminance(other)])
-    return (high + 0.05) / (low + 0.05)
 
 
 def test_contrast_is_that_of_the_standard() -> None:
     assert contrast("rgb(0, 0, 0)", "rgb(255, 255, 255)") == pytest.approx(21)
     # the grey that is known as the lightest with enough contrast on white
     assert contrast("rgb(118, 118, 118)", "color(srgb 1 1 1)") == pytest.approx(4.54, abs=0.01)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """The system's Chromium."""
-    from playwright.sync_api import sync_playwright
-
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found is None:
-        pytest.skip("no chromium on this machine: apt-get install chromium, for the page in a real browser")
-    # as root Chromium starts only without its sandbox
-    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=found, args=arguments)
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +154,7 @@ def test_text_has_the_contrast_of_level_aa(
     page.evaluate("() => { for (const fold of document.querySelectorAll('details')) fold.open = true }")
     ground = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
     assert (luminance(ground) < 0.1) == (scheme == "dark")
-    texts = page.evaluate(_TEXTS)
+    texts = page.evaluate(TEXTS)
     assert len(texts) > 100
     for text in texts:
         large = text["size"] >= 24 or (text["bold"] and text["size"] >= 18.66)
@@ -289,6 +235,6 @@ def test_the_page_of_a_comparison_shows_hostile_names_and_runs_nothing(
     pictures = page.locator("img")
     assert pictures.count() == len(shown) > 0
     assert page.evaluate("() => [...document.images].every(image => image.naturalWidth > 100)")
-    for text in page.evaluate(_TEXTS):
+    for text in page.evaluate(TEXTS):
         large = text["size"] >= 24 or (text["size"] >= 18.66 and text["bold"])
         assert contrast(text["color"], text["ground"]) >= (LEAST_CONTRAST_LARGE if large else LEAST_CONTRAST), text

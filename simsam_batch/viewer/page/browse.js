@@ -46,6 +46,10 @@ function screen(view, stage, stages) {
   const rows = new Map()
   /** @type {Set<number>} */
   const chosen = new Set()
+  /** Flags of rows that may be on other pages by now. @type {Map<number, any>} */
+  const known = new Map()
+  // the card that a range of choosing begins with
+  let anchor = -1
   let total = 0
   let at = -1
   let last = new AbortController()
@@ -63,7 +67,7 @@ function screen(view, stage, stages) {
     },
   })
   const panel = facets({ signal: view.signal, stage: stage.name, columns: [...columns, { name: 'flag', kind: 'words' }, ...labelled(stage)],
-    changed: (q) => { line.set(q); change({ q, page: 1 }) } })
+    changed: (q) => { line.set(q); change({ q, page: 1 }) }, reading: partly })
   const count = h('p', { class: 'total' })
   const reading = h('p', { class: 'note reading', hidden: true })
   const list = h('ol', { class: 'cards', 'aria-label': 'Images' })
@@ -128,7 +132,7 @@ function screen(view, stage, stages) {
     turn.setAttribute('aria-pressed', String(state.desc))
     const number = columns.find((each) => each.name === state.sort && each.kind !== 'words')
     fill(turn, state.desc ? '↓ ' : '↑ ', number ? (state.desc ? 'largest first' : 'smallest first') : state.desc ? 'backwards' : 'forwards')
-    turn.hidden = state.sort === 'random'
+    turn.hidden = state.sort === 'random' || (!state.sort && !state.desc)
     const over = overlay?.querySelector('select')
     if (over) over.value = state.show
     depth.hidden = state.show !== 'tree'
@@ -137,8 +141,8 @@ function screen(view, stage, stages) {
       h('a', { href: url('api/list.parquet', { stage: stage.name, q: state.q }), download: '' }, 'Parquet'))
   }
 
-  /** @param {boolean} [silent] while columns are read @param {boolean} [counts] ask for the counts anew */
-  async function load(silent = false, counts = false) {
+  /** @param {boolean} [silent] while columns are read: nothing is said of what has not changed */
+  async function load(silent = false) {
     clearTimeout(again)
     last.abort()
     last = new AbortController()
@@ -153,6 +157,8 @@ function screen(view, stage, stages) {
       body.removeAttribute('aria-busy')
       const refused = /** @type {import('./asking.js').AskingError} */ (error)
       if (refused.status === 400 && refused.more?.at !== undefined) {
+        // a word that is still being typed is no fault
+        if (typing && line.offers()) return
         line.fault(refused.message, refused.more.at)
         fill(count, 'The filter cannot be read')
         say(`The filter cannot be read: ${refused.message}`)
@@ -168,19 +174,21 @@ function screen(view, stage, stages) {
     total = found.total
     const most = Math.max(1, Math.ceil(total / PAGE))
     if (state.page > most && found.complete !== false) { change({ page: most }, true); return }
+    const same = silent && found.rows.length === rows.size && found.rows.every((/** @type {any} */ row) => rows.has(row.row))
     rows.clear()
     for (const row of found.rows) rows.set(row.row, row)
-    draw()
+    if (!same) draw()
     paint()
     if (!silent || before !== total) say(state.q ? `${shown(total)} of ${shown(stage.rows)} images` : `${shown(total)} images`)
-    panel.update(state.q, counts || silent)
-    reading.hidden = found.complete !== false
-    if (found.complete === false) wait()
+    panel.update(state.q)
+    partly(found.complete !== false)
+    if (found.complete === false) again = setTimeout(() => load(true), AGAIN_MS)
   }
 
-  /** The figures are of what has been read; ask again until that is all. */
-  async function wait() {
-    again = setTimeout(() => load(true), AGAIN_MS)
+  /** Of how many images the figures are. @param {boolean} complete */
+  async function partly(complete) {
+    reading.hidden = complete
+    if (complete) return
     try {
       const status = await ask('api/status', {}, view.signal)
       const [read, all] = status.stages[stage.name]?.columns_read ?? []
@@ -273,6 +281,7 @@ function screen(view, stage, stages) {
     else if (chosen.has(row)) chosen.delete(row)
     else chosen.add(row)
     anchor = row
+    for (const each of chosen) if (rows.has(each)) known.set(each, rows.get(each)?.flag ?? null)
     mark()
     say(`${chosen.size} chosen`)
   }
@@ -285,6 +294,7 @@ function screen(view, stage, stages) {
       const box = each.querySelector('input')
       if (box) box.checked = is
     }
+    list.classList.toggle('choosing', chosen.size > 0)
     bar.hidden = !chosen.size
     if (!chosen.size) { fill(bar); return }
     fill(bar, h('p', {}, h('strong', {}, shown(chosen.size)), ' chosen ', h('button', { type: 'button', onclick: nothing }, 'Choose none')),
@@ -326,7 +336,7 @@ function screen(view, stage, stages) {
       'ArrowLeft h': { does: 'previous card', run: () => move(-1) },
       'ArrowDown j': { does: 'card below', run: () => move(1, true) },
       'ArrowUp k': { does: 'card above', run: () => move(-1, true) },
-      Enter: { does: 'open the card', run: () => linkOf(at)?.click() },
+      Enter: { does: 'open the card', run: () => { if (list.contains(document.activeElement)) linkOf(at)?.click() } },
       PageDown: { does: 'next page', run: () => turnTo(state.page + 1) },
       PageUp: { does: 'previous page', run: () => turnTo(state.page - 1) },
       Space: { does: 'choose the card, with Shift all up to it', run: (event) => { const row = [...rows.keys()][at]; if (row !== undefined) choose(row, event) } },
@@ -342,10 +352,6 @@ function screen(view, stage, stages) {
 }
 
 const DEPTH = 3
-/** The card that a range of choosing begins with. */
-let anchor = -1
-/** Flags given here of rows that are on other pages. @type {Map<number, any>} */
-const known = new Map()
 
 /** @param {Record<string, string>} query @param {string[]} overlays */
 function read(query, overlays) {

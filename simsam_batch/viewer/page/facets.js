@@ -7,8 +7,9 @@ import { failed, loading } from './states.js'
 import { ranged, rangeOf, toggled, wordsOf } from './terms.js'
 
 const OPEN_NUMBERS = 3
-const FIRST = ['status', 'flag', 'error_type', 'label']
-const OPEN_FIRST = ['status', 'flag', 'label']
+const AGAIN_MS = 1000
+const FIRST = ['status', 'error_type', 'flag', 'label']
+const OPEN_FIRST = ['status', 'flag', 'error_type', 'label']
 
 /** @typedef {{name: string, kind: string, doc?: string, kept?: boolean}} Column */
 
@@ -18,8 +19,9 @@ const OPEN_FIRST = ['status', 'flag', 'label']
  * @param {string} given.stage
  * @param {Column[]} given.columns of it, with `flag` and `label` if it has them
  * @param {(q: string) => void} given.changed a term has been added or taken away
+ * @param {(complete: boolean) => void} given.reading told whether the counts are of all rows
  */
-export function facets({ signal, stage, columns, changed }) {
+export function facets({ signal, stage, columns, changed, reading }) {
   /** @type {Map<string, {details: HTMLDetailsElement, body: HTMLElement, found: any, of: string | null}>} */
   const parts = new Map()
   let q = ''
@@ -50,6 +52,11 @@ export function facets({ signal, stage, columns, changed }) {
       const answer = await ask('api/facets', { stage, q: asked, names: wanted.join(',') }, until)
       if (q !== asked) return
       for (const each of wanted) paint(each, answer.facets[each])
+      reading(answer.complete !== false)
+      if (answer.complete === false) {
+        for (const each of wanted) if (parts.get(each)) /** @type {any} */ (parts.get(each)).of = null
+        setTimeout(() => { if (!until.aborted) fetchThose(wanted) }, AGAIN_MS)
+      }
     } catch (error) {
       if (until.aborted) return
       for (const each of wanted) {
@@ -69,6 +76,8 @@ export function facets({ signal, stage, columns, changed }) {
     // who types or has the focus in it goes on there
     const focus = part.body.contains(document.activeElement) ? focused(part.body) : null
     part.found = found ?? null
+    // where nothing failed there is nothing to choose a cause from
+    part.details.hidden = of === 'error_type' && found?.values?.length === 0
     fill(part.body, !found ? h('p', { class: 'note' }, 'No counts of this column.')
       : found.kind === 'number' ? histogram(of, found, rangeOf(q, of), (low, high) => changed(ranged(q, of, low, high)))
         : words(of, found))
@@ -78,10 +87,11 @@ export function facets({ signal, stage, columns, changed }) {
   /** @param {string} of @param {any} found */
   function words(of, found) {
     const chosen = wordsOf(q, of)
-    const most = Math.max(1, ...found.values.map((/** @type {any} */ each) => each[1]))
-    if (!found.values.length) return h('p', { class: 'note' }, 'No value yet.')
+    const values = found.values.filter((/** @type {any} */ each) => each[1] || chosen.includes(String(each[0])))
+    const most = Math.max(1, ...values.map((/** @type {any} */ each) => each[1]))
+    if (!values.length) return h('p', { class: 'note' }, found.more ? 'Too many different words to count, or to filter by.' : 'No value.')
     return [
-      h('ul', {}, found.values.map(([word, all, filtered]) => {
+      h('ul', {}, values.map((/** @type {any} */ [word, all, filtered]) => {
         const value = String(word)
         return h('li', {}, h('button', { type: 'button', class: 'term', 'aria-pressed': String(chosen.includes(value)), 'data-word': value, onclick: () => changed(toggled(q, of, value)) },
           name(value, 28), h('span', { class: 'number' }, shown(filtered), h('span', { class: 'muted' }, ` of ${shown(all)}`)),

@@ -117,6 +117,8 @@ export function filterLine({ text, columns, words, changed }) {
   return {
     element,
     input,
+    /** Whether there is something to complete what is typed. */
+    offers: () => !list.hidden,
     /** @param {string} to */
     set(to) {
       input.value = told = to

@@ -66,7 +66,7 @@ export function histogram(of, counts, range, chosen) {
   })
 
   const end = (/** @type {string} */ which, /** @type {string} */ value, /** @type {number} */ hint) =>
-    h('label', {}, h('span', { class: 'hidden' }, `${of} `), `${which} `, h('input', { type: 'text', inputmode: 'decimal', size: 6, value, placeholder: shown(hint), onchange: set }))
+    h('label', {}, h('span', { class: 'hidden' }, `${of} `), `${which} `, h('input', { type: 'text', inputmode: 'decimal', size: 6, value, placeholder: String(Number(hint.toPrecision(4))), onchange: set }))
   const fields = h('div', { class: 'range' }, end('from', range[0], counts.min), end('to', range[1], /** @type {number} */ (counts.max)))
   const fault = h('p', { class: 'fault', role: 'alert', hidden: true })
   const inputs = fields.querySelectorAll('input')

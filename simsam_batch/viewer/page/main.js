@@ -66,6 +66,7 @@ function header() {
 }
 
 function show() {
+  if (!about) return
   shownNow.abort()
   shownNow = new AbortController()
   const address = here()
