@@ -16,6 +16,7 @@ from simsam_batch.viewer.answers import as_json
 from simsam_batch.viewer.columns import columns_read, kinds_of
 from simsam_batch.viewer.flags import flags_of
 from simsam_batch.viewer.session import OpenedRun, OpenedStage, Session
+from simsam_batch.viewer.words import words_of
 
 
 def routes(session: Session) -> list[tuple[str, str, Any]]:
@@ -71,8 +72,10 @@ def _stage(stage: OpenedStage, run: OpenedRun) -> dict[str, Any]:
 def _columns(stage: OpenedStage) -> list[dict[str, Any]]:
     """What can be filtered and sorted by; kept are those that came with the input."""
     kept = {field.name for field in kept_columns(stage.plan)}
-    kinds = kinds_of(stage.rows.schema)
-    return [{"name": name, "kind": kind, "doc": "", "kept": name in kept} for name, kind in kinds.items()]
+    kinds, words = kinds_of(stage.rows.schema), words_of(stage.name)
+    return [
+        {"name": name, "kind": kind, "doc": words.get(name, ""), "kept": name in kept} for name, kind in kinds.items()
+    ]
 
 
 def _status(run: OpenedRun, name: str) -> dict[str, Any]:

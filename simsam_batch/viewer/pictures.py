@@ -9,6 +9,7 @@ from hashlib import sha256
 from typing import Any
 
 import numpy as np
+from anyio import from_thread
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from starlette.requests import Request
@@ -63,11 +64,22 @@ def routes(session: Session) -> list[tuple[str, str, Any]]:
         # what a retry has replaced has another generation
         made_of = (which, stage.name, tuple(stage.generations.items()) if over != "none" else ())
         key = (*made_of, row, side, over, depth, box)
+        if gone(request):
+            raise RefusedError(499, "nobody waits for this picture any more")
         body = kept.get(key, lambda: _jpeg(drawn(stage, row, side, box, over, depth)))
         keep = _FOR_EVER if text(request, "v", most=200) else "no-store"
         return Response(body, 200, {"Cache-Control": keep}, "image/jpeg")
 
     return [("GET", "images/{row}.jpg", picture)]
+
+
+def gone(request: Request) -> bool:
+    """Whether the browser has gone on: of many pictures that wait for a turn, those are left out."""
+    try:
+        return from_thread.run(request.is_disconnected)
+    except RuntimeError:
+        # not called by the server, in one of its threads
+        return False
 
 
 def photograph(stage: OpenedStage, row: int, side: int, box: Window | None = None) -> Image.Image:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import runpy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -181,7 +182,7 @@ def test_an_image_tells_its_columns_without_masks_and_which_layers_it_has(small_
     assert told["columns"]["confidence"] == pytest.approx(row["confidence"])
     assert (told["columns"]["camera"], told["columns"]["year"]) == (row["camera"], row["year"])
     assert not {"mask_rle", "objects", "arrays_path"} & told["columns"].keys()
-    assert "counts" not in answer.text
+    assert '"counts"' not in answer.text
     there = {layer["name"]: layer["there"] for layer in told["layers"]}
     assert there == {
         "mask": True,
@@ -193,6 +194,16 @@ def test_an_image_tells_its_columns_without_masks_and_which_layers_it_has(small_
         "outside": True,
     }
     assert all(layer["why"] for layer in told["layers"] if not layer["there"])
+
+
+def test_columns_are_explained_in_the_words_of_the_documents(small_run: Small, served: Served) -> None:
+    """After a change of the tables in docs: python docs/write_column_words.py."""
+    script = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "write_column_words.py"))
+    assert script["WORDS"].read_text(encoding="utf-8") == script["written"]()
+    told = served(small_run.out).get("api/images/1").json()
+    assert told["docs"]["bbox_xyxy"].startswith("tight box")
+    own = set(pq.read_schema(small_run.out / "results" / "segment" / "part-00000.parquet").names)
+    assert told["columns"].keys() & own - told["docs"].keys() == {"camera", "year", "weight", "indoors"}
 
 
 def test_the_layers_that_are_told_are_those_that_are_answered(whole_run: Any, small_run: Small, served: Served) -> None:

@@ -11,9 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import anyio
 import numpy as np
 import pytest
 from PIL import Image
+from starlette.requests import Request
 from viewing import Answer, Client, Small, photograph
 
 from simsam_batch.cli import run
@@ -269,6 +271,20 @@ def test_many_who_ask_for_one_picture_at_a_time_decode_it_once(
     for thread in threads:
         thread.join()
     assert len(decoded) == 1
+
+
+@pytest.mark.parametrize("has_gone", [True, False])
+def test_a_picture_for_a_browser_that_has_gone_on_is_left_out(has_gone: bool) -> None:
+    async def receive() -> dict[str, Any]:
+        if not has_gone:
+            await anyio.sleep_forever()
+        return {"type": "http.disconnect"}
+
+    async def told() -> bool:
+        request = Request({"type": "http", "method": "GET", "path": "/", "headers": [], "query_string": b""}, receive)
+        return await anyio.to_thread.run_sync(pictures.gone, request)
+
+    assert anyio.run(told) is has_gone
 
 
 def test_a_thumbnail_of_half_a_megapixel_takes_less_than_a_frame_of_time(snapshots: Path) -> None:
