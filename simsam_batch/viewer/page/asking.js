@@ -75,3 +75,8 @@ export function halves(bits) {
   }
   return found
 }
+
+/** A picture, or the server's words why there is none. @param {string} path @param {Query} [query] @param {AbortSignal} [signal] */
+export async function askPicture(path, query, signal) {
+  return createImageBitmap(await (await asked(url(path, query), { signal })).blob())
+}
