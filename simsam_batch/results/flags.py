@@ -251,7 +251,7 @@ def digests_of(out: Folder, flags: Iterable[Flag]) -> dict[tuple[str, int], str]
     rows: dict[str, list[int]] = {}
     for flag in flags:
         rows.setdefault(flag.stage, []).append(flag.row)
-    found = {}
+    found: dict[tuple[str, int], str] = {}
     for stage in sorted(set(rows) & set(begun_stages(out))):
         ledger = Ledger(out, stage)
         about = judged(out, stage, rows[stage], ledger.plan(), ledger.committed())

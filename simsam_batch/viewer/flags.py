@@ -295,9 +295,10 @@ def flags_of(session: Session, which: str = "a") -> Flags:
     session.run(which)
     url = session.url if which == "a" else session.other_url or ""
     options = session.options
-    return session.once(
+    found: Flags = session.once(
         f"flags {which}", lambda: Flags(url, reviewer_named(options.get("reviewer")), options.get("flags"))
     )
+    return found
 
 
 def close_flags(session: Session) -> list[str]:

@@ -160,6 +160,7 @@ function screen(view, stage, stages) {
         // a word that is still being typed is no fault
         if (typing && line.offers()) return
         line.fault(refused.message, refused.more.at)
+        if (!rows.size) fill(body, none('No image is listed, since the filter above cannot be read.'))
         fill(count, 'The filter cannot be read')
         say(`The filter cannot be read: ${refused.message}`)
         return

@@ -80,7 +80,7 @@ function show() {
   fill(main, place)
   title(SCREENS[screen]?.title ?? '')
   if (!SCREENS[screen]) {
-    fill(place, none(`There is no screen of the name ${screen}. `), h('a', { href: '#/' }, 'To the first one'))
+    fill(place, h('h1', {}, 'No such screen'), none(`The page has no screen of the name ${screen}.`), h('p', {}, h('a', { href: '#/' }, 'To the first one')))
   } else {
     const view = { place, about, address: { ...address, screen }, signal: shownNow.signal, keys: bind, title }
     Promise.resolve(SCREENS[screen].show(view)).catch((error) => {
