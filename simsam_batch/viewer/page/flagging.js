@@ -108,12 +108,13 @@ export function flagKeys(view, current) {
     if (of) attempt(view, () => does(of))
     else say('No image is chosen')
   }
-  const reasons = /** @type {string[]} */ (view.about.flags.reasons).map((reason, i) =>
-    [String(i + 1), { does: `bad: ${reason}`, run: on((of) => put(view, of, 'bad', withReason(of, reason), flagOf(of.flag, of.rows[0])?.note ?? '')) }])
+  /** @type {string[]} */
+  const reasons = view.about.flags.reasons
   return {
     x: { does: 'flag as bad', run: on((of) => put(view, of, 'bad')) },
     g: { does: 'flag as good', run: on((of) => put(view, of, 'good')) },
-    ...Object.fromEntries(reasons),
+    [reasons.map((_, i) => i + 1).join(' ')]: { does: `bad: ${reasons.join(', ')}`, run: (event) => on((of) =>
+      put(view, of, 'bad', withReason(of, reasons[Number(event.key) - 1]), flagOf(of.flag, of.rows[0])?.note ?? ''))() },
     u: { does: 'undo the last flag', run: () => attempt(view, () => undo(view)) },
   }
 }
