@@ -193,10 +193,11 @@ class Columns:
 
     def places(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where rows stand in `numbers`; those that are not there are left out."""
-        found = np.searchsorted(self.numbers, numbers)
+        found: NDArray[np.int64] = np.searchsorted(self.numbers, numbers)
         inside = found < len(self.numbers)
         found = found[inside]
-        return found[self.numbers[found] == numbers[inside]]
+        there: NDArray[np.int64] = found[self.numbers[found] == numbers[inside]]
+        return there
 
     def check(self, name: str) -> None:
         """Refuse a name that is none of a column.
@@ -218,8 +219,9 @@ class Columns:
                     self._held[name] = _Column(self.kinds[name], len(self.numbers))
                 else:
                     self._read_one(name)
-            # the one asked for last is let go last
-            self._held[name] = self._held.pop(name)
+            if not self.at_once:
+                # the one asked for last is let go last
+                self._held[name] = self._held.pop(name)
             return self._held[name]
 
     def _read_one(self, name: str) -> None:

@@ -13,7 +13,8 @@ from starlette.responses import Response
 
 from simsam_batch.viewer.answers import RefusedError, as_json, text
 from simsam_batch.viewer.columns import MOST_WORDS, Columns, columns_of, kinds_of
-from simsam_batch.viewer.listing import listed, standing
+from simsam_batch.viewer.flagged import standing
+from simsam_batch.viewer.listing import listed
 from simsam_batch.viewer.query import UNFLAGGED, VERDICTS
 from simsam_batch.viewer.rows import stage_of
 from simsam_batch.viewer.session import OpenedStage, Session
@@ -108,7 +109,7 @@ def _held_bins(stage: OpenedStage, columns: Columns, name: str, count: int) -> _
         values = columns.column(name)[:count]
         if columns.kinds[name] == "words":
             words = columns.words(name)
-            bins = np.where(values < 0, len(words), values).astype(np.uint8 if len(words) < 256 else np.uint16)
+            bins: Any = np.where(values < 0, len(words), values).astype(np.uint8 if len(words) < 256 else np.uint16)
             found = _Binned(bins, np.bincount(bins, minlength=len(words) + 1), words)
         elif columns.kinds[name] == "boolean":
             bins = np.where(values == 1, 0, np.where(values == 0, 1, 2)).astype(np.uint8)
@@ -137,15 +138,17 @@ def _of_flags(
 ) -> dict[str, Any]:
     taken = _taken(columns, taken_places)
     verdicts: dict[str, list[int]] = {verdict: [] for verdict in VERDICTS}
-    for row, flag in standing(session, stage).items():
+    for row, flag in standing(session, stage)[0].items():
         if flag.verdict in verdicts:
             verdicts[flag.verdict].append(row)
-    values, rest, left = [], count, len(taken_places)
+    values: list[list[Any]] = []
+    rest, left = count, len(taken_places)
     for verdict, rows in verdicts.items():
         places = columns.places(np.sort(np.array(rows, np.int64)))
         places = places[places < count]
-        values.append([verdict, len(places), int(np.count_nonzero(taken[places]))])
-        rest, left = rest - values[-1][1], left - values[-1][2]
+        said, of_those = len(places), int(np.count_nonzero(taken[places]))
+        values.append([verdict, said, of_those])
+        rest, left = rest - said, left - of_those
     return {"kind": "words", "values": [*values, [UNFLAGGED, rest, left]], "more": 0}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from simsam_batch.viewer.answers import RefusedError
 from simsam_batch.viewer.columns import columns_of
+from simsam_batch.viewer.flagged import standing
 from simsam_batch.viewer.order import Keys, around, keys_of, some_of
 from simsam_batch.viewer.query import QueryError, matching, parsed
 from simsam_batch.viewer.session import OpenedStage, Session
@@ -73,9 +73,9 @@ def listed(session: Session, stage: OpenedStage, q: str, sort: str = "", *, desc
     columns.wait(_PATIENCE_S)
     count, complete = columns.count, columns.complete
     try:
-        flags = standing(session, stage) if any(term.name == "flag" for term in parsed(q)) else {}
-        # the flags of a version are one mapping
-        filtered = ("taken", q, count, id(flags) if flags else 0)
+        asks = any(term.name == "flag" for term in parsed(q))
+        flags, version = standing(session, stage) if asks else ({}, 0)
+        filtered = ("taken", q, count, version)
         places = kept(stage, filtered, lambda: np.flatnonzero(matching(q, columns, flags)[:count]).astype(np.int32))
     except QueryError as error:
         raise RefusedError(400, error.message, at=error.at) from error
@@ -105,13 +105,3 @@ class _Cache:
             while len(self._held) > _KEPT:
                 self._held.popitem(last=False)
         return made
-
-
-def standing(session: Session, stage: OpenedStage) -> Mapping[int, Any]:
-    """The flag to show of each flagged row; see ``flags.Flags.standing``."""
-    try:
-        from simsam_batch.viewer.flags import flags_of
-    except ImportError:
-        return {}
-    found: Mapping[int, Any] = flags_of(session).standing(stage)
-    return found

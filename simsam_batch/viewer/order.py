@@ -45,8 +45,9 @@ def keys_of(columns: Columns, places: NDArray[np.int32], sort: str, *, desc: boo
     values = columns.column(sort)[places]
     if columns.kinds[sort] == "words":
         words = columns.words(sort)
-        ranks = np.empty(len(words) + 1, np.uint32)
-        ranks[sorted(range(len(words)), key=words.__getitem__)] = np.arange(len(words))
+        # from 1, so that turned round none of them is the greatest key, which is that of no word
+        ranks = np.zeros(len(words) + 1, np.uint32)
+        ranks[sorted(range(len(words)), key=words.__getitem__)] = np.arange(1, len(words) + 1)
         return _turned(ranks[values], values < 0, desc=desc)
     bits: Any = np.uint32 if values.dtype == np.float32 else np.uint64
     top = bits(1) << bits(8 * values.itemsize - 1)

@@ -141,7 +141,7 @@ def _held(term: Term, columns: Columns, flags: Mapping[int, Flagged], count: int
     if kind == "words":
         return _of_words(term, values, columns.words(term.name))
     if term.does == "?":
-        return ~np.isnan(values)
+        return np.asarray(~np.isnan(values))
     if term.does == "~":
         raise _not_for(term, f"{term.name} is no text", "<, >, : or ?")
     if kind == "boolean":
@@ -173,7 +173,7 @@ def _held(term: Term, columns: Columns, flags: Mapping[int, Flagged], count: int
 
 def _of_booleans(term: Term, values: NDArray[Any]) -> Mask:
     if term.does == "":
-        return values == 1
+        return np.asarray(values == 1)
     if term.does not in (":", "="):
         raise _not_for(term, f"{term.name} is yes or no", f"{term.name}, -{term.name}, {term.name}? or {term.name}:no")
     found = np.zeros(len(values), np.bool_)
@@ -217,7 +217,7 @@ def _of_flags(term: Term, columns: Columns, flags: Mapping[int, Flagged], count:
     def those(wanted: Iterable[str] | None) -> Mask:
         rows = [row for row, flag in flags.items() if flag.verdict is not None]
         if wanted is not None:
-            rows = [row for row in rows if flags[row].verdict in wanted]
+            rows = [row for row in rows if str(flags[row].verdict) in wanted]
         found = np.zeros(len(columns.numbers), np.bool_)
         found[columns.places(np.array(rows, np.int64))] = True
         return found[:count]
@@ -261,7 +261,8 @@ def _among(codes: NDArray[Any], wanted: Sequence[int], words: int) -> Mask:
     # the last is that of -1, no word
     table = np.zeros(words + 1, np.bool_)
     table[list(wanted)] = True
-    return table[codes]
+    found: Mask = table[codes]
+    return found
 
 
 def _as(values: NDArray[Any], number: float) -> Any:

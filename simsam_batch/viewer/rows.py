@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,7 +16,8 @@ from simsam_batch.errors import SettingsError, did_you_mean
 from simsam_batch.runs.plan import row_numbers
 from simsam_batch.viewer.answers import RefusedError, as_json, one_of, text, whole
 from simsam_batch.viewer.columns import Columns, Kind, columns_of, field_of, kinds_of, top_of
-from simsam_batch.viewer.listing import listed, standing
+from simsam_batch.viewer.flagged import told
+from simsam_batch.viewer.listing import listed
 from simsam_batch.viewer.session import OpenedStage, Session
 
 MOST_ROWS = 200
@@ -36,11 +38,15 @@ def routes(session: Session) -> list[tuple[str, str, Any]]:
             numbers = stage.rows.numbers
             total, complete = len(numbers), True
             found = _stored(stage, numbers[offset : offset + limit], names)
+            # read while the page is looked at
+            columns_of(stage)
         else:
             listing = listed(session, stage, q, sort, desc=desc)
             total, complete = len(listing.places), listing.complete
             found = _held(columns_of(stage), listing.page(offset, limit), names)
-        _with_flags(found, session, stage)
+        flags = told(session, stage, [row["row"] for row in found])
+        for row in found:
+            row["flag"] = flags.get(row["row"])
         took = round(1e3 * (time.perf_counter() - began), 1)
         return as_json({"total": total, "complete": complete, "offset": offset, "ms": took, "rows": found})
 
@@ -97,19 +103,19 @@ def _stored(stage: OpenedStage, numbers: NDArray[np.int64], names: Sequence[str]
     wanted = {unit, "status", "error_type", "error", *(top_of(name, stage.rows.schema) for name in names)}
     table = stage.rows.take(numbers.tolist(), wanted)
     values = {name: [_plain(value, kinds[name]) for value in field_of(table, name).to_pylist()] for name in names}
-    about = (table[name].to_pylist() for name in (unit, "status", "error_type", "error"))
-    return _rows(numbers, *about, values)
+    ids, statuses, types, texts = (table[name].to_pylist() for name in (unit, "status", "error_type", "error"))
+    return _rows(numbers, ids, statuses, types, texts, values)
 
 
 def _held(columns: Columns, places: NDArray[np.int32], names: Sequence[str]) -> list[dict[str, Any]]:
     """Rows from what is in memory."""
     numbers = columns.numbers[places]
     values = {name: _values(columns, name, places) for name in names}
-    about = [_values(columns, name, places) for name in ("status", "error_type")]
-    failed = [place for place, status in zip(places.tolist(), about[0], strict=True) if status != "ok"]
+    statuses, types = (_values(columns, name, places) for name in ("status", "error_type"))
+    failed = [place for place, status in zip(places.tolist(), statuses, strict=True) if status != "ok"]
     errors = dict(zip(failed, columns.errors(failed), strict=True))
     texts = [errors.get(place) for place in places.tolist()]
-    return _rows(numbers, columns.ids.take(places).to_pylist(), *about, texts, values)
+    return _rows(numbers, columns.ids.take(places).to_pylist(), statuses, types, texts, values)
 
 
 def _values(columns: Columns, name: str, places: NDArray[np.int32]) -> list[Any]:
@@ -155,23 +161,19 @@ def _rows(
     ]
 
 
-def _with_flags(rows: Sequence[dict[str, Any]], session: Session, stage: OpenedStage) -> None:
-    flags = standing(session, stage)
-    for row in rows:
-        flag = flags.get(row["row"])
-        if flag is not None and flag.verdict is not None:
-            row["flag"] = {name: getattr(flag, name, None) for name in ("verdict", "reasons", "note", "reviewer")}
-            row["flag"]["stale"] = bool(getattr(flag, "stale", False))
-
-
 def _found(stage: OpenedStage, name: str) -> int:
+    held: Columns | None = stage.made("columns")
+    if held is not None and held.at_once and held.complete:
+        place = pc.index(held.ids, name).as_py()
+        if place >= 0:
+            return int(held.numbers[place])
     nothing = RefusedError(404, f"there is no {name!r} among the rows of {stage.name}")
     try:
         (row,) = row_numbers(stage.plan, [name])
     except SettingsError as error:
         raise nothing from error
     numbers = stage.rows.numbers
-    place = int(np.searchsorted(numbers, row))
-    if place == len(numbers) or numbers[place] != row:
+    at = int(np.searchsorted(numbers, row))
+    if at == len(numbers) or numbers[at] != row:
         raise RefusedError(404, f"{name!r} is not computed yet; look again when the run has gone on")
     return row

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -150,6 +152,14 @@ def serving(url: str | Path, other: str | Path | None = None, **options: Any) ->
     thread.join(timeout=30)
 
 
+def loaded(client: Client, stage: str = "segment") -> Client:
+    """A client whose server has read the columns of a stage."""
+    deadline = time.monotonic() + 60
+    while not client.get("api/rows", stage=stage, sort="status").json()["complete"]:
+        assert time.monotonic() < deadline
+    return client
+
+
 def photograph(seed: int, height: int = 128, width: int = 192) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """A grey ground with a red rectangle, other for every seed, and the mask of the rectangle."""
     rng = np.random.default_rng(seed)
@@ -193,3 +203,12 @@ def make_small_run(root: Path, *more: str) -> Small:
     arguments += ["--backbone", "descriptors", "--resize", "native", "--engine", "inline", "--quiet"]
     assert run([*arguments, "--shard-size", "5", "--allow-failed", "1", *more]) == 0
     return Small(root / "out", root / "photos", names, names.index(BROKEN))
+
+
+def left_unfinished(small: Small, out: Path, without: int) -> Path:
+    """A copy of a run as if it went on: without its results, and with one shard that is not committed."""
+    shutil.copytree(small.out, out)
+    shutil.rmtree(out / "results")
+    for manifest in (out / "segment" / "manifests").glob(f"{without:07d}.*"):
+        manifest.unlink()
+    return out
