@@ -55,6 +55,8 @@ export class ImagePane {
     this.pointer = null
     this.frame = 0
     this.side = 0
+    /** What the legend is of. @type {string} */
+    this.legendOf = ''
     this.canvases = { vector: document.createElement('canvas'), lift: document.createElement('canvas') }
     /** @type {TreePanel | null} */
     this.tree = null
@@ -243,7 +245,7 @@ export class ImagePane {
   #area() {
     const { looks, view } = this
     const offer = this.offer(looks.area)
-    if (!offer) { fill(this.legend); return }
+    if (!offer) { fill(this.legend); this.legendOf = ''; return }
     const common = { alpha: looks.opacity, smooth: looks.smooth }
     if (offer.name === 'eigenvector' || offer.name === 'affinity') {
       const eigen = this.#eigen()
