@@ -30,13 +30,14 @@ def application(session: Session) -> Starlette:
     Args:
         session: what is looked at.
     """
-    from simsam_batch.viewer import about, images, layers, pictures
+    from simsam_batch.viewer import about, clusters, images, layers, pictures
 
     routes: Routes = [
         *about.routes(session),
         *images.routes(session),
         *pictures.routes(session),
         *layers.routes(session),
+        *clusters.routes(session),
     ]
     made = [Route(f"/{path}", _told(handler, session), methods=[method]) for method, path, handler in routes]
     made += [Route(f"/{name or ''}", _page(name or "index.html"), methods=["GET"]) for name in ("", *_page_files())]

@@ -93,7 +93,7 @@ def index_of(
 ) -> LabelIndex:
     """Sort regions by their labels; arrays of (R,), in the order of the plan, else as `LabelIndex` has them."""
     # numbers of 16 bits are sorted by radix, five times as fast
-    small = len(labels) and 0 <= int(labels.min()) and int(labels.max()) < 1 << 15
+    small = len(labels) and int(labels.min()) >= 0 and int(labels.max()) < 1 << 15
     order = np.argsort(labels.astype(np.int16) if small else labels, kind="stable")
     in_order = labels[order]
     starts = np.flatnonzero(np.diff(in_order, prepend=in_order[:1] - 1))
