@@ -70,6 +70,7 @@ bench-gpu: $(READY)
 
 docs: $(READY)
 	$(BIN)/python docs/write_settings.py
+	$(BIN)/python docs/write_column_words.py
 
 clean:
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -25,6 +25,7 @@ from benchmarks import (
     pipeline,
     probes,
     table,
+    viewer,
 )
 from benchmarks.measure import Row, Setup, machine
 
@@ -43,6 +44,7 @@ LONG = {
     "probes": probes.rows,
     correspondence.GROUP: correspondence.rows,
     objects.GROUP: objects.rows,
+    "viewer": viewer.rows,
 }
 """Groups that are measured only when asked for: minutes on a million rows or more, or by a slow peer."""
 RESULTS = Path(__file__).parent / "results"

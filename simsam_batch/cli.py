@@ -524,6 +524,9 @@ def _export(
     limit: int | None,
     nodes: Literal["leaves", "all"] | None,
     min_score: float | None,
+    flagged: Sequence[str],
+    not_flagged: Sequence[str],
+    flags: str | None,
 ) -> int:
     from simsam_batch import operations
     from simsam_batch.storage import redact
@@ -540,6 +543,9 @@ def _export(
             limit=limit,
             nodes=nodes,
             min_score=min_score,
+            flagged=flagged or None,
+            not_flagged=not_flagged or None,
+            flags=flags,
             on_image=lambda count, total: bar.update(task, completed=count, total=total),
         )
     _say(export_lines(done, redact(to)))
@@ -551,6 +557,7 @@ def _export(
 
 def _export_command() -> click.Command:
     from simsam_batch.report.exports.formats import FORMATS
+    from simsam_batch.results.flags import VERDICTS
 
     formats = "".join(f"\n  {name:<12}{each.about}" for name, each in FORMATS.items())
     return click.Command(
@@ -568,6 +575,19 @@ def _export_command() -> click.Command:
             click.Option(
                 ["--min-score"], type=float, metavar="X", help="of objects as coco or yolo, those of this score  [all]"
             ),
+            click.Option(
+                ["--flagged"],
+                type=click.Choice(VERDICTS),
+                multiple=True,
+                help="only images that somebody has flagged so in simsam view; may be repeated",
+            ),
+            click.Option(
+                ["--not-flagged"],
+                type=click.Choice(VERDICTS),
+                multiple=True,
+                help="only images that nobody has flagged so; may be repeated",
+            ),
+            click.Option(["--flags"], metavar="FILE", help="with these flags too, of simsam view --flags FILE"),
         ],
         help="Hand the results of a run on in a format that others read, or as pictures to look at.\n\n"
         f"\b\nFormats:{formats}\n\n"
@@ -637,6 +657,9 @@ def _view_command() -> click.Command:
                 multiple=True,
                 help="a further name under which browsers may call it, such as a proxy's; may be repeated",
             ),
+            click.Option(["--flags"], metavar="FILE", help="local file for what is flagged  [OUT/flags]"),
+            click.Option(["--reviewer"], metavar="NAME", help="who flags  [the login name]"),
+            click.Option(["--until-stdin-closes"], is_flag=True, hidden=True),
         ],
         help="Look at a run in a browser: filter and sort its images, click a patch, walk a tree, flag what is bad.\n\n"
         "OUT may be a run in progress and on object storage; with OTHER the two are compared. Prints a link to open, "

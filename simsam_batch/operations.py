@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from simsam_batch.telling.console import Reporter
 
 OnShard = Callable[[str, int, int], None]
+
+_PATIENCE_OF_VIEWERS_S = 3.0
 
 
 def run(command: str, images: str, out: str, settings: NetworkSettings, report: Reporter) -> dict[str, Any] | None:
@@ -308,6 +311,9 @@ def export(
     limit: int | None = None,
     nodes: Literal["leaves", "all"] | None = None,
     min_score: float | None = None,
+    flagged: Sequence[str] | None = None,
+    not_flagged: Sequence[str] | None = None,
+    flags: str | None = None,
     on_image: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Hand the results of a run on in a format that others read, or that people look at; the run may be going on.
@@ -320,6 +326,9 @@ def export(
         limit: only so many images, the first ones.
         nodes: of region trees as ``coco``; None: leaves.
         min_score: of objects as ``coco`` or ``yolo``, only those of this score at least; None: all.
+        flagged: only images of which any reviewer of ``simsam view`` says one of these: bad, good, unsure.
+        not_flagged: only images of which none says one of these.
+        flags: local file with further flags, see ``simsam view --flags``.
         on_image: called with how many of how many images are done.
 
     Returns:
@@ -327,17 +336,27 @@ def export(
 
     Raises:
         SettingsError: no run in OUT, no such stage or format, nothing committed yet, ``to`` holds something else, or
-            ``nodes`` or ``min_score`` for another format or stage.
+            ``nodes`` or ``min_score`` for another format or stage, or no image is flagged so.
         RunError: the run is damaged.
         StorageError: the storage did not answer.
     """
     from simsam_batch.report.exports.formats import rows_for, write_export
+    from simsam_batch.results.flagged import ByFlags
 
     folder = Folder(absolute_url(out))
     existing_plan(folder)
     rows = rows_for(folder, begun_stages(folder), format, stage)
+    by_flags = ByFlags(flagged=flagged, not_flagged=not_flagged, file=flags)
+    by_flags.check()
     return write_export(
-        rows, Folder(absolute_url(to)), format, limit=limit, nodes=nodes, min_score=min_score, on_image=on_image
+        rows,
+        Folder(absolute_url(to)),
+        format,
+        limit=limit,
+        nodes=nodes,
+        min_score=min_score,
+        by_flags=by_flags or None,
+        on_image=on_image,
     )
 
 
@@ -377,6 +396,9 @@ def view(
     certificate: str | None = None,
     key: str | None = None,
     allow_hosts: Sequence[str] = (),
+    flags: str | None = None,
+    reviewer: str | None = None,
+    until_stdin_closes: bool = False,
     debug: bool = False,
 ) -> None:
     """Show a run in a browser until Ctrl-C; it may be going on, and a second one may be compared with it.
@@ -390,6 +412,10 @@ def view(
         certificate: file for TLS.
         key: likewise, its key.
         allow_hosts: further names under which a browser may call the server, such as that of a proxy before it.
+        flags: local file for what is flagged; None: ``OUT/flags``, or where that cannot be written a file in the
+            working directory.
+        reviewer: who flags; None: the login name.
+        until_stdin_closes: end when standard input ends, as it does with the process that started this one.
         debug: print the traceback of a defect.
 
     Raises:
@@ -397,9 +423,14 @@ def view(
         RunError: a run is damaged.
         StorageError: the storage did not answer.
     """
+    from simsam_batch.storage.retrying import patience
     from simsam_batch.viewer.server import Listening, serve
     from simsam_batch.viewer.session import Session
 
+    # whoever waits before a screen is told within seconds that a store does not answer; botocore repeats by itself too
+    os.environ.setdefault("AWS_MAX_ATTEMPTS", "2")
     listening = Listening(host=host, port=port, certificate=certificate, key=key, allowed=tuple(allow_hosts))
     listening.check()
-    serve(Session(out, other, {"debug": debug}), listening, say)
+    with patience(_PATIENCE_OF_VIEWERS_S):
+        session = Session(out, other, {"debug": debug, "flags": flags, "reviewer": reviewer})
+        serve(session, listening, say, until_stdin_closes=until_stdin_closes)

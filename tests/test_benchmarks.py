@@ -14,7 +14,7 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 BY_THEMSELVES = ("head", "eigen", "pipeline", "memory", "facets")
-ASKED_FOR = ("bookkeeping", "correspondence", "hierarchy", "linear-probes", "objects", "probes")
+ASKED_FOR = ("bookkeeping", "correspondence", "hierarchy", "linear-probes", "objects", "probes", "viewer")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

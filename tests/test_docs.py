@@ -177,6 +177,7 @@ def test_flags_in_running_text_exist(page: Path) -> None:
     made = (
         *(cli._status_command, cli._score_command, cli._export_command, cli._report_command),
         *(cli._verify_command, cli._doctor_command, cli._compare_command, cli._matrix_command),
+        cli._view_command,
     )
     others = [parameter for command in made for parameter in command().params]
     known |= {name for option in others for name in (*option.opts, *option.secondary_opts)}

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simsam_batch.report.exports.index_table import cell
 from simsam_batch.report.exports.safe_names import SafeNames, is_plain, safe_path
+from simsam_batch.results.csv_cells import cell
 from simsam_batch.storage import Folder
 
 PARTS = st.one_of(

@@ -24,11 +24,12 @@ from simsam_batch import operations
 from simsam_batch.cli import run
 from simsam_batch.errors import SettingsError
 from simsam_batch.report.page import scalars
-from simsam_batch.report.page.choice import by_label, highest, lowest, middle, sample, shuffled
+from simsam_batch.report.page.choice import by_label, highest, lowest, middle, sample
 from simsam_batch.report.page.plots import histogram, scatter
 from simsam_batch.report.page.settings import settings_of
 from simsam_batch.report.page.work import BINS, pace, work_of
 from simsam_batch.results.confusions import confusion_of
+from simsam_batch.results.shuffling import shuffled
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.stages import registry
 from simsam_batch.storage import Folder

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from simsam_batch.results.probe_segmenter import ProbeSegmenter
     from simsam_batch.results.torch_dataset import FeatureDataset
+    from simsam_batch.results.viewing import View
 
 Mask = NDArray[np.bool_] | NDArray[np.int32]
 
@@ -66,7 +67,8 @@ class Run:
     """
 
     def __init__(self, url: str) -> None:
-        self._out = Folder(absolute_url(url))
+        self._url = absolute_url(url)
+        self._out = Folder(self._url)
         self._plan = existing_plan(self._out)
         self._opened: dict[str, StageRows] = {}
         self.url = self._out.url
@@ -318,6 +320,42 @@ class Run:
         from simsam_batch.results.torch_dataset import FeatureDataset
 
         return FeatureDataset(self._with_features(), names, transform)
+
+    def flags(self, stage: str | None = None, *, file: str | None = None) -> pa.Table:
+        """What reviewers have said of rows in ``simsam view``: of every reviewer and row what was said last.
+
+        Args:
+            stage: of whose rows; None: of any.
+            file: a local file with further flags, as ``simsam view --flags`` writes it.
+
+        Returns:
+            Columns ``time`` (seconds since 1970), ``reviewer``, ``stage``, ``row``, ``image_id``, ``content_digest``,
+            ``verdict`` (``bad``, ``good``, ``unsure``), ``reasons``, ``note``, and ``stale``: what was judged has been
+            replaced since.
+
+        Raises:
+            SettingsError: there is no such file.
+        """
+        from simsam_batch.results.flags import TABLE, as_records, digests_of, read_flags
+
+        found = list(read_flags(self._out, file).each(stage))
+        return pa.Table.from_pylist(as_records(found, digests_of(self._out, found)), TABLE)
+
+    def view(self, other: str | None = None, **options: Any) -> View:
+        """Look at the run in a browser, and at a second one beside it: starts ``simsam view``, which ends with Python.
+
+        In a notebook the returned object shows the link to open.
+
+        Args:
+            other: folder of the second run.
+            options: of ``simsam view``, such as ``port=9000`` or ``reviewer="ann"``.
+
+        Raises:
+            SettingsError: it could not start; the message is the command's.
+        """
+        from simsam_batch.results.viewing import View
+
+        return View(self._url, other, options)
 
     def _row(self, image_id: str, rows: StageRows, columns: Sequence[str]) -> dict[str, Any]:
         """An image's row; columns that the stage has not, as in runs of an older release, are left out."""

@@ -19,7 +19,7 @@ from simsam_batch import __version__
 from simsam_batch.errors import RunError, SettingsError
 from simsam_batch.runs.plan_table import Part, TableReader, file_of, ids_in, require_unique, write_table
 from simsam_batch.runs.records import from_json, to_json
-from simsam_batch.runs.schema import IMAGE, SCHEMA_VERSION, Shard
+from simsam_batch.runs.schema import IMAGE, PLAN_FIELDS, SCHEMA_VERSION, Shard
 from simsam_batch.storage import Folder, ObjectNotFound
 
 RUN_FILE = "run.json"
@@ -138,6 +138,12 @@ def ids_of(plan: Plan) -> Iterator[pa.Array]:
     """
     for part in plan.parts:
         yield from ids_in(plan.out, part, plan.unit)
+
+
+def kept_columns(plan: Plan) -> list[pa.Field]:
+    """The plan's columns beyond its own, which pass through to the rows."""
+    own = {f.name for f in PLAN_FIELDS} | {plan.unit, "shard"}
+    return [f.with_nullable(True) for f in plan.shard(0).records.schema if f.name not in own]
 
 
 def make_plan(out: Folder, catalog: pa.Table, *, shard_size: int | None, source: Mapping[str, Any]) -> Plan:

@@ -81,6 +81,13 @@ class StageRows:
         return sum(len(file.numbers) for file in self._files)
 
     @cached_property
+    def numbers(self) -> NDArray[np.int64]:
+        """The numbers of the rows that are there, ascending."""
+        return np.concatenate(
+            [np.zeros(0, np.int64), *(np.arange(f.numbers.start, f.numbers.stop) for f in self._files)]
+        )
+
+    @cached_property
     def content_digest(self) -> str:
         """What ``results/<stage>.json`` says under that name; of a run in progress the same over what is committed."""
         if self.result is not None:

@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Generic, TypeVar
 import pyarrow as pa
 
 from simsam_batch.errors import SettingsError
-from simsam_batch.runs.plan import Plan
-from simsam_batch.runs.schema import PLAN_FIELDS, Fold, Needs, Worker, row_fields
+from simsam_batch.runs.plan import Plan, kept_columns
+from simsam_batch.runs.schema import Fold, Needs, Worker, row_fields
 from simsam_batch.settings import Component, RunSettings
 
 S = TypeVar("S", bound=RunSettings)
@@ -92,9 +92,3 @@ def check_kept_columns(names: Sequence[str], own: Sequence[pa.Field]) -> None:
     if clashing:
         msg = f"keep_columns: {', '.join(clashing)}: the results have columns of that name; rename them in the input"
         raise SettingsError(msg)
-
-
-def kept_columns(plan: Plan) -> list[pa.Field]:
-    """The plan's columns beyond its own, which pass through to the rows."""
-    own = {f.name for f in PLAN_FIELDS} | {plan.unit, "shard"}
-    return [f.with_nullable(True) for f in plan.shard(0).records.schema if f.name not in own]

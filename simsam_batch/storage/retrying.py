@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from simsam_batch.storage.failures import is_transient, words_of
@@ -17,6 +18,8 @@ of it. They come on top of what the package of a store (botocore, s3fs) repeats 
 
 LONGEST_S = 60.0
 """No repeat begins later than this many seconds after the first try."""
+
+_longest_s = LONGEST_S
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -40,12 +43,29 @@ class Patience:
         if longest is None:
             return False
         seconds = longest * random.uniform(0.5, 1.5)  # noqa: S311  spreads the repeats of many workers
-        if time.monotonic() - self._began + seconds > LONGEST_S:
+        if time.monotonic() - self._began + seconds > _longest_s:
             return False
         cause = redact(words_of(error))[:200]
         _log.warning("%s: %s: %s; again in %.1f s", redact(self._what), type(error).__name__, cause, seconds)
         time.sleep(seconds)
         return True
+
+
+@contextmanager
+def patience(seconds: float) -> Iterator[None]:
+    """Meanwhile no call of this process is repeated later than so many seconds after its first try.
+
+    For whoever is waited for by a person: a run that goes on by itself has more time.
+
+    Args:
+        seconds: in place of `LONGEST_S`.
+    """
+    global _longest_s  # noqa: PLW0603  calls are made by threads of all kinds, which share nothing else
+    before, _longest_s = _longest_s, seconds
+    try:
+        yield
+    finally:
+        _longest_s = before
 
 
 def retried(what: str, call: Callable[[], T]) -> T:

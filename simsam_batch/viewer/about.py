@@ -8,11 +8,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from simsam_batch import __version__
+from simsam_batch.runs.plan import kept_columns
 from simsam_batch.runs.status import stage_status
 from simsam_batch.stages.registry import command_of
 from simsam_batch.storage import redact
 from simsam_batch.viewer.answers import as_json
+from simsam_batch.viewer.columns import columns_read, kinds_of
+from simsam_batch.viewer.flags import flags_of
 from simsam_batch.viewer.session import OpenedRun, OpenedStage, Session
+from simsam_batch.viewer.words import words_of
 
 
 def routes(session: Session) -> list[tuple[str, str, Any]]:
@@ -24,6 +28,7 @@ def routes(session: Session) -> list[tuple[str, str, Any]]:
                 **_about(session.run("a")),
                 "other": _about(session.run("b")) if session.other_url is not None else None,
                 "live": {"on": False, "why": "start it with --live to compare any point"},
+                "flags": flags_of(session).about(),
                 "version": __version__,
             }
         )
@@ -60,7 +65,17 @@ def _stage(stage: OpenedStage, run: OpenedRun) -> dict[str, Any]:
         "published": stage.rows.published,
         "settings": stage.rows.settings,
         "resolved": stage.rows.resolved,
+        "columns": _columns(stage),
     }
+
+
+def _columns(stage: OpenedStage) -> list[dict[str, Any]]:
+    """What can be filtered and sorted by; kept are those that came with the input."""
+    kept = {field.name for field in kept_columns(stage.plan)}
+    kinds, words = kinds_of(stage.rows.schema), words_of(stage.name)
+    return [
+        {"name": name, "kind": kind, "doc": words.get(name, ""), "kept": name in kept} for name, kind in kinds.items()
+    ]
 
 
 def _status(run: OpenedRun, name: str) -> dict[str, Any]:
@@ -72,4 +87,5 @@ def _status(run: OpenedRun, name: str) -> dict[str, Any]:
         "published": found.published,
         "newer_rows": found.done_images - len(run.stage(name).rows),
         "seconds_left": found.seconds_left,
+        "columns_read": columns_read(run.stage(name)),
     }

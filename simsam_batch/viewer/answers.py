@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from math import isfinite
 from typing import Any
 
+import anyio.from_thread
 import numpy as np
 from numpy.typing import NDArray
 from starlette.requests import Request
@@ -120,6 +121,21 @@ def one_of_these(given: Any, name: str, known: Collection[str]) -> str:
     if not isinstance(given, str) or given not in known:
         guess = did_you_mean(given, known) if isinstance(given, str) else ""
         raise RefusedError(400, f"{name}: give one of {', '.join(known)}{guess}")
+    return given
+
+
+def body_of(request: Request) -> dict[str, Any]:
+    """The body of a request, an object of JSON; asked for in the thread that answers it.
+
+    Raises:
+        RefusedError: it is none.
+    """
+    try:
+        given = json.loads(anyio.from_thread.run(request.body))
+    except (ValueError, RecursionError):
+        given = None
+    if not isinstance(given, dict):
+        raise RefusedError(400, "give an object of JSON")
     return given
 
 

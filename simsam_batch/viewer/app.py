@@ -30,15 +30,10 @@ def application(session: Session) -> Starlette:
     Args:
         session: what is looked at.
     """
-    from simsam_batch.viewer import about, clusters, images, layers, pictures
+    from simsam_batch.viewer import about, clusters, facets, flags, images, layers, lists, pictures, rows
 
-    routes: Routes = [
-        *about.routes(session),
-        *images.routes(session),
-        *pictures.routes(session),
-        *layers.routes(session),
-        *clusters.routes(session),
-    ]
+    topics = (about, rows, facets, lists, flags, images, layers, pictures, clusters)
+    routes: Routes = [route for topic in topics for route in topic.routes(session)]
     made = [Route(f"/{path}", _told(handler, session), methods=[method]) for method, path, handler in routes]
     made += [Route(f"/{name or ''}", _page(name or "index.html"), methods=["GET"]) for name in ("", *_page_files())]
     return Starlette(routes=made, exception_handlers={HTTPException: _nothing})

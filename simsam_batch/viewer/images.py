@@ -21,6 +21,7 @@ from simsam_batch.viewer.maps import good_row, grid_of, reader_of
 from simsam_batch.viewer.payload import arrays_of, row_of
 from simsam_batch.viewer.pictures import segments_of
 from simsam_batch.viewer.session import OpenedRun, OpenedStage, Session
+from simsam_batch.viewer.words import words_of
 
 _LONGEST_LIST = 64
 _TITLES = {
@@ -72,7 +73,8 @@ def about_image(stage: OpenedStage, row: int) -> dict[str, Any]:
         "id": found[stage.rows.unit],
         "uri": None if uri is None else redact(str(uri)),
         "status": found["status"],
-        "columns": _small(found, stage),
+        "columns": (columns := _small(found, stage)),
+        "docs": {name: text for name, text in words_of(stage.name).items() if name in columns},
         "size": None if read.get("width") is None else [read["width"], read["height"]],
         "grid": None if grid is None else list(grid),
         "patch": read.get("patch"),
@@ -108,7 +110,7 @@ def layers_of(stage: OpenedStage, row: int) -> list[dict[str, Any]]:
     if truth_about(stage) is None:
         why["truth"] = "the run was made without --truth"
     elif truth_uri(stage, row) is None:
-        why["truth"] = "this image has no truth"
+        why["truth"] = "this image has no truth, or the run was made without --truth"
     elif found.get("truth_error"):
         why["truth"] = redact(str(found["truth_error"]))
     if found["status"] not in ("ok", WITHOUT_MAP):

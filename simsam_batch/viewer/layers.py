@@ -132,7 +132,7 @@ def truth_of(stage: OpenedStage, row: int, which: int) -> Layer:
     if about is None:
         raise RefusedError(404, f"{stage.name} compares with no truth. To mend it: run it with --truth")
     if uri is None:
-        raise RefusedError(404, "this image has no truth")
+        raise RefusedError(404, "this image has no truth, or the run was made without --truth")
     size = found["height"], found["width"]
     truth_reader = TruthReader(about, limits_of(reader.rows.settings))
     values, fault = truth_reader.read(uri, size)

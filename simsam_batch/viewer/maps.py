@@ -36,7 +36,7 @@ def reader_of(stage: OpenedStage) -> OpenedStage:
 
 def _reader_of(stage: OpenedStage) -> OpenedStage | None:
     for name in begun_stages(stage.out):
-        other = OpenedStage(stage.out, name)
+        other = OpenedStage(stage.out, name, stage.options)
         if other.plan.digest == stage.plan.digest and "content_sha256" in other.rows.schema.names:
             return other
     return None

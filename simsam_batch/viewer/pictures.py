@@ -9,6 +9,7 @@ from hashlib import sha256
 from typing import Any
 
 import numpy as np
+from anyio import from_thread
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from starlette.requests import Request
@@ -63,11 +64,22 @@ def routes(session: Session) -> list[tuple[str, str, Any]]:
         # what a retry has replaced has another generation
         made_of = (which, stage.name, tuple(stage.generations.items()) if over != "none" else ())
         key = (*made_of, row, side, over, depth, box)
+        if gone(request):
+            raise RefusedError(499, "nobody waits for this picture any more")
         body = kept.get(key, lambda: _jpeg(drawn(stage, row, side, box, over, depth)))
         keep = _FOR_EVER if text(request, "v", most=200) else "no-store"
         return Response(body, 200, {"Cache-Control": keep}, "image/jpeg")
 
     return [("GET", "images/{row}.jpg", picture)]
+
+
+def gone(request: Request) -> bool:
+    """Whether the browser has gone on: of many pictures that wait for a turn, those are left out."""
+    try:
+        return from_thread.run(request.is_disconnected)
+    except RuntimeError:
+        # not called by the server, in one of its threads
+        return False
 
 
 def photograph(stage: OpenedStage, row: int, side: int, box: Window | None = None) -> Image.Image:
@@ -118,7 +130,7 @@ def drawn(
     if over == "none":
         return picture
     found = good_row(stage, row)
-    left, top, right, bottom = window = _window(found, box)
+    left, top, right, bottom = window = _window(good_row(reader_of(stage), row), box)
     part = np.s_[top:bottom, left:right]
     if over == "mask" and stage.kind == "objects":
         return overlay(picture, Entry(found, None), window)
@@ -134,7 +146,7 @@ def drawn(
         owners = (
             tree.owners(size) if box is None else nearest(tree.owners((found["height"], found["width"]))[part], size)
         )
-        at, trunk = (np.append(nodes_at(tree, each), np.int32(-1))[owners] for each in (depth, 1))
+        at, trunk = (np.append(nodes_at(tree, each), np.int32(-1))[owners] for each in (depth, min(depth, 1)))
         return draw_level(picture, at, trunk, tree_colors(tree.children))
     raise RefusedError(404, f"{stage.name} has nothing to draw as {over} over image {row}")
 

@@ -6,6 +6,7 @@ import getpass
 import os
 import platform
 import socket
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import uvicorn
 
 from simsam_batch.errors import SettingsError
 from simsam_batch.viewer.app import application
+from simsam_batch.viewer.flags import close_flags, flags_of
 from simsam_batch.viewer.gate import Gate
 from simsam_batch.viewer.session import Session
 
@@ -60,13 +62,16 @@ class Listening:
             )
 
 
-def serve(session: Session, listening: Listening, say: Callable[[str], None]) -> None:
-    """Answer until Ctrl-C or SIGTERM.
+def serve(
+    session: Session, listening: Listening, say: Callable[[str], None], *, until_stdin_closes: bool = False
+) -> None:
+    """Answer until Ctrl-C or SIGTERM; then the flags that are left are written.
 
     Args:
         session: what is looked at.
         listening: where.
         say: is told line by line how the page is reached.
+        until_stdin_closes: end also when standard input ends.
 
     Raises:
         SettingsError: the address cannot be had, or the certificate cannot be read.
@@ -95,9 +100,26 @@ def serve(session: Session, listening: Listening, say: Callable[[str], None]) ->
             config.load()
         except OSError as error:
             raise SettingsError(f"certificate, key: they cannot be used: {error}") from error
+        flags = flags_of(session)
         for line in start_lines(listening, port, gate.token):
             say(line)
-        uvicorn.Server(config).run([bound])
+        if flags.why or (isinstance(flags.where, str) and session.options.get("flags")):
+            say(f"Flags: {'; '.join(filter(None, [flags.why, flags.where and f'they go to {flags.where}']))}")
+        try:
+            server = uvicorn.Server(config)
+            if until_stdin_closes:
+                threading.Thread(target=_end_with_stdin, args=(server,), name="stdin", daemon=True).start()
+            server.run([bound])
+        finally:
+            for line in close_flags(session):
+                say(line)
+
+
+def _end_with_stdin(server: uvicorn.Server) -> None:
+    # unbuffered: a thread that waits in a buffered reader stops the interpreter from ending
+    while os.read(0, 4096):
+        pass
+    server.should_exit = True
 
 
 def start_lines(listening: Listening, port: int, token: str) -> list[str]:

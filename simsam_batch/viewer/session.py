@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -30,10 +30,11 @@ class OpenedStage:
         generations: of every committed shard the generation that the rows are of.
         what: masks, labels or trees that the rows show; None for others.
         kind: ``objects``, ``labels``, ``trees``, ``pairs``, ``features``, or ``table`` for anything else.
+        options: of the session.
     """
 
-    def __init__(self, out: Folder, name: str) -> None:
-        self.out, self.name = out, name
+    def __init__(self, out: Folder, name: str, options: Mapping[str, Any]) -> None:
+        self.out, self.name, self.options = out, name, options
         self.rows = StageRows(out, name)
         self.ledger = Ledger(out, name)
         self.plan: Plan = self.ledger.plan()
@@ -50,6 +51,11 @@ class OpenedStage:
                 self._made[name] = make()
             return self._made[name]
 
+    def made(self, name: str) -> Any:
+        """What `once` has made under a name; None if nothing yet."""
+        with self._lock:
+            return self._made.get(name)
+
 
 class OpenedRun:
     """A run as it was when it was opened. Safe to use from many threads.
@@ -61,6 +67,7 @@ class OpenedRun:
 
     Args:
         url: of OUT, as a path or any fsspec URL.
+        options: of the session.
 
     Raises:
         SettingsError: there is no run.
@@ -68,8 +75,8 @@ class OpenedRun:
         StorageError: the storage did not answer.
     """
 
-    def __init__(self, url: str) -> None:
-        self.out = Folder(absolute_url(url))
+    def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
+        self.out, self._options = Folder(absolute_url(url)), options or {}
         self.plan = existing_plan(self.out)
         self.stages = begun_stages(self.out)
         self._lock = threading.Lock()
@@ -88,7 +95,7 @@ class OpenedRun:
             raise SettingsError(f"stage: the run has no stage {name!r}; it has {has}")
         with self._lock:
             if name not in self._opened:
-                self._opened[name] = OpenedStage(self.out, name)
+                self._opened[name] = OpenedStage(self.out, name, self._options)
             return self._opened[name]
 
     @cached_property
@@ -130,12 +137,16 @@ class Session:
             raise SettingsError("run: no second run was given. To mend it: simsam view OUT OTHER")
         with self._lock:
             if which not in self._runs:
-                self._runs[which] = OpenedRun(url)
+                self._runs[which] = OpenedRun(url, self.options)
             return self._runs[which]
 
     def reopen(self) -> None:
         """See the runs as they are now from here on: what was committed since, and what a retry replaced."""
-        fresh = {which: OpenedRun(url) for which, url in (("a", self.url), ("b", self.other_url)) if url is not None}
+        fresh = {
+            which: OpenedRun(url, self.options)
+            for which, url in (("a", self.url), ("b", self.other_url))
+            if url is not None
+        }
         with self._lock:
             self._runs = fresh
 

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco
 
+from simsam_batch.features.contract import Features
 from simsam_batch.features.descriptors import Descriptors
 from simsam_batch.runs.schema import Shard, ShardOutput
 from simsam_batch.scores.boundary import boundary_iou
@@ -161,7 +162,7 @@ def test_a_bad_image_does_not_cost_its_neighbours(tmp_path: Path) -> None:
     assert [row["error_type"] for row in rows][1:4] == ["truncated", "not_an_image", "too_small"]
     assert rows[5]["error_type"] == "not_found"
     assert all(row["error"] and row["failed_step"] and row["mask_rle"] is None for row in rows if row["error_type"])
-    assert [len(arrays) for arrays in output.attachments] == [1, 0, 0, 0, 1, 0]
+    assert [len(arrays) for arrays in output.attachments] == [2, 0, 0, 0, 2, 0]
 
 
 def test_an_image_comes_out_the_same_alone_and_among_others(tmp_path: Path) -> None:
@@ -300,6 +301,24 @@ def test_a_batch_too_large_for_the_memory_is_halved_and_the_size_remembered(
     tried.clear()
     run(worker, shard)
     assert tried == [2, 2, 2, 2]
+
+
+def test_it_is_stored_which_patches_were_left_out_of_the_graph(tmp_path: Path) -> None:
+    class Spiked(Descriptors):
+        def __call__(self, images: torch.Tensor) -> Features:
+            features = super().__call__(images)
+            features.norms[:, [7, 60]] = 500.0
+            return features
+
+    worker = worker_of(island_share=0.0)
+    worker.backbone = Spiked()
+    (output,) = run(worker, shard_of([save(tmp_path, "a.png", picture())]))
+    ((row,), (arrays,)) = output.rows.to_pylist(), output.attachments
+    assert (arrays["outside"].shape, arrays["outside"].dtype) == ((10 * 13,), np.bool_)
+    assert np.flatnonzero(arrays["outside"]).tolist() == [7, 60]
+    assert (row["outlier_tokens"], row["island_patches"]) == (2, 0)
+    (without,) = run(worker_of(eigenvectors="none"), shard_of([save(tmp_path, "a.png", picture())]))
+    assert without.attachments[0] == {}
 
 
 def test_an_image_too_large_for_the_memory_fails_the_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

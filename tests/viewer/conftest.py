@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from viewing import Client, Small, make_small_run, serving
+from whole import Whole, make_whole_run
 
 
 @pytest.fixture(scope="module")
@@ -30,3 +31,9 @@ def served() -> Iterator[Callable[..., Client]]:
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> Small:
     """Twelve images in three shards: names that would run or burst, one that fails, truth, kept columns. Read only."""
     return make_small_run(tmp_path_factory.mktemp("view"))
+
+
+@pytest.fixture(scope="session")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """Runs of all the stages that screens are about, over six pictures. Read only."""
+    return make_whole_run(tmp_path_factory.mktemp("whole"))

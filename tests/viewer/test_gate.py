@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import http.client
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+from viewing import Client, Small
 
 from simsam_batch.errors import SettingsError
 from simsam_batch.viewer.gate import MOST_BODY
 from simsam_batch.viewer.server import Listening, start_lines
-
-FROM_THE_PAGE = {"Sec-Fetch-Site": "same-origin", "Content-Type": "application/json"}
 
 
 class Asker:
@@ -52,9 +51,10 @@ class Asker:
 
 
 @pytest.fixture(scope="module")
-def asker(served: Any, small_run: Path) -> Asker:
-    client = served(str(small_run))
-    return Asker(client.port, client.token)
+def asker(served: Callable[..., Client], small_run: Small) -> Asker:
+    link = urlsplit(served(small_run.out).link)
+    assert link.port is not None
+    return Asker(link.port, link.query.removeprefix("token="))
 
 
 def test_whoever_has_the_link_gets_a_cookie_and_the_page(asker: Asker) -> None:

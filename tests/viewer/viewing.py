@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -83,11 +85,11 @@ class Client:
 
     Attributes:
         link: as printed, with the token.
-        session: what the server shows.
+        session: what the server shows; None of one in a process of its own.
     """
 
     link: str
-    session: Session
+    session: Session | None
     cookie: str = ""
     lines: list[str] = field(default_factory=list)
 
@@ -95,6 +97,12 @@ class Client:
     def base(self) -> str:
         """Of the page, with a slash at its end."""
         return self.link.partition("open?")[0]
+
+    def open(self) -> None:
+        """Follow the link, for the cookie."""
+        opened = self.ask("GET", self.link.removeprefix(self.base))
+        assert opened.status == 303
+        self.cookie = opened.headers["set-cookie"].partition(";")[0]
 
     def ask(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
@@ -142,12 +150,18 @@ def serving(url: str | Path, other: str | Path | None = None, **options: Any) ->
         thread.start()
         said = [lines.get(timeout=30) for _ in range(3)]
         client = Client(said[0].removeprefix("Open "), session, lines=said)
-        opened = client.ask("GET", client.link.removeprefix(client.base))
-        assert opened.status == 303
-        client.cookie = opened.headers["set-cookie"].partition(";")[0]
+        client.open()
     yield client
     started[0].should_exit = True
     thread.join(timeout=30)
+
+
+def loaded(client: Client, stage: str = "segment") -> Client:
+    """A client whose server has read the columns of a stage."""
+    deadline = time.monotonic() + 60
+    while not client.get("api/rows", stage=stage, sort="status").json()["complete"]:
+        assert time.monotonic() < deadline
+    return client
 
 
 def photograph(seed: int, height: int = 128, width: int = 192) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -193,3 +207,12 @@ def make_small_run(root: Path, *more: str) -> Small:
     arguments += ["--backbone", "descriptors", "--resize", "native", "--engine", "inline", "--quiet"]
     assert run([*arguments, "--shard-size", "5", "--allow-failed", "1", *more]) == 0
     return Small(root / "out", root / "photos", names, names.index(BROKEN))
+
+
+def left_unfinished(small: Small, out: Path, without: int) -> Path:
+    """A copy of a run as if it went on: without its results, and with one shard that is not committed."""
+    shutil.copytree(small.out, out)
+    shutil.rmtree(out / "results")
+    for manifest in (out / "segment" / "manifests").glob(f"{without:07d}.*"):
+        manifest.unlink()
+    return out

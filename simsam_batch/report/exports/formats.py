@@ -19,6 +19,7 @@ from simsam_batch.report.exports.matches import write_csv, write_keypoints, writ
 from simsam_batch.report.exports.pictures import write_pictures
 from simsam_batch.report.exports.web_dataset import write_webdataset
 from simsam_batch.report.exports.yolo import write_yolo
+from simsam_batch.results.flagged import ByFlags, rows_by_flags
 from simsam_batch.results.label_maps import WITHOUT_MAP
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.runs.records import from_json, to_json
@@ -31,7 +32,7 @@ RECORD = "export.json"
 """The file by which an export is known again."""
 
 _SAME = ("format", "stage", "nodes", "plan", "content_digest")
-_SAME_SINCE = ("min_score",)
+_SAME_SINCE = ("min_score", "flagged", "not_flagged", "chosen")
 """Likewise, where an earlier release wrote nothing for what it could not leave out."""
 
 _NAMED = 5
@@ -146,6 +147,7 @@ def write_export(
     limit: int | None = None,
     nodes: Nodes | None = None,
     min_score: float | None = None,
+    by_flags: ByFlags | None = None,
     on_image: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Write rows in a format, and beside them `RECORD`, ``complete`` once every image that did not fail is there.
@@ -158,6 +160,7 @@ def write_export(
         limit: only so many images, the first ones; None for all.
         nodes: which nodes of trees, for a format that has ``with_nodes``; None for its own choice.
         min_score: only objects of this score at least, for a format that has ``with_scores``; None for all.
+        by_flags: only images that are flagged so, or not so; None for all.
         on_image: called with how many of how many images are done.
 
     Returns:
@@ -183,6 +186,9 @@ def write_export(
         write = partial(write, nodes=nodes)
     if min_score is not None:
         write = partial(write, min_score=_checked_score(min_score, rows.stage, chosen))
+    by_choice: dict[str, Any] = {"flagged": None, "not_flagged": None, "stale_flags": None, "chosen": None}
+    if by_flags is not None and len(rows):
+        rows, by_choice = rows_by_flags(rows, by_flags)
     images = min(len(rows), limit or len(rows))
     if not images:
         raise SettingsError(
@@ -194,6 +200,7 @@ def write_export(
         "stage": rows.stage,
         "nodes": nodes,
         "min_score": min_score,
+        **by_choice,
         "plan": rows.plan,
         "content_digest": rows.content_digest,
         "images": images,

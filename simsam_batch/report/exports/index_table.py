@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
 from simsam_batch.report.exports.safe_names import SafeNames
+from simsam_batch.results.csv_cells import cell
 from simsam_batch.results.sources import side_by_side
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.storage import Folder
 from simsam_batch.storage.uploading import streamed
-
-_FORMULA = re.compile("['=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
-"""What makes spreadsheets compute a cell that begins with it, in Latin and full width; and the mark against that."""
-
-
-def cell(image_id: str) -> str:
-    """An id as a cell that no spreadsheet computes: with ``'`` before it, if it begins like a formula or with ``'``.
-
-    Ids come from strangers. Whoever drops a ``'`` that a cell begins with has the id.
-    """
-    return f"'{image_id}" if _FORMULA.match(image_id) else image_id
 
 
 @contextmanager

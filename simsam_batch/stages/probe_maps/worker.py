@@ -206,7 +206,7 @@ class MapWorker(RecordWorker[Loaded | None]):
         histogram = np.zeros((pixels.grid[0] * pixels.grid[1], self._classes), np.float32)
         histogram[labels[:, 0], labels[:, 1]] = labels[:, 2]
         shares = torch.from_numpy(histogram / np.maximum(histogram.sum(axis=1, keepdims=True), 1))
-        yield pixel_index.nearest(shares)
+        yield pixels.nearest(shares)
         yield pixels.between(shares)
 
     def _maps(self, maps: Mapping[int, NDArray[np.int64]], size: tuple[int, int]) -> dict[str, Any]:

@@ -28,7 +28,8 @@ class Segmented:
         soft: (B, cells * Hp, cells * Wp) float32 in [0, 1], high on the object's side.
         values, vectors: (B, K) and (B, K, N) float32, eigenpairs of the normalised Laplacian, ascending; NaN and
             zero where the graph has fewer than K patches.
-        outliers, islands, components: (B,) counts of patches left out, and of components before that.
+        outside: (B, N) bool, patches that were left out of the graph, as outlier tokens or small islands.
+        outliers, islands, components: (B,) counts of them, and of components before that.
         gap: (B,) float32, mu_2 - mu_1, NaN where there is no mu_2.
         confidence, residual: (B,) float32.
         collapse, loss_first, loss_last: (B,) float32, of the head; NaN without one.
@@ -48,6 +49,7 @@ class Segmented:
     soft: Tensor
     values: Tensor
     vectors: Tensor
+    outside: Tensor
     outliers: Tensor
     islands: Tensor
     components: Tensor
@@ -124,6 +126,7 @@ def segment_batch(
                 **chosen,
                 "values": pairs.values[:, : settings.k],
                 "vectors": vectors[:, : settings.k],
+                "outside": ~found.valid,
                 "gap": pairs.values[:, 2] - pairs.values[:, 1],
                 "outliers": found.outliers,
                 "islands": found.islands,

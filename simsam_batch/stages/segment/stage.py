@@ -80,7 +80,8 @@ class SegmentStage(CommandStage[SegmentSettings]):
             return None
         patches = mean_patches(plan, self.options, self.resolved["models"]["backbone"]["patch"])
         itemsize = 2 if self.options.eigenvectors == "fp16" else 4
-        return None if patches is None else plan.records * self.options.k * itemsize * patches
+        # and a byte says whether a patch was left out
+        return None if patches is None else plan.records * (self.options.k * itemsize + 1) * patches
 
     def make_worker(self, beat: Callable[[], None]) -> SegmentWorker:
         """Load the backbone and be ready for shards."""
@@ -245,7 +246,8 @@ class SegmentWorker(ImageWorker[Segmented]):
         if self._options.eigenvectors == "none":
             return Row(columns, state=state)
         dtype = np.float16 if self._options.eigenvectors == "fp16" else np.float32
-        return Row(columns, {"eigenvectors": found.vectors[i, :kept].numpy().astype(dtype)}, state)
+        vectors = found.vectors[i, :kept].numpy().astype(dtype)
+        return Row(columns, {"eigenvectors": vectors, "outside": found.outside[i].numpy()}, state)
 
 
 def _stages(job: Job) -> Stages:

@@ -38,3 +38,8 @@ export function go(hash) {
 export function stay(hash) {
   history.replaceState(null, '', hash)
 }
+
+/** Be there with a step for back, and without the screen being made anew. @param {string} hash */
+export function step(hash) {
+  history.pushState(null, '', hash)
+}

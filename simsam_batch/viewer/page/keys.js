@@ -37,12 +37,18 @@ function types(target) {
   return target instanceof HTMLTextAreaElement || target instanceof HTMLSelectElement || target.isContentEditable
 }
 
+/** Whether a key presses what has the focus. @param {KeyboardEvent} event */
+function presses(event) {
+  if (!(event.target instanceof Element)) return false
+  return event.key === ' ' ? event.target.matches('button, summary, input') : event.key === 'Enter' && event.target.matches('a, button, summary, input')
+}
+
 /** @param {KeyboardEvent} event */
 function pressed(event) {
   const open = /** @type {HTMLDialogElement} */ (document.getElementById('keys')).open
   if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented || isOff() || open) return
   // in a field a slider or a tree has keys of its own, and handles them before
-  if (types(event.target)) return
+  if (types(event.target) || presses(event)) return
   for (const keys of [ofScreen, always]) {
     for (const [names, key] of Object.entries(keys)) {
       if (names.split(' ').includes(event.key === ' ' ? 'Space' : event.key)) {

@@ -6,6 +6,7 @@ import { fill, h, name, say, shown } from './dom.js'
 import { bind, everywhere, listen, showKeys } from './keys.js'
 import { failed, none } from './states.js'
 import { browse } from './browse.js'
+import { clusters } from './clusters.js'
 import { run } from './run.js'
 
 /**
@@ -27,7 +28,7 @@ import { run } from './run.js'
  */
 
 /** @type {Record<string, Screen>} */
-const SCREENS = { browse, run }
+const SCREENS = { browse, clusters, run }
 
 const STATUS_MS = 5000
 const main = /** @type {HTMLElement} */ (document.getElementById('main'))
@@ -41,13 +42,13 @@ async function start() {
   everywhere({ '?': { does: 'what the keys do', run: showKeys }, R: { does: 'show what is new in the run', run: reopen } })
   button('help').addEventListener('click', showKeys)
   button('fresh').addEventListener('click', reopen)
-  window.addEventListener('hashchange', show)
   try {
     about = await ask('api/run')
   } catch (error) {
     fill(main, failed('The run', error, () => location.reload()))
     return
   }
+  window.addEventListener('hashchange', show)
   header()
   show()
   setInterval(status, STATUS_MS)

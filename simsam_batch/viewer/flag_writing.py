@@ -1,0 +1,117 @@
+"""Where the flags of one session go: numbered objects beside the results, or lines of a local file."""
+
+from __future__ import annotations
+
+import os
+import platform
+import secrets
+import threading
+import time
+from pathlib import Path
+
+from simsam_batch.errors import StorageError
+from simsam_batch.results.flags import FOLDER
+from simsam_batch.storage import Folder
+
+
+class NumberedObjects:
+    """Whole objects ``OUT/flags/<session>/<number>.jsonl``, each written once: object stores cannot append.
+
+    Args:
+        out: the run's folder.
+    """
+
+    def __init__(self, out: Folder) -> None:
+        began = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        host = "".join(letter if letter.isalnum() else "-" for letter in platform.node())[:40] or "host"
+        self._out = out
+        self._name = f"{FOLDER}/{began}-{host}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._lock = threading.Lock()
+        self._at_work = threading.Lock()
+        self._lines: list[str] = []
+        self._object = b""
+        self._number = 0
+        self.where = f"{out.url}/{self._name}"
+
+    def add(self, lines: str) -> None:
+        """Hold lines until they are written."""
+        with self._lock:
+            self._lines.append(lines)
+
+    def put(self) -> None:
+        """Write what is held, after what was refused before: that keeps its name and its content.
+
+        For it may be there although the reply was lost.
+
+        Raises:
+            StorageError: it is still held.
+        """
+        with self._at_work:
+            for _ in range(2 if self._object else 1):
+                self._object = self._object or self._taken()
+                if not self._object:
+                    return
+                self._out.replace(f"{self._name}/{self._number:06}.jsonl", self._object)
+                self._object = b""
+                self._number += 1
+
+    def held(self) -> bytes:
+        """What is not written yet."""
+        with self._lock:
+            return self._object + "".join(self._lines).encode()
+
+    def _taken(self) -> bytes:
+        with self._lock:
+            lines, self._lines = self._lines, []
+        return "".join(lines).encode()
+
+
+class LocalFile:
+    """A file of JSON lines on this machine; each addition is on disk when it has been made.
+
+    Args:
+        path: of the file; it is made with the first line.
+        run: the run's folder, which every line names, as one file may be about many runs.
+    """
+
+    def __init__(self, path: Path, run: str) -> None:
+        self.path, self.run = path, run
+        self.where = str(path)
+        self._lock = threading.Lock()
+
+    def check(self) -> None:
+        """Refuse a place where nothing can be written.
+
+        Raises:
+            StorageError: it is a folder, or may not be written.
+        """
+        writable = os.access(self.path if self.path.exists() else self.path.parent, os.W_OK)
+        if self.path.is_dir() or not self.path.parent.is_dir() or not writable:
+            raise StorageError(f"{self.path} cannot be written. To mend it: give another file by --flags")
+
+    def add(self, lines: str) -> None:
+        """Append lines.
+
+        Raises:
+            StorageError: the disk has refused them.
+        """
+        try:
+            with self._lock, self.path.open("ab+") as file:
+                # what a crash cut off stays a line of its own
+                end = file.seek(0, os.SEEK_END)
+                if end and os.pread(file.fileno(), 1, end - 1) != b"\n":
+                    lines = "\n" + lines
+                file.write(lines.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise StorageError(f"{self.path} cannot be written: {error}") from error
+
+    def read(self) -> bytes:
+        """All of it; nothing if there is none yet."""
+        try:
+            return self.path.read_bytes()
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            raise StorageError(f"{self.path} cannot be read: {error}") from error
