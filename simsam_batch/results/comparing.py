@@ -133,7 +133,7 @@ def compare_runs(urls: Sequence[str], options: CompareOptions, note: Callable[[s
             "the runs have no score in common: one was scored by masks, another by classes. To mend it: give runs "
             "whose truth is of one kind"
         )
-    common, places, elsewhere, other_content = _common(runs)
+    common, places, elsewhere, other_content = common_images(runs)
     if not common:
         raise SettingsError(
             f"the runs have no image in common: the first has such as {runs[0].ids[0].as_py()!r}, another such as "
@@ -166,7 +166,7 @@ def compare_runs(urls: Sequence[str], options: CompareOptions, note: Callable[[s
         "draws": DRAWS,
         "metrics": [],
         "differing": [],
-        "settings": _differing_settings(runs),
+        "settings": differing_settings(runs),
     }
     joined = Joined(names, runs, places, groups, group_names, record)
     of_set = _set_score(joined) if runs[0].labels is not None else None
@@ -212,7 +212,7 @@ def _check_same_stage(first: str, url: str, stage: str, wanted: str | None) -> N
         ) from None
 
 
-def _common(runs: Sequence[ImageScores]) -> tuple[int, list[NDArray[np.int64]], list[int], int]:
+def common_images(runs: Sequence[ImageScores]) -> tuple[int, list[NDArray[np.int64]], list[int], int]:
     """The images that all runs have with the same content.
 
     Returns:
@@ -291,21 +291,42 @@ def _matches(ids: pa.ChunkedArray, by: str, unit: str) -> list[str]:
 
 
 def _metric(joined: Joined, name: str) -> dict[str, Any]:
-    """One line of the table for each run, over the images on which all of them have this score."""
-    values = np.stack([joined.values(run, name) for run in range(len(joined.runs))])
+    values = [joined.values(run, name) for run in range(len(joined.runs))]
+    return compared(name, joined.names, values, joined.groups)
+
+
+def compared(
+    metric: str,
+    names: Sequence[str],
+    scores: Sequence[NDArray[np.float64]],
+    groups: NDArray[np.int64] | None = None,
+) -> dict[str, Any]:
+    """One line of the table for each run, over the images on which all of them have a score.
+
+    Args:
+        metric: its name.
+        names: of the runs.
+        scores: (J,) of each run on the same images, NaN where it has none.
+        groups: (J,) the group of each image; None: each by itself.
+
+    Returns:
+        ``metric``, ``images``, and ``runs``: none without an image, else of each ``mean``, ``ci``, and but for the
+        first ``difference``, ``difference_ci``, ``wins``, ``losses``, ``ties``.
+    """
+    values = np.stack(scores)
     held = np.isfinite(values).all(axis=0)
     values = values[:, held]
-    groups = None if joined.groups is None else joined.groups[held]
+    groups = None if groups is None else groups[held]
     runs: list[dict[str, Any]] = []
     if values.size:
         for run, own in enumerate(values):
-            runs.append(_mean(joined.names[run], bootstrap_mean(own, groups)))
+            runs.append(_mean(names[run], bootstrap_mean(own, groups)))
             if run:
                 apart = own - values[0]
                 runs[-1] |= _difference(bootstrap_mean(apart, groups))
                 counts = {"wins": apart > 0, "losses": apart < 0, "ties": apart == 0}
                 runs[-1] |= {each: int(np.count_nonzero(which)) for each, which in counts.items()}
-    return {"metric": name, "images": int(held.sum()), "runs": runs}
+    return {"metric": metric, "images": int(held.sum()), "runs": runs}
 
 
 def _mean(name: str, mean: Mean) -> dict[str, Any]:
@@ -365,7 +386,7 @@ def _differing(joined: Joined, run: int, metric: str, most: int) -> dict[str, An
     return {"name": joined.names[run], "metric": metric, "images": images}
 
 
-def _differing_settings(runs: Sequence[ImageScores]) -> list[dict[str, Any]]:
+def differing_settings(runs: Sequence[ImageScores]) -> list[dict[str, Any]]:
     """Result settings, and what weights they came down to, that are not the same in all runs."""
     found = [_settings(run) for run in runs]
     names = dict.fromkeys(name for each in found for name in each)

@@ -15,6 +15,7 @@ from simsam_batch.errors import SettingsError, did_you_mean
 from simsam_batch.results.opening import begun_stages, existing_plan
 from simsam_batch.results.scoring import ScoreOptions, score_predictions
 from simsam_batch.runs.reading import StageRows
+from simsam_batch.runs.schema import ARRAY_FIELDS
 from simsam_batch.scores.matching import UNMATCHED, rename
 from simsam_batch.scores.probing import TRUE, TRUE_POSITIVE, class_counts, per_image_miou
 from simsam_batch.scores.semantic import SemanticScores
@@ -152,21 +153,41 @@ def image_scores(
     wanted = {} if anew else {name: in_rows.get(name, (name,)) for name in metrics or usual}
     for name in (each for columns in wanted.values() for each in columns):
         _check_numbers(rows, stage, name, in_rows)
+    found = scores_in_rows(rows, wanted, kept)
+    # of classes that were carried over rows have no IoU
+    anew = anew or (not metrics and not found.scored.any() and _shows(stage, "labels"))
+    return _scored_anew(found, url, stage, truth, metrics, note) if anew else found
+
+
+def scores_in_rows(rows: StageRows, wanted: Mapping[str, Sequence[str]], kept: Sequence[str] = ()) -> ImageScores:
+    """What columns of a stage hold of each image that is there; no mask is compared with anything.
+
+    Args:
+        rows: of the stage.
+        wanted: by the name of a score the column of numbers that holds it, or the two whose ratio it is.
+        kept: names of further columns, read where the stage has them.
+
+    Raises:
+        RunError: the run is damaged.
+        StorageError: the storage did not answer.
+    """
     columns = {*(name for several in wanted.values() for name in several)}
     table = _table(rows, [rows.unit, "status", _CONTENT, *columns, *kept])
-    values = {name: _values(table, several) for name, several in wanted.items()}
-    found = ImageScores(
+    return ImageScores(
         rows,
         table[rows.unit],
         table[_NUMBER].to_numpy(),
         np.asarray(pc.equal(table["status"], "ok").to_numpy(), dtype=np.bool_),
-        values,
+        {name: _values(table, several) for name, several in wanted.items()},
         table[_CONTENT] if _CONTENT in table.column_names else None,
         {name: table[name] for name in kept if name in table.column_names},
     )
-    # of classes that were carried over rows have no IoU
-    anew = anew or (not metrics and not found.scored.any() and _shows(stage, "labels"))
-    return _scored_anew(found, url, stage, truth, metrics, note) if anew else found
+
+
+def columns_of_numbers(rows: StageRows) -> list[str]:
+    """Names of the columns that can be compared as scores are."""
+    taken = {each.name for each in ARRAY_FIELDS}
+    return [each.name for each in rows.schema if _is_number(each.type) and each.name not in taken]
 
 
 _NUMBER = "row number"

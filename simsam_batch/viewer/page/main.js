@@ -6,6 +6,8 @@ import { fill, h, name, say, shown } from './dom.js'
 import { bind, everywhere, listen, showKeys } from './keys.js'
 import { failed, none } from './states.js'
 import { browse } from './browse.js'
+import { clusters } from './clusters.js'
+import { compare } from './compare.js'
 import { image } from './image.js'
 import { run } from './run.js'
 
@@ -28,7 +30,7 @@ import { run } from './run.js'
  */
 
 /** @type {Record<string, Screen>} */
-const SCREENS = { browse, image, run }
+const SCREENS = { browse, image, clusters, compare, run }
 
 const STATUS_MS = 5000
 const main = /** @type {HTMLElement} */ (document.getElementById('main'))
