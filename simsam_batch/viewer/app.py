@@ -30,9 +30,10 @@ def application(session: Session) -> Starlette:
     Args:
         session: what is looked at.
     """
-    from simsam_batch.viewer import about, facets, flags, images, layers, lists, pictures, rows
+    from simsam_batch.viewer import about, facets, flags, images, layers, lists, outcomes, pairs, pictures, rows
 
-    topics = (about, rows, facets, lists, flags, images, layers, pictures)
+    # pairs before layers: their maps have an address that layers would take for its own
+    topics = (about, pairs, outcomes, rows, facets, lists, flags, images, layers, pictures)
     routes: Routes = [route for topic in topics for route in topic.routes(session)]
     made = [Route(f"/{path}", _told(handler, session), methods=[method]) for method, path, handler in routes]
     made += [Route(f"/{name or ''}", _page(name or "index.html"), methods=["GET"]) for name in ("", *_page_files())]

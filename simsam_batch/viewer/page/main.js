@@ -7,6 +7,7 @@ import { bind, everywhere, listen, showKeys } from './keys.js'
 import { failed, none } from './states.js'
 import { browse } from './browse.js'
 import { image } from './image.js'
+import { pairs } from './pairs.js'
 import { run } from './run.js'
 
 /**
@@ -28,7 +29,7 @@ import { run } from './run.js'
  */
 
 /** @type {Record<string, Screen>} */
-const SCREENS = { browse, image, run }
+const SCREENS = { browse, image, pairs, run }
 
 const STATUS_MS = 5000
 const main = /** @type {HTMLElement} */ (document.getElementById('main'))
