@@ -30,10 +30,11 @@ def application(session: Session) -> Starlette:
     Args:
         session: what is looked at.
     """
-    from simsam_batch.viewer import about, clusters, compare, facets, flags, images, layers, lists, pictures, rows
+    from simsam_batch.viewer import (
+    )
 
-    topics = (about, rows, facets, lists, flags, images, layers, pictures, clusters, compare)
-    routes: Routes = [route for topic in topics for route in topic.routes(session)]
+    routes: Routes = [
+    ]
     made = [Route(f"/{path}", _told(handler, session), methods=[method]) for method, path, handler in routes]
     made += [Route(f"/{name or ''}", _page(name or "index.html"), methods=["GET"]) for name in ("", *_page_files())]
     return Starlette(routes=made, exception_handlers={HTTPException: _nothing})

@@ -110,6 +110,20 @@ def photograph(stage: OpenedStage, row: int, side: int, box: Window | None = Non
     return whole_image.resize(size, Image.Resampling.LANCZOS, part, reducing_gap=2.0)
 
 
+def photograph_of(read: Mapping[str, Any], settings: Mapping[str, Any], side: int) -> Image.Image:
+    """Likewise an image of a pair.
+
+    Args:
+        read: ``uri``, ``content_sha256``, ``width`` and ``height`` of the image as the run has read it.
+        settings: of the stage that read it.
+        side: in pixels.
+    """
+    scale = min(1.0, side / max(read["width"], read["height"]))
+    size = max(1, round(read["width"] * scale)), max(1, round(read["height"] * scale))
+    found = _reduced(read, settings, scale)
+    return found.copy() if size == found.size else found.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
+
+
 def drawn(
     stage: OpenedStage, row: int, side: int, box: Window | None = None, over: str = "none", depth: int = _DEPTH
 ) -> Image.Image:

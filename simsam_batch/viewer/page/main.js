@@ -9,6 +9,7 @@ import { browse } from './browse.js'
 import { clusters } from './clusters.js'
 import { compare } from './compare.js'
 import { image } from './image.js'
+import { pairs } from './pairs.js'
 import { run } from './run.js'
 
 /**
@@ -30,7 +31,7 @@ import { run } from './run.js'
  */
 
 /** @type {Record<string, Screen>} */
-const SCREENS = { browse, image, clusters, compare, run }
+const SCREENS = { browse, image, clusters, pairs, compare, run }
 
 const STATUS_MS = 5000
 const main = /** @type {HTMLElement} */ (document.getElementById('main'))

@@ -1,0 +1,202 @@
+// Pairs of images: where each point of one was found in the other, and how far from where it should be.
+
+import { go, stay, to } from './address.js'
+import { ask, askArray, url } from './asking.js'
+import { fill, h, name, say, shown, svg } from './dom.js'
+import { cellsOf, rising } from './layers.js'
+import { none, when } from './states.js'
+
+const PAGE = 60
+const ALPHAS = ['0.01', '0.05', '0.1', '0.15']
+const ORDERS = [['', 'order of the run'], ['id', 'name'], ['category', 'category'], ['pck', 'PCK, worst first'], ['points', 'points with truth']]
+const MARK = 8
+
+/** @type {import('./main.js').Screen} */
+export const pairs = { title: 'Pairs', fits: (about) => about.stages.some((/** @type {any} */ each) => each.kind === 'pairs'), show }
+
+/** @param {import('./main.js').View} view */
+async function show(view) {
+  if (!pairs.fits(view.about)) {
+    fill(view.place, h('h1', {}, 'Pairs'), none('The run has no pairs.', 'simsam correspond PAIRS OUT'))
+  } else if (view.address.path.length) await onePair(view, view.address.path[0])
+  else await list(view)
+}
+
+/** @param {import('./main.js').View} view */
+async function list(view) {
+  const { query } = view.address
+  const offset = Math.max(0, Number(query.page || 1) - 1) * PAGE
+  const get = () => ask('api/pairs', { stage: query.stage, sort: query.sort, category: query.category, desc: query.desc, offset, limit: PAGE }, view.signal)
+  await when(view.place, 'pairs', get, (found) => {
+    const change = (/** @type {Record<string, string | number>} */ more) => go(to('pairs', [], { ...query, page: '', ...more }))
+    const last = Math.ceil(found.total / PAGE)
+    const page = offset / PAGE + 1
+    return [
+      h('h1', {}, 'Pairs'),
+      h('div', { class: 'choices' },
+        choice('Sort by', ORDERS, query.sort ?? '', (sort) => change({ sort })),
+        found.categories.length ? choice('Category', [['', 'all'], ...found.categories.map((/** @type {string} */ each) => [each, each])], query.category ?? '', (category) => change({ category })) : null,
+        h('p', { role: 'status' }, `${shown(found.total)} pairs`)),
+      found.total ? h('div', { class: 'wide' }, h('table', {},
+        h('caption', {}, 'PCK: share of the points with truth that are at most a tenth of the length from it'),
+        h('thead', {}, h('tr', {}, ['pair', 'category', 'PCK', 'right', 'of'].map((each) => h('th', { scope: 'col' }, each)))),
+        h('tbody', {}, found.pairs.map((/** @type {any} */ each) => h('tr', {},
+          h('th', { scope: 'row' }, h('a', { href: to('pairs', [each.pair], { stage: query.stage }) }, name(each.id, 60))),
+          h('td', {}, each.category ? name(each.category, 30) : '–'),
+          each.status === 'ok' ? h('td', { class: 'number' }, shown(each.pck)) : h('td', { class: 'fault' }, `failed: ${each.error ?? ''}`),
+          h('td', { class: 'number' }, shown(each.points_right)), h('td', { class: 'number' }, shown(each.points_scored))))))) : none('No pair fits.'),
+      last > 1 ? h('p', {},
+        page > 1 ? h('a', { href: to('pairs', [], { ...query, page: page - 1 }) }, 'Previous page') : null, ` Page ${page} of ${last} `,
+        page < last ? h('a', { href: to('pairs', [], { ...query, page: page + 1 }) }, 'Next page') : null) : null,
+    ]
+  })
+}
+
+/** @param {string} label @param {string[][]} options @param {string} value @param {(value: string) => void} changed */
+function choice(label, options, value, changed) {
+  return h('label', {}, `${label} `, h('select', { onchange: (/** @type {any} */ event) => changed(event.target.value) },
+    options.map(([of, text]) => h('option', { value: of, selected: of === value }, text))))
+}
+
+/** Right, wrong or not known at an alpha. @param {any} pair @param {any} point @param {number} alpha */
+export function verdict(pair, point, alpha) {
+  if (point.distance === null || pair.length === null) return point.fault && point.true_x !== null ? 'wrong' : 'unknown'
+  return point.distance <= alpha * pair.length ? 'right' : 'wrong'
+}
+
+/** @param {import('./main.js').View} view @param {string} number */
+async function onePair(view, number) {
+  const { query } = view.address
+  view.title(`Pair ${number}`)
+  await when(view.place, 'the pair', () => ask(`api/pairs/${encodeURIComponent(number)}`, { stage: query.stage }, view.signal), (pair) => whole(view, pair))
+}
+
+/** @param {import('./main.js').View} view @param {any} pair */
+function whole(view, pair) {
+  const state = { alpha: ALPHAS.includes(view.address.query.alpha) ? view.address.query.alpha : '0.1', point: view.address.query.point ?? '' }
+  const stage = view.address.query.stage
+  const drawing = h('div', { class: 'drawing' })
+  const table = h('div', { class: 'wide' })
+  const about = h('div', { class: 'point', role: 'status' })
+  const tall = matchMedia('(max-width: 640px)')
+  let heat = ''
+  let asked = 0
+
+  const choose = (/** @type {number} */ index) => {
+    state.point = String(index)
+    heat = ''
+    update()
+    say(`Point ${pair.points[index].name ?? index + 1}`)
+    map(index)
+  }
+  const update = () => {
+    stay(to('pairs', [pair.pair], { stage, alpha: state.alpha === '0.1' ? '' : state.alpha, point: state.point }))
+    draw()
+    rows()
+    told()
+  }
+
+  async function map(/** @type {number} */ index) {
+    const mine = ++asked
+    if (!pair.maps) return
+    try {
+      const cells = cellsOf(await askArray(`layers/pairs/${pair.pair}/${index}`, { stage }, view.signal))
+      if (mine !== asked) return
+      const canvas = rising(Array.from(cells.values, (each) => Math.max(0, each)), Math.max(...Array.from(cells.values)), cells.width, cells.height)
+      heat = canvas.toDataURL ? await blobOf(canvas) : ''
+      covered = cells.cover
+      draw()
+    } catch (error) {
+      if (/** @type {Error} */ (error).name !== 'AbortError') fill(about, h('p', { class: 'fault' }, /** @type {Error} */ (error).message))
+    }
+  }
+  /** @type {[number, number]} */
+  let covered = [1, 1]
+
+  function draw() {
+    const [w1, h1] = pair.source_size
+    const [w2, h2] = pair.target_size
+    const gap = 12
+    // both at one height beside each other, or at one width below each other
+    const first = tall.matches ? 400 / w1 : 400 / h1
+    const second = tall.matches ? 400 / w2 : 400 / h2
+    const dx = tall.matches ? 0 : w1 * first + gap
+    const dy = tall.matches ? h1 * first + gap : 0
+    const width = tall.matches ? 400 : dx + w2 * second
+    const height = tall.matches ? dy + h2 * second : 400
+    const place = (/** @type {number} */ x, /** @type {number} */ y) => [dx + (x + 0.5) * second, dy + (y + 0.5) * second]
+    const jpg = (/** @type {string} */ end) => url(`pairs/${pair.pair}/${end}.jpg`, { side: 1280, stage })
+    fill(drawing, svg('svg', { viewBox: `0 0 ${width} ${height}`, role: 'group', 'aria-label': `${pair.source} and ${pair.target}` },
+      svg('image', { href: jpg('source'), width: w1 * first, height: h1 * first, preserveAspectRatio: 'none' }),
+      svg('image', { href: jpg('target'), x: dx, y: dy, width: w2 * second, height: h2 * second, preserveAspectRatio: 'none' }),
+      heat ? svg('image', { class: 'heat', href: heat, x: dx, y: dy, width: w2 * second * covered[1], height: h2 * second * covered[0], preserveAspectRatio: 'none' }) : null,
+      pair.points.map((/** @type {any} */ point, /** @type {number} */ index) => {
+        const how = verdict(pair, point, Number(state.alpha))
+        const a = [(point.source_x + 0.5) * first, (point.source_y + 0.5) * first]
+        const b = point.x === null ? null : place(point.x, point.y)
+        const label = `${point.name ?? `point ${index + 1}`}: ${how}`
+        const chosen = state.point === String(index)
+        return svg('g', {
+          class: `match ${how}${chosen ? ' chosen' : ''}`, tabindex: 0, role: 'button', 'aria-label': label, 'aria-pressed': String(chosen),
+          onclick: () => choose(index),
+          onkeydown: (/** @type {any} */ event) => { if (event.key === 'Enter' || event.key === ' ') { event.preventDefault(); choose(index); focusOn(index) } },
+        },
+        svg('title', {}, label),
+        b ? svg('line', { x1: a[0], y1: a[1], x2: b[0], y2: b[1] }) : null,
+        svg('circle', { class: 'target', cx: a[0], cy: a[1], r: 12 }), svg('circle', { cx: a[0], cy: a[1], r: MARK / 2 }),
+        b ? (how === 'wrong' ? svg('rect', { x: b[0] - MARK / 2, y: b[1] - MARK / 2, width: MARK, height: MARK }) : svg('circle', { cx: b[0], cy: b[1], r: MARK / 2 })) : null,
+        point.true_x !== null && point.true_x !== undefined ? cross(place(point.true_x, point.true_y)) : null)
+      })))
+  }
+  const focusOn = (/** @type {number} */ index) => /** @type {SVGElement[]} */ ([...drawing.querySelectorAll('.match')])[index]?.focus()
+
+  function rows() {
+    fill(table, h('table', {}, h('caption', {}, 'Points; distances in pixels of the target'),
+      h('thead', {}, h('tr', {}, ['point', 'at this alpha', 'distance', 'similarity', 'margin', 'mutual'].map((each) => h('th', { scope: 'col' }, each)))),
+      h('tbody', {}, pair.points.map((/** @type {any} */ point, /** @type {number} */ index) => h('tr', {},
+        h('th', { scope: 'row' }, h('button', { type: 'button', 'aria-pressed': String(state.point === String(index)), onclick: () => { choose(index); table.querySelectorAll('button')[index].focus() } }, name(point.name ?? `point ${index + 1}`, 40))),
+        h('td', {}, verdict(pair, point, Number(state.alpha)), point.fault ? ` (${point.fault})` : ''),
+        h('td', { class: 'number' }, shown(point.distance, 1)), h('td', { class: 'number' }, shown(point.similarity)), h('td', { class: 'number' }, shown(point.margin)),
+        h('td', {}, point.mutual === null ? '–' : point.mutual ? 'yes' : 'no'))))))
+  }
+
+  function told() {
+    const point = pair.points[Number(state.point || NaN)]
+    fill(about, point ? h('p', {}, h('strong', {}, name(point.name ?? `point ${Number(state.point) + 1}`, 60)),
+      ` from ${at(point.source_x, point.source_y)} found at ${at(point.x, point.y)}; it should be at ${at(point.true_x, point.true_y)}.`) : h('p', { class: 'muted' }, 'Choose a point, in the picture or in the table.'),
+    pair.maps ? null : none('The similarity of a point with every patch is not stored.', 'simsam correspond … --maps fp16'))
+  }
+
+  const head = [
+    h('p', {}, h('a', { href: to('pairs', [], { stage }) }, 'All pairs'),
+      pair.pair > 0 ? [' ', h('a', { href: to('pairs', [pair.pair - 1], { stage, alpha: state.alpha }) }, 'Previous')] : null,
+      pair.pair + 1 < pair.pairs ? [' ', h('a', { href: to('pairs', [pair.pair + 1], { stage, alpha: state.alpha }) }, 'Next')] : null),
+    h('h1', {}, name(pair.id, 80))]
+  if (pair.status !== 'ok') return [...head, h('p', { class: 'state fault' }, `The pair failed: ${pair.error}`)]
+  view.keys({
+    n: { does: 'next pair', run: () => { if (pair.pair + 1 < pair.pairs) go(to('pairs', [pair.pair + 1], { stage, alpha: state.alpha })) } },
+    p: { does: 'previous pair', run: () => { if (pair.pair > 0) go(to('pairs', [pair.pair - 1], { stage, alpha: state.alpha })) } },
+  })
+  tall.addEventListener('change', draw, { signal: view.signal })
+  update()
+  if (pair.points[Number(state.point || NaN)]) map(Number(state.point))
+  return [...head,
+    h('div', { class: 'choices' }, choice('Right within', ALPHAS.map((each) => [each, `${each} of the ${pair.threshold ?? 'length'}`]), state.alpha, (alpha) => { state.alpha = alpha; update() }),
+      h('p', { class: 'legend' }, 'Blue, whole line, circle: right. Orange, dashed, square: wrong. White, dotted: no truth. Cross: where it should be.')),
+    drawing, about, table]
+}
+
+/** @param {number | null} x @param {number | null} y */
+function at(x, y) {
+  return x === null || x === undefined ? 'a place not known' : `${shown(x, 1)}, ${shown(y, 1)}`
+}
+
+/** @param {number[]} middle */
+function cross([x, y]) {
+  return svg('path', { class: 'truth', d: `M${x - 6} ${y - 6}l12 12m0 -12l-12 12` })
+}
+
+/** @param {HTMLCanvasElement} canvas @returns {Promise<string>} */
+function blobOf(canvas) {
+  return new Promise((done) => canvas.toBlob((blob) => done(blob ? URL.createObjectURL(blob) : '')))
+}
