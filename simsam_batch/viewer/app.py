@@ -31,10 +31,22 @@ def application(session: Session) -> Starlette:
         session: what is looked at.
     """
     from simsam_batch.viewer import (
+        about,
+        clusters,
+        compare,
+        facets,
+        flags,
+        images,
+        layers,
+        lists,
+        outcomes,
+        pairs,
+        pictures,
+        rows,
     )
 
-    routes: Routes = [
-    ]
+    topics = (about, outcomes, rows, facets, lists, flags, images, layers, pictures, clusters, pairs, compare)
+    routes: Routes = [route for topic in topics for route in topic.routes(session)]
     made = [Route(f"/{path}", _told(handler, session), methods=[method]) for method, path, handler in routes]
     made += [Route(f"/{name or ''}", _page(name or "index.html"), methods=["GET"]) for name in ("", *_page_files())]
     return Starlette(routes=made, exception_handlers={HTTPException: _nothing})
