@@ -44,7 +44,7 @@ function set(element, attributes) {
 
 /** @param {(Child | Child[])[]} children @returns {(Node | string)[]} */
 function nodes(children) {
-  return children.flat().flatMap((child) =>
+  return /** @type {Child[]} */ (children.flat(Infinity)).flatMap((child) =>
     child === null || child === undefined || child === false ? [] : [child instanceof Node ? child : String(child)])
 }
 
