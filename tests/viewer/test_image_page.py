@@ -86,9 +86,7 @@ def test_the_affinity_under_the_pointer_is_that_of_the_stored_eigenvectors(
     for cell in (0, 20, down * across // 2, down * across - 1):
         at = ((cell % across + 0.5) / across * box["width"], (cell // across + 0.5) / down * box["height"])
         page.locator("canvas.layers").hover(position={"x": at[0], "y": at[1]})
-        page.wait_for_function(
-            "cell => document.querySelector('.twin').textContent.includes(`patch ${cell} `)", arg=cell
-        )
+        page.wait_for_function("cell => document.querySelector('.twin').textContent.includes(`patch ${cell} `)", arg=cell)
         assert number(page) == pytest.approx(expected[cell], rel=1e-5, abs=1e-9)
     assert complaints == []
 
@@ -164,9 +162,7 @@ def test_the_tree_is_cut_at_the_depth_of_the_slider(
         for y, x in [(10, 10), (64, 96), (110, 180), (70, 30)]:
             at = {"x": (x + 0.5) / row["width"] * box["width"], "y": (y + 0.5) / row["height"] * box["height"]}
             page.locator("canvas.layers").hover(position=at)
-            page.wait_for_function(
-                "at => document.querySelector('.twin').textContent.startsWith(at)", arg=f"x {x}, y {y}"
-            )
+            page.wait_for_function("at => document.querySelector('.twin').textContent.startsWith(at)", arg=f"x {x}, y {y}")
             assert number(page) == cut[owners[y, x]]
     assert asked == [] and complaints == []
 
@@ -319,8 +315,8 @@ def opened_without_picture(opened: Opener, client: Client, row: int) -> tuple[Pa
 def test_an_image_that_has_changed_is_not_shown_but_its_layers_are(
     opened: Opener, served: Callable[..., Client], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    from PIL import Image
     from viewing import make_small_run, photograph
+    from PIL import Image
 
     small = make_small_run(tmp_path_factory.mktemp("changed"))
     name = small.names[6]

@@ -65,9 +65,7 @@ def test_the_peak_of_a_points_map_is_its_similarity(served: Callable[..., Client
     assert client.get("layers/pairs/0/3").status == 404
 
 
-def test_an_image_that_has_changed_is_not_shown(
-    served: Callable[..., Client], pairs_run: Path
-) -> None:
+def test_an_image_that_has_changed_is_not_shown(served: Callable[..., Client], pairs_run: Path) -> None:
     client, path = served(pairs_run), pairs_run.parent / "2.png"
     assert client.get("pairs/1/target.jpg").status == 200
     kept = path.read_bytes()

@@ -18,16 +18,15 @@ async function show(view) {
     h('h2', {}, 'At the command line'),
     h('p', { class: 'note' }, 'OUT is the folder of the run.'),
     h('ul', {}, ['status', 'retry', 'verify', 'report'].map((each) => h('li', {}, h('code', {}, `simsam ${each} OUT`)))))
-  const [status] = await Promise.all([
+  await Promise.all([
     when(progress, 'how far it is', () => ask('api/status', {}, view.signal), stagesOf),
-    when(found, 'what it found', () => ask('api/results', {}, view.signal), (of) => view.about.stages.map((/** @type {any} */ stage) => section(stage, of.stages[stage.name]))),
+    when(found, 'what it found', () => ask('api/results', {}, view.signal), (of) => view.about.stages.flatMap((/** @type {any} */ stage) => section(stage, of.stages[stage.name]))),
   ])
   const timer = setInterval(async () => {
     if (document.hidden) return
     try { fill(progress, stagesOf(await ask('api/status', {}, view.signal))) } catch { /* the next one may answer */ }
   }, STATUS_MS)
   view.signal.addEventListener('abort', () => clearInterval(timer))
-  return status
 }
 
 /** @param {any} found */
@@ -36,7 +35,7 @@ function stagesOf(found) {
   if (!entries.length) return none('No stage has begun.')
   return h('table', {},
     h('caption', {}, 'Stages, each after the one that it reads'),
-    h('thead', {}, h('tr', {}, ['stage', 'done', 'pending', 'of', 'time left', ''].map((each) => h('th', { scope: 'col' }, each)))),
+    h('thead', {}, h('tr', {}, ['stage', 'done', 'pending', 'of', 'time left', 'results'].map((each, i) => h('th', { scope: 'col', class: i > 0 && i < 5 ? 'number' : null }, each)))),
     h('tbody', {}, entries.map(([stage, of]) => h('tr', {}, h('th', { scope: 'row' }, stage),
       [of.done, of.pending, of.images].map((each) => h('td', { class: 'number' }, shown(each))),
       h('td', { class: 'number' }, of.pending && of.seconds_left !== null ? duration(of.seconds_left) : '–'),
@@ -55,7 +54,7 @@ function section(stage, result) {
     result ? [failures(stage, result), metrics(result.metrics ?? {})] : none('Its results are not published yet.'),
     folded('Settings', { ...stage.settings, ...stage.resolved }),
     result?.versions ? folded('Versions', result.versions) : null,
-  ].flat(2)
+  ].flat(3)
 }
 
 /** @param {any} stage @param {any} result */
