@@ -103,7 +103,10 @@ function whole(view, pair) {
       const cells = cellsOf(await askArray(`layers/pairs/${pair.pair}/${index}`, { stage }, view.signal))
       if (mine !== asked) return
       const canvas = rising(Array.from(cells.values, (each) => Math.max(0, each)), Math.max(...Array.from(cells.values)), cells.width, cells.height)
-      heat = canvas.toDataURL ? await blobOf(canvas) : ''
+      const made = await blobOf(canvas)
+      view.signal.addEventListener('abort', () => URL.revokeObjectURL(made))
+      if (mine !== asked) return
+      heat = made
       covered = cells.cover
       draw()
     } catch (error) {
