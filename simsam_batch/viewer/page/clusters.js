@@ -127,13 +127,13 @@ function cutOut(stage, kind, region, side, told) {
 
 /** @param {any} found @param {string} kind */
 function confusion(found, kind) {
-  return [h('h2', {}, 'Confusion'),
+  return h('section', {}, h('h2', {}, 'Confusion'),
     h('p', { class: 'note' }, `Of each class's pixels the share in percent that has each ${kind}. ${found.about}${found.left_out ? ` ${found.left_out} smaller classes are left out.` : ''}`),
     h('div', { class: 'wide', tabindex: 0, role: 'region', 'aria-label': 'Confusion' }, h('table', { class: 'confusion' },
       h('thead', {}, h('tr', {}, h('th', { scope: 'col' }, kind), found.classes.map((/** @type {string} */ each) => h('th', { scope: 'col' }, name(each, 24))))),
       h('tbody', {}, found.lines.map((/** @type {[number, string, [string, number][]]} */ [label, stands, cells]) =>
         h('tr', {}, h('th', { scope: 'row' }, stands ? `${label} (${stands})` : label),
-          cells.map(([text, shade]) => h('td', { class: `number shade-${shade}` }, text)))))))]
+          cells.map(([text, shade]) => h('td', { class: `number shade-${shade}` }, text))))))))
 }
 
 /** @param {string} color */

@@ -69,7 +69,7 @@ function list(view, stages, found, asked, page) {
       filter, h('button', {}, 'Filter')),
     found.metric ? means : none('The runs have no number in common.'),
     histogram(found.histogram),
-    found.kind === 'objects' ? [agreed, h('button', { type: 'button', onclick: () => job(view, asked, agreed) }, 'Agreement of all masks of this filter')]
+    found.kind === 'objects' ? h('div', {}, agreed, h('button', { type: 'button', onclick: () => job(view, asked, agreed) }, 'Agreement of all masks of this filter'))
       : none('Agreement: none; it is of object masks.'),
     lines.length ? h('div', { class: 'wide' }, h('table', {}, h('thead', {}, h('tr', {}, ['image', 'A', 'B', 'B − A', 'agreement (IoU)'].map((each) => h('th', { scope: 'col' }, each)))), h('tbody', {}, lines)))
       : none('No image is in both and in the filter.'),
