@@ -54,7 +54,7 @@ def routes(session: Session) -> list[tuple[str, str, Any]]:
     def picture(request: Request) -> Response:
         which = one_of(request, "run", ("a", "b"), "a")
         run = session.run(which)
-        stage = run.stage(text(request, "stage", most=100) or (run.of_images or ["segment"])[0])
+        stage = run.stage(text(request, "stage", most=100) or next(iter(run.of_images), ""))
         row = whole_of(request.path_params["row"], "row")
         side = whole_of(one_of(request, "side", [str(each) for each in SIDES], "256"), "side")
         over = one_of(request, "overlay", OVERLAYS, "none")
