@@ -72,7 +72,7 @@ export async function gallery(view, stage, label) {
     })
     say(`${shown(found.total)} regions, page ${page} of ${count}`)
     return [
-      h('h1', {}, swatch(found.color), `${found.kind === 'class' ? 'Class' : 'Label'} ${found.label}`, found.class ? [': ', name(found.class, 60)] : null),
+      h('h1', {}, swatch(found.color), `${found.kind === 'class' ? 'Class' : 'Label'} ${found.label}`, found.class && found.class !== `${found.kind} ${found.label}` ? [': ', name(found.class, 60)] : null),
       h('p', { class: 'note' }, `${shown(found.total)} ${found.total === 1 ? 'region' : 'regions'} in ${shown(found.images)} ${found.images === 1 ? 'image' : 'images'}`,
         found.complete ? '' : ', as far as the run is', found.iou === null || found.iou === undefined ? '.' : `; IoU ${shown(found.iou, 2)} over the set.`),
       h('p', {}, h('a', { href: elsewhere(stage, found.label, found.trees) }, 'Filter Browse by this label')),
