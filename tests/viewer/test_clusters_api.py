@@ -25,7 +25,9 @@ _SMALL = ["--backbone", "descriptors", "--resize", "native", "--engine", "inline
 def label_maps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("labels")
     write_photographs(root, [f"{i}.png" for i in range(5)])
-    assert run(["semantic", str(root / "photos"), str(root / "out"), "--clusters", "3", "--shard-size", "2", *_SMALL]) == 0
+    assert (
+        run(["semantic", str(root / "photos"), str(root / "out"), "--clusters", "3", "--shard-size", "2", *_SMALL]) == 0
+    )
     return root / "out"
 
 

@@ -103,7 +103,7 @@ function sorted(clusters, value, down) {
 async function examples(view, stage, trees, most, place) {
   const label = Number(place.dataset.label)
   await when(place, 'regions', () => ask(`api/clusters/${encodeURIComponent(stage)}/${label}`, { limit: most }, view.signal),
-    (found) => found.regions.map((/** @type {import('./regions.js').Region} */ region) => cutOut(stage, { label, trees }, region, 128, false)))
+    (found) => found.regions.map((/** @type {import('./regions.js').Region} */ region) => cutOut(stage, { label, trees }, region, 128, false, `${label},random,1`)))
 }
 
 /** @param {any} found @param {string} kind */

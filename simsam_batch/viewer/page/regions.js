@@ -28,6 +28,12 @@ export function whenThere(place, what, get, make) {
   }, (found) => found.none ? none('This stage has no labels that all images share.', found.command) : make(found))
 }
 
+/** The page of a gallery that an image was opened from. @param {string} stage @param {string} regions label, order and page, with commas between */
+export function galleryOf(stage, regions) {
+  const [label, order, page] = regions.split(',')
+  return to('clusters', [stage, label], { order: order === 'random' ? '' : order, page: page === '1' ? '' : page })
+}
+
 /** @param {import('./main.js').View} view @param {string} stage @param {string} label */
 export async function gallery(view, stage, label) {
   const { query } = view.address
@@ -35,7 +41,7 @@ export async function gallery(view, stage, label) {
   const page = Math.max(1, Math.floor(Number(query.page)) || 1)
   const at = (/** @type {Record<string, any>} */ more) => {
     const asked = { order, page, ...more }
-    return to('clusters', [stage, label], { order: asked.order === 'random' ? '' : asked.order, page: asked.page === 1 ? '' : asked.page })
+    return galleryOf(stage, `${label},${asked.order},${asked.page}`)
   }
   const all = to('clusters', [stage])
   view.title(`Label ${label}`)
@@ -66,7 +72,7 @@ export async function gallery(view, stage, label) {
     const turn = () => count > 1 ? h('nav', { class: 'pages', 'aria-label': 'Pages of regions' }, pages(page, count, (to_) => at({ page: to_ }))) : null
     const here = location.hash
     cards = found.regions.map((/** @type {Region} */ region, /** @type {number} */ i) => {
-      const link = cutOut(stage, found, region, 256, true)
+      const link = cutOut(stage, found, region, 256, true, `${found.label},${order},${page}`)
       link.addEventListener('focus', () => { left = { at: here, card: i } })
       return link
     })
@@ -106,8 +112,9 @@ export function elsewhere(stage, label, trees) {
  * @param {Region} region
  * @param {number} side
  * @param {boolean} told whether its image and its share stand below
+ * @param {string} regions see `galleryOf`
  */
-export function cutOut(stage, of, region, side, told) {
+export function cutOut(stage, of, region, side, told, regions) {
   const [x0, y0, x1, y1] = region.box ?? [0, 0, 0, 0]
   const missing = (/** @type {string} */ why) => h('span', { class: 'picture muted' }, why)
   /** @type {HTMLElement} */
@@ -119,7 +126,7 @@ export function cutOut(stage, of, region, side, told) {
     drawn.src = url(`images/${region.row}.jpg`, { stage, side, region: region.region, v: version })
     picture = drawn
   }
-  const where = to('image', [region.row], { stage, layer: of.trees ? 'tree' : 'labels', node: of.trees ? region.region : null, q: `label:${of.label}` })
+  const where = to('image', [region.row], { stage, layer: of.trees ? 'tree' : 'labels', node: of.trees ? region.region : null, q: `label:${of.label}`, regions })
   return h('a', { class: 'cut-out', href: where, 'aria-label': told ? null : `${region.id}, ${percent(region.area)} of the image` },
     picture, told ? [h('span', { class: 'id' }, name(region.id, 28)), h('span', { class: 'muted' }, `${percent(region.area)} of the image`)] : null)
 }
