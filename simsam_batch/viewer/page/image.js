@@ -4,7 +4,8 @@ import { go, here, stay, to } from './address.js'
 import { ask } from './asking.js'
 import { fill, h, name, shown } from './dom.js'
 import { flagBar, flagKeys } from './flagging.js'
-import { ImagePane, STEPS } from './pane.js'
+import { STEPS } from './controls.js'
+import { ImagePane } from './pane.js'
 import { failed, loading, none } from './states.js'
 
 /** @type {import('./main.js').Screen} */
