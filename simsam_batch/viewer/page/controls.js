@@ -30,6 +30,7 @@ export class LayerControls {
     this.looks = looks
     this.on = on
     this.element = h('div', { class: 'layer-controls' })
+    this.drawings = h('p', { class: 'slider', 'data-for': 'truth' })
     const { offers } = found
     const areas = offers.filter((each) => !LINES.includes(each.name)), lines = offers.filter((each) => LINES.includes(each.name))
     const missing = [...areas, ...lines].filter((each) => !each.there)
@@ -40,7 +41,7 @@ export class LayerControls {
       h('div', { class: 'choices', role: 'group', 'aria-label': 'Around parts' }, lines.map((offer) => this.#choice(offer, () => on.line(offer.key)))),
       this.#ways(),
       missing.length ? h('details', { class: 'missing' }, h('summary', {}, `Why ${missing.length} of these are not there`),
-        h('ul', {}, missing.map((offer) => h('li', {}, h('strong', {}, offer.title), `: ${offer.why}`)))) : null)
+        h('ul', {}, missing.map((offer) => h('li', {}, h('strong', {}, offer.title), `: ${offer.why}`, offer.command ? ['. It is made by ', h('code', {}, offer.command)] : null)))) : null)
   }
 
   /** Show what is chosen. */
@@ -50,6 +51,7 @@ export class LayerControls {
       const key = /** @type {string} */ (each.getAttribute('data-key'))
       each.setAttribute('aria-pressed', String(key === looks.area || looks.lines.has(key)))
     }
+    this.#drawings()
     const area = found.nameOf(looks.area)
     for (const each of /** @type {NodeListOf<HTMLElement>} */ (this.element.querySelectorAll('[data-for]')))
       each.hidden = !(each.dataset.for ?? '').split(' ').some((key) => key === area || (looks.lines.has(key) && found.offer(key)) || (key === 'area' && looks.area))
@@ -73,7 +75,18 @@ export class LayerControls {
       most ? line('affinity', this.#slider('vectors', 'Eigenvectors K', { min: 1, max: most, value: looks.vectors || most }, (value) => { looks.vectors = value === most ? 0 : value; return `${value} of ${most}` })) : null,
       line('mask', this.#options('style', 'Mask as', [['outline', 'outline'], ['fill', 'fill'], ['cut', 'cut out']], looks.style, (value) => { looks.style = value })),
       line('truth', this.#options('truth-style', 'Truth as', [['outline', 'outline'], ['fill', 'fill']], looks.truth, (value) => { looks.truth = value })),
+      this.drawings,
     ]
+  }
+
+  /** Which of several drawings of the truth, as soon as it is known how many there are. */
+  #drawings() {
+    if (this.drawings.childElementCount) return
+    const shown = this.found.offers.find((each) => each.name === 'truth' && each.there && this.looks.lines.has(each.key))
+    const count = this.found.cells(shown)?.drawings ?? 1
+    if (count < 2) return
+    const values = Array.from({ length: count }, (_, i) => /** @type {[string, string]} */ ([String(i), `${i + 1} of ${count}`]))
+    fill(this.drawings, this.#options('drawing', 'Drawing', values, String(this.looks.drawing), (value) => { this.looks.drawing = Number(value) }))
   }
 
   /** @param {string} id @param {string} label @param {Record<string, any>} range @param {(value: number) => string} set says what was set */

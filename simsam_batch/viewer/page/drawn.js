@@ -140,22 +140,47 @@ function mask(found, looks, offer) {
 function truth(found, looks, offer) {
   const cells = found.cells(offer)
   if (!cells) return []
-  const object = found.stage(offer.stage).kind === 'objects'
+  const object = found.stage(offer.stage).kind === 'objects', key = `${offer.key} ${found.drawing}`
   const kind = (/** @type {number} */ i) => (cells.values[i] === cells.ignore ? 0 : object ? cells.values[i] : cells.values[i] + 1)
   /** @type {Layer[]} */
-  const layers = looks.truth === 'fill' ? [{ ...placeOf(cells), alpha: 0.5, cells: found.once(`${offer.key} fill`, () => colored(cells, (value) => (object ? (value ? TRUTH : null) : anyColor(value)))) }] : []
-  return [...layers, { ...placeOf(cells), dashed: true, color: css(TRUTH), lines: found.once(offer.key, () => edges(cells.width, cells.height, kind)) }]
+  const layers = looks.truth === 'fill' ? [{ ...placeOf(cells), alpha: 0.5, cells: found.once(`${key} fill`, () => colored(cells, (value) => (object ? (value ? TRUTH : null) : truthColor(found, offer, value)))) }] : []
+  return [...layers, { ...placeOf(cells), dashed: true, color: css(TRUTH), lines: found.once(key, () => edges(cells.width, cells.height, kind)) }]
+}
+
+/** @param {Found} found @param {Offer} offer @param {number} value */
+function truthColor(found, offer, value) {
+  const color = found.stage(offer.stage).truth?.[value]?.[0]
+  return color ? colorOf(color) : anyColor(value)
+}
+
+/**
+ * What the truth that is drawn consists of: classes by name, with their colours where they are filled in.
+ * @param {Found} found @param {Looks} looks @returns {import('./legend.js').List | null} none of objects, and none of truth that is on its way
+ */
+export function truthLegend(found, looks) {
+  const offer = found.offers.find((each) => each.name === 'truth' && each.there && looks.lines.has(each.key))
+  const cells = found.cells(offer)
+  if (!offer || !cells || found.stage(offer.stage).kind === 'objects') return null
+  const names = found.stage(offer.stage).truth ?? {}
+  const there = found.once(`${offer.key} ${found.drawing} values`, () => valuesOf(cells))
+  const drawing = (cells.drawings ?? 1) > 1 ? `, drawing ${found.drawing + 1} of ${cells.drawings}` : ''
+  const filled = looks.truth === 'fill', named = there.some((value) => names[value]?.[1])
+  const entry = (/** @type {number} */ value) => /** @type {[string, string]} */ ([filled ? css(truthColor(found, offer, value)) : '', names[value]?.[1] ? `${value} ${names[value][1]}` : String(value)])
+  return { key: `${offer.key} ${found.drawing} ${filled}`, title: `Truth: ${there.length} ${named ? 'classes' : 'regions'}${drawing}`, entries: named || filled ? there.map(entry) : [] }
 }
 
 /** @param {Found} found @param {Offer} offer @returns {Layer[]} */
 function box(found, offer) {
-  const { columns } = found.stage(offer.stage)
-  const several = columns.objects?.map?.((/** @type {any} */ each) => each.bbox_xyxy).filter(Boolean)
-  /** @type {number[][]} */
-  const boxes = several?.length ? several : columns.bbox_xyxy ? [columns.bbox_xyxy] : []
-  return boxes.map((each, i) => {
+  return boxesOf(found, offer).map((each, i) => {
     const path = new Path2D()
     path.rect(each[0], each[1], each[2] - each[0], each[3] - each[1])
     return { grid: [found.size[1], found.size[0]], cover: [1, 1], lines: path, thick: 1.5, color: i ? css(OBJECTS[i % OBJECTS.length]) : '#ffffff' }
   })
+}
+
+/** Tight boxes of objects, x0, y0, x1, y1 in pixels, the surest first. @param {Found} found @param {Offer} offer @returns {number[][]} */
+export function boxesOf(found, offer) {
+  const { columns } = found.stage(offer.stage)
+  const several = columns.objects?.map?.((/** @type {any} */ each) => each.bbox_xyxy).filter(Boolean)
+  return several?.length ? several : columns.bbox_xyxy ? [columns.bbox_xyxy] : []
 }

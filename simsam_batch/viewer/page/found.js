@@ -29,6 +29,8 @@ export class Found {
     this.row = about.row
     this.run = run
     this.signal = signal
+    /** Which drawing of the truth, where people have made several. */
+    this.drawing = 0
     this.ready = ready
     this.size = /** @type {[number, number]} */ (about.size)
     this.offers = offered(stages)
@@ -59,7 +61,8 @@ export class Found {
   cells(offer) {
     if (!offer) return null
     const path = `layers/${encodeURIComponent(offer.stage)}/${this.row}/${LAYERS[offer.name] ?? offer.name}`
-    return this.get(path, offer.title, async () => cellsOf(await askArray(path, { run: this.run }, this.signal)))
+    const of = offer.name === 'truth' && this.drawing ? this.drawing : ''
+    return this.get(`${path} ${of}`, offer.title, async () => cellsOf(await askArray(path, { run: this.run, of }, this.signal)))
   }
 
   /** @template T @param {string} key @param {string} what @param {() => Promise<T>} ask @returns {T | null} */

@@ -4,7 +4,7 @@ import { fill, h } from './dom.js'
 import { scaleBar } from './layers.js'
 
 /** @typedef {{scale: 'rising' | 'diverging', title: string, marks: string[]}} Scale */
-/** @typedef {{key: string, entries: [string, string][]}} List colours of CSS with their words */
+/** @typedef {{key: string, title?: string, entries: [string, string][]}} List colours of CSS, '' for none, with their words */
 
 export class Legend {
   constructor() {
@@ -17,8 +17,8 @@ export class Legend {
     if (what && 'scale' in what) { this.#scale(what); return }
     if (this.of === (what?.key ?? '')) return
     this.of = what?.key ?? ''
-    fill(this.element, what ? h('ul', {}, what.entries.map(([color, text]) =>
-      h('li', {}, h('span', { class: 'swatch', 'aria-hidden': 'true', style: { background: color } }), h('bdi', {}, text)))) : null)
+    fill(this.element, what?.title ? h('p', {}, what.title) : null, what ? h('ul', {}, what.entries.map(([color, text]) =>
+      h('li', {}, color ? h('span', { class: 'swatch', 'aria-hidden': 'true', style: { background: color } }) : null, h('bdi', {}, text)))) : null)
   }
 
   /** @param {Scale} scale */

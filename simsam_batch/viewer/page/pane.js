@@ -4,7 +4,7 @@ import { ask } from './asking.js'
 import { LayerView } from './canvas.js'
 import { LayerControls, zooming } from './controls.js'
 import { fill, h, say, shown } from './dom.js'
-import { areaOf, linesOf } from './drawn.js'
+import { areaOf, linesOf, truthLegend } from './drawn.js'
 import { Found } from './found.js'
 import { cellAt, middleOf } from './layers.js'
 import { Legend } from './legend.js'
@@ -20,6 +20,7 @@ import { nodesAt, TreePanel } from './tree.js'
  * @property {Set<string>} lines keys of what is drawn around parts of it
  * @property {number} k @property {number} t @property {number} vectors @property {number | null} node @property {number | null} patch
  * @property {number} depth @property {number} opacity @property {boolean} smooth @property {string} style @property {string} truth
+ * @property {number} drawing of the truth, from 0
  */
 
 const ARROWS = /** @type {Record<string, [number, number]>} */ ({ ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] })
@@ -58,11 +59,12 @@ export class ImagePane {
     this.photograph = new Photograph(this.view, about, run, signal)
     this.strip = new Strip(this.found, (k) => this.vector(k))
     this.legend = new Legend()
+    this.truthLegend = new Legend()
     this.controls = new LayerControls(this.found, looks, { area: (key) => this.area(key), line: (key) => this.line(key), changed: () => { this.changed(); this.update() } })
     this.twin = h('p', { class: 'twin' })
     this.treePlace = h('div', { class: 'tree-place' })
-    this.picture = h('div', { class: 'pane' }, zooming(this.view, about.size), this.view.element, this.twin, this.photograph.state, this.found.state, this.strip.element)
-    this.side1 = h('div', { class: 'pane-side' }, this.controls.element, this.legend.element, this.treePlace)
+    this.picture = h('div', { class: 'pane' }, zooming(this.view, about.size), this.view.element, this.twin, this.photograph.state, this.found.state)
+    this.side1 = h('div', { class: 'pane-side' }, this.controls.element, this.legend.element, this.truthLegend.element, this.treePlace, this.strip.element)
   }
 
   start() {
@@ -91,11 +93,13 @@ export class ImagePane {
   #now() {
     const { looks, view, found } = this
     if (!this.tree) this.#makeTree()
+    found.drawing = looks.drawing
     const nodes = this.tree?.tree.nodes ?? null
     this.over = areaOf(found, looks, { patch: this.#areaName() === 'affinity' ? this.patch : null, nodes, node: this.hovered ?? looks.node }, this.canvases)
     view.layers = [...this.over?.layers ?? [], ...linesOf(found, looks)]
     view.cross = this.over?.cross ?? null
     this.legend.show(this.over?.legend ?? null)
+    this.truthLegend.show(truthLegend(found, looks))
     this.strip.update(looks.area === 'eigenvector' ? looks.k : null)
     this.controls.update()
     this.treePlace.hidden = this.#areaName() !== 'tree'

@@ -20,6 +20,7 @@ export class Photograph {
     this.signal = signal
     this.side = 0
     this.timer = 0
+    this.asked = 0
     /** Where it is said that it is on its way, or why it is not there. */
     this.state = h('div', {})
   }
@@ -32,6 +33,7 @@ export class Photograph {
 
   async #ask() {
     if (this.signal.aborted) return
+    const mine = ++this.asked
     const longest = Math.max(...this.size)
     const wanted = Math.min(longest, longest / this.size[0] * (this.view.across || 640))
     const side = SIDES.find((each) => each >= wanted) ?? 2048
@@ -48,6 +50,8 @@ export class Photograph {
       const [w, t] = this.size
       const box = [Math.floor(left * w), Math.floor(top * t), Math.min(w, Math.ceil(right * w)), Math.min(t, Math.ceil(bottom * t))]
       const picture = await askPicture(this.path, { ...this.query, side: 2048, box: box.join(',') }, this.signal)
+      // who asked before may be answered later
+      if (mine !== this.asked) return
       this.view.detail = { picture, box: [box[0] / w, box[1] / t, box[2] / w, box[3] / t] }
       this.view.draw()
     } catch (error) {

@@ -1,5 +1,6 @@
 // What lies under a point of the picture, in words: the text twin of its layers.
 
+import { boxesOf } from './drawn.js'
 import { cellAt } from './layers.js'
 import { pathTo } from './tree.js'
 
@@ -41,11 +42,31 @@ export function readAt(found, looks, [x, y], at) {
       words.push(value === cells.ignore ? `no ${what}` : `${what} ${value}${named ? ` ${named}` : ''}`)
     }
   }
-  for (const name of ['mask', 'truth']) {
-    const cells = looks.lines.has(name) ? found.cells(found.offer(name)) : null
+  for (const each of found.offers) {
+    if (!each.there || !looks.lines.has(each.key)) continue
+    const title = each.key === each.name ? each.name : `${each.name} of ${each.stage}`
+    if (each.name === 'box') {
+      const inside = boxesOf(found, each).flatMap((box, i) => (inBox(box, x * found.size[0], y * found.size[1]) ? [i + 1] : []))
+      words.push(inside.length ? `in ${title} ${inside.join(', ')}` : `outside every ${title}`)
+      continue
+    }
+    const cells = found.cells(each)
     if (!cells) continue
     const of = cells.values[cellAt(cells, x, y)]
-    words.push(`${name} ${of === cells.ignore && name === 'truth' ? 'not said' : of}`)
+    if (each.name === 'outside') { if (!eigen) words.push(of ? 'left out of the graph' : 'in the graph') } else words.push(`${title} ${wordOf(found, each, cells, of)}`)
   }
   return { words, value }
+}
+
+/** @param {number[]} box @param {number} x @param {number} y in pixels */
+function inBox([left, top, right, bottom], x, y) {
+  return x >= left && x < right && y >= top && y < bottom
+}
+
+/** @param {Found} found @param {import('./offers.js').Offer} offer @param {import('./layers.js').Cells} cells @param {number} value */
+function wordOf(found, offer, cells, value) {
+  if (offer.name !== 'truth') return String(value)
+  if (value === cells.ignore) return 'not said'
+  const name = found.stage(offer.stage).truth?.[value]?.[1]
+  return name ? `${value} ${name}` : String(value)
 }

@@ -1,6 +1,7 @@
 // All eigenvectors of an image beside each other, with eigenvalues and gaps.
 
 import { fill, h, shown } from './dom.js'
+import { none } from './states.js'
 
 export class Strip {
   /** @param {import('./found.js').Found} found @param {(k: number) => void} chosen */
@@ -17,7 +18,9 @@ export class Strip {
   }
 
   #make() {
-    const eigen = this.found.offer('eigenvector') && this.found.eigen()
+    const missing = this.found.offers.find((each) => each.name === 'eigenvector' && !each.there)
+    if (missing) { this.element.replaceWith(this.element = h('div', { class: 'strip-note' }, none(`No eigenvectors: ${missing.why}.`, missing.command))); return }
+    const eigen = this.found.eigen()
     if (!eigen) return
     const { cells, values } = eigen
     fill(this.element, values.map((value, k) => {
