@@ -39,9 +39,9 @@ export class LayerControls {
         h('button', { type: 'button', 'data-key': '', onclick: () => on.area('') }, 'Photograph'),
         areas.map((offer) => this.#choice(offer, () => on.area(offer.key)))),
       h('div', { class: 'choices', role: 'group', 'aria-label': 'Around parts' }, lines.map((offer) => this.#choice(offer, () => on.line(offer.key)))),
-      this.#ways(),
+      h('div', { class: 'ways' }, this.#ways()),
       missing.length ? h('details', { class: 'missing' }, h('summary', {}, `Why ${missing.length} of these are not there`),
-        h('ul', {}, missing.map((offer) => h('li', {}, h('strong', {}, offer.title), `: ${offer.why}`, offer.command ? ['. It is made by ', h('code', {}, offer.command)] : null)))) : null)
+        h('ul', {}, missing.map((offer) => h('li', {}, h('strong', {}, offer.title), `: ${offer.why}`, offer.command ? ['. To have it: ', h('code', {}, offer.command)] : null)))) : null)
   }
 
   /** Show what is chosen. */
@@ -59,9 +59,8 @@ export class LayerControls {
 
   /** @param {Offer} offer @param {() => void} does */
   #choice(offer, does) {
-    const many = new Set(this.found.offers.filter((each) => each.there).map((each) => each.stage)).size > 1
-    return h('button', { type: 'button', 'data-key': offer.key, disabled: !offer.there, title: offer.why, 'aria-pressed': 'false', onclick: does },
-      many && offer.there ? `${offer.title} (${offer.stage})` : offer.title, offer.there && KEYS[offer.key] ? [' ', h('kbd', {}, KEYS[offer.key])] : null)
+    return h('button', { type: 'button', 'data-key': offer.key, disabled: !offer.there, title: offer.why ?? `of ${offer.stage}`, 'aria-pressed': 'false', onclick: does },
+      offer.there && offer.key !== offer.name ? `${offer.title} (${offer.stage})` : offer.title, offer.there && KEYS[offer.key] ? [' ', h('kbd', {}, KEYS[offer.key])] : null)
   }
 
   #ways() {

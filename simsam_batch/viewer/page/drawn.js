@@ -118,8 +118,10 @@ function level(found, looks, cells, nodes, node) {
 
 /** What goes around parts of the picture. @param {Found} found @param {Looks} looks @returns {Layer[]} */
 export function linesOf(found, looks) {
+  // what is made of the graph has it hatched already
+  const overGraph = ['eigenvector', 'affinity'].includes(found.nameOf(looks.area))
   const draw = /** @type {Record<string, (offer: Offer) => Layer[]>} */ ({
-    mask: (offer) => mask(found, looks, offer), truth: (offer) => truth(found, looks, offer), box: (offer) => box(found, offer), outside: (offer) => hatched(found, found.cells(offer)) })
+    mask: (offer) => mask(found, looks, offer), truth: (offer) => truth(found, looks, offer), box: (offer) => box(found, offer), outside: (offer) => (overGraph ? [] : hatched(found, found.cells(offer))) })
   return LINES.flatMap((name) => found.offers.filter((each) => each.name === name && each.there && looks.lines.has(each.key)).flatMap(draw[name]))
 }
 
