@@ -116,8 +116,9 @@ def truth(stage: OpenedStage, row: int) -> Layer:
 
 
 def truth_of(stage: OpenedStage, row: int, which: int) -> Layer:
-    """(H, W): of objects 1, 0 and 255, of classes and labels their ids; what is not scored has the value ``ignore``;
-    ``drawings`` says how many there are.
+    """(H, W): of objects 1, 0 and 255, of classes and labels their ids; what is not scored has the value ``ignore``.
+
+    A header says how many drawings there are.
 
     Args:
         stage: a stage that compares with it.

@@ -5,6 +5,7 @@ import { fill, h } from './dom.js'
 import { failed, loading } from './states.js'
 
 const SIDES = [640, 1280, 2048]
+const MOST = 2048
 const SETTLED_MS = 160
 
 export class Photograph {
@@ -36,7 +37,8 @@ export class Photograph {
     const mine = ++this.asked
     const longest = Math.max(...this.size)
     const wanted = Math.min(longest, longest / this.size[0] * (this.view.across || 640))
-    const side = SIDES.find((each) => each >= wanted) ?? 2048
+    // beyond the last side a part is asked for, and the whole only lies around it
+    const side = SIDES.find((each) => each >= wanted) ?? SIDES[1]
     try {
       if (side > this.side) {
         if (!this.side) fill(this.state, loading('the photograph'))
@@ -45,11 +47,11 @@ export class Photograph {
         fill(this.state)
         this.view.draw()
       }
-      if (wanted <= 2048) { this.view.detail = null; return }
+      if (wanted <= MOST) { this.view.detail = null; return }
       const [left, top, right, bottom] = this.view.seen
       const [w, t] = this.size
       const box = [Math.floor(left * w), Math.floor(top * t), Math.min(w, Math.ceil(right * w)), Math.min(t, Math.ceil(bottom * t))]
-      const picture = await askPicture(this.path, { ...this.query, side: 2048, box: box.join(',') }, this.signal)
+      const picture = await askPicture(this.path, { ...this.query, side: MOST, box: box.join(',') }, this.signal)
       // who asked before may be answered later
       if (mine !== this.asked) return
       this.view.detail = { picture, box: [box[0] / w, box[1] / t, box[2] / w, box[3] / t] }
