@@ -11,13 +11,14 @@ from starlette.responses import Response
 
 from simsam_batch.drawing.tree_colors import tree_colors
 from simsam_batch.errors import SettingsError
-from simsam_batch.results.label_maps import WITHOUT_MAP, true_class_names
+from simsam_batch.results.label_maps import WITHOUT_MAP
 from simsam_batch.results.trees import RegionTree
 from simsam_batch.runs.schema import ARRAY_FIELDS
 from simsam_batch.storage import redact
 from simsam_batch.viewer.answers import RefusedError, as_json, one_of, text, whole_of
 from simsam_batch.viewer.layers import truth_about, truth_uri
-from simsam_batch.viewer.maps import good_row, grid_of, label_colors, reader_of
+from simsam_batch.viewer.legends import labels_legend, truth_legend
+from simsam_batch.viewer.maps import good_row, grid_of, reader_of
 from simsam_batch.viewer.payload import arrays_of, row_of
 from simsam_batch.viewer.pictures import segments_of
 from simsam_batch.viewer.session import OpenedRun, OpenedStage, Session
@@ -80,18 +81,9 @@ def about_image(stage: OpenedStage, row: int) -> dict[str, Any]:
         "patch": read.get("patch"),
         "content": (read.get("content_sha256") or "")[:16],
         "layers": layers_of(stage, row),
-        "legend": legend_of(stage),
+        "legend": labels_legend(stage),
+        "truth": truth_legend(stage),
         "error": {"type": found["error_type"], "text": redact(str(found["error"]))} if failed else None,
-    }
-
-
-def legend_of(stage: OpenedStage) -> dict[int, tuple[str, str]]:
-    """The colour ``#rrggbb`` and the name of every label of a stage; an empty name where nobody has named it."""
-    classes = stage.what is not None and stage.what.classes
-    names = dict(enumerate(true_class_names(stage.rows.resolved))) if classes else {}
-    return {
-        label: ("#{:02x}{:02x}{:02x}".format(*color), names.get(label, ""))
-        for label, color in label_colors(stage).items()
     }
 
 

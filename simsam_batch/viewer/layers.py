@@ -118,6 +118,8 @@ def truth(stage: OpenedStage, row: int) -> Layer:
 def truth_of(stage: OpenedStage, row: int, which: int) -> Layer:
     """(H, W): of objects 1, 0 and 255, of classes and labels their ids; what is not scored has the value ``ignore``.
 
+    A header says how many drawings there are.
+
     Args:
         stage: a stage that compares with it.
         row: the number of its row.
@@ -138,6 +140,7 @@ def truth_of(stage: OpenedStage, row: int, which: int) -> Layer:
     values, fault = truth_reader.read(uri, size)
     if fault is not None:
         raise RefusedError(409, f"the truth cannot be read: {fault}")
+    drawings = len(values) if isinstance(values, list) else 1
     if isinstance(values, list):
         if which >= len(values):
             raise RefusedError(404, f"of: the image has {len(values)} drawings, from 0")
@@ -148,7 +151,7 @@ def truth_of(stage: OpenedStage, row: int, which: int) -> Layer:
     whole_map[truth_reader.part(size)] = values
     small = nearest(whole_map, _limited(size))
     narrow = small.astype(np.uint8) if ignored == _VOID and small.max() <= _VOID else _narrow(small)
-    return narrow, {"cover": "1,1", "ignore": str(ignored)}
+    return narrow, {"cover": "1,1", "ignore": str(ignored), "drawings": str(drawings)}
 
 
 def truth_about(stage: OpenedStage) -> Mapping[str, Any] | None:

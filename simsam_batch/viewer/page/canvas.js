@@ -1,6 +1,7 @@
 // A picture with layers on a canvas: zoomed to its pixels, moved, pointed at, and read out.
 
 import { h } from './dom.js'
+import { gestures } from './gestures.js'
 
 /**
  * One layer, drawn from the first to the last.
@@ -48,10 +49,7 @@ export class LayerView {
     this.canvas = h('canvas', { class: 'layers', tabindex: 0, role: 'application', 'aria-label': label, 'aria-roledescription': 'picture' })
     this.element = h('div', { class: 'layer-view' }, this.canvas)
     this.canvas.addEventListener('keydown', (event) => on.key?.(event))
-    this.canvas.addEventListener('pointermove', (event) => this.#point(event))
-    this.canvas.addEventListener('pointerleave', () => on.leave?.())
-    this.canvas.addEventListener('pointerdown', (event) => this.#down(event))
-    this.canvas.addEventListener('wheel', (event) => this.#wheel(event), { passive: false })
+    gestures(this)
     new ResizeObserver(() => this.draw()).observe(this.element)
   }
 
@@ -97,6 +95,7 @@ export class LayerView {
   /** Show the same part as another view. @param {LayerView} other */
   follow(other) {
     Object.assign(this, { scale: other.scale, left: other.left, top: other.top })
+    this.canvas.classList.toggle('zoomed', this.scale > 1)
     this.draw()
   }
 
@@ -104,53 +103,9 @@ export class LayerView {
     const most = 1 - 1 / this.scale
     this.left = Math.min(most, Math.max(0, this.left))
     this.top = Math.min(most, Math.max(0, this.top))
+    this.canvas.classList.toggle('zoomed', this.scale > 1)
     this.draw()
     this.on.moved?.()
-  }
-
-  /** @param {MouseEvent} event @returns {[number, number]} shares of the canvas */
-  #at(event) {
-    const box = this.canvas.getBoundingClientRect()
-    return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height]
-  }
-
-  /** @param {PointerEvent} event */
-  #point(event) {
-    const [x, y] = this.#at(event)
-    const onImage = [this.left + x / this.scale, this.top + y / this.scale]
-    if (!event.buttons && onImage.every((each) => each >= 0 && each < 1)) this.on.point?.(onImage[0], onImage[1])
-  }
-
-  /** @param {PointerEvent} event */
-  #down(event) {
-    if (event.button) return
-    const [x, y] = this.#at(event)
-    let last = [x, y], moved = false
-    const over = new AbortController()
-    const move = (/** @type {PointerEvent} */ each) => {
-      const now = this.#at(each)
-      if (!moved && Math.hypot(each.clientX - event.clientX, each.clientY - event.clientY) < 4) return
-      moved = true
-      this.canvas.classList.add('moving')
-      this.pan(last[0] - now[0], last[1] - now[1])
-      last = now
-    }
-    const up = () => {
-      over.abort()
-      this.canvas.classList.remove('moving')
-      if (!moved) this.on.pick?.(this.left + x / this.scale, this.top + y / this.scale)
-    }
-    window.addEventListener('pointermove', move, { signal: over.signal })
-    window.addEventListener('pointerup', up, { signal: over.signal })
-    window.addEventListener('pointercancel', () => over.abort(), { signal: over.signal })
-  }
-
-  /** @param {WheelEvent} event */
-  #wheel(event) {
-    // the page scrolls on where there is nothing to zoom out of
-    if (event.deltaY > 0 && this.scale === 1) return
-    event.preventDefault()
-    this.zoom(1.2 ** (-event.deltaY / 100), ...this.#at(event))
   }
 
   /** Draw with the next frame. */

@@ -3,8 +3,10 @@
 import { go, here, stay, to } from './address.js'
 import { ask } from './asking.js'
 import { fill, h, name, shown } from './dom.js'
+import { columns, settings } from './facts.js'
 import { flagBar, flagKeys } from './flagging.js'
-import { ImagePane, STEPS } from './pane.js'
+import { STEPS } from './controls.js'
+import { ImagePane } from './pane.js'
 import { galleryOf } from './regions.js'
 import { failed, loading, none } from './states.js'
 
@@ -64,8 +66,8 @@ async function show(view) {
     h('div', { class: 'head' }, h('h1', {}, name(found.id, 90)), steps,
       found.status && found.status !== 'ok' ? h('span', { class: `badge ${found.error ? 'fault' : 'going'}` }, found.status) : null),
     found.error ? h('div', { class: 'state fault', role: 'alert' }, h('p', {}, h('strong', {}, `${stage.name} failed on this image: ${found.error.type}. `), name(found.error.text, 600))) : null,
-    pane ? h('div', { class: 'looking' }, pane.picture, pane.side1) : none('The image could not be read, so that there is no picture of it. Failed images are never decoded again.'),
-    flags,
+    pane ? h('div', { class: 'looking', style: { '--aspect': String(size[0] / size[1]) } }, pane.picture, h('div', { class: 'beside' }, pane.side1, flags)) : none('The image could not be read, so that there is no picture of it. Failed images are never decoded again.'),
+    pane ? null : flags,
     h('details', { class: 'facts', open: true }, h('summary', {}, `What ${stage.name} says of it`), columns(found, stage)),
     stages.slice(1).map((each) => h('details', { class: 'facts' }, h('summary', {}, `What ${each.stage} says of it`), h('p', {}, h('a', { href: to('image', [row], { stage: each.stage }) }, `Open it as an image of ${each.stage}`)), columns(each, each.of))),
     h('details', { class: 'facts' }, h('summary', {}, `Settings of ${stage.name}`), settings(stage)))
@@ -130,7 +132,7 @@ function looksOf(query, kind) {
   return {
     area: asked.find((each) => !lines.includes(each) && each !== 'photo') ?? '', lines: new Set(lines), k: whole('k', 1), t: STEPS.includes(steps) ? steps : 1, vectors: whole('vectors', 0),
     node: query.node ? whole('node', 0) : null, patch: query.patch ? whole('patch', 0) : null, depth: whole('depth', 3),
-    opacity: whole('opacity', 80) / 100, smooth: query.smooth === '1', style: ['fill', 'cut'].includes(query.style) ? query.style : 'outline', truth: query.truth === 'fill' ? 'fill' : 'outline',
+    opacity: whole('opacity', 80) / 100, smooth: query.smooth === '1', style: ['fill', 'cut'].includes(query.style) ? query.style : 'outline', truth: query.truth === 'fill' ? 'fill' : 'outline', drawing: whole('drawing', 0),
   }
 }
 
@@ -139,34 +141,6 @@ function written(looks, whole) {
   return {
     layer: [looks.area, ...looks.lines].filter(Boolean).join(',') || 'photo', k: looks.k === 1 ? '' : looks.k, t: looks.t === 1 ? '' : looks.t, vectors: looks.vectors || '',
     depth: looks.depth === 3 ? '' : looks.depth, opacity: looks.opacity === 0.8 ? '' : Math.round(100 * looks.opacity), smooth: looks.smooth ? 1 : '', style: looks.style === 'outline' ? '' : looks.style,
-    truth: looks.truth === 'outline' ? '' : looks.truth, ...(whole ? { node: looks.node, patch: looks.patch } : {}),
+    truth: looks.truth === 'outline' ? '' : looks.truth, ...(whole ? { node: looks.node, patch: looks.patch, drawing: looks.drawing || '' } : {}),
   }
-}
-
-/** @param {any} found @param {any} stage */
-function columns(found, stage) {
-  const words = Object.fromEntries(stage.columns.map((/** @type {any} */ each) => [each.name, found.docs?.[each.name] ?? each.doc]))
-  const given = Object.entries(found.columns).filter(([, value]) => value !== null && value !== undefined)
-  const empty = Object.keys(found.columns).filter((each) => !given.some(([of]) => of === each))
-  const described = given.some(([of]) => words[of])
-  return [h('div', { class: 'wide' }, h('table', {},
-    h('caption', {}, `Row ${found.row}`, found.uri ? [', ', name(found.uri, 120)] : null),
-    h('thead', {}, h('tr', {}, ['column', 'value', ...(described ? ['what it is'] : [])].map((each) => h('th', { scope: 'col' }, each)))),
-    h('tbody', {}, given.map(([of, value]) => h('tr', {}, h('th', { scope: 'row' }, of), h('td', {}, told(value)), described ? h('td', { class: 'note' }, words[of] ?? '') : null))))),
-  empty.length ? h('p', { class: 'note' }, `Without a value: ${empty.join(', ')}`) : null]
-}
-
-/** A value in words. @param {any} value @returns {import('./dom.js').Child} */
-function told(value) {
-  if (typeof value === 'number') return Number.isInteger(value) ? String(value) : shown(value, 4)
-  if (typeof value === 'boolean') return value ? 'yes' : 'no'
-  if (Array.isArray(value)) return value.length ? value.map((each) => (typeof each === 'object' ? JSON.stringify(each) : typeof each === 'number' ? told(each) : String(each))).join(', ') : 'none'
-  if (value !== null && typeof value === 'object') return Object.entries(value).map(([key, each]) => `${key} ${told(each)}`).join(', ')
-  return name(String(value), 200)
-}
-
-/** @param {any} stage */
-function settings(stage) {
-  return [h('div', { class: 'wide' }, h('table', {}, h('tbody', {}, Object.entries(stage.settings).map(([of, value]) => h('tr', {}, h('th', { scope: 'row' }, of), h('td', {}, value === null ? '–' : told(value))))))),
-    h('h3', {}, 'Resolved'), h('pre', { tabindex: 0, 'aria-label': 'What the settings came to' }, JSON.stringify(stage.resolved, null, 2))]
 }

@@ -7,6 +7,7 @@
  * @property {number} height @property {number} width of one map
  * @property {[number, number]} cover shares of the image, down and across, that the cells cover
  * @property {number | null} ignore the value that means nothing
+ * @property {number} [drawings] how many there are of the same image
  */
 
 /** @typedef {[number, number, number]} Color */
@@ -38,7 +39,7 @@ function table(stops) {
 export function cellsOf({ values, shape, headers }) {
   const cover = (headers.get('X-Cover') ?? '1,1').split(',').map(Number)
   const ignore = headers.get('X-Ignore')
-  return { values, height: shape[shape.length - 2], width: shape[shape.length - 1], cover: [cover[0], cover[1]], ignore: ignore === null ? null : Number(ignore) }
+  return { values, height: shape[shape.length - 2], width: shape[shape.length - 1], cover: [cover[0], cover[1]], ignore: ignore === null ? null : Number(ignore), drawings: Number(headers.get('X-Drawings') ?? 1) }
 }
 
 /** The cell under a point of the image. @param {Cells} cells @param {number} x @param {number} y shares of its width and height */

@@ -90,7 +90,7 @@ export class TreePanel {
       h('h3', {}, `Node ${node}`),
       h('dl', {}, facts.map(([term, value]) => h('div', {}, h('dt', {}, term), h('dd', {}, value)))),
       h('p', { class: 'path' }, 'From the root: ', pathTo(nodes, node).map((each, i) =>
-        [i ? ' › ' : '', h('button', { type: 'button', 'aria-current': each === node ? 'true' : null, onclick: () => this.choose(each) }, each)]).flat()),
+        [i ? ' › ' : '', h('button', { type: 'button', 'aria-current': each === node ? 'true' : null, onclick: () => this.choose(each, true) }, each)]).flat()),
       of.label === null || of.label === undefined ? null : h('p', {},
         h('a', { class: 'elsewhere', href: to('browse', [], { stage: this.stage, q: `label:${of.label}`, show: 'tree' }) }, 'Same label elsewhere'),
         this.clustered ? [' ', h('a', { class: 'elsewhere', href: to('clusters', [this.stage, of.label]) }, 'Its regions')] : null))

@@ -1,0 +1,39 @@
+// Which layers an image has, of which stage, and why the others are not there.
+
+/** @typedef {{key: string, name: string, stage: string, title: string, there: boolean, why: string | null, command?: string}} Offer `command` makes it */
+
+/** Drawn around parts of the picture, each by itself; of the others one at a time lies over the whole. */
+export const LINES = ['mask', 'truth', 'box', 'outside']
+
+/** The layer of the server, the name here, the title. @type {[string, string, string][]} */
+const KNOWN = [['labels', 'labels', 'Labels'], ['regions', 'regions', 'Regions'], ['nodes', 'tree', 'Tree'], ['eigenvectors', 'eigenvector', 'Eigenvector'],
+  ['eigenvectors', 'affinity', 'Affinity'], ['mask', 'mask', 'Mask'], ['truth', 'truth', 'Truth'], ['mask', 'box', 'Box'], ['outside', 'outside', 'Left out of the graph']]
+/** What makes a layer, in the same OUT. @type {Record<string, string>} */
+const COMMANDS = { labels: 'simsam semantic IMAGES OUT', regions: 'simsam semantic IMAGES OUT', tree: 'simsam hierarchy IMAGES OUT', mask: 'simsam segment IMAGES OUT', box: 'simsam segment IMAGES OUT',
+  eigenvector: 'simsam segment IMAGES OUT', affinity: 'simsam segment IMAGES OUT', outside: 'simsam segment IMAGES OUT' }
+/** Of these one is enough, whatever stages there are. */
+const ONCE = ['eigenvector', 'affinity', 'tree']
+
+/**
+ * By name; of several stages the first keeps the plain name, the others add theirs.
+ * @param {any[]} stages what `api/images` says of the image in each, with `stage`
+ * @returns {Offer[]}
+ */
+export function offered(stages) {
+  /** @param {[string, string, string]} known @returns {Offer[]} */
+  const offers = ([layer, name, title]) => {
+    const all = stages.map((stage) => ({ stage: stage.stage, ...stage.layers.find((/** @type {any} */ each) => each.name === layer) }))
+    const there = all.filter((each) => each.there)
+    if (!there.length) return [{ key: name, name, title, stage: all[0].stage, there: false, ...withReason(name, all[0].why) }]
+    const kept = ONCE.includes(name) ? there.slice(0, 1) : there
+    return kept.map((each, i) => ({ key: i ? `${name}@${each.stage}` : name, name, title, stage: each.stage, there: true, why: null }))
+  }
+  return KNOWN.flatMap(offers)
+}
+
+/** @param {string} name @param {string | null} why */
+function withReason(name, why) {
+  // another run of the command helps only where there was none
+  const command = why && /\bmakes?\b|\bcuts\b|alone stores|eigenvectors none|before they were/.test(why) ? COMMANDS[name] : undefined
+  return { why: name === 'affinity' && why && !why.includes('failed') ? `no eigenvectors are stored: ${why}` : why ?? 'there is none', command }
+}
