@@ -21,7 +21,7 @@ PICTURE = Path(__file__).with_name("view.png")
 SIZE = 1280, 800
 """Width and height of the window, and of the picture; pixels."""
 
-IMAGE, PATCH = "coffee", 300
+IMAGE, PATCH = "chelsea", 205
 """The photograph that is shown, and the patch that the pointer is on."""
 
 
