@@ -85,7 +85,8 @@ def clusters_of(stage: OpenedStage) -> dict[str, Any]:
         "total": len(index.rows),
         "images": index.images,
         "complete": stage.rows.published,
-        "rest": _rest(stage, index),
+        "rest": _rest(index),
+        "nought": fit.stands_for(0) if _of_classes(stage) else None,
         "confusion": fit.confusion and _as_values(fit.confusion),
     }
 
@@ -212,9 +213,9 @@ def _confusion_of_clusters(stage: OpenedStage, stands_for: list[str | None]) -> 
     return confusion_of(columns, names_of(truth["classes"]), stands_for)
 
 
-def _rest(stage: OpenedStage, index: LabelIndex) -> float | None:
-    """The mean share of an image that no region covers; None where regions lie in each other, or are classes."""
-    if index.nested or _of_classes(stage) or not index.images:
+def _rest(index: LabelIndex) -> float | None:
+    """The mean share of an image that no region covers: of label or class 0; None where regions lie in each other."""
+    if index.nested or not index.images:
         return None
     return max(0.0, 1.0 - float(index.shares.sum()))
 

@@ -87,6 +87,27 @@ def test_nodes_are_counted_by_the_labels_beside_them(trees: Path, served: Callab
     assert sum(each["regions"] for each in found["clusters"]) == len(held) == found["total"]
 
 
+@pytest.mark.slow
+def test_of_classes_the_first_is_what_no_region_covers(tmp_path: Path) -> None:
+    write_photographs(tmp_path, [f"{i}.png" for i in range(4)])
+    (tmp_path / "ids").mkdir()
+    for path in (tmp_path / "truth").iterdir():
+        Image.fromarray((np.asarray(Image.open(path)) > 0).astype(np.uint8)).save(tmp_path / "ids" / path.name)
+    (tmp_path / "classes.txt").write_text("ground\nbox")
+    truth = ["--truth", str(tmp_path / "ids"), "--class-names", str(tmp_path / "classes.txt")]
+    # exit status 3: some clusterings ask for more patches than so few images have
+    command = ["probe", str(tmp_path / "photos"), str(tmp_path / "out"), "--facets", "token", *truth, *_SMALL]
+    assert run(command) in (0, 3)
+    rows = [row for row in _rows(tmp_path / "out", "probe-maps") if row["segments"] is not None]
+    with serving(tmp_path / "out") as client:
+        found = client.get("api/clusters/probe-maps").json()
+        assert [(each["label"], each["class"]) for each in found["clusters"]] == [(1, "box")]
+        sizes = [segment["area_fraction"] for row in rows for segment in row["segments"]]
+        assert found["clusters"][0]["share"] == pytest.approx(sum(sizes) / found["images"], rel=1e-5)
+        assert (found["nought"], found["rest"]) == ("ground", pytest.approx(1 - sum(sizes) / found["images"], abs=1e-5))
+        assert found["confusion"]["classes"] == ["ground", "box"]
+
+
 def test_pages_of_a_random_order_hold_every_region_once(trees: Path, served: Callable[..., Client]) -> None:
     client = served(trees)
     total = client.get("api/clusters/hierarchy/1").json()["total"]

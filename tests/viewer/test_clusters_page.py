@@ -59,12 +59,12 @@ def settle(page: Page) -> None:
 
 
 def hash_of(page: Page) -> str:
-    return page.evaluate("location.hash")
+    return str(page.evaluate("location.hash"))
 
 
 def focused(page: Page) -> int:
     """Which card of the gallery has the focus; -1 for none."""
-    return page.evaluate("[...document.querySelectorAll('.regions .cut-out')].indexOf(document.activeElement)")
+    return int(page.evaluate("[...document.querySelectorAll('.regions .cut-out')].indexOf(document.activeElement)"))
 
 
 def nodes_by_label(out: Path) -> dict[int, list[tuple[int, int, int]]]:

@@ -80,7 +80,7 @@ function overview(view, stage, found) {
     h('p', { class: 'note' }, `${shown(found.total)} regions of ${shown(found.images)} images${found.complete ? '' : ', as far as the run is; R shows what is new'}. `,
       trees ? 'Regions are nodes of trees: they lie in each other, so that a share is one of what all of them cover together. Nodes of label 0 are of no cluster, and left out.'
         : 'A share is the mean one of an image.',
-      found.rest === null || found.rest === undefined ? '' : ` Label 0 is background, what no region covers: ${found.rest < 0.0005 ? 'nothing here' : `${percent(found.rest)} of an image in the mean`}.`,
+      found.rest === null || found.rest === undefined ? '' : ` ${found.classes ? `Class 0${found.nought && found.nought !== 'class 0' ? `, ${found.nought}, has no regions: it` : ' has no regions: it'} is` : 'Label 0 is background,'} what no region covers: ${found.rest < 0.0005 ? 'nothing here' : `${percent(found.rest)} of an image in the mean`}.`,
       found.matched ? ' The class of a label is the one that it was matched to.' : ''),
     h('div', { class: 'wide', tabindex: 0, role: 'region', 'aria-label': 'Labels' }, h('table', { class: 'labels' },
       h('thead', {}, h('tr', {}, head('label', kind, false), h('th', { scope: 'col' }, 'regions at random'), named ? h('th', { scope: 'col' }, found.classes ? 'name' : 'class') : null,

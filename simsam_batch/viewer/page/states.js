@@ -14,7 +14,7 @@ export function loading(what) {
  */
 export function failed(what, error, again) {
   return h('div', { class: 'state fault', role: 'alert' },
-    h('p', {}, h('strong', {}, `${what} cannot be shown. `), error instanceof Error ? error.message : String(error)),
+    h('p', {}, h('strong', {}, `${what.charAt(0).toUpperCase()}${what.slice(1)} cannot be shown. `), error instanceof Error ? error.message : String(error)),
     again ? h('button', { type: 'button', onclick: again }, 'Try again') : null)
 }
 
