@@ -400,20 +400,20 @@ def test_an_image_that_has_changed_is_not_shown_but_its_layers_are(
     Image.fromarray(photograph(99)[0]).save(tmp_path / "photos" / "a.png")
     page, _ = opened(served(tmp_path / "out"), "image/0?stage=segment&layer=mask&style=fill")
     assert "changed" in page.locator(".pane .fault").inner_text()
-    red, green, blue = (
-        np.array(
-            page.evaluate("""() => {
-          const { width, height } = document.querySelector('canvas.layers')
-          return [...document.querySelector('canvas.layers').getContext('2d').getImageData(0, 0, width, height).data]
-        }""")
-        )
-        .reshape(-1, 4)[:, :3]
-        .T
-    )
     # a grey ground and the mask's blue, whereas the new photograph has a red rectangle on a bright ground
-    assert np.mean((red == 138) & (green == 144) & (blue == 153)) > 0.2
-    assert np.mean(blue > red + 40) > 0.02
-    assert np.all(red <= 138)
+    grey, blue, brightest = page.evaluate("""() => {
+      const { width, height } = document.querySelector('canvas.layers')
+      const { data } = document.querySelector('canvas.layers').getContext('2d').getImageData(0, 0, width, height)
+      let grey = 0, blue = 0, brightest = 0
+      for (let i = 0; i < data.length; i += 4) {
+        grey += data[i] === 138 && data[i + 1] === 144 && data[i + 2] === 153
+        blue += data[i + 2] > data[i] + 40
+        brightest = Math.max(brightest, data[i])
+      }
+      return [4 * grey / data.length, 4 * blue / data.length, brightest] }""")
+    assert grey > 0.2
+    assert blue > 0.02
+    assert brightest <= 138
 
 
 @pytest.fixture(scope="module")
@@ -526,7 +526,7 @@ def test_a_large_picture_is_shown_to_its_pixels(opened: Opener, served: Callable
     # what is seen is an image's side by the zoom, and the point under the pointer has not moved
     assert right - left == pytest.approx(3000 / scale, abs=2)
     assert bottom - top == pytest.approx(2000 / scale, abs=2)
-    assert (left, top) == (pytest.approx(2400 - 0.8 * 3000 / scale, abs=2), pytest.approx(1500 - 1500 / scale, abs=2))
+    assert (left, top) == (pytest.approx(2400 - 0.8 * 3000 / scale, abs=4), pytest.approx(1500 - 1500 / scale, abs=4))
     row = page.evaluate("""() => { const { width, height } = document.querySelector('canvas.layers')
       const context = document.querySelector('canvas.layers').getContext('2d')
       return [...context.getImageData(0, Math.round(.75 * height), width, 1).data].filter((_, i) => i % 4 === 0) }""")
@@ -581,11 +581,19 @@ def test_two_fingers_zoom_and_one_scrolls_the_page(
 
 @pytest.mark.slow
 def test_patches_left_out_of_the_graph_are_hatched_and_told(
-    opened: Opener, served: Callable[..., Client], small_weights: Path, tmp_path: Path
+    opened: Opener, served: Callable[..., Client], test_weights: Path, tmp_path: Path
 ) -> None:
     write_photographs(tmp_path, ["a.png"])
     command = ["segment", str(tmp_path / "photos"), str(tmp_path / "out"), "--backbone", "vit_tiny_patch16_224"]
-    command += ["--weights", str(small_weights), "--outlier-ratio", "1.1", "--engine", "inline", "--quiet"]
+    command += [
+        "--weights",
+        str(test_weights / "vit_tiny_patch16_224.supervised.safetensors"),
+        "--outlier-ratio",
+        "1.1",
+        "--engine",
+        "inline",
+        "--quiet",
+    ]
     assert run(command) == 0
     client = served(tmp_path / "out")
     answer = client.get("layers/segment/0/outside")
