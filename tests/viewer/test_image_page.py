@@ -168,6 +168,7 @@ def test_a_row_of_3600_patches_is_computed_and_painted_within_10_ms(
     assert took[50] <= 10
 
 
+@pytest.mark.slow
 def test_the_tree_is_cut_at_the_depth_of_the_slider(
     opened: Opener, served: Callable[..., Client], whole_run: Whole
 ) -> None:
@@ -201,6 +202,7 @@ def test_the_tree_is_cut_at_the_depth_of_the_slider(
     assert complaints == []
 
 
+@pytest.mark.slow
 def test_a_step_of_depth_or_eigenvector_needs_no_request_and_50_ms(
     opened: Opener, served: Callable[..., Client], whole_run: Whole
 ) -> None:
@@ -327,6 +329,7 @@ def test_a_tree_is_walked_by_mouse(opened: Opener, served: Callable[..., Client]
     assert "node=0" in page.url
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("which", "address"),
     [
@@ -491,7 +494,9 @@ def test_what_a_mask_is_judged_by_comes_first_and_long_lists_are_folded(
     page, _ = opened(served(whole_run.out), f"image/{ROW}?stage=segment")
     rows = page.locator(".facts").first.locator("tbody th")
     assert rows.all_inner_texts()[:4] == ["confidence", "iou", "spectral_gap", "cut"]
-    values = page.locator("tr", has=page.locator("th", has_text=re.compile("^eigenvalues$"))).locator("details")
+    row = page.locator("tr", has=page.locator("th", has_text=re.compile("^eigenvalues$")))
+    assert row.locator("td.note").inner_text()
+    values = row.locator("details")
     assert re.match(r"\d+ values, 0 to ", values.locator("summary").inner_text())
     assert values.get_attribute("open") is None
 
@@ -511,6 +516,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "out"
 
 
+@pytest.mark.slow
 def test_a_large_picture_is_shown_to_its_pixels(opened: Opener, served: Callable[..., Client], large: Path) -> None:
     page, complaints = opened(served(large), "image/0?stage=segment&layer=photo")
     asked: list[str] = []
@@ -537,6 +543,7 @@ def test_a_large_picture_is_shown_to_its_pixels(opened: Opener, served: Callable
     assert complaints == []
 
 
+@pytest.mark.slow
 def test_two_fingers_zoom_and_one_scrolls_the_page(
     opened: Opener, served: Callable[..., Client], whole_run: Whole
 ) -> None:
