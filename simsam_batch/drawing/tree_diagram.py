@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from simsam_batch.drawing.text import EMPTY, MUTED, TEXT, Color, font
-from simsam_batch.drawing.tree_levels import borders
+from simsam_batch.drawing.cut_out import cut_out
+from simsam_batch.drawing.text import MUTED, TEXT, Color, font
 from simsam_batch.results.trees import RegionTree
 
 _AREA = 8_400
@@ -20,7 +20,6 @@ _AREA = 8_400
 _SCALES = (2.2, 1.8, 1.5, 1.25, 1.0)
 _ASPECTS = (0.5, 2.0)
 _FRAME, _ASIDE, _FORK, _LETTERS, _CAPTION = 3, 10, 34, 13, 17
-_LEAST_SEEN, _TINT = 0.2, 0.35
 _LINES: Color = (150, 158, 166)
 
 
@@ -208,42 +207,3 @@ def _left_out(layout: Layout, node: int) -> str:
 def _centred(draw: ImageDraw.ImageDraw, where: tuple[int, int], text: str, color: Color) -> None:
     """Write around a point."""
     draw.text(where, text, color, font(_LETTERS), anchor="mm")
-
-
-def cut_out(photo: Image.Image, region: NDArray[np.bool_], size: tuple[int, int], color: Color | None) -> Image.Image:
-    """The photograph around a region: the region with a tint of its colour, lest it be grey too, the rest pale grey.
-
-    Args:
-        photo: the image.
-        region: (height, width), the pixels of the photograph that are the region's; if none is, nothing is drawn.
-        size: (width, height) of the picture; what the cut-out leaves of it is `EMPTY`.
-        color: of the region; None: the photograph around it as it is.
-    """
-    picture = Image.new("RGB", size, EMPTY)
-    if not region.any():
-        return picture
-    box = _around(region, size)
-    crop = photo.crop(box)
-    scale = min(size[0] / crop.width, size[1] / crop.height)
-    fitted = max(1, round(crop.width * scale)), max(1, round(crop.height * scale))
-    shown = crop.resize(fitted, Image.Resampling.LANCZOS, reducing_gap=2.0)
-    if color is not None:
-        inside = Image.fromarray(region).crop(box).resize(fitted, Image.Resampling.NEAREST)
-        pale = Image.blend(shown.convert("L").convert("RGB"), Image.new("RGB", fitted, "white"), 0.65)
-        shown = Image.composite(Image.blend(shown, Image.new("RGB", fitted, color), _TINT), pale, inside)
-        shown.paste(color, mask=Image.fromarray(borders(np.asarray(inside, dtype=np.int32))))
-    picture.paste(shown, ((size[0] - fitted[0]) // 2, (size[1] - fitted[1]) // 2))
-    return picture
-
-
-def _around(region: NDArray[np.bool_], size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """A box around a region with the proportions of ``size`` as far as the image allows, and not too small."""
-    height, width = region.shape
-    across, down = np.flatnonzero(region.any(axis=0)), np.flatnonzero(region.any(axis=1))
-    wide = max(1.2 * float(across[-1] + 1 - across[0]), _LEAST_SEEN * min(height, width))
-    high = max(1.2 * float(down[-1] + 1 - down[0]), _LEAST_SEEN * min(height, width))
-    wide, high = max(wide, high * size[0] / size[1]), max(high, wide * size[1] / size[0])
-    whole = min(width, max(1, round(wide))), min(height, max(1, round(high)))
-    left = min(max(0, round((across[0] + across[-1] + 1 - whole[0]) / 2)), width - whole[0])
-    top = min(max(0, round((down[0] + down[-1] + 1 - whole[1]) / 2)), height - whole[1])
-    return left, top, left + whole[0], top + whole[1]

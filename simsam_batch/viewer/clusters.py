@@ -85,6 +85,7 @@ def clusters_of(stage: OpenedStage) -> dict[str, Any]:
         "total": len(index.rows),
         "images": index.images,
         "complete": stage.rows.published,
+        "rest": _rest(stage, index),
         "confusion": fit.confusion and _as_values(fit.confusion),
     }
 
@@ -118,6 +119,9 @@ def regions_of(stage: OpenedStage, label: int, order: Order, offset: int, limit:
         }
     at = int(np.searchsorted(index.labels, label))
     return {
+        "kind": "class" if _of_classes(stage) else "label",
+        "trees": stage.kind == "trees",
+        "complete": stage.rows.published,
         "label": label,
         "class": fit.stands_for(label),
         "iou": fit.iou.get(label),
@@ -206,6 +210,13 @@ def _confusion_of_clusters(stage: OpenedStage, stands_for: list[str | None]) -> 
         return None
     columns = summed_confusion(stage.ledger.manifests(stage.generations))
     return confusion_of(columns, names_of(truth["classes"]), stands_for)
+
+
+def _rest(stage: OpenedStage, index: LabelIndex) -> float | None:
+    """The mean share of an image that no region covers; None where regions lie in each other, or are classes."""
+    if index.nested or _of_classes(stage) or not index.images:
+        return None
+    return max(0.0, 1.0 - float(index.shares.sum()))
 
 
 def _of_classes(stage: OpenedStage) -> bool:

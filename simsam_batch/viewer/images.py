@@ -41,7 +41,7 @@ def routes(session: Session) -> list[tuple[str, str, Any]]:
 
     def image(request: Request) -> Response:
         run = session.run(one_of(request, "run", ("a", "b"), "a"))
-        stage = run.stage(text(request, "stage", most=100) or (run.of_images or ["segment"])[0])
+        stage = run.stage(text(request, "stage", most=100) or next(iter(run.of_images), ""))
         return as_json(about_image(stage, whole_of(request.path_params["row"], "row")))
 
     def tree(request: Request) -> Response:

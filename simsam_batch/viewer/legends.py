@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from simsam_batch.results.confusions import class_name
 from simsam_batch.results.label_maps import true_class_names
 from simsam_batch.viewer.layers import truth_about
 from simsam_batch.viewer.maps import label_colors
@@ -18,7 +19,7 @@ def labels_legend(stage: OpenedStage) -> Legend:
         names = dict(enumerate(true_class_names(rows.resolved)))
     else:
         matched = ((rows.result or {}).get("metrics") or {}).get("class_of_cluster") or []
-        names = {label: name for label, name in enumerate(matched) if name}
+        names = {label: class_name(name) for label, name in enumerate(matched) if name}
     return {label: (_hex(color), names.get(label, "")) for label, color in label_colors(stage).items()}
 
 

@@ -16,7 +16,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from simsam_batch import images
-from simsam_batch.drawing.labels import painted
+from simsam_batch.drawing.cut_out import around, picked_out
+from simsam_batch.drawing.labels import UNNAMED, painted
 from simsam_batch.drawing.overlays import Entry, Window, overlay
 from simsam_batch.drawing.tree_colors import tree_colors
 from simsam_batch.drawing.tree_levels import draw_level, nodes_at
@@ -24,6 +25,7 @@ from simsam_batch.errors import ImageError
 from simsam_batch.images.bounded import IN_FLIGHT
 from simsam_batch.images.decode import opened, oriented
 from simsam_batch.regions.pixel_index import nearest
+from simsam_batch.regions.run_lengths import decode
 from simsam_batch.results.photographs import limits_of, profile_of
 from simsam_batch.results.trees import RegionTree
 from simsam_batch.storage import ObjectNotFound, read_url
@@ -37,6 +39,10 @@ SIDES = (128, 256, 640, 1280, 2048)
 
 OVERLAYS = ("none", "mask", "labels", "tree")
 
+CUT_OUT = (4, 3)
+"""Proportions of a region that is cut out: width to height."""
+
+_OUTLINE = (200, 30, 90)
 _REDUCTIONS = (8, 4, 2)
 _QUALITY = 85
 _JPEGS_BYTES, _PHOTOGRAPHS_BYTES = 256 * 2**20, 96 * 2**20
@@ -49,12 +55,12 @@ _PHOTOGRAPHS: Kept[Image.Image] = Kept(_PHOTOGRAPHS_BYTES, lambda picture: pictu
 
 
 def routes(session: Session) -> list[tuple[str, str, Any]]:
-    """``images/{row}.jpg``."""
+    """``images/{row}.jpg``: an image, a part of it by ``box``, or one ``region`` of it cut out."""
 
     def picture(request: Request) -> Response:
         which = one_of(request, "run", ("a", "b"), "a")
         run = session.run(which)
-        stage = run.stage(text(request, "stage", most=100) or (run.of_images or ["segment"])[0])
+        stage = run.stage(text(request, "stage", most=100) or next(iter(run.of_images), ""))
         row = whole_of(request.path_params["row"], "row")
         side = whole_of(one_of(request, "side", [str(each) for each in SIDES], "256"), "side")
         over = one_of(request, "overlay", OVERLAYS, "none")
@@ -63,10 +69,18 @@ def routes(session: Session) -> list[tuple[str, str, Any]]:
         kept: Kept[bytes] = session.once("pictures", lambda: Kept(_JPEGS_BYTES, len))
         # what a retry has replaced has another generation
         made_of = (which, stage.name, tuple(stage.generations.items()) if over != "none" else ())
-        key = (*made_of, row, side, over, depth, box)
+        region = whole(request, "region", 0) if text(request, "region", most=10) else None
+        if region is not None:
+            made_of = (which, stage.name, tuple(stage.generations.items()))
+        key = (*made_of, row, side, over, depth, box, region)
         if gone(request):
             raise RefusedError(499, "nobody waits for this picture any more")
-        body = kept.get(key, lambda: _jpeg(drawn(stage, row, side, box, over, depth)))
+
+        def made() -> bytes:
+            picture = drawn(stage, row, side, box, over, depth) if region is None else cut(stage, row, side, region)
+            return _jpeg(picture)
+
+        body = kept.get(key, made)
         keep = _FOR_EVER if text(request, "v", most=200) else "no-store"
         return Response(body, 200, {"Cache-Control": keep}, "image/jpeg")
 
@@ -163,6 +177,36 @@ def drawn(
         at, trunk = (np.append(nodes_at(tree, each), np.int32(-1))[owners] for each in (depth, min(depth, 1)))
         return draw_level(picture, at, trunk, tree_colors(tree.children))
     raise RefusedError(404, f"{stage.name} has nothing to draw as {over} over image {row}")
+
+
+def cut(stage: OpenedStage, row: int, side: int, region: int) -> Image.Image:
+    """One region of an image, cut out: in the photograph's colours, what is around it pale and grey.
+
+    Args:
+        stage: of label maps or trees.
+        row: the number of its row.
+        side: width in pixels at most; the proportions are those of `CUT_OUT` as far as the image allows.
+        region: its place in the list of the row: a segment, or a node.
+
+    Raises:
+        RefusedError: as `drawn`; 404: there is no such region, or it has no pixels.
+    """
+    found = good_row(stage, row)
+    regions = found["nodes"] if stage.kind == "trees" else segments_of(stage, found)
+    if regions is None or region >= len(regions):
+        raise RefusedError(404, f"{stage.name} has no region {region} in image {row}")
+    tight = tuple(regions[region]["bbox_xyxy"])
+    if not (tight[0] < tight[2] and tight[1] < tight[3]):
+        raise RefusedError(404, f"region {region} of image {row} has no pixels")
+    left, top, right, bottom = box = around(tight, (found["width"], found["height"]), CUT_OUT)
+    picture = photograph(stage, row, side, box)
+    if stage.kind == "trees":
+        tree = RegionTree(found, stage.rows.settings)
+        owners = tree.owners((found["height"], found["width"]))[top:bottom, left:right]
+        return picked_out(picture, (owners >= region) & (owners < tree.end[region]), _OUTLINE, 0)
+    label = regions[region]["label"]
+    color = colors_for(stage, np.array([label], np.int32)).get(label, UNNAMED)
+    return picked_out(picture, decode(regions[region]["mask_rle"])[top:bottom, left:right], color, 0)
 
 
 def segments_of(stage: OpenedStage, row: Mapping[str, Any]) -> list[dict[str, Any]] | None:

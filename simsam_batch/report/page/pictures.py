@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from simsam_batch import images
+from simsam_batch.drawing.cut_out import cut_out
 from simsam_batch.drawing.labels import fitted, painted
 from simsam_batch.drawing.overlays import Entry, overlay, vector_picture
 from simsam_batch.drawing.photograph import shown_photograph
 from simsam_batch.drawing.text import EMPTY, LINE, MUTED, Color, write
 from simsam_batch.drawing.tree_colors import tree_colors
-from simsam_batch.drawing.tree_diagram import cut_out
 from simsam_batch.drawing.tree_levels import draw_level, nodes_at
 from simsam_batch.drawing.tree_page import page
 from simsam_batch.regions.pixel_index import nearest, upsample_index

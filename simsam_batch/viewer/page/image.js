@@ -7,6 +7,7 @@ import { columns, settings } from './facts.js'
 import { flagBar, flagKeys } from './flagging.js'
 import { STEPS } from './controls.js'
 import { ImagePane } from './pane.js'
+import { galleryOf } from './regions.js'
 import { failed, loading, none } from './states.js'
 
 /** @type {import('./main.js').Screen} */
@@ -40,7 +41,7 @@ async function show(view) {
   view.title(found.id)
   const looks = looksOf(query, stage.kind)
   /** @type {Record<string, string>} */
-  const listed = { stage: stage.name, q: query.q ?? '', sort: query.sort ?? '', desc: query.desc ?? '', run: run === 'b' ? 'b' : '' }
+  const listed = { stage: stage.name, q: query.q ?? '', sort: query.sort ?? '', desc: query.desc ?? '', run: run === 'b' ? 'b' : '', regions: query.regions ?? '' }
   /** @type {{previous: number | null, next: number | null}} */
   const near = { previous: null, next: null }
   const steps = h('nav', { class: 'steps', 'aria-label': 'Images of the list' })
@@ -116,7 +117,7 @@ async function show(view) {
 
 /** The list that an image was opened from. @param {string} stage @param {Record<string, string>} query */
 function list(stage, query) {
-  return to('browse', [], { stage, q: query.q, sort: query.sort, desc: query.desc })
+  return query.regions ? galleryOf(stage, query.regions) : to('browse', [], { stage, q: query.q, sort: query.sort, desc: query.desc })
 }
 
 /** @param {Record<string, string>} query @param {string} kind @returns {import('./pane.js').Looks} */
