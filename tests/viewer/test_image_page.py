@@ -168,6 +168,7 @@ def test_a_row_of_3600_patches_is_computed_and_painted_within_10_ms(
     assert took[50] <= 10
 
 
+@pytest.mark.slow
 def test_the_tree_is_cut_at_the_depth_of_the_slider(
     opened: Opener, served: Callable[..., Client], whole_run: Whole
 ) -> None:
@@ -201,6 +202,7 @@ def test_the_tree_is_cut_at_the_depth_of_the_slider(
     assert complaints == []
 
 
+@pytest.mark.slow
 def test_a_step_of_depth_or_eigenvector_needs_no_request_and_50_ms(
     opened: Opener, served: Callable[..., Client], whole_run: Whole
 ) -> None:
@@ -327,6 +329,7 @@ def test_a_tree_is_walked_by_mouse(opened: Opener, served: Callable[..., Client]
     assert "node=0" in page.url
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("which", "address"),
     [
@@ -400,20 +403,20 @@ def test_an_image_that_has_changed_is_not_shown_but_its_layers_are(
     Image.fromarray(photograph(99)[0]).save(tmp_path / "photos" / "a.png")
     page, _ = opened(served(tmp_path / "out"), "image/0?stage=segment&layer=mask&style=fill")
     assert "changed" in page.locator(".pane .fault").inner_text()
-    red, green, blue = (
-        np.array(
-            page.evaluate("""() => {
-          const { width, height } = document.querySelector('canvas.layers')
-          return [...document.querySelector('canvas.layers').getContext('2d').getImageData(0, 0, width, height).data]
-        }""")
-        )
-        .reshape(-1, 4)[:, :3]
-        .T
-    )
     # a grey ground and the mask's blue, whereas the new photograph has a red rectangle on a bright ground
-    assert np.mean((red == 138) & (green == 144) & (blue == 153)) > 0.2
-    assert np.mean(blue > red + 40) > 0.02
-    assert np.all(red <= 138)
+    grey, blue, brightest = page.evaluate("""() => {
+      const { width, height } = document.querySelector('canvas.layers')
+      const { data } = document.querySelector('canvas.layers').getContext('2d').getImageData(0, 0, width, height)
+      let grey = 0, blue = 0, brightest = 0
+      for (let i = 0; i < data.length; i += 4) {
+        grey += data[i] === 138 && data[i + 1] === 144 && data[i + 2] === 153
+        blue += data[i + 2] > data[i] + 40
+        brightest = Math.max(brightest, data[i])
+      }
+      return [4 * grey / data.length, 4 * blue / data.length, brightest] }""")
+    assert grey > 0.2
+    assert blue > 0.02
+    assert brightest <= 138
 
 
 @pytest.fixture(scope="module")
@@ -491,7 +494,9 @@ def test_what_a_mask_is_judged_by_comes_first_and_long_lists_are_folded(
     page, _ = opened(served(whole_run.out), f"image/{ROW}?stage=segment")
     rows = page.locator(".facts").first.locator("tbody th")
     assert rows.all_inner_texts()[:4] == ["confidence", "iou", "spectral_gap", "cut"]
-    values = page.locator("tr", has=page.locator("th", has_text=re.compile("^eigenvalues$"))).locator("details")
+    row = page.locator("tr", has=page.locator("th", has_text=re.compile("^eigenvalues$")))
+    assert row.locator("td.note").inner_text()
+    values = row.locator("details")
     assert re.match(r"\d+ values, 0 to ", values.locator("summary").inner_text())
     assert values.get_attribute("open") is None
 
@@ -511,6 +516,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "out"
 
 
+@pytest.mark.slow
 def test_a_large_picture_is_shown_to_its_pixels(opened: Opener, served: Callable[..., Client], large: Path) -> None:
     page, complaints = opened(served(large), "image/0?stage=segment&layer=photo")
     asked: list[str] = []
@@ -526,7 +532,7 @@ def test_a_large_picture_is_shown_to_its_pixels(opened: Opener, served: Callable
     # what is seen is an image's side by the zoom, and the point under the pointer has not moved
     assert right - left == pytest.approx(3000 / scale, abs=2)
     assert bottom - top == pytest.approx(2000 / scale, abs=2)
-    assert (left, top) == (pytest.approx(2400 - 0.8 * 3000 / scale, abs=2), pytest.approx(1500 - 1500 / scale, abs=2))
+    assert (left, top) == (pytest.approx(2400 - 0.8 * 3000 / scale, abs=4), pytest.approx(1500 - 1500 / scale, abs=4))
     row = page.evaluate("""() => { const { width, height } = document.querySelector('canvas.layers')
       const context = document.querySelector('canvas.layers').getContext('2d')
       return [...context.getImageData(0, Math.round(.75 * height), width, 1).data].filter((_, i) => i % 4 === 0) }""")
@@ -537,6 +543,7 @@ def test_a_large_picture_is_shown_to_its_pixels(opened: Opener, served: Callable
     assert complaints == []
 
 
+@pytest.mark.slow
 def test_two_fingers_zoom_and_one_scrolls_the_page(
     opened: Opener, served: Callable[..., Client], whole_run: Whole
 ) -> None:
@@ -581,11 +588,19 @@ def test_two_fingers_zoom_and_one_scrolls_the_page(
 
 @pytest.mark.slow
 def test_patches_left_out_of_the_graph_are_hatched_and_told(
-    opened: Opener, served: Callable[..., Client], small_weights: Path, tmp_path: Path
+    opened: Opener, served: Callable[..., Client], test_weights: Path, tmp_path: Path
 ) -> None:
     write_photographs(tmp_path, ["a.png"])
     command = ["segment", str(tmp_path / "photos"), str(tmp_path / "out"), "--backbone", "vit_tiny_patch16_224"]
-    command += ["--weights", str(small_weights), "--outlier-ratio", "1.1", "--engine", "inline", "--quiet"]
+    command += [
+        "--weights",
+        str(test_weights / "vit_tiny_patch16_224.supervised.safetensors"),
+        "--outlier-ratio",
+        "1.1",
+        "--engine",
+        "inline",
+        "--quiet",
+    ]
     assert run(command) == 0
     client = served(tmp_path / "out")
     answer = client.get("layers/segment/0/outside")

@@ -85,7 +85,7 @@ export class LayerControls {
     const count = this.found.cells(shown)?.drawings ?? 1
     if (count < 2) return
     const values = Array.from({ length: count }, (_, i) => /** @type {[string, string]} */ ([String(i), `${i + 1} of ${count}`]))
-    fill(this.drawings, this.#options('drawing', 'Drawing', values, String(this.looks.drawing), (value) => { this.looks.drawing = Number(value) }))
+    fill(this.drawings, this.#options('drawing', 'Drawing', values, String(this.looks.drawing ?? 0), (value) => { this.looks.drawing = Number(value) }))
   }
 
   /** @param {string} id @param {string} label @param {Record<string, any>} range @param {(value: number) => string} set says what was set */

@@ -9,7 +9,8 @@ const MOST = 4
 
 /** @param {any} found of `api/images` @param {any} stage of `api/run` */
 export function columns(found, stage) {
-  const words = Object.fromEntries(stage.columns.map((/** @type {any} */ each) => [each.name, found.docs?.[each.name] ?? each.doc]))
+  /** @type {Record<string, string>} */
+  const words = { ...Object.fromEntries(stage.columns.map((/** @type {any} */ each) => [each.name, each.doc])), ...found.docs }
   const place = (/** @type {string} */ of) => (FIRST.includes(of) ? FIRST.indexOf(of) : FIRST.length)
   const given = Object.entries(found.columns).filter(([, value]) => value !== null && value !== undefined).sort(([a], [b]) => place(a) - place(b))
   const empty = Object.keys(found.columns).filter((each) => !given.some(([of]) => of === each))

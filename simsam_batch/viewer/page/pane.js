@@ -20,7 +20,7 @@ import { nodesAt, TreePanel } from './tree.js'
  * @property {Set<string>} lines keys of what is drawn around parts of it
  * @property {number} k @property {number} t @property {number} vectors @property {number | null} node @property {number | null} patch
  * @property {number} depth @property {number} opacity @property {boolean} smooth @property {string} style @property {string} truth
- * @property {number} drawing of the truth, from 0
+ * @property {number} [drawing] of the truth, from 0
  */
 
 const ARROWS = /** @type {Record<string, [number, number]>} */ ({ ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] })
@@ -93,7 +93,7 @@ export class ImagePane {
   #now() {
     const { looks, view, found } = this
     if (!this.tree) this.#makeTree()
-    found.drawing = looks.drawing
+    found.drawing = looks.drawing ?? 0
     const nodes = this.tree?.tree.nodes ?? null
     this.over = areaOf(found, looks, { patch: this.#areaName() === 'affinity' ? this.patch : null, nodes, node: this.hovered ?? looks.node }, this.canvases)
     view.layers = [...this.over?.layers ?? [], ...linesOf(found, looks)]

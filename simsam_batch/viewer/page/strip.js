@@ -13,7 +13,7 @@ export class Strip {
   /** Show them as soon as they are there, and which one lies over the picture. @param {number | null} k */
   update(k) {
     if (!this.element.childElementCount) this.#make()
-    for (const each of this.element.children) each.setAttribute('aria-pressed', String(Number(each.getAttribute('data-k')) === k))
+    for (const each of this.element.querySelectorAll('button')) each.setAttribute('aria-pressed', String(Number(each.getAttribute('data-k')) === k))
   }
 
   #make() {
