@@ -7,6 +7,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -31,7 +32,7 @@ def label_maps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "out"
 
 
-def _rows(out: Path, stage: str):
+def _rows(out: Path, stage: str) -> list[dict[str, Any]]:
     return [
         row for part in sorted((out / "results" / stage).glob("*.parquet")) for row in pq.read_table(part).to_pylist()
     ]
