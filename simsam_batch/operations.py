@@ -398,6 +398,9 @@ def view(
     allow_hosts: Sequence[str] = (),
     flags: str | None = None,
     reviewer: str | None = None,
+    live: bool = False,
+    weights: str | None = None,
+    device: str = "auto",
     until_stdin_closes: bool = False,
     debug: bool = False,
 ) -> None:
@@ -415,6 +418,9 @@ def view(
         flags: local file for what is flagged; None: ``OUT/flags``, or where that cannot be written a file in the
             working directory.
         reviewer: who flags; None: the login name.
+        live: compare any patch and any point, by stored features or by the run's network.
+        weights: of that network; those of another digest than the run's are refused.
+        device: ``auto``, ``cpu`` or ``cuda``, for that.
         until_stdin_closes: end when standard input ends, as it does with the process that started this one.
         debug: print the traceback of a defect.
 
@@ -424,6 +430,7 @@ def view(
         StorageError: the storage did not answer.
     """
     from simsam_batch.storage.retrying import patience
+    from simsam_batch.viewer.live import check_options
     from simsam_batch.viewer.server import Listening, serve
     from simsam_batch.viewer.session import Session
 
@@ -432,5 +439,8 @@ def view(
     listening = Listening(host=host, port=port, certificate=certificate, key=key, allowed=tuple(allow_hosts))
     listening.check()
     with patience(_PATIENCE_OF_VIEWERS_S):
-        session = Session(out, other, {"debug": debug, "flags": flags, "reviewer": reviewer})
+        options = {"debug": debug, "flags": flags, "reviewer": reviewer}
+        options |= {"live": live, "weights": weights, "device": device}
+        check_options(options)
+        session = Session(out, other, options)
         serve(session, listening, say, until_stdin_closes=until_stdin_closes)

@@ -15,6 +15,7 @@ from simsam_batch.storage import redact
 from simsam_batch.viewer.answers import as_json
 from simsam_batch.viewer.columns import columns_read, kinds_of
 from simsam_batch.viewer.flags import flags_of
+from simsam_batch.viewer.live import live_of
 from simsam_batch.viewer.session import OpenedRun, OpenedStage, Session
 from simsam_batch.viewer.words import words_of
 
@@ -27,7 +28,7 @@ def routes(session: Session) -> list[tuple[str, str, Any]]:
             {
                 **_about(session.run("a")),
                 "other": _about(session.run("b")) if session.other_url is not None else None,
-                "live": {"on": False, "why": "start it with --live to compare any point"},
+                "live": live_of(session).about(),
                 "flags": flags_of(session).about(),
                 "version": __version__,
             }

@@ -39,13 +39,14 @@ def application(session: Session) -> Starlette:
         images,
         layers,
         lists,
+        live,
         outcomes,
         pairs,
         pictures,
         rows,
     )
 
-    topics = (about, outcomes, rows, facets, lists, flags, pairs, images, layers, pictures, clusters, compare)
+    topics = (about, outcomes, rows, facets, lists, flags, pairs, images, layers, pictures, clusters, compare, live)
     routes: Routes = [route for topic in topics for route in topic.routes(session)]
     made = [Route(f"/{path}", _told(handler, session), methods=[method]) for method, path, handler in routes]
     made += [Route(f"/{name or ''}", _page(name or "index.html"), methods=["GET"]) for name in ("", *_page_files())]

@@ -1,0 +1,102 @@
+"""``simsam view --live``: cosines of any patch and matches of any point, against the run and a computation apart."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from result_rows import rows_of
+from viewing import Client
+
+from simsam_batch.cli import run as simsam
+from simsam_batch.results.run import open_run
+
+
+def asked(client: Client, path: str, body: dict[str, Any]) -> Any:
+    """The answer, once the features are ready."""
+    for _ in range(60):
+        answer = client.post(path, body)
+        if answer.status != 202:
+            return answer
+        time.sleep(0.2)
+    raise AssertionError("the features never became ready")
+
+
+@pytest.fixture
+def live(served: Callable[..., Client], whole_run: Any) -> Client:
+    return served(whole_run.pairs, live=True, device="cpu")
+
+
+def test_a_live_match_of_a_stored_point_gives_the_stored_place(live: Client, whole_run: Any) -> None:
+    for number, row in enumerate(rows_of(whole_run.pairs, "matches")):
+        for point in row["points"]:
+            body = {"pair": number, "stage": "matches", "x": point["source_x"], "y": point["source_y"]}
+            found = asked(live, "api/live/match", body).json()
+            assert (found["x"], found["y"]) == pytest.approx((point["x"], point["y"]), abs=1e-3)
+            assert found["similarity"] == pytest.approx(point["similarity"], abs=1e-5)
+            assert found["mutual"] == point["mutual"]
+            assert len(found["map"]) == np.prod(found["grid"])
+
+
+def test_cosines_are_those_of_the_stored_features(live: Client, whole_run: Any) -> None:
+    answer = asked(live, "api/live/affinity", {"row": 1, "patch": 7})
+    image = rows_of(whole_run.pairs, "features")[1]["image_id"]
+    # each stored array is brought to unit length first, then all of them side by side
+    parts = [each.astype(np.float64) for each in open_run(whole_run.pairs).features(image).values()]
+    units = np.concatenate([each / np.linalg.norm(each, axis=-1, keepdims=True) for each in parts], axis=-1)
+    units /= np.linalg.norm(units, axis=-1, keepdims=True)
+    expected = units @ units.reshape(-1, units.shape[-1])[7]
+    found = np.frombuffer(answer.body, "<f2").reshape(expected.shape)
+    assert found == pytest.approx(expected, abs=2e-3)
+
+
+def test_cosines_of_a_run_without_stored_features_come_from_its_own_network(
+    served: Callable[..., Client], whole_run: Any
+) -> None:
+    client = served(whole_run.out, live=True, device="cpu")
+    assert client.get("api/run").json()["live"]["features"] == "computed"
+    answer = asked(client, "api/live/affinity", {"row": 0, "patch": 3, "stage": "segment"})
+    assert answer.status == 200
+    # the same pictures' stored features were made of the same pixels
+    image = rows_of(whole_run.out, "segment")[0]["image_id"]
+    (stored,) = open_run(whole_run.pairs).features(image).values()
+    units = stored.astype(np.float64)
+    units /= np.linalg.norm(units, axis=-1, keepdims=True)
+    expected = units @ units.reshape(-1, units.shape[-1])[3]
+    assert np.frombuffer(answer.body, "<f2").reshape(expected.shape) == pytest.approx(expected, abs=4e-3)
+
+
+def test_a_point_of_one_image_is_found_at_its_place_in_the_same_image(live: Client) -> None:
+    body = {"row": 2, "other": 2, "x": 75.5, "y": 43.5}
+    found = asked(live, "api/live/match", body).json()
+    assert found["similarity"] == pytest.approx(1, abs=1e-2)
+    assert found["mutual"] is True
+
+
+def test_what_is_off_is_refused_with_what_to_do(served: Callable[..., Client], whole_run: Any) -> None:
+    client = served(whole_run.pairs)
+    assert client.get("api/run").json()["live"]["on"] is False
+    answer = client.post("api/live/match", {"pair": 0, "x": 1, "y": 1})
+    assert (answer.status, "--live" in answer.json()["error"]) == (409, True)
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [({"pair": 0, "x": 1e6, "y": 3}, 400), ({"pair": 0, "x": "a", "y": 3}, 400), ({"pair": 99, "x": 3, "y": 3}, 404)],
+)
+def test_points_that_are_nowhere_are_refused(live: Client, body: dict[str, Any], status: int) -> None:
+    assert asked(live, "api/live/match", body).status == status
+
+
+def test_a_device_that_is_not_there_is_refused(whole_run: Any, capsys: Any) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    assert simsam(["view", str(whole_run.pairs), "--live", "--device", "cuda"]) == 2
+    assert "CUDA" in capsys.readouterr().err
+    assert simsam(["view", str(whole_run.pairs), "--weights", "x"]) == 2
+    assert "--live" in capsys.readouterr().err
