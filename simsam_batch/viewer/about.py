@@ -12,7 +12,7 @@ from simsam_batch.runs.plan import kept_columns
 from simsam_batch.runs.status import stage_status
 from simsam_batch.stages.registry import command_of
 from simsam_batch.storage import redact
-from simsam_batch.viewer.answers import as_json
+from simsam_batch.viewer.answers import as_json, one_of
 from simsam_batch.viewer.columns import columns_read, kinds_of
 from simsam_batch.viewer.flags import flags_of
 from simsam_batch.viewer.live import live_of
@@ -34,8 +34,9 @@ def routes(session: Session) -> list[tuple[str, str, Any]]:
             }
         )
 
-    def status(request: Request) -> Response:  # noqa: ARG001
-        return as_json({"stages": {name: _status(session.run("a"), name) for name in session.run("a").stages}})
+    def status(request: Request) -> Response:
+        failures, run = one_of(request, "failures", ("0", "1"), "0") == "1", session.run("a")
+        return as_json({"stages": {name: _status(run, name, failures=failures) for name in run.stages}})
 
     def reopen(request: Request) -> Response:  # noqa: ARG001
         session.reopen()
@@ -79,12 +80,16 @@ def _columns(stage: OpenedStage) -> list[dict[str, Any]]:
     ]
 
 
-def _status(run: OpenedRun, name: str) -> dict[str, Any]:
-    found = stage_status(run.out, name, failures=False)
+def _status(run: OpenedRun, name: str, *, failures: bool) -> dict[str, Any]:
+    """How far a stage is; how many images failed only if asked for, as it reads every manifest."""
+    found = stage_status(run.out, name, failures=failures)
     return {
         "done": found.done_images,
         "pending": found.images - found.done_images,
         "images": found.images,
+        "failed": found.failed,
+        "errors_by_type": found.errors_by_type,
+        "stalled": found.stalled,
         "published": found.published,
         "newer_rows": found.done_images - len(run.stage(name).rows),
         "seconds_left": found.seconds_left,
