@@ -56,14 +56,14 @@ def mask(stage: OpenedStage, row: int) -> Layer:
 
 
 def labels(stage: OpenedStage, row: int) -> Layer:
-    """(H, W) int16: labels of clusters, 0 none; or true classes, from 0, -1 where nothing was said."""
+    """(H, W) int16: labels of clusters, 0 none; or true classes, of which 0 is what no segment covers."""
     found = good_row(stage, row)
     held = segments_of(stage, found) if stage.kind == "labels" else None
     if held is None:
         raise _none(stage, "label map" if stage.kind == "labels" else "labels")
-    nothing = -1 if stage.what is not None and stage.what.classes else 0
-    values, headers = _over_image(_narrow(segments_map(found, held, nothing)), stage, row)
-    return values, headers | {"ignore": str(nothing)}
+    ignored = -1 if stage.what is not None and stage.what.classes else 0
+    values, headers = _over_image(_narrow(segments_map(found, held)), stage, row)
+    return values, headers | {"ignore": str(ignored)}
 
 
 def regions(stage: OpenedStage, row: int) -> Layer:

@@ -165,7 +165,7 @@ def drawn(
     if over == "labels" and (segments := segments_of(stage, found)) is not None:
         # 0 is nothing where labels are clusters, and a class as any other where they are classes
         first = 1 if stage.what is not None and stage.what.classes else 0
-        labels = segments_map(found, segments, -first) + np.int32(first)
+        labels = segments_map(found, segments) + np.int32(first)
         colors = {label + first: color for label, color in colors_for(stage, labels - np.int32(first)).items()}
         return painted(picture, labels[part], colors)
     if over == "tree" and stage.kind == "trees":

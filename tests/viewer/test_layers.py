@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import runpy
 import shutil
@@ -261,3 +262,31 @@ def test_labels_of_other_nodes_are_a_conflict(whole_run: Any, served: Served, tm
     answer = served(mine).get("api/trees/0")
     assert answer.status == 409
     assert "label the nodes again" in answer.json()["error"]
+
+
+def test_of_true_classes_what_no_segment_covers_is_class_0_and_painted(
+    small_run: Small, served: Served, tmp_path: Path
+) -> None:
+    truth, exemplar = small_run.photos.parent / "truth", "val/z.png"
+    photos = str(small_run.photos)
+    arguments = ["transfer", photos, str(tmp_path / "out"), "--truth", str(truth), "--exemplars", exemplar, *SMALL]
+    assert run([*arguments, "--resize", "native", "--allow-failed", "1"]) == 0
+    of_run = open_run(str(tmp_path / "out"))
+    (stage,) = (name for name in of_run.stages if name != "features")
+    image_id = next(name for name, mask in of_run.masks(stage) if len(np.unique(mask)) == 2 and name != exemplar)
+    (row,) = of_run.numbers([image_id])
+    client = served(tmp_path / "out")
+    answer = client.get(f"layers/{stage}/{row}/labels")
+    expected = of_run.mask(image_id, stage)
+    assert np.array_equal(spread(array(answer), answer, expected.shape), expected)
+    assert answer.headers["x-ignore"] == "-1"
+    shown = {
+        over: np.asarray(
+            Image.open(io.BytesIO(client.get(f"images/{row}.jpg", stage=stage, side=256, overlay=over).body))
+        )
+        for over in ("none", "labels")
+    }
+    far = np.abs(shown["labels"].astype(int) - shown["none"]).max(axis=-1)
+    # both classes have a colour: hardly a pixel is as it was
+    assert (far[expected == 0] > 20).mean() > 0.8
+    assert (far[expected == 1] > 20).mean() > 0.8
