@@ -659,6 +659,7 @@ def _view_command() -> click.Command:
             ),
             click.Option(["--flags"], metavar="FILE", help="local file for what is flagged  [OUT/flags]"),
             click.Option(["--reviewer"], metavar="NAME", help="who flags  [the login name]"),
+            click.Option(["--memory"], metavar="SIZE", help="for the columns of a stage, such as 500MB  [1GB]"),
             click.Option(["--until-stdin-closes"], is_flag=True, hidden=True),
         ],
         help="Look at a run in a browser: filter and sort its images, click a patch, walk a tree, flag what is bad.\n\n"

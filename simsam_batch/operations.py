@@ -398,6 +398,7 @@ def view(
     allow_hosts: Sequence[str] = (),
     flags: str | None = None,
     reviewer: str | None = None,
+    memory: str | None = None,
     until_stdin_closes: bool = False,
     debug: bool = False,
 ) -> None:
@@ -415,6 +416,8 @@ def view(
         flags: local file for what is flagged; None: ``OUT/flags``, or where that cannot be written a file in the
             working directory.
         reviewer: who flags; None: the login name.
+        memory: that the columns of a stage may take, such as ``500MB``; beyond it they are read as they are asked for.
+            None: ``1GB``.
         until_stdin_closes: end when standard input ends, as it does with the process that started this one.
         debug: print the traceback of a defect.
 
@@ -424,6 +427,7 @@ def view(
         StorageError: the storage did not answer.
     """
     from simsam_batch.storage.retrying import patience
+    from simsam_batch.viewer.columns import bytes_in
     from simsam_batch.viewer.server import Listening, serve
     from simsam_batch.viewer.session import Session
 
@@ -431,6 +435,7 @@ def view(
     os.environ.setdefault("AWS_MAX_ATTEMPTS", "2")
     listening = Listening(host=host, port=port, certificate=certificate, key=key, allowed=tuple(allow_hosts))
     listening.check()
+    held = None if memory is None else bytes_in(memory)
     with patience(_PATIENCE_OF_VIEWERS_S):
-        session = Session(out, other, {"debug": debug, "flags": flags, "reviewer": reviewer})
+        session = Session(out, other, {"debug": debug, "flags": flags, "reviewer": reviewer, "memory": held})
         serve(session, listening, say, until_stdin_closes=until_stdin_closes)

@@ -18,6 +18,7 @@ from simsam_batch.viewer.answers import RefusedError, as_json, one_of, text, who
 from simsam_batch.viewer.columns import Columns, Kind, columns_of, field_of, kinds_of, top_of
 from simsam_batch.viewer.flagged import told
 from simsam_batch.viewer.listing import listed
+from simsam_batch.viewer.pictures import version_of
 from simsam_batch.viewer.session import OpenedStage, Session
 
 MOST_ROWS = 200
@@ -47,6 +48,7 @@ def routes(session: Session) -> list[tuple[str, str, Any]]:
         flags = told(session, stage, [row["row"] for row in found])
         for row in found:
             row["flag"] = flags.get(row["row"])
+            row["v"] = version_of(stage, row["row"])
         took = round(1e3 * (time.perf_counter() - began), 1)
         return as_json({"total": total, "complete": complete, "offset": offset, "ms": took, "rows": found})
 
