@@ -12,12 +12,12 @@ from simsam_batch.viewer.columns import bytes_in
 
 
 def test_pictures_are_kept_by_the_browser_under_the_version_of_their_row(
-    served: Callable[..., Client], small: Small
+    served: Callable[..., Client], small_run: Small
 ) -> None:
-    client = served(small.out)
-    rows = client.json("api/rows", stage=small.stage, limit=5)["rows"]
+    client = served(small_run.out)
+    rows = client.get("api/rows", stage="segment", limit=5).json()["rows"]
     good = next(row for row in rows if row["status"] == "ok")
-    kept = client.get(f"images/{good['row']}.jpg", stage=small.stage, side=128, v=good["v"])
+    kept = client.get(f"images/{good['row']}.jpg", stage="segment", side=128, v=good["v"])
     assert good["v"]
     assert kept.headers["cache-control"] == "private, max-age=31536000, immutable"
 
