@@ -448,7 +448,7 @@ class Ledger:
             result = from_json(self.out.read(name), where, *needed, mend=PUBLISH_ANEW)
         except ObjectNotFound:
             return None
-        record = self._record or read_record(self.out, self.stage)
+        self._record = record = self._record or read_record(self.out, self.stage)
         # results may be kept without what they were made of
         ours = record is None or result.get("stage_token") == record["token"]
         return result if ours else None
