@@ -662,6 +662,7 @@ def _view_command() -> click.Command:
             click.Option(["--live"], is_flag=True, help="compare any patch and any point, by features; loads torch"),
             click.Option(["--weights"], metavar="FILE", help="with --live: of the run's network, if none are stored"),
             click.Option(["--device"], type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+            click.Option(["--memory"], metavar="SIZE", help="for the columns of a stage, such as 500MB  [1GB]"),
             click.Option(["--until-stdin-closes"], is_flag=True, hidden=True),
         ],
         help="Look at a run in a browser: filter and sort its images, click a patch, walk a tree, flag what is bad.\n\n"

@@ -401,6 +401,7 @@ def view(
     live: bool = False,
     weights: str | None = None,
     device: str = "auto",
+    memory: str | None = None,
     until_stdin_closes: bool = False,
     debug: bool = False,
 ) -> None:
@@ -421,6 +422,8 @@ def view(
         live: compare any patch and any point, by stored features or by the run's network.
         weights: of that network; those of another digest than the run's are refused.
         device: ``auto``, ``cpu`` or ``cuda``, for that.
+        memory: that the columns of a stage may take, such as ``500MB``; beyond it they are read as they are asked for.
+            None: ``1GB``.
         until_stdin_closes: end when standard input ends, as it does with the process that started this one.
         debug: print the traceback of a defect.
 
@@ -430,6 +433,7 @@ def view(
         StorageError: the storage did not answer.
     """
     from simsam_batch.storage.retrying import patience
+    from simsam_batch.viewer.columns import bytes_in
     from simsam_batch.viewer.live import check_options
     from simsam_batch.viewer.server import Listening, serve
     from simsam_batch.viewer.session import Session
@@ -438,9 +442,10 @@ def view(
     os.environ.setdefault("AWS_MAX_ATTEMPTS", "2")
     listening = Listening(host=host, port=port, certificate=certificate, key=key, allowed=tuple(allow_hosts))
     listening.check()
+    held = None if memory is None else bytes_in(memory)
     with patience(_PATIENCE_OF_VIEWERS_S):
         options = {"debug": debug, "flags": flags, "reviewer": reviewer}
-        options |= {"live": live, "weights": weights, "device": device}
+        options |= {"live": live, "weights": weights, "device": device, "memory": held}
         check_options(options)
         session = Session(out, other, options)
         serve(session, listening, say, until_stdin_closes=until_stdin_closes)

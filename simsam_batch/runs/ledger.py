@@ -173,7 +173,7 @@ class Ledger:
             if found:
                 raise StageLostError(f"{self._another()} ({found[0]})")
             self._record, self._begun = there, _Begun(stage.schema.remove_metadata(), plan)
-        return str(self._known()["token"])
+        return str(self.known()["token"])
 
     def _require_no_manifests(self) -> None:
         """Raise a `SettingsError` if there are manifests that no record goes with, which would count as this run's."""
@@ -194,7 +194,7 @@ class Ledger:
         Raises:
             StageLostError: it does not.
         """
-        token = self._known()["token"]
+        token = self.known()["token"]
         there = read_record(self.out, self.stage)
         if there is None:
             raise self._gone()
@@ -215,7 +215,7 @@ class Ledger:
             "by another command, and this one can commit nothing more. To mend it: give each command an OUT of its own"
         )
 
-    def _known(self) -> Mapping[str, Any]:
+    def known(self) -> Mapping[str, Any]:
         """The record that this ledger keeps to; read once."""
         if self._record is None:
             self._record = self.record()
@@ -275,7 +275,7 @@ class Ledger:
     def _is_unexplained(self, shard: int, attempt: int) -> bool:
         name = self._attempt_name(shard, attempt)
         try:
-            if json.loads(self.out.read(name)).get("stage_token") != self._known()["token"]:
+            if json.loads(self.out.read(name)).get("stage_token") != self.known()["token"]:
                 return False
             self.out.read(name + _STORAGE_ERROR)
         except ObjectNotFound:
@@ -330,7 +330,7 @@ class Ledger:
             "shard": output.number,
             "generation": generation,
             "attempt": attempt,
-            "stage_token": self._known()["token"],
+            "stage_token": self.known()["token"],
             "token": _token(),
             "files": [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in contents],
             "content_digest": digest,
@@ -392,7 +392,7 @@ class Ledger:
 
     def _own(self, body: bytes, name: str) -> dict[str, Any]:
         manifest = from_json(body, f"{self.out.url}/{name}", *_MANIFEST_KEYS)
-        if manifest.get("stage_token") != self._known()["token"]:
+        if manifest.get("stage_token") != self.known()["token"]:
             raise ForeignManifestError(
                 f"{self.out.url}/{name} is of another {self.stage} run than {record_name(self.stage)}: it was written "
                 "under other settings perhaps, by a command that was at work when OUT was removed and begun anew. To "
@@ -448,7 +448,7 @@ class Ledger:
             result = from_json(self.out.read(name), where, *needed, mend=PUBLISH_ANEW)
         except ObjectNotFound:
             return None
-        record = self._record or read_record(self.out, self.stage)
+        self._record = record = self._record or read_record(self.out, self.stage)
         # results may be kept without what they were made of
         ours = record is None or result.get("stage_token") == record["token"]
         return result if ours else None
@@ -470,7 +470,7 @@ class Ledger:
     def _fixed(self) -> _Begun:
         """What the stage began with: from `begin` or `join` in this process, or from storage, read once."""
         if self._begun is None:
-            record = self._known()
+            record = self.known()
             self._begun = _Begun(schema_of(record), self.plan(record))
         return self._begun
 

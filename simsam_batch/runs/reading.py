@@ -44,6 +44,7 @@ class StageRows:
 
     Attributes:
         out, stage: as given.
+        ledger: of what is committed.
         published: whether the rows are those of ``results/``.
         result: what ``results/<stage>.json`` holds; None if not.
         schema: of the rows, `ARRAY_FIELDS` last; without metadata.
@@ -60,7 +61,7 @@ class StageRows:
 
     def __init__(self, out: Folder, stage: str) -> None:
         self.out, self.stage = out, stage
-        ledger = Ledger(out, stage)
+        self.ledger = ledger = Ledger(out, stage)
         self.result = ledger.published()
         self.published = self.result is not None
         about: Mapping[str, Any]
@@ -354,7 +355,7 @@ def _shards(ledger: Ledger) -> tuple[list[_Shard], pa.Schema, dict[str, Any]]:
         raise SettingsError(
             f"{out.url} holds no results of {stage!r}. To mend it: give the OUT of a run that has this stage"
         )
-    about = ledger.record()
+    about = ledger.known()
     plan = ledger.plan(about)
     shards = []
     for shard, generation in sorted(ledger.committed().items()):

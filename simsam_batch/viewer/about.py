@@ -49,7 +49,7 @@ def _about(run: OpenedRun) -> dict[str, Any]:
     return {
         "url": redact(run.out.url),
         "images": run.plan.records,
-        "stages": [_stage(run.stage(name), run) for name in run.stages],
+        "stages": [_stage(stage, run) for stage in run.each()],
     }
 
 

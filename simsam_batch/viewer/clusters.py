@@ -24,6 +24,7 @@ from simsam_batch.viewer.kept import Kept
 from simsam_batch.viewer.label_index import ORDERS, LabelIndex, Order, nodes_index, segments_index
 from simsam_batch.viewer.maps import label_colors
 from simsam_batch.viewer.payload import row_of
+from simsam_batch.viewer.pictures import version_of
 from simsam_batch.viewer.session import OpenedStage, Session
 
 MOST_REGIONS = 60
@@ -116,7 +117,7 @@ def regions_of(stage: OpenedStage, label: int, order: Order, offset: int, limit:
             "region": region,
             "box": row[field][region]["bbox_xyxy"],
             "area": float(index.sizes[place]),
-            "digest": row.get("content_sha256"),
+            "v": version_of(stage, number),
         }
     at = int(np.searchsorted(index.labels, label))
     return {

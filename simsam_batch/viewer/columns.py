@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Sequence
 from functools import cached_property
@@ -13,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 from numpy.typing import NDArray
 
-from simsam_batch.errors import did_you_mean
+from simsam_batch.errors import SettingsError, did_you_mean
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.viewer.answers import RefusedError
 from simsam_batch.viewer.labels import Labels, rows_with_labels
@@ -28,11 +29,27 @@ MEMORY = 1_000_000_000
 MOST_WORDS = 32_000
 """Different words of a column that is held."""
 
+_UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_SIZE = re.compile(rf"(\d{{1,9}}(?:\.\d{{1,9}})?) ?({'|'.join(_UNITS)})", re.ASCII | re.IGNORECASE)
+
 _ROWS_AT_ONCE = 65_536
 _MOST_ERRORS = 100_000
 _EXACT = 2**24
 _LEFT_OUT = {"uri", "error", "content_sha256", "arrays_path", "arrays_member", "arrays_offset", "arrays_bytes"}
 _BYTES_OF_ID = 48
+
+
+def bytes_in(size: str) -> int:
+    """The bytes of a size such as ``500MB``, ``1.5GB`` or ``2GiB``.
+
+    Raises:
+        SettingsError: it is no size, or none above 0.
+    """
+    found = _SIZE.fullmatch(size.strip())
+    bytes_ = int(float(found[1]) * _UNITS[found[2].lower()]) if found is not None else 0
+    if bytes_ < 1:
+        raise SettingsError(f"memory: {size[:40]!r} is no size. To mend it: give one such as 500MB or 2GB")
+    return bytes_
 
 
 def columns_of(stage: OpenedStage) -> Columns:

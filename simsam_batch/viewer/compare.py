@@ -18,6 +18,7 @@ from simsam_batch.viewer.jobs import Job, Jobs
 from simsam_batch.viewer.kept import Kept
 from simsam_batch.viewer.listing import listed
 from simsam_batch.viewer.payload import row_of
+from simsam_batch.viewer.pictures import version_of
 from simsam_batch.viewer.session import OpenedStage, Session
 
 MOST_ROWS = 60
@@ -167,6 +168,8 @@ def _page(session: Session, request: Request) -> dict[str, Any]:
         {
             "row_a": int(joined.rows[0][at]),
             "row_b": int(joined.rows[1][at]),
+            "v_a": version_of(joined.stages[0], int(joined.rows[0][at])),
+            "v_b": version_of(joined.stages[1], int(joined.rows[1][at])),
             "id": name,
             "a": a[at],
             "b": b[at],

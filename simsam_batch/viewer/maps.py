@@ -13,7 +13,6 @@ from simsam_batch.drawing.text import Color
 from simsam_batch.regions.pixel_index import UpsampleIndex, upsample_index
 from simsam_batch.regions.run_lengths import decode
 from simsam_batch.results.label_maps import WITHOUT_MAP, cluster_count, true_class_names
-from simsam_batch.results.opening import begun_stages
 from simsam_batch.results.photographs import working_size
 from simsam_batch.viewer.answers import RefusedError
 from simsam_batch.viewer.payload import row_of
@@ -35,8 +34,8 @@ def reader_of(stage: OpenedStage) -> OpenedStage:
 
 
 def _reader_of(stage: OpenedStage) -> OpenedStage | None:
-    for name in begun_stages(stage.out):
-        other = OpenedStage(stage.out, name, stage.options)
+    for name in stage.run.stages:
+        other = stage.run.stage(name)
         if other.plan.digest == stage.plan.digest and "content_sha256" in other.rows.schema.names:
             return other
     return None

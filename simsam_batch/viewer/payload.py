@@ -14,7 +14,6 @@ from simsam_batch.results.label_maps import WITHOUT_MAP, lacks_map
 from simsam_batch.runs.committed import CommittedShard
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan
-from simsam_batch.runs.stage_record import read_record
 from simsam_batch.storage import Folder, ObjectNotFound
 from simsam_batch.viewer.answers import RefusedError
 from simsam_batch.viewer.kept import Kept
@@ -125,11 +124,10 @@ class _Payloads:
 
 def _begun(stage: OpenedStage, other: str) -> _Shards | None:
     """Another stage about the same records; None if it has not begun, or is about others."""
-    if read_record(stage.out, other) is None:
+    if other not in stage.run.stages:
         return None
-    ledger = Ledger(stage.out, other)
-    plan = ledger.plan()
-    return _Shards(ledger, plan, ledger.committed()) if plan.digest == stage.plan.digest else None
+    found = stage.run.stage(other)
+    return _Shards(found.ledger, found.plan, found.generations) if found.plan.digest == stage.plan.digest else None
 
 
 def _vanished(out: Folder, what: str) -> RunError:

@@ -15,7 +15,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from starlette.requests import Request
 from starlette.responses import Response
 
-from simsam_batch import images
+from simsam_batch import __version__, images
 from simsam_batch.drawing.cut_out import around, picked_out
 from simsam_batch.drawing.labels import UNNAMED, painted
 from simsam_batch.drawing.overlays import Entry, Window, overlay
@@ -85,6 +85,19 @@ def routes(session: Session) -> list[tuple[str, str, Any]]:
         return Response(body, 200, {"Cache-Control": keep}, "image/jpeg")
 
     return [("GET", "images/{row}.jpg", picture)]
+
+
+def version_of(stage: OpenedStage, row: int) -> str:
+    """What stands in the address of a row's pictures, so that browsers may keep them; empty where they may not.
+
+    It goes by what the stage has committed for the row and by what was read as its image; nothing is read for it.
+    """
+    try:
+        read = reader_of(stage)
+    except RefusedError:
+        return ""
+    versions = dict.fromkeys(each.version(row) for each in (stage, read))
+    return "" if "" in versions else ".".join((__version__, *versions))
 
 
 def gone(request: Request) -> bool:

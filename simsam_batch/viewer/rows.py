@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,12 +19,14 @@ from simsam_batch.viewer.answers import RefusedError, as_json, one_of, text, who
 from simsam_batch.viewer.columns import Columns, Kind, columns_of, field_of, kinds_of, top_of
 from simsam_batch.viewer.flagged import told
 from simsam_batch.viewer.listing import listed
+from simsam_batch.viewer.pictures import version_of
 from simsam_batch.viewer.session import OpenedStage, Session
 
 MOST_ROWS = 200
 """Rows of one answer."""
 
 _MOST_COLUMNS = 40
+_SOON_S = 0.5
 
 
 def routes(session: Session) -> list[tuple[str, str, Any]]:
@@ -38,8 +41,7 @@ def routes(session: Session) -> list[tuple[str, str, Any]]:
             numbers = stage.rows.numbers
             total, complete = len(numbers), True
             found = _stored(stage, numbers[offset : offset + limit], names)
-            # read while the page is looked at
-            columns_of(stage)
+            _read_soon(stage)
         else:
             listing = listed(session, stage, q, sort, desc=desc)
             total, complete = len(listing.places), listing.complete
@@ -47,6 +49,7 @@ def routes(session: Session) -> list[tuple[str, str, Any]]:
         flags = told(session, stage, [row["row"] for row in found])
         for row in found:
             row["flag"] = flags.get(row["row"])
+            row["v"] = version_of(stage, row["row"])
         took = round(1e3 * (time.perf_counter() - began), 1)
         return as_json({"total": total, "complete": complete, "offset": offset, "ms": took, "rows": found})
 
@@ -67,6 +70,18 @@ def routes(session: Session) -> list[tuple[str, str, Any]]:
         return as_json({"row": _found(stage, text(request, "id"))})
 
     return [("GET", "api/rows", rows), ("GET", "api/neighbours", neighbours), ("GET", "api/find", find)]
+
+
+def _read_soon(stage: OpenedStage) -> None:
+    """Have the columns read while the page is looked at; its pictures and its own answers come before."""
+
+    def begin() -> threading.Timer:
+        timer = threading.Timer(_SOON_S, columns_of, [stage])
+        timer.daemon = True
+        timer.start()
+        return timer
+
+    stage.once("read soon", begin)
 
 
 def stage_of(session: Session, request: Request) -> OpenedStage:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -31,18 +32,26 @@ class OpenedStage:
         what: masks, labels or trees that the rows show; None for others.
         kind: ``objects``, ``labels``, ``trees``, ``pairs``, ``features``, or ``table`` for anything else.
         options: of the session.
+        run: that it is a stage of.
     """
 
-    def __init__(self, out: Folder, name: str, options: Mapping[str, Any]) -> None:
-        self.out, self.name, self.options = out, name, options
-        self.rows = StageRows(out, name)
-        self.ledger = Ledger(out, name)
-        self.plan: Plan = self.ledger.plan()
+    def __init__(self, run: OpenedRun, name: str, options: Mapping[str, Any]) -> None:
+        self.run, self.out, self.name, self.options = run, run.out, name, options
+        self.rows = StageRows(self.out, name)
+        self.ledger: Ledger = self.rows.ledger
+        # most stages are about the run's images, whose plan is read already
+        known = self.ledger.known()
+        self.plan: Plan = run.plan if known["plan"] == run.plan.about() else self.ledger.plan(known)
         self.generations = self.ledger.committed()
         self.what: Shown | None = shown(name)
         self.kind: str = self.what.kind if self.what is not None else _kind_of(name)
         self._lock = threading.Lock()
         self._made: dict[str, Any] = {}
+
+    def version(self, row: int) -> str:
+        """What changes when a retry replaces a row, and differs between runs; empty of what is not committed."""
+        generation = self.generations.get(self.plan.place_of(row)[0])
+        return "" if generation is None else f"{self.ledger.known()['token'][:12]}.{generation}"
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
         """What ``make`` makes, made at the first time that this name is asked for and then kept with the stage."""
@@ -79,8 +88,8 @@ class OpenedRun:
         self.out, self._options = Folder(absolute_url(url)), options or {}
         self.plan = existing_plan(self.out)
         self.stages = begun_stages(self.out)
-        self._lock = threading.Lock()
         self._opened: dict[str, OpenedStage] = {}
+        self._opening = {name: threading.Lock() for name in self.stages}
 
     def stage(self, name: str) -> OpenedStage:
         """A stage of the run.
@@ -93,15 +102,21 @@ class OpenedRun:
         if name not in self.stages:
             has = ", ".join(self.stages) or "none yet"
             raise SettingsError(f"stage: the run has no stage {name!r}; it has {has}")
-        with self._lock:
+        # others can be opened meanwhile
+        with self._opening[name]:
             if name not in self._opened:
-                self._opened[name] = OpenedStage(self.out, name, self._options)
+                self._opened[name] = OpenedStage(self, name, self._options)
             return self._opened[name]
+
+    def each(self) -> Iterator[OpenedStage]:
+        """All stages, opened side by side; raises as `stage`."""
+        with ThreadPoolExecutor(max(1, len(self.stages)), "simsam-opening") as threads:
+            yield from threads.map(self.stage, self.stages)
 
     @cached_property
     def of_images(self) -> list[str]:
         """The stages whose rows are the run's images."""
-        return [name for name in self.stages if self.stage(name).plan.digest == self.plan.digest]
+        return [stage.name for stage in self.each() if stage.plan.digest == self.plan.digest]
 
 
 @dataclass

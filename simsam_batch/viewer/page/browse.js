@@ -18,6 +18,8 @@ const HEADLINES = ['iou', 'confidence', 'nmcovering', 'region_count', 'leaves']
 const OVERLAYS = { objects: ['mask', 'none'], labels: ['labels', 'none'], trees: ['tree', 'labels', 'none'] }
 /** @type {Record<string, string>} */
 const OVERLAY_NAMES = { mask: 'mask', labels: 'labels', tree: 'tree', none: 'none' }
+// the card that was opened last, for coming back to it
+let left = { at: '', row: -1, top: 0 }
 const DRAWN = ['objects', 'labels', 'trees']
 
 /** @type {import('./main.js').Screen} */
@@ -55,6 +57,7 @@ function screen(view, stage, stages) {
   let last = new AbortController()
   let typing = false
   let again = 0
+  let back = left.at === location.hash
   view.signal.addEventListener('abort', () => { clearTimeout(again); last.abort() })
 
   const line = filterLine({
@@ -97,6 +100,10 @@ function screen(view, stage, stages) {
   list.addEventListener('focusin', (event) => {
     const place = Array.from(list.children).findIndex((each) => each.contains(/** @type {Node} */ (event.target)))
     if (place >= 0) roving(place)
+  })
+  list.addEventListener('click', (event) => {
+    const opened = /** @type {HTMLElement} */ (event.target).closest('a')?.closest('li')
+    if (opened) left = { at: location.hash, row: Number(opened.dataset.row), top: window.scrollY }
   })
   for (const place of [links, linksAbove]) place.addEventListener('click', turned)
   view.keys(keys())
@@ -180,10 +187,21 @@ function screen(view, stage, stages) {
     for (const row of found.rows) rows.set(row.row, row)
     if (!same) draw()
     paint()
+    if (back) comeBack()
     if (!silent || before !== total) say(state.q ? `${shown(total)} of ${shown(stage.rows)} images` : `${shown(total)} images`)
     panel.update(state.q)
     partly(found.complete !== false)
     if (found.complete === false) again = setTimeout(() => load(true), AGAIN_MS)
+  }
+
+  /** To the card that was left for its image, where it stood. */
+  function comeBack() {
+    back = false
+    const place = [...rows.keys()].indexOf(left.row)
+    if (place < 0 || ![document.body, document.querySelector('main')].includes(/** @type {any} */ (document.activeElement))) return
+    roving(place)
+    window.scrollTo(0, left.top)
+    linkOf(place)?.focus({ preventScroll: true })
   }
 
   /** Of how many images the figures are. @param {boolean} complete */

@@ -7,7 +7,7 @@ import { flagBadge } from './flagging.js'
 
 const SIDE = 256
 
-/** @typedef {{row: number, id: string, status: string, flag: any, values: Record<string, any>, error: {type: string, text: string} | null}} Row */
+/** @typedef {{row: number, v?: string, id: string, status: string, flag: any, values: Record<string, any>, error: {type: string, text: string} | null}} Row */
 
 /**
  * @param {Row} row
@@ -41,7 +41,7 @@ function value(of) {
 
 /** @param {Row} row @param {string} stage @param {string} overlay @param {number} depth */
 function picture(row, stage, overlay, depth) {
-  const source = url(`images/${row.row}.jpg`, { side: SIDE, stage, overlay, depth: overlay === 'tree' ? depth : null })
+  const source = url(`images/${row.row}.jpg`, { side: SIDE, stage, overlay, depth: overlay === 'tree' ? depth : null, v: row.v })
   const image = h('img', { alt: overlay === 'none' ? 'photograph' : `photograph with ${overlay}`, loading: 'lazy', decoding: 'async', draggable: 'false', onerror: () => tellWhy(image, source) })
   image.src = source
   return image

@@ -131,7 +131,7 @@ function pair(view, found, asked, page) {
   if (!row) return none('There is no such image in this list.')
   const at = (/** @type {any[]} */ path) => to('compare', path, { ...asked, metric: found.metric, page, desc: asked.desc || null })
   const overlay = OVERLAYS[found.kind] ?? 'none'
-  const picture = (/** @type {string} */ run, /** @type {number} */ of) => h('img', { alt: `${run === 'a' ? 'A' : 'B'}: ${row.id}`, src: url(`images/${of}.jpg`, { run, stage: asked.stage, side: 640, overlay }) })
+  const picture = (/** @type {'a' | 'b'} */ run, /** @type {number} */ of) => h('img', { alt: `${run === 'a' ? 'A' : 'B'}: ${row.id}`, src: url(`images/${of}.jpg`, { run, stage: asked.stage, side: 640, overlay, v: row[`v_${run}`] }) })
   const over = picture('b', row.row_b)
   const slider = h('input', { type: 'range', min: 0, max: 100, value: 50, 'aria-label': 'How much of B lies over A', oninput: () => turn() })
   const turn = () => over.style.setProperty('clip-path', `inset(0 0 0 ${100 - Number(slider.value)}%)`)

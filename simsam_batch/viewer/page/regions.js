@@ -9,7 +9,7 @@ import { none, when } from './states.js'
 const PAGE = 60
 const ORDERS = ['random', 'largest', 'smallest']
 
-/** @typedef {{row: number, id: string, region: number, box: number[] | null, area: number, digest: string | null}} Region */
+/** @typedef {{row: number, id: string, region: number, box: number[] | null, area: number, v: string}} Region */
 
 /** Where the eye was when an image was opened, so that who comes back goes on from there. */
 let left = { at: '', card: 0 }
@@ -120,10 +120,8 @@ export function cutOut(stage, of, region, side, told, regions) {
   /** @type {HTMLElement} */
   let picture = missing('no pixels')
   if (x1 > x0 && y1 > y0) {
-    // what a retry has replaced has another box, most times
-    const version = region.digest ? `${region.digest}.${region.box}` : null
     const drawn = h('img', { class: 'picture', loading: 'lazy', decoding: 'async', alt: '', onerror: () => drawn.replaceWith(missing('the photograph cannot be read')) })
-    drawn.src = url(`images/${region.row}.jpg`, { stage, side, region: region.region, v: version })
+    drawn.src = url(`images/${region.row}.jpg`, { stage, side, region: region.region, v: region.v })
     picture = drawn
   }
   const where = to('image', [region.row], { stage, layer: of.trees ? 'tree' : 'labels', node: of.trees ? region.region : null, q: `label:${of.label}`, regions })
