@@ -141,7 +141,7 @@ def _chosen(stage: OpenedStage, request: Request) -> pa.Table:
         pck = found["pck"]
         found = found.filter(pc.and_(pc.greater_equal(pck, least), pc.less_equal(pck, most)))
     keys = [({"points": "points_scored", "": "pair"}.get(sort, sort), direction), ("pair", "ascending")]
-    return found.take(pc.sort_indices(found, sort_keys=keys[: 1 if not sort else 2], null_placement="at_end"))
+    return found.take(pc.sort_indices(found, sort_keys=keys[: 1 if not sort else 2]))
 
 
 def _listed(stage: OpenedStage) -> pa.Table:
