@@ -177,7 +177,8 @@ def _margins(read: pa.Table) -> NDArray[np.float64]:
     there = np.isfinite(margins)
     sums = np.bincount(parents[there], margins[there], len(read))
     counts = np.bincount(parents[there], minlength=len(read))
-    return np.divide(sums, counts, out=np.full(len(read), np.nan), where=counts > 0)
+    means: NDArray[np.float64] = np.divide(sums, counts, out=np.full(len(read), np.nan), where=counts > 0)
+    return means
 
 
 def _picture(stage: OpenedStage, session: Session, pair: int, end: str, side: int) -> Image.Image:
