@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 from PIL import Image
 from starlette.requests import Request
 from starlette.responses import Response
 
-from simsam_batch.viewer.answers import RefusedError, as_array, as_json, one_of, text, whole, whole_of
+from simsam_batch.viewer.answers import RefusedError, as_array, as_json, number, one_of, text, whole, whole_of
 from simsam_batch.viewer.maps import cover_of
 from simsam_batch.viewer.payload import arrays_of, row_of
 from simsam_batch.viewer.pictures import SIDES, photograph_of
@@ -25,7 +28,8 @@ MAPS = "similarity"
 
 _LISTED = ["category", "points_scored", "points_right", "status", "error", "mirrored"]
 _WHOLE = [*_LISTED, "source_size", "target_size", "source_box", "target_box", "threshold", "length", "identical"]
-_ORDERS = ("", "id", "category", "pck", "points")
+_ORDERS = ("", "id", "category", "pck", "points", "margin")
+_NONE = pa.table({name: pa.nulls(0) for name in ("pair", "id", "category", "pck", "points_scored", "margin")})
 _QUALITY = 88
 
 
@@ -35,45 +39,48 @@ def routes(session: Session) -> list[tuple[str, str, Any]]:
     def pairs(request: Request) -> Response:
         stage = _stage(session, request)
         offset, limit = whole(request, "offset", 0), whole(request, "limit", 60, 1, 200)
-        category = text(request, "category", most=200)
-        sort = one_of(request, "sort", _ORDERS, "")
-        found = stage.once("pairs", lambda: _listed(stage))
-        categories = sorted({pair["category"] for pair in found if pair["category"]})
-        kept = _sorted([pair for pair in found if not category or pair["category"] == category], sort)
-        if one_of(request, "desc", ("0", "1"), "0") == "1":
-            kept = kept[::-1]
-        return as_json({"total": len(kept), "categories": categories, "pairs": kept[offset : offset + limit]})
+        kept = _chosen(stage, request)
+        categories = sorted(each for each in pc.unique(_listed(stage)["category"]).to_pylist() if each)
+        listed = kept.slice(offset, limit).to_pylist()
+        return as_json({"total": kept.num_rows, "categories": categories, "pairs": listed})
 
     def pair(request: Request) -> Response:
-        stage, number = _stage(session, request), whole_of(request.path_params["n"], "pair")
-        found = row_of(stage, number)
-        has_maps = found["status"] == "ok" and found.get("arrays_path") is not None and MAPS in arrays_of(stage, number)
+        stage, place = _stage(session, request), whole_of(request.path_params["n"], "pair")
+        found = row_of(stage, place)
+        has_maps = found["status"] == "ok" and found.get("arrays_path") is not None and MAPS in arrays_of(stage, place)
         more = {name: found.get(name) for name in _WHOLE}
         return as_json(
             {
-                "pair": number,
+                "pair": place,
                 "id": found[stage.rows.unit],
                 **more,
                 **{end: found.get(end) for end in ENDS},
                 "points": found.get("points") or [],
                 "maps": has_maps,
                 "pairs": stage.plan.records,
+                "near": _near(_chosen(stage, request)["pair"].to_numpy(), place),
+                "digests": {end: found.get(f"{end}_sha256") for end in ENDS},
             }
         )
 
     def picture(request: Request) -> Response:
-        stage, number = _stage(session, request), whole_of(request.path_params["n"], "pair")
+        stage, place = _stage(session, request), whole_of(request.path_params["n"], "pair")
         end = one_of_ends(request.path_params["end"])
         side = whole_of(one_of(request, "side", [str(each) for each in SIDES], "640"), "side")
+        # An address with the digest of the bytes is always of the same picture.
+        digest = row_of(stage, place).get(f"{end}_sha256")
+        keep = (
+            "private, max-age=31536000, immutable" if digest and request.query_params.get("v") == digest else "no-store"
+        )
         target = io.BytesIO()
-        _picture(stage, session, number, end, side).save(target, "JPEG", quality=_QUALITY)
-        return Response(target.getvalue(), 200, {"Cache-Control": "no-store"}, "image/jpeg")
+        _picture(stage, session, place, end, side).save(target, "JPEG", quality=_QUALITY)
+        return Response(target.getvalue(), 200, {"Cache-Control": keep}, "image/jpeg")
 
     def point_map(request: Request) -> Response:
-        stage, number = _stage(session, request), whole_of(request.path_params["n"], "pair")
+        stage, place = _stage(session, request), whole_of(request.path_params["n"], "pair")
         point = whole_of(request.path_params["point"], "point")
-        found = row_of(stage, number)
-        held = arrays_of(stage, number).get(MAPS) if found["status"] == "ok" else None
+        found = row_of(stage, place)
+        held = arrays_of(stage, place).get(MAPS) if found["status"] == "ok" else None
         if held is None:
             raise RefusedError(404, "the run has stored no maps. To mend it: run it with --maps fp16")
         if point >= len(held):
@@ -109,29 +116,73 @@ def _stage(session: Session, request: Request) -> OpenedStage:
     return run.stage(name)
 
 
-def _listed(stage: OpenedStage) -> list[dict[str, Any]]:
-    """Every pair that is there, without its points."""
-    unit, has = stage.rows.unit, set(stage.rows.schema.names)
-    names = [name for name in [unit, *_LISTED, *ENDS] if name in has]
-    found = []
-    for number, row in stage.rows.each(names):
-        scored = row.get("points_scored")
-        pck = row["points_right"] / scored if scored else None
-        found.append({"pair": number, "id": row[unit], "pck": pck} | {name: row.get(name) for name in names[1:]})
+def _near(listed: NDArray[np.int64], pair: int) -> dict[str, int | None]:
+    """Where a pair stands in a list, and its neighbours there; all null if it is not in it."""
+    at = np.flatnonzero(listed == pair)
+    if not len(at):
+        return {"place": None, "previous": None, "next": None}
+    here = int(at[0])
+    return {
+        "place": here,
+        "previous": int(listed[here - 1]) if here else None,
+        "next": int(listed[here + 1]) if here + 1 < len(listed) else None,
+    }
+
+
+def _chosen(stage: OpenedStage, request: Request) -> pa.Table:
+    """The pairs that a request asks for, in its order; those without a value last."""
+    category, sort = text(request, "category", most=200), one_of(request, "sort", _ORDERS, "")
+    least, most = number(request, "least", 0, 0, 1), number(request, "most", 1, 0, 1)
+    direction = "descending" if one_of(request, "desc", ("0", "1"), "0") == "1" else "ascending"
+    found = _listed(stage)
+    if category:
+        found = found.filter(pc.equal(found["category"], category))
+    if least > 0 or most < 1:
+        pck = found["pck"]
+        found = found.filter(pc.and_(pc.greater_equal(pck, least), pc.less_equal(pck, most)))
+    keys = [({"points": "points_scored", "": "pair"}.get(sort, sort), direction), ("pair", "ascending")]
+    return found.take(pc.sort_indices(found, sort_keys=keys[: 1 if not sort else 2]))
+
+
+def _listed(stage: OpenedStage) -> pa.Table:
+    """Every pair that is there, as columns and without its points: these are summed up part by part."""
+    found: pa.Table = stage.once("pairs", lambda: _read(stage))
     return found
 
 
-def _sorted(pairs: Sequence[dict[str, Any]], sort: str) -> list[dict[str, Any]]:
-    """In this order; pairs without a value last."""
-    name = {"points": "points_scored"}.get(sort, sort)
-    if not name:
-        return list(pairs)
-    there = [pair for pair in pairs if pair.get(name) is not None]
-    return sorted(there, key=lambda pair: pair[name]) + [pair for pair in pairs if pair.get(name) is None]
+def _read(stage: OpenedStage) -> pa.Table:
+    schema, unit = stage.rows.schema, stage.rows.unit
+    names = [name for name in [*_LISTED, *ENDS] if name in schema.names]
+    parts = []
+    for first, read in stage.rows.batches([unit, "points", *names]):
+        part = read.select(names)
+        for name in {"category", "points_scored", "points_right"} - {*names}:
+            part = part.append_column(name, pa.nulls(len(read), pa.string() if name == "category" else pa.int64()))
+        scored = part["points_scored"].to_numpy().astype(np.float64)
+        right = part["points_right"].to_numpy().astype(np.float64)
+        pck = np.divide(right, scored, out=np.full(len(read), np.nan), where=scored > 0)
+        own = {"pair": pa.array(np.arange(first, first + len(read))), "id": read[unit]}
+        own |= {"pck": pa.array(pck, from_pandas=True), "margin": pa.array(_margins(read), from_pandas=True)}
+        for name, values in own.items():
+            part = part.append_column(name, values)
+        parts.append(part)
+    return pa.concat_tables(parts) if parts else _NONE
 
 
-def _picture(stage: OpenedStage, session: Session, number: int, end: str, side: int) -> Image.Image:
-    found = row_of(stage, number)
+def _margins(read: pa.Table) -> NDArray[np.float64]:
+    """The mean margin of the points of each pair; NaN without any."""
+    lists = read["points"].combine_chunks()
+    parents = pc.list_parent_indices(lists).to_numpy(zero_copy_only=False)
+    margins = pc.struct_field(pc.list_flatten(lists), "margin").to_numpy(zero_copy_only=False).astype(np.float64)
+    there = np.isfinite(margins)
+    sums = np.bincount(parents[there], margins[there], len(read))
+    counts = np.bincount(parents[there], minlength=len(read))
+    means: NDArray[np.float64] = np.divide(sums, counts, out=np.full(len(read), np.nan), where=counts > 0)
+    return means
+
+
+def _picture(stage: OpenedStage, session: Session, pair: int, end: str, side: int) -> Image.Image:
+    found = row_of(stage, pair)
     if found["status"] != "ok":
         raise RefusedError(409, f"{stage.name} failed on it: {found['error_type']}: {found['error']}")
     width, height = found[f"{end}_size"]

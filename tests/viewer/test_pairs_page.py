@@ -104,3 +104,30 @@ def test_points_are_right_or_wrong_by_the_alpha_chosen(
     page.get_by_role("row", name="points_scored").wait_for()
     page.close()
     assert faults == []
+
+
+def test_pairs_are_filtered_and_sorted_and_have_the_neighbours_of_that_list(
+    served: Callable[..., Client], pairs_run: Path
+) -> None:
+    client, rows = served(pairs_run), rows_of(pairs_run, "matches")
+    means = [float(np.mean([point["margin"] for point in row["points"]])) for row in rows]
+    listed = client.get("api/pairs?sort=margin&desc=1").json()["pairs"]
+    assert [pair["pair"] for pair in listed] == sorted(range(2), key=lambda pair: -means[pair])
+    assert [pair["margin"] for pair in listed] == pytest.approx(sorted(means, reverse=True))
+    near = client.get(f"api/pairs/{listed[0]['pair']}?sort=margin&desc=1").json()["near"]
+    assert near == {"place": 0, "previous": None, "next": listed[1]["pair"]}
+    assert client.get("api/pairs/0?category=box").json()["near"] == {"place": 0, "previous": None, "next": None}
+    pck = [row["points_right"] / row["points_scored"] for row in rows]
+    for least, most in ((0, 0.4), (0.5, 1), (1, 1)):
+        found = client.get(f"api/pairs?least={least}&most={most}").json()
+        assert [pair["pair"] for pair in found["pairs"]] == [n for n, each in enumerate(pck) if least <= each <= most]
+    assert client.get("api/pairs?least=2").status == 400
+
+
+def test_a_picture_asked_for_by_its_digest_is_kept_by_the_browser(
+    served: Callable[..., Client], pairs_run: Path
+) -> None:
+    client = served(pairs_run)
+    digest = client.get("api/pairs/0").json()["digests"]["source"]
+    assert "immutable" in client.get(f"pairs/0/source.jpg?v={digest}").headers["cache-control"]
+    assert client.get("pairs/0/source.jpg?v=0").headers["cache-control"] == "no-store"

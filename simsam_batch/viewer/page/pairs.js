@@ -8,7 +8,8 @@ import { none, when } from './states.js'
 
 const PAGE = 60
 const ALPHAS = ['0.01', '0.05', '0.1', '0.15']
-const ORDERS = [['', 'order of the run'], ['id', 'name'], ['category', 'category'], ['pck', 'PCK, worst first'], ['points', 'points with truth']]
+const ORDERS = [['', 'order of the run'], ['id', 'name'], ['category', 'category'], ['pck', 'PCK'], ['margin', 'confidence: mean margin'], ['points', 'points with truth']]
+const RANGES = [['', 'all'], ['0-0.25', '0 to 0.25'], ['0.25-0.5', '0.25 to 0.5'], ['0.5-0.75', '0.5 to 0.75'], ['0.75-1', '0.75 to 1']]
 const MARK = 8
 
 /** @type {import('./main.js').Screen} */
@@ -26,30 +27,44 @@ async function show(view) {
 async function list(view) {
   const { query } = view.address
   const offset = Math.max(0, Number(query.page || 1) - 1) * PAGE
-  const get = () => ask('api/pairs', { stage: query.stage, sort: query.sort, category: query.category, desc: query.desc, offset, limit: PAGE }, view.signal)
+  const get = () => ask('api/pairs', { ...listOf(query), offset, limit: PAGE }, view.signal)
   await when(view.place, 'pairs', get, (found) => {
     const change = (/** @type {Record<string, string | number>} */ more) => go(to('pairs', [], { ...query, page: '', ...more }))
+    const listed = kept(query)
     const last = Math.ceil(found.total / PAGE)
     const page = offset / PAGE + 1
     return [
       h('h1', {}, 'Pairs'),
       h('div', { class: 'choices' },
         choice('Sort by', ORDERS, query.sort ?? '', (sort) => change({ sort })),
+        choice('Order', [['', 'smallest first'], ['1', 'largest first']], query.desc ?? '', (desc) => change({ desc })),
+        choice('PCK', RANGES, query.pck ?? '', (pck) => change({ pck })),
         found.categories.length ? choice('Category', [['', 'all'], ...found.categories.map((/** @type {string} */ each) => [each, each])], query.category ?? '', (category) => change({ category })) : null,
         h('p', { role: 'status' }, `${shown(found.total)} pairs`)),
       found.total ? h('div', { class: 'wide' }, h('table', {},
         h('caption', {}, 'PCK: share of the points with truth that are at most a tenth of the length from it'),
-        h('thead', {}, h('tr', {}, ['pair', 'category', 'PCK', 'right', 'of'].map((each) => h('th', { scope: 'col' }, each)))),
+        h('thead', {}, h('tr', {}, ['pair', 'category', 'PCK', 'right', 'of', 'mean margin'].map((each) => h('th', { scope: 'col' }, each)))),
         h('tbody', {}, found.pairs.map((/** @type {any} */ each) => h('tr', {},
-          h('th', { scope: 'row' }, h('a', { href: to('pairs', [each.pair], { stage: query.stage }) }, name(each.id, 60))),
+          h('th', { scope: 'row' }, h('a', { href: to('pairs', [each.pair], listed) }, name(each.id, 60))),
           h('td', {}, each.category ? name(each.category, 30) : '–'),
           each.status === 'ok' ? h('td', { class: 'number' }, shown(each.pck)) : h('td', { class: 'fault' }, `failed: ${each.error ?? ''}`),
-          h('td', { class: 'number' }, shown(each.points_right)), h('td', { class: 'number' }, shown(each.points_scored))))))) : none('No pair fits.'),
+          h('td', { class: 'number' }, shown(each.points_right)), h('td', { class: 'number' }, shown(each.points_scored)), h('td', { class: 'number' }, shown(each.margin))))))) : none('No pair fits.'),
       last > 1 ? h('p', {},
         page > 1 ? h('a', { href: to('pairs', [], { ...query, page: page - 1 }) }, 'Previous page') : null, ` Page ${page} of ${last} `,
         page < last ? h('a', { href: to('pairs', [], { ...query, page: page + 1 }) }, 'Next page') : null) : null,
     ]
   })
+}
+
+/** What the address says of the list. @param {Record<string, string>} query */
+function kept({ stage, sort, desc, category, pck }) {
+  return { stage, sort, desc, category, pck }
+}
+
+/** The same as the answers are asked for it. @param {Record<string, string>} query */
+function listOf({ stage, sort, desc, category, pck }) {
+  const [least, most] = /^[\d.]+-[\d.]+$/.test(pck ?? '') ? pck.split('-') : []
+  return { stage, sort, desc, category, least, most }
 }
 
 /** @param {string} label @param {string[][]} options @param {string} value @param {(value: string) => void} changed */
@@ -68,7 +83,7 @@ export function verdict(pair, point, alpha) {
 async function onePair(view, number) {
   const { query } = view.address
   view.title(`Pair ${number}`)
-  await when(view.place, 'the pair', () => ask(`api/pairs/${encodeURIComponent(number)}`, { stage: query.stage }, view.signal), (pair) => whole(view, pair))
+  await when(view.place, 'the pair', () => ask(`api/pairs/${encodeURIComponent(number)}`, listOf(query), view.signal), (pair) => whole(view, pair))
 }
 
 /** @param {import('./main.js').View} view @param {any} pair */
@@ -90,7 +105,7 @@ function whole(view, pair) {
     map(index)
   }
   const update = () => {
-    stay(to('pairs', [pair.pair], { stage, alpha: state.alpha === '0.1' ? '' : state.alpha, point: state.point }))
+    stay(to('pairs', [pair.pair], { ...kept(view.address.query), alpha: state.alpha === '0.1' ? '' : state.alpha, point: state.point }))
     draw()
     rows()
     told()
@@ -128,7 +143,7 @@ function whole(view, pair) {
     const width = tall.matches ? 400 : dx + w2 * second
     const height = tall.matches ? dy + h2 * second : 400
     const place = (/** @type {number} */ x, /** @type {number} */ y) => [dx + (x + 0.5) * second, dy + (y + 0.5) * second]
-    const jpg = (/** @type {string} */ end) => url(`pairs/${pair.pair}/${end}.jpg`, { side: 1280, stage })
+    const jpg = (/** @type {string} */ end) => url(`pairs/${pair.pair}/${end}.jpg`, { side: 1280, stage, v: pair.digests[end] })
     fill(drawing, svg('svg', { viewBox: `0 0 ${width} ${height}`, role: 'group', 'aria-label': `${pair.source} and ${pair.target}` },
       svg('image', { href: jpg('source'), width: w1 * first, height: h1 * first, preserveAspectRatio: 'none' }),
       svg('image', { href: jpg('target'), x: dx, y: dy, width: w2 * second, height: h2 * second, preserveAspectRatio: 'none' }),
@@ -170,15 +185,18 @@ function whole(view, pair) {
     pair.maps ? null : none('The similarity of a point with every patch is not stored.', 'simsam correspond … --maps fp16'))
   }
 
+  const listed = kept(view.address.query)
+  const near = pair.near
+  const link = (/** @type {number} */ of) => to('pairs', [of], { ...listed, alpha: state.alpha })
   const head = [
-    h('p', {}, h('a', { href: to('pairs', [], { stage }) }, 'All pairs'),
-      pair.pair > 0 ? [' ', h('a', { href: to('pairs', [pair.pair - 1], { stage, alpha: state.alpha }) }, 'Previous')] : null,
-      pair.pair + 1 < pair.pairs ? [' ', h('a', { href: to('pairs', [pair.pair + 1], { stage, alpha: state.alpha }) }, 'Next')] : null),
+    h('p', {}, h('a', { href: to('pairs', [], listed) }, 'All pairs'),
+      near.previous !== null ? [' ', h('a', { href: link(near.previous) }, 'Previous')] : null,
+      near.next !== null ? [' ', h('a', { href: link(near.next) }, 'Next')] : null),
     h('h1', {}, name(pair.id, 80))]
   if (pair.status !== 'ok') return [...head, h('p', { class: 'state fault' }, `The pair failed: ${pair.error}`)]
   view.keys({
-    n: { does: 'next pair', run: () => { if (pair.pair + 1 < pair.pairs) go(to('pairs', [pair.pair + 1], { stage, alpha: state.alpha })) } },
-    p: { does: 'previous pair', run: () => { if (pair.pair > 0) go(to('pairs', [pair.pair - 1], { stage, alpha: state.alpha })) } },
+    n: { does: 'next pair', run: () => { if (near.next !== null) go(link(near.next)) } },
+    p: { does: 'previous pair', run: () => { if (near.previous !== null) go(link(near.previous)) } },
   })
   tall.addEventListener('change', draw, { signal: view.signal })
   update()
