@@ -62,6 +62,17 @@ export async function tell(method, path, body, signal) {
   return (await asked(path, { method, signal, ...options })).json()
 }
 
+/** What a question of `live` gives; while the features are made ready it is asked again. @param {string} path @param {any} body @param {AbortSignal} signal @param {(words: string) => void} [busy] is told why it waits @returns {Promise<any>} */
+export async function askLive(path, body, signal, busy = () => {}) {
+  for (;;) {
+    const found = await tell('POST', path, body, signal)
+    if (!found.busy) return found
+    busy(found.busy)
+    await new Promise((done) => setTimeout(done, 1000))
+    signal.throwIfAborted()
+  }
+}
+
 /** Half precision to single. @param {Uint16Array} bits */
 export function halves(bits) {
   const found = new Float32Array(bits.length)

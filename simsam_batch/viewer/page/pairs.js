@@ -4,6 +4,7 @@ import { go, stay, to } from './address.js'
 import { ask, askArray, url } from './asking.js'
 import { fill, h, name, say, shown, svg } from './dom.js'
 import { cellsOf, rising } from './layers.js'
+import { anywhere } from './live.js'
 import { none, when } from './states.js'
 
 const PAGE = 60
@@ -96,10 +97,28 @@ function whole(view, pair) {
   const tall = matchMedia('(max-width: 640px)')
   let heat = ''
   let asked = 0
+  const live = anywhere(view, pair, async (answer) => {
+    asked++
+    state.point = ''
+    heat = ''
+    if (answer) {
+      const mine = asked
+      const [down, across] = answer.grid
+      const made = await blobOf(rising(answer.map.map((/** @type {number} */ each) => Math.max(0, each)), Math.max(...answer.map, 1e-6), across, down))
+      view.signal.addEventListener('abort', () => URL.revokeObjectURL(made))
+      if (mine !== asked) return
+      heat = made
+      covered = answer.cover
+    }
+    const held = drawing.querySelector('.live:focus') !== null
+    draw()
+    if (held) /** @type {any} */ (drawing.querySelector('.live'))?.focus()
+  })
 
   const choose = (/** @type {number} */ index) => {
     state.point = String(index)
     heat = ''
+    live.forget()
     update()
     say(`Point ${pair.points[index].name ?? index + 1}`)
     map(index)
@@ -145,7 +164,7 @@ function whole(view, pair) {
     const place = (/** @type {number} */ x, /** @type {number} */ y) => [dx + (x + 0.5) * second, dy + (y + 0.5) * second]
     const jpg = (/** @type {string} */ end) => url(`pairs/${pair.pair}/${end}.jpg`, { side: 1280, stage, v: pair.digests[end] })
     fill(drawing, svg('svg', { viewBox: `0 0 ${width} ${height}`, role: 'group', 'aria-label': `${pair.source} and ${pair.target}` },
-      svg('image', { href: jpg('source'), width: w1 * first, height: h1 * first, preserveAspectRatio: 'none' }),
+      svg('image', { class: live.on ? 'source' : '', href: jpg('source'), width: w1 * first, height: h1 * first, preserveAspectRatio: 'none', onclick: (/** @type {any} */ event) => live.pressed(event, /** @type {SVGSVGElement} */ (drawing.firstElementChild), first) }),
       svg('image', { href: jpg('target'), x: dx, y: dy, width: w2 * second, height: h2 * second, preserveAspectRatio: 'none' }),
       heat ? svg('image', { class: 'heat', href: heat, x: dx, y: dy, width: w2 * second * covered[1], height: h2 * second * covered[0], preserveAspectRatio: 'none' }) : null,
       pair.points.map((/** @type {any} */ point, /** @type {number} */ index) => {
@@ -164,7 +183,8 @@ function whole(view, pair) {
         svg('circle', { class: 'target', cx: a[0], cy: a[1], r: 12 }), svg('circle', { cx: a[0], cy: a[1], r: MARK / 2 }),
         b ? (how === 'wrong' ? svg('rect', { x: b[0] - MARK / 2, y: b[1] - MARK / 2, width: MARK, height: MARK }) : svg('circle', { cx: b[0], cy: b[1], r: MARK / 2 })) : null,
         point.true_x !== null && point.true_x !== undefined ? cross(place(point.true_x, point.true_y)) : null)
-      })))
+      }),
+      live.marks(first, place)))
   }
   const focusOn = (/** @type {number} */ index) => /** @type {SVGElement[]} */ ([...drawing.querySelectorAll('.match')])[index]?.focus()
 
@@ -204,7 +224,7 @@ function whole(view, pair) {
   return [...head,
     h('div', { class: 'choices' }, choice('Right within', ALPHAS.map((each) => [each, `${each} of the ${pair.threshold ?? 'length'}`]), state.alpha, (alpha) => { state.alpha = alpha; update() }),
       h('p', { class: 'legend' }, 'Blue, whole line, circle: right. Orange, dashed, square: wrong. White, dotted: no truth. Cross: where it should be.')),
-    drawing, about, table]
+    live.words, drawing, about, table]
 }
 
 /** @param {number | null} x @param {number | null} y */
