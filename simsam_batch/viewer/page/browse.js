@@ -204,10 +204,12 @@ function screen(view, stage, stages) {
     linkOf(place)?.focus({ preventScroll: true })
   }
 
+  let told = -AGAIN_MS
   /** Of how many images the figures are. @param {boolean} complete */
   async function partly(complete) {
     reading.hidden = complete
-    if (complete) return
+    if (complete || performance.now() - told < AGAIN_MS / 2) return
+    told = performance.now()
     try {
       const status = await ask('api/status', {}, view.signal)
       const [read, all] = status.stages[stage.name]?.columns_read ?? []

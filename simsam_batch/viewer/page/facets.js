@@ -26,16 +26,33 @@ export function facets({ signal, stage, columns, changed, reading }) {
   const parts = new Map()
   let q = ''
   let last = new AbortController()
+  // the pictures come first: nothing is counted before a filter is shown, and then all by one request
+  let shows = false
+  /** @type {Set<string>} */
+  const waiting = new Set()
+  let timer = 0
   const order = [...columns].sort((one, other) => rank(one) - rank(other))
   const open = [...OPEN_FIRST, ...order.filter((each) => isNumber(each)).slice(0, OPEN_NUMBERS).map((each) => each.name)]
   const element = h('div', { class: 'facets' }, order.map((column) => {
     const body = h('div', { class: 'facet' })
-    const details = h('details', { ontoggle: () => { if (details.open) fetchThose([column.name]) } },
+    const details = h('details', { ontoggle: () => { if (details.open) soon([column.name]) } },
       h('summary', { title: column.doc || null }, name(column.name, 40), h('span', { class: 'asked', hidden: true }, 'asked')), body)
     details.open = open.includes(column.name)
     parts.set(column.name, { details, body, found: null, of: null })
     return details
   }))
+
+  /** @param {string[]} names of columns to be counted when all that is done now is done */
+  function soon(names) {
+    for (const each of names) waiting.add(each)
+    clearTimeout(timer)
+    if (!shows) return
+    timer = setTimeout(() => {
+      const all = [...waiting]
+      waiting.clear()
+      fetchThose(all)
+    })
+  }
 
   /** @param {string[]} names that have not been asked for with this filter */
   async function fetchThose(names) {
@@ -115,7 +132,8 @@ export function facets({ signal, stage, columns, changed, reading }) {
         const badge = details.querySelector('.asked')
         badge?.toggleAttribute('hidden', !wordsOf(q, of).length && !low && !high)
       }
-      fetchThose([...parts].filter(([, part]) => part.details.open).map(([of]) => of))
+      shows = true
+      soon([...parts].filter(([, part]) => part.details.open).map(([of]) => of))
     },
     /** The words of a column. @param {string} of @returns {Promise<string[]>} */
     async words(of) {
