@@ -444,7 +444,7 @@ def view(
     listening.check()
     held = None if memory is None else bytes_in(memory)
     with patience(_PATIENCE_OF_VIEWERS_S):
-        options = {"debug": debug, "flags": flags, "reviewer": reviewer}
+        options: dict[str, Any] = {"debug": debug, "flags": flags, "reviewer": reviewer}
         options |= {"live": live, "weights": weights, "device": device, "memory": held}
         check_options(options)
         session = Session(out, other, options)

@@ -361,7 +361,7 @@ def _shards(ledger: Ledger) -> tuple[list[_Shard], pa.Schema, dict[str, Any]]:
     for shard, generation in sorted(ledger.committed().items()):
         start = plan.first_record_of(shard)
         shards.append(_Shard(range(start, start + plan.records_of(shard)), shard, generation, ledger))
-    return shards, pa.schema([*schema_of(about), *ARRAY_FIELDS]), about | {"plan": plan.digest}
+    return shards, pa.schema([*schema_of(about), *ARRAY_FIELDS]), {**about, "plan": plan.digest}
 
 
 @contextmanager

@@ -73,7 +73,10 @@ def routes(session: Session) -> list[tuple[str, str, Any]]:
             rows = whole_of(body.get("row"), "row"), whole_of(body.get("other"), "other")
             if (busy := live.busy(stage)) is not None:
                 return busy
-            return as_json(live.asked(lambda: live.match(*(live.described(stage, row) for row in rows), point)))
+            source, target = rows
+            return as_json(
+                live.asked(lambda: live.match(live.described(stage, source), live.described(stage, target), point))
+            )
         of_pairs, number = live.pairs(body), whole_of(body["pair"], "pair")
         if (busy := live.busy(of_pairs)) is not None:
             return busy
