@@ -13,7 +13,7 @@ from starlette.responses import Response
 from simsam_batch.results.comparing import common_images, compared, differing_settings
 from simsam_batch.results.image_scores import ImageScores, columns_of_numbers, command_name, scores_in_rows
 from simsam_batch.stages.registry import scores_of
-from simsam_batch.viewer.answers import RefusedError, as_json, body_of, one_of, text, text_of, whole
+from simsam_batch.viewer.answers import RefusedError, as_json, body_of, one_of, text, text_of, whole, whole_of
 from simsam_batch.viewer.jobs import Job, Jobs
 from simsam_batch.viewer.kept import Kept
 from simsam_batch.viewer.listing import listed
@@ -31,6 +31,9 @@ def routes(session: Session) -> list[tuple[str, str, Any]]:
 
     def compare(request: Request) -> Response:
         return as_json(_page(session, request))
+
+    def one(request: Request) -> Response:
+        return as_json(_one(session, request))
 
     def means(request: Request) -> Response:
         joined = _joined(session, text(request, "stage", most=100))
@@ -77,6 +80,7 @@ def routes(session: Session) -> list[tuple[str, str, Any]]:
         ("GET", "api/compare", compare),
         ("GET", "api/compare/means", means),
         ("GET", "api/compare/agreement", agreement),
+        ("GET", "api/compare/{row}", one),
         ("POST", "api/jobs", begin),
         ("GET", "api/jobs/{id}", job),
         ("DELETE", "api/jobs/{id}", stop),
@@ -145,26 +149,28 @@ def _taken(session: Session, joined: _Joined, q: str) -> NDArray[np.int64]:
     return np.flatnonzero(np.isin(joined.rows[0], found))
 
 
-def _page(session: Session, request: Request) -> dict[str, Any]:
-    joined = _joined(session, text(request, "stage", most=100))
+def _numbers(joined: _Joined, metric: str | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return joined.values(metric) if metric else (np.full(joined.count, np.nan),) * 2
+
+
+def _ordered(session: Session, joined: _Joined, request: Request) -> tuple[str | None, NDArray[np.int64]]:
+    """The metric that is asked for, and the joined images that the filter takes in the order asked for."""
     places = _taken(session, joined, text(request, "q"))
     metric = one_of(request, "metric", joined.metrics, joined.metrics[0]) if joined.metrics else None
-    sort = one_of(request, "sort", _SORTS, "difference")
-    offset, limit = whole(request, "offset", 0), whole(request, "limit", MOST_ROWS, 1, MOST_ROWS)
-    a, b = joined.values(metric) if metric else (np.full(joined.count, np.nan),) * 2
-    apart = b - a
-    ids = joined.runs[0].ids
+    sort, desc = one_of(request, "sort", _SORTS, "difference"), request.query_params.get("desc") == "1"
     if sort == "id":
-        names = ids.take(joined.places[0][places]).to_pylist()
-        order = np.array(sorted(range(len(names)), key=names.__getitem__), np.int64)
-        order = order[::-1] if request.query_params.get("desc") == "1" else order
-    else:
-        keys = {"difference": apart, "a": a, "b": b}[sort][places]
-        # nulls last, either way
-        order = np.argsort(-keys if request.query_params.get("desc") == "1" else keys, kind="stable")
-    shown = places[order[offset : offset + limit]]
-    names = ids.take(joined.places[0][shown]).to_pylist()
-    rows = [
+        names = joined.runs[0].ids.take(joined.places[0][places]).to_pylist()
+        return metric, places[sorted(range(len(names)), key=names.__getitem__, reverse=desc)]
+    a, b = _numbers(joined, metric)
+    keys = {"difference": b - a, "a": a, "b": b}[sort][places]
+    # nulls last, either way
+    return metric, places[np.argsort(-keys if desc else keys, kind="stable")]
+
+
+def _lines(joined: _Joined, metric: str | None, places: NDArray[np.int64]) -> list[dict[str, Any]]:
+    a, b = _numbers(joined, metric)
+    names = joined.runs[0].ids.take(joined.places[0][places]).to_pylist()
+    return [
         {
             "row_a": int(joined.rows[0][at]),
             "row_b": int(joined.rows[1][at]),
@@ -173,10 +179,43 @@ def _page(session: Session, request: Request) -> dict[str, Any]:
             "id": name,
             "a": a[at],
             "b": b[at],
-            "difference": apart[at],
+            "difference": b[at] - a[at],
         }
-        for at, name in zip(shown.tolist(), names, strict=True)
+        for at, name in zip(places.tolist(), names, strict=True)
     ]
+
+
+def _one(session: Session, request: Request) -> dict[str, Any]:
+    """One image of both, by its row in A, and where it stands in the list; it need not be in the filter."""
+    joined = _joined(session, text(request, "stage", most=100))
+    row = whole_of(request.path_params["row"], "row")
+    place = int(np.searchsorted(joined.rows[0], row))
+    if place == joined.count or joined.rows[0][place] != row:
+        raise RefusedError(404, f"row {row} of A is not an image that both runs have")
+    metric, places = _ordered(session, joined, request)
+    found = np.flatnonzero(places == place)
+    at = int(found[0]) if len(found) else None
+    beside = [None if at is None or not 0 <= at + by < len(places) else places[at + by] for by in (-1, 1)]
+    before, after = (None if each is None else int(joined.rows[0][each]) for each in beside)
+    return {
+        **_lines(joined, metric, np.array([place]))[0],
+        "kind": joined.stages[0].kind,
+        "metric": metric,
+        "place": at,
+        "total": len(places),
+        "previous": before,
+        "next": after,
+        "agreement": _agreement(joined, place) if joined.stages[0].kind == "objects" else None,
+    }
+
+
+def _page(session: Session, request: Request) -> dict[str, Any]:
+    joined = _joined(session, text(request, "stage", most=100))
+    metric, places = _ordered(session, joined, request)
+    offset, limit = whole(request, "offset", 0), whole(request, "limit", MOST_ROWS, 1, MOST_ROWS)
+    rows = _lines(joined, metric, places[offset : offset + limit])
+    a, b = _numbers(joined, metric)
+    apart = (b - a)[places]
     return {
         "stage": joined.stages[0].name,
         "kind": joined.stages[0].kind,
@@ -187,7 +226,7 @@ def _page(session: Session, request: Request) -> dict[str, Any]:
         "only_a": joined.only[0],
         "only_b": joined.only[1],
         "settings": [[each["setting"], *each["values"]] for each in differing_settings(joined.runs)],
-        "histogram": _histogram(apart[places][np.isfinite(apart[places])]),
+        "histogram": _histogram(apart[np.isfinite(apart)]),
         "rows": rows,
         "total": len(places),
     }

@@ -4,6 +4,7 @@ import { go, to } from './address.js'
 import { ask, tell, url } from './asking.js'
 import { fill, h, name, say, shown } from './dom.js'
 import { failed, none, when } from './states.js'
+import { twice } from './twice.js'
 
 const PAGE = 60
 const SORTS = { difference: 'B − A', a: 'A', b: 'B', id: 'name' }
@@ -25,17 +26,19 @@ async function show(view) {
     const of = (/** @type {any} */ run) => run.stages.map((/** @type {any} */ each) => each.command)[0] ?? 'nothing'
     return void view.place.append(none(`The runs are of different commands, ${of(about)} and ${of(about.other)}: they have no stage in common. Runs of one command can be compared.`))
   }
+  /** @type {Record<string, string>} */
   const query = { stage: stages[0], ...view.address.query }
   const place = view.place.appendChild(h('div'))
   const page = Math.max(1, Number(query.page) || 1)
   const asked = { stage: query.stage, q: query.q, metric: query.metric, sort: query.sort ?? 'difference', desc: query.desc ? 1 : 0 }
-  await when(place, 'the comparison', () => ask('api/compare', { ...asked, offset: (page - 1) * PAGE, limit: PAGE }, view.signal),
-    (found) => view.address.path[0] ? pair(view, found, asked, page) : list(view, stages, found, asked, page))
+  const row = view.address.path[0]
+  if (row) await when(place, 'the comparison', () => ask(`api/compare/${encodeURIComponent(row)}`, asked, view.signal), (found) => twice(view, found, { ...asked, desc: asked.desc || null }))
+  else await when(place, 'the comparison', () => ask('api/compare', { ...asked, offset: (page - 1) * PAGE, limit: PAGE }, view.signal), (found) => list(view, stages, found, asked, page))
 }
 
 /** @param {import('./main.js').View} view @param {string[]} stages @param {any} found @param {any} asked @param {number} page */
 function list(view, stages, found, asked, page) {
-  const at = (/** @type {any} */ more, path = []) => to('compare', path, { ...asked, metric: found.metric, page, ...more, desc: (more.desc ?? asked.desc) || null })
+  const at = (/** @type {any} */ more, /** @type {(string | number)[]} */ path = []) => to('compare', path, { ...asked, metric: found.metric, page: path.length || page === 1 ? null : page, ...more, desc: (more.desc ?? asked.desc) || null })
   const pages = Math.ceil(found.total / PAGE)
   const means = h('div'), agreed = h('div')
   const settle = () => when(means, 'the means', () => ask('api/compare/means', { stage: asked.stage, q: asked.q, metric: found.metric }, view.signal), meansOf)
@@ -51,11 +54,16 @@ function list(view, stages, found, asked, page) {
   }
   const filter = h('input', { type: 'search', value: asked.q ?? '', 'aria-label': 'Filter of A' })
   const cells = new Map()
-  const lines = found.rows.map((/** @type {any} */ row, /** @type {number} */ i) => {
-    const cell = h('td', { class: 'number' }, '–')
+  const overlay = OVERLAYS[found.kind] ?? 'none'
+  const most = Math.max(1e-9, ...found.rows.map((/** @type {any} */ row) => Math.abs(row.difference ?? 0)))
+  const picture = (/** @type {string} */ run, /** @type {number} */ row) => h('img', { alt: '', loading: 'lazy', src: url(`images/${row}.jpg`, { run, stage: asked.stage, side: 256, overlay }), onerror: (/** @type {Event} */ event) => /** @type {Element} */ (event.target).replaceWith(h('span', { class: 'muted' }, 'no picture')) })
+  const lines = found.rows.map((/** @type {any} */ row) => {
+    const cell = h('dd', {}, '–')
     cells.set(String(row.row_a), cell)
-    return h('tr', {}, h('th', { scope: 'row' }, h('a', { href: at({}, /** @type {any} */ ([i])) }, name(row.id, 40))),
-      [row.a, row.b, row.difference].map((each) => h('td', { class: 'number' }, shown(each))), cell)
+    const value = (/** @type {string} */ of, /** @type {any} */ told) => [h('dt', {}, of), told instanceof Element ? told : h('dd', {}, told)]
+    return h('li', {}, h('a', { href: at({}, [row.row_a]) }, h('span', { class: 'two' }, picture('a', row.row_a), picture('b', row.row_b)), name(row.id, 40)),
+      h('dl', {}, value('A', shown(row.a)), value('B', shown(row.b)), value('B − A', signed(row.difference)), found.kind === 'objects' ? value('agreement', cell) : null),
+      Number.isFinite(row.difference) ? h('span', { class: 'lean', 'aria-hidden': 'true' }, h('span', { style: { left: `${row.difference < 0 ? 50 + 50 * row.difference / most : 50}%`, width: `${50 * Math.abs(row.difference) / most}%` } })) : null)
   })
   if (found.kind === 'objects' && found.rows.length) agreementOf(view, asked.stage, cells)
   return [
@@ -70,8 +78,8 @@ function list(view, stages, found, asked, page) {
     found.metric ? means : none('The runs have no number in common.'),
     histogram(found.histogram),
     found.kind === 'objects' ? h('div', {}, agreed, h('button', { type: 'button', onclick: () => job(view, asked, agreed) }, 'Agreement of all masks of this filter'))
-      : none('Agreement: none; it is of object masks.'),
-    lines.length ? h('div', { class: 'wide' }, h('table', {}, h('thead', {}, h('tr', {}, ['image', 'A', 'B', 'B − A', 'agreement (IoU)'].map((each) => h('th', { scope: 'col' }, each)))), h('tbody', {}, lines)))
+      : none(`Agreement: none; it is of object masks.${found.kind === 'labels' ? ' Label maps are scored over all images together: the numbers here are those that each image has of its own.' : ''}`),
+    lines.length ? h('ul', { class: 'both' }, lines)
       : none('No image is in both and in the filter.'),
     pages > 1 ? h('nav', { class: 'choices', 'aria-label': 'Pages' }, page > 1 ? h('a', { href: at({ page: page - 1 }) }, 'Before') : null, `${page} of ${pages}`, page < pages ? h('a', { href: at({ page: page + 1 }) }, 'Next') : null) : null,
     h('h2', {}, 'Settings that differ'),
@@ -81,20 +89,29 @@ function list(view, stages, found, asked, page) {
   ]
 }
 
+/** @param {number | null} value */
+function signed(value) {
+  return value !== null && value > 0 ? `+${shown(value)}` : shown(value).replace('-', '−')
+}
+
 /** @param {any} found */
 function meansOf(found) {
   if (!found.runs.length) return none('No image has this number in both.')
   const [a, b] = found.runs
-  const told = (/** @type {number} */ value, /** @type {number[]} */ ends) => `${shown(value)} (${shown(ends[0])} to ${shown(ends[1])})`
-  return h('p', {}, `Mean of ${found.metric} over ${shown(found.images)} images, with 95 % intervals: A ${told(a.mean, a.ci)}, B ${told(b.mean, b.ci)}, B − A ${told(b.difference, b.difference_ci)}. B is higher in ${shown(b.wins)}, lower in ${shown(b.losses)}, the same in ${shown(b.ties)}.`)
+  const line = (/** @type {string} */ of, /** @type {number} */ value, /** @type {number[]} */ ends) =>
+    h('tr', {}, h('th', { scope: 'row' }, of), h('td', { class: 'number' }, shown(value)), h('td', { class: 'number' }, `${shown(ends[0])} to ${shown(ends[1])}`))
+  return [h('div', { class: 'wide' }, h('table', {}, h('caption', {}, `${found.metric} over ${shown(found.images)} images`), h('thead', {}, h('tr', {}, ['', 'mean', '95 % interval'].map((each) => (each ? h('th', { scope: 'col' }, each) : h('td', {}))))),
+    h('tbody', {}, line('A', a.mean, a.ci), line('B', b.mean, b.ci), line('B − A', b.difference, b.difference_ci)))),
+  h('p', {}, `B is higher in ${shown(b.wins)}, lower in ${shown(b.losses)}, the same in ${shown(b.ties)}.`)]
 }
 
 /** @param {any} found */
 function histogram(found) {
   const most = Math.max(1, ...found.counts)
   if (!found.counts.length) return null
-  return h('div', { class: 'bars', role: 'img', 'aria-label': `How often each difference is, from ${shown(found.edges[0])} to ${shown(found.edges.at(-1))}` },
-    found.counts.map((/** @type {number} */ count, /** @type {number} */ i) => h('span', { title: `${shown(found.edges[i])}: ${count}`, style: { height: `${100 * count / most}%` } })))
+  return h('figure', {}, h('div', { class: 'bars', role: 'img', 'aria-label': `How often each difference is, from ${shown(found.edges[0])} to ${shown(found.edges.at(-1))}` },
+    found.counts.map((/** @type {number} */ count, /** @type {number} */ i) => h('span', { title: `${shown(found.edges[i])}: ${count}`, style: { height: `${100 * count / most}%` } }))),
+    h('figcaption', { class: 'ends' }, h('span', {}, signed(found.edges[0])), h('span', {}, 'images by B − A'), h('span', {}, signed(found.edges.at(-1)))))
 }
 
 /** @param {import('./main.js').View} view @param {string} stage @param {Map<string, HTMLElement>} cells */
@@ -122,30 +139,4 @@ async function job(view, asked, place) {
   } catch (error) {
     if (/** @type {Error} */ (error).name !== 'AbortError') fill(place, failed('The agreement', error, () => job(view, asked, place)))
   }
-}
-
-/** One image of both, B over A as far as the slider says. @param {import('./main.js').View} view @param {any} found @param {any} asked @param {number} page */
-function pair(view, found, asked, page) {
-  const place = Number(view.address.path[0])
-  const row = found.rows[place]
-  if (!row) return none('There is no such image in this list.')
-  const at = (/** @type {any[]} */ path) => to('compare', path, { ...asked, metric: found.metric, page, desc: asked.desc || null })
-  const overlay = OVERLAYS[found.kind] ?? 'none'
-  const picture = (/** @type {'a' | 'b'} */ run, /** @type {number} */ of) => h('img', { alt: `${run === 'a' ? 'A' : 'B'}: ${row.id}`, src: url(`images/${of}.jpg`, { run, stage: asked.stage, side: 640, overlay, v: row[`v_${run}`] }) })
-  const over = picture('b', row.row_b)
-  const slider = h('input', { type: 'range', min: 0, max: 100, value: 50, 'aria-label': 'How much of B lies over A', oninput: () => turn() })
-  const turn = () => over.style.setProperty('clip-path', `inset(0 0 0 ${100 - Number(slider.value)}%)`)
-  turn()
-  const step = (/** @type {number} */ by) => { if (found.rows[place + by]) go(at([place + by])) }
-  const move = (/** @type {number} */ by) => { slider.value = String(Number(slider.value) + by); turn() }
-  view.keys({
-    s: { does: 'A, half, or B', run: () => { slider.value = slider.value === '100' ? '0' : slider.value === '0' ? '50' : '100'; turn() } },
-    ArrowLeft: { does: 'more of B', run: () => move(5) }, ArrowRight: { does: 'more of A', run: () => move(-5) },
-    n: { does: 'next image', run: () => step(1) }, p: { does: 'image before', run: () => step(-1) },
-    Escape: { does: 'to the list', run: () => go(at([])) },
-  })
-  return [h('p', {}, h('a', { href: at([]) }, 'All images'), found.rows[place - 1] ? [' ', h('a', { href: at([place - 1]) }, 'Before')] : null, found.rows[place + 1] ? [' ', h('a', { href: at([place + 1]) }, 'Next')] : null),
-    h('h2', {}, name(row.id)), h('p', {}, `${found.metric ?? ''} A ${shown(row.a)}, B ${shown(row.b)}, B − A ${shown(row.difference)}`),
-    h('p', {}, h('label', {}, 'A ', slider, ' B')), h('div', { class: 'swipe' }, picture('a', row.row_a), over),
-    h('div', { class: 'twice' }, h('figure', {}, picture('a', row.row_a), h('figcaption', {}, 'A')), h('figure', {}, picture('b', row.row_b), h('figcaption', {}, 'B')))]
 }
