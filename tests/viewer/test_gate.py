@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import re
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import pytest
 from viewing import Client, Small
 
 from simsam_batch.errors import SettingsError
+from simsam_batch.viewer import server
 from simsam_batch.viewer.gate import MOST_BODY
 from simsam_batch.viewer.server import Listening, start_lines
 
@@ -175,6 +177,14 @@ def test_the_start_lines_say_how_to_come_from_another_machine() -> None:
     assert "ssh -N -L 8770:127.0.0.1:8770 " in way
 
 
+def test_every_module_of_the_page_is_asked_for_at_once() -> None:
+    # over a long way each step from module to module costs a round trip
+    page = Path(server.__file__).with_name("page")
+    modules = {path.name for path in page.glob("*.js")} - {"main.js"}
+    preloaded = set(re.findall(r'modulepreload" href="([^"]+)"', (page / "index.html").read_text()))
+    assert preloaded == modules
+
+
 @contextmanager
 def proxied(port: int, prefix: str) -> Iterator[int]:
     """A proxy before the server, as a notebook server has one: another port, and a prefix that it takes away."""
@@ -203,13 +213,13 @@ def proxied(port: int, prefix: str) -> Iterator[int]:
         def log_message(self, *_: object) -> None:
             """Nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
-    thread = Thread(target=server.serve_forever, daemon=True)
+    listening = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    thread = Thread(target=listening.serve_forever, daemon=True)
     thread.start()
-    yield server.server_address[1]
-    server.shutdown()
+    yield listening.server_address[1]
+    listening.shutdown()
     thread.join()
-    server.server_close()
+    listening.server_close()
 
 
 def test_behind_a_proxy_with_another_port_and_a_prefix_all_is_reached(asker: Asker) -> None:

@@ -86,7 +86,7 @@ class Shown:
     def settle(self) -> None:
         """Wait until nothing is loading any more."""
         self.page.wait_for_load_state("networkidle")
-        self.page.wait_for_function("() => !document.querySelector('[aria-busy=true]')")
+        self.page.wait_for_function("() => document.querySelector('h1') && !document.querySelector('[aria-busy=true]')")
 
 
 @pytest.fixture(scope="module")

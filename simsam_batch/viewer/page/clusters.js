@@ -2,7 +2,7 @@
 
 import { to } from './address.js'
 import { ask } from './asking.js'
-import { h, name, shown } from './dom.js'
+import { h, name, shown, wide } from './dom.js'
 import { cutOut, elsewhere, gallery, percent, swatch, whenThere } from './regions.js'
 import { none, when } from './states.js'
 
@@ -82,7 +82,7 @@ function overview(view, stage, found) {
         : 'A share is the mean one of an image.',
       found.rest === null || found.rest === undefined ? '' : ` ${found.classes ? `Class 0${found.nought && found.nought !== 'class 0' ? `, ${found.nought}, has no regions: it` : ' has no regions: it'} is` : 'Label 0 is background,'} what no region covers: ${found.rest < 0.0005 ? 'nothing here' : `${percent(found.rest)} of an image in the mean`}.`,
       found.matched ? ' The class of a label is the one that it was matched to.' : ''),
-    h('div', { class: 'wide', tabindex: 0, role: 'region', 'aria-label': 'Labels' }, h('table', { class: 'labels' },
+    wide('Labels', h('table', { class: 'labels' },
       h('thead', {}, h('tr', {}, head('label', kind, false), h('th', { scope: 'col' }, 'regions at random'), named ? h('th', { scope: 'col' }, found.classes ? 'name' : 'class') : null,
         fits ? head('iou', 'IoU') : null, head('images', 'images'), head('regions', 'regions'), head('share', 'share'), h('td'))),
       h('tbody', {}, lines))),
@@ -110,7 +110,7 @@ async function examples(view, stage, trees, most, place) {
 function confusion(found, kind) {
   return h('section', {}, h('h2', {}, 'Confusion with truth'),
     h('p', { class: 'note' }, `Of each true class's pixels the share in percent that has each ${kind}. ${found.about}${found.left_out ? ` ${found.left_out} smaller classes are left out.` : ''}`),
-    h('div', { class: 'wide', tabindex: 0, role: 'region', 'aria-label': 'Confusion with truth' }, h('table', { class: 'confusion' },
+    wide('Confusion with truth', h('table', { class: 'confusion' },
       h('thead', {}, h('tr', {}, h('th', { scope: 'col' }, kind), found.classes.map((/** @type {string} */ each) => h('th', { scope: 'col', class: 'number' }, name(each, 24))))),
       h('tbody', {}, found.lines.map((/** @type {[number, string, [string, number][]]} */ [label, stands, cells]) =>
         h('tr', {}, h('th', { scope: 'row' }, stands ? [`${label} (`, name(stands, 24), ')'] : label),

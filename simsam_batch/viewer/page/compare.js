@@ -2,7 +2,7 @@
 
 import { go, to } from './address.js'
 import { ask, tell, url } from './asking.js'
-import { fill, h, name, say, shown } from './dom.js'
+import { fill, h, name, say, shown, wide } from './dom.js'
 import { filterLine } from './filterline.js'
 import { failed, none, when } from './states.js'
 import { twice } from './twice.js'
@@ -93,7 +93,7 @@ function list(view, stages, found, asked, page) {
       : none('No image is in both and in the filter.'),
     pages > 1 ? h('nav', { class: 'choices', 'aria-label': 'Pages' }, page > 1 ? h('a', { href: at({ page: page - 1 }) }, 'Before') : null, `${page} of ${pages}`, page < pages ? h('a', { href: at({ page: page + 1 }) }, 'Next') : null) : null,
     h('h2', {}, 'Settings that differ'),
-    found.settings.length ? h('div', { class: 'wide' }, h('table', {}, h('thead', {}, h('tr', {}, ['setting', 'A', 'B'].map((each) => h('th', { scope: 'col' }, each)))),
+    found.settings.length ? wide('Settings that differ', h('table', {}, h('thead', {}, h('tr', {}, ['setting', 'A', 'B'].map((each) => h('th', { scope: 'col' }, each)))),
       h('tbody', {}, found.settings.map((/** @type {any[]} */ [of, a, b]) => h('tr', {}, h('th', { scope: 'row' }, of), h('td', {}, String(a)), h('td', {}, String(b)))))))
       : none('None.'),
   ]
@@ -110,7 +110,7 @@ function meansOf(found) {
   const [a, b] = found.runs
   const line = (/** @type {string} */ of, /** @type {number} */ value, /** @type {number[]} */ ends) =>
     h('tr', {}, h('th', { scope: 'row' }, of), h('td', { class: 'number' }, shown(value)), h('td', { class: 'number' }, `${shown(ends[0])} to ${shown(ends[1])}`))
-  return [h('div', { class: 'wide' }, h('table', {}, h('caption', {}, `${found.metric} over ${shown(found.images)} images`), h('thead', {}, h('tr', {}, ['', 'mean', '95 % interval'].map((each) => (each ? h('th', { scope: 'col' }, each) : h('td', {}))))),
+  return [wide('Means', h('table', {}, h('caption', {}, `${found.metric} over ${shown(found.images)} images`), h('thead', {}, h('tr', {}, ['', 'mean', '95 % interval'].map((each) => (each ? h('th', { scope: 'col' }, each) : h('td', {}))))),
     h('tbody', {}, line('A', a.mean, a.ci), line('B', b.mean, b.ci), line('B − A', b.difference, b.difference_ci)))),
   h('p', {}, `B is higher in ${shown(b.wins)}, lower in ${shown(b.losses)}, the same in ${shown(b.ties)}.`)]
 }

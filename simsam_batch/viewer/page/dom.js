@@ -69,6 +69,15 @@ export function name(text, most = 1000) {
   return h('bdi', { title: short === text ? null : text }, short)
 }
 
+/**
+ * What may be wider than its place, such as a table: it scrolls by itself, by the keyboard too.
+ * @param {string} label what it is
+ * @param {...(Child | Child[])} children
+ */
+export function wide(label, ...children) {
+  return h('div', { class: 'wide', tabindex: 0, role: 'region', 'aria-label': label }, ...children)
+}
+
 /** A number for people. @param {number | null | undefined} value @param {number} [digits] after the point */
 export function shown(value, digits = 3) {
   if (value === null || value === undefined || Number.isNaN(value)) return '–'

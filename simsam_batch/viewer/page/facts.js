@@ -1,6 +1,6 @@
 // What a stage says of one image: its columns with their meanings, what decides first, and its settings.
 
-import { h, name, shown } from './dom.js'
+import { h, name, shown, wide } from './dom.js'
 
 /** Of a mask, what it is judged by. */
 const FIRST = ['confidence', 'iou', 'spectral_gap', 'cut']
@@ -15,7 +15,7 @@ export function columns(found, stage) {
   const given = Object.entries(found.columns).filter(([, value]) => value !== null && value !== undefined).sort(([a], [b]) => place(a) - place(b))
   const empty = Object.keys(found.columns).filter((each) => !given.some(([of]) => of === each))
   const described = given.some(([of]) => words[of])
-  return [h('div', { class: 'wide' }, h('table', {},
+  return [wide('Columns', h('table', {},
     h('caption', {}, `Row ${found.row}`, found.uri ? [', ', name(found.uri, 120)] : null),
     h('thead', {}, h('tr', {}, ['column', 'value', ...(described ? ['what it is'] : [])].map((each) => h('th', { scope: 'col' }, each)))),
     h('tbody', {}, given.map(([of, value]) => h('tr', {}, h('th', { scope: 'row' }, of), h('td', {}, told(value)), described ? h('td', { class: 'note' }, words[of] ?? '') : null))))),
@@ -55,6 +55,6 @@ function plain(value) {
 
 /** @param {any} stage of `api/images`, with settings */
 export function settings(stage) {
-  return [h('div', { class: 'wide' }, h('table', {}, h('tbody', {}, Object.entries(stage.settings).map(([of, value]) => h('tr', {}, h('th', { scope: 'row' }, of), h('td', {}, value === null ? '–' : told(value))))))),
+  return [wide('Settings', h('table', {}, h('tbody', {}, Object.entries(stage.settings).map(([of, value]) => h('tr', {}, h('th', { scope: 'row' }, of), h('td', {}, value === null ? '–' : told(value))))))),
     h('h3', {}, 'Resolved'), h('pre', { tabindex: 0, 'aria-label': 'What the settings came to' }, JSON.stringify(stage.resolved, null, 2))]
 }

@@ -2,7 +2,7 @@
 
 import { go, stay, to } from './address.js'
 import { ask, askArray, url } from './asking.js'
-import { fill, h, name, say, shown, svg } from './dom.js'
+import { fill, h, name, say, shown, svg, wide } from './dom.js'
 import { cellsOf, rising } from './layers.js'
 import { anywhere } from './live.js'
 import { none, when } from './states.js'
@@ -42,7 +42,7 @@ async function list(view) {
         choice('PCK', RANGES, query.pck ?? '', (pck) => change({ pck })),
         found.categories.length ? choice('Category', [['', 'all'], ...found.categories.map((/** @type {string} */ each) => [each, each])], query.category ?? '', (category) => change({ category })) : null,
         h('p', { role: 'status' }, `${shown(found.total)} pairs`)),
-      found.total ? h('div', { class: 'wide' }, h('table', {},
+      found.total ? wide('Pairs', h('table', {},
         h('caption', {}, 'PCK: share of the points with truth that are at most a tenth of the length from it'),
         h('thead', {}, h('tr', {}, ['pair', 'category', 'PCK', 'right', 'of', 'mean margin'].map((each) => h('th', { scope: 'col' }, each)))),
         h('tbody', {}, found.pairs.map((/** @type {any} */ each) => h('tr', {},
@@ -92,7 +92,7 @@ function whole(view, pair) {
   const state = { alpha: ALPHAS.includes(view.address.query.alpha) ? view.address.query.alpha : '0.1', point: view.address.query.point ?? '' }
   const stage = view.address.query.stage
   const drawing = h('div', { class: 'drawing' })
-  const table = h('div', { class: 'wide' })
+  const table = wide('Points')
   const about = h('div', { class: 'point', role: 'status' })
   const tall = matchMedia('(max-width: 640px)')
   let heat = ''

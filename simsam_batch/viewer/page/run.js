@@ -2,7 +2,7 @@
 
 import { to } from './address.js'
 import { ask } from './asking.js'
-import { fill, h, name, shown } from './dom.js'
+import { fill, h, name, shown, wide } from './dom.js'
 import { none, when } from './states.js'
 
 const STATUS_MS = 5000
@@ -13,7 +13,7 @@ export const run = { title: 'Run', fits: () => true, show }
 
 /** @param {import('./main.js').View} view */
 async function show(view) {
-  const progress = h('div', { class: 'wide' })
+  const progress = wide('Stages')
   const found = h('div')
   fill(view.place, h('h1', {}, 'Run'), progress, found,
     h('h2', {}, 'At the command line'),
@@ -92,7 +92,7 @@ function metrics(values) {
   const flat = Object.entries(values).filter(([key, value]) => !key.endsWith('_ci') && (value === null || typeof value !== 'object'))
   const nested = Object.entries(values).filter(([key, value]) => !key.endsWith('_ci') && value !== null && typeof value === 'object')
   return [
-    flat.length ? h('div', { class: 'wide' }, h('table', {},
+    flat.length ? wide('Scores', h('table', {},
       h('thead', {}, h('tr', {}, ['metric', 'value', '95 %'].map((each) => h('th', { scope: 'col' }, each)))),
       h('tbody', {}, flat.map(([key, value]) => h('tr', {}, h('th', { scope: 'row' }, key),
         h('td', { class: 'number' }, typeof value === 'number' ? shown(value) : String(value ?? '–')),
@@ -103,7 +103,7 @@ function metrics(values) {
 
 /** The scores of probes, a line a probe; a click on a head sorts by it. @param {any} table */
 function scores(table) {
-  const place = h('div', { class: 'wide' })
+  const place = wide('Scores of probes')
   const heads = ['probe', 'features', ...table.fractions.map((/** @type {number} */ each) => `mIoU at ${shown(each * 100)} %`)]
   const lines = table.lines.map((/** @type {any} */ line) => [line.probe, line.features, ...line.miou])
   const draw = (/** @type {number} */ by, /** @type {boolean} */ down) => {
@@ -123,7 +123,7 @@ function scores(table) {
 
 /** What is nested, as tables within tables. @param {string} title @param {any} value */
 function nestedOf(title, value) {
-  return h('details', {}, h('summary', {}, name(title)), h('div', { class: 'wide' }, valueOf(value)))
+  return h('details', {}, h('summary', {}, name(title)), wide(title, valueOf(value)))
 }
 
 /** @param {any} value @returns {any} */
@@ -143,7 +143,7 @@ function interval(ends) {
 
 /** @param {string} title @param {any} values */
 function folded(title, values) {
-  return h('details', {}, h('summary', {}, title), h('div', { class: 'wide' }, h('table', {}, h('tbody', {},
+  return h('details', {}, h('summary', {}, title), wide(title, h('table', {}, h('tbody', {},
     Object.entries(values).map(([key, value]) => h('tr', {}, h('th', { scope: 'row' }, name(key)),
       h('td', {}, valueOf(value))))))))
 }

@@ -3,7 +3,7 @@
 import { go, stay, to } from './address.js'
 import { ask, askArray, askPicture } from './asking.js'
 import { LayerView } from './canvas.js'
-import { fill, h, name, say, shown } from './dom.js'
+import { fill, h, name, say, shown, wide } from './dom.js'
 import { flagBar, flagKeys } from './flagging.js'
 import { cellsOf, css, edges, TRUTH } from './layers.js'
 import { failed, loading, none } from './states.js'
@@ -92,7 +92,7 @@ export function twice(view, found, asked) {
       const [a, b] = await Promise.all(sides.map(({ run, row }) => ask(`api/images/${row}`, { run, stage: asked.stage }, view.signal)))
       const told = (/** @type {any} */ value) => (typeof value === 'number' ? shown(value, 4) : value === null || value === undefined ? '–' : typeof value === 'object' ? JSON.stringify(value).slice(0, 80) : String(value))
       const names = Object.keys(a.columns).filter((each) => each in b.columns && JSON.stringify(a.columns[each]) !== JSON.stringify(b.columns[each]))
-      fill(values, names.length ? h('div', { class: 'wide' }, h('table', {}, h('caption', {}, 'Values that differ'), h('thead', {}, h('tr', {}, ['value', 'A', 'B'].map((each) => h('th', { scope: 'col' }, each)))),
+      fill(values, names.length ? wide('Values that differ', h('table', {}, h('caption', {}, 'Values that differ'), h('thead', {}, h('tr', {}, ['value', 'A', 'B'].map((each) => h('th', { scope: 'col' }, each)))),
         h('tbody', {}, names.map((each) => h('tr', {}, h('th', { scope: 'row', title: a.docs?.[each] }, each), [a, b].map((of) => h('td', { class: 'number' }, told(of.columns[each])))))))) : none('All values of this image are the same in both.'))
     } catch (error) {
       if (!view.signal.aborted) fill(values, failed('The values', error, differing))
