@@ -44,10 +44,9 @@ def routes(session: Session) -> list[tuple[str, str, Any]]:
     def agreement(request: Request) -> Response:
         joined = _joined(session, text(request, "stage", most=100))
         _check_masks(joined)
-        first = np.searchsorted(joined.rows[0], _rows_asked(text(request, "rows")))
-        return as_json(
-            {"values": {str(int(joined.rows[0][at])): _agreement(joined, int(at)) for at in first if at < joined.count}}
-        )
+        # a row that is not in both has no agreement, nor that of the next one
+        first = np.flatnonzero(np.isin(joined.rows[0], _rows_asked(text(request, "rows"))))
+        return as_json({"values": {str(int(joined.rows[0][at])): _agreement(joined, int(at)) for at in first}})
 
     def begin(request: Request) -> Response:
         given = body_of(request)

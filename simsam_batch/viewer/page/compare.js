@@ -3,6 +3,7 @@
 import { go, to } from './address.js'
 import { ask, tell, url } from './asking.js'
 import { fill, h, name, say, shown } from './dom.js'
+import { filterLine } from './filterline.js'
 import { failed, none, when } from './states.js'
 import { twice } from './twice.js'
 
@@ -45,6 +46,7 @@ function list(view, stages, found, asked, page) {
   if (found.metric) settle()
   say(`${found.total} images`)
   view.keys({
+    '/': { does: 'filter', run: (event) => { event.preventDefault(); document.getElementById('filter')?.focus() } },
     PageDown: { does: 'next page', run: () => { if (page < pages) go(at({ page: page + 1 })) } },
     PageUp: { does: 'page before', run: () => { if (page > 1) go(at({ page: page - 1 })) } },
   })
@@ -52,7 +54,15 @@ function list(view, stages, found, asked, page) {
     const select = h('select', { onchange: () => go(at({ page: 1, ...more(select.value) })) }, values.map((each) => h('option', { value: each, selected: each === now }, each)))
     return h('label', {}, label, ' ', select)
   }
-  const filter = h('input', { type: 'search', value: asked.q ?? '', 'aria-label': 'Filter of A' })
+  const stage = view.about.stages.find((/** @type {any} */ each) => each.name === asked.stage)
+  const filter = filterLine({
+    text: asked.q ?? '', columns: [{ name: 'id', kind: 'id' }, { name: 'flag', kind: 'words' }, ...stage.columns],
+    words: async (of) => {
+      const { facets } = await ask('api/facets', { stage: asked.stage, names: of }, view.signal)
+      return (facets[of]?.values ?? []).map((/** @type {any[]} */ [word]) => word)
+    },
+    changed: (q, done) => { if (done && q !== (asked.q ?? '')) go(at({ q, page: 1 })) },
+  })
   const cells = new Map()
   const overlay = OVERLAYS[found.kind] ?? 'none'
   const most = Math.max(1e-9, ...found.rows.map((/** @type {any} */ row) => Math.abs(row.difference ?? 0)))
@@ -69,12 +79,12 @@ function list(view, stages, found, asked, page) {
   return [
     h('p', {}, `${shown(found.common)} images are in both; ${shown(found.only_a)} in A alone, ${shown(found.only_b)} in B alone`
       + (found.other_content ? `; ${shown(found.other_content)} have one name and other contents, and are left out.` : '; those of one name have the same content.')),
-    h('form', { class: 'choices', onsubmit: (/** @type {Event} */ event) => { event.preventDefault(); go(at({ q: filter.value, page: 1 })) } },
+    h('div', { class: 'choices' },
       stages.length > 1 ? choose('stage', stages, asked.stage, (value) => ({ stage: value, metric: null, q: null })) : null,
       found.metric ? choose('number', found.metrics, found.metric, (value) => ({ metric: value })) : null,
       choose('sort', Object.keys(SORTS), asked.sort, (value) => ({ sort: value })),
-      h('a', { href: at({ desc: asked.desc ? 0 : 1, page: 1 }) }, asked.desc ? 'greatest first' : 'smallest first'),
-      filter, h('button', {}, 'Filter')),
+      h('a', { href: at({ desc: asked.desc ? 0 : 1, page: 1 }) }, asked.desc ? 'greatest first' : 'smallest first')),
+    filter.element,
     found.metric ? means : none('The runs have no number in common.'),
     histogram(found.histogram),
     found.kind === 'objects' ? h('div', {}, agreed, h('button', { type: 'button', onclick: () => job(view, asked, agreed) }, 'Agreement of all masks of this filter'))
