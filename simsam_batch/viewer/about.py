@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from simsam_batch import __version__
+from simsam_batch.results.opening import begun_stages
 from simsam_batch.runs.plan import kept_columns
 from simsam_batch.runs.status import stage_status
 from simsam_batch.stages.registry import command_of
@@ -36,7 +37,8 @@ def routes(session: Session) -> list[tuple[str, str, Any]]:
 
     def status(request: Request) -> Response:
         failures, run = one_of(request, "failures", ("0", "1"), "0") == "1", session.run("a")
-        return as_json({"stages": {name: _status(run, name, failures=failures) for name in run.stages}})
+        stages = {name: _status(run, name, failures=failures) for name in run.stages}
+        return as_json({"stages": stages, "new_stages": [each for each in begun_stages(run.out) if each not in stages]})
 
     def reopen(request: Request) -> Response:  # noqa: ARG001
         session.reopen()

@@ -45,7 +45,8 @@ class OpenedStage:
         self.generations = self.ledger.committed()
         self.what: Shown | None = shown(name)
         self.kind: str = self.what.kind if self.what is not None else _kind_of(name)
-        self._lock = threading.Lock()
+        # what is made may ask for other things that are made once
+        self._lock = threading.RLock()
         self._made: dict[str, Any] = {}
 
     def version(self, row: int) -> str:
@@ -134,7 +135,7 @@ class Session:
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._runs: dict[str, OpenedRun] = {}
         self._made: dict[str, Any] = {}
         self.run("a")

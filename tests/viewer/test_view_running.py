@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from s3_server import S3Server
 from viewing import Client, Small, make_small_run, serving
+from whole import Whole
 
 from simsam_batch import open_run
 from simsam_batch.cli import run
@@ -66,6 +67,21 @@ def test_what_is_committed_later_is_told_and_shown_when_asked_for(
     assert client.post("api/reopen").status == 200
     assert ids_of(client) == small_run.names
     assert client.get("api/status").json()["stages"]["segment"]["newer_rows"] == 0
+
+
+def test_a_stage_that_begins_later_is_told_and_shown_when_asked_for(whole_run: Whole, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(whole_run.maps, out)
+    shutil.move(out / "semantic", tmp_path / "semantic")
+    shutil.move(out / "results" / "semantic.json", tmp_path / "semantic.json")
+    with serving(out) as client:
+        assert "semantic" not in [stage["name"] for stage in client.get("api/run").json()["stages"]]
+        assert client.get("api/status").json()["new_stages"] == []
+        shutil.move(tmp_path / "semantic", out / "semantic")
+        assert client.get("api/status").json()["new_stages"] == ["semantic"]
+        assert client.post("api/reopen").status == 200
+        assert "semantic" in [stage["name"] for stage in client.get("api/run").json()["stages"]]
+        assert client.get("api/rows", stage="semantic").json()["total"] == 6
 
 
 def test_a_shard_that_vanishes_or_is_damaged_is_told_and_costs_no_other(small_run: Small, tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ import { run } from './run.js'
 const SCREENS = { browse, image, clusters, pairs, compare, run }
 
 const STATUS_MS = 5000
+/** Of a run that is not going on. */
+const STILL_MS = 30000
 const main = /** @type {HTMLElement} */ (document.getElementById('main'))
 /** @type {any} */
 let about = null
@@ -54,7 +56,6 @@ async function start() {
   window.addEventListener('hashchange', show)
   header()
   show()
-  setInterval(status, STATUS_MS)
   status()
 }
 
@@ -103,7 +104,12 @@ function title(text) {
   document.title = text ? `${text} · simsam view` : 'simsam view'
 }
 
+let next = 0
+
+/** Say what is new, now and from then on. */
 async function status() {
+  clearTimeout(next)
+  next = setTimeout(status, STATUS_MS)
   if (document.hidden) return
   let found
   try { found = await ask('api/status') } catch { return }
@@ -111,9 +117,12 @@ async function status() {
   const going = stages.filter(([, stage]) => stage.pending)
   const newer = stages.reduce((sum, [, stage]) => sum + Math.max(0, stage.newer_rows), 0)
   const fresh = button('fresh')
-  const said = newer ? `${shown(newer)} more` : ''
+  const begun = found.new_stages.length
+  const said = begun ? `${found.new_stages.join(', ')} has begun` : newer ? `${shown(newer)} more` : ''
+  clearTimeout(next)
+  next = setTimeout(status, going.length ? STATUS_MS : STILL_MS)
   if (said && fresh.hidden) say(`${said}: press R to show them`)
-  fresh.hidden = !newer
+  fresh.hidden = !said
   fill(fresh, said, ' ', h('kbd', {}, 'R'))
   const progress = /** @type {HTMLElement} */ (document.getElementById('progress'))
   fill(progress, going.map(([of, stage]) => h('span', { class: 'badge going' }, `${of}: ${shown(stage.done)} of ${shown(stage.images)}`)))
