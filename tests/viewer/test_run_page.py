@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,5 +57,25 @@ def test_the_screen_leads_to_the_failures_and_says_commands_that_a_shell_takes(
     page.get_by_role("link", name=cause).click()
     page.get_by_role("link", name="2.png").first.wait_for()
     assert cause in page.url
+    page.close()
+    assert faults == []
+
+
+def test_a_run_of_which_nothing_has_begun_is_told_in_words(
+    browser: Browser, served: Callable[..., Client], spoilt_run: Path, tmp_path: Path
+) -> None:
+    shutil.copy(spoilt_run / "run.json", tmp_path)
+    shutil.copytree(spoilt_run / "plan", tmp_path / "plan")
+    client = served(tmp_path)
+    assert client.get("images/0.jpg").status == 404
+    page = browser.new_page()
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.goto(client.link)
+    page.get_by_role("heading", name="Run").wait_for()
+    for screen in ("browse", "image/0", "clusters", "pairs", "compare"):
+        page.goto(f"{client.base}#/{screen}")
+        page.locator("main .state").first.wait_for()
+        assert "undefined" not in page.locator("main").inner_text()
     page.close()
     assert faults == []

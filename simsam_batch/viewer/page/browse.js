@@ -31,7 +31,9 @@ function show(view) {
   const asked = view.address.query
   const stage = asked.stage ? stages.find((/** @type {any} */ each) => each.name === asked.stage) : stages.filter((/** @type {any} */ each) => DRAWN.includes(each.kind)).at(-1) ?? stages.at(-1)
   if (!stage) {
-    fill(view.place, h('h1', {}, 'Browse'), none(`The run has no stage ${asked.stage} of images; it has ${stages.map((/** @type {any} */ each) => each.name).join(', ')}.`))
+    fill(view.place, h('h1', {}, 'Browse'), stages.length
+      ? none(`The run has no stage ${asked.stage} of images; it has ${stages.map((/** @type {any} */ each) => each.name).join(', ')}.`)
+      : none('No stage about images has begun in this run yet.', 'simsam segment IMAGES OUT'))
     return
   }
   screen(view, stage, stages)

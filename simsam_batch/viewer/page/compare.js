@@ -14,7 +14,7 @@ const POLL_MS = 700
 const OVERLAYS = { objects: 'mask', labels: 'labels', trees: 'tree' }
 
 /** @type {import('./main.js').Screen} */
-export const compare = { title: 'Compare', fits: () => true, show }
+export const compare = { title: 'Compare', fits: (about) => about.other !== null, show }
 
 /** @param {import('./main.js').View} view */
 async function show(view) {

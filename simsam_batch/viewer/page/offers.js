@@ -10,7 +10,7 @@ const KNOWN = [['labels', 'labels', 'Labels'], ['regions', 'regions', 'Regions']
   ['eigenvectors', 'affinity', 'Affinity'], ['mask', 'mask', 'Mask'], ['truth', 'truth', 'Truth'], ['mask', 'box', 'Box'], ['outside', 'outside', 'Left out of the graph']]
 /** What makes a layer, in the same OUT. @type {Record<string, string>} */
 const COMMANDS = { labels: 'simsam semantic IMAGES OUT', regions: 'simsam semantic IMAGES OUT', tree: 'simsam hierarchy IMAGES OUT', mask: 'simsam segment IMAGES OUT', box: 'simsam segment IMAGES OUT',
-  eigenvector: 'simsam segment IMAGES OUT', affinity: 'simsam segment IMAGES OUT', outside: 'simsam segment IMAGES OUT' }
+  eigenvector: 'simsam segment IMAGES OUT --eigenvectors fp16', affinity: 'simsam segment IMAGES OUT --eigenvectors fp16', outside: 'simsam segment IMAGES OUT' }
 /** Of these one is enough, whatever stages there are. */
 const ONCE = ['eigenvector', 'affinity', 'tree']
 
