@@ -14,6 +14,7 @@ from PIL import Image
 from starlette.requests import Request
 from starlette.responses import Response
 
+from simsam_batch.stages.registry import stages_with_features
 from simsam_batch.viewer.answers import RefusedError, as_array, as_json, number, one_of, text, whole, whole_of
 from simsam_batch.viewer.maps import cover_of
 from simsam_batch.viewer.payload import arrays_of, row_of
@@ -85,7 +86,7 @@ def routes(session: Session) -> list[tuple[str, str, Any]]:
             raise RefusedError(404, "the run has stored no maps. To mend it: run it with --maps fp16")
         if point >= len(held):
             raise RefusedError(404, f"there is no point {point}: the pair has {len(held)}")
-        return as_array(held[point].astype(np.float16), request, cover=_cover(session, found["target_record"]))
+        return as_array(held[point].astype(np.float16), request, cover=_cover(stage, found["target_record"]))
 
     return [
         ("GET", "api/pairs", pairs),
@@ -199,11 +200,11 @@ def _reading(session: Session, stage: OpenedStage) -> OpenedStage:
     return run.stage("features") if "features" in run.stages else stage
 
 
-def _cover(session: Session, record: int) -> str:
-    """Shares of the image, down and across, that the patches cover; attention covers it whole."""
-    run = session.run("a")
-    if "features" not in run.stages:
+def _cover(stage: OpenedStage, record: int) -> str:
+    """Shares of the target, down and across, that the patches cover; what rests on no features covers it whole."""
+    read = [name for name in stages_with_features() if name in stage.ledger.known()["reads"]]
+    if not read:
         return "1,1"
-    stage = run.stage("features")
-    row: Mapping[str, Any] = row_of(stage, record)
-    return ",".join(f"{share:.6g}" for share in cover_of(row, stage.rows.settings))
+    features = stage.run.stage(read[0])
+    row: Mapping[str, Any] = row_of(features, record)
+    return ",".join(f"{share:.6g}" for share in cover_of(row, features.rows.settings))
