@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -235,9 +235,4 @@ def _colors(stage: OpenedStage, index: LabelIndex) -> list[str]:
 
 
 def _as_values(confusion: Confusion) -> dict[str, Any]:
-    return {
-        "classes": confusion.classes,
-        "lines": confusion.lines,
-        "left_out": confusion.left_out,
-        "about": confusion.about,
-    }
+    return asdict(confusion)
