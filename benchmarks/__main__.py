@@ -62,7 +62,11 @@ def main() -> int:
         help=f"groups of rows; {', '.join(LONG)} take minutes",
     )
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, to see that everything runs")
-    parser.add_argument("--json", type=Path, help="where to write; without it results/DEVICE.json, and --smoke nothing")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        help="where to write; without it results/DEVICE.json, or DEVICE-GROUPS.json; --smoke writes nothing",
+    )
     arguments = parser.parse_args()
     if arguments.device == "cuda" and not torch.cuda.is_available():
         print("benchmarks: this machine has no usable CUDA device; `make bench` measures on the CPU", file=sys.stderr)
@@ -83,7 +87,9 @@ def main() -> int:
             )
     table.show(rows, facts, Console(width=None if sys.stdout.isatty() else 150))
     name = re.sub(r"[^a-z0-9]+", "-", str(facts["gpu"] or "cpu").lower())
-    path = arguments.json or (None if arguments.smoke else RESULTS / f"{name}.json")
+    # a measurement of some groups leaves that of all as it is
+    some = [] if arguments.only == list(GROUPS) else arguments.only
+    path = arguments.json or (None if arguments.smoke else RESULTS / f"{'-'.join([name, *some])}.json")
     if path is not None:
         table.write(rows, facts, path)
     return 0

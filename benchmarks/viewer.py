@@ -1,4 +1,4 @@
-"""What ``simsam view`` takes to answer over a run of a million rows: ``python -m benchmarks.viewer FOLDER ROUNDS``."""
+"""``simsam view`` over a run of a million rows: ``python -m benchmarks.viewer FOLDER ROUNDS IMAGES``."""
 
 from __future__ import annotations
 
@@ -148,12 +148,12 @@ def _asker(session: Session) -> Callable[..., Any]:
     return ask
 
 
-def of_words(out: str, rounds: str) -> dict[str, Any]:
-    """`measure` by the words of the command line."""
+def of_words(out: str, rounds: str, images: str = "0") -> dict[str, Any]:
+    """`measure` by the words of the command line; a run that is not there is written first."""
+    if not Path(out).exists():
+        write_run(Folder(out), int(images))
     return measure(out, int(rounds))
 
 
 if __name__ == "__main__":
-    if not Path(sys.argv[1]).exists():
-        write_run(Folder(sys.argv[1]), int(sys.argv[3]))
-    print(json.dumps(of_words(*sys.argv[1:3])))
+    print(json.dumps(of_words(*sys.argv[1:])))

@@ -14,14 +14,13 @@ from starlette.responses import Response
 from simsam_batch.drawing.labels import UNNAMED, palette
 from simsam_batch.results.confusions import Confusion, best_table, class_name, confusion_of, summed_confusion
 from simsam_batch.results.label_maps import true_class_names
-from simsam_batch.runs.reading import StageRows
-from simsam_batch.runs.stage_record import read_record
 from simsam_batch.scores.probing import class_counts, ious
 from simsam_batch.stages.probe_maps.rows import REFERENCES
 from simsam_batch.stages.true_classes import names_of
 from simsam_batch.viewer.answers import RefusedError, as_json, one_of, whole, whole_of
 from simsam_batch.viewer.kept import Kept
 from simsam_batch.viewer.label_index import ORDERS, LabelIndex, Order, nodes_index, segments_index
+from simsam_batch.viewer.labels import rows_with_labels
 from simsam_batch.viewer.maps import label_colors
 from simsam_batch.viewer.payload import row_of
 from simsam_batch.viewer.pictures import version_of
@@ -161,8 +160,9 @@ def _index(stage: OpenedStage) -> LabelIndex:
     def make() -> LabelIndex:
         if stage.kind == "labels":
             return segments_index(stage.rows)
-        if stage.kind == "trees" and read_record(stage.out, "labels") is not None:
-            return nodes_index(stage.rows, StageRows(stage.out, "labels"))
+        beside = rows_with_labels(stage.rows)
+        if beside is not None:
+            return nodes_index(stage.rows, beside)
         how = "simsam hierarchy IMAGES OUT --clusters K" if stage.kind == "trees" else "simsam semantic IMAGES OUT"
         raise RefusedError(
             404, f"{stage.name} has no labels that all images share. To mend it: {how}", command=how, none=True

@@ -12,15 +12,6 @@ from viewing import Client, Small, make_small_run, serving
 from whole import Whole, make_whole_run
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What drives a browser, or is slow, is for `make soak`: beside two other processes on two cores some run late."""
-    here = str(Path(__file__).parent)
-    for item in items:
-        of_browser = "browser" in getattr(item, "fixturenames", ())
-        if str(item.path).startswith(here) and (of_browser or item.get_closest_marker("slow")):
-            item.add_marker(pytest.mark.soak)
-
-
 @pytest.fixture(scope="module")
 def served() -> Iterator[Callable[..., Client]]:
     """What serves a run, or a run beside another, until the module's tests are done: one server for each."""
