@@ -57,7 +57,9 @@ def test_what_is_seen_is_a_crop_a_perspective_and_a_resize_one_after_the_other()
         crop = image[:, :, y : y + 128, x : x + 128]
         warped = transforms.perspective(crop, start, seen[number].tolist(), fill=0)
         expected = transforms.resize(warped, [224, 224], antialias=False)[0]
-        inside = (found[number] > 0).all(dim=0) & (expected > 0).all(dim=0)
+        black = ((found[number] == 0).all(dim=0) | (expected == 0).all(dim=0)).float()
+        # interpolation mixes black into what is next to it
+        inside = torch.nn.functional.max_pool2d(black[None, None], 9, stride=1, padding=4)[0, 0] == 0
         assert float(inside.float().mean()) > 0.25
         assert float((found[number] - expected).abs()[:, inside].mean()) < 0.003
         black = (found[number] == 0).all(dim=0)
