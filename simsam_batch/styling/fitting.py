@@ -1,0 +1,255 @@
+"""A network trained to restyle one image, by what frozen networks see of it.
+
+Nothing here knows those networks: they are what `Seer` and `ContentNet` say. All that is drawn at a step comes from the
+seed and the step's number, so that a fit that goes on from a state is the one that was not interrupted.
+
+Source: Kwon and Ye, CLIPstyler, CVPR 2022, by regions as Kamra et al., Semantic CLIPStyler, ICIP 2023.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from simsam_batch.styling.crops import draw_corners, draw_windows, looked_at
+from simsam_batch.styling.losses import (
+    content_loss,
+    directions,
+    patch_loss,
+    total_variation,
+    variation_scale,
+)
+from simsam_batch.styling.network import StyleNet
+
+
+class Seer(Protocol):
+    """A frozen network that sees images as it does texts."""
+
+    @property
+    def size(self) -> int:
+        """The side of the squares that it takes."""
+        ...
+
+    def encode(self, squares: Tensor) -> Tensor:
+        """(B, D) float32 features of unit length of squares (B, 3, size, size) in 0..1."""
+        ...
+
+
+class ContentNet(Protocol):
+    """A frozen network that sees what an image is of, whatever its style."""
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Feature maps (B, C, H', W') of some layers, of images (B, 3, H, W) in 0..1."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Procedure:
+    """How a network is fitted.
+
+    Attributes:
+        steps: updates at most.
+        crops: n, looked at in each step, by all networks of an image together.
+        crop: side of a crop as a share of the shorter side.
+        together: crops looked at at once; their gradients are added up.
+        patch, view, content, variation: weights of the four terms.
+        threshold: crops whose loss is below count nothing.
+        learning_rate: of Adam.
+        halved_every: steps between halvings of it.
+        patience: the fit ends when the mean loss of crops has not fallen by a hundredth in so many steps; 0: never.
+    """
+
+    steps: int = 400
+    crops: int = 64
+    crop: float = 0.25
+    together: int = 64
+    patch: float = 9000.0
+    view: float = 500.0
+    content: float = 150.0
+    variation: float = 1.77
+    threshold: float = 0.7
+    learning_rate: float = 5e-4
+    halved_every: int = 100
+    patience: int = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """What is restyled, and which way.
+
+    Attributes:
+        mask: (H, W) bool, of the image as it is worked on.
+        direction: (D,) between the texts.
+        windows: (m, 2) those that crops are drawn from.
+        crops: how many of them in each step.
+    """
+
+    mask: Tensor
+    direction: Tensor
+    windows: NDArray[np.int64]
+    crops: int
+
+
+@dataclass(slots=True)
+class History:
+    """What was seen at each step.
+
+    Attributes:
+        total: the sum of all terms.
+        patches: the mean loss of crops, without the threshold.
+        rejected: the share of crops below the threshold.
+        views: the loss of the region as a whole.
+        content: of the layers.
+    """
+
+    total: list[float] = field(default_factory=list)
+    patches: list[float] = field(default_factory=list)
+    rejected: list[float] = field(default_factory=list)
+    views: list[float] = field(default_factory=list)
+    content: list[float] = field(default_factory=list)
+
+
+_SMOOTHED, _FALL = 10, 0.01
+_DRAWS = 2**40
+
+
+class Fit:
+    """One network, fitted step by step.
+
+    Args:
+        image: (1, 3, H, W) in 0..1, of sides that the network takes.
+        region: what is restyled.
+        seer: judges the style.
+        content: judges what is kept.
+        how: the procedure.
+        seed: of the network, and of all that is drawn.
+    """
+
+    def __init__(
+        self, image: Tensor, region: Region, seer: Seer, content: ContentNet, how: Procedure, seed: int
+    ) -> None:
+        self._image, self._region, self._how, self._seed = image, region, how, seed % 2**63
+        self._seer, self._content = seer, content
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._seed)
+            self.net = StyleNet()
+        self.net.to(image)
+        self._adam = torch.optim.Adam(self.net.parameters(), lr=how.learning_rate)
+        self._side = max(1, round(how.crop * min(image.shape[-2:])))
+        self._inside = region.mask.to(image)[None, None]
+        with torch.no_grad():
+            self._whole = seer.encode(squashed(image, seer.size))
+            self._view = seer.encode(squashed(image * self._inside, seer.size))
+            self._maps = content.maps(image)
+        self.history = History()
+
+    @property
+    def step(self) -> int:
+        """How many have been done."""
+        return len(self.history.total)
+
+    @property
+    def over(self) -> bool:
+        """Whether all steps are done, or nothing gets better any more."""
+        return self.step >= self._how.steps or self.stopped
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it has ended before its last step."""
+        patience, seen = self._how.patience, self.history.patches
+        if not patience or len(seen) < patience + _SMOOTHED:
+            return False
+        means = np.convolve(seen, np.ones(_SMOOTHED) / _SMOOTHED, "valid")
+        return bool(means[-patience:].min() > (1 - _FALL) * means[:-patience].min())
+
+    def update(self) -> None:
+        """Do one step."""
+        how = self._how
+        draw = torch.Generator().manual_seed((self._seed + (self.step + 1) * _DRAWS) % 2**63)
+        for group in self._adam.param_groups:
+            group["lr"] = how.learning_rate * 0.5 ** (self.step // how.halved_every)
+        self._adam.zero_grad()
+        restyled = self.net(self._image)
+        # the frozen networks see a leaf, part by part, and what they say goes back through the small one once
+        leaf = restyled.detach().requires_grad_()
+        view = self._look_at_view(leaf)
+        patches, counted = self._look_at_crops(leaf, draw)
+        content = content_loss(self._content.maps(leaf), self._maps).sum()
+        smooth = total_variation(leaf).sum() / variation_scale(*leaf.shape[1:])
+        (how.content * content + how.variation * smooth).backward()
+        restyled.backward(leaf.grad)
+        self._adam.step()
+        kept, smooth = content.detach(), smooth.detach()
+        total = how.patch * counted + how.view * view + how.content * kept + how.variation * smooth
+        self.history.total.append(float(total))
+        self.history.patches.append(float(patches.mean()))
+        self.history.rejected.append(float((patches < how.threshold).float().mean()))
+        self.history.views.append(float(view))
+        self.history.content.append(float(kept))
+
+    def _look_at_view(self, leaf: Tensor) -> Tensor:
+        seen = self._seer.encode(squashed(leaf * self._inside, self._seer.size))
+        loss = directions(seen, self._view, self._region.direction).losses.sum()
+        (self._how.view * loss).backward()
+        return loss.detach()
+
+    def _look_at_crops(self, leaf: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Losses of all crops, and the term that they make."""
+        region, how = self._region, self._how
+        windows = draw_windows(region.windows, region.crops, draw)
+        corners = draw_corners(windows, self._side, draw)
+        found, term = [], torch.zeros((), device=leaf.device)
+        for start in range(0, region.crops, how.together):
+            some = slice(start, start + how.together)
+            views = looked_at(leaf, windows[some], corners[some], self._side, self._seer.size)
+            losses = directions(self._seer.encode(views), self._whole, region.direction).losses
+            share = patch_loss(losses, torch.ones_like(losses), how.threshold) * len(losses) / region.crops
+            (how.patch * share).backward()
+            found.append(losses.detach())
+            term = term + share.detach()
+        return torch.cat(found), term
+
+    def restyled(self) -> Tensor:
+        """(1, 3, H, W) what the network makes of the image now."""
+        with torch.no_grad():
+            found: Tensor = self.net(self._image)
+        return found
+
+    def state(self) -> dict[str, Any]:
+        """What a fit goes on from."""
+        return {"net": self.net.state_dict(), "adam": self._adam.state_dict(), "history": vars_of(self.history)}
+
+    def go_on(self, state: Mapping[str, Any]) -> None:
+        """Go on from the state of a fit of the same image, region, procedure and seed."""
+        self.net.load_state_dict(state["net"])
+        self._adam.load_state_dict(state["adam"])
+        self.history = History(**{name: list(values) for name, values in state["history"].items()})
+
+
+def vars_of(history: History) -> dict[str, list[float]]:
+    """The lists of a history by their names."""
+    return {name: getattr(history, name) for name in History.__slots__}
+
+
+def squashed(images: Tensor, size: int) -> Tensor:
+    """(B, 3, size, size) images at the side that a network takes, antialiased; their shape is not kept."""
+    return functional.interpolate(images, (size, size), mode="bicubic", antialias=True, align_corners=False)
+
+
+def split_crops(count: int, areas: Sequence[float]) -> list[int]:
+    """Crops of each region, by its area; of several each has a quarter of all at least.
+
+    >>> split_crops(64, [0.05, 0.95]), split_crops(64, [1.0]), split_crops(16, [0.5, 0.5])
+    ([16, 48], [64], [8, 8])
+    """
+    if len(areas) == 1:
+        return [count]
+    first = min(max(round(count * areas[0] / sum(areas)), count // 4), count - count // 4)
+    return [first, count - first]
