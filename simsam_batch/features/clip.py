@@ -1,0 +1,122 @@
+"""CLIP from a local file, by open_clip: images and texts as features of one space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from simsam_batch.errors import SettingsError
+from simsam_batch.features.weights import read_checkpoint
+
+DEFAULT = "ViT-B-32-quickgelu"
+"""OpenAI's weights are of QuickGELU; under the name without it they load without a word, and mean something else."""
+
+_TOO_LOOSE = "many"
+
+
+class Clip:
+    """A frozen CLIP.
+
+    Args:
+        model: of open_clip.
+        tokenizer: likewise.
+        templates: what texts are put into, with ``{}``.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, templates: Sequence[str]) -> None:
+        self._model, self._tokenizer, self._templates = model, tokenizer, list(templates)
+        size = model.visual.image_size
+        self.size = int(size if isinstance(size, int) else size[0])
+        self.context = int(model.context_length)
+        like = next(model.parameters())
+        mean, std = model.visual.image_mean, model.visual.image_std
+        self._mean, self._std = (like.new_tensor(part)[:, None, None] for part in (mean, std))
+
+    def encode(self, squares: Tensor) -> Tensor:
+        """(B, D) float32 features of unit length of squares (B, 3, size, size) in 0..1."""
+        given = (squares.to(self._mean.dtype) - self._mean) / self._std
+        found: Tensor = self._model.encode_image(given)
+        return functional.normalize(found.to(torch.promote_types(found.dtype, torch.float32)), dim=-1)
+
+    def templates_of(self, text: str) -> Tensor:
+        """(P, D) float32 features, as the network gives them, of a text put into each template; no gradient.
+
+        Raises:
+            SettingsError: the text is empty, or longer than the network takes.
+        """
+        if not text.strip():
+            raise SettingsError("a text is empty. To mend it: say in words what it should look like")
+        given = [template.format(text) for template in self._templates]
+        longest = max(given, key=lambda each: len(self._tokenizer.encode(each)))
+        # one token each for the start and the end
+        count = len(self._tokenizer.encode(longest)) + 2
+        if count > self.context:
+            raise SettingsError(
+                f"the text {text[:80]!r} is too long: put into {longest[:40]!r}... it has {count} tokens, and the "
+                f"network takes {self.context}. To mend it: use fewer words"
+            )
+        tokens = self._tokenizer(given).to(self._mean.device)
+        with torch.no_grad():
+            found: Tensor = self._model.encode_text(tokens)
+        return found.float()
+
+
+def templates() -> list[str]:
+    """The 79 sentences that texts are put into: OpenAI's for ImageNet, without the one about many of a kind."""
+    from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+    found = [str(template("{}")) for template in OPENAI_IMAGENET_TEMPLATES]
+    return [each for each in found if _TOO_LOOSE not in each.split()]
+
+
+def load_clip(name: str, weights: str, device: str, *, dtype: torch.dtype = torch.float32) -> Clip:
+    """A network of open_clip with the weights of a file; nothing is fetched, and no tensor is missing or left over.
+
+    Args:
+        name: a configuration of open_clip, or a file ``.json`` with one.
+        weights: a file of its tensors.
+        device: torch's name.
+        dtype: of the network.
+
+    Raises:
+        SettingsError: open_clip is not installed, knows no such network, or the weights are of another.
+    """
+    try:
+        import open_clip
+    except ImportError as error:
+        raise SettingsError("open_clip is not installed. To mend it: pip install 'simsam-batch[stylize]'") from error
+    if name.endswith(".json"):
+        if not Path(name).is_file():
+            raise SettingsError(f"clip: there is no file {name}")
+        open_clip.add_model_config(Path(name))
+        name = Path(name).stem
+    known = open_clip.list_models()
+    if name not in known:
+        near = ", ".join([each for each in known if each.startswith(name[:5])][:8] or known[:8])
+        raise SettingsError(f"clip: open_clip knows no network {name!r}; it knows {near}, ...")
+    model = open_clip.create_model(name, load_weights=False, device="cpu")
+    checkpoint = read_checkpoint(Path(weights))
+    load_into(model, checkpoint.tensors, f"the weights file {weights}", f"of {name}")
+    model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    return Clip(model, open_clip.get_tokenizer(name), templates())
+
+
+def load_into(model: Any, tensors: dict[str, Tensor], file: str, of: str) -> None:
+    """Put tensors into a network, whose own they must be.
+
+    Raises:
+        SettingsError: some are missing, left over, or of another shape.
+    """
+    own = model.state_dict()
+    missing = [key for key in own if key not in tensors]
+    more = [key for key in tensors if key not in own]
+    other = [key for key, value in tensors.items() if key in own and own[key].shape != value.shape]
+    for what, keys in (("lacks", missing), ("also has", more), ("has another shape of", other)):
+        if keys:
+            raise SettingsError(f"{file} is not {of}: it {what} {', '.join(keys[:3])}, {len(keys)} tensors")
+    model.load_state_dict(tensors)

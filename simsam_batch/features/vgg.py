@@ -1,0 +1,61 @@
+"""VGG-19 from a local file: what an image is of, whatever its style."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from simsam_batch.features.clip import load_into
+from simsam_batch.features.weights import read_checkpoint
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+TAPS = (22, 31)
+"""relu4_2 and relu5_2, where these are not done in place: what published code looks at."""
+
+
+class Vgg:
+    """A frozen VGG-19, up to the last of `TAPS`.
+
+    Args:
+        features: its layers, none of which works in place.
+    """
+
+    def __init__(self, features: nn.Sequential) -> None:
+        self._layers = features[: TAPS[-1] + 1]
+        like = next(features.parameters())
+        self._mean, self._std = (like.new_tensor(part)[:, None, None] for part in (MEAN, STD))
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Feature maps (B, 512, H / 8, W / 8) and (B, 512, H / 16, W / 16) of images (B, 3, H, W) in 0..1."""
+        x, found = (images - self._mean) / self._std, []
+        for number, layer in enumerate(self._layers):
+            x = layer(x)
+            if number in TAPS:
+                found.append(x)
+        return found
+
+
+def load_vgg(weights: str, device: str, *, dtype: torch.dtype = torch.float32) -> Vgg:
+    """VGG-19 with the weights of a file, as torchvision names them; its classifier may be missing.
+
+    Args:
+        weights: the file.
+        device: torch's name.
+        dtype: of the network.
+
+    Raises:
+        SettingsError: the file is none of this network.
+    """
+    from torchvision.models import vgg19
+
+    features: Any = vgg19(weights=None).features
+    for layer in features:
+        if isinstance(layer, nn.ReLU):
+            layer.inplace = False
+    tensors = {name.removeprefix("features."): each for name, each in read_checkpoint(Path(weights)).tensors.items()}
+    own = {name: each for name, each in tensors.items() if not name.startswith("classifier.")}
+    load_into(features, own, f"the weights file {weights}", "of VGG-19")
+    return Vgg(features.to(device=device, dtype=dtype).eval().requires_grad_(False))
