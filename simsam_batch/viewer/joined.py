@@ -25,7 +25,7 @@ class Joined:
         places: (J,) of each run, which of its rows each joined image is; ``rows`` their numbers.
         only: how many images each has alone.
         other_content: how many have one id and another content.
-        metrics: that both have, scores first.
+        metrics: that both have with a value of some image in each, scores first.
         agreements: (J,) IoU of the two masks, NaN where there is none or it is not known yet.
         agreements_known: (J,) where it was looked for.
     """
@@ -96,9 +96,14 @@ def _join(stages: tuple[OpenedStage, OpenedStage]) -> Joined:
     common, places, elsewhere, other = common_images(runs)
     at = places[0], places[1]
     rows = runs[0].number[at[0]], runs[1].number[at[1]]
-    metrics = [*scores, *(name for name in wanted if name not in scores)]
+    valued = {name for name in wanted if all(_any(run, name, at) for run, at in zip(runs, places, strict=True))}
+    metrics = [name for name in [*scores, *(name for name in wanted if name not in scores)] if name in valued]
     unknown = np.full(common, np.nan), np.zeros(common, np.bool_)
     return Joined(stages, runs, at, rows, (elsewhere[0], elsewhere[1]), other, metrics, *unknown)
+
+
+def _any(run: ImageScores, name: str, places: NDArray[np.int64]) -> bool:
+    return bool(np.isfinite(run.values[name][places]).any())
 
 
 def _agreement(both: Joined, place: int) -> float:

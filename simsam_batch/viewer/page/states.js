@@ -33,9 +33,10 @@ export function none(text, command) {
  * @param {string} what it is
  * @param {() => Promise<T>} get
  * @param {(found: T) => import('./dom.js').Child | import('./dom.js').Child[]} make
+ * @param {boolean} [still] leave what is there until then
  */
-export async function when(place, what, get, make) {
-  fill(place, loading(what))
+export async function when(place, what, get, make, still = false) {
+  if (!still) fill(place, loading(what))
   place.setAttribute('aria-busy', 'true')
   try {
     fill(place, make(await get()))
