@@ -1,9 +1,9 @@
 // Two runs side by side: what differs, sorted and restricted by how much, and one image of both.
 
-import { here, step, to } from './address.js'
+import { go, here, step, to } from './address.js'
 import { agreement, agreementsOf } from './agreement.js'
 import { ask, url } from './asking.js'
-import { focusKept, h, name, say, shown, signed, wide } from './dom.js'
+import { fill, focusKept, h, name, say, shown, signed, wide } from './dom.js'
 import { filterLine } from './filterline.js'
 import { histogram } from './histogram.js'
 import { pages } from './pages.js'
@@ -54,6 +54,18 @@ function read({ stage, q, metric, sort, desc, difference, agreement, page }, sta
 async function list(view, place, stages) {
   let asked = read(view.address.query, stages)
   let last = new AbortController()
+  const stage = view.about.stages.find((/** @type {any} */ each) => each.name === asked.stage)
+  if (!stage || !stages.includes(asked.stage)) return void fill(place, none(`The runs have no stage ${asked.stage} in common; they have ${stages.join(', ')}.`))
+  const filter = filterLine({
+    text: asked.q ?? '', columns: [{ name: 'id', kind: 'id' }, { name: 'flag', kind: 'words' }, ...stage.columns],
+    words: async (of) => {
+      const { facets } = await ask('api/facets', { stage: asked.stage, names: of }, view.signal)
+      return (facets[of]?.values ?? []).map((/** @type {any[]} */ [word]) => word)
+    },
+    changed: (q, done) => { if (done && q !== (asked.q ?? '')) change({ q }) },
+  })
+  const body = h('div')
+  fill(place, filter.element, body)
   await load()
   /** @type {HTMLElement | null} */
   const came = place.querySelector(`[data-row="${left}"] a`)
@@ -67,8 +79,12 @@ async function list(view, place, stages) {
     last = new AbortController()
     const signal = AbortSignal.any([view.signal, last.signal])
     const { page, ...rest } = asked
-    const focus = focusKept(place)
-    await when(place, 'the comparison', () => ask('api/compare', { ...rest, offset: (page - 1) * PAGE, limit: PAGE }, signal), (found) => whole(found, signal), still)
+    let focus = () => {}
+    await when(body, 'the comparison', () => ask('api/compare', { ...rest, offset: (page - 1) * PAGE, limit: PAGE }, signal), (found) => {
+      filter.fault()
+      focus = focusKept(body)
+      return whole(found, signal)
+    }, still, (error) => { if (error.more?.at !== undefined) filter.fault(error.message, error.more.at) })
     if (!signal.aborted) focus()
   }
 
@@ -99,7 +115,6 @@ async function list(view, place, stages) {
   function whole(found, signal) {
     const most = Math.ceil(found.total / PAGE)
     const names = namesOf(view.about)
-    const stage = view.about.stages.find((/** @type {any} */ each) => each.name === asked.stage)
     const meaning = (/** @type {string} */ of) => [of, stage.columns.find((/** @type {any} */ each) => each.name === of)?.doc.split(';')[0].slice(0, 90)].filter(Boolean).join(': ')
     const sorts = Object.keys(SORTS).filter((each) => each !== 'agreement' || found.agreement)
     const sort = asked.sort ?? 'difference'
@@ -113,14 +128,6 @@ async function list(view, place, stages) {
       const select = h('select', { id: `compare-${label}`, onchange: () => change(more(select.value)) }, values.map(([each, words]) => h('option', { value: each, selected: each === now }, words)))
       return h('label', {}, label, ' ', select)
     }
-    const filter = filterLine({
-      text: asked.q ?? '', columns: [{ name: 'id', kind: 'id' }, { name: 'flag', kind: 'words' }, ...stage.columns],
-      words: async (of) => {
-        const { facets } = await ask('api/facets', { stage: asked.stage, names: of }, view.signal)
-        return (facets[of]?.values ?? []).map((/** @type {any[]} */ [word]) => word)
-      },
-      changed: (q, done) => { if (done && q !== (asked.q ?? '')) change({ q }) },
-    })
     const ranged = (/** @type {'difference' | 'agreement'} */ of) => histogram(RANGES[of], of === 'difference' ? found.histogram : found.agreement.histogram, ends(asked[of]), (low, high) => change({ [of]: low || high ? `${low}..${high}` : null }))
     const means = h('div')
     if (found.metric) when(means, 'the means', () => ask('api/compare/means', { stage: asked.stage, q: asked.q, metric: found.metric }, signal), (held) => meansOf(held, names))
@@ -132,11 +139,10 @@ async function list(view, place, stages) {
       h('p', {}, 'A is ', h('strong', {}, name(names[0], 60)), ', B is ', h('strong', {}, name(names[1], 60)), `. ${shown(found.common)} images are in both; ${shown(found.only_a)} in A alone, ${shown(found.only_b)} in B alone`
         + (found.other_content ? `; ${shown(found.other_content)} have one name and other contents, and are left out.` : '; those of one name have the same content.')),
       h('div', { class: 'choices' },
-        stages.length > 1 ? choose('stage', stages.map((each) => [each, each]), asked.stage, (value) => ({ stage: value, metric: null, q: null, difference: null, agreement: null, sort: null })) : null,
+        stages.length > 1 ? h('label', {}, 'stage', h('select', { id: 'compare-stage', onchange: (/** @type {any} */ event) => go(to('compare', [], { stage: event.target.value })) }, stages.map((each) => h('option', { selected: each === asked.stage }, each)))) : null,
         found.metric ? choose('number', found.metrics.map((/** @type {string} */ each) => [each, meaning(each)]), found.metric, (value) => ({ metric: value, difference: null })) : null,
         choose('sort', sorts.map((each) => [each, SORTS[each]]), sort, (value) => ({ sort: value })),
         h('button', { type: 'button', id: 'compare-turn', onclick: () => change({ desc: asked.desc ? null : 1 }) }, asked.desc ? '↓ ' : '↑ ', sort === 'id' ? (asked.desc ? 'backwards' : 'forwards') : asked.desc ? 'greatest first' : 'smallest first')),
-      filter.element,
       restricted(found),
       found.metric ? null : none('The runs have no number in common.'),
       h('div', { class: 'figures' },
@@ -171,7 +177,7 @@ async function list(view, place, stages) {
 
   /** @param {any} row @param {Map<string, HTMLElement>} cells for the agreements @param {number} furthest of all that are shown */
   function item(row, cells, furthest) {
-    const masks = view.about.stages.find((/** @type {any} */ each) => each.name === asked.stage).kind
+    const masks = stage.kind
     const overlay = OVERLAYS[masks] ?? 'none'
     const picture = (/** @type {string} */ run, /** @type {number} */ of, /** @type {string} */ v) => h('img', { alt: '', loading: 'lazy', src: url(`images/${of}.jpg`, { run, stage: asked.stage, side: 256, overlay, v }), onerror: (/** @type {Event} */ event) => /** @type {Element} */ (event.target).replaceWith(h('span', { class: 'muted' }, 'no picture')) })
     const cell = h('dd', {}, shown(row.agreement))
