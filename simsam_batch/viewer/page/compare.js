@@ -3,6 +3,7 @@
 import { go, here, step, to } from './address.js'
 import { agreement, agreementsOf } from './agreement.js'
 import { ask, url } from './asking.js'
+import { pictured } from './cards.js'
 import { fill, focusKept, h, name, say, shown, signed, wide } from './dom.js'
 import { filterLine } from './filterline.js'
 import { histogram } from './histogram.js'
@@ -27,7 +28,7 @@ export const compare = { title: 'Compare', fits: (about) => about.other !== null
 async function show(view) {
   view.place.append(h('h1', {}, 'Compare'))
   const { about } = view
-  if (!about.other) return void view.place.append(none('One run is open. Two of one command are compared, begun with', 'simsam view OUT OTHER'))
+  if (!about.other) return void view.place.append(h('p', { class: 'state' }, 'One run is open. Two of one command can be compared: ', h('code', {}, 'simsam view OUT OTHER'), '.'))
   const theirs = new Set(about.other.stages.map((/** @type {any} */ each) => each.name))
   const stages = about.stages.filter((/** @type {any} */ each) => each.of_images && theirs.has(each.name)).map((/** @type {any} */ each) => each.name)
   if (!stages.length) {
@@ -144,13 +145,13 @@ async function list(view, place, stages) {
         choose('sort', sorts.map((each) => [each, SORTS[each]]), sort, (value) => ({ sort: value })),
         h('button', { type: 'button', id: 'compare-turn', onclick: () => change({ desc: asked.desc ? null : 1 }) }, asked.desc ? '↓ ' : '↑ ', sort === 'id' ? (asked.desc ? 'backwards' : 'forwards') : asked.desc ? 'greatest first' : 'smallest first')),
       restricted(found),
-      found.metric ? null : none('The runs have no number in common.'),
+      found.metric || !found.common ? null : none('The runs have no number in common.'),
       h('div', { class: 'figures' },
         found.metric ? means : null,
         found.metric && found.histogram.edges.length ? h('section', { id: 'spread-difference', 'aria-label': 'Images by B − A' }, h('h2', {}, `B − A of ${found.metric}`), ranged('difference')) : null,
-        found.agreement ? agreement({ view, stage: asked.stage, q: asked.q ?? '', found, sorted: sort === 'agreement' && !asked.desc, lowest: address({ sort: 'agreement', desc: null, page: 1 }), asks: sort === 'agreement' || Boolean(asked.agreement), bars: () => ranged('agreement'), again: () => load(true) })
+        !found.common ? null : found.agreement ? agreement({ view, stage: asked.stage, q: asked.q ?? '', found, sorted: sort === 'agreement' && !asked.desc, lowest: address({ sort: 'agreement', desc: null, page: 1 }), asks: sort === 'agreement' || Boolean(asked.agreement), bars: () => ranged('agreement'), again: () => load(true) })
           : h('div', {}, none(`Agreement: none; it is of object masks.${found.kind === 'labels' ? ' Label maps are scored over all images together: the numbers here are those that each image has of its own.' : ''}`))),
-      items.length ? h('ul', { class: 'both' }, items) : none('No image is in both and in the filter.'),
+      items.length ? h('ul', { class: 'both' }, items) : none(found.common ? 'No image is in both and in the filter.' : 'The runs have no image in common: what is in both has one name and the same content.'),
       most > 1 ? h('nav', { class: 'pages', id: 'compare-pages', 'aria-label': 'Pages', onclick: turned }, pages(asked.page, most, (page) => address({ page }))) : null,
       h('h2', {}, 'Settings that differ'),
       found.settings.length ? settings(found.settings, names) : none('None.'),
@@ -179,7 +180,7 @@ async function list(view, place, stages) {
   function item(row, cells, furthest) {
     const masks = stage.kind
     const overlay = OVERLAYS[masks] ?? 'none'
-    const picture = (/** @type {string} */ run, /** @type {number} */ of, /** @type {string} */ v) => h('img', { alt: '', loading: 'lazy', src: url(`images/${of}.jpg`, { run, stage: asked.stage, side: 256, overlay, v }), onerror: (/** @type {Event} */ event) => /** @type {Element} */ (event.target).replaceWith(h('span', { class: 'muted' }, 'no picture')) })
+    const picture = (/** @type {string} */ run, /** @type {number} */ of, /** @type {string} */ v) => pictured(url(`images/${of}.jpg`, { run, stage: asked.stage, side: 256, overlay, v }), '')
     const cell = h('dd', {}, shown(row.agreement))
     if (row.agreement === null) cells.set(String(row.row_a), cell)
     const value = (/** @type {string} */ of, /** @type {any} */ told) => [h('dt', {}, of), told instanceof Element ? told : h('dd', {}, told)]
