@@ -89,6 +89,7 @@ def _ids(page: Page) -> list[str]:
     return page.locator(".both li bdi").all_inner_texts()
 
 
+@pytest.mark.slow
 def test_a_bar_of_the_differences_lists_its_images_and_its_words_are_taken_away_again(
     page: Page, served: Callable[..., Client], whole_run: Whole
 ) -> None:
@@ -167,6 +168,7 @@ def test_the_settings_that_differ_are_told_with_the_names_of_both_runs(
     assert page.locator(".settings tbody tr").count() == 1
 
 
+@pytest.mark.slow
 def test_one_comes_back_to_the_page_of_the_list_that_the_image_is_on(
     page: Page, served: Callable[..., Client], whole_run: Whole
 ) -> None:

@@ -130,6 +130,7 @@ def test_pairs_are_filtered_and_sorted_by_what_is_made_of_their_points(
     assert {"pck", "margin"} <= {column["name"] for column in about["columns"] if column["doc"]}
 
 
+@pytest.mark.slow
 def test_a_pair_whose_points_have_no_truth_has_no_pck_and_is_last(
     served: Callable[..., Client], tmp_path: Path
 ) -> None:
@@ -151,6 +152,7 @@ def test_a_pair_whose_points_have_no_truth_has_no_pck_and_is_last(
     assert client.get("api/rows", stage="matches", q="-pck?").json()["total"] == 1
 
 
+@pytest.mark.slow
 def test_the_list_of_pairs_is_filtered_and_sorted_and_one_comes_back_to_its_page(
     browser: Browser, served: Callable[..., Client], pairs_run: Path
 ) -> None:
