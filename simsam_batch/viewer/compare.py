@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
-from simsam_batch.results.comparing import compared, differing_settings
+from simsam_batch.results.comparing import compared
 from simsam_batch.viewer.answers import RefusedError, as_json, body_of, one_of, text, text_of, whole, whole_of
 from simsam_batch.viewer.jobs import Job, Jobs
 from simsam_batch.viewer.joined import Joined, joined
@@ -179,7 +179,7 @@ def _page(session: Session, request: Request) -> dict[str, Any]:
         "other_content": both.other_content,
         "only_a": both.only[0],
         "only_b": both.only[1],
-        "settings": [[each["setting"], *each["values"]] for each in differing_settings(both.runs)],
+        "settings": [[each["setting"], *each["values"]] for each in both.settings],
         "histogram": spread(asked.keys["difference"], taken),
         "agreement": _agreements(both, asked.filtered) | {"histogram": spread(both.agreements, taken)}
         if both.has_masks

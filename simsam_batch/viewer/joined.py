@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simsam_batch.results.comparing import common_images
+from simsam_batch.results.comparing import common_images, differing_settings
 from simsam_batch.results.image_scores import ImageScores, columns_of_numbers, command_name, scores_in_rows
 from simsam_batch.stages.registry import scores_of
 from simsam_batch.viewer.answers import RefusedError
@@ -26,6 +27,7 @@ class Joined:
         only: how many images each has alone.
         other_content: how many have one id and another content.
         metrics: that both have with a value of some image in each, scores first.
+        settings: those that differ, as `simsam_batch.results.comparing.differing_settings` gives them.
         agreements: (J,) IoU of the two masks, NaN where there is none or it is not known yet.
         agreements_known: (J,) where it was looked for.
     """
@@ -37,6 +39,7 @@ class Joined:
     only: tuple[int, int]
     other_content: int
     metrics: list[str]
+    settings: list[dict[str, Any]]
     agreements: NDArray[np.float64]
     agreements_known: NDArray[np.bool_]
 
@@ -99,7 +102,8 @@ def _join(stages: tuple[OpenedStage, OpenedStage]) -> Joined:
     valued = {name for name in wanted if all(_any(run, name, at) for run, at in zip(runs, places, strict=True))}
     metrics = [name for name in [*scores, *(name for name in wanted if name not in scores)] if name in valued]
     unknown = np.full(common, np.nan), np.zeros(common, np.bool_)
-    return Joined(stages, runs, at, rows, (elsewhere[0], elsewhere[1]), other, metrics, *unknown)
+    settings = differing_settings(runs)
+    return Joined(stages, runs, at, rows, (elsewhere[0], elsewhere[1]), other, metrics, settings, *unknown)
 
 
 def _any(run: ImageScores, name: str, places: NDArray[np.int64]) -> bool:
