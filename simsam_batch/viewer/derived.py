@@ -55,7 +55,8 @@ def _paths(need: str, schema: pa.Schema) -> list[str]:
 
 def _pck(table: pa.Table) -> NDArray[np.float64]:
     right, scored = (table[name].to_numpy().astype(np.float64) for name in ("points_right", "points_scored"))
-    return np.divide(right, scored, out=np.full(len(scored), np.nan), where=scored > 0)
+    found: NDArray[np.float64] = np.divide(right, scored, out=np.full(len(scored), np.nan), where=scored > 0)
+    return found
 
 
 def _mean_margin(table: pa.Table) -> NDArray[np.float64]:
@@ -65,7 +66,8 @@ def _mean_margin(table: pa.Table) -> NDArray[np.float64]:
     there = np.isfinite(margins)
     sums = np.bincount(parents[there], margins[there], len(table))
     counts = np.bincount(parents[there], minlength=len(table))
-    return np.divide(sums, counts, out=np.full(len(table), np.nan), where=counts > 0)
+    means: NDArray[np.float64] = np.divide(sums, counts, out=np.full(len(table), np.nan), where=counts > 0)
+    return means
 
 
 DERIVED = {

@@ -134,13 +134,12 @@ export async function list(view, stage) {
   /** @param {any[]} rows */
   function table(rows) {
     const listed = listOf(here().query)
-    return wide('Pairs', h('table', {},
-      named.has('pck') ? h('caption', {}, 'PCK: share of the points with truth that are at most a tenth of the length from it') : null,
+    return [named.has('pck') ? h('p', { class: 'note' }, 'PCK: share of the points with truth that are at most a tenth of the length from it') : null, wide('Pairs', h('table', {},
       h('thead', {}, h('tr', {}, ['pair', ...columns.map(([, head]) => head)].map((each) => h('th', { scope: 'col' }, each)))),
       h('tbody', {}, rows.map((row) => h('tr', { 'data-row': row.row },
         h('th', { scope: 'row' }, h('a', { href: to('pairs', [row.row], listed) }, name(row.id, 60))),
         row.error ? h('td', { class: 'fault', colspan: Math.max(1, columns.length) }, `failed: ${row.error.text || row.error.type}`)
-          : columns.map(([of, , number]) => (number ? h('td', { class: 'number' }, shown(row.values[of])) : h('td', {}, row.values[of] ? name(row.values[of], 30) : '–'))))))))
+          : columns.map(([of, , number]) => (number ? h('td', { class: 'number' }, shown(row.values[of])) : h('td', {}, row.values[of] ? name(row.values[of], 30) : '–'))))))))]
   }
 
   /** @param {MouseEvent} event */
