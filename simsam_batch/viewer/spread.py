@@ -101,5 +101,5 @@ def _edges(low: float, high: float, *, whole: bool) -> NDArray[np.float64]:
         first, last = first - (first * scale / divisor > low), last + (last * scale / divisor <= high)
         if last - first <= MOST_BINS:
             break
-    edges: NDArray[np.float64] = np.arange(first, last + 1) * scale / divisor
+    edges: NDArray[np.float64] = np.arange(first, last + 1).astype(np.float64) * scale / divisor
     return edges

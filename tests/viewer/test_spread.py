@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simsam_batch.viewer.spread import MOST_BINS, Range, spread
@@ -12,6 +12,7 @@ from simsam_batch.viewer.spread import MOST_BINS, Range, spread
 _NUMBERS = st.floats(-1e6, 1e6).map(lambda value: value if abs(value) > 1e-6 else 0.0)
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(_NUMBERS, st.integers(-50, 50).map(float), st.just(float("nan"))), max_size=60))
 def test_every_bin_holds_what_its_range_does(values: list[float]) -> None:
     taken = [place % 2 == 0 for place in range(len(values))]
