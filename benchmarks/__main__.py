@@ -13,6 +13,7 @@ from rich.console import Console
 
 from benchmarks import (
     bookkeeping,
+    browser,
     clustering,
     correspondence,
     eigen,
@@ -45,6 +46,7 @@ LONG = {
     correspondence.GROUP: correspondence.rows,
     objects.GROUP: objects.rows,
     "viewer": viewer.rows,
+    browser.GROUP: browser.rows,
 }
 """Groups that are measured only when asked for: minutes on a million rows or more, or by a slow peer."""
 RESULTS = Path(__file__).parent / "results"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import uuid
@@ -29,7 +30,10 @@ def pytest_configure() -> None:
     """What test processes and their children read as they start, for all share the cores of one machine.
 
     One thread for each; and Ray gives its workers as much of a core as others have, instead of what these leave over.
+    A script that starts the suite in the background has it ignore interrupts, which tests send to what they start.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("RAY_worker_niceness", "0")
 

@@ -58,6 +58,29 @@ def test_groups_that_take_minutes_are_measured_only_when_asked_for(monkeypatch: 
     assert measured == list(BY_THEMSELVES)
 
 
+def test_figures_of_some_groups_leave_those_of_all_as_they_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks import __main__ as benchmarks
+
+    monkeypatch.setattr(benchmarks, "RESULTS", tmp_path)
+    for held in (benchmarks.GROUPS, benchmarks.LONG):
+        for name in list(held):
+            monkeypatch.setitem(held, name, lambda setup: [])
+    assert main() == main("--only", "viewer") == main("--only", "probes", "viewer") == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"cpu.json", "cpu-viewer.json", "cpu-probes-viewer.json"}
+
+
+@pytest.mark.slow
+def test_the_viewer_is_measured_in_a_browser(tmp_path: Path) -> None:
+    done = run("--smoke", "--json", str(tmp_path / "smoke.json"), "--only", "browser")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "smoke.json").read_text(encoding="utf-8"))["rows"]
+    if "skipped" in rows[0]["note"]:
+        pytest.skip(rows[0]["note"])
+    assert len(rows) == 7
+    assert all(row["ratio"] > 0 for row in rows)
+
+
 @pytest.mark.slow
 def test_every_group_has_rows_with_a_ratio_in_its_own_spread(smoke: dict[str, Any]) -> None:
     assert {row["group"] for row in smoke["rows"]} == {*BY_THEMSELVES, *ASKED_FOR}

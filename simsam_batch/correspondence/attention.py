@@ -22,9 +22,11 @@ from torch.nn import functional
 
 _SIGMA = 27.97853316316864 / 512
 _MARGIN = 0.15
-_CORNERS = 4
 _HELD_CROPS = 2048
 _COLLAPSED = 0.98
+
+CORNERS = 4
+"""How many crops of a picture cover it: those in its corners, which come first."""
 
 Window = tuple[int, int]
 """Left and top of a crop."""
@@ -281,7 +283,7 @@ def look_for(
     total = torch.zeros(0)
     count = torch.zeros(starts, side, side, device=like.device)
     for number in range(how.crops):
-        anchors = [corners[number]] * starts if number < _CORNERS else _highest(total, count)
+        anchors = [corners[number]] * starts if number < CORNERS else _highest(total, count)
         windows = [window_around(anchor, how, draw) for anchor, draw in zip(anchors, draws, strict=True)]
         with torch.no_grad():
             noisy = _noisy(latents.of(windows), model.signal(how.timestep_found), how, draws)
@@ -307,6 +309,7 @@ class Picked:
         by_layer: (L, 2) where each layer's mean map is highest.
         by_start: (R, 2) where each start's mean map is highest.
         map: (S, S) float32, the mean of all.
+        layers: (L, S, S) float32, each layer's mean over the starts.
     """
 
     point: tuple[float, float]
@@ -314,7 +317,8 @@ class Picked:
     margin: float
     by_layer: NDArray[np.float64]
     by_start: NDArray[np.float64]
-    map: NDArray[np.float32]
+    map: torch.Tensor
+    layers: torch.Tensor
 
     @property
     def spread(self) -> float:
@@ -341,7 +345,8 @@ def pick(maps: torch.Tensor, how: Procedure) -> Picked:
         margin,
         _places(over_starts).double().cpu().numpy() + 0.5,
         _places(maps.mean(dim=1)).double().cpu().numpy() + 0.5,
-        mean.float().cpu().numpy(),
+        mean.float().cpu(),
+        over_starts.float().cpu(),
     )
 
 

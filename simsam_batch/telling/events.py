@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import platform
-import secrets
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from simsam_batch.engines.contract import ShardReport
 from simsam_batch.errors import SimsamError, StorageError
 from simsam_batch.runs.ledger import versions
 from simsam_batch.storage import Folder, redact
+from simsam_batch.storage.numbered import NumberedObjects
 from simsam_batch.telling.console import JsonLines, Reporter
 
 SECONDS_BETWEEN = 20.0
@@ -51,13 +51,10 @@ class EventLog(JsonLines):
         super().__init__(quiet=False)
         self._made_in, self._out, self._report = out, out.as_found(), report
         self._made = False
-        began = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        host = "".join(letter if letter.isalnum() else "-" for letter in platform.node())[:40] or "host"
-        self._name = f"events/{began}-{host}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._objects = NumberedObjects(self._out, "events", self._taken)
         self._lock = threading.Lock()
         self._events: list[str] = []
-        self._object = b""
-        self._number = self._lost = self._unnamed = self._named = 0
+        self._lost = self._unnamed = self._named = 0
         self._sums: dict[str, float] = {}
 
     def _write(self, event: str, **values: Any) -> None:
@@ -164,7 +161,7 @@ class EventLog(JsonLines):
     def _make_folder(self) -> None:
         """Once, at the beginning if it can be: what is removed later is not made anew."""
         try:
-            self._made_in.make(self._name)
+            self._made_in.make(self._objects.name)
             self._made = True
         except StorageError as error:
             _log.warning("the events of this run cannot be written: %s", error)
@@ -175,24 +172,14 @@ class EventLog(JsonLines):
         self._put()
 
     def _put(self) -> None:
-        """Write what is held as one object, after the one that was refused before.
-
-        That one keeps its name and its content, for it may be there although the reply was lost.
-        """
-        for _ in range(2 if self._object else 1):
-            self._object = self._object or self._taken()
-            if not self._object:
-                return
-            if not self._made:
-                self._make_folder()
-            try:
-                self._out.replace(f"{self._name}/{self._number:06}.jsonl", self._object)
-            except StorageError as error:
-                count = self._object.count(b"\n")
-                _log.warning("%d events of this run could not be written, and are tried again: %s", count, error)
-                return
-            self._object = b""
-            self._number += 1
+        """Write what is held as one object."""
+        if not self._made:
+            self._make_folder()
+        try:
+            self._objects.put()
+        except StorageError as error:
+            count = self._objects.refused.count(b"\n")
+            _log.warning("%d events of this run could not be written, and are tried again: %s", count, error)
 
     def _taken(self) -> bytes:
         """Content of an object with all that is held."""

@@ -18,7 +18,6 @@ from simsam_batch.scores.probing import class_counts, ious
 from simsam_batch.stages.probe_maps.rows import REFERENCES
 from simsam_batch.stages.true_classes import names_of
 from simsam_batch.viewer.answers import RefusedError, as_json, one_of, whole, whole_of
-from simsam_batch.viewer.kept import Kept
 from simsam_batch.viewer.label_index import ORDERS, LabelIndex, Order, nodes_index, segments_index
 from simsam_batch.viewer.labels import rows_with_labels
 from simsam_batch.viewer.maps import label_colors
@@ -168,15 +167,12 @@ def _index(stage: OpenedStage) -> LabelIndex:
             404, f"{stage.name} has no labels that all images share. To mend it: {how}", command=how, none=True
         )
 
-    # a lock of its own, so that others who ask the stage for something need not wait for it
-    kept: Kept[Any] = stage.once("clusters", lambda: Kept(8))
-    index: LabelIndex = kept.get("index", make)
+    index: LabelIndex = stage.once("label index", make)
     return index
 
 
 def _fit(stage: OpenedStage) -> _Fit:
-    kept: Kept[Any] = stage.once("clusters", lambda: Kept(8))
-    fit: _Fit = kept.get("fit", lambda: _fit_of(stage))
+    fit: _Fit = stage.once("fit of labels", lambda: _fit_of(stage))
     return fit
 
 

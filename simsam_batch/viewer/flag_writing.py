@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 import os
-import platform
-import secrets
 import threading
-import time
 from pathlib import Path
 
 from simsam_batch.errors import StorageError
 from simsam_batch.results.flags import FOLDER
 from simsam_batch.storage import Folder
+from simsam_batch.storage.numbered import NumberedObjects
 
 
-class NumberedObjects:
-    """Whole objects ``OUT/flags/<session>/<number>.jsonl``, each written once: object stores cannot append.
+class FlagObjects:
+    """Flags in the run's folder, in objects of this session; they are held until they are written.
 
     Args:
         out: the run's folder.
     """
 
     def __init__(self, out: Folder) -> None:
-        began = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        host = "".join(letter if letter.isalnum() else "-" for letter in platform.node())[:40] or "host"
-        self._out = out
-        self._name = f"{FOLDER}/{began}-{host}-{os.getpid()}-{secrets.token_hex(3)}"
         self._lock = threading.Lock()
-        self._at_work = threading.Lock()
         self._lines: list[str] = []
-        self._object = b""
-        self._number = 0
-        self.where = f"{out.url}/{self._name}"
+        self._objects = NumberedObjects(out, FOLDER, self._taken)
+        self.where = f"{out.url}/{self._objects.name}"
 
     def add(self, lines: str) -> None:
         """Hold lines until they are written."""
@@ -39,26 +31,17 @@ class NumberedObjects:
             self._lines.append(lines)
 
     def put(self) -> None:
-        """Write what is held, after what was refused before: that keeps its name and its content.
-
-        For it may be there although the reply was lost.
+        """Write what is held.
 
         Raises:
             StorageError: it is still held.
         """
-        with self._at_work:
-            for _ in range(2 if self._object else 1):
-                self._object = self._object or self._taken()
-                if not self._object:
-                    return
-                self._out.replace(f"{self._name}/{self._number:06}.jsonl", self._object)
-                self._object = b""
-                self._number += 1
+        self._objects.put()
 
     def held(self) -> bytes:
         """What is not written yet."""
         with self._lock:
-            return self._object + "".join(self._lines).encode()
+            return self._objects.refused + "".join(self._lines).encode()
 
     def _taken(self) -> bytes:
         with self._lock:

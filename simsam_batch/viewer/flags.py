@@ -30,7 +30,7 @@ from simsam_batch.viewer.answers import (
     whole,
     whole_of,
 )
-from simsam_batch.viewer.flag_writing import LocalFile, NumberedObjects
+from simsam_batch.viewer.flag_writing import FlagObjects, LocalFile
 from simsam_batch.viewer.session import OpenedStage, Session
 
 SECONDS_BETWEEN = 5.0
@@ -72,9 +72,9 @@ class Flags:
         self._shown: dict[str, tuple[int, dict[int, Flag]]] = {}
         self._over = threading.Event()
         self._writer: threading.Thread | None = None
-        self._sink: NumberedObjects | LocalFile | None = self._place(url, file)
+        self._sink: FlagObjects | LocalFile | None = self._place(url, file)
 
-    def _place(self, url: str, file: str | None) -> NumberedObjects | LocalFile | None:
+    def _place(self, url: str, file: str | None) -> FlagObjects | LocalFile | None:
         if file is not None:
             given = LocalFile(Path(absolute_url(file)), self._out.url)
             given.check()
@@ -86,7 +86,7 @@ class Flags:
         except StorageError as error:
             self.why = f"OUT cannot be written: {redact(str(error))}"
         else:
-            return NumberedObjects(self._out)
+            return FlagObjects(self._out)
         instead = LocalFile(Path.cwd() / f"flags-of-{_plain(self._out.url)}.jsonl", self._out.url)
         try:
             instead.check()
@@ -218,7 +218,7 @@ class Flags:
             for flag in flags:
                 self._all.add(flag)
             self.version += 1
-            if isinstance(self._sink, NumberedObjects) and self._writer is None:
+            if isinstance(self._sink, FlagObjects) and self._writer is None:
                 self._writer = threading.Thread(target=self._write_now_and_then, name="flags", daemon=True)
                 self._writer.start()
         return len(flags)
@@ -245,7 +245,7 @@ class Flags:
             What people must know; None if all is where it belongs.
         """
         self._over.set()
-        if not isinstance(self._sink, NumberedObjects):
+        if not isinstance(self._sink, FlagObjects):
             return None
         if self._writer is not None:
             self._writer.join(_PATIENCE_S)
@@ -265,7 +265,7 @@ class Flags:
         self._put()
 
     def _put(self) -> None:
-        assert isinstance(self._sink, NumberedObjects)  # noqa: S101  the thread is of these alone
+        assert isinstance(self._sink, FlagObjects)  # noqa: S101  the thread is of these alone
         try:
             self._sink.put()
         except StorageError as error:

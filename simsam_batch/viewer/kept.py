@@ -55,6 +55,11 @@ class Kept(Generic[V]):
                 self._drop(next(held for held in self._held if held in self._weights))
         return made
 
+    def held(self, key: Hashable) -> V | None:
+        """What is kept under a key; None if nothing is, or it is being made."""
+        with self._lock:
+            return self._held[key].result() if key in self._weights else None
+
     def _drop(self, key: Hashable) -> None:
         del self._held[key]
         self._total -= self._weights.pop(key)

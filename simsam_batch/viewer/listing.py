@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +11,7 @@ from numpy.typing import NDArray
 from simsam_batch.viewer.answers import RefusedError
 from simsam_batch.viewer.columns import columns_of
 from simsam_batch.viewer.flagged import standing
+from simsam_batch.viewer.kept import Kept
 from simsam_batch.viewer.order import Keys, around, keys_of, some_of
 from simsam_batch.viewer.query import QueryError, matching, parsed
 from simsam_batch.viewer.session import OpenedStage, Session
@@ -85,23 +84,5 @@ def listed(session: Session, stage: OpenedStage, q: str, sort: str = "", *, desc
 
 def kept(stage: OpenedStage, key: Any, make: Any) -> Any:
     """What is made under a key, which the stage keeps while no more than `_KEPT` others were asked for since."""
-    cache: _Cache = stage.once("listings", _Cache)
-    return cache.get(key, make)
-
-
-class _Cache:
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._held: OrderedDict[Any, Any] = OrderedDict()
-
-    def get(self, key: Any, make: Any) -> Any:
-        with self._lock:
-            if key in self._held:
-                self._held.move_to_end(key)
-                return self._held[key]
-        made = make()
-        with self._lock:
-            self._held[key] = made
-            while len(self._held) > _KEPT:
-                self._held.popitem(last=False)
-        return made
+    held: Kept[Any] = stage.once("listings", lambda: Kept(_KEPT))
+    return held.get(key, make)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from starlette.requests import Request
 from starlette.responses import Response
@@ -24,18 +25,21 @@ ENDS = ("source", "target")
 MAPS = "similarity"
 """The array of the maps of its points, (N, Hp, Wp)."""
 
+LAYERS = "layers"
+"""The array of those of each layer of a network, in source and target, (N, 2, L, H, W)."""
+
 _WHOLE = ["category", "points_scored", "points_right", "status", "error", "mirrored", "source_size", "target_size"]
 _WHOLE += ["source_box", "target_box", "threshold", "length", "identical"]
 _QUALITY = 88
 
 
 def routes(session: Session) -> list[tuple[str, str, Any]]:
-    """``api/pairs/{n}``, ``pairs/{n}/{end}.jpg`` and ``layers/pairs/{n}/{point}``."""
+    """``api/pairs/{n}``, ``pairs/{n}/{end}.jpg``, ``layers/pairs/{n}/{point}`` and ``.../layers``."""
 
     def pair(request: Request) -> Response:
         stage, place = _stage(session, request), whole_of(request.path_params["n"], "pair")
         found = row_of(stage, place)
-        has_maps = found["status"] == "ok" and found.get("arrays_path") is not None and MAPS in arrays_of(stage, place)
+        held = _held(stage, place, found)
         more = {name: found.get(name) for name in _WHOLE}
         return as_json(
             {
@@ -44,7 +48,8 @@ def routes(session: Session) -> list[tuple[str, str, Any]]:
                 **more,
                 **{end: found.get(end) for end in ENDS},
                 "points": found.get("points") or [],
-                "maps": has_maps,
+                "maps": MAPS in held,
+                "layers": list(stage.rows.settings["layers"]) if LAYERS in held else [],
                 "pairs": stage.plan.records,
                 "digests": {end: found.get(f"{end}_sha256") for end in ENDS},
             }
@@ -67,17 +72,19 @@ def routes(session: Session) -> list[tuple[str, str, Any]]:
         stage, place = _stage(session, request), whole_of(request.path_params["n"], "pair")
         point = whole_of(request.path_params["point"], "point")
         found = row_of(stage, place)
-        held = arrays_of(stage, place).get(MAPS) if found["status"] == "ok" else None
-        if held is None:
-            raise RefusedError(404, "the run has stored no maps. To mend it: run it with --maps fp16")
-        if point >= len(held):
-            raise RefusedError(404, f"there is no point {point}: the pair has {len(held)}")
-        return as_array(held[point].astype(np.float16), request, cover=_cover(stage, found["target_record"]))
+        maps = _held(stage, place, found).get(MAPS)
+        return as_array(_of_point(maps, point, "fp16"), request, cover=_cover(stage, found["target_record"]))
+
+    def layer_maps(request: Request) -> Response:
+        stage, place = _stage(session, request), whole_of(request.path_params["n"], "pair")
+        point = whole_of(request.path_params["point"], "point")
+        return as_array(_of_point(_held(stage, place, row_of(stage, place)).get(LAYERS), point, "layers"), request)
 
     return [
         ("GET", "api/pairs/{n}", pair),
         ("GET", "pairs/{n}/{end}.jpg", picture),
         ("GET", "layers/pairs/{n}/{point}", point_map),
+        ("GET", "layers/pairs/{n}/{point}/layers", layer_maps),
     ]
 
 
@@ -90,6 +97,26 @@ def one_of_ends(given: Any) -> str:
     if given not in ENDS:
         raise RefusedError(404, "a pair has a source and a target")
     return str(given)
+
+
+def _held(stage: OpenedStage, place: int, found: Mapping[str, Any]) -> Mapping[str, NDArray[Any]]:
+    """The arrays of a pair; of one that failed, or has none, nothing."""
+    there = found["status"] == "ok" and found.get("arrays_path") is not None
+    return arrays_of(stage, place) if there else {}
+
+
+def _of_point(maps: NDArray[Any] | None, point: int, wanted: str) -> NDArray[np.float16]:
+    """The maps of a point.
+
+    Raises:
+        RefusedError: 404: none are stored, or there is no such point.
+    """
+    if maps is None:
+        raise RefusedError(404, f"the run has stored no such maps. To mend it: run it with --maps {wanted}")
+    if point >= len(maps):
+        raise RefusedError(404, f"there is no point {point}: the pair has {len(maps)}")
+    found: NDArray[np.float16] = maps[point].astype(np.float16)
+    return found
 
 
 def _stage(session: Session, request: Request) -> OpenedStage:

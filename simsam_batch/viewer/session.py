@@ -17,6 +17,10 @@ from simsam_batch.runs.reading import StageRows
 from simsam_batch.stages.kinds import Shown
 from simsam_batch.stages.registry import shown, stages_with_features, stages_with_matches
 from simsam_batch.storage import Folder, absolute_url
+from simsam_batch.viewer.kept import Kept
+
+_MOST_NAMES = 64
+"""Of what is made once; there are a dozen."""
 
 
 class OpenedStage:
@@ -45,9 +49,7 @@ class OpenedStage:
         self.generations = self.ledger.committed()
         self.what: Shown | None = shown(name)
         self.kind: str = self.what.kind if self.what is not None else _kind_of(name)
-        # what is made may ask for other things that are made once
-        self._lock = threading.RLock()
-        self._made: dict[str, Any] = {}
+        self._made: Kept[Any] = Kept(_MOST_NAMES)
 
     def version(self, row: int) -> str:
         """What changes when a retry replaces a row, and differs between runs; empty of what is not committed."""
@@ -55,16 +57,15 @@ class OpenedStage:
         return "" if generation is None else f"{self.ledger.known()['token'][:12]}.{generation}"
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
-        """What ``make`` makes, made at the first time that this name is asked for and then kept with the stage."""
-        with self._lock:
-            if name not in self._made:
-                self._made[name] = make()
-            return self._made[name]
+        """What ``make`` makes, made at the first time that this name is asked for and then kept with the stage.
+
+        Others who ask for another name need not wait for it; what is made may ask for other names.
+        """
+        return self._made.get(name, make)
 
     def made(self, name: str) -> Any:
         """What `once` has made under a name; None if nothing yet."""
-        with self._lock:
-            return self._made.get(name)
+        return self._made.held(name)
 
 
 class OpenedRun:
@@ -137,7 +138,7 @@ class Session:
     def __post_init__(self) -> None:
         self._lock = threading.RLock()
         self._runs: dict[str, OpenedRun] = {}
-        self._made: dict[str, Any] = {}
+        self._made: Kept[Any] = Kept(_MOST_NAMES)
         self.run("a")
         if self.other_url is not None:
             self.run("b")
@@ -168,10 +169,7 @@ class Session:
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
         """What ``make`` makes, made at the first time that this name is asked for and kept to the end."""
-        with self._lock:
-            if name not in self._made:
-                self._made[name] = make()
-            return self._made[name]
+        return self._made.get(name, make)
 
 
 def _kind_of(name: str) -> str:

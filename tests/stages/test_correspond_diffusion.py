@@ -76,7 +76,7 @@ def test_points_are_found_in_a_copy_and_in_one_that_is_twice_as_wide(home: Path,
     out = tmp_path / "out"
     wide = [[2 * x + 0.5, y] for x, y in POINTS]
     pairs = [pair("a.png", "b.bmp"), pair("a.png", "c.png", target_points=wide)]
-    more = ["--steps", "100", "--crops", "6", "--engine", "inline", "--maps", "fp16"]
+    more = ["--steps", "100", "--crops", "6", "--engine", "inline", "--maps", "layers"]
     assert simsam(arguments(home, out, pairs, *more)) == 0
     metrics = result_of(out, "attention")["metrics"]
     lines = {(line["threshold"], line["average"]): line["pck"] for line in metrics["pck"]["lines"]}
@@ -93,8 +93,15 @@ def test_points_are_found_in_a_copy_and_in_one_that_is_twice_as_wide(home: Path,
         assert point["mutual"] is None
         assert point["spread"] >= 0
     with np.load(out / first["arrays_path"]) as file:
-        maps = file[f"{first['arrays_member']}.similarity"]
+        maps, layers = (file[f"{first['arrays_member']}.{name}"] for name in ("similarity", "layers"))
     assert (maps.shape, maps.dtype) == ((2, 128, 128), np.float16)
+    assert (layers.shape, layers.dtype) == ((2, 2, 4, 64, 64), np.float16)
+    # one half of the side: means of two by two pixels are what a bilinear filter comes near to
+    halved = maps.astype(np.float64).reshape(2, 64, 2, 64, 2).mean(axis=(2, 4))
+    assert layers[:, 1].astype(np.float64).mean(axis=1) == pytest.approx(halved, abs=0.02)
+    for point, (x, y) in zip(layers[:, 0].astype(np.float64).mean(axis=1), POINTS, strict=True):
+        down, across = np.unravel_index(point.argmax(), point.shape)
+        assert np.hypot((across + 0.5) * SIDE / 64 - x, (down + 0.5) * SIDE / 64 - y) < SIDE / 10
     assert simsam(["verify", str(out)]) == 0
     assert simsam(["report", str(out)]) == 0
     assert len([*(out / "report").rglob("attention-*-small-*.jpg")]) == 2

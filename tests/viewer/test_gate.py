@@ -145,7 +145,8 @@ def test_a_body_that_is_too_large_or_has_no_length_is_not_read(asker: Asker) -> 
     right = {"Origin": f"http://127.0.0.1:{asker.port}", "Content_Type": "application/json"}
     assert asker.status("POST", "/api/flags", b"", **right, Content_Length=str(MOST_BODY + 1)) == 413
     chunked = {"Transfer_Encoding": "chunked", "Content_Length": "x"}
-    answer, _ = asker.request("POST", "/api/flags", b"0\r\n\r\n", **{"Cookie": asker.cookie} | right | chunked)
+    # nothing is sent after the head: a connection that is closed with bytes unread may be reset before it is answered
+    answer, _ = asker.request("POST", "/api/flags", b"", **{"Cookie": asker.cookie} | right | chunked)
     assert answer.status in (400, 413)
 
 

@@ -17,6 +17,7 @@ from simsam_batch.cli import run
 pytest.importorskip("diffusers")
 sys.path.append(str(Path(__file__).parent.parent / "correspondence"))
 
+from result_rows import rows_of
 from test_layers import array
 from tiny_diffusion import SIDE, blocks, save
 
@@ -33,7 +34,7 @@ def test_the_attention_to_a_point_is_highest_where_the_point_was_found(
     points = [[43.0, 83.0], [90.0, 30.0]]
     (tmp_path / "pairs.json").write_text(json.dumps([{"source": "a.png", "target": "c.png", "source_points": points}]))
     arguments = ["correspond", "diffusion", str(tmp_path / "pairs.json"), str(tmp_path / "out"), "--side", str(SIDE)]
-    arguments += ["--root", str(tmp_path), "--weights", str(tmp_path / "sd"), "--threads", "1", "--maps", "fp16"]
+    arguments += ["--root", str(tmp_path), "--weights", str(tmp_path / "sd"), "--threads", "1", "--maps", "layers"]
     quick = ["--starts", "2", "--steps", "3", "--crops", "5", "--learning-rate", ".05", "--engine", "inline", "--quiet"]
     assert run([*arguments, *quick]) == 0
     client = served(tmp_path / "out")
@@ -48,4 +49,10 @@ def test_the_attention_to_a_point_is_highest_where_the_point_was_found(
         down, across = values.shape
         assert abs((x + 0.5) / across * width - point["x"]) < 2 * width / across
         assert abs((y + 0.5) / down * height - point["y"]) < 2 * height / down
+    layers = array(client.get("layers/pairs/0/0/layers", stage="attention"))
+    assert layers.shape == (2, len(pair["layers"]), 64, 64)
+    row = rows_of(tmp_path / "out", "attention")[0]
+    with np.load(tmp_path / "out" / row["arrays_path"]) as file:
+        assert np.array_equal(layers, file[f"{row['arrays_member']}.layers"][0])
+    assert client.get("layers/pairs/0/7/layers", stage="attention").status == 404
     assert client.get("pairs/0/target.jpg", stage="attention", side=256).status == 200

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 from simsam_batch.catalog import PAIR_UNIT
-from simsam_batch.correspondence.attention import Picked, look_for, pick
+from simsam_batch.correspondence.attention import CORNERS, CroppedLatents, Picked, Procedure, look_for, pick
 from simsam_batch.errors import ImageError, RunError
 from simsam_batch.features.precision import arithmetic
 from simsam_batch.runs.ledger import Ledger
@@ -40,7 +40,10 @@ from simsam_batch.workers.models import compute_device, load_model
 from simsam_batch.workers.others import Others
 from simsam_batch.workers.records import Item, RecordWorker, Results, Row, failed
 
-_MAP_SIDE = 128
+_MAP_SIDE, _LAYER_SIDE = 128, 64
+
+MAPS, LAYERS = "similarity", "layers"
+"""Arrays: of the target (N, 128, 128); of source and target, layer by layer, (N, 2, L, 64, 64)."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +80,22 @@ class Loaded:
         source: (width, height) of it, and the digest of its file.
         given: its points.
         embeddings: of each point (R, T, D); None where none could be fitted, with the reason.
+        picture: of the source, if maps of it are wanted.
     """
 
     target: Squashed
     source: tuple[tuple[int, int], str]
     given: Given
     embeddings: Sequence[tuple[torch.Tensor | None, str | None]]
+    picture: Squashed | None
+
+
+@dataclass(slots=True)
+class _Maps:
+    """What is kept of the attention to each point: of the target, (128, 128), and of both by layer, (2, L, 64, 64)."""
+
+    target: list[torch.Tensor] = field(default_factory=list)
+    layers: list[torch.Tensor] = field(default_factory=list)
 
 
 class AttentionWorker(RecordWorker[Loaded]):
@@ -129,12 +142,17 @@ class AttentionWorker(RecordWorker[Loaded]):
             else:
                 raise ImageError(row["error_type"], f"{record['source']}: {row['error']}", "fit")
         fine = next((row for row in rows if row["status"] == "ok"), None)
+        picture = None
+        if fine is None or self._options.maps == "layers":
+            picture = self._pictures.of(self._uri(record["source_record"]))
         if fine is not None:
             size, digest = (fine["width"], fine["height"]), fine["content_sha256"]
+            if picture is not None and picture.sha256 != digest:
+                raise ImageError("changed", f"{record['source']} is not the file that was fitted to any more", "read")
         else:
-            source = self._pictures.of(self._uri(record["source_record"]))
-            size, digest = source.size, source.sha256
-        return Loaded(target, (size, digest), given, embeddings)
+            assert picture is not None  # noqa: S101  it was read above
+            size, digest = picture.size, picture.sha256
+        return Loaded(target, (size, digest), given, embeddings, picture)
 
     def _uri(self, record: int) -> str:
         shard, place = self._run.place_of(record)
@@ -142,30 +160,47 @@ class AttentionWorker(RecordWorker[Loaded]):
 
     def take(self, item: Item, loaded: Loaded, results: Results) -> None:
         """Look for the points of a pair."""
-        latents, name = self._latents.of(loaded.target), item.record[PAIR_UNIT]
+        name, by_layer = item.record[PAIR_UNIT], self._options.maps == "layers"
         picked: list[Picked | None] = []
+        maps = _Maps()
         try:
             for number, (embedding, _) in enumerate(loaded.embeddings):
                 with self.timer.step("look"), arithmetic(self.device, "fp32"):
                     seeds = seeds_of(self._options.seed, name, number, starts=self._how.starts)
-                    picked.append(None if embedding is None else self._picked(latents, embedding, seeds))
+                    found = seen = None
+                    if embedding is not None:
+                        found = self._picked(self._latents.of(loaded.target), embedding, seeds, self._how)
+                        if by_layer and loaded.picture is not None:
+                            # four corners cover the source, where nothing needs to be found
+                            corners = replace(self._how, crops=CORNERS)
+                            seen = self._picked(self._latents.of(loaded.picture), embedding, seeds, corners)
+                    picked.append(found)
+                    if self._options.maps != "none":
+                        maps.target.append(_small(self._nowhere(1) if found is None else found.map[None], _MAP_SIDE)[0])
+                    if by_layer:
+                        nowhere = self._nowhere(len(self._options.layers))
+                        both = [nowhere if each is None else each.layers for each in (seen, found)]
+                        maps.layers.append(torch.stack([_small(each, _LAYER_SIDE) for each in both]))
         except FloatingPointError as error:
             results.put(item.row, failed(ImageError("not_computable", str(error), "look")))
             return
         with self.timer.step("score"):
-            results.put(item.row, self._row(item, loaded, picked))
+            results.put(item.row, self._row(item, loaded, picked, maps))
 
-    def _picked(self, latents: object, embedding: torch.Tensor, seeds: Sequence[int]) -> Picked:
+    def _nowhere(self, count: int) -> torch.Tensor:
+        return torch.full((count, self._how.side, self._how.side), torch.nan)
+
+    def _picked(self, latents: CroppedLatents, embedding: torch.Tensor, seeds: Sequence[int], how: Procedure) -> Picked:
         place = {seed: i for i, seed in enumerate(seeds)}
 
         def some(part: Sequence[int]) -> torch.Tensor:
             own = embedding[[place[seed] for seed in part]]
-            return look_for(self._model, latents, own, self._how, part, self._beat)  # type: ignore[arg-type]
+            return look_for(self._model, latents, own, how, part, self._beat)
 
         parts, self._at_once = in_parts(some, seeds, self._at_once)
-        return pick(torch.cat(parts), self._how)
+        return pick(torch.cat(parts), how)
 
-    def _row(self, item: Item, loaded: Loaded, picked: Sequence[Picked | None]) -> Row:
+    def _row(self, item: Item, loaded: Loaded, picked: Sequence[Picked | None], maps: _Maps) -> Row:
         (size, digest), target = loaded.source, loaded.target
         square = np.array([(np.nan, np.nan) if each is None else each.point for each in picked]).reshape(-1, 2)
         places = target.from_square(square)
@@ -188,16 +223,18 @@ class AttentionWorker(RecordWorker[Loaded]):
             ],
             **compared.columns(),
         }
-        attachments: dict[str, Attachment] = {}
-        if self._options.maps != "none" and picked:
-            nothing = torch.full((self._how.side, self._how.side), torch.nan)
-            maps = [nothing if each is None else torch.from_numpy(each.map) for each in picked]
-            large = torch.stack(maps)[:, None]
-            small = functional.interpolate(large, (_MAP_SIDE, _MAP_SIDE), mode="bilinear", antialias=True)[:, 0]
-            attachments["similarity"] = small.numpy().astype(np.float16)
+        kept = {MAPS: maps.target, LAYERS: maps.layers}
+        attachments: dict[str, Attachment] = {
+            name: torch.stack(each).numpy().astype(np.float16) for name, each in kept.items() if each
+        }
         state = self.stage.fold.zero() | {"identical": int(columns["identical"])} | compared.counts_of(faults)
         margins = np.array([np.nan if each is None else each.margin for each in picked], np.float32)
         return Row(columns, attachments, state | compared.state(self._options.seed, None, margins))
+
+
+def _small(maps: torch.Tensor, side: int) -> torch.Tensor:
+    """Maps (B, S, S) at a smaller side."""
+    return functional.interpolate(maps[:, None], (side, side), mode="bilinear", antialias=True)[:, 0]
 
 
 STAGES = {AttentionStage.name: AttentionStage}

@@ -1,6 +1,7 @@
 // Pairs of images: where each point of one was found in the other, and how far from where it should be.
 
 import { go, stay, to } from './address.js'
+import { attention } from './attention.js'
 import { ask, askArray, url } from './asking.js'
 import { fill, h, name, say, shown, svg, wide } from './dom.js'
 import { cellsOf, rising } from './layers.js'
@@ -58,6 +59,7 @@ function whole(view, pair) {
   const drawing = h('div', { class: 'drawing' })
   const table = wide('Points')
   const about = h('div', { class: 'point', role: 'status' })
+  const layers = attention(view, pair)
   const tall = matchMedia('(max-width: 640px)')
   let heat = ''
   let asked = 0
@@ -73,6 +75,7 @@ function whole(view, pair) {
       if (mine !== asked) return
       heat = made
       covered = answer.cover
+      layers.show(null)
     }
     const held = drawing.querySelector('.live:focus') !== null
     draw()
@@ -86,6 +89,7 @@ function whole(view, pair) {
     update()
     say(`Point ${pair.points[index].name ?? index + 1}`)
     map(index)
+    layers.show(index)
   }
   const update = () => {
     stay(to('pairs', [pair.pair], { ...listOf(view.address.query), alpha: state.alpha === '0.1' ? '' : state.alpha, point: state.point }))
@@ -188,11 +192,14 @@ function whole(view, pair) {
   })
   tall.addEventListener('change', draw, { signal: view.signal })
   update()
-  if (pair.points[Number(state.point || NaN)]) map(Number(state.point))
+  if (pair.points[Number(state.point || NaN)]) {
+    map(Number(state.point))
+    layers.show(Number(state.point))
+  }
   return [...head,
     h('div', { class: 'choices' }, choice('Right within', ALPHAS.map((each) => [each, `${each} of the ${pair.threshold ?? 'length'}`]), state.alpha, (alpha) => { state.alpha = alpha; update() }),
       h('p', { class: 'legend' }, 'Blue, whole line, circle: right. Orange, dashed, square: wrong. White, dotted: no truth. Cross: where it should be.')),
-    live.words, drawing, about, table]
+    live.words, drawing, about, layers.element, table]
 }
 
 /** @param {number | null} x @param {number | null} y */

@@ -6,7 +6,7 @@ import { fill, h, name, shown, wide } from './dom.js'
 import { none, when } from './states.js'
 
 const STATUS_MS = 5000
-const COMMANDS = ['status', 'retry', 'verify', 'report', 'export', 'view']
+const COMMANDS = [['status', 'how far it is, while it goes on'], ['retry', 'what failed, once more'], ['verify', 'whether its files are as they were written'], ['report', 'a page of pictures and figures, to be passed on'], ['export --help', 'its results in other formats']]
 
 /** @type {import('./main.js').Screen} */
 export const run = { title: 'Run', fits: () => true, show }
@@ -17,7 +17,7 @@ async function show(view) {
   const found = h('div')
   fill(view.place, h('h1', {}, 'Run'), progress, found,
     h('h2', {}, 'At the command line'),
-    h('ul', {}, COMMANDS.map((each) => h('li', {}, h('code', {}, `simsam ${each} ${quoted(view.about.url)}`)))))
+    h('ul', {}, COMMANDS.map(([each, words]) => h('li', {}, h('code', {}, `simsam ${each.replace(/ |$/, ` ${quoted(view.about.url)} `).trim()}`), ` ${words}`))))
   /** @type {any} */
   let last = null
   await Promise.all([
