@@ -15,6 +15,7 @@ from simsam_batch.stages.registry import command_of
 from simsam_batch.storage import redact
 from simsam_batch.viewer.answers import as_json, one_of
 from simsam_batch.viewer.columns import columns_read, kinds_of
+from simsam_batch.viewer.derived import derived_of
 from simsam_batch.viewer.flags import flags_of
 from simsam_batch.viewer.live import live_of
 from simsam_batch.viewer.session import OpenedRun, OpenedStage, Session
@@ -76,7 +77,8 @@ def _stage(stage: OpenedStage, run: OpenedRun) -> dict[str, Any]:
 def _columns(stage: OpenedStage) -> list[dict[str, Any]]:
     """What can be filtered and sorted by; kept are those that came with the input."""
     kept = {field.name for field in kept_columns(stage.plan)}
-    kinds, words = kinds_of(stage.rows.schema), words_of(stage.name)
+    made = {name: of.words for name, of in derived_of(stage.rows.schema).items()}
+    kinds, words = kinds_of(stage.rows.schema), {**words_of(stage.name), **made}
     return [
         {"name": name, "kind": kind, "doc": words.get(name, ""), "kept": name in kept} for name, kind in kinds.items()
     ]

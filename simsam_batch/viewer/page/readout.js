@@ -1,5 +1,6 @@
 // What lies under a point of the picture, in words: the text twin of its layers.
 
+import { printed } from './dom.js'
 import { boxesOf } from './drawn.js'
 import { cellAt } from './layers.js'
 import { pathTo } from './tree.js'
@@ -25,10 +26,10 @@ export function readAt(found, looks, [x, y], at) {
     const cell = cellAt(cells, x, y)
     words.push(`patch ${cell} (row ${Math.floor(cell / cells.width)}, column ${cell % cells.width})`)
     if (eigen.outside?.values[cell]) words.push('left out of the graph')
-    if (area === 'eigenvector') { value = vectors[looks.k * count + cell]; words.push(`eigenvector ${looks.k}: ${value.toPrecision(4)}`) }
+    if (area === 'eigenvector') { value = vectors[looks.k * count + cell]; words.push(`eigenvector ${looks.k}: ${printed(value.toPrecision(4))}`) }
     if (area === 'affinity' && at.lift) {
       value = at.lift[cell]
-      words.push(`${value.toPrecision(4)} × chance to patch ${at.patch}${at.pinned ? ', pinned' : ''}`)
+      words.push(`${printed(value.toPrecision(4))} × chance to patch ${at.patch}${at.pinned ? ', pinned' : ''}`)
     }
   }
   if (area === 'tree' && at.nodes && at.node !== null) { value = at.node; words.push(`node ${pathTo(at.nodes, at.node).join(' › ')}`) }
