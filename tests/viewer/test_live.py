@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from result_rows import rows_of
-from viewing import Client
+from viewing import Client, write_photographs
 
 from simsam_batch.cli import run as simsam
 from simsam_batch.results.run import open_run
@@ -26,6 +28,14 @@ def asked(client: Client, path: str, body: dict[str, Any]) -> Any:
             return answer
         time.sleep(0.2)
     raise AssertionError("the features never became ready")
+
+
+def readers() -> int:
+    """How many readers of stored features this process holds."""
+    from simsam_batch.stages.matches.described import DescribedImages
+
+    gc.collect()
+    return sum(isinstance(each, DescribedImages) for each in gc.get_objects())
 
 
 @pytest.fixture
@@ -87,6 +97,32 @@ def test_what_is_off_is_refused_with_what_to_do(served: Callable[..., Client], w
     assert client.get("api/run").json()["live"]["on"] is False
     answer = client.post("api/live/match", {"pair": 0, "x": 1, "y": 1})
     assert (answer.status, "--live" in answer.json()["error"]) == (409, True)
+
+
+@pytest.mark.parametrize("stage", ["features", "segment"])
+def test_a_row_that_a_retry_has_replaced_is_asked_as_it_is_now(
+    stage: str, served: Callable[..., Client], tmp_path: Path
+) -> None:
+    write_photographs(tmp_path, ["a.png", "b.png"])
+    good = (tmp_path / "photos" / "b.png").read_bytes()
+    (tmp_path / "photos" / "b.png").write_text("no image at all")
+    make = [stage, str(tmp_path / "photos"), str(tmp_path / "out"), "--backbone", "descriptors", "--resize", "native"]
+    make += ["--engine", "inline", "--quiet", "--allow-failed", "1"]
+    assert simsam(make) == 0
+    client, held = served(tmp_path / "out", live=True, device="cpu"), readers()
+    body = {"row": 0, "patch": 3, "stage": stage}
+    before = asked(client, "api/live/affinity", body)
+    assert asked(client, "api/live/affinity", body | {"row": 1}).status == 409
+    (tmp_path / "photos" / "b.png").write_bytes(good)
+    assert simsam(["retry", str(tmp_path / "out"), "--engine", "inline", "--quiet"]) == 0
+    assert asked(client, "api/live/affinity", body | {"row": 1}).status == 409
+    client.post("api/reopen")
+    replaced = asked(client, "api/live/affinity", body | {"row": 1})
+    assert (before.status, replaced.status) == (200, 200)
+    assert np.frombuffer(replaced.body, "<f2")[3] == pytest.approx(1, abs=2e-3)
+    assert asked(client, "api/live/affinity", body).body == before.body
+    # what was loaded for the run as it was before is let go
+    assert readers() - held <= {"features": 1, "segment": 0}[stage]
 
 
 @pytest.mark.parametrize(
