@@ -49,7 +49,7 @@ export class LayerControls {
     const { looks, found } = this
     for (const each of this.element.querySelectorAll('[data-key]')) {
       const key = /** @type {string} */ (each.getAttribute('data-key'))
-      each.setAttribute('aria-pressed', String(key === looks.area || looks.lines.has(key)))
+      each.setAttribute('aria-pressed', String((key === looks.area || looks.lines.has(key)) && (!key || found.offer(key) !== undefined)))
     }
     this.#drawings()
     const area = found.nameOf(looks.area)

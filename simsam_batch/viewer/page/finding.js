@@ -64,8 +64,11 @@ export class Finding {
       let row = (await this.near(this.looks.other ?? this.about.row))[which]
       // this image itself is passed over
       if (row !== null && row === this.about.row) row = (await this.near(row))[which]
-      if (row === null) say(`There is no ${which} image in the list`)
-      else this.choose(row)
+      if (row === null) {
+        const told = `There is no ${which} image in the list.`
+        fill(this.state, h('p', { class: 'note' }, told))
+        say(told)
+      } else this.choose(row)
     })
   }
 
@@ -94,6 +97,7 @@ export class Finding {
   async #open(row) {
     this.other = null
     fill(this.words)
+    fill(this.state)
     fill(this.place, loading('the other image'))
     let found
     try { found = await ask(`api/images/${row}`, { stage: this.about.stage, run: this.run }, this.signal) } catch (error) {
@@ -112,7 +116,7 @@ export class Finding {
     this.other = { row, size: found.size, view }
     fill(this.place, link, view.element, photograph.state)
     photograph.sharper(0)
-    this.element.scrollIntoView({ block: 'nearest' })
+    if (this.saying) this.element.scrollIntoView({ block: 'nearest' })
     this.changed()
   }
 
