@@ -6,18 +6,15 @@ import gc
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
 from result_rows import rows_of
-from viewing import Client, write_photographs
+from viewing import Client, Opener, write_photographs
 
 from simsam_batch.cli import run as simsam
 from simsam_batch.results.run import open_run
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser
 
 
 def asked(client: Client, path: str, body: dict[str, Any]) -> Any:
@@ -144,12 +141,8 @@ def test_a_device_that_is_not_there_is_refused(whole_run: Any, capsys: Any) -> N
     assert "--live" in capsys.readouterr().err
 
 
-def test_a_point_is_asked_by_mouse_and_by_keys(live: Client, browser: Browser) -> None:
-    page = browser.new_page()
-    faults: list[str] = []
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.goto(live.link)
-    page.goto(live.link.partition("open?")[0] + "#/pairs/0")
+def test_a_point_is_asked_by_mouse_and_by_keys(live: Client, opened: Opener) -> None:
+    page, faults = opened(live, "pairs/0")
     page.locator(".drawing image.source").click(position={"x": 20, "y": 20})
     page.get_by_text("is found at").first.wait_for()
     page.locator(".drawing .heat").wait_for()
@@ -165,4 +158,3 @@ def test_a_point_is_asked_by_mouse_and_by_keys(live: Client, browser: Browser) -
     )
     assert f"similarity {found['similarity']:.2f}"[:14] in page.locator("main").inner_text()
     assert faults == []
-    page.close()
