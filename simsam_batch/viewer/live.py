@@ -113,13 +113,8 @@ class Live:
         options, run = self._session.options, self._session.run(which)
         device = options.get("device") or "auto"
         if not options.get("live"):
-            return {
-                "on": False,
-                "why": "start it with --live to compare any point",
-                "device": None,
-                "features": None,
-                "stages": [],
-            }
+            off = {"on": False, "why": "start it with --live to compare any point"}
+            return off | {"device": None, "features": None, "stages": []}
         stages = [name for name in run.stages if _features_of(run.stage(name)) is not None]
         why = None if stages else "no stage of this run has features of patches, or a network that gives them"
         stored = "features" in stages
@@ -292,12 +287,8 @@ def _features_of(stage: OpenedStage) -> str | None:
 
 def _version(stage: OpenedStage) -> Any:
     """What changes when rows of a stage, or of the features that it is asked by, come or are replaced."""
-    read = (
-        [stage]
-        if stage.name == "features" or "features" not in stage.run.stages
-        else [stage, stage.run.stage("features")]
-    )
-    return [each.generations for each in read]
+    read = {stage.name, *({"features"} & set(stage.run.stages))}
+    return {name: stage.run.stage(name).generations for name in read}
 
 
 def _needs_weights(stage: OpenedStage, options: Mapping[str, Any]) -> bool:

@@ -69,7 +69,8 @@ def test_cosines_of_a_run_without_stored_features_come_from_its_own_network(
     served: Callable[..., Client], whole_run: Any
 ) -> None:
     client = served(whole_run.out, live=True, device="cpu")
-    assert client.get("api/run").json()["live"]["features"] == "computed"
+    about = client.get("api/run").json()["live"]
+    assert (about["features"], about["stages"]) == ("computed", ["segment"])
     answer = asked(client, "api/live/affinity", {"row": 0, "patch": 3, "stage": "segment"})
     assert answer.status == 200
     # the same pictures' stored features were made of the same pixels
@@ -80,6 +81,19 @@ def test_cosines_of_a_run_without_stored_features_come_from_its_own_network(
     units /= np.linalg.norm(units, axis=-1, keepdims=True)
     expected = units @ units.reshape(-1, units.shape[-1])[3]
     assert np.frombuffer(answer.body, "<f2").reshape(expected.shape) == pytest.approx(expected, abs=4e-3)
+
+
+def test_the_second_run_is_asked_for_itself(served: Callable[..., Client], whole_run: Any) -> None:
+    client = served(whole_run.out, whole_run.pairs, live=True, device="cpu")
+    about = client.get("api/run").json()
+    assert (about["live"]["stages"], about["other"]["live"]["stages"]) == (["segment"], ["features"])
+    cosines = []
+    for run, stage in (("a", "segment"), ("b", "features")):
+        row = client.get("api/find", stage=stage, run=run, id="train/1.png").json()["row"]
+        answer = asked(client, "api/live/affinity", {"row": row, "patch": 3, "run": run})
+        cosines.append(np.frombuffer(answer.body, "<f2"))
+    # of the same picture, computed and stored
+    assert cosines[0] == pytest.approx(cosines[1], abs=4e-3)
 
 
 def test_a_point_of_one_image_is_found_at_its_place_in_the_same_image(live: Client) -> None:
