@@ -26,11 +26,13 @@ def routes(session: Session) -> list[tuple[str, str, Any]]:
     """``api/run``, ``api/status`` and ``api/reopen``."""
 
     def run(request: Request) -> Response:  # noqa: ARG001
+        live = live_of(session)
+        other = None if session.other_url is None else _about(session.run("b")) | {"live": live.about("b")}
         return as_json(
             {
                 **_about(session.run("a")),
-                "other": _about(session.run("b")) if session.other_url is not None else None,
-                "live": live_of(session).about(),
+                "other": other,
+                "live": live.about(),
                 "flags": flags_of(session).about(),
                 "version": __version__,
             }

@@ -26,6 +26,7 @@ SCREENS = {
     "image": ("out", "image/1?stage=segment&layer=mask"),
     "eigenvector": ("out", "image/1?stage=segment&layer=eigenvector&k=1"),
     "affinity": ("out", "image/1?stage=segment&layer=affinity&t=4&patch=20"),
+    "cosine": ("live", "image/1?stage=features&layer=cosine&patch=20&other=2"),
     "labels": ("maps", "image/1?stage=semantic&layer=labels"),
     "tree": ("maps", "image/1?stage=hierarchy&layer=tree&depth=2"),
     "clusters": ("maps", "clusters/semantic"),
@@ -112,9 +113,11 @@ def opened(shown: Shown, served: Callable[..., Client], whole_run: Whole) -> Cal
 
     def open_screen(name: str) -> Shown:
         which, address = SCREENS[name]
-        both = which == "both"
-        client = served(whole_run.out, whole_run.other) if both else served(getattr(whole_run, which))
-        shown.go(client, address)
+        clients = {
+            "both": lambda: served(whole_run.out, whole_run.other),
+            "live": lambda: served(whole_run.pairs, live=True, device="cpu"),
+        }
+        shown.go(clients.get(which, lambda: served(getattr(whole_run, which)))(), address)
         return shown
 
     return open_screen
