@@ -270,39 +270,35 @@ def test_baselines_change_neither_labels_nor_regions(pictures: Path, tmp_path: P
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["local", "torchrun"])
-def test_every_engine_computes_the_same_baselines(
-    pictures: Path, tmp_path: Path, compared: Path, run_on: Callable[[str, list[str]], None], engine: str
-) -> None:
-    run_on(engine, command(pictures, tmp_path / "out", *SMOOTHED))
-    for stage in ("regions", "clusters", "patch-clusters", "semantic"):
-        assert result_of(tmp_path / "out", stage)["content_digest"] == result_of(compared, stage)["content_digest"]
-    assert result_of(tmp_path / "out")["metrics"] == result_of(compared)["metrics"]
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["local", "ray", "torchrun"])
-def test_every_engine_computes_the_same_bits_in_all_three_steps_and_tells_of_them_once(
+def test_every_engine_computes_the_same_bits_in_all_steps_and_tells_of_them_once(
     pictures: Path,
     tmp_path: Path,
     finished: Path,
+    request: pytest.FixtureRequest,
     run_on: Callable[[str, list[str]], None],
     monkeypatch: pytest.MonkeyPatch,
     engine: str,
 ) -> None:
+    # baselines are one step more; where a step takes longest to start they are left out
+    with_baselines = engine != "ray"
+    alone: Path = request.getfixturevalue("compared") if with_baselines else finished
+    stages = ["regions", "clusters", "patch-clusters", "semantic"] if with_baselines else list(STAGES)
     out = tmp_path / "out"
     fitted_here: list[ClustersStage] = []
     monkeypatch.setattr(ClustersStage, "make_worker", lambda stage, beat: fitted_here.append(stage))
-    run_on(engine, command(pictures, out))
+    run_on(engine, command(pictures, out, *(SMOOTHED if with_baselines else ())))
     # the head of a cluster has no GPU: a device that only workers have must not be asked of it
     assert fitted_here == []
-    assert digests(out) == digests(finished)
-    assert result_of(out)["metrics"] == result_of(finished)["metrics"]
+    for stage in stages:
+        assert result_of(out, stage)["content_digest"] == result_of(alone, stage)["content_digest"]
+    assert result_of(out)["metrics"] == result_of(alone)["metrics"]
     # of several ranks one writes
     (driver,) = (out / "events").iterdir()
     told = [json.loads(line) for path in sorted(driver.iterdir()) for line in path.read_text().splitlines()]
-    assert [event["stage"] for event in told if event["event"] == "stage"] == list(STAGES)
-    assert sum(event["shards"] for event in told if event["event"] == "shards") == 2 * IMAGES + 1
+    assert [event["stage"] for event in told if event["event"] == "stage"] == stages
+    fits = len(stages) - 2
+    assert sum(event["shards"] for event in told if event["event"] == "shards") == 2 * IMAGES + fits
 
 
 def committed(out: Path) -> dict[str, tuple[int, int]]:

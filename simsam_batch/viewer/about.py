@@ -15,6 +15,7 @@ from simsam_batch.stages.registry import command_of
 from simsam_batch.storage import redact
 from simsam_batch.viewer.answers import as_json, one_of
 from simsam_batch.viewer.columns import columns_read, kinds_of
+from simsam_batch.viewer.derived import derived_of
 from simsam_batch.viewer.flags import flags_of
 from simsam_batch.viewer.live import live_of
 from simsam_batch.viewer.session import OpenedRun, OpenedStage, Session
@@ -25,11 +26,13 @@ def routes(session: Session) -> list[tuple[str, str, Any]]:
     """``api/run``, ``api/status`` and ``api/reopen``."""
 
     def run(request: Request) -> Response:  # noqa: ARG001
+        live = live_of(session)
+        other = None if session.other_url is None else _about(session.run("b")) | {"live": live.about("b")}
         return as_json(
             {
                 **_about(session.run("a")),
-                "other": _about(session.run("b")) if session.other_url is not None else None,
-                "live": live_of(session).about(),
+                "other": other,
+                "live": live.about(),
                 "flags": flags_of(session).about(),
                 "version": __version__,
             }
@@ -76,7 +79,8 @@ def _stage(stage: OpenedStage, run: OpenedRun) -> dict[str, Any]:
 def _columns(stage: OpenedStage) -> list[dict[str, Any]]:
     """What can be filtered and sorted by; kept are those that came with the input."""
     kept = {field.name for field in kept_columns(stage.plan)}
-    kinds, words = kinds_of(stage.rows.schema), words_of(stage.name)
+    made = {name: of.words for name, of in derived_of(stage.rows.schema).items()}
+    kinds, words = kinds_of(stage.rows.schema), {**words_of(stage.name), **made}
     return [
         {"name": name, "kind": kind, "doc": words.get(name, ""), "kept": name in kept} for name, kind in kinds.items()
     ]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from simsam_batch.errors import SettingsError, did_you_mean
 from simsam_batch.runs.reading import StageRows
+from simsam_batch.viewer import derived
 from simsam_batch.viewer.answers import RefusedError
 from simsam_batch.viewer.labels import Labels, rows_with_labels
 from simsam_batch.viewer.session import OpenedStage
@@ -36,6 +37,7 @@ _ROWS_AT_ONCE = 65_536
 _MOST_ERRORS = 100_000
 _EXACT = 2**24
 _LEFT_OUT = {"uri", "error", "content_sha256", "arrays_path", "arrays_member", "arrays_offset", "arrays_bytes"}
+_LEFT_OUT |= {"source_sha256", "target_sha256"}
 _BYTES_OF_ID = 48
 
 
@@ -72,10 +74,12 @@ def columns_read(stage: OpenedStage) -> tuple[int, int]:
 def kinds_of(schema: pa.Schema) -> dict[str, Kind]:
     """The columns that can be held, and what each is; of structs of numbers their fields, as ``cut.score``.
 
+    The numbers that are made of them (`simsam_batch.viewer.derived`) come first.
+
     Args:
         schema: of the rows, the column that names them first.
     """
-    kinds: dict[str, Kind] = {}
+    kinds: dict[str, Kind] = dict.fromkeys(derived.derived_of(schema), "number")
     for field in list(schema)[1:]:
         if field.name in _LEFT_OUT:
             continue
@@ -245,7 +249,7 @@ class Columns:
         """Read a column, and let go of those that were asked for longest ago, if there are too many."""
         column = _Column(self.kinds[name], len(self.numbers))
         start = 0
-        for _, table in self._rows.batches([top_of(name, self._rows.schema)], _ROWS_AT_ONCE):
+        for _, table in self._rows.leaves(paths_of(name, self._rows.schema), _ROWS_AT_ONCE):
             column.put(start, field_of(table, name))
             start += table.num_rows
         if column.overfull:
@@ -274,8 +278,8 @@ class Columns:
             with self._lock:
                 self.count, self._held, self._ids, self._errors = 0, columns, [], {}
             start = 0
-            wanted = {self._rows.unit, "error", *(top_of(name, self._rows.schema) for name in columns)}
-            for _, table in self._rows.batches(wanted, _ROWS_AT_ONCE):
+            paths = (path for name in columns for path in paths_of(name, self._rows.schema))
+            for _, table in self._rows.leaves({self._rows.unit, "error", *paths}, _ROWS_AT_ONCE):
                 self._put(start, table, columns)
                 start += table.num_rows
         except Exception as fault:  # noqa: BLE001  told to whoever asks next
@@ -349,14 +353,18 @@ def _exceeds(column: pa.ChunkedArray) -> bool:
     return ends["min"] is not None and max(-ends["min"], ends["max"]) > _EXACT
 
 
-def top_of(name: str, schema: pa.Schema) -> str:
-    """The column of the schema that a name of `kinds_of` is in."""
-    return name if name in schema.names else name.partition(".")[0]
+def paths_of(name: str, schema: pa.Schema) -> list[str]:
+    """What is read of the rows of a schema for a name of `kinds_of`, as paths of Parquet."""
+    if name in schema.names:
+        return [name]
+    return derived.paths_of(name, schema) if name in derived.DERIVED else [name.partition(".")[0]]
 
 
 def field_of(table: pa.Table, name: str) -> pa.ChunkedArray:
-    """A column, or a field of one that is a struct."""
+    """A column, a field of one that is a struct, or a number that is made of them."""
     if name in table.column_names:
         return table[name]
+    if name in derived.DERIVED:
+        return pa.chunked_array([pa.array(derived.DERIVED[name].make(table), from_pandas=True)])
     outer, _, inner = name.partition(".")
     return pc.struct_field(table[outer], inner)

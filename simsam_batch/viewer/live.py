@@ -103,21 +103,27 @@ class Live:
         self._worker = ThreadPoolExecutor(1, "simsam-live")
         self._free = threading.BoundedSemaphore(_WAITING)
         self._lock = threading.Lock()
-        self._loads: dict[tuple[str, str], Future[Any]] = {}
+        self._loads: dict[tuple[str, str], tuple[Any, Future[Any]]] = {}
+        # what was loaded, by the stage's version; of the worker's thread alone
+        self._loaded: dict[tuple[str, str], tuple[Any, Any]] = {}
         self._held: Kept[Described] = Kept(_HELD_BYTES, lambda described: described[1].nbytes)
 
-    def about(self) -> dict[str, Any]:
-        """Whether questions are answered, why not, on which device, and of which features."""
-        options, run = self._session.options, self._session.run("a")
+    def about(self, which: str = "a") -> dict[str, Any]:
+        """Whether questions about a run are answered, why not, on which device, of which features of which stages."""
+        options, run = self._session.options, self._session.run(which)
         device = options.get("device") or "auto"
         if not options.get("live"):
-            return {"on": False, "why": "start it with --live to compare any point", "device": None, "features": None}
+            off = {"on": False, "why": "start it with --live to compare any point"}
+            return off | {"device": None, "features": None, "stages": []}
         stages = [name for name in run.stages if _features_of(run.stage(name)) is not None]
         why = None if stages else "no stage of this run has features of patches, or a network that gives them"
         stored = "features" in stages
+        # stored features answer for every stage
+        stages = ["features"] if stored else stages
         if stages and not stored and all(_needs_weights(run.stage(name), options) for name in stages):
             why = "start it with --live --weights FILE: the weights of the run's network"
-        return {"on": why is None, "why": why, "device": device, "features": "stored" if stored else "computed"}
+        told = {"on": why is None, "why": why, "device": device, "features": "stored" if stored else "computed"}
+        return told | {"stages": stages if why is None else []}
 
     def stage(self, body: Mapping[str, Any]) -> OpenedStage:
         """The stage whose features a question is about: the stored ones, else those of the stage named, or the first.
@@ -125,8 +131,7 @@ class Live:
         Raises:
             RefusedError: 409: `about` says why not; 404: the stage has none.
         """
-        self._require_on()
-        run = self._session.run(one_of_these(body.get("run", "a"), "run", ("a", "b")))
+        run = self._run(body)
         name = body.get("stage")
         if "features" in run.stages:
             return run.stage("features")
@@ -139,8 +144,7 @@ class Live:
 
     def pairs(self, body: Mapping[str, Any]) -> OpenedStage:
         """The stage of pairs that a question names, or the first; raises as `stage`."""
-        self._require_on()
-        run = self._session.run(one_of_these(body.get("run", "a"), "run", ("a", "b")))
+        run = self._run(body)
         names = [each for each in run.stages if run.stage(each).kind == "pairs"]
         name = one_of_these(body.get("stage") or (names or [""])[0], "stage", names)
         if "features" not in run.stages or "channels_of" not in run.stage(name).rows.resolved:
@@ -148,19 +152,24 @@ class Live:
         return run.stage(name)
 
     def busy(self, stage: OpenedStage) -> Response | None:
-        """None once the model of a stage is there, which is loaded at the first call; else the answer till then."""
-        key = stage.out.url, stage.name
+        """None once the model of a stage is there, which is loaded at the first call; else the answer till then.
+
+        What was loaded before the run was opened anew goes, if rows have come since or were replaced.
+        """
+        key, version = (stage.out.url, stage.name), _version(stage)
         with self._lock:
-            loading = self._loads.get(key)
-            if loading is None:
-                loading = self._loads[key] = self._worker.submit(lambda: _loaded(stage, self._session.options))
+            known, loading = self._loads.get(key, (None, None))
+            if loading is None or known != version:
+                loading = self._worker.submit(lambda: self._of(stage))
+                self._loads[key] = version, loading
         try:
             loading.result(timeout=_LOADING_S)
         except StillAtWork:
             return as_json({"busy": "the features are made ready: some seconds, once"}, 202)
         except Exception:
             with self._lock:
-                self._loads.pop(key, None)
+                if self._loads.get(key) == (version, loading):
+                    del self._loads[key]
             raise
         return None
 
@@ -185,7 +194,7 @@ class Live:
     def described(self, stage: OpenedStage, row: int) -> Described:
         """One image; in the worker's thread."""
         good_row(stage, row)
-        loaded = self._loads[stage.out.url, stage.name].result()
+        loaded = self._of(stage)
         key = (stage.out.url, stage.name, row, tuple(stage.generations.items()))
         return self._held.get(key, lambda: loaded(row))
 
@@ -194,7 +203,7 @@ class Live:
         pair = row_of(stage, number)
         if pair["status"] != "ok":
             raise RefusedError(409, f"{stage.name} failed on it: {pair['error_type']}: {pair['error']}")
-        described = self._loads[stage.out.url, stage.name].result()
+        described = self._of(stage)
         source, target = described.of(pair["source_record"]), described.of(pair["target_record"])
         seen_as = source.mirrored if pair.get("mirrored") and source.mirrored is not None else source.descriptors
         settings = {name: stage.rows.settings[name] for name in _MATCHING}
@@ -233,9 +242,23 @@ class Live:
         answer: dict[str, Any] = finite(told | {"cover": cover, "map": np.round(found.maps[0].ravel(), 4).tolist()})
         return answer
 
-    def _require_on(self) -> None:
-        if not (about := self.about())["on"]:
+    def _of(self, stage: OpenedStage) -> Any:
+        """What `_loaded` gives for a stage as it is open now, in the worker's thread: one of each stage is kept."""
+        key, version = (stage.out.url, stage.name), _version(stage)
+        known, loaded = self._loaded.get(key, (None, None))
+        if loaded is None or known != version:
+            # the old one goes first, so that the memory never holds both
+            loaded = None
+            self._loaded.pop(key, None)
+            loaded = _loaded(stage, self._session.options)
+            self._loaded[key] = version, loaded
+        return loaded
+
+    def _run(self, body: Mapping[str, Any]) -> OpenedRun:
+        which = one_of_these(body.get("run", "a"), "run", ("a", "b"))
+        if not (about := self.about(which))["on"]:
             raise RefusedError(409, f"live questions are off: {about['why']}")
+        return self._session.run(which)
 
 
 def check_options(options: Mapping[str, Any]) -> None:
@@ -260,6 +283,12 @@ def _features_of(stage: OpenedStage) -> str | None:
         return "stored"
     models = stage.rows.resolved.get("models") or {}
     return "computed" if "backbone" in models and "content_sha256" in stage.rows.schema.names else None
+
+
+def _version(stage: OpenedStage) -> Any:
+    """What changes when rows of a stage, or of the features that it is asked by, come or are replaced."""
+    read = {stage.name, *({"features"} & set(stage.run.stages))}
+    return {name: stage.run.stage(name).generations for name in read}
 
 
 def _needs_weights(stage: OpenedStage, options: Mapping[str, Any]) -> bool:

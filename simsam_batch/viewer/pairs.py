@@ -1,4 +1,4 @@
-"""Pairs of images with points that were matched: a list of them, one whole, its pictures and its maps."""
+"""Pairs of images with points that were matched: one whole, its pictures and its maps. They are listed as rows are."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
 from starlette.requests import Request
 from starlette.responses import Response
 
 from simsam_batch.stages.registry import stages_with_features
-from simsam_batch.viewer.answers import RefusedError, as_array, as_json, number, one_of, text, whole, whole_of
+from simsam_batch.viewer.answers import RefusedError, as_array, as_json, one_of, text, whole_of
 from simsam_batch.viewer.maps import cover_of
 from simsam_batch.viewer.payload import arrays_of, row_of
 from simsam_batch.viewer.pictures import SIDES, photograph_of
@@ -30,23 +28,13 @@ MAPS = "similarity"
 LAYERS = "layers"
 """The array of those of each layer of a network, in source and target, (N, 2, L, H, W)."""
 
-_LISTED = ["category", "points_scored", "points_right", "status", "error", "mirrored"]
-_WHOLE = [*_LISTED, "source_size", "target_size", "source_box", "target_box", "threshold", "length", "identical"]
-_ORDERS = ("", "id", "category", "pck", "points", "margin")
-_NONE = pa.table({name: pa.nulls(0) for name in ("pair", "id", "category", "pck", "points_scored", "margin")})
+_WHOLE = ["category", "points_scored", "points_right", "status", "error", "mirrored", "source_size", "target_size"]
+_WHOLE += ["source_box", "target_box", "threshold", "length", "identical"]
 _QUALITY = 88
 
 
 def routes(session: Session) -> list[tuple[str, str, Any]]:
-    """``api/pairs``, ``api/pairs/{n}``, ``pairs/{n}/{end}.jpg``, ``layers/pairs/{n}/{point}`` and ``.../layers``."""
-
-    def pairs(request: Request) -> Response:
-        stage = _stage(session, request)
-        offset, limit = whole(request, "offset", 0), whole(request, "limit", 60, 1, 200)
-        kept = _chosen(stage, request)
-        categories = sorted(each for each in pc.unique(_listed(stage)["category"]).to_pylist() if each)
-        listed = kept.slice(offset, limit).to_pylist()
-        return as_json({"total": kept.num_rows, "categories": categories, "pairs": listed})
+    """``api/pairs/{n}``, ``pairs/{n}/{end}.jpg``, ``layers/pairs/{n}/{point}`` and ``.../layers``."""
 
     def pair(request: Request) -> Response:
         stage, place = _stage(session, request), whole_of(request.path_params["n"], "pair")
@@ -63,7 +51,6 @@ def routes(session: Session) -> list[tuple[str, str, Any]]:
                 "maps": MAPS in held,
                 "layers": list(stage.rows.settings["layers"]) if LAYERS in held else [],
                 "pairs": stage.plan.records,
-                "near": _near(_chosen(stage, request)["pair"].to_numpy(), place),
                 "digests": {end: found.get(f"{end}_sha256") for end in ENDS},
             }
         )
@@ -94,7 +81,6 @@ def routes(session: Session) -> list[tuple[str, str, Any]]:
         return as_array(_of_point(_held(stage, place, row_of(stage, place)).get(LAYERS), point, "layers"), request)
 
     return [
-        ("GET", "api/pairs", pairs),
         ("GET", "api/pairs/{n}", pair),
         ("GET", "pairs/{n}/{end}.jpg", picture),
         ("GET", "layers/pairs/{n}/{point}", point_map),
@@ -141,71 +127,6 @@ def _stage(session: Session, request: Request) -> OpenedStage:
     if not name or run.stage(name).kind != "pairs":
         raise RefusedError(404, "the run has no pairs; simsam correspond makes them")
     return run.stage(name)
-
-
-def _near(listed: NDArray[np.int64], pair: int) -> dict[str, int | None]:
-    """Where a pair stands in a list, and its neighbours there; all null if it is not in it."""
-    at = np.flatnonzero(listed == pair)
-    if not len(at):
-        return {"place": None, "previous": None, "next": None}
-    here = int(at[0])
-    return {
-        "place": here,
-        "previous": int(listed[here - 1]) if here else None,
-        "next": int(listed[here + 1]) if here + 1 < len(listed) else None,
-    }
-
-
-def _chosen(stage: OpenedStage, request: Request) -> pa.Table:
-    """The pairs that a request asks for, in its order; those without a value last."""
-    category, sort = text(request, "category", most=200), one_of(request, "sort", _ORDERS, "")
-    least, most = number(request, "least", 0, 0, 1), number(request, "most", 1, 0, 1)
-    direction = "descending" if one_of(request, "desc", ("0", "1"), "0") == "1" else "ascending"
-    found = _listed(stage)
-    if category:
-        found = found.filter(pc.equal(found["category"], category))
-    if least > 0 or most < 1:
-        pck = found["pck"]
-        found = found.filter(pc.and_(pc.greater_equal(pck, least), pc.less_equal(pck, most)))
-    keys = [({"points": "points_scored", "": "pair"}.get(sort, sort), direction), ("pair", "ascending")]
-    return found.take(pc.sort_indices(found, sort_keys=keys[: 1 if not sort else 2]))
-
-
-def _listed(stage: OpenedStage) -> pa.Table:
-    """Every pair that is there, as columns and without its points: these are summed up part by part."""
-    found: pa.Table = stage.once("pairs", lambda: _read(stage))
-    return found
-
-
-def _read(stage: OpenedStage) -> pa.Table:
-    schema, unit = stage.rows.schema, stage.rows.unit
-    names = [name for name in [*_LISTED, *ENDS] if name in schema.names]
-    parts = []
-    for first, read in stage.rows.batches([unit, "points", *names]):
-        part = read.select(names)
-        for name in {"category", "points_scored", "points_right"} - {*names}:
-            part = part.append_column(name, pa.nulls(len(read), pa.string() if name == "category" else pa.int64()))
-        scored = part["points_scored"].to_numpy().astype(np.float64)
-        right = part["points_right"].to_numpy().astype(np.float64)
-        pck = np.divide(right, scored, out=np.full(len(read), np.nan), where=scored > 0)
-        own = {"pair": pa.array(np.arange(first, first + len(read))), "id": read[unit]}
-        own |= {"pck": pa.array(pck, from_pandas=True), "margin": pa.array(_margins(read), from_pandas=True)}
-        for name, values in own.items():
-            part = part.append_column(name, values)
-        parts.append(part)
-    return pa.concat_tables(parts) if parts else _NONE
-
-
-def _margins(read: pa.Table) -> NDArray[np.float64]:
-    """The mean margin of the points of each pair; NaN without any."""
-    lists = read["points"].combine_chunks()
-    parents = pc.list_parent_indices(lists).to_numpy(zero_copy_only=False)
-    margins = pc.struct_field(pc.list_flatten(lists), "margin").to_numpy(zero_copy_only=False).astype(np.float64)
-    there = np.isfinite(margins)
-    sums = np.bincount(parents[there], margins[there], len(read))
-    counts = np.bincount(parents[there], minlength=len(read))
-    means: NDArray[np.float64] = np.divide(sums, counts, out=np.full(len(read), np.nan), where=counts > 0)
-    return means
 
 
 def _picture(stage: OpenedStage, session: Session, pair: int, end: str, side: int) -> Image.Image:

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from simsam_batch.errors import SettingsError, did_you_mean
 from simsam_batch.runs.plan import row_numbers
 from simsam_batch.viewer.answers import RefusedError, as_json, one_of, text, whole
-from simsam_batch.viewer.columns import Columns, Kind, columns_of, field_of, kinds_of, top_of
+from simsam_batch.viewer.columns import Columns, Kind, columns_of, field_of, kinds_of, paths_of
 from simsam_batch.viewer.flagged import told
 from simsam_batch.viewer.listing import listed
 from simsam_batch.viewer.pictures import version_of
@@ -115,7 +115,8 @@ def _names(request: Request, stage: OpenedStage) -> list[str]:
 def _stored(stage: OpenedStage, numbers: NDArray[np.int64], names: Sequence[str]) -> list[dict[str, Any]]:
     """Rows as they lie on storage: what the first page is made of, before any column is in memory."""
     kinds, unit = kinds_of(stage.rows.schema), stage.rows.unit
-    wanted = {unit, "status", "error_type", "error", *(top_of(name, stage.rows.schema) for name in names)}
+    paths = (path for name in names for path in paths_of(name, stage.rows.schema))
+    wanted = {unit, "status", "error_type", "error", *(path.partition(".")[0] for path in paths)}
     table = stage.rows.take(numbers.tolist(), wanted)
     values = {name: [_plain(value, kinds[name]) for value in field_of(table, name).to_pylist()] for name in names}
     ids, statuses, types, texts = (table[name].to_pylist() for name in (unit, "status", "error_type", "error"))

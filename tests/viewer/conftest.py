@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from viewing import Client, Small, make_small_run, serving
+from viewing import Client, Opener, Small, make_small_run, serving, settle
 from whole import Whole, make_whole_run
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, Page
 
 
 @pytest.fixture(scope="module")
@@ -37,3 +40,38 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Small:
 def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     """Runs of all the stages that screens are about, over six pictures. Read only."""
     return make_whole_run(tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture(scope="module")
+def contexts(browser: Browser) -> Iterator[Callable[..., BrowserContext]]:
+    """A window of the browser for each way to look: tests go on in the one that is there."""
+    made: dict[str, BrowserContext] = {}
+
+    def context_of(**options: Any) -> BrowserContext:
+        if str(options) not in made:
+            made[str(options)] = browser.new_context(reduced_motion="reduce", **options)
+        return made[str(options)]
+
+    yield context_of
+    for context in made.values():
+        context.close()
+
+
+@pytest.fixture
+def opened(contexts: Callable[..., BrowserContext]) -> Iterator[Opener]:
+    """Opens an address of a served run, complete; whatever the browser complains of goes to the list."""
+    pages: list[Page] = []
+
+    def open_address(client: Client, address: str, **options: Any) -> tuple[Page, list[str]]:
+        page, complaints = contexts(**options).new_page(), []
+        pages.append(page)
+        page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(client.link)
+        page.goto(f"{client.base}#/{address}")
+        settle(page)
+        return page, complaints
+
+    yield open_address
+    for page in pages:
+        page.close()

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 import pytest
-from viewing import Client, serving, write_photographs
+from viewing import Client, Opener, serving, settle, write_photographs
 from whole import Whole
 
 from simsam_batch.cli import run
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
-
-Opener = Callable[..., "tuple[Page, list[str]]"]
+    from playwright.sync_api import Page
 
 
 @pytest.fixture(scope="module")
@@ -30,32 +28,6 @@ def trees(tmp_path_factory: pytest.TempPathFactory) -> Path:
     small = ["--backbone", "descriptors", "--resize", "native", "--engine", "inline", "--quiet", "--shard-size", "2"]
     assert run([*command, *small]) == 0
     return root / "out"
-
-
-@pytest.fixture
-def opened(browser: Browser) -> Iterator[Opener]:
-    """Opens an address of a served run, complete; whatever the browser complains of goes to the list."""
-    contexts: list[Any] = []
-
-    def open_address(client: Client, address: str, **options: Any) -> tuple[Page, list[str]]:
-        contexts.append(browser.new_context(reduced_motion="reduce", **options))
-        page, complaints = contexts[-1].new_page(), []
-        page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.goto(client.link)
-        page.goto(f"{client.base}#/{address}")
-        settle(page)
-        return page, complaints
-
-    yield open_address
-    for context in contexts:
-        context.close()
-
-
-def settle(page: Page) -> None:
-    """Wait until the screen is complete."""
-    page.wait_for_load_state("networkidle")
-    page.wait_for_function("() => document.querySelector('h1') && !document.querySelector('[aria-busy=true]')")
 
 
 def hash_of(page: Page) -> str:

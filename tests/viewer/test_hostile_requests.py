@@ -100,7 +100,7 @@ _PARTS += ["..", "%2e%2e", "%2e%2e%2fetc%2fpasswd", "etc", "passwd", "0.jpg", "a
 _PARTS += ["jobs", "flags", "flags.csv", "list.txt", "facets", "run", "status", "neighbours", "find", "trees", "truth"]
 _PARTS += ["%00", "é".encode().hex(), "main.js", "..%5c..", "semantic", "live", "match", "nodes", "outside", "results"]
 _NAMES = ["stage", "q", "sort", "desc", "offset", "limit", "columns", "names", "run", "side", "overlay", "depth", "box"]
-_NAMES += ["row", "id", "order", "metric", "layer", "v", "alpha", "k", "x", "token"]
+_NAMES += ["row", "id", "order", "metric", "layer", "v", "difference", "agreement", "alpha", "k", "x", "token"]
 _VALUES = [
     "segment",
     "a",
@@ -166,7 +166,7 @@ _KNOWN += ["layers/segment/3/mask", "layers/segment/3/eigenvectors", "layers/seg
 _KNOWN += [
     "api/clusters/segment/1",
     "api/compare",
-    "api/pairs",
+    "api/compare/3",
     "api/pairs/0",
     "api/flags",
     "api/trees/3",

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from viewing import Client, Small, photograph, write_photographs
+from viewing import Client, Opener, Small, photograph, settle, write_photographs
 from whole import Whole
 
 from simsam_batch.cli import run
@@ -20,56 +20,10 @@ from simsam_batch.results.trees import RegionTree
 from simsam_batch.viewer.payload import row_of
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, Page
+    from playwright.sync_api import Page
 
 ROW = 1
 SMALL = ["--backbone", "descriptors", "--resize", "native", "--engine", "inline", "--quiet"]
-Opener = Callable[..., "tuple[Page, list[str]]"]
-
-
-@pytest.fixture(scope="module")
-def contexts(browser: Browser) -> Iterator[Callable[..., BrowserContext]]:
-    """A window of the browser for each way to look: tests go on in the one that is there."""
-    made: dict[str, BrowserContext] = {}
-
-    def context_of(**options: Any) -> BrowserContext:
-        if str(options) not in made:
-            made[str(options)] = browser.new_context(reduced_motion="reduce", **options)
-        return made[str(options)]
-
-    yield context_of
-    for context in made.values():
-        context.close()
-
-
-@pytest.fixture
-def opened(contexts: Callable[..., BrowserContext]) -> Iterator[Opener]:
-    """Opens an address of a served run, complete; whatever the browser complains of goes to the list."""
-    pages: list[Page] = []
-
-    def open_address(client: Client, address: str, **options: Any) -> tuple[Page, list[str]]:
-        page, complaints = contexts(**options).new_page(), []
-        pages.append(page)
-        page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.goto(client.link)
-        page.goto(f"{client.base}#/{address}")
-        settle(page)
-        return page, complaints
-
-    yield open_address
-    for page in pages:
-        page.close()
-
-
-def settle(page: Page) -> None:
-    """Wait until the screen is complete and nothing has come for a while; the address follows a little later."""
-    page.wait_for_function("""() => {
-      const calm = document.querySelector('.twin') && !document.querySelector('[aria-busy=true]')
-      window.calmFor = calm ? (window.calmFor ?? 0) + 1 : 0
-      if (window.calmFor > 15) window.calmFor = 0
-      else return false
-      return true }""")
 
 
 def of_the_image(url: str) -> list[str]:

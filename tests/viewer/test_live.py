@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from result_rows import rows_of
-from viewing import Client
+from viewing import Client, Opener, write_photographs
 
 from simsam_batch.cli import run as simsam
 from simsam_batch.results.run import open_run
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser
 
 
 def asked(client: Client, path: str, body: dict[str, Any]) -> Any:
@@ -26,6 +25,14 @@ def asked(client: Client, path: str, body: dict[str, Any]) -> Any:
             return answer
         time.sleep(0.2)
     raise AssertionError("the features never became ready")
+
+
+def readers() -> int:
+    """How many readers of stored features this process holds."""
+    from simsam_batch.stages.matches.described import DescribedImages
+
+    gc.collect()
+    return sum(isinstance(each, DescribedImages) for each in gc.get_objects())
 
 
 @pytest.fixture
@@ -62,7 +69,8 @@ def test_cosines_of_a_run_without_stored_features_come_from_its_own_network(
     served: Callable[..., Client], whole_run: Any
 ) -> None:
     client = served(whole_run.out, live=True, device="cpu")
-    assert client.get("api/run").json()["live"]["features"] == "computed"
+    about = client.get("api/run").json()["live"]
+    assert (about["features"], about["stages"]) == ("computed", ["segment"])
     answer = asked(client, "api/live/affinity", {"row": 0, "patch": 3, "stage": "segment"})
     assert answer.status == 200
     # the same pictures' stored features were made of the same pixels
@@ -73,6 +81,19 @@ def test_cosines_of_a_run_without_stored_features_come_from_its_own_network(
     units /= np.linalg.norm(units, axis=-1, keepdims=True)
     expected = units @ units.reshape(-1, units.shape[-1])[3]
     assert np.frombuffer(answer.body, "<f2").reshape(expected.shape) == pytest.approx(expected, abs=4e-3)
+
+
+def test_the_second_run_is_asked_for_itself(served: Callable[..., Client], whole_run: Any) -> None:
+    client = served(whole_run.out, whole_run.pairs, live=True, device="cpu")
+    about = client.get("api/run").json()
+    assert (about["live"]["stages"], about["other"]["live"]["stages"]) == (["segment"], ["features"])
+    cosines = []
+    for run, stage in (("a", "segment"), ("b", "features")):
+        row = client.get("api/find", stage=stage, run=run, id="train/1.png").json()["row"]
+        answer = asked(client, "api/live/affinity", {"row": row, "patch": 3, "run": run})
+        cosines.append(np.frombuffer(answer.body, "<f2"))
+    # of the same picture, computed and stored
+    assert cosines[0] == pytest.approx(cosines[1], abs=4e-3)
 
 
 def test_a_point_of_one_image_is_found_at_its_place_in_the_same_image(live: Client) -> None:
@@ -87,6 +108,32 @@ def test_what_is_off_is_refused_with_what_to_do(served: Callable[..., Client], w
     assert client.get("api/run").json()["live"]["on"] is False
     answer = client.post("api/live/match", {"pair": 0, "x": 1, "y": 1})
     assert (answer.status, "--live" in answer.json()["error"]) == (409, True)
+
+
+@pytest.mark.parametrize("stage", ["features", "segment"])
+def test_a_row_that_a_retry_has_replaced_is_asked_as_it_is_now(
+    stage: str, served: Callable[..., Client], tmp_path: Path
+) -> None:
+    write_photographs(tmp_path, ["a.png", "b.png"])
+    good = (tmp_path / "photos" / "b.png").read_bytes()
+    (tmp_path / "photos" / "b.png").write_text("no image at all")
+    make = [stage, str(tmp_path / "photos"), str(tmp_path / "out"), "--backbone", "descriptors", "--resize", "native"]
+    make += ["--engine", "inline", "--quiet", "--allow-failed", "1"]
+    assert simsam(make) == 0
+    client, held = served(tmp_path / "out", live=True, device="cpu"), readers()
+    body = {"row": 0, "patch": 3, "stage": stage}
+    before = asked(client, "api/live/affinity", body)
+    assert asked(client, "api/live/affinity", body | {"row": 1}).status == 409
+    (tmp_path / "photos" / "b.png").write_bytes(good)
+    assert simsam(["retry", str(tmp_path / "out"), "--engine", "inline", "--quiet"]) == 0
+    assert asked(client, "api/live/affinity", body | {"row": 1}).status == 409
+    client.post("api/reopen")
+    replaced = asked(client, "api/live/affinity", body | {"row": 1})
+    assert (before.status, replaced.status) == (200, 200)
+    assert np.frombuffer(replaced.body, "<f2")[3] == pytest.approx(1, abs=2e-3)
+    assert asked(client, "api/live/affinity", body).body == before.body
+    # what was loaded for the run as it was before is let go
+    assert readers() - held <= {"features": 1, "segment": 0}[stage]
 
 
 @pytest.mark.parametrize(
@@ -108,12 +155,8 @@ def test_a_device_that_is_not_there_is_refused(whole_run: Any, capsys: Any) -> N
     assert "--live" in capsys.readouterr().err
 
 
-def test_a_point_is_asked_by_mouse_and_by_keys(live: Client, browser: Browser) -> None:
-    page = browser.new_page()
-    faults: list[str] = []
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.goto(live.link)
-    page.goto(live.link.partition("open?")[0] + "#/pairs/0")
+def test_a_point_is_asked_by_mouse_and_by_keys(live: Client, opened: Opener) -> None:
+    page, faults = opened(live, "pairs/0")
     page.locator(".drawing image.source").click(position={"x": 20, "y": 20})
     page.get_by_text("is found at").first.wait_for()
     page.locator(".drawing .heat").wait_for()
@@ -129,4 +172,3 @@ def test_a_point_is_asked_by_mouse_and_by_keys(live: Client, browser: Browser) -
     )
     assert f"similarity {found['similarity']:.2f}"[:14] in page.locator("main").inner_text()
     assert faults == []
-    page.close()

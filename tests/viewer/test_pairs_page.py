@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from result_rows import rows_of
-from viewing import Client, photograph
+from viewing import Client, loaded, photograph
 
 from simsam_batch.cli import run
 
@@ -47,13 +48,10 @@ def pairs_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_pair_is_told_as_its_row_has_it(served: Callable[..., Client], pairs_run: Path) -> None:
     client, rows = served(pairs_run), rows_of(pairs_run, "matches")
-    listed = client.get("api/pairs").json()
-    assert listed["total"] == 2
-    assert listed["categories"] == ["ball", "box"]
     for number, row in enumerate(rows):
         told = client.get(f"api/pairs/{number}").json()
         assert [point["x"] for point in told["points"]] == [point["x"] for point in row["points"]]
-        assert listed["pairs"][number]["pck"] == row["points_right"] / row["points_scored"]
+        assert told["id"] == row["pair_id"]
 
 
 def test_the_peak_of_a_points_map_is_its_similarity(served: Callable[..., Client], pairs_run: Path) -> None:
@@ -106,22 +104,94 @@ def test_points_are_right_or_wrong_by_the_alpha_chosen(
     assert faults == []
 
 
-def test_pairs_are_filtered_and_sorted_and_have_the_neighbours_of_that_list(
+def _pck(row: dict[str, Any]) -> float:
+    return float(row["points_right"] / row["points_scored"])
+
+
+def test_pairs_are_filtered_and_sorted_by_what_is_made_of_their_points(
     served: Callable[..., Client], pairs_run: Path
 ) -> None:
-    client, rows = served(pairs_run), rows_of(pairs_run, "matches")
+    client, rows = loaded(served(pairs_run), "matches"), rows_of(pairs_run, "matches")
+    of = {"stage": "matches", "columns": "pck,margin"}
     means = [float(np.mean([point["margin"] for point in row["points"]])) for row in rows]
-    listed = client.get("api/pairs?sort=margin&desc=1").json()["pairs"]
-    assert [pair["pair"] for pair in listed] == sorted(range(2), key=lambda pair: -means[pair])
-    assert [pair["margin"] for pair in listed] == pytest.approx(sorted(means, reverse=True))
-    near = client.get(f"api/pairs/{listed[0]['pair']}?sort=margin&desc=1").json()["near"]
-    assert near == {"place": 0, "previous": None, "next": listed[1]["pair"]}
-    assert client.get("api/pairs/0?category=box").json()["near"] == {"place": 0, "previous": None, "next": None}
-    pck = [row["points_right"] / row["points_scored"] for row in rows]
-    for least, most in ((0, 0.4), (0.5, 1), (1, 1)):
-        found = client.get(f"api/pairs?least={least}&most={most}").json()
-        assert [pair["pair"] for pair in found["pairs"]] == [n for n, each in enumerate(pck) if least <= each <= most]
-    assert client.get("api/pairs?least=2").status == 400
+    first = client.get("api/rows", **of).json()["rows"]
+    assert [row["values"]["pck"] for row in first] == pytest.approx([_pck(row) for row in rows])
+    listed = client.get("api/rows", **of, sort="margin", desc=1).json()["rows"]
+    assert [row["row"] for row in listed] == sorted(range(2), key=lambda pair: -means[pair])
+    assert [row["values"]["margin"] for row in listed] == pytest.approx(sorted(means, reverse=True))
+    near = client.get("api/neighbours", stage="matches", sort="margin", desc=1, row=listed[0]["row"]).json()
+    assert near == {"place": 0, "total": 2, "previous": None, "next": listed[1]["row"]}
+    for low, high in ((0, 0.4), (0.5, 1), (1, 1)):
+        found = client.get("api/rows", **of, q=f"pck:{low}..{high}").json()["rows"]
+        assert [row["row"] for row in found] == [n for n, row in enumerate(rows) if low <= _pck(row) <= high]
+    found = client.get("api/rows", **of, q="category:box").json()["rows"]
+    assert [row["row"] for row in found] == [n for n, row in enumerate(rows) if row["category"] == "box"]
+    about = {stage["name"]: stage for stage in client.get("api/run").json()["stages"]}["matches"]
+    assert {"pck", "margin"} <= {column["name"] for column in about["columns"] if column["doc"]}
+
+
+@pytest.mark.slow
+def test_a_pair_whose_points_have_no_truth_has_no_pck_and_is_last(
+    served: Callable[..., Client], tmp_path: Path
+) -> None:
+    for seed in range(2):
+        Image.fromarray(photograph(seed)[0]).save(tmp_path / f"{seed}.png")
+    points = [[20.0, 30.0], [100.0, 60.0]]
+    pairs = [
+        {"source": "0.png", "target": "1.png", "source_points": points},
+        {"source": "1.png", "target": "1.png", "source_points": points, "target_points": points},
+    ]
+    (tmp_path / "pairs.json").write_text(json.dumps(pairs))
+    arguments = ["correspond", str(tmp_path / "pairs.json"), str(tmp_path / "out"), "--root", str(tmp_path), "--quiet"]
+    arguments += ["--backbone", "descriptors", "--blocks", "0", "--resize", "native", "--engine", "inline"]
+    assert run(arguments) == 0
+    client = loaded(served(tmp_path / "out"), "matches")
+    for desc in (0, 1):
+        listed = client.get("api/rows", stage="matches", sort="pck", desc=desc, columns="pck").json()["rows"]
+        assert [(row["row"], row["values"]["pck"]) for row in listed] == [(1, 1.0), (0, None)]
+    assert client.get("api/rows", stage="matches", q="-pck?").json()["total"] == 1
+
+
+@pytest.mark.slow
+def test_the_list_of_pairs_is_filtered_and_sorted_and_one_comes_back_to_its_page(
+    browser: Browser, served: Callable[..., Client], pairs_run: Path
+) -> None:
+    client, rows = loaded(served(pairs_run), "matches"), rows_of(pairs_run, "matches")
+    worst = sorted(range(2), key=lambda pair: _pck(rows[pair]))
+    names = [rows[pair]["pair_id"] for pair in worst]
+    page = browser.new_page()
+    faults: list[str] = []
+    page.on("console", lambda message: faults.append(message.text))
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    # the two pairs are two pages
+    script = (files("simsam_batch.viewer") / "page" / "pairlist.js").read_text(encoding="utf-8")
+    assert "const PAGE = 60\n" in script
+    one = script.replace("const PAGE = 60\n", "const PAGE = 1\n")
+    page.route("**/pairlist.js", lambda route: route.fulfill(body=one, content_type="text/javascript"))
+    page.goto(client.link)
+    page.goto(f"{client.base}#/pairs")
+    links = page.locator("tbody a")
+    page.locator("#pairs-sort").select_option("pck")
+    page.locator("tbody tr", has_text=names[0]).wait_for()
+    assert "sort=pck" in page.url
+    page.get_by_role("navigation", name="Pages", exact=True).get_by_role("link", name="Page 2").click()
+    page.locator("tbody tr", has_text=names[1]).wait_for()
+    assert links.all_inner_texts() == names[1:]
+    page.reload()
+    links.first.click()
+    page.get_by_text("2 of 2").wait_for()
+    page.keyboard.press("Escape")
+    page.locator("tbody tr", has_text=names[1]).wait_for()
+    assert "page=2" in page.url
+    page.wait_for_function("name => document.activeElement?.textContent === name", arg=names[1])
+    page.keyboard.press("/")
+    page.keyboard.type("category:box ")
+    page.keyboard.press("Enter")
+    page.locator(".total", has_text="1 of 2 pairs").wait_for()
+    assert links.all_inner_texts() == [row["pair_id"] for row in rows if row["category"] == "box"]
+    assert "q=category" in page.url
+    page.close()
+    assert faults == []
 
 
 def test_a_picture_asked_for_by_its_digest_is_kept_by_the_browser(

@@ -6,16 +6,12 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
-from viewing import Client, photograph
+from viewing import Client, Opener, photograph
 
 from simsam_batch.cli import run
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser
 
 
 @pytest.fixture(scope="module")
@@ -39,16 +35,11 @@ def test_failures_are_counted_only_when_asked_for(served: Callable[..., Client],
 
 
 def test_the_screen_leads_to_the_failures_and_says_commands_that_a_shell_takes(
-    browser: Browser, served: Callable[..., Client], spoilt_run: Path
+    opened: Opener, served: Callable[..., Client], spoilt_run: Path
 ) -> None:
     client = served(spoilt_run)
     (cause,) = json.loads((spoilt_run / "results" / "segment.json").read_text())["errors_by_type"]
-    page = browser.new_page()
-    faults: list[str] = []
-    page.on("console", lambda message: faults.append(message.text))
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.goto(client.link)
-    page.goto(f"{client.base}#/run")
+    page, faults = opened(client, "run")
     cells = page.get_by_role("row", name="segment").first.get_by_role("cell")
     cells.first.wait_for()
     assert cells.all_inner_texts()[:4] == ["3", "1", "0", "3"]
@@ -57,25 +48,20 @@ def test_the_screen_leads_to_the_failures_and_says_commands_that_a_shell_takes(
     page.get_by_role("link", name=cause).click()
     page.get_by_role("link", name="2.png").first.wait_for()
     assert cause in page.url
-    page.close()
     assert faults == []
 
 
 def test_a_run_of_which_nothing_has_begun_is_told_in_words(
-    browser: Browser, served: Callable[..., Client], spoilt_run: Path, tmp_path: Path
+    opened: Opener, served: Callable[..., Client], spoilt_run: Path, tmp_path: Path
 ) -> None:
     shutil.copy(spoilt_run / "run.json", tmp_path)
     shutil.copytree(spoilt_run / "plan", tmp_path / "plan")
     client = served(tmp_path)
     assert client.get("images/0.jpg").status == 404
-    page = browser.new_page()
-    faults: list[str] = []
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.goto(client.link)
+    page, faults = opened(client, "")
     page.get_by_role("heading", name="Run").wait_for()
     for screen in ("browse", "image/0", "clusters", "pairs", "compare"):
         page.goto(f"{client.base}#/{screen}")
         page.locator("main .state").first.wait_for()
         assert "undefined" not in page.locator("main").inner_text()
-    page.close()
     assert faults == []

@@ -26,6 +26,7 @@ SCREENS = {
     "image": ("out", "image/1?stage=segment&layer=mask"),
     "eigenvector": ("out", "image/1?stage=segment&layer=eigenvector&k=1"),
     "affinity": ("out", "image/1?stage=segment&layer=affinity&t=4&patch=20"),
+    "cosine": ("live", "image/1?stage=features&layer=cosine&patch=20&other=2"),
     "labels": ("maps", "image/1?stage=semantic&layer=labels"),
     "tree": ("maps", "image/1?stage=hierarchy&layer=tree&depth=2"),
     "clusters": ("maps", "clusters/semantic"),
@@ -33,8 +34,12 @@ SCREENS = {
     "clusters of nodes": ("maps", "clusters/hierarchy?sort=share&desc=1"),
     "a cluster of nodes": ("maps", "clusters/hierarchy/1?order=largest"),
     "compare": ("both", "compare?stage=segment"),
+    "compare within a range": ("both", "compare?stage=segment&metric=iou&difference=..0&sort=agreement"),
+    "compare with a wrong filter": ("both", "compare?stage=segment&q=confidense%3E5"),
+    "one image of both": ("both", "compare/1?stage=segment&metric=iou"),
     "compare with itself alone": ("out", "compare"),
     "pairs": ("pairs", "pairs?stage=matches"),
+    "pairs by a filter": ("pairs", "pairs?sort=pck&q=pck%3A..1"),
     "a pair": ("pairs", "pairs/0?stage=matches&point=1"),
     "run": ("maps", "run"),
     "run of pairs": ("pairs", "run"),
@@ -108,9 +113,11 @@ def opened(shown: Shown, served: Callable[..., Client], whole_run: Whole) -> Cal
 
     def open_screen(name: str) -> Shown:
         which, address = SCREENS[name]
-        both = which == "both"
-        client = served(whole_run.out, whole_run.other) if both else served(getattr(whole_run, which))
-        shown.go(client, address)
+        clients = {
+            "both": lambda: served(whole_run.out, whole_run.other),
+            "live": lambda: served(whole_run.pairs, live=True, device="cpu"),
+        }
+        shown.go(clients.get(which, lambda: served(getattr(whole_run, which)))(), address)
         return shown
 
     return open_screen
@@ -156,7 +163,7 @@ def test_a_screen_is_read_by_all_fits_a_telephone_and_complains_of_nothing(
     assert [each for each in screen.complaints if expected not in each or name not in _REFUSED] == []
 
 
-_REFUSED = ("a wrong filter", "compare with itself alone")
+_REFUSED = ("a wrong filter", "compare with a wrong filter", "compare with itself alone")
 
 
 @pytest.mark.slow

@@ -6,13 +6,13 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from queue import Queue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import numpy as np
@@ -26,6 +26,9 @@ from PIL import Image
 from simsam_batch.cli import run
 from simsam_batch.viewer.server import Listening, serve
 from simsam_batch.viewer.session import Session
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 NAMES = [
     "<img src=x onerror=alert(1)>.png",
@@ -44,6 +47,10 @@ NAMES = [
 
 BROKEN = '"><script>alert(2)<.png'
 """The image that fails."""
+
+
+Opener = Callable[..., "tuple[Page, list[str]]"]
+"""Opens an address of a served run in a browser: the page, complete, and what the browser complains of."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +161,16 @@ def serving(url: str | Path, other: str | Path | None = None, **options: Any) ->
     yield client
     started[0].should_exit = True
     thread.join(timeout=30)
+
+
+def settle(page: Page) -> None:
+    """Wait until the screen is complete and nothing has come for a while; the address follows a little later."""
+    page.wait_for_function("""() => {
+      const calm = document.querySelector('h1') && !document.querySelector('[aria-busy=true]')
+      window.calmFor = calm ? (window.calmFor ?? 0) + 1 : 0
+      if (window.calmFor > 15) window.calmFor = 0
+      else return false
+      return true }""")
 
 
 def loaded(client: Client, stage: str = "segment") -> Client:

@@ -47,7 +47,11 @@ export async function ask(path, query, signal) {
  * @returns {Promise<{values: Float32Array | Uint8Array | Int16Array | Int32Array, shape: number[], headers: Headers}>}
  */
 export async function askArray(path, query, signal) {
-  const answer = await asked(url(path, query), { signal })
+  return arrayOf(await asked(url(path, query), { signal }))
+}
+
+/** @param {Response} answer */
+async function arrayOf(answer) {
   const buffer = await answer.arrayBuffer()
   const dtype = answer.headers.get('X-Dtype')
   const shape = (answer.headers.get('X-Shape') ?? '').split(',').filter(Boolean).map(Number)
@@ -58,16 +62,31 @@ export async function askArray(path, query, signal) {
 
 /** @param {'POST' | 'DELETE'} method @param {string} path @param {any} [body] @param {AbortSignal} [signal] @returns {Promise<any>} */
 export async function tell(method, path, body, signal) {
-  const options = body === undefined && method === 'DELETE' ? {} : { headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(body ?? {}) }
-  return (await asked(path, { method, signal, ...options })).json()
+  return (await posted(method, path, body, signal)).json()
 }
 
-/** What a question of `live` gives; while the features are made ready it is asked again. @param {string} path @param {any} body @param {AbortSignal} signal @param {(words: string) => void} [busy] is told why it waits @returns {Promise<any>} */
-export async function askLive(path, body, signal, busy = () => {}) {
+/** @param {'POST' | 'DELETE'} method @param {string} path @param {any} [body] @param {AbortSignal} [signal] */
+function posted(method, path, body, signal) {
+  const options = body === undefined && method === 'DELETE' ? {} : { headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(body ?? {}) }
+  return asked(path, { method, signal, ...options })
+}
+
+/** What a question of `live` gives. @param {string} path @param {any} body @param {AbortSignal} signal @param {(words: string) => void} [busy] is told why it waits @returns {Promise<any>} */
+export async function askLive(path, body, signal, busy) {
+  return (await live(path, body, signal, busy)).json()
+}
+
+/** The same of an array. @param {string} path @param {any} body @param {AbortSignal} signal @param {(words: string) => void} [busy] */
+export async function askLiveArray(path, body, signal, busy) {
+  return arrayOf(await live(path, body, signal, busy))
+}
+
+/** While the features are made ready it is asked again. @param {string} path @param {any} body @param {AbortSignal} signal @param {(words: string) => void} [busy] */
+async function live(path, body, signal, busy = () => {}) {
   for (;;) {
-    const found = await tell('POST', path, body, signal)
-    if (!found.busy) return found
-    busy(found.busy)
+    const answer = await posted('POST', path, body, signal)
+    if (answer.status !== 202) return answer
+    busy((await answer.json()).busy)
     await new Promise((done) => setTimeout(done, 1000))
     signal.throwIfAborted()
   }

@@ -42,7 +42,12 @@ function value(of) {
 /** @param {Row} row @param {string} stage @param {string} overlay @param {number} depth */
 function picture(row, stage, overlay, depth) {
   const source = url(`images/${row.row}.jpg`, { side: SIDE, stage, overlay, depth: overlay === 'tree' ? depth : null, v: row.v })
-  const image = h('img', { alt: overlay === 'none' ? 'photograph' : `photograph with ${overlay}`, loading: 'lazy', decoding: 'async', draggable: 'false', onerror: () => tellWhy(image, source) })
+  return pictured(source, overlay === 'none' ? 'photograph' : `photograph with ${overlay}`)
+}
+
+/** A picture, or the server's words why there is none. @param {string} source @param {string} alt */
+export function pictured(source, alt) {
+  const image = h('img', { alt, loading: 'lazy', decoding: 'async', draggable: 'false', onerror: () => tellWhy(image, source) })
   image.src = source
   return image
 }

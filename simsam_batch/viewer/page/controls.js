@@ -8,7 +8,7 @@ import { LINES } from './offers.js'
 /** @typedef {import('./pane.js').Looks} Looks */
 
 export const STEPS = [1, 2, 4, 8]
-const KEYS = /** @type {Record<string, string>} */ ({ mask: 'm', truth: 't', box: 'b', labels: 'l', affinity: 'a' })
+const KEYS = /** @type {Record<string, string>} */ ({ mask: 'm', truth: 't', box: 'b', labels: 'l', affinity: 'a', cosine: 'c' })
 
 /** Zoom by buttons. @param {import('./canvas.js').LayerView} view @param {[number, number]} size of the image */
 export function zooming(view, size) {
@@ -49,7 +49,7 @@ export class LayerControls {
     const { looks, found } = this
     for (const each of this.element.querySelectorAll('[data-key]')) {
       const key = /** @type {string} */ (each.getAttribute('data-key'))
-      each.setAttribute('aria-pressed', String(key === looks.area || looks.lines.has(key)))
+      each.setAttribute('aria-pressed', String((key === looks.area || looks.lines.has(key)) && (!key || found.offer(key) !== undefined)))
     }
     this.#drawings()
     const area = found.nameOf(looks.area)
@@ -69,7 +69,7 @@ export class LayerControls {
     const line = (/** @type {string} */ of, /** @type {HTMLElement[]} */ held) => h('p', { class: 'slider', 'data-for': of }, held)
     return [
       line('area', this.#slider('opacity', 'Opacity', { min: 0, max: 100, value: Math.round(100 * looks.opacity) }, (value) => { looks.opacity = value / 100; return `${value} %` })),
-      line('eigenvector affinity', this.#options('smooth', 'Between patches', [['', 'nearest'], ['1', 'smooth']], looks.smooth ? '1' : '', (value) => { looks.smooth = value === '1' })),
+      line('eigenvector affinity cosine', this.#options('smooth', 'Between patches', [['', 'nearest'], ['1', 'smooth']], looks.smooth ? '1' : '', (value) => { looks.smooth = value === '1' })),
       line('affinity', this.#options('steps', 'Steps t', STEPS.map((each) => [String(each), String(each)]), String(looks.t), (value) => { looks.t = Number(value) })),
       most ? line('affinity', this.#slider('vectors', 'Eigenvectors K', { min: 1, max: most, value: looks.vectors || most }, (value) => { looks.vectors = value === most ? 0 : value; return `${value} of ${most}` })) : null,
       line('mask', this.#options('style', 'Mask as', [['outline', 'outline'], ['fill', 'fill'], ['cut', 'cut out']], looks.style, (value) => { looks.style = value })),

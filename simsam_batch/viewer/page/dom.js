@@ -78,12 +78,41 @@ export function wide(label, ...children) {
   return h('div', { class: 'wide', tabindex: 0, role: 'region', 'aria-label': label }, ...children)
 }
 
-/** A number for people. @param {number | null | undefined} value @param {number} [digits] after the point */
+/**
+ * Who has the focus in a place, for when all in it is made anew: by its id, or by where it is in the nearest part with one.
+ * @param {Element} place
+ * @returns {() => void} gives the focus back
+ */
+export function focusKept(place) {
+  const active = document.activeElement
+  const part = active && place.contains(active) ? active.closest('[id]') : null
+  if (!part || !place.contains(part)) return () => {}
+  const at = [...part.querySelectorAll(FOCUSABLE)].indexOf(/** @type {Element} */ (active))
+  return () => {
+    const found = document.getElementById(part.id)
+    const next = at < 0 ? found : found?.querySelectorAll(FOCUSABLE)[at]
+    if (document.activeElement === document.body) /** @type {HTMLElement | undefined} */ (next)?.focus({ preventScroll: true })
+  }
+}
+
+const FOCUSABLE = 'a[href], button, input, select, summary'
+
+/** A number for people, its minus as it is printed. @param {number | null | undefined} value @param {number} [digits] after the point */
 export function shown(value, digits = 3) {
   if (value === null || value === undefined || Number.isNaN(value)) return '–'
-  if (Number.isInteger(value)) return value.toLocaleString('en')
+  if (Number.isInteger(value)) return printed(value.toLocaleString('en'))
   const small = value !== 0 && Math.abs(value) < 10 ** -digits
-  return small ? value.toExponential(1) : value.toFixed(digits)
+  return printed(small ? value.toExponential(1) : value.toFixed(digits))
+}
+
+/** A difference for people: its sign is told either way. @param {number | null | undefined} value */
+export function signed(value) {
+  return value && value > 0 ? `+${shown(value)}` : shown(value)
+}
+
+/** A number in digits with the sign of minus in place of hyphens. @param {string | number} digits */
+export function printed(digits) {
+  return String(digits).replaceAll('-', '−')
 }
 
 /** Say something to those who do not look. @param {string} text */

@@ -18,6 +18,7 @@ import { nodesAt } from './tree.js'
  * @property {import('./legend.js').Scale | import('./legend.js').List | null} legend
  * @property {[number, number]} [cross] the point that it is about
  * @property {Float64Array} [lift] affinity of the patch to each
+ * @property {import('./cosines.js').Row} [cosine] of a patch to each
  * @property {Int32Array} [cut] the node shown of each node's region
  */
 
@@ -32,7 +33,7 @@ function placeOf({ height, width, cover }) {
 /**
  * What lies over the whole picture; null while it is on its way.
  * @param {Found} found @param {Looks} looks
- * @param {{patch: number | null, nodes: import('./tree.js').Node[] | null, node: number | null}} at whose affinity; the tree; which of its nodes is outlined
+ * @param {{patch: number | null, cosine: import('./cosines.js').Row | null, nodes: import('./tree.js').Node[] | null, node: number | null}} at whose affinity; which cosine; the tree; which of its nodes is outlined
  * @param {{vector: HTMLCanvasElement, lift: HTMLCanvasElement}} canvases to be used again
  * @returns {Area | null}
  */
@@ -41,6 +42,7 @@ export function areaOf(found, looks, at, canvases) {
   if (!offer) return { layers: [], legend: null }
   if (offer.name === 'eigenvector') return eigenvector(found, looks, canvases.vector)
   if (offer.name === 'affinity') return affinity(found, looks, at.patch ?? 0, canvases.lift)
+  if (offer.name === 'cosine') return at.cosine && cosine(looks, at.cosine, canvases.lift)
   const cells = found.cells(offer)
   if (!cells) return null
   if (offer.name === 'tree') return at.nodes ? level(found, looks, cells, at.nodes, at.node) : null
@@ -76,6 +78,20 @@ function affinity(found, looks, patch, canvas) {
     legend: { scale: 'rising', title: `Affinity from ${most} eigenvectors, × chance`, marks: ['0', '', `${shown(limit, 2)} ×`] },
     cross: middleOf(eigen.cells, patch),
     lift,
+  }
+}
+
+/** @param {Looks} looks @param {import('./cosines.js').Row} row @param {HTMLCanvasElement} canvas @returns {Area} */
+function cosine(looks, row, canvas) {
+  const { patch, cells } = row
+  const values = Float64Array.from(cells.values)
+  // a scale that keeps still while the patch is moved
+  const least = Math.min(0.9, Math.floor(10 * values.reduce((a, b) => Math.min(a, b))) / 10)
+  return {
+    layers: [{ ...placeOf(cells), ...common(looks), cells: rising(values.map((each) => Math.max(0, each - least)), 1 - least, cells.width, cells.height, canvas) }],
+    legend: { scale: 'rising', title: `Cosine to patch ${patch}`, marks: [least.toFixed(1), '', '1'] },
+    cross: middleOf(cells, patch),
+    cosine: row,
   }
 }
 

@@ -149,7 +149,7 @@ function isNumber(column) {
   return column.kind === 'number' || column.kind === 'integer'
 }
 
-const NUMBERS = ['iou', 'miou', 'nmcovering', 'confidence', 'area_fraction', 'accuracy', 'pixel_accuracy', 'region_count', 'leaves', 'depth']
+const NUMBERS = ['pck', 'margin', 'iou', 'miou', 'nmcovering', 'confidence', 'area_fraction', 'accuracy', 'pixel_accuracy', 'region_count', 'leaves', 'depth']
 
 /** What people look for first. @param {Column} column */
 function rank(column) {

@@ -1,6 +1,6 @@
 // What a stage says of one image: its columns with their meanings, what decides first, and its settings.
 
-import { h, name, shown, wide } from './dom.js'
+import { h, name, printed, shown, wide } from './dom.js'
 
 /** Of a mask, what it is judged by. */
 const FIRST = ['confidence', 'iou', 'spectral_gap', 'cut']
@@ -24,7 +24,7 @@ export function columns(found, stage) {
 
 /** A value in words; a long list folded. @param {any} value @returns {import('./dom.js').Child} */
 function told(value) {
-  if (typeof value === 'number') return Number.isInteger(value) ? String(value) : shown(value, 4)
+  if (typeof value === 'number') return Number.isInteger(value) ? printed(value) : shown(value, 4)
   if (typeof value === 'boolean') return value ? 'yes' : 'no'
   if (Array.isArray(value)) return value.length > MOST ? folded(value) : listed(value)
   if (value !== null && typeof value === 'object') {
@@ -49,7 +49,7 @@ function folded(values) {
 
 /** @param {any} value */
 function plain(value) {
-  if (typeof value === 'number') return Number.isInteger(value) ? String(value) : shown(value, 4)
+  if (typeof value === 'number') return Number.isInteger(value) ? printed(value) : shown(value, 4)
   return value !== null && typeof value === 'object' ? JSON.stringify(value) : String(value)
 }
 

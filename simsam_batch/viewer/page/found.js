@@ -20,11 +20,12 @@ export class Found {
    * @param {object} given
    * @param {any} given.about of the row in the stage that it was opened from
    * @param {any[]} given.stages see `ImagePane`
+   * @param {import('./offers.js').Live} given.live
    * @param {string} given.run
    * @param {AbortSignal} given.signal
    * @param {() => void} given.ready something asked for has come
    */
-  constructor({ about, stages, run, signal, ready }) {
+  constructor({ about, stages, live, run, signal, ready }) {
     this.stages = stages
     this.row = about.row
     this.run = run
@@ -33,7 +34,7 @@ export class Found {
     this.drawing = 0
     this.ready = ready
     this.size = /** @type {[number, number]} */ (about.size)
-    this.offers = offered(stages)
+    this.offers = offered(stages, live)
     /** What is on its way, and what did not come. */
     this.state = h('div', { class: 'pane-state' })
     /** @type {Map<string, any>} */

@@ -55,7 +55,8 @@ async function show(view) {
   signal.addEventListener('abort', () => clearTimeout(timer))
 
   const size = found.size ?? stages.find((each) => each.size)?.size
-  const pane = size ? new ImagePane({ about: { ...found, size, grid: found.grid ?? stages.find((each) => each.grid)?.grid }, stages, looks, run, signal, changed: saveSoon }) : null
+  const pane = size ? new ImagePane({ about: { ...found, size, grid: found.grid ?? stages.find((each) => each.grid)?.grid }, stages, looks, live: about.live, run, signal, changed: saveSoon,
+    near: (of) => ask('api/neighbours', { ...listed, desc: listed.desc ? 1 : '', row: of }, signal) }) : null
   const flags = h('div', { class: 'flags' })
   /** @type {any} */
   let flag = null
@@ -105,6 +106,9 @@ async function show(view) {
     b: { does: 'box', run: on((of) => of.line('box')) },
     l: { does: 'labels', run: on((of) => of.area('labels')) },
     a: { does: 'affinity of a patch: arrows move it while the picture has the focus, Shift by 5, Enter pins it', run: on((of) => of.area('affinity')) },
+    c: { does: 'cosine of a patch, in the same way, with --live', run: on((of) => of.area('cosine')) },
+    o: { does: 'find the patch in the next image of the list, with --live', run: on((of) => of.find('next')) },
+    O: { does: 'find the patch in the one before', run: on((of) => of.find('previous')) },
     '[': { does: 'eigenvector before, or one level up the tree', run: on((of) => of.step(-1)) },
     ']': { does: 'next eigenvector, or one level down the tree', run: on((of) => of.step(1)) },
     '+ =': { does: 'zoom in', run: on((of) => of.view.zoom(1.5)) },
@@ -133,6 +137,7 @@ function looksOf(query, kind) {
     area: asked.find((each) => !lines.includes(each) && each !== 'photo') ?? '', lines: new Set(lines), k: whole('k', 1), t: STEPS.includes(steps) ? steps : 1, vectors: whole('vectors', 0),
     node: query.node ? whole('node', 0) : null, patch: query.patch ? whole('patch', 0) : null, depth: whole('depth', 3),
     opacity: whole('opacity', 80) / 100, smooth: query.smooth === '1', style: ['fill', 'cut'].includes(query.style) ? query.style : 'outline', truth: query.truth === 'fill' ? 'fill' : 'outline', drawing: whole('drawing', 0),
+    other: query.other ? whole('other', 0) : null,
   }
 }
 
@@ -141,6 +146,6 @@ function written(looks, whole) {
   return {
     layer: [looks.area, ...looks.lines].filter(Boolean).join(',') || 'photo', k: looks.k === 1 ? '' : looks.k, t: looks.t === 1 ? '' : looks.t, vectors: looks.vectors || '',
     depth: looks.depth === 3 ? '' : looks.depth, opacity: looks.opacity === 0.8 ? '' : Math.round(100 * looks.opacity), smooth: looks.smooth ? 1 : '', style: looks.style === 'outline' ? '' : looks.style,
-    truth: looks.truth === 'outline' ? '' : looks.truth, ...(whole ? { node: looks.node, patch: looks.patch, drawing: looks.drawing || '' } : {}),
+    truth: looks.truth === 'outline' ? '' : looks.truth, ...(whole ? { node: looks.node, patch: looks.patch, drawing: looks.drawing || '', other: looks.other } : {}),
   }
 }

@@ -14,12 +14,15 @@ const COMMANDS = { labels: 'simsam semantic IMAGES OUT', regions: 'simsam semant
 /** Of these one is enough, whatever stages there are. */
 const ONCE = ['eigenvector', 'affinity', 'tree']
 
+/** @typedef {{on: boolean, why: string | null, stages: string[]}} Live what can be asked while one waits, and of which stages */
+
 /**
  * By name; of several stages the first keeps the plain name, the others add theirs.
  * @param {any[]} stages what `api/images` says of the image in each, with `stage`
+ * @param {Live} live
  * @returns {Offer[]}
  */
-export function offered(stages) {
+export function offered(stages, live) {
   /** @param {[string, string, string]} known @returns {Offer[]} */
   const offers = ([layer, name, title]) => {
     const all = stages.map((stage) => ({ stage: stage.stage, ...stage.layers.find((/** @type {any} */ each) => each.name === layer) }))
@@ -28,7 +31,17 @@ export function offered(stages) {
     const kept = ONCE.includes(name) ? there.slice(0, 1) : there
     return kept.map((each, i) => ({ key: i ? `${name}@${each.stage}` : name, name, title, stage: each.stage, there: true, why: null }))
   }
-  return KNOWN.flatMap(offers)
+  const found = KNOWN.flatMap(offers)
+  found.splice(found.findLastIndex((each) => each.name === 'affinity') + 1, 0, cosine(stages, live))
+  return found
+}
+
+/** The stored features answer for every stage, else each for itself. @param {any[]} stages @param {Live} live @returns {Offer} */
+function cosine(stages, live) {
+  const stored = live.stages.includes('features') ? 'features' : null
+  const good = stages.find((each) => !each.error && (stored || live.stages.includes(each.stage)))
+  const why = !live.on ? live.why : good ? null : stages[0].error ? 'the stage failed on this image' : 'no stage of this image has features of patches, or a network that gives them'
+  return { key: 'cosine', name: 'cosine', title: 'Cosine (live)', stage: stored ?? good?.stage ?? stages[0].stage, there: why === null, why }
 }
 
 /** @param {string} name @param {string | null} why */

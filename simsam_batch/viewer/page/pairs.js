@@ -6,12 +6,10 @@ import { ask, askArray, url } from './asking.js'
 import { fill, h, name, say, shown, svg, wide } from './dom.js'
 import { cellsOf, rising } from './layers.js'
 import { anywhere } from './live.js'
+import { PAGE, leave, list, listOf } from './pairlist.js'
 import { none, when } from './states.js'
 
-const PAGE = 60
 const ALPHAS = ['0.01', '0.05', '0.1', '0.15']
-const ORDERS = [['', 'order of the run'], ['id', 'name'], ['category', 'category'], ['pck', 'PCK'], ['margin', 'confidence: mean margin'], ['points', 'points with truth']]
-const RANGES = [['', 'all'], ['0-0.25', '0 to 0.25'], ['0.25-0.5', '0.25 to 0.5'], ['0.5-0.75', '0.5 to 0.75'], ['0.75-1', '0.75 to 1']]
 const MARK = 8
 
 /** @type {import('./main.js').Screen} */
@@ -19,54 +17,14 @@ export const pairs = { title: 'Pairs', fits: (about) => about.stages.some((/** @
 
 /** @param {import('./main.js').View} view */
 async function show(view) {
-  if (!pairs.fits(view.about)) {
-    fill(view.place, h('h1', {}, 'Pairs'), none('The run has no pairs.', 'simsam correspond PAIRS OUT'))
-  } else if (view.address.path.length) await onePair(view, view.address.path[0])
-  else await list(view)
-}
-
-/** @param {import('./main.js').View} view */
-async function list(view) {
-  const { query } = view.address
-  const offset = Math.max(0, Number(query.page || 1) - 1) * PAGE
-  const get = () => ask('api/pairs', { ...listOf(query), offset, limit: PAGE }, view.signal)
-  await when(view.place, 'pairs', get, (found) => {
-    const change = (/** @type {Record<string, string | number>} */ more) => go(to('pairs', [], { ...query, page: '', ...more }))
-    const listed = kept(query)
-    const last = Math.ceil(found.total / PAGE)
-    const page = offset / PAGE + 1
-    return [
-      h('h1', {}, 'Pairs'),
-      h('div', { class: 'choices' },
-        choice('Sort by', ORDERS, query.sort ?? '', (sort) => change({ sort })),
-        choice('Order', [['', 'smallest first'], ['1', 'largest first']], query.desc ?? '', (desc) => change({ desc })),
-        choice('PCK', RANGES, query.pck ?? '', (pck) => change({ pck })),
-        found.categories.length ? choice('Category', [['', 'all'], ...found.categories.map((/** @type {string} */ each) => [each, each])], query.category ?? '', (category) => change({ category })) : null,
-        h('p', { role: 'status' }, `${shown(found.total)} pairs`)),
-      found.total ? wide('Pairs', h('table', {},
-        h('caption', {}, 'PCK: share of the points with truth that are at most a tenth of the length from it'),
-        h('thead', {}, h('tr', {}, ['pair', 'category', 'PCK', 'right', 'of', 'mean margin'].map((each) => h('th', { scope: 'col' }, each)))),
-        h('tbody', {}, found.pairs.map((/** @type {any} */ each) => h('tr', {},
-          h('th', { scope: 'row' }, h('a', { href: to('pairs', [each.pair], listed) }, name(each.id, 60))),
-          h('td', {}, each.category ? name(each.category, 30) : '–'),
-          each.status === 'ok' ? h('td', { class: 'number' }, shown(each.pck)) : h('td', { class: 'fault' }, `failed: ${each.error ?? ''}`),
-          h('td', { class: 'number' }, shown(each.points_right)), h('td', { class: 'number' }, shown(each.points_scored)), h('td', { class: 'number' }, shown(each.margin))))))) : none('No pair fits.'),
-      last > 1 ? h('p', {},
-        page > 1 ? h('a', { href: to('pairs', [], { ...query, page: page - 1 }) }, 'Previous page') : null, ` Page ${page} of ${last} `,
-        page < last ? h('a', { href: to('pairs', [], { ...query, page: page + 1 }) }, 'Next page') : null) : null,
-    ]
-  })
-}
-
-/** What the address says of the list. @param {Record<string, string>} query */
-function kept({ stage, sort, desc, category, pck }) {
-  return { stage, sort, desc, category, pck }
-}
-
-/** The same as the answers are asked for it. @param {Record<string, string>} query */
-function listOf({ stage, sort, desc, category, pck }) {
-  const [least, most] = /^[\d.]+-[\d.]+$/.test(pck ?? '') ? pck.split('-') : []
-  return { stage, sort, desc, category, least, most }
+  const { query, path } = view.address
+  const all = view.about.stages.filter((/** @type {any} */ each) => each.kind === 'pairs')
+  const stage = query.stage ? all.find((/** @type {any} */ each) => each.name === query.stage) : all[0]
+  if (!stage) {
+    fill(view.place, h('h1', {}, 'Pairs'), all.length ? none(`The run has no pairs of a stage ${query.stage}; it has ${all.map((/** @type {any} */ each) => each.name).join(', ')}.`)
+      : none('The run has no pairs.', 'simsam correspond PAIRS OUT'))
+  } else if (path.length) await onePair(view, path[0], stage.name)
+  else await list(view, stage)
 }
 
 /** @param {string} label @param {string[][]} options @param {string} value @param {(value: string) => void} changed */
@@ -81,11 +39,17 @@ export function verdict(pair, point, alpha) {
   return point.distance <= alpha * pair.length ? 'right' : 'wrong'
 }
 
-/** @param {import('./main.js').View} view @param {string} number */
-async function onePair(view, number) {
-  const { query } = view.address
+/** @param {import('./main.js').View} view @param {string} number @param {string} stage */
+async function onePair(view, number, stage) {
   view.title(`Pair ${number}`)
-  await when(view.place, 'the pair', () => ask(`api/pairs/${encodeURIComponent(number)}`, listOf(query), view.signal), (pair) => whole(view, pair))
+  await when(view.place, 'the pair', async () => {
+    const pair = await ask(`api/pairs/${encodeURIComponent(number)}`, { stage }, view.signal)
+    const { q, sort, desc } = listOf(view.address.query)
+    leave(pair.pair)
+    // a filter that cannot be read is no reason not to show the pair
+    const near = await ask('api/neighbours', { stage, q, sort, desc, row: pair.pair }, view.signal).catch((error) => { if (view.signal.aborted) throw error; return { place: null, previous: null, next: null } })
+    return { ...pair, near }
+  }, (pair) => whole(view, pair))
 }
 
 /** @param {import('./main.js').View} view @param {any} pair */
@@ -128,7 +92,7 @@ function whole(view, pair) {
     layers.show(index)
   }
   const update = () => {
-    stay(to('pairs', [pair.pair], { ...kept(view.address.query), alpha: state.alpha === '0.1' ? '' : state.alpha, point: state.point }))
+    stay(to('pairs', [pair.pair], { ...listOf(view.address.query), alpha: state.alpha === '0.1' ? '' : state.alpha, point: state.point }))
     draw()
     rows()
     told()
@@ -209,18 +173,22 @@ function whole(view, pair) {
     pair.maps ? null : none('The similarity of a point with every patch is not stored.', 'simsam correspond … --maps fp16'))
   }
 
-  const listed = kept(view.address.query)
+  const listed = listOf(view.address.query)
   const near = pair.near
+  // the page of the list that the pair is on
+  const all = to('pairs', [], { ...listed, page: near.place >= PAGE ? 1 + Math.floor(near.place / PAGE) : null })
   const link = (/** @type {number} */ of) => to('pairs', [of], { ...listed, alpha: state.alpha })
   const head = [
-    h('p', {}, h('a', { href: to('pairs', [], listed) }, 'All pairs'),
-      near.previous !== null ? [' ', h('a', { href: link(near.previous) }, 'Previous')] : null,
-      near.next !== null ? [' ', h('a', { href: link(near.next) }, 'Next')] : null),
+    h('p', { class: 'steps' }, h('a', { href: all }, 'All pairs'),
+      near.previous !== null ? h('a', { href: link(near.previous) }, 'Previous') : null,
+      near.next !== null ? h('a', { href: link(near.next) }, 'Next') : null,
+      h('span', { class: 'note' }, near.place === null ? 'not in this list' : `${shown(near.place + 1)} of ${shown(near.total)}`)),
     h('h1', {}, name(pair.id, 80))]
   if (pair.status !== 'ok') return [...head, h('p', { class: 'state fault' }, `The pair failed: ${pair.error}`)]
   view.keys({
     n: { does: 'next pair', run: () => { if (near.next !== null) go(link(near.next)) } },
     p: { does: 'previous pair', run: () => { if (near.previous !== null) go(link(near.previous)) } },
+    Escape: { does: 'to the list', run: () => go(all) },
   })
   tall.addEventListener('change', draw, { signal: view.signal })
   update()

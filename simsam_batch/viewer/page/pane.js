@@ -3,8 +3,10 @@
 import { ask } from './asking.js'
 import { LayerView } from './canvas.js'
 import { LayerControls, zooming } from './controls.js'
+import { Cosines } from './cosines.js'
 import { fill, h, say, shown } from './dom.js'
 import { areaOf, linesOf, truthLegend } from './drawn.js'
+import { Finding } from './finding.js'
 import { Found } from './found.js'
 import { cellAt, middleOf } from './layers.js'
 import { Legend } from './legend.js'
@@ -20,7 +22,7 @@ import { nodesAt, TreePanel } from './tree.js'
  * @property {Set<string>} lines keys of what is drawn around parts of it
  * @property {number} k @property {number} t @property {number} vectors @property {number | null} node @property {number | null} patch
  * @property {number} depth @property {number} opacity @property {boolean} smooth @property {string} style @property {string} truth
- * @property {number} [drawing] of the truth, from 0
+ * @property {number} [drawing] of the truth, from 0 @property {number | null} other the row of the image in which the patch is found
  */
 
 const ARROWS = /** @type {Record<string, [number, number]>} */ ({ ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] })
@@ -31,11 +33,13 @@ export class ImagePane {
    * @param {any} given.about of the row in the stage that it was opened from
    * @param {any[]} given.stages what `api/images` says of it in every stage of images, that stage first, each with `stage` and `settings`
    * @param {Looks} given.looks changed in place
+   * @param {import('./offers.js').Live} given.live
    * @param {string} given.run
    * @param {AbortSignal} given.signal
+   * @param {(row: number) => Promise<{previous: number | null, next: number | null}>} given.near what stands beside a row in the list
    * @param {() => void} given.changed the looks have changed
    */
-  constructor({ about, stages, looks, run, signal, changed }) {
+  constructor({ about, stages, looks, live, run, signal, near, changed }) {
     this.about = about
     this.looks = looks
     this.run = run
@@ -55,7 +59,14 @@ export class ImagePane {
     this.view = new LayerView(`${about.id}, with what was found in it`, {
       point: (x, y) => this.#pointed(x, y), leave: () => this.#left(), pick: (x, y) => this.#picked(x, y), key: (event) => this.#key(event), moved: () => this.photograph.sharper() })
     this.view.sized(about.size[0], about.size[1])
-    this.found = new Found({ about, stages, run, signal, ready: () => this.update() })
+    this.found = new Found({ about, stages, live, run, signal, ready: () => this.update() })
+    const offer = this.found.offer('cosine')
+    const asked = offer && { about, stage: offer.stage, run, signal }
+    /** None where nothing can be asked live. */
+    this.cosines = asked ? new Cosines({ ...asked, ready: () => this.update() }) : null
+    this.finding = asked ? new Finding({ ...asked, looks, near, changed: () => { changed(); this.update() } }) : null
+    /** What a key has moved is said as soon as it is there. */
+    this.saying = false
     this.photograph = new Photograph(this.view, about, run, signal)
     this.strip = new Strip(this.found, (k) => this.vector(k))
     this.legend = new Legend()
@@ -63,12 +74,13 @@ export class ImagePane {
     this.controls = new LayerControls(this.found, looks, { area: (key) => this.area(key), line: (key) => this.line(key), changed: () => { this.changed(); this.update() } })
     this.twin = h('p', { class: 'twin' })
     this.treePlace = h('div', { class: 'tree-place' })
-    this.picture = h('div', { class: 'pane' }, zooming(this.view, about.size), this.view.element, this.twin, this.photograph.state, this.found.state)
-    this.side1 = h('div', { class: 'pane-side' }, this.controls.element, this.legend.element, this.truthLegend.element, this.treePlace, this.strip.element)
+    this.picture = h('div', { class: 'pane' }, zooming(this.view, about.size), this.view.element, this.twin, this.photograph.state, this.found.state, this.cosines?.state)
+    this.side1 = h('div', { class: 'pane-side' }, this.controls.element, this.legend.element, this.truthLegend.element, this.finding?.element, this.treePlace, this.strip.element)
   }
 
   start() {
     this.photograph.sharper(0)
+    this.finding?.start()
     this.update()
   }
 
@@ -95,25 +107,38 @@ export class ImagePane {
     if (!this.tree) this.#makeTree()
     found.drawing = looks.drawing ?? 0
     const nodes = this.tree?.tree.nodes ?? null
-    this.over = areaOf(found, looks, { patch: this.#areaName() === 'affinity' ? this.patch : null, nodes, node: this.hovered ?? looks.node }, this.canvases)
+    const area = this.#areaName()
+    const cosine = area === 'cosine' && this.patch !== null ? this.cosines?.of(this.patch) ?? null : null
+    this.over = areaOf(found, looks, { patch: area === 'affinity' ? this.patch : null, cosine, nodes, node: this.hovered ?? looks.node }, this.canvases)
     view.layers = [...this.over?.layers ?? [], ...linesOf(found, looks)]
-    view.cross = this.over?.cross ?? null
+    const source = this.#source()
+    view.cross = this.over?.cross ?? source?.middle ?? null
+    this.finding?.follow(source)
     this.legend.show(this.over?.legend ?? null)
     this.truthLegend.show(truthLegend(found, looks))
     this.strip.update(looks.area === 'eigenvector' ? looks.k : null)
     this.controls.update()
-    this.treePlace.hidden = this.#areaName() !== 'tree'
+    this.treePlace.hidden = area !== 'tree'
     view.drawNow()
     this.#read()
+    if (this.saying && (area !== 'cosine' || this.over?.cosine?.patch === this.patch)) { this.saying = false; say(this.twin.textContent ?? '') }
+  }
+
+  /** The patch that is found in the other image, if there is one. */
+  #source() {
+    if (this.looks.other === null || !this.finding || this.patch === null) return null
+    const { patch, about: { size } } = this, middle = middleOf(this.#patches() ?? /** @type {Cosines} */ (this.cosines).cells, patch)
+    return { patch, middle, x: middle[0] * size[0] - 0.5, y: middle[1] * size[1] - 0.5 }
   }
 
   /** The text twin of the picture. */
   #read() {
     const area = this.#areaName()
-    const eigen = area === 'affinity' || area === 'eigenvector' ? this.found.eigen() : null
-    const at = this.pointer ?? (eigen && this.patch !== null ? middleOf(eigen.cells, this.patch) : null)
+    const cosine = this.over?.cosine
+    const cells = cosine?.cells ?? (area === 'affinity' || area === 'eigenvector' ? this.found.eigen()?.cells : null)
+    const at = this.pointer ?? (cells && this.patch !== null ? middleOf(cells, this.patch) : null)
     const { words, value } = at ? readAt(this.found, this.looks, at, {
-      lift: this.over?.lift, patch: this.patch, pinned: this.pinned, nodes: this.tree?.tree.nodes ?? null, node: area === 'tree' ? this.hovered ?? this.#nodeAt(at[0], at[1]) : null }) : { words: [], value: null }
+      lift: this.over?.lift, cosine, patch: this.patch, pinned: this.pinned, nodes: this.tree?.tree.nodes ?? null, node: area === 'tree' ? this.hovered ?? this.#nodeAt(at[0], at[1]) : null }) : { words: [], value: null }
     if (value === null) this.twin.removeAttribute('data-value')
     else this.twin.setAttribute('data-value', String(value))
     fill(this.twin, at ? words.join(' · ') : h('span', { class: 'muted' }, 'Point at the picture, or move with the arrows while it has the focus.'))
@@ -178,9 +203,20 @@ export class ImagePane {
 
   // ---- the pointer
 
+  /** What the patches are: of the features where their cosine is shown, else of the eigenvectors. */
+  #patches() {
+    const asked = this.cosines?.cells ?? null
+    return this.#areaName() === 'cosine' ? asked : this.found.cells(this.offer('eigenvector')) ?? asked
+  }
+
+  /** Whether what is shown is about one patch. */
+  #ofPatch() {
+    return ['affinity', 'cosine'].includes(this.#areaName())
+  }
+
   /** The patch whose affinity is shown. */
   get patch() {
-    const cells = this.found.cells(this.offer('eigenvector'))
+    const cells = this.#patches()
     if (!cells) return null
     const count = cells.height * cells.width
     if (this.looks.patch === null) this.looks.patch = Math.floor(cells.height / 2) * cells.width + Math.floor(cells.width / 2)
@@ -190,8 +226,8 @@ export class ImagePane {
   /** @param {number} x @param {number} y */
   #pointed(x, y) {
     this.pointer = [x, y]
-    if (this.#areaName() === 'affinity' && !this.pinned) {
-      const cells = this.found.cells(this.offer('eigenvector'))
+    if (this.#ofPatch() && !this.pinned) {
+      const cells = this.#patches()
       if (cells) this.looks.patch = cellAt(cells, x, y)
     }
     if (this.#areaName() === 'tree') {
@@ -207,7 +243,7 @@ export class ImagePane {
     this.hovered = null
     this.tree?.mark(null)
     this.tree?.tell(this.looks.node)
-    if (this.#areaName() === 'affinity') this.changed()
+    if (this.#ofPatch()) this.changed()
     this.update()
   }
 
@@ -218,13 +254,13 @@ export class ImagePane {
     if (area === 'tree') {
       const node = this.#nodeAt(x, y)
       if (node !== null) this.tree?.choose(node)
-    } else if (this.offer('eigenvector')) {
-      const cells = this.found.cells(this.offer('eigenvector'))
+    } else {
+      const cells = this.#patches()
       if (!cells) return
       const patch = cellAt(cells, x, y)
       this.pinned = !(this.pinned && patch === this.looks.patch)
       this.looks.patch = patch
-      if (area !== 'affinity' && area !== 'eigenvector') return
+      if (!this.#ofPatch() && area !== 'eigenvector' && this.looks.other === null) return
       this.changed()
       this.update()
     }
@@ -245,14 +281,15 @@ export class ImagePane {
   /** Move the patch, or the point that is read out. @param {number} across @param {number} down */
   move(across, down) {
     const area = this.#areaName()
-    const cells = this.found.cells(this.offer(area === 'tree' || area === 'labels' || area === 'regions' ? this.looks.area : 'eigenvector'))
-    if ((area === 'affinity' || area === 'eigenvector') && cells && this.patch !== null) {
+    const cells = area === 'tree' || area === 'labels' || area === 'regions' ? this.found.cells(this.offer(this.looks.area)) : this.#patches()
+    if ((this.#ofPatch() || area === 'eigenvector') && cells && this.patch !== null) {
       const x = Math.max(0, Math.min(cells.width - 1, this.patch % cells.width + across))
       const y = Math.max(0, Math.min(cells.height - 1, Math.floor(this.patch / cells.width) + down))
       this.looks.patch = y * cells.width + x
       this.pointer = null
       this.pinned = true
       this.changed()
+      this.saying = true
       this.#now()
     } else {
       const [high, wide] = cells && cells.height < 200 ? [cells.height, cells.width] : this.about.grid ?? [32, 32]
@@ -262,13 +299,13 @@ export class ImagePane {
       this.#now()
       this.view.cross = this.pointer
       this.view.draw()
+      say(this.twin.textContent ?? '')
     }
-    say(this.twin.textContent ?? '')
   }
 
   enter() {
     if (this.#areaName() === 'tree' && this.pointer) { this.#picked(...this.pointer); return }
-    if (this.#areaName() !== 'affinity') return
+    if (!this.#ofPatch()) return
     this.pinned = !this.pinned
     this.changed()
     this.#now()
@@ -287,7 +324,7 @@ export class ImagePane {
     const offer = key ? this.#offerOrWhy(key) : null
     if (key && !offer) return
     this.looks.area = this.looks.area === key ? '' : key
-    if (this.looks.area === 'affinity') this.canvas.focus({ preventScroll: true })
+    if (this.#ofPatch()) this.canvas.focus({ preventScroll: true })
     this.hovered = null
     this.changed()
     this.update()
@@ -302,6 +339,12 @@ export class ImagePane {
     this.changed()
     this.update()
     say(`${offer.title} ${this.looks.lines.has(key) ? 'shown' : 'hidden'}`)
+  }
+
+  /** Find the patch in the next image of the list, or the one before. @param {'previous' | 'next'} which */
+  find(which) {
+    if (this.finding) this.finding.step(which)
+    else this.#offerOrWhy('cosine')
   }
 
   /** @param {number} k */

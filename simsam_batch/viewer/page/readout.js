@@ -1,5 +1,6 @@
 // What lies under a point of the picture, in words: the text twin of its layers.
 
+import { printed } from './dom.js'
 import { boxesOf } from './drawn.js'
 import { cellAt } from './layers.js'
 import { pathTo } from './tree.js'
@@ -11,7 +12,7 @@ import { pathTo } from './tree.js'
  * @param {Found} found @param {Looks} looks
  * @param {[number, number]} point shares of the image's width and height
  * @param {object} at
- * @param {Float64Array} [at.lift] affinity that is shown @param {number | null} at.patch of which @param {boolean} at.pinned
+ * @param {Float64Array} [at.lift] affinity that is shown @param {import('./cosines.js').Row} [at.cosine] that is shown @param {number | null} at.patch of which @param {boolean} at.pinned
  * @param {import('./tree.js').Node[] | null} at.nodes @param {number | null} at.node under the point
  * @returns {{words: string[], value: number | null}} the value of what lies over the whole picture
  */
@@ -20,15 +21,21 @@ export function readAt(found, looks, [x, y], at) {
   const words = [`x ${Math.floor(x * found.size[0])}, y ${Math.floor(y * found.size[1])}`]
   let value = null
   const eigen = found.offer('eigenvector') ? found.eigen() : null
+  const pinned = at.pinned ? ', pinned' : ''
+  const patches = at.cosine?.cells ?? eigen?.cells
+  if (patches) {
+    const cell = cellAt(patches, x, y)
+    words.push(`patch ${cell} (row ${Math.floor(cell / patches.width)}, column ${cell % patches.width})`)
+    if (at.cosine) { value = patches.values[cell]; words.push(`cosine ${value.toFixed(4)} to patch ${at.cosine.patch}${pinned}`) }
+  }
   if (eigen) {
     const { cells, count, vectors } = eigen
     const cell = cellAt(cells, x, y)
-    words.push(`patch ${cell} (row ${Math.floor(cell / cells.width)}, column ${cell % cells.width})`)
     if (eigen.outside?.values[cell]) words.push('left out of the graph')
-    if (area === 'eigenvector') { value = vectors[looks.k * count + cell]; words.push(`eigenvector ${looks.k}: ${value.toPrecision(4)}`) }
+    if (area === 'eigenvector') { value = vectors[looks.k * count + cell]; words.push(`eigenvector ${looks.k}: ${printed(value.toPrecision(4))}`) }
     if (area === 'affinity' && at.lift) {
       value = at.lift[cell]
-      words.push(`${value.toPrecision(4)} × chance to patch ${at.patch}${at.pinned ? ', pinned' : ''}`)
+      words.push(`${printed(value.toPrecision(4))} × chance to patch ${at.patch}${pinned}`)
     }
   }
   if (area === 'tree' && at.nodes && at.node !== null) { value = at.node; words.push(`node ${pathTo(at.nodes, at.node).join(' › ')}`) }

@@ -33,15 +33,18 @@ export function none(text, command) {
  * @param {string} what it is
  * @param {() => Promise<T>} get
  * @param {(found: T) => import('./dom.js').Child | import('./dom.js').Child[]} make
+ * @param {boolean} [still] leave what is there until then
+ * @param {(error: any) => void} [refused] is told why not
  */
-export async function when(place, what, get, make) {
-  fill(place, loading(what))
+export async function when(place, what, get, make, still = false, refused = () => {}) {
+  if (!still) fill(place, loading(what))
   place.setAttribute('aria-busy', 'true')
   try {
     fill(place, make(await get()))
   } catch (error) {
     if (/** @type {Error} */ (error).name === 'AbortError') return
-    fill(place, failed(what, error, () => when(place, what, get, make)))
+    refused(error)
+    fill(place, failed(what, error, () => when(place, what, get, make, false, refused)))
   } finally {
     place.removeAttribute('aria-busy')
   }

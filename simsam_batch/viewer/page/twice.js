@@ -3,7 +3,7 @@
 import { go, stay, to } from './address.js'
 import { ask, askArray, askPicture } from './asking.js'
 import { LayerView } from './canvas.js'
-import { fill, h, name, say, shown, wide } from './dom.js'
+import { fill, h, name, say, shown, signed, wide } from './dom.js'
 import { flagBar, flagKeys } from './flagging.js'
 import { cellsOf, css, edges, TRUTH } from './layers.js'
 import { failed, loading, none } from './states.js'
@@ -25,8 +25,9 @@ export function twice(view, found, asked) {
   const { query } = view.address
   const layers = OVERLAYS[found.kind] ?? [['none', 'Photograph']]
   const looks = { layer: query.layer ?? layers[0][0], truth: query.truth === '1', swipe: query.swipe === '1', at: 50, depth: Number(query.depth) || 3 }
+  // the list is opened at the page that the image is on
   const address = (/** @type {(string | number)[]} */ path) => to('compare', path, path.length
-    ? { ...asked, layer: looks.layer === layers[0][0] ? null : looks.layer, truth: looks.truth && 1, swipe: looks.swipe && 1, depth: looks.depth === 3 ? null : looks.depth } : asked)
+    ? { ...asked, page: null, layer: looks.layer === layers[0][0] ? null : looks.layer, truth: looks.truth && 1, swipe: looks.swipe && 1, depth: looks.depth === 3 ? null : looks.depth } : asked)
   const sides = /** @type {const} */ (['a', 'b']).map((run) => ({ run, row: /** @type {number} */ (run === 'a' ? found.row_a : found.row_b), state: h('div', {}), asked: 0 }))
   const views = sides.map(({ run }, i) => new LayerView(`${run.toUpperCase()}: ${found.id}`, {
     moved: () => views[1 - i].follow(views[i]),
@@ -125,9 +126,9 @@ export function twice(view, found, asked) {
   return [
     h('nav', { class: 'choices', 'aria-label': 'In the list' }, h('a', { href: address([]) }, 'All images'),
       found.previous === null ? null : h('a', { href: address([found.previous]) }, 'Before'), found.next === null ? null : h('a', { href: address([found.next]) }, 'Next'),
-      h('span', { class: 'muted' }, found.place === null ? 'not in this list' : `${found.place + 1} of ${found.total}`)),
+      h('span', { class: 'muted' }, found.place === null ? 'not in this list' : `${shown(found.place + 1)} of ${shown(found.total)}`)),
     h('h2', {}, name(found.id, 90)),
-    h('p', {}, found.metric ? `${found.metric}: A ${shown(found.a)}, B ${shown(found.b)}, B − A ${shown(found.difference)}. ` : null,
+    h('p', {}, found.metric ? `${found.metric}: A ${shown(found.a)}, B ${shown(found.b)}, B − A ${signed(found.difference)}. ` : null,
       found.kind === 'objects' ? `Agreement of the masks (IoU): ${found.agreement === null ? 'not known, one has none or another size' : shown(found.agreement)}.` : 'Agreement: none; it is of object masks.'),
     h('div', { class: 'choices' }, h('label', {}, 'Layer ', layer), depths, truth, swipe,
       h('button', { type: 'button', 'aria-label': 'Zoom in', onclick: () => views[0].zoom(1.5) }, '+'), h('button', { type: 'button', 'aria-label': 'Zoom out', onclick: () => views[0].zoom(1 / 1.5) }, '−'),
