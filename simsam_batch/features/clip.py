@@ -33,6 +33,8 @@ class Clip:
         size = model.visual.image_size
         self.size = int(size if isinstance(size, int) else size[0])
         self.context = int(model.context_length)
+        quick = any(type(each).__name__ == "QuickGELU" for each in model.modules())
+        self.gelu = "quick" if quick else "exact"
         like = next(model.parameters())
         mean, std = model.visual.image_mean, model.visual.image_std
         self._mean, self._std = (like.new_tensor(part)[:, None, None] for part in (mean, std))

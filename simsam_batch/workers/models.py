@@ -207,11 +207,44 @@ def _network(load: Callable[..., Any], settings: NetworkSettings, device: str, *
     return network, found
 
 
+def _clip(settings: Any, device: str) -> tuple[Any, dict[str, Any]]:
+    """What judges a style."""
+    from simsam_batch.features.clip import load_clip
+
+    with _given("clip_weights", settings.clip_weights, "CLIP, in the layout of open_clip") as (path, digest):
+        clip = load_clip(settings.clip, str(path), device)
+    return clip, {"name": Path(settings.clip).stem, "weights_sha256": digest, "size": clip.size, "gelu": clip.gelu}
+
+
+def _vgg(settings: Any, device: str) -> tuple[Any, dict[str, Any]]:
+    """What sees what an image is of."""
+    from simsam_batch.features.vgg import load_vgg
+
+    with _given("vgg_weights", settings.vgg_weights, "VGG-19, as torchvision names them") as (path, digest):
+        return load_vgg(str(path), device), {"weights_sha256": digest}
+
+
+@contextmanager
+def _given(setting: str, url: str | None, what: str) -> Iterator[tuple[Path | None, str | None]]:
+    """A file of weights that must be given, and its digest.
+
+    Raises:
+        SettingsError: it is not.
+    """
+    if url is None:
+        flag = "--" + setting.replace("_", "-")
+        raise SettingsError(f"{setting}: none are given, and nothing is fetched. To mend it: {flag} FILE, {what}")
+    with weights_file(url) as found:
+        yield found
+
+
 ROLES: Mapping[str, Callable[[Any, str], Loaded]] = {
     "backbone": _backbone,
     "encoder": _encoder,
     "taps": _taps,
     "diffusion": _diffusion,
+    "clip": _clip,
+    "vgg": _vgg,
 }
 """What loads the model of each role on a device, as the settings say."""
 

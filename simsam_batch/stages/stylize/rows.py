@@ -1,0 +1,104 @@
+"""Rows of the ``stylize`` stage: what became of each region of an image; the picture lies beside."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+
+REGIONS = ("object", "background")
+"""What can be restyled, each in its own words."""
+
+STYLE = pa.struct(
+    [
+        ("region", pa.string()),
+        ("text", pa.string()),
+        ("status", pa.string()),
+        ("skip_reason", pa.string()),
+        ("steps", pa.int32()),
+        ("stopped", pa.bool_()),
+        ("loss_first", pa.float64()),
+        ("loss_last", pa.float64()),
+        ("patch_first", pa.float64()),
+        ("patch_last", pa.float64()),
+        ("rejected_last", pa.float64()),
+        ("content_inside", pa.float64()),
+        ("content_outside", pa.float64()),
+        ("clip_direction", pa.float64()),
+        ("clip_text", pa.float64()),
+        ("clip_text_before", pa.float64()),
+    ]
+)
+"""One region of an image."""
+
+STYLIZE_FIELDS = [
+    pa.field("content_sha256", pa.string()),
+    pa.field("width", pa.int32()),
+    pa.field("height", pa.int32()),
+    pa.field("working_width", pa.int32()),
+    pa.field("working_height", pa.int32()),
+    pa.field("area_fraction", pa.float64()),
+    pa.field("leak_max", pa.int32()),
+    pa.field("leak_mean", pa.float64()),
+    pa.field("leak_share", pa.float64()),
+    pa.field("styles", pa.list_(STYLE)),
+]
+"""Columns of a row. All null where the image failed.
+
+``area_fraction`` is the object's. ``leak_*`` tell what differs from the image where nothing was restyled: the greatest
+difference of 255, the mean as a share of 255, and the share of pixels. Of each region ``status`` is ``styled`` or
+``skipped``; ``*_first`` and ``*_last`` are means of the first and last ten updates.
+"""
+
+MEANS = ("patch_first", "patch_last", "clip_direction", "clip_text", "clip_text_before", "content_inside")
+"""Figures of a region whose means over images are told."""
+
+
+class StylizeFold:
+    """Counts regions, sums their figures, and keeps the worst leak."""
+
+    def zero(self) -> dict[str, Any]:
+        """The state of no image."""
+        return {"images": 0, "leak_max": 0, "regions": {}}
+
+    def merge(self, a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+        """The state of the images of both."""
+        regions = {name: dict(held) for name, held in a["regions"].items()}
+        for name, held in b["regions"].items():
+            own = regions.setdefault(name, {})
+            for key, value in held.items():
+                own[key] = own.get(key, 0) + value
+        return {
+            "images": a["images"] + b["images"],
+            "leak_max": max(a["leak_max"], b["leak_max"]),
+            "regions": regions,
+        }
+
+    def result(self, s: dict[str, Any]) -> dict[str, Any]:
+        """Counts, and means over the regions that were restyled."""
+        found: dict[str, Any] = {"images_styled": s["images"], "leak_max": s["leak_max"]}
+        for name in sorted(s["regions"]):
+            held = s["regions"][name]
+            told: dict[str, Any] = {key: held.get(key, 0) for key in ("styled", "skipped", "stopped", "steps")}
+            for key in MEANS:
+                count = held.get(f"{key}_n", 0)
+                told[key] = held[key] / count if count else None
+            found[name] = told
+        return found
+
+
+def state_of(leak_max: int, styles: list[dict[str, Any]]) -> dict[str, Any]:
+    """The share of one image in the state of `StylizeFold`."""
+    regions = {}
+    for style in styles:
+        held: dict[str, Any] = {style["status"]: 1, "stopped": int(bool(style.get("stopped")))}
+        held["steps"] = style.get("steps") or 0
+        for key in MEANS:
+            if style.get(key) is not None:
+                held |= {key: style[key], f"{key}_n": 1}
+        regions[style["region"]] = held
+    return {
+        "images": int(any(style["status"] == "styled" for style in styles)),
+        "leak_max": leak_max,
+        "regions": regions,
+    }

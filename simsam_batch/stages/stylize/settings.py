@@ -1,0 +1,50 @@
+"""The settings of ``simsam stylize``."""
+
+from __future__ import annotations
+
+from pydantic import field_validator
+
+from simsam_batch.settings import Component, NetworkSettings, operation, result
+
+
+class Style(Component, title="Style"):
+    """What is restyled by which words, and how a network is fitted to them."""
+
+    object: str = result("", "what the object should look like, in words; without any it is left as it is")
+    background: str = result("", "what everything else should look like, likewise")
+    source_text: str = result("a Photo", "what images look like now")
+    side: int = result(512, "an image is worked on with its shorter side of so many pixels, its shape kept", ge=16)
+    steps: int = result(400, "updates of the network of each region, at most", ge=1)
+    patience: int = result(
+        50, "a region ends when the mean loss of its crops has not fallen by 1 % in so many updates; 0: never", ge=0
+    )
+    crops: int = result(64, "crops that are looked at in each update", ge=1)
+    crop: float = result(0.25, "side of a crop, as a share of the shorter side", gt=0, le=1)
+    patch_weight: float = result(9000.0, "of the crops", ge=0)
+    view_weight: float = result(500.0, "of the region as a whole", ge=0)
+    content_weight: float = result(150.0, "of what VGG sees, which is to be kept", ge=0)
+    variation_weight: float = result(1.77, "of differences between neighbours", ge=0)
+    threshold: float = result(0.7, "crops with a loss below have enough of the style, and count nothing", ge=0)
+    style_rate: float = result(5e-4, "of Adam, halved every 100 updates", gt=0)
+    feather: float = result(0.0, "pixels over which a restyled region begins, inside its edge; 0: at once", ge=0)
+    clip: str = result("ViT-B-32-quickgelu", "network of open_clip that judges, or a .json file with its configuration")
+    clip_weights: str | None = operation(None, "file of its weights", place=True)
+    vgg_weights: str | None = operation(None, "file of the weights of VGG-19, as torchvision names them", place=True)
+    together: int = result(64, "crops looked at at once; fewer need less memory, and change the last bits", ge=1)
+
+    @field_validator("object", "background", "source_text")
+    @classmethod
+    def _without_blanks_around(cls, value: str) -> str:
+        return value.strip()
+
+
+class StylizeSettings(Style, NetworkSettings):
+    """Settings of ``simsam stylize``."""
+
+    @classmethod
+    def not_given(cls) -> list[str]:
+        """Names of settings that mean nothing here."""
+        return ["backbone", "weights", "checkpoint_part", "resize", "batch_size", "max_patches", "precision"]
+
+
+SETTINGS = StylizeSettings
