@@ -249,7 +249,7 @@ def split_crops(count: int, areas: Sequence[float]) -> list[int]:
     >>> split_crops(64, [0.05, 0.95]), split_crops(64, [1.0]), split_crops(16, [0.5, 0.5])
     ([16, 48], [64], [8, 8])
     """
-    if len(areas) == 1:
-        return [count]
+    if len(areas) < 2:
+        return [count] * len(areas)
     first = min(max(round(count * areas[0] / sum(areas)), count // 4), count - count // 4)
     return [first, count - first]

@@ -233,11 +233,9 @@ def words_of(clip: Any, options: StylizeSettings) -> dict[str, _Words]:
     """The texts of the regions that have one.
 
     Raises:
-        SettingsError: none has one; or one cannot be used, or means what images are already.
+        SettingsError: one cannot be used, or means what images are already.
     """
     given = {name: getattr(options, name) for name in REGIONS if getattr(options, name)}
-    if not given:
-        raise SettingsError("nothing is to be restyled. To mend it: give --object or --background, in words")
     source = text_feature(clip.templates_of(options.source_text))
     found = {}
     for name, text in given.items():
@@ -310,11 +308,14 @@ def _stages(job: Job) -> Stages:
     yield StylizeStage(job.settings, job.resolved, job.plan)
 
 
-def _check_models(settings: StylizeSettings, models: Mapping[str, Any]) -> None:
-    del models
+def _check_some(settings: StylizeSettings) -> None:
     if not (settings.object or settings.background):
         raise SettingsError("nothing is to be restyled. To mend it: give --object or --background, in words")
 
 
+def _check_words(settings: StylizeSettings, models: Mapping[str, Any]) -> None:
+    words_of(load_model("clip", settings, models, "cpu"), settings)
+
+
 STAGES = {StylizeStage.name: StylizeStage}
-STEPS = Steps(_stages, StylizeStage.name, roles=("clip", "vgg"), check_models=_check_models)
+STEPS = Steps(_stages, StylizeStage.name, roles=("clip", "vgg"), check=_check_some, check_models=_check_words)

@@ -1,0 +1,157 @@
+"""``simsam stylize`` on real masks with tiny networks: pictures, rows, what is left alone, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from result_rows import rows_of
+from tiny_networks import write_clip, write_vgg
+
+from simsam_batch.cli import run
+from simsam_batch.regions.run_lengths import decode
+from simsam_batch.results.run import open_run
+from simsam_batch.runs.reading import StageRows
+from simsam_batch.runs.schema import File
+from simsam_batch.storage import Folder
+
+SIZES = [(97, 61), (64, 80), (50, 50)]
+QUICK = ["--side", "32", "--crops", "4", "--steps", "6", "--engine", "inline", "--quiet"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images with a coloured thing in each, their masks in ``out``, and the weights of tiny networks."""
+    root = tmp_path_factory.mktemp("stylize")
+    (root / "photos").mkdir()
+    for number, (width, height) in enumerate(SIZES):
+        drawn = np.random.default_rng(number)
+        pixels = drawn.integers(90, 120, (height, width, 3)).astype(np.uint8)
+        pixels[height // 4 : 3 * height // 4, width // 3 : 2 * width // 3] = (220, 60, 30)
+        Image.fromarray(pixels).save(root / "photos" / f"{number}.png")
+    # of one colour: its mask is degenerate
+    Image.new("RGB", (48, 48), (90, 90, 90)).save(root / "photos" / "flat.png")
+    (root / "photos" / "text.png").write_bytes(b"no picture")
+    arguments = ["segment", str(root / "photos"), str(root / "out"), "--backbone", "descriptors", "--resize", "native"]
+    run([*arguments, "--head", "none", "--engine", "inline", "--quiet", "--shard-size", "2"])
+    write_clip(root)
+    write_vgg(root)
+    return root
+
+
+def weights(home: Path) -> list[str]:
+    networks = {"clip": "tiny-clip.json", "clip-weights": "tiny-clip.safetensors", "vgg-weights": "vgg19.safetensors"}
+    return [word for name, file in networks.items() for word in (f"--{name}", str(home / file))]
+
+
+def stylize(home: Path, out: Path, *more: str) -> int:
+    return run(["stylize", str(home / "photos"), str(out), *weights(home), *QUICK, *more])
+
+
+@pytest.fixture(scope="module")
+def styled(home: Path) -> Path:
+    """Both sides in words of their own."""
+    stylize(home, home / "out", "--object", "fire", "--background", "snow")
+    return home / "out"
+
+
+def pictures(out: Path) -> list[np.ndarray[Any, Any] | None]:
+    rows = StageRows(Folder(str(out)), "stylize")
+    found: list[np.ndarray[Any, Any] | None] = []
+    for _, row in rows.each():
+        file = rows.attachments(row).get("picture") if row["status"] == "ok" else None
+        found.append(np.asarray(Image.open(io.BytesIO(file.data))) if isinstance(file, File) else None)
+    return found
+
+
+def test_each_region_has_its_words_and_its_figures(styled: Path) -> None:
+    rows = {row["image_id"]: row for row in rows_of(styled, "stylize")}
+    for number, (width, height) in enumerate(SIZES):
+        row = rows[f"{number}.png"]
+        assert (row["width"], row["height"]) == (width, height)
+        assert min(row["working_width"], row["working_height"]) == 32
+        assert [(style["region"], style["text"], style["status"]) for style in row["styles"]] == [
+            ("object", "fire", "styled"),
+            ("background", "snow", "styled"),
+        ]
+        for style in row["styles"]:
+            assert style["steps"] == 6
+            assert -1 <= style["clip_direction"] <= 1
+            assert style["content_inside"] > 0
+    assert rows["text.png"]["status"] == "failed"
+    told = json.loads((styled / "results/stylize.json").read_text())["metrics"]
+    assert (
+        told["object"]["styled"]
+        == told["images_styled"]
+        == sum(any(style["status"] == "styled" for style in row["styles"] or ()) for row in rows.values())
+    )
+
+
+def test_a_mask_that_means_nothing_leaves_the_image_as_it_is(styled: Path) -> None:
+    row = next(row for row in rows_of(styled, "stylize") if row["image_id"] == "flat.png")
+    assert row["status"] == "ok"
+    assert {style["skip_reason"] for style in row["styles"]} <= {
+        "the mask is degenerate",
+        "nothing of the image is in it",
+    }
+    assert {style["status"] for style in row["styles"]} == {"skipped"}
+    assert row["leak_max"] == 0
+
+
+def test_outside_of_what_is_restyled_no_pixel_differs(home: Path, styled: Path, tmp_path: Path) -> None:
+    out = alone(home, tmp_path)
+    assert stylize(home, out, "--object", "fire") in (0, 3)
+    masks = {row["image_id"]: row for row in rows_of(out, "segment")}
+    for row, picture in zip(rows_of(out, "stylize"), pictures(out), strict=True):
+        if picture is None:
+            continue
+        source = np.asarray(Image.open(home / "photos" / row["image_id"]).convert("RGB"))
+        mask = decode(masks[row["image_id"]]["mask_rle"]).astype(bool)
+        assert np.array_equal(picture[~mask], source[~mask])
+        assert row["leak_max"] == 0
+        if row["styles"][0]["status"] == "styled":
+            assert not np.array_equal(picture[mask], source[mask])
+
+
+def alone(home: Path, to: Path) -> Path:
+    """The masks, without what was made of them."""
+    import shutil
+
+    def others(_: str, names: list[str]) -> list[str]:
+        return [name for name in names if name.startswith("stylize")]
+
+    return Path(shutil.copytree(home / "out", to / "out", ignore=others))
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ([], "nothing is to be restyled"),
+        (["--object", "a Photo"], "means the same as --source-text"),
+        (["--object", "word " * 80], "is too long"),
+    ],
+)
+def test_words_that_cannot_be_meant_are_refused_before_anything_is_written(
+    home: Path, tmp_path: Path, more: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = alone(home, tmp_path)
+    assert stylize(home, out, *more) == 1
+    assert said in capsys.readouterr().err
+    assert not (out / "stylize").exists()
+
+
+def test_without_weights_it_does_not_start(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = alone(home, tmp_path)
+    assert run(["stylize", str(home / "photos"), str(out), *QUICK, "--object", "fire"]) == 1
+    assert "--clip-weights FILE" in capsys.readouterr().err
+
+
+def test_the_run_is_opened_and_reported(styled: Path) -> None:
+    assert "stylize" in open_run(str(styled)).stages
+    assert run(["report", str(styled)]) == 0
+    assert list((styled / "report").rglob("stylize-*-small*"))
