@@ -124,7 +124,7 @@ def test_every_point_is_fitted_once_however_many_pairs_ask_for_it(alone: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["ray"])
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.soak)])
 def test_every_engine_computes_the_same_bits(
     engine: str, home: Path, alone: Path, tmp_path: Path, run_on: Callable[[str, list[str]], None]
 ) -> None:
