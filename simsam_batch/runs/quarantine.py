@@ -17,7 +17,7 @@ from simsam_batch.storage import redact
 
 _FAILED_STARTS = 3
 _TRIES = 2
-_READY = "ready"
+_READY, _GETTING_ON = "ready", "getting on"
 _SLICE_S = 1.0
 
 
@@ -25,14 +25,14 @@ def run_in_quarantine(stage: Stage, shard: Shard, beat: Callable[[], None], imag
     """Run each image of a shard alone in a child process and merge what comes back, in row order.
 
     An image becomes a ``failed`` row if two children in a row die over it or lose their device (``worker_died``; one
-    may have been killed from outside), if it is not finished in time (``timed_out``), or if the worker raises over it
-    (``worker_raised``).
+    may have been killed from outside), if its worker neither finishes nor gets on in time (``timed_out``), or if the
+    worker raises over it (``worker_raised``).
 
     Args:
         stage: builds the worker, once in each child.
         shard: the images; any number of rows.
         beat: called at least every second or so, for the stall watchdog.
-        image_seconds: longest time for one image, and for building the worker.
+        image_seconds: longest time without progress over one image, and for building the worker.
 
     Raises:
         StorageError: an image could not be read or a like reason that is not the image's; the attempt has failed.
@@ -65,7 +65,7 @@ class _ServeImages:
     stage: Stage
 
     def __call__(self, receive: Receive, send: Send) -> None:
-        worker = self.stage.make_worker(lambda: None)
+        worker = self.stage.make_worker(_Beats(send))
         send(_READY)
         while True:
             shard: Shard = receive()
@@ -80,6 +80,20 @@ class _ServeImages:
                 send(_Trouble("worker_raised", redact(f"{type(error).__name__}: {error}")))
             else:
                 send(output)
+
+
+@dataclass(slots=True)
+class _Beats:
+    """Tells that a worker gets on, no more than once in a while."""
+
+    send: Send
+    last: float = 0.0
+
+    def __call__(self) -> None:
+        now = time.monotonic()
+        if now - self.last >= _SLICE_S:
+            self.last = now
+            self.send(_GETTING_ON)
 
 
 class _Cell:
@@ -113,7 +127,8 @@ class _Cell:
         except TimeoutError:
             child.kill()
             self.close()
-            return _Trouble("timed_out", f"not finished after {self._image_seconds:g} seconds; its process was ended")
+            said = f"no progress for {self._image_seconds:g} seconds; its process was ended"
+            return _Trouble("timed_out", said)
         except EOFError:
             raise EOFError(self.close()) from None
         if isinstance(answer, Failure):
@@ -148,12 +163,15 @@ class _Cell:
 
     def _answer(self, child: Child) -> Any:
         deadline = time.monotonic() + self._image_seconds
-        self._beat()
-        while not child.connection.poll(max(0.0, min(_SLICE_S, deadline - time.monotonic()))):
+        while True:
             self._beat()
-            if time.monotonic() >= deadline:
+            if child.connection.poll(max(0.0, min(_SLICE_S, deadline - time.monotonic()))):
+                message = child.receive()
+                if message != _GETTING_ON:
+                    return message
+                deadline = time.monotonic() + self._image_seconds
+            elif time.monotonic() >= deadline:
                 raise TimeoutError
-        return child.receive()
 
 
 def _failed_output(stage: Stage, one: Shard, trouble: _Trouble) -> ShardOutput:

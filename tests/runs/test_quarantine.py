@@ -86,3 +86,12 @@ def test_the_watchdog_hears_of_a_long_image_every_second(tmp_path: Path) -> None
     run_in_quarantine(TroubleStage(str(tmp_path)), shard, lambda: beats.append(time.monotonic()), 30.0)
     assert max(after - before for before, after in pairwise(beats)) < 1.5
     assert len(beats) >= 4
+
+
+def test_an_image_that_gets_on_may_take_longer_than_one_that_stands_still(tmp_path: Path) -> None:
+    shard = Shard(0, pa.Table.from_pylist([{"image_id": "a", "uri": "steps:3"}], pa.schema(PLAN_FIELDS)))
+    output = run_in_quarantine(TroubleStage(str(tmp_path)), shard, lambda: None, 2.5)
+    assert output.rows["status"].to_pylist() == ["ok"]
+    still = Shard(0, pa.Table.from_pylist([{"image_id": "a", "uri": "sleep:20"}], pa.schema(PLAN_FIELDS)))
+    output = run_in_quarantine(TroubleStage(str(tmp_path)), still, lambda: None, 2.5)
+    assert output.rows["error_type"].to_pylist() == ["timed_out"]

@@ -1,10 +1,10 @@
 """A stage whose images say by their uri what is to happen to whoever computes them. Importable by every worker process.
 
 ``fine``, ``bad`` (an image's own fault), ``badonce`` (the first time only), ``storage:K`` (K reads fail first),
-``raise``, ``kill`` (SIGKILL), ``exit``, ``segfault``, ``sleep:SECONDS``, ``killonce`` (SIGKILL the first time only),
-``meet:K`` (waits until K processes have built their worker), ``poison`` (the device is lost), ``poisononce``,
-``stoponce`` (SIGSTOP the first time only), ``stoprank:N`` (SIGSTOP on rank N of torchrun, once in all; on others a
-fifth of a second), ``hold`` (keeps the interpreter's lock for 1000 s).
+``raise``, ``steps:N`` (N steps of 1.2 s, each told), ``kill`` (SIGKILL), ``exit``, ``segfault``, ``sleep:SECONDS``,
+``killonce`` (SIGKILL the first time only), ``meet:K`` (waits until K processes have built their worker), ``poison``
+(the device is lost), ``poisononce``, ``stoponce`` (SIGSTOP the first time only), ``stoprank:N`` (SIGSTOP on rank N of
+torchrun, once in all; on others a fifth of a second), ``hold`` (keeps the interpreter's lock for 1000 s).
 """
 
 from __future__ import annotations
@@ -146,6 +146,10 @@ class TroubleWorker:
             raise ImageError("truncated", "the file ends early", "decode")
         if what == "storage" and self._stage.count(image_id) <= int(argument):
             raise StorageError(f"{uri}: the connection was reset")
+        if what == "steps":
+            for _ in range(int(argument)):
+                time.sleep(1.2)
+                self._beat()
         if what == "raise":
             raise ZeroDivisionError("a defect that this image lays bare")
         if what == "sleep":
