@@ -101,7 +101,7 @@ def _general_options(presets: Sequence[str]) -> list[click.Parameter]:
     return [SettingOption("--preset", metavar="|".join(presets), help=help_of_presets, **general), *options]
 
 
-def _compute(command: Command, images: str | None, out: str | None, **given: Any) -> int:
+def _compute(command: Command, *, images: str | None = None, out: str | None = None, **given: Any) -> int:
     from simsam_batch.settings import read_yaml, resolve
 
     config, print_config = given.pop("config"), given.pop("print_config")
@@ -112,9 +112,9 @@ def _compute(command: Command, images: str | None, out: str | None, **given: Any
 
         click.echo(yaml.safe_dump(settings.written(), sort_keys=False), nl=False)
         return 0
-    if images is None or out is None:
-        name, arguments = command.name, [each.upper() for each in (*settings.before_images, "images", "out")]
-        needs = f"{', '.join(arguments[:-1])} and {arguments[-1]}"
+    if out is None or (images is None and settings.given_images):
+        name, arguments = command.name, [each.upper() for each in settings.arguments()]
+        needs = " and ".join(filter(None, [", ".join(arguments[:-1]), arguments[-1]]))
         msg = f"{name} needs {needs}: simsam {name} {' '.join(arguments)} [OPTIONS]; see simsam {name} --help"
         raise click.UsageError(msg)
     from simsam_batch import operations
@@ -138,7 +138,7 @@ def _demo(out: str) -> int:
 def _computing(command: Command) -> click.Command:
     """The command line of a command that computes."""
     model = command.settings()
-    names = (*model.before_images, "images", "out")
+    names = model.arguments()
     arguments: list[click.Parameter] = [click.Argument([name], required=False) for name in names]
     # what cannot be given is taken too, so that people are told why, and not that there is no such option
     hidden = _options(model, model.not_given())

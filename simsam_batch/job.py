@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from simsam_batch.errors import RunError, SettingsError, did_you_mean
 from simsam_batch.planning import listed_input, open_plan
-from simsam_batch.results.opening import begun_stages
+from simsam_batch.results.opening import begun_stages, existing_plan
 from simsam_batch.settings import NetworkSettings, RunSettings, resolve
 from simsam_batch.stages.registry import Command, command_of, stage_class
 from simsam_batch.stages.registry import command as command_named
@@ -172,7 +172,7 @@ def _require_some_within_limits(ledger: Ledger, shard: ShardReport) -> None:
 
 
 @contextmanager
-def open_job(command: Command, images: str, out: str, settings: S, report: Reporter) -> Iterator[Job[S] | None]:
+def open_job(command: Command, images: str | None, out: str, settings: S, report: Reporter) -> Iterator[Job[S] | None]:
     """Check what can be checked, then open the plan; None on a torchrun rank, when it has helped.
 
     What costs least comes first: settings, IMAGES, OUT, whether a Ray cluster answers, then the weights. Nothing
@@ -182,7 +182,7 @@ def open_job(command: Command, images: str, out: str, settings: S, report: Repor
 
     Args:
         command: what is to be done.
-        images: what the run is about.
+        images: what the run is about; None of a command that is about the run in OUT.
         out: folder of the run.
         settings: of the command.
         report: is told what happens.
@@ -201,7 +201,8 @@ def open_job(command: Command, images: str, out: str, settings: S, report: Repor
             f"settings: {command.name} takes {command.settings().__name__}, not {type(settings).__name__}"
         )
     settings = command.steps().complete(settings, out)
-    require_apart(images, out)
+    if images is not None:
+        require_apart(images, out)
     fields: list[pa.Field] = [field for name in command.stages for field in stage_class(name).fields]
     check_kept_columns(settings.keep_columns, fields)
     with started_engine(out, settings) as engine:
@@ -210,14 +211,17 @@ def open_job(command: Command, images: str, out: str, settings: S, report: Repor
             return
         folder, settings = checked_settings(command, out, settings)
         check_effects(folder, settings)
-        catalog = listed_input(images, folder, settings)
+        if images is None:
+            known = existing_plan(folder)
+            planned: Callable[[Reporter], Plan] = lambda _: known  # noqa: E731
+        else:
+            planned = partial(open_plan, images, folder, settings, listed_input(images, folder, settings))
         folder.check_place()
         require_answer(engine)
         resolved = resolved_models(command, settings)
         folder.check_create()
         with EventLog(folder, report).command(settings.model_dump(mode="json")) as events:
-            plan = open_plan(images, folder, settings, catalog, events)
-            yield Job(command, folder, plan, engine, settings, resolved, events)
+            yield Job(command, folder, planned(events), engine, settings, resolved, events)
 
 
 @contextmanager

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from simsam_batch.stages.probe_apply.settings import ProbeApplySettings
     from simsam_batch.stages.segment.settings import SegmentSettings
     from simsam_batch.stages.semantic.settings import SemanticSettings
+    from simsam_batch.stages.stylize.settings import StylizeSettings
     from simsam_batch.telling.console import Reporter
 
 OnShard = Callable[[str, int, int], None]
@@ -41,12 +42,15 @@ OnShard = Callable[[str, int, int], None]
 _PATIENCE_OF_VIEWERS_S = 3.0
 
 
-def run(command: str, images: str, out: str, settings: NetworkSettings, report: Reporter) -> dict[str, Any] | None:
+def run(
+    command: str, images: str | None, out: str, settings: NetworkSettings, report: Reporter
+) -> dict[str, Any] | None:
     """Do what a command does, stage by stage; run it again to go on where it stopped.
 
     Args:
         command: name of one that computes (`simsam_batch.stages.registry.COMMANDS`).
-        images: folder, ``.txt`` list or Parquet table, as a path or any fsspec URL; or a dataset as ``NAME:ROOT``.
+        images: folder, ``.txt`` list or Parquet table, as a path or any fsspec URL; or a dataset as ``NAME:ROOT``;
+            None of a command that is about the run in OUT.
         out: folder of the run, likewise; nothing is written outside it.
         settings: of that command.
         report: is told what happens.
@@ -112,6 +116,11 @@ def probe_apply(images: str, out: str, settings: ProbeApplySettings, report: Rep
 def correspond(images: str, out: str, settings: CorrespondSettings, report: Reporter) -> dict[str, Any] | None:
     """Find points of one image in another for every pair of a set; see `run`, and for IMAGES `read_pairs`."""
     return run("correspond", images, out, settings, report)
+
+
+def stylize(out: str, settings: StylizeSettings, report: Reporter) -> dict[str, Any] | None:
+    """Restyle the objects of a run's masks, or what is around them, by words; see `run`."""
+    return run("stylize", None, out, settings, report)
 
 
 def retry(out: str, changes: Mapping[str, Any], report: Reporter) -> dict[str, dict[str, Any]] | None:

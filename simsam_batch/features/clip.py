@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -101,11 +103,24 @@ def load_clip(name: str, weights: str, device: str, *, dtype: torch.dtype = torc
     if name not in known:
         near = ", ".join([each for each in known if each.startswith(name[:5])][:8] or known[:8])
         raise SettingsError(f"clip: open_clip knows no network {name!r}; it knows {near}, ...")
-    model = open_clip.create_model(name, load_weights=False, device="cpu")
+    with _without_warnings():
+        model = open_clip.create_model(name, load_weights=False, device="cpu")
     checkpoint = read_checkpoint(Path(weights))
     load_into(model, checkpoint.tensors, f"the weights file {weights}", f"of {name}")
     model.to(device=device, dtype=dtype).eval().requires_grad_(False)
     return Clip(model, open_clip.get_tokenizer(name), templates())
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """The log of a network that has no weights yet, and is about to get some."""
+    root = logging.getLogger()
+    before = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(before)
 
 
 def load_into(model: Any, tensors: dict[str, Tensor], file: str, of: str) -> None:

@@ -99,9 +99,16 @@ class RunSettings(Operation, Numbers, Limits, Images, Input, Settings):
 
     Attributes:
         before_images: names of settings that stand before IMAGES on the command line, and are no flags.
+        given_images: whether IMAGES is given at all; else the command is about the run that OUT has.
     """
 
     before_images: ClassVar[Sequence[str]] = ()
+    given_images: ClassVar[bool] = True
+
+    @classmethod
+    def arguments(cls) -> list[str]:
+        """Names of what stands on the command line without a flag."""
+        return [*cls.before_images, *(["images"] if cls.given_images else []), "out"]
 
     @classmethod
     def not_given(cls) -> list[str]:

@@ -173,7 +173,7 @@ COMMANDS: Sequence[Command] = (
         "Restyled images",
         "Restyle the objects of a run, or what is around them, by words.",
         "Restyle the object, the background, or both, of every image by words, inside the masks of simsam segment.\n\n"
-        "IMAGES and OUT are those of a finished simsam segment. A small network is fitted to every region of every "
+        "OUT is that of a finished simsam segment. A small network is fitted to every region of every "
         "image, by what CLIP and VGG-19 see (Kwon and Ye, CLIPstyler, CVPR 2022; Kamra et al., ICIP 2023), and its "
         "picture put back into the image: what is not restyled stays as it is to the bit. --clip-weights and "
         "--vgg-weights are local files; nothing is fetched. An image takes some 15 seconds of a GPU, and hours of a "

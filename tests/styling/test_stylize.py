@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from simsam_batch.results.run import open_run
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.runs.schema import File
 from simsam_batch.storage import Folder
+from simsam_batch.styling.fitting import Fit
 
 SIZES = [(97, 61), (64, 80), (50, 50)]
 QUICK = ["--side", "32", "--crops", "4", "--steps", "6", "--engine", "inline", "--quiet"]
@@ -50,7 +54,7 @@ def weights(home: Path) -> list[str]:
 
 
 def stylize(home: Path, out: Path, *more: str) -> int:
-    return run(["stylize", str(home / "photos"), str(out), *weights(home), *QUICK, *more])
+    return run(["stylize", str(out), *weights(home), *QUICK, *more])
 
 
 @pytest.fixture(scope="module")
@@ -147,8 +151,50 @@ def test_words_that_cannot_be_meant_are_refused_before_anything_is_written(
 
 def test_without_weights_it_does_not_start(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = alone(home, tmp_path)
-    assert run(["stylize", str(home / "photos"), str(out), *QUICK, "--object", "fire"]) == 1
+    assert run(["stylize", str(out), *QUICK, "--object", "fire"]) == 1
     assert "--clip-weights FILE" in capsys.readouterr().err
+
+
+KILLED = """
+import os, signal, sys
+from simsam_batch.cli import run
+from simsam_batch.styling.fitting import Fit
+whole, left = Fit.update, [9]
+def update(fit):
+    left[0] -= 1
+    if left[0] < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    whole(fit)
+Fit.update = update
+sys.exit(run(sys.argv[1:]))
+"""
+"""The program, killed at its tenth update: the first region of six has been done, and of the second three."""
+
+
+def test_a_killed_run_goes_on_inside_an_image_to_the_same_bits(
+    home: Path, styled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, updates = alone(home, tmp_path), list[int]()
+    words = ["--object", "fire", "--background", "snow", "--checkpoint-steps", "2"]
+    command = ["stylize", str(out), *weights(home), *QUICK, *words]
+    assert subprocess.run([sys.executable, "-c", KILLED, *command], check=False).returncode == -signal.SIGKILL
+    assert len(list((out / "stylize/checkpoints").iterdir())) == 2
+    whole = Fit.update
+
+    def counted(fit: Fit) -> None:
+        updates.append(fit.step)
+        whole(fit)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Fit, "update", counted)
+        assert run(command) in (0, 3)
+    # of six regions with six updates each
+    assert len(updates) == 36 - 6 - 2
+    assert updates.count(0) == 4
+    digests = [json.loads((each / "results/stylize.json").read_text())["content_digest"] for each in (out, styled)]
+    assert digests[0] == digests[1]
+    assert not list((out / "stylize/checkpoints").iterdir())
+    assert run(["verify", str(out)]) == 0
 
 
 def test_the_run_is_opened_and_reported(styled: Path) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import field_validator
 
-from simsam_batch.settings import Component, NetworkSettings, operation, result
+from simsam_batch.settings import Component, Input, Network, NetworkSettings, operation, result
+
+_WITHOUT = ("check_input", "weights", "resize", "batch_size", "max_patches", "precision")
+"""Settings that mean nothing here, beside those of the input and of a network that describes patches."""
 
 
 class Style(Component, title="Style"):
@@ -29,6 +34,11 @@ class Style(Component, title="Style"):
     feather: float = result(0.0, "pixels over which a restyled region begins, inside its edge; 0: at once", ge=0)
     clip: str = result("ViT-B-32-quickgelu", "network of open_clip that judges, or a .json file with its configuration")
     clip_weights: str | None = operation(None, "file of its weights", place=True)
+    checkpoint_steps: int = operation(
+        100,
+        "updates after which a network is kept in OUT, and a killed run goes on from there; 0: never",
+        ge=0,
+    )
     vgg_weights: str | None = operation(None, "file of the weights of VGG-19, as torchvision names them", place=True)
     together: int = result(64, "crops looked at at once; fewer need less memory, and change the last bits", ge=1)
 
@@ -39,12 +49,14 @@ class Style(Component, title="Style"):
 
 
 class StylizeSettings(Style, NetworkSettings):
-    """Settings of ``simsam stylize``."""
+    """Settings of ``simsam stylize``; the images and their masks are those of the run in OUT."""
+
+    given_images: ClassVar[bool] = False
 
     @classmethod
     def not_given(cls) -> list[str]:
         """Names of settings that mean nothing here."""
-        return ["backbone", "weights", "checkpoint_part", "resize", "batch_size", "max_patches", "precision"]
+        return [*cls.fields_of("input", (Input,)), *cls.fields_of("result", (Network,)), *_WITHOUT]
 
 
 SETTINGS = StylizeSettings

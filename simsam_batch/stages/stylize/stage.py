@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +27,7 @@ from simsam_batch.settings import Images, Limits, Numbers
 from simsam_batch.stages.base import CommandStage
 from simsam_batch.stages.segment.stage import SegmentStage
 from simsam_batch.stages.steps import Job, Stages, Steps
+from simsam_batch.stages.stylize.checkpoints import Checkpoints, drop
 from simsam_batch.stages.stylize.rows import REGIONS, STYLIZE_FIELDS, StylizeFold, state_of
 from simsam_batch.stages.stylize.settings import Style, StylizeSettings
 from simsam_batch.styling.composite import alpha_of, composite, leak
@@ -34,7 +36,7 @@ from simsam_batch.styling.fitting import Fit, Procedure, Region, split_crops, sq
 from simsam_batch.styling.losses import content_inside, directions, text_direction, text_feature
 from simsam_batch.styling.network import working_size
 from simsam_batch.workers.models import compute_device, load_model
-from simsam_batch.workers.records import FAILURE, EarlierStage, Item, RecordWorker, Results, Row
+from simsam_batch.workers.records import FAILURE, EarlierStage, Item, RecordWorker, Results, Row, failed
 
 _MASK = (*FAILURE, "mask_rle", "degenerate", "content_sha256")
 _ENDS = 10
@@ -101,6 +103,8 @@ class StylizeWorker(RecordWorker[Loaded | None]):
         self._masks = EarlierStage(stage.plan.out, SegmentStage.name)
         self._words = words_of(self._clip, options)
         self._how = procedure_of(options)
+        self._checkpoints = Checkpoints(stage.plan.out, options.checkpoint_steps)
+        self._identity = json.dumps([stage.settings, models], sort_keys=True)
 
     def items(self, shards: Iterator[Shard]) -> Iterator[Item]:
         """The images, each with what the masks' stage has of it."""
@@ -129,11 +133,11 @@ class StylizeWorker(RecordWorker[Loaded | None]):
             results.put(item.row, Row({name: item.beside[name] for name in FAILURE}))
             return
         try:
-            results.put(item.row, self._row(item.record["image_id"], loaded))
+            results.put(item.row, self._row(item, loaded))
         except FloatingPointError as error:
-            raise ImageError("not_computable", str(error), "stylize") from error
+            results.put(item.row, failed(ImageError("not_computable", str(error), "stylize")))
 
-    def _row(self, image_id: str, loaded: Loaded) -> Row:
+    def _row(self, item: Item, loaded: Loaded) -> Row:
         height, width = loaded.mask.shape
         across, down = working_size(width, height, self._options.side)
         image = _as_tensor(loaded.pixels, self.device)
@@ -149,7 +153,7 @@ class StylizeWorker(RecordWorker[Loaded | None]):
             about = {"region": name, "text": words.text, "status": "skipped", "skip_reason": reasons[name]}
             if name in counts:
                 with self.timer.step("fit"), arithmetic(self.device, "fp32"):
-                    fit = self._fitted(small, shares[name], words, counts[name], (image_id, name))
+                    fit = self._fitted(small, shares[name], words, counts[name], (item, name))
                 with self.timer.step("compose"):
                     large = functional.interpolate(fit.restyled(), (height, width), mode="bicubic", antialias=True)
                     restyled = (large[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
@@ -187,15 +191,22 @@ class StylizeWorker(RecordWorker[Loaded | None]):
             return "all of the image is in it"
         return None if small.any() else "it is too small to be seen"
 
-    def _fitted(self, image: Tensor, mask: NDArray[np.bool_], words: _Words, crops: int, named: tuple[str, str]) -> Fit:
+    def _fitted(self, image: Tensor, mask: NDArray[np.bool_], words: _Words, crops: int, of: tuple[Item, str]) -> Fit:
         side = max(1, round(self._how.crop * min(image.shape[-2:])))
         region = Region(torch.from_numpy(mask), words.direction, windows_of(mask, side), crops)
-        seed = seed_of(self._options.seed, *named, words.text, self._options.source_text)
-        fit = Fit(image, region, self._clip, self._vgg, self._how, seed)
+        item, name = of
+        about = (item.record["image_id"], name, words.text, self._options.source_text)
+        fit = Fit(image, region, self._clip, self._vgg, self._how, seed_of(self._options.seed, *about))
+        kept = sha256("\0".join([*about, item.beside["content_sha256"], self._identity]).encode()).hexdigest()[:32]
+        state = self._checkpoints.found(item.shard.number, kept)
+        if state is not None:
+            fit.go_on(state)
         while not fit.over:
             fit.update()
             if not np.isfinite(fit.history.total[-1]):
-                raise FloatingPointError(f"the loss of {named[1]} is not finite after {fit.step} updates")
+                raise FloatingPointError(f"the loss of {name} is not finite after {fit.step} updates")
+            if self._checkpoints.due(fit.step) or fit.over:
+                self._checkpoints.keep(kept, fit.state())
             self._beat()
         return fit
 
@@ -306,6 +317,7 @@ def _or_none(value: float) -> float | None:
 
 def _stages(job: Job) -> Stages:
     yield StylizeStage(job.settings, job.resolved, job.plan)
+    drop(job.folder)
 
 
 def _check_some(settings: StylizeSettings) -> None:
