@@ -25,6 +25,7 @@ from benchmarks import (
     objects,
     pipeline,
     probes,
+    stylize,
     table,
     viewer,
 )
@@ -47,6 +48,7 @@ LONG = {
     objects.GROUP: objects.rows,
     "viewer": viewer.rows,
     browser.GROUP: browser.rows,
+    stylize.GROUP: stylize.rows,
 }
 """Groups that are measured only when asked for: minutes on a million rows or more, or by a slow peer."""
 RESULTS = Path(__file__).parent / "results"
