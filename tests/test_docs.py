@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -38,6 +39,7 @@ from simsam_batch.stages.registry import COMMANDS
 from simsam_batch.stages.segment.rows import SEGMENT_FIELDS
 from simsam_batch.stages.segment.settings import SegmentSettings
 from simsam_batch.stages.semantic.rows import SEMANTIC_FIELDS
+from simsam_batch.stages.stylize.rows import STYLIZE_FIELDS
 from simsam_batch.stages.subsets.rows import SUBSETS_FIELDS
 from simsam_batch.stages.transfer.rows import TRANSFER_FIELDS
 
@@ -45,6 +47,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROBES = (ROOT / "docs" / "probes.md").read_text(encoding="utf-8")
 CORRESPOND = (ROOT / "docs" / "correspond.md").read_text(encoding="utf-8")
+STYLIZE = (ROOT / "docs" / "stylize.md").read_text(encoding="utf-8")
 OUTPUT = (ROOT / "docs" / "output.md").read_text(encoding="utf-8")
 PAGES = sorted(path for pattern in ("*.md", "docs/*.md", "jobs/*.md", ".github/**/*.md") for path in ROOT.glob(pattern))
 
@@ -322,11 +325,17 @@ PROBE_FIELDS = {
 PAIR_FIELDS = {"embeddings": EMBEDDINGS_FIELDS, "matches": MATCHES_FIELDS, "transfer": TRANSFER_FIELDS}
 
 
-@pytest.mark.parametrize("stage", [*PROBE_FIELDS, *PAIR_FIELDS])
-def test_every_column_of_the_stages_of_probe_and_correspond_is_described_with_its_type(stage: str) -> None:
-    page, fields = (PROBES, PROBE_FIELDS) if stage in PROBE_FIELDS else (CORRESPOND, PAIR_FIELDS)
+PAGES = [(PROBES, PROBE_FIELDS), (CORRESPOND, PAIR_FIELDS), (STYLIZE, {"stylize": STYLIZE_FIELDS})]
+
+
+@pytest.mark.parametrize(
+    ("page", "stage", "fields"), [(page, stage, of[stage]) for page, of in PAGES for stage in of], ids=lambda of: ""
+)
+def test_every_column_of_the_stages_with_pages_of_their_own_is_described_with_its_type(
+    page: str, stage: str, fields: list[pa.Field]
+) -> None:
     described = [row[:2] for row in table(page, f"column of {stage}")]
-    assert described == [[field.name, str(field.type)] for field in fields[stage]]
+    assert described == [[field.name, str(field.type)] for field in fields]
 
 
 @pytest.mark.parametrize(("stage", "heading"), [("regions", "metric of regions"), ("semantic", "metric of label maps")])
