@@ -41,7 +41,7 @@ def rows(setup: Setup) -> Iterator[Row]:
     if program is None or find_spec("playwright") is None:
         yield Row(GROUP, "all of it", "simsam view", "", note="skipped: no Chromium, or no playwright, on this machine")
         return
-    images, rounds, uses = setup.pick(cpu=(10**6, 9, 400), cuda=(10**6, 9, 400), smoke=(2_000, 1, 2))
+    images, rounds, uses = setup.pick(cpu=(10**6, 9, 60), cuda=(10**6, 9, 60), smoke=(2_000, 1, 2))
     with tempfile.TemporaryDirectory(prefix="simsam-bench-") as folder:
         write_run(Folder(f"{folder}/many"), images)
         count = _photographs(Path(folder), setup.pick(cpu=60, cuda=60, smoke=2))
@@ -155,7 +155,10 @@ def _of_photographs(page: Page, out: str, count: int, rounds: int) -> dict[str, 
             page.wait_for_url(f"**/*#/image/{row}*")
             page.wait_for_function(_IMAGE)
 
+        # pictures below the window are fetched when they come into it
+        page.set_viewport_size({"width": 1280, "height": 8000})
         first = _seconds(thumbnails)
+        page.set_viewport_size({"width": 1280, "height": 900})
         page.wait_for_load_state("networkidle")
         images = [1e3 * _seconds(lambda n=n: image(n % count)) for n in range(rounds)]
     return {"thumbnails_s": [first], "image_ms": images}

@@ -70,7 +70,7 @@ def test_figures_of_some_groups_leave_those_of_all_as_they_are(monkeypatch: pyte
     assert {path.name for path in tmp_path.iterdir()} == {"cpu.json", "cpu-viewer.json", "cpu-probes-viewer.json"}
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_viewer_is_measured_in_a_browser(tmp_path: Path) -> None:
     done = run("--smoke", "--json", str(tmp_path / "smoke.json"), "--only", "browser")
     assert done.returncode == 0, done.stderr
