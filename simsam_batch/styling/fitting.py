@@ -183,7 +183,7 @@ class Fit:
         patches, counted = self._look_at_crops(leaf, draw)
         content = content_loss(self._content.maps(leaf), self._maps).sum()
         smooth = total_variation(leaf).sum() / variation_scale(*leaf.shape[1:])
-        (how.content * content + how.variation * smooth).backward()
+        (how.content * content + how.variation * smooth).backward()  # type: ignore[no-untyped-call]
         restyled.backward(leaf.grad)
         self._adam.step()
         kept, smooth = content.detach(), smooth.detach()
@@ -197,7 +197,7 @@ class Fit:
     def _look_at_view(self, leaf: Tensor) -> Tensor:
         seen = self._seer.encode(squashed(leaf * self._inside, self._seer.size))
         loss = directions(seen, self._view, self._region.direction).losses.sum()
-        (self._how.view * loss).backward()
+        (self._how.view * loss).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
     def _look_at_crops(self, leaf: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -211,7 +211,7 @@ class Fit:
             views = looked_at(leaf, windows[some], corners[some], self._side, self._seer.size)
             losses = directions(self._seer.encode(views), self._whole, region.direction).losses
             share = patch_loss(losses, torch.ones_like(losses), how.threshold) * len(losses) / region.crops
-            (how.patch * share).backward()
+            (how.patch * share).backward()  # type: ignore[no-untyped-call]
             found.append(losses.detach())
             term = term + share.detach()
         return torch.cat(found), term
