@@ -175,7 +175,7 @@ def test_what_is_measured_in_its_own_process_is_that_of_the_command_line(
     # the smoke runs of all modules are forks, which read the same words
     texts = [path.read_text() for path in (ROOT / "benchmarks").glob("*.py") if path.name != "measure.py"]
     alone = [text for text in texts if "in_own_process(" in text]
-    assert len(alone) == 6
+    assert len(alone) == 7
     last = '\n\nif __name__ == "__main__":\n    print(json.dumps(of_words(*sys.argv[1:])))\n'
     assert all(text.endswith(last) for text in alone)
 
