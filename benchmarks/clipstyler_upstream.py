@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.transforms.v2 import RandomPerspective
+from torchvision.transforms import RandomPerspective
 
 from simsam_batch.styling.network import StyleNet
 
