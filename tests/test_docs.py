@@ -325,11 +325,13 @@ PROBE_FIELDS = {
 PAIR_FIELDS = {"embeddings": EMBEDDINGS_FIELDS, "matches": MATCHES_FIELDS, "transfer": TRANSFER_FIELDS}
 
 
-PAGES = [(PROBES, PROBE_FIELDS), (CORRESPOND, PAIR_FIELDS), (STYLIZE, {"stylize": STYLIZE_FIELDS})]
+WITH_COLUMNS = [(PROBES, PROBE_FIELDS), (CORRESPOND, PAIR_FIELDS), (STYLIZE, {"stylize": STYLIZE_FIELDS})]
 
 
 @pytest.mark.parametrize(
-    ("page", "stage", "fields"), [(page, stage, of[stage]) for page, of in PAGES for stage in of], ids=lambda of: ""
+    ("page", "stage", "fields"),
+    [(page, stage, of[stage]) for page, of in WITH_COLUMNS for stage in of],
+    ids=lambda of: "",
 )
 def test_every_column_of_the_stages_with_pages_of_their_own_is_described_with_its_type(
     page: str, stage: str, fields: list[pa.Field]
