@@ -21,7 +21,7 @@ from simsam_batch.settings import resolve
 from simsam_batch.spectral.lift import lift
 from simsam_batch.stages.decomposition import decompose_batch
 from simsam_batch.stages.segment.settings import SegmentSettings
-from simsam_batch.workers.images import image_seed
+from simsam_batch.workers.seeds import image_seed
 from simsam_batch.workers.timer import Timer
 
 SETS = {"horses": "weizmann_horses/images", "BSDS500": "bsds500"}

@@ -308,8 +308,8 @@ class Picked:
         margin: by how much that is above the highest value further than three sigma away.
         by_layer: (L, 2) where each layer's mean map is highest.
         by_start: (R, 2) where each start's mean map is highest.
-        map: (S, S) float32, the mean of all.
-        layers: (L, S, S) float32, each layer's mean over the starts.
+        map: (S, S) float32, the mean of all, where the maps were.
+        layers: (L, S, S) float32, each layer's mean over the starts, likewise.
     """
 
     point: tuple[float, float]
@@ -345,8 +345,8 @@ def pick(maps: torch.Tensor, how: Procedure) -> Picked:
         margin,
         _places(over_starts).double().cpu().numpy() + 0.5,
         _places(maps.mean(dim=1)).double().cpu().numpy() + 0.5,
-        mean.float().cpu(),
-        over_starts.float().cpu(),
+        mean.float(),
+        over_starts.float(),
     )
 
 

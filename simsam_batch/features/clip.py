@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from simsam_batch.errors import SettingsError
-from simsam_batch.features.weights import read_checkpoint
+from simsam_batch.features.weights import load_into, read_checkpoint
 
 DEFAULT = "ViT-B-32-quickgelu"
 """OpenAI's weights are of QuickGELU; under the name without it they load without a word, and mean something else."""
@@ -106,7 +106,7 @@ def load_clip(name: str, weights: str, device: str, *, dtype: torch.dtype = torc
     with _without_warnings():
         model = open_clip.create_model(name, load_weights=False, device="cpu")
     checkpoint = read_checkpoint(Path(weights))
-    load_into(model, checkpoint.tensors, f"the weights file {weights}", f"of {name}")
+    load_into(model, checkpoint.tensors, weights, name)
     model.to(device=device, dtype=dtype).eval().requires_grad_(False)
     return Clip(model, open_clip.get_tokenizer(name), templates())
 
@@ -121,19 +121,3 @@ def _without_warnings() -> Iterator[None]:
         yield
     finally:
         root.setLevel(before)
-
-
-def load_into(model: Any, tensors: dict[str, Tensor], file: str, of: str) -> None:
-    """Put tensors into a network, whose own they must be.
-
-    Raises:
-        SettingsError: some are missing, left over, or of another shape.
-    """
-    own = model.state_dict()
-    missing = [key for key in own if key not in tensors]
-    more = [key for key in tensors if key not in own]
-    other = [key for key, value in tensors.items() if key in own and own[key].shape != value.shape]
-    for what, keys in (("lacks", missing), ("also has", more), ("has another shape of", other)):
-        if keys:
-            raise SettingsError(f"{file} is not {of}: it {what} {', '.join(keys[:3])}, {len(keys)} tensors")
-    model.load_state_dict(tensors)

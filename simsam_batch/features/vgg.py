@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from simsam_batch.features.clip import load_into
-from simsam_batch.features.weights import read_checkpoint
+from simsam_batch.features.weights import load_into, read_checkpoint
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TAPS = (22, 31)
@@ -57,5 +56,5 @@ def load_vgg(weights: str, device: str, *, dtype: torch.dtype = torch.float32) -
             layer.inplace = False
     tensors = {name.removeprefix("features."): each for name, each in read_checkpoint(Path(weights)).tensors.items()}
     own = {name: each for name, each in tensors.items() if not name.startswith("classifier.")}
-    load_into(features, own, f"the weights file {weights}", "of VGG-19")
+    load_into(features, own, weights, "VGG-19")
     return Vgg(features.to(device=device, dtype=dtype).eval().requires_grad_(False))

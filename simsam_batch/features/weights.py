@@ -20,6 +20,7 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torch.nn import Module
 
 from simsam_batch.errors import SettingsError
 from simsam_batch.features.contract import Triple
@@ -150,6 +151,29 @@ class _Unread:
 _LEFT_OUT = [
     (_Unread, name) for name in ("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
 ]
+
+
+def load_into(network: Module, tensors: Mapping[str, Tensor], weights: str, name: str) -> None:
+    """Put tensors into a network whose own they are, every one.
+
+    Args:
+        network: what takes them.
+        tensors: by name.
+        weights: the file they are from.
+        name: what the network is called.
+
+    Raises:
+        SettingsError: some are missing, left over, or of another shape.
+    """
+    own = network.state_dict()
+    missing = [key for key in own if key not in tensors]
+    more = [key for key in tensors if key not in own]
+    other = [key for key, value in tensors.items() if key in own and own[key].shape != value.shape]
+    for what, keys in (("lacks", missing), ("also has", more), ("has another shape of", other)):
+        if keys:
+            msg = f"the weights file {weights} is not of {name}: it {what} {', '.join(keys[:3])}, {len(keys)} tensors"
+            raise SettingsError(msg)
+    network.load_state_dict(tensors)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ Source: Kwon and Ye, CLIPstyler, CVPR 2022, by regions as Kamra et al., Semantic
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -79,6 +79,10 @@ class Procedure:
     halved_every: int = 100
     patience: int = 50
 
+    def crop_side(self, height: int, width: int) -> int:
+        """Pixels of a crop of an image of so many."""
+        return max(1, round(self.crop * min(height, width)))
+
 
 @dataclass(frozen=True, slots=True)
 class Region:
@@ -142,7 +146,7 @@ class Fit:
             self.net = StyleNet()
         self.net.to(image)
         self._adam = torch.optim.Adam(self.net.parameters(), lr=how.learning_rate)
-        self._side = max(1, round(how.crop * min(image.shape[-2:])))
+        self._side = how.crop_side(*image.shape[-2:])
         self._inside = region.mask.to(image)[None, None]
         with torch.no_grad():
             self._whole = seer.encode(squashed(image, seer.size))
@@ -224,18 +228,13 @@ class Fit:
 
     def state(self) -> dict[str, Any]:
         """What a fit goes on from."""
-        return {"net": self.net.state_dict(), "adam": self._adam.state_dict(), "history": vars_of(self.history)}
+        return {"net": self.net.state_dict(), "adam": self._adam.state_dict(), "history": asdict(self.history)}
 
     def go_on(self, state: Mapping[str, Any]) -> None:
         """Go on from the state of a fit of the same image, region, procedure and seed."""
         self.net.load_state_dict(state["net"])
         self._adam.load_state_dict(state["adam"])
         self.history = History(**{name: list(values) for name, values in state["history"].items()})
-
-
-def vars_of(history: History) -> dict[str, list[float]]:
-    """The lists of a history by their names."""
-    return {name: getattr(history, name) for name in History.__slots__}
 
 
 def squashed(images: Tensor, size: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from simsam_batch.runs.schema import Shard, ShardOutput
 from simsam_batch.workers.models import compute_device, load_model
 from simsam_batch.workers.pixels import uploaded
 from simsam_batch.workers.records import Item, Later, RecordWorker, Results, Row, SettledStage, failed
+from simsam_batch.workers.seeds import image_seed
 
 _WAITING_BYTES = 300_000_000
 _LARGEST_BATCH = 64
@@ -29,12 +29,6 @@ _OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
 _ARITHMETIC = (ArithmeticError, np.linalg.LinAlgError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
 
 F = TypeVar("F")
-
-
-def image_seed(seed: int, image_id: str) -> int:
-    """Seed of one image's random draws: it depends on the run's seed and the image's id alone."""
-    digest = hashlib.sha256(f"{seed}:{image_id}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
 
 
 @dataclass(frozen=True, slots=True)

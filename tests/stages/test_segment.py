@@ -23,8 +23,8 @@ from simsam_batch.settings import presets_of, resolve
 from simsam_batch.stages.segment.rows import SegmentFold
 from simsam_batch.stages.segment.settings import SegmentSettings
 from simsam_batch.stages.segment.stage import SegmentStage, truth_of
-from simsam_batch.workers.images import image_seed
 from simsam_batch.workers.models import resolve_models
+from simsam_batch.workers.seeds import image_seed
 
 DISC = (slice(40, 104), slice(64, 128))
 

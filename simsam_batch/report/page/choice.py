@@ -8,12 +8,19 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from simsam_batch.plain_text import counted
 from simsam_batch.results.shuffling import shuffled
 
 
 def sample(numbers: NDArray[np.int64], count: int) -> list[int]:
     """At most ``count`` of the numbers, at random but always the same, ascending."""
     return sorted(numbers[np.argsort(shuffled(numbers), kind="stable")[:count]].tolist())
+
+
+def at_random(numbers: NDArray[np.int64], count: int, noun: str = "image") -> dict[str, tuple[str, list[int]]]:
+    """The gallery of a sample: its title, what is to be said of it, and the numbers."""
+    about = f"A random sample of {counted(len(numbers), noun)}, the same one every time."
+    return {"At random": (about, sample(numbers, count))}
 
 
 def lowest(numbers: NDArray[np.int64], values: NDArray[np.float32], count: int) -> list[int]:

@@ -12,11 +12,10 @@ from PIL import Image
 from simsam_batch.drawing.labels import fitted, palette
 from simsam_batch.drawing.photograph import shown_photograph
 from simsam_batch.drawing.text import Color
-from simsam_batch.plain_text import counted
 from simsam_batch.regions.run_lengths import decode
 from simsam_batch.report.page.album import Picture
 from simsam_batch.report.page.chapters import Chapter, Source, begun, galleries_of, numbers_of
-from simsam_batch.report.page.choice import sample
+from simsam_batch.report.page.choice import at_random
 from simsam_batch.report.page.pictures import LARGE, SMALL, Drawn, captioned, jpeg, stacked
 from simsam_batch.report.page.pictures import true_classes as classes_of
 from simsam_batch.report.page.scores import scores_of
@@ -88,8 +87,7 @@ def fill_class_maps(
     names = true_class_names(rows.resolved)
     colors = palette(len(names))
     made.colors = [(class_name(name), color) for name, color in zip(names, colors, strict=True)]
-    about = f"A random sample of {counted(len(numbers), noun)}, the same one every time."
-    titled = {"At random": (about, sample(numbers, source.samples))}
+    titled = at_random(numbers, source.samples, noun)
     features = StageRows(source.out, FeaturesStage.name)
     wanted = sorted(numbers_of(titled))
     own = source.rows(rows, wanted, ["image_id", "uri", "status", *columns])

@@ -16,7 +16,7 @@ from simsam_batch.drawing.photograph import shown_photograph
 from simsam_batch.plain_text import counted
 from simsam_batch.report.page.album import Picture
 from simsam_batch.report.page.chapters import Chapter, Source, begun, dots, galleries_of, numbers_of
-from simsam_batch.report.page.choice import highest, lowest, sample
+from simsam_batch.report.page.choice import at_random, highest, lowest
 from simsam_batch.report.page.pictures import Drawn, captioned, jpeg, stacked
 from simsam_batch.report.page.plots import histogram
 from simsam_batch.report.page.scores import scores_of
@@ -88,10 +88,7 @@ def _fill_pictures(made: Chapter, source: Source, stage: str, grids: _Grids) -> 
     if len(scored):
         made.plots.append(histogram("Share of a pair's points that are right", "share", scored, noun="pair"))
     titled = {
-        "At random": (
-            f"A random sample of {counted(len(fine), 'pair')}, the same one every time.",
-            sample(fine, source.samples),
-        ),
+        **at_random(fine, source.samples, "pair"),
         "Best": ("Pairs with the largest share of right points.", highest(fine, share, source.samples)),
         "Worst": ("Pairs with the smallest share of right points.", lowest(fine, share, source.samples)),
         "Least sure": (

@@ -160,32 +160,38 @@ class AttentionWorker(RecordWorker[Loaded]):
 
     def take(self, item: Item, loaded: Loaded, results: Results) -> None:
         """Look for the points of a pair."""
-        name, by_layer = item.record[PAIR_UNIT], self._options.maps == "layers"
         picked: list[Picked | None] = []
         maps = _Maps()
         try:
             for number, (embedding, _) in enumerate(loaded.embeddings):
                 with self.timer.step("look"), arithmetic(self.device, "fp32"):
-                    seeds = seeds_of(self._options.seed, name, number, starts=self._how.starts)
-                    found = seen = None
-                    if embedding is not None:
-                        found = self._picked(self._latents.of(loaded.target), embedding, seeds, self._how)
-                        if by_layer and loaded.picture is not None:
-                            # four corners cover the source, where nothing needs to be found
-                            corners = replace(self._how, crops=CORNERS)
-                            seen = self._picked(self._latents.of(loaded.picture), embedding, seeds, corners)
-                    picked.append(found)
-                    if self._options.maps != "none":
-                        maps.target.append(_small(self._nowhere(1) if found is None else found.map[None], _MAP_SIDE)[0])
-                    if by_layer:
-                        nowhere = self._nowhere(len(self._options.layers))
-                        both = [nowhere if each is None else each.layers for each in (seen, found)]
-                        maps.layers.append(torch.stack([_small(each, _LAYER_SIDE) for each in both]))
+                    seeds = seeds_of(self._options.seed, item.record[PAIR_UNIT], number, starts=self._how.starts)
+                    picked.append(self._point(loaded, embedding, seeds, maps))
         except FloatingPointError as error:
             results.put(item.row, failed(ImageError("not_computable", str(error), "look")))
             return
         with self.timer.step("score"):
             results.put(item.row, self._row(item, loaded, picked, maps))
+
+    def _point(
+        self, loaded: Loaded, embedding: torch.Tensor | None, seeds: Sequence[int], maps: _Maps
+    ) -> Picked | None:
+        """Look for one point, None for one that was not fitted; what is kept of its maps is put with the others'."""
+        by_layer = self._options.maps == "layers"
+        found = seen = None
+        if embedding is not None:
+            found = self._picked(self._latents.of(loaded.target), embedding, seeds, self._how)
+            if by_layer and loaded.picture is not None:
+                # four corners cover the source, where nothing needs to be found
+                corners = replace(self._how, crops=CORNERS)
+                seen = self._picked(self._latents.of(loaded.picture), embedding, seeds, corners)
+        if self._options.maps != "none":
+            maps.target.append(_small(self._nowhere(1) if found is None else found.map[None], _MAP_SIDE)[0])
+        if by_layer:
+            nowhere = self._nowhere(len(self._options.layers))
+            both = [nowhere if each is None else each.layers for each in (seen, found)]
+            maps.layers.append(torch.stack([_small(each, _LAYER_SIDE) for each in both]))
+        return found
 
     def _nowhere(self, count: int) -> torch.Tensor:
         return torch.full((count, self._how.side, self._how.side), torch.nan)
@@ -233,8 +239,8 @@ class AttentionWorker(RecordWorker[Loaded]):
 
 
 def _small(maps: torch.Tensor, side: int) -> torch.Tensor:
-    """Maps (B, S, S) at a smaller side."""
-    return functional.interpolate(maps[:, None], (side, side), mode="bilinear", antialias=True)[:, 0]
+    """Maps (B, S, S) at a smaller side, on the host."""
+    return functional.interpolate(maps[:, None], (side, side), mode="bilinear", antialias=True)[:, 0].cpu()
 
 
 STAGES = {AttentionStage.name: AttentionStage}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import sha256
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -25,6 +24,7 @@ from simsam_batch.stages.matches.given import Given
 from simsam_batch.storage import Folder
 from simsam_batch.workers.models import compute_device, load_model
 from simsam_batch.workers.records import Item, RecordWorker, Results, Row, failed
+from simsam_batch.workers.seeds import seed_of
 
 T = TypeVar("T")
 
@@ -121,10 +121,8 @@ def procedure_of(options: EmbeddingsSettings) -> Procedure:
 
 
 def seeds_of(*what: object, starts: int) -> list[int]:
-    """One for each start, which depend on what is named alone: not on shards, order, retries or other points."""
-    named = "\0".join(map(str, what))
-    digests = (sha256(f"{named}\0{start}".encode()).digest() for start in range(starts))
-    return [int.from_bytes(digest[:8], "big") >> 1 for digest in digests]
+    """One for each start of what is named."""
+    return [seed_of(*what, start) for start in range(starts)]
 
 
 class EmbeddingsWorker(RecordWorker[Squashed]):

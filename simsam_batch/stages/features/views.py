@@ -17,7 +17,7 @@ from simsam_batch.features.contract import MIRRORED
 from simsam_batch.plain_text import counted
 from simsam_batch.report.page.album import Picture
 from simsam_batch.report.page.chapters import Chapter, Source, begun, galleries_of, numbers_of
-from simsam_batch.report.page.choice import sample
+from simsam_batch.report.page.choice import at_random
 from simsam_batch.report.page.pictures import LARGE, SMALL, Drawn, jpeg, stacked
 from simsam_batch.report.page.plots import histogram
 from simsam_batch.report.page.scalars import Scalars
@@ -50,12 +50,7 @@ def chapter(source: Source, command: Command, stages: Sequence[str]) -> Chapter:
         made.plots.append(histogram("Patches of an image", "patches", patches))
         made.plots.append(histogram("Outlier tokens of an image", "outlier tokens", numbers["outlier_tokens"]))
     fine = numbers.number[numbers.ok]
-    titled = {
-        "At random": (
-            f"A random sample of {counted(len(fine), 'image')}, the same one every time.",
-            sample(fine, source.samples),
-        )
-    }
+    titled = at_random(fine, source.samples)
     held = dict(source.rows(rows, sorted(numbers_of(titled)), _COLUMNS))
     name = next((n for row in held.values() for n in rows.arrays(row) if not n.startswith(_AUXILIARY)), None)
     if name is not None:

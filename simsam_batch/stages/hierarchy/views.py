@@ -19,7 +19,7 @@ from simsam_batch.report.page.chapters import (
     numbers_of,
     scores_or_so_far,
 )
-from simsam_batch.report.page.choice import by_label, highest, lowest, middle, sample
+from simsam_batch.report.page.choice import at_random, by_label, highest, lowest, middle, sample
 from simsam_batch.report.page.clusters import MOST_CLUSTERS, Cluster, clusters_of
 from simsam_batch.report.page.pictures import draw_tree
 from simsam_batch.report.page.plots import MOST_DOTS, histogram, scatter
@@ -89,10 +89,7 @@ def _titled(source: Source, numbers: Scalars) -> Titled:
         "Median": (f"Around the median NMCovering of {scored}.", middle(number, covering, count)),
         "Worst": (f"The lowest NMCovering of {scored}, the lowest first.", lowest(number, covering, count)),
         "Not divided": (f"Trees of one node: a sample of {counted(len(bad), 'such image')}.", sample(bad, count)),
-        "At random": (
-            f"A random sample of {counted(len(fine), 'image')}, the same one every time.",
-            sample(fine, count),
-        ),
+        **at_random(fine, count),
     }
 
 

@@ -25,7 +25,7 @@ from simsam_batch.stages.probe_fits.patches import (
 )
 from simsam_batch.stages.probe_maps.fits import Fits
 from simsam_batch.stages.subsets.stage import Subsets, holds
-from simsam_batch.workers.images import image_seed
+from simsam_batch.workers.seeds import image_seed
 
 Scores = dict[int, Tensor]
 """By the number of a cell (n, C) float32 on the CPU."""

@@ -40,9 +40,10 @@ from simsam_batch.stages.segment.settings import Mask, Objects, SegmentSettings
 from simsam_batch.stages.segments import objects_of, segments_of
 from simsam_batch.stages.sizes import mean_patches
 from simsam_batch.stages.steps import Job, Stages, Steps
-from simsam_batch.workers.images import ImageWorker, Loaded, finite_or_none, image_seed
+from simsam_batch.workers.images import ImageWorker, Loaded, finite_or_none
 from simsam_batch.workers.records import Item, Later, Row
 from simsam_batch.workers.refinement import check_refinement, make_refiner
+from simsam_batch.workers.seeds import image_seed
 from simsam_batch.workers.truth import TruthReader
 
 _WORTH_SAYING = 1e9

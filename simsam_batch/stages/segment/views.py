@@ -10,7 +10,7 @@ import numpy as np
 from simsam_batch.plain_text import counted
 from simsam_batch.report.page.album import Gallery, Picture
 from simsam_batch.report.page.chapters import Chapter, Source, begun, dots, galleries_of, numbers_of, scores_or_so_far
-from simsam_batch.report.page.choice import highest, lowest, middle, sample
+from simsam_batch.report.page.choice import at_random, highest, lowest, middle, sample
 from simsam_batch.report.page.pictures import draw_masks
 from simsam_batch.report.page.plots import MOST_DOTS, histogram, scatter
 from simsam_batch.report.page.scalars import Scalars
@@ -76,7 +76,7 @@ def _galleries(source: Source, rows: StageRows, numbers: Scalars) -> list[Galler
         "Worst": (f"The lowest IoU of {scored}, the lowest first.", lowest(number, iou, count)),
         "Least confident": (f"The lowest confidence of {fine}.", lowest(number, sure, count)),
         "Degenerate": (f"No second eigenvector stands out, so that the mask is empty: {such}.", sample(bad, count)),
-        "At random": (f"A random sample of {fine}, the same one every time.", sample(good, count)),
+        **at_random(good, count),
     }
     wanted = sorted(numbers_of(titled))
     drawn = {each: _picture(source, rows, each, row) for each, row in source.rows(rows, wanted, _COLUMNS)}

@@ -12,7 +12,7 @@ from simsam_batch.drawing.text import Color
 from simsam_batch.plain_text import counted
 from simsam_batch.report.page.album import Picture
 from simsam_batch.report.page.chapters import Chapter, Source, begun, galleries_of, numbers_of
-from simsam_batch.report.page.choice import by_label, sample
+from simsam_batch.report.page.choice import at_random, by_label, sample
 from simsam_batch.report.page.clusters import MOST_CLUSTERS, Cluster, clusters_of
 from simsam_batch.report.page.pictures import Drawn, draw_labels, true_classes
 from simsam_batch.report.page.plots import histogram
@@ -61,10 +61,7 @@ def chapter(source: Source, command: Command, stages: Sequence[str]) -> Chapter:
         made.confusion = confusion_of(works["semantic"].confusion, maps.classes, maps.stands_for)
     fine, bad = numbers.number[numbers.ok], numbers.number[numbers["degenerate"] == 1]
     titled = {
-        "At random": (
-            f"A random sample of {counted(len(fine), 'image')}, the same one every time.",
-            sample(fine, source.samples),
-        ),
+        **at_random(fine, source.samples),
         "Degenerate": (
             f"No second eigenvector stands out: a sample of {counted(len(bad), 'such image')}.",
             sample(bad, source.samples),

@@ -9,6 +9,9 @@ import pyarrow as pa
 REGIONS = ("object", "background")
 """What can be restyled, each in its own words."""
 
+PICTURE = "picture"
+"""The attachment of a row: a PNG of the image's own size."""
+
 STYLE = pa.struct(
     [
         ("region", pa.string()),

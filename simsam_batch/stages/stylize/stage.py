@@ -28,7 +28,7 @@ from simsam_batch.stages.base import CommandStage
 from simsam_batch.stages.segment.stage import SegmentStage
 from simsam_batch.stages.steps import Job, Stages, Steps
 from simsam_batch.stages.stylize.checkpoints import Checkpoints, drop
-from simsam_batch.stages.stylize.rows import REGIONS, STYLIZE_FIELDS, StylizeFold, state_of
+from simsam_batch.stages.stylize.rows import PICTURE, REGIONS, STYLIZE_FIELDS, StylizeFold, state_of
 from simsam_batch.stages.stylize.settings import Style, StylizeSettings
 from simsam_batch.styling.composite import alpha_of, composite, leak
 from simsam_batch.styling.crops import windows_of
@@ -37,12 +37,10 @@ from simsam_batch.styling.losses import content_inside, directions, text_directi
 from simsam_batch.styling.network import working_size
 from simsam_batch.workers.models import compute_device, load_model
 from simsam_batch.workers.records import FAILURE, EarlierStage, Item, RecordWorker, Results, Row, failed
+from simsam_batch.workers.seeds import seed_of
 
 _MASK = (*FAILURE, "mask_rle", "degenerate", "content_sha256")
 _ENDS = 10
-
-PICTURE = "picture"
-"""The attachment of a row: a PNG of the image's own size."""
 
 
 @dataclass(frozen=True)
@@ -161,8 +159,9 @@ class StylizeWorker(RecordWorker[Loaded | None]):
                     styled |= masks[name]
                 about |= {"status": "styled"} | _figures(fit)
             styles.append(about)
-        with self.timer.step("score"), arithmetic(self.device, "fp32"):
-            self._score(styles, loaded.pixels, picture, masks)
+        if wanted:
+            with self.timer.step("score"), arithmetic(self.device, "fp32"):
+                self._score(styles, loaded.pixels, picture, masks)
         found = leak(loaded.pixels, picture, styled)
         columns = {
             "status": "ok",
@@ -192,7 +191,7 @@ class StylizeWorker(RecordWorker[Loaded | None]):
         return None if small.any() else "it is too small to be seen"
 
     def _fitted(self, image: Tensor, mask: NDArray[np.bool_], words: _Words, crops: int, of: tuple[Item, str]) -> Fit:
-        side = max(1, round(self._how.crop * min(image.shape[-2:])))
+        side = self._how.crop_side(*image.shape[-2:])
         region = Region(torch.from_numpy(mask), words.direction, windows_of(mask, side), crops)
         item, name = of
         about = (item.record["image_id"], name, words.text, self._options.source_text)
@@ -276,11 +275,6 @@ def procedure_of(options: StylizeSettings) -> Procedure:
         learning_rate=options.style_rate,
         patience=options.patience,
     )
-
-
-def seed_of(*named: object) -> int:
-    """Of a fit, which depends on what is named alone."""
-    return int.from_bytes(sha256("\0".join(map(str, named)).encode()).digest()[:8], "big") >> 1
 
 
 def _as_tensor(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:

@@ -11,15 +11,15 @@ from PIL import Image
 
 from simsam_batch.drawing.labels import fitted
 from simsam_batch.drawing.photograph import shown_photograph
-from simsam_batch.plain_text import counted
 from simsam_batch.report.page.album import Picture
 from simsam_batch.report.page.chapters import Chapter, Source, begun, galleries_of, numbers_of
-from simsam_batch.report.page.choice import sample
+from simsam_batch.report.page.choice import at_random
 from simsam_batch.report.page.pictures import LARGE, SMALL, Drawn, jpeg, stacked
 from simsam_batch.report.page.scalars import Scalars
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.runs.schema import File
 from simsam_batch.stages.registry import Command
+from simsam_batch.stages.stylize.rows import PICTURE
 
 _COLUMNS = ["image_id", "uri", "status", "error", "width", "height", "content_sha256", "area_fraction", "styles"]
 _COLUMNS += ["leak_max", "arrays_path", "arrays_member", "arrays_offset", "arrays_bytes"]
@@ -41,12 +41,7 @@ def chapter(source: Source, command: Command, stages: Sequence[str]) -> Chapter:
     numbers = Scalars(rows, source.plan, ["area_fraction", "leak_max"])
     made.plots_note = numbers.note
     fine = numbers.number[numbers.ok]
-    titled = {
-        "At random": (
-            f"A random sample of {counted(len(fine), 'image')}, the same one every time.",
-            sample(fine, source.samples),
-        )
-    }
+    titled = at_random(fine, source.samples)
     held = dict(source.rows(rows, sorted(numbers_of(titled)), _COLUMNS))
     made.galleries = galleries_of(titled, {number: _picture(source, rows, number, row) for number, row in held.items()})
     made.legend = _LEGEND
@@ -55,7 +50,7 @@ def chapter(source: Source, command: Command, stages: Sequence[str]) -> Chapter:
 
 def _picture(source: Source, rows: StageRows, number: int, row: dict[str, Any]) -> Picture:
     photo, fault = shown_photograph(row, rows.settings)
-    file = rows.attachments(row)["picture"]
+    file = rows.attachments(row)[PICTURE]
     assert isinstance(file, File)  # noqa: S101  the stage puts one there
     after = Image.open(io.BytesIO(file.data)).convert("RGB")
 
@@ -68,7 +63,7 @@ def _picture(source: Source, rows: StageRows, number: int, row: dict[str, Any]) 
     facts = [_told(style) for style in row["styles"]]
     words = ", ".join(f"{style['region']}: {style['text']}" for style in row["styles"] if style["status"] == "styled")
     alt = f"{row['image_id']} before and after{f', {words}' if words else ''}"
-    return source.picture("stylize", number, row, drawn, alt, facts)
+    return source.picture(rows.stage, number, row, drawn, alt, facts)
 
 
 def _told(style: dict[str, Any]) -> str:
