@@ -1,4 +1,4 @@
-"""A child process at the end of a pipe. Its environment stands before it imports anything; it dies with its parent.
+"""A child process at the end of a pipe, which dies with its parent.
 
 Not `multiprocessing.Process`: that one imports the parent's main module first, which may already load NumPy and so
 fix the number of threads, and inside a Ray actor that module is Ray's own.
@@ -7,21 +7,19 @@ fix the number of threads, and inside a Ray actor that module is Ray's own.
 from __future__ import annotations
 
 import contextlib
-import json
 import multiprocessing
 import os
 import pickle
 import queue
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
+from simsam_batch.engines.fork_server import fork
 from simsam_batch.plain_text import log_plainly
 
 Receive = Callable[[], Any]
@@ -30,11 +28,6 @@ Target = Callable[[Receive, Send], None]
 
 _END_S = 2.0
 _KILLED_S = 10.0
-
-_BOOT = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
-    "from simsam_batch.engines.child import serve; serve(int(sys.argv[1]))"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +38,10 @@ class Failure:
 
 
 class Child:
-    """A fresh Python process that runs ``target(receive, send)``; ``target`` is a picklable callable.
+    """A process of its own that runs ``target(receive, send)``; ``target`` is a picklable callable.
+
+    Forked of a process that has done nothing but import what takes long (`simsam_batch.engines.fork_server`); it
+    shares nothing with the parent but the working folder, standard output and standard error.
 
     Messages are pickled; both ends are this program's own. The child has its own process group and takes no notice of
     SIGTERM and SIGINT: a launcher may send them to every process of a job, and the parent says what is still finished.
@@ -54,16 +50,7 @@ class Child:
 
     def __init__(self, target: Target, environment: Mapping[str, str]) -> None:
         ours, theirs = multiprocessing.Pipe()
-        path = [folder or str(Path.cwd()) for folder in sys.path]
-        command = [sys.executable, "-c", _BOOT, str(theirs.fileno()), json.dumps(path)]
-        self._process = subprocess.Popen(  # noqa: S603 - this interpreter, this package
-            command,
-            pass_fds=(theirs.fileno(),),
-            env={**os.environ, **environment},
-            stdin=subprocess.DEVNULL,
-            process_group=0,
-        )
-        theirs.close()
+        self._process = fork(theirs, environment)
         self.connection: Connection = ours
         self.send(target)
 
@@ -91,23 +78,25 @@ class Child:
         """
         self.connection.close()
         try:
-            code = self._process.wait(timeout=_END_S)
-        except subprocess.TimeoutExpired:
+            code = self._process.wait(_END_S)
+        except TimeoutError:
             self.kill()
             try:
-                code = self._process.wait(timeout=_KILLED_S)
-            except subprocess.TimeoutExpired:
+                code = self._process.wait(_KILLED_S)
+            except TimeoutError:
+                self._process.give_up()
                 return "stuck in the kernel, SIGKILL notwithstanding"
+        if code is None:
+            return "the loss of the process that it was forked of"
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
     def kill(self) -> None:
         """Send SIGKILL to the child's process group."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.kill()
 
 
 def serve(descriptor: int) -> None:
-    """The child's side: take the target from the pipe and run it. Called by the boot line above only."""
+    """The child's side: take the target from the pipe and run it. Called in processes that were forked only."""
     log_plainly()
     connection = Connection(descriptor)
     for number in (signal.SIGTERM, signal.SIGINT):

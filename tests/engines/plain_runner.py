@@ -56,6 +56,6 @@ class PlainRunner:
         if number in self.fatal and attempt <= self.deaths:
             os.kill(os.getpid(), signal.SIGSTOP if self.behaviour == "stops" else signal.SIGKILL)
         time.sleep(0.01)
-        facts = f"{os.getpid()} {os.environ['OMP_NUM_THREADS']} {'numpy' in sys.modules}"
+        facts = f"{os.getpid()} {os.environ['OMP_NUM_THREADS']} {sys.modules['torch'].get_num_threads()}"
         shown = number + 1000 if self.behaviour == "lies" else number
         return ShardReport(shown, attempt, "error", error=facts)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from killed_runs import command, descendants, kill, outcome, starts, title
+from killed_runs import command, descendants, kill, outcome, starts, title, wait_until_gone
 
 STALL = ["--stall-minutes", "0.1"]
 """Six seconds; a process that stands still is ended after twelve."""
@@ -35,20 +35,22 @@ def stop(pids: list[int]) -> None:
 
 
 @pytest.mark.slow
-def test_a_stopped_worker_is_replaced_and_the_run_ends(
-    pictures: Path, expected: dict[str, Any], tmp_path: Path
+@pytest.mark.parametrize("which", ["server", "worker"])
+def test_a_stopped_process_is_replaced_and_the_run_ends(
+    pictures: Path, expected: dict[str, Any], tmp_path: Path, which: str
 ) -> None:
     out = tmp_path / "out"
     process = subprocess.Popen(command(pictures, out, "--engine", "local", "--workers", "2", *STALL))
     try:
         wait_for_starts(process, out, 3)
-        stopped = descendants(process.pid)[0]
+        server, *workers = descendants(process.pid)
+        stopped = server if which == "server" else workers[0]
         stop([stopped])
         assert process.wait(timeout=120) == 0
     finally:
         process.kill()
     assert outcome(out) == expected
-    assert not Path(f"/proc/{stopped}").exists()
+    wait_until_gone([stopped])
 
 
 def _node_processes(node: Any) -> list[int]:

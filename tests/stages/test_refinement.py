@@ -168,6 +168,11 @@ def children_of(pid: int) -> set[int]:
     return {int(child) for task in tasks for child in task.read_text().split()}
 
 
+def forked_for(pid: int) -> set[int]:
+    """Processes that were forked for a process, of a server which is its child."""
+    return {child for server in children_of(pid) for child in children_of(server)}
+
+
 def alive(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
@@ -178,9 +183,9 @@ def alive(pid: int) -> bool:
 
 def test_a_process_that_is_killed_is_an_error_and_the_next_map_gets_another(refiner: Refiner) -> None:
     pixels, truth = scene()
-    before = children_of(os.getpid())
+    before = forked_for(os.getpid())
     expected = refiner.submit(pixels, truth, parameters=UPSTREAM)()
-    (child,) = children_of(os.getpid()) - before
+    (child,) = forked_for(os.getpid()) - before
     os.kill(child, signal.SIGKILL)
     with pytest.raises(RunError, match=r"killed by SIGKILL.*\(160, 208\) pixels"):
         refiner.submit(pixels, truth)()
@@ -197,11 +202,11 @@ def test_what_cannot_be_refined_is_an_error_with_its_cause(refiner: Refiner) -> 
 
 def test_processes_end_with_close() -> None:
     pixels, truth = scene()
-    before = children_of(os.getpid())
+    before = forked_for(os.getpid())
     refiner = Refiner(2)
     for waiting in [refiner.submit(pixels, truth) for _ in range(4)]:
         waiting()
-    started = children_of(os.getpid()) - before
+    started = forked_for(os.getpid()) - before
     assert 1 <= len(started) <= 2
     refiner.close()
     assert not any(alive(pid) for pid in started)
@@ -231,7 +236,7 @@ def test_no_process_outlives_a_worker_that_is_killed_while_they_compute() -> Non
     worker = subprocess.Popen([sys.executable, "-c", WORKER], stdout=subprocess.PIPE, text=True)
     assert worker.stdout is not None
     assert worker.stdout.readline() == "busy\n"
-    children = children_of(worker.pid)
+    children = forked_for(worker.pid)
     assert 1 <= len(children) <= 2
     worker.kill()
     worker.wait()
