@@ -1,4 +1,4 @@
-"""``simsam view`` as a person meets it: the command, a real Chromium, a million rows, and photographs."""
+"""``simsam view`` as a person meets it: the command, a real Chromium, a million rows of real photographs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def rows(setup: Setup) -> Iterator[Row]:
         return
     images, rounds, uses = setup.pick(cpu=(10**6, 9, 60), cuda=(10**6, 9, 60), smoke=(2_000, 1, 2))
     with tempfile.TemporaryDirectory(prefix="simsam-bench-") as folder:
-        write_run(Folder(f"{folder}/many"), images)
+        write_run(Folder(f"{folder}/many"), images, photographs().files[:60])
         count = _photographs(Path(folder), setup.pick(cpu=60, cuda=60, smoke=2))
         with _page(program) as page:
             many = _of_many(page, f"{folder}/many", rounds, uses)

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import io
 import json
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 from benchmarks.null_run import NullStage, catalog
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import make_plan
 from simsam_batch.runs.publish import GROUP_ROWS
-from simsam_batch.runs.schema import ARRAY_FIELDS, ROW_FIELDS, SCHEMA_VERSION
+from simsam_batch.runs.schema import ARRAY_FIELDS, ROW_FIELDS, SCHEMA_VERSION, ShardOutput
 from simsam_batch.stages.columns import RLE
 from simsam_batch.stages.segment.rows import SEGMENT_FIELDS, SegmentFold
 from simsam_batch.storage import Folder
@@ -23,6 +28,7 @@ from simsam_batch.storage import Folder
 SCHEMA = pa.schema([*ROW_FIELDS, *SEGMENT_FIELDS])
 PARTS = 10
 
+_SHARD_ROWS = 1000
 _FAILED_ONE_IN = 500
 _MASK_LETTERS = 420
 _WORDS = {"solver": ["dense", "lanczos"], "error_type": ["unreadable"], "failed_step": ["read"]}
@@ -37,28 +43,39 @@ class Synthetic(NullStage):
     resolved: dict[str, Any] = field(default_factory=lambda: {"models": {}, "truth": {"kind": "object"}})
 
 
-def write_run(out: Folder, images: int) -> None:
+def write_run(out: Folder, images: int, files: Sequence[Path] = ()) -> None:
     """Plan, record, parts and result of a run.
 
     Args:
         out: where, empty.
         images: how many; a multiple of `PARTS`.
+        files: photographs that the images are, over and over; without them they are nowhere.
     """
     records = catalog(images)
-    plan = make_plan(out, records, shard_size=1000, source={})
+    if files:
+        uris = pa.array([str(file) for file in files]).take(pa.array(np.arange(images) % len(files)))
+        records = records.set_column(records.schema.get_field_index("uri"), "uri", uris)
+    seen = [_seen(file) for file in files]
+    plan = make_plan(out, records, shard_size=_SHARD_ROWS, source={})
     stage = Synthetic("segment", SegmentFold())
     ledger = Ledger(out, stage.name)
     ledger.begin(stage, plan)
     about = {"schema_version": str(SCHEMA_VERSION), "stage": stage.name, "plan": plan.digest}
     about |= {"settings": json.dumps(stage.settings), "resolved": json.dumps(stage.resolved)}
     schema = pa.schema([*SCHEMA, *ARRAY_FIELDS], metadata=about)
+    if files:
+        for number in range(-(-images // _SHARD_ROWS)):
+            start = number * _SHARD_ROWS
+            rows = _rows(records.slice(start, _SHARD_ROWS), SCHEMA, start, seen)
+            output = ShardOutput(number, rows, [{}] * rows.num_rows, stage.fold.zero())
+            ledger.commit(output, ledger.start(number), started=time.time())
     share = images // PARTS
     for part in range(PARTS):
         target = io.BytesIO()
         with pq.ParquetWriter(target, schema, compression="zstd") as writer:
             for start in range(part * share, (part + 1) * share, GROUP_ROWS):
                 count = min(GROUP_ROWS, (part + 1) * share - start)
-                writer.write_table(_rows(records.slice(start, count), schema, start))
+                writer.write_table(_rows(records.slice(start, count), schema, start, seen))
         out.replace(f"results/{stage.name}/part-{part:05d}.parquet", target.getvalue())
     failed = -(-images // _FAILED_ONE_IN)
     result = {
@@ -75,7 +92,23 @@ def write_run(out: Folder, images: int) -> None:
     out.replace(f"results/{stage.name}.json", json.dumps(result).encode())
 
 
-def _rows(records: pa.Table, schema: pa.Schema, start: int) -> pa.Table:
+def _seen(file: Path) -> dict[str, Any]:
+    """What a row says of a photograph, with an ellipse for a mask."""
+    from pycocotools import mask as coco
+
+    content = file.read_bytes()
+    width, height = Image.open(io.BytesIO(content)).size
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    mask = coco.encode(np.asfortranarray(x**2 + y**2 < 0.5).view(np.uint8))
+    return {
+        "content_sha256": sha256(content).hexdigest(),
+        "width": width,
+        "height": height,
+        "mask_rle": mask | {"counts": mask["counts"].decode()},
+    }
+
+
+def _rows(records: pa.Table, schema: pa.Schema, start: int, seen: Sequence[dict[str, Any]]) -> pa.Table:
     count = records.num_rows
     rng = np.random.default_rng(start)
     failed = (np.arange(start, start + count) % _FAILED_ONE_IN) == 0
@@ -83,6 +116,10 @@ def _rows(records: pa.Table, schema: pa.Schema, start: int) -> pa.Table:
     made["status"] = pa.array(np.where(failed, "failed", "ok"))
     made["error"] = pa.array(np.full(count, "the file ends too early"), mask=~failed)
     made["mask_rle"] = _masks(count, rng, failed)
+    if seen:
+        of = pa.array(np.arange(start, start + count) % len(seen), mask=failed)
+        for name in seen[0]:
+            made[name] = pa.array([each[name] for each in seen], schema.field(name).type).take(of)
     for column in schema:
         if column.name in made or column.name in {each.name for each in ARRAY_FIELDS}:
             continue

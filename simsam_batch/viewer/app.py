@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import traceback
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import wraps
 from importlib.resources import files
-from typing import Any
 
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -21,6 +23,7 @@ Handler = Callable[[Request], Response]
 Routes = list[tuple[str, str, Handler]]
 """Method, path and what answers it, called in a thread of its own."""
 
+_PICTURES_AT_ONCE = max(2, (os.cpu_count() or 1) // 2)
 _KINDS = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
 
 
@@ -48,8 +51,12 @@ def application(session: Session) -> Starlette:
 
     topics = (about, outcomes, rows, facets, lists, flags, pairs, images, layers, pictures, clusters, compare, live)
     routes: Routes = [route for topic in topics for route in topic.routes(session)]
-    made = [Route(f"/{path}", _told(handler, session), methods=[method]) for method, path, handler in routes]
-    made += [Route(f"/{name or ''}", _page(name or "index.html"), methods=["GET"]) for name in ("", *_page_files())]
+    turns = asyncio.Semaphore(_PICTURES_AT_ONCE)
+    made = []
+    for method, path, handler in routes:
+        told = _told(handler, session)
+        made.append(Route(f"/{path}", _in_turn(told, turns) if path.endswith(".jpg") else told, methods=[method]))
+    made += [Route("/", _page_file(), methods=["GET"]), Route("/{name}", _page_file(), methods=["GET"])]
     return Starlette(routes=made, exception_handlers={HTTPException: _nothing})
 
 
@@ -69,24 +76,34 @@ def _told(handler: Handler, session: Session) -> Handler:
     return answered
 
 
+def _in_turn(handler: Handler, turns: asyncio.Semaphore) -> Callable[[Request], Awaitable[Response]]:
+    """A handler that waits for its turn: sixty pictures of a page do not hold up what is asked for next."""
+
+    async def answered(request: Request) -> Response:
+        async with turns:
+            return await run_in_threadpool(handler, request)
+
+    return answered
+
+
 def _nothing(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     return as_json({"error": f"there is nothing at {request.url.path[:100]!r} for {request.method}"}, status)
 
 
-def _page_files() -> list[str]:
-    return sorted(each.name for each in _folder().iterdir() if each.name.rpartition(".")[2] in _KINDS)
+def _page_file() -> Callable[[Request], Awaitable[Response]]:
+    """What answers with a file of the page. They are held in memory, so that it needs no thread of its own."""
+    folder = files("simsam_batch.viewer") / "page"
+    held = {each.name: each.read_bytes() for each in folder.iterdir() if _kind(each.name)}
 
-
-def _folder() -> Any:
-    return files("simsam_batch.viewer") / "page"
-
-
-def _page(name: str) -> Handler:
-    body = (_folder() / name).read_bytes()
-    kind = _KINDS[name.rpartition(".")[2]]
-
-    def answer(request: Request) -> Response:  # noqa: ARG001  Starlette gives it
-        return Response(body, 200, {"Cache-Control": "no-cache"}, kind)
+    async def answer(request: Request) -> Response:
+        name = request.path_params.get("name", "index.html")
+        if name not in held:
+            raise HTTPException(404)
+        return Response(held[name], 200, {"Cache-Control": "no-cache"}, _kind(name))
 
     return answer
+
+
+def _kind(name: str) -> str | None:
+    return _KINDS.get(name.rpartition(".")[2])

@@ -155,7 +155,9 @@ def _socket(listening: Listening) -> Iterator[socket.socket]:
     for port in ports:
         try:
             family = socket.AF_INET6 if ":" in listening.host else socket.AF_INET
-            bound = socket.socket(family, socket.SOCK_STREAM)
+            # named, for asyncio sends small answers at once (TCP_NODELAY) on sockets of this protocol alone: of others
+            # each answer in two parts waits 40 ms for the browser to say that it has the first
+            bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
             if os.name == "posix":
                 bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.bind((listening.host, port))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
 from pathlib import Path
+from statistics import median
+from urllib.parse import urlsplit
 
 import pytest
 from s3_server import S3Server
@@ -87,3 +90,17 @@ def test_the_first_page_and_an_image_ask_a_far_store_seldom(far: str, asked: Ask
     assert seconds + len(opening) * DELAY_S <= 3, told
     assert len(image) <= 3, told
     assert len(image) + len(vectors) <= 4, told
+
+
+def test_no_answer_on_a_kept_connection_waits_for_the_browser_to_say_that_it_has_half_of_it(small_run: Small) -> None:
+    # where TCP holds back the second part of an answer, each takes the 40 ms after which the other end speaks up
+    with serving(small_run.out) as client:
+        connection = HTTPConnection(urlsplit(client.base).netloc, timeout=60)
+        taken = []
+        for _ in range(30):
+            began = time.monotonic()
+            connection.request("GET", "/main.js", headers={"Cookie": client.cookie})
+            assert connection.getresponse().read()
+            taken.append(time.monotonic() - began)
+        connection.close()
+    assert median(taken) < 0.03

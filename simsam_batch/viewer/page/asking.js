@@ -23,7 +23,7 @@ export function url(path, query = {}) {
 async function asked(path, options = {}) {
   let answer
   try {
-    answer = await fetch(path, { credentials: 'same-origin', ...options })
+    answer = await fetch(path, { credentials: 'same-origin', priority: 'high', ...options })
   } catch (error) {
     if (/** @type {Error} */ (error).name === 'AbortError') throw error
     throw new AskingError('simsam view does not answer. Is it still running, and the ssh connection up?', 0)

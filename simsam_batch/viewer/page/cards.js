@@ -47,7 +47,7 @@ function picture(row, stage, overlay, depth) {
 
 /** A picture, or the server's words why there is none. @param {string} source @param {string} alt */
 export function pictured(source, alt) {
-  const image = h('img', { alt, loading: 'lazy', decoding: 'async', draggable: 'false', onerror: () => tellWhy(image, source) })
+  const image = h('img', { alt, loading: 'lazy', decoding: 'async', fetchpriority: 'low', draggable: 'false', onerror: () => tellWhy(image, source) })
   image.src = source
   return image
 }
