@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import re
 import threading
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from simsam_batch.runs.reading import StageRows
 from simsam_batch.viewer import derived
 from simsam_batch.viewer.answers import RefusedError
 from simsam_batch.viewer.labels import Labels, rows_with_labels
+from simsam_batch.viewer.memory import give_back
 from simsam_batch.viewer.session import OpenedStage
 
 Kind = Literal["number", "integer", "boolean", "words"]
@@ -279,7 +279,7 @@ class Columns:
             with self._lock:
                 self.count, self._held, self._ids, self._errors = 0, columns, [], {}
             self._put_all(columns)
-            _give_back()
+            give_back()
         except Exception as fault:  # noqa: BLE001  told to whoever asks next
             with self._lock:
                 self._fault = fault
@@ -306,14 +306,6 @@ class Columns:
         with self._lock:
             self._ids.append(table[self._rows.unit])
             self.count = start + table.num_rows
-
-
-def _give_back() -> None:
-    """Memory that it took to read, and that is free, goes back to the system: some 100 MB of a million rows."""
-    pa.default_memory_pool().release_unused()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 class _Column:
