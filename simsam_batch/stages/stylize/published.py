@@ -16,14 +16,16 @@ from simsam_batch.styling.published import PROGRAMS, Aim, holds_object
 DOUBLE, BLIND = "sem-cs-double", "clipstyler"
 
 
-def check_looks(method: str, looks: Sequence[Look]) -> None:
-    """Refuse looks that a method has no place for.
+def check_looks(method: str, looks: Sequence[Look], feather: float = 0.0) -> None:
+    """Refuse looks that a method has no place for, and edges where it puts nothing back into an image.
 
     Raises:
         SettingsError: naming what it takes.
     """
     if method not in PROGRAMS:
         return
+    if feather:
+        raise SettingsError(f"feather: it has no effect with method {method!r}. To mend it: leave it out")
     wanted = "words for the object and for the background" if method == DOUBLE else "words for one region"
     for look in looks:
         if set(look) != {OBJECT, BACKGROUND} if method == DOUBLE else len(look) != 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from simsam_batch.stages.stylize.settings import StylizeSettings
-from simsam_batch.stages.stylize.words import Words, words_of
+from simsam_batch.stages.stylize.words import WordsOf
 from simsam_batch.styling.fitting import squashed
 from simsam_batch.styling.losses import content_inside, directions
 
@@ -23,15 +22,14 @@ class Scorer:
     Args:
         clip: what scores the style.
         vgg: what scores the content.
-        options: of the command.
+        looks: the words, as this CLIP sees them.
+        side: of the squares that VGG sees.
         device: that they are on.
     """
 
-    def __init__(self, clip: Any, vgg: Any, options: StylizeSettings, device: torch.device) -> None:
-        self._clip, self._vgg, self._device, self._side = clip, vgg, device, options.side // 8 * 8
-        self._words: dict[str, Words] = {}
-        for look in words_of(clip, options):
-            self._words |= {words.text: words for words in look.values()}
+    def __init__(self, clip: Any, vgg: Any, looks: Sequence[WordsOf], side: int, device: torch.device) -> None:
+        self._clip, self._vgg, self._device, self._side = clip, vgg, device, side // 8 * 8
+        self._words = {words.text: words for look in looks for words in look.values()}
 
     def score(
         self,

@@ -13,8 +13,6 @@ from simsam_batch.settings import Component, Input, Network, NetworkSettings, op
 _WITHOUT = ("check_input", "weights", "resize", "batch_size", "max_patches", "precision")
 """Settings that mean nothing here, beside those of the input and of a network that describes patches."""
 
-_OURS = {"method": ["regions"]}
-
 
 class Style(Component, title="Style"):
     """What is restyled by which words, and how a network is fitted to them."""
@@ -50,9 +48,7 @@ class Style(Component, title="Style"):
     variation_weight: float = result(1.77, "of differences between neighbours", ge=0)
     threshold: float = result(0.7, "crops with a loss below have enough of the style, and count nothing", ge=0)
     style_rate: float = result(5e-4, "of Adam, halved every 100 updates", gt=0)
-    feather: float = result(
-        0.0, "pixels over which a restyled region begins, inside its edge; 0: at once", only=_OURS, ge=0
-    )
+    feather: float = result(0.0, "pixels over which a restyled region begins, inside its edge; 0: at once", ge=0)
     clip: str = result("ViT-B-32-quickgelu", "network of open_clip that judges, or a .json file with its configuration")
     clip_weights: str | None = operation(None, "file of its weights", place=True)
     score_clip: str = result("", "another one that tells how well it went; the one that judges flatters itself")

@@ -137,9 +137,11 @@ class StylizeWorker(RecordWorker[Loaded | None]):
         self._sources = {
             name: (EarlierStage(stage.plan.out, name), columns) for name, columns in _columns_of(options.looks).items()
         }
-        self._words = words_of(self._clip, options, raw=options.method in PROGRAMS)
+        raw = options.method in PROGRAMS
+        self._words = words_of(self._clip, options, raw=raw)
         scoring = load_model("score_clip", options, models, str(self.device)) or self._clip
-        self._scorer = Scorer(scoring, self._vgg, options, self.device)
+        scored = words_of(scoring, options) if raw or scoring is not self._clip else self._words
+        self._scorer = Scorer(scoring, self._vgg, scored, options.side, self.device)
         self._how = procedure_of(options)
         self._checkpoints = Checkpoints(stage.plan.out, options.checkpoint_steps)
         self._identity = json.dumps([stage.settings, models], sort_keys=True)
@@ -420,7 +422,7 @@ def _completed(settings: StylizeSettings, out: str) -> Any:
         raise SettingsError(
             "nothing is to be restyled. To mend it: give --object, --background or --label in words, or --texts"
         )
-    check_looks(settings.method, looks)
+    check_looks(settings.method, looks, settings.feather)
     networks = {name: configuration(getattr(settings, name)) for name in ("clip", "score_clip")}
     return settings.model_copy(update={"looks": tuple(looks), **networks})
 
