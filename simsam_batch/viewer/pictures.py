@@ -45,7 +45,7 @@ CUT_OUT = (4, 3)
 _OUTLINE = (200, 30, 90)
 _REDUCTIONS = (8, 4, 2)
 _QUALITY = 85
-_JPEGS_BYTES, _PHOTOGRAPHS_BYTES = 256 * 2**20, 96 * 2**20
+_JPEGS_BYTES, _PHOTOGRAPHS_BYTES = 64 * 2**20, 96 * 2**20
 _DEPTH = 3
 _FOR_EVER = "private, max-age=31536000, immutable"
 
@@ -67,12 +67,9 @@ def routes(session: Session) -> list[tuple[str, str, Any]]:
         depth = whole(request, "depth", _DEPTH, 0, 1000) if over == "tree" else 0
         box = _box(text(request, "box", most=60))
         kept: Kept[bytes] = session.once("pictures", lambda: Kept(_JPEGS_BYTES, len))
-        # what a retry has replaced has another generation
-        made_of = (which, stage.name, tuple(stage.generations.items()) if over != "none" else ())
         region = whole(request, "region", 0) if text(request, "region", most=10) else None
-        if region is not None:
-            made_of = (which, stage.name, tuple(stage.generations.items()))
-        key = (*made_of, row, side, over, depth, box, region)
+        # what a retry has replaced is of another version
+        key = (which, stage.name, version_of(stage, row), row, side, over, depth, box, region)
         if gone(request):
             raise RefusedError(499, "nobody waits for this picture any more")
 

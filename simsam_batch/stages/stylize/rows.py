@@ -6,14 +6,9 @@ from typing import Any
 
 import pyarrow as pa
 
-REGIONS = ("object", "background")
-"""What can be restyled, each in its own words."""
-
-PICTURE = "picture"
-"""The attachment of a row: a PNG of the image's own size."""
-
 STYLE = pa.struct(
     [
+        ("picture", pa.string()),
         ("region", pa.string()),
         ("text", pa.string()),
         ("status", pa.string()),
@@ -48,8 +43,9 @@ STYLIZE_FIELDS = [
 ]
 """Columns of a row. All null where the image failed.
 
-``area_fraction`` is the object's. ``leak_*`` tell what differs from the image where nothing was restyled: the greatest
-difference of 255, the mean as a share of 255, and the share of pixels. Of each region ``status`` is ``styled`` or
+``area_fraction`` is the object's, null without a mask. Of each style ``picture`` names the attachment, a PNG of the
+image's own size, that it is in. ``leak_*`` tell what differs from the image where nothing was restyled: the greatest
+difference of 255, the mean as a share of 255, and the share of pixels. Its ``status`` is ``styled`` or
 ``skipped``; ``*_first`` and ``*_last`` are means of the first and last ten updates.
 """
 
@@ -58,7 +54,7 @@ MEANS = ("patch_first", "patch_last", "clip_direction", "clip_text", "clip_text_
 
 
 class StylizeFold:
-    """Counts regions, sums their figures, and keeps the worst leak."""
+    """Counts regions by their texts, sums their figures, and keeps the worst leak."""
 
     def zero(self) -> dict[str, Any]:
         """The state of no image."""
@@ -99,7 +95,7 @@ def state_of(leak_max: int, styles: list[dict[str, Any]]) -> dict[str, Any]:
         for key in MEANS:
             if style.get(key) is not None:
                 held |= {key: style[key], f"{key}_n": 1}
-        regions[style["region"]] = held
+        regions[f"{style['region']}: {style['text']}"] = held
     return {
         "images": int(any(style["status"] == "styled" for style in styles)),
         "leak_max": leak_max,

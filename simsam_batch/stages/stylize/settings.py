@@ -17,6 +17,16 @@ class Style(Component, title="Style"):
 
     object: str = result("", "what the object should look like, in words; without any it is left as it is")
     background: str = result("", "what everything else should look like, likewise")
+    label: tuple[str, ...] = result(
+        (), 'a label of a semantic run and what it should look like, such as "7=a lawn"; may be given several times'
+    )
+    texts: str | None = operation(
+        None,
+        "file with words for one picture of each image in every line, in the place of the three above: texts for the "
+        "object in a .txt, or a .csv or .jsonl that names object, background and labels",
+        place=True,
+    )
+    looks: tuple[dict[str, str], ...] = result((), "of each picture the words of its regions: what the four above say")
     source_text: str = result("a Photo", "what images look like now")
     side: int = result(512, "an image is worked on with its shorter side of so many pixels, its shape kept", ge=16)
     steps: int = result(400, "updates of the network of each region, at most", ge=1)
@@ -56,7 +66,7 @@ class StylizeSettings(Style, NetworkSettings):
     @classmethod
     def not_given(cls) -> list[str]:
         """Names of settings that mean nothing here."""
-        return [*cls.fields_of("input", (Input,)), *cls.fields_of("result", (Network,)), *_WITHOUT]
+        return [*cls.fields_of("input", (Input,)), *cls.fields_of("result", (Network,)), "looks", *_WITHOUT]
 
 
 SETTINGS = StylizeSettings
