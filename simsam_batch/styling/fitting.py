@@ -195,15 +195,23 @@ class Training:
     def train(self, sights: Sequence[Sight]) -> None:
         """Do one step by the mean of the losses of some images, which may differ in size."""
         for group in self._adam.param_groups:
-            group["lr"] = self._how.learning_rate * 0.5 ** (self.step // self._how.halved_every)
+            group["lr"] = self._rate()
         self._adam.zero_grad()
         seen = [
             self._look(sight, draws_of(self._seed, self.step, place), 1 / len(sights))
             for place, sight in enumerate(sights)
         ]
-        self._adam.step()
+        self._move()
         for name in History.__slots__:
             getattr(self.history, name).append(float(np.mean([each[name] for each in seen])))
+
+    def _rate(self) -> float:
+        """Of the step that is about to be done."""
+        return float(self._how.learning_rate * 0.5 ** (self.step // self._how.halved_every))
+
+    def _move(self) -> None:
+        """Let the gradients change the network."""
+        self._adam.step()
 
     def _look(self, sight: Sight, draw: torch.Generator, share: float) -> dict[str, float]:
         """What is seen of an image as it is restyled now; its share of the gradient goes to the network."""
@@ -214,7 +222,7 @@ class Training:
         view = self._look_at_view(leaf, sight)
         patches, counted = self._look_at_crops(leaf, sight, draw)
         content = content_loss(self._content.maps(leaf), sight.maps).sum()
-        smooth = total_variation(leaf).sum() / variation_scale(*leaf.shape[1:])
+        smooth = self._variation(leaf)
         (how.content * content + how.variation * smooth).backward()  # type: ignore[no-untyped-call]
         restyled.backward(share * leaf.grad)
         kept, smooth = content.detach(), smooth.detach()
@@ -226,6 +234,9 @@ class Training:
             "views": float(view),
             "content": float(kept),
         }
+
+    def _variation(self, leaf: Tensor) -> Tensor:
+        return total_variation(leaf).sum() / variation_scale(*leaf.shape[1:])
 
     def _look_at_view(self, leaf: Tensor, sight: Sight) -> Tensor:
         seen = self._seer.encode(squashed(leaf * sight.inside, self._seer.size))
@@ -277,7 +288,10 @@ class Fit(Training):
         self, image: Tensor, region: Region, seer: Seer, content: ContentNet, how: Procedure, seed: int
     ) -> None:
         super().__init__(image, seer, content, how, seed)
-        self._sight = Sight.of(image, region, seer, content)
+        self._sight = self._seen(image, region)
+
+    def _seen(self, image: Tensor, region: Region) -> Sight:
+        return Sight.of(image, region, self._seer, self._content)
 
     def update(self) -> None:
         """Do one step."""

@@ -20,8 +20,8 @@ from torch.nn import functional
 from torchvision.transforms import functional as transforms
 
 from simsam_batch.styling.crops import draw_corners
-from simsam_batch.styling.fitting import ContentNet, Fit, Procedure, Region, Seer
-from simsam_batch.styling.losses import content_loss, directions, patch_loss, total_variation
+from simsam_batch.styling.fitting import ContentNet, Fit, Procedure, Region, Seer, Sight
+from simsam_batch.styling.losses import directions, patch_loss, total_variation
 
 LOWER_ROWS, MOST_OF_OBJECT, CONTRAST = 0.2, 0.2, 1.5
 """The share of a crop's rows that are looked for the object, that of crops which may have it there, and what the
@@ -192,70 +192,55 @@ class PublishedFit(Fit):
     def __init__(
         self, image: Tensor, aim: Aim, seer: Seer, content: ContentNet, how: Procedure, program: Program, seed: int
     ) -> None:
-        nowhere = Region(torch.from_numpy(aim.object), aim.crops, np.zeros((0, 2), np.int64), how.crops)
-        super().__init__(image, nowhere, seer, content, how, seed)
-        self._given, self._aim, self._program, self._crop = image, aim, program, how.crop_side(*image.shape[-2:])
+        side, self._program = how.crop_side(*image.shape[-2:]), program
         self._most = int(MOST_OF_OBJECT * how.crops) if program.knows_object else how.crops
-        self._holding = holds_object(aim.object if program.knows_object else np.zeros_like(aim.object), self._crop)
+        self._holding = holds_object(aim.object if program.knows_object else np.zeros_like(aim.object), side)
+        # what cannot be drawn is found out now
         draw_windows(self._holding, how.crops, self._most, torch.Generator().manual_seed(0))
-        self._masks = [torch.from_numpy(mask).to(image)[None, None] for mask, _ in aim.views]
-        with torch.no_grad():
-            self._source = self._before(image)
-            self._sources = [self._before(image * mask) for mask in self._masks]
-            self._content_before = content.maps(image)
+        self._views = torch.from_numpy(np.stack([mask for mask, _ in aim.views]))[:, None]
+        self._ways = torch.stack([way for _, way in aim.views])
+        region = Region(torch.from_numpy(aim.object), aim.crops, np.argwhere(~self._holding)[:, ::-1], how.crops)
+        super().__init__(image, region, seer, content, how, seed)
 
-    def _before(self, image: Tensor) -> Tensor:
-        found = self._seer.encode(squashed(image, self._seer.size))
+    def _seen(self, image: Tensor, region: Region) -> Sight:
+        inside = self._views.to(image)
+        with torch.no_grad():
+            whole, views = (self._before(each) for each in (image, image * inside))
+            return Sight(image, region, inside, whole, views, self._content.maps(image))
+
+    def _before(self, images: Tensor) -> Tensor:
+        found = self._seer.encode(squashed(images, self._seer.size))
         return functional.softmax(found, dim=-1) if self._program.softmax else found
 
-    def update(self) -> None:
-        """Do one step."""
-        how = self._how
-        state = np.random.SeedSequence([self._seed, self.step]).generate_state(1, np.uint32)
-        draw = torch.Generator().manual_seed(int(state[0]))
-        for group in self._adam.param_groups:
-            group["lr"] = rate(self.step, how, self._program.early)
-        self._adam.zero_grad()
-        restyled = self.net(self._given)
-        leaf = restyled.detach().requires_grad_()
-        view = self._look_at_views(leaf)
-        patches, counted = self._look_at_windows(leaf, draw)
-        content = content_loss(self._content.maps(leaf), self._content_before).sum()
-        smooth = joint_variation(leaf)
-        (how.content * content + how.variation * smooth).backward()  # type: ignore[no-untyped-call]
-        restyled.backward(leaf.grad)
-        if self.step + 1 < how.steps:
-            self._adam.step()
-        kept, smooth = content.detach(), smooth.detach()
-        total = how.patch * counted + how.view * view + how.content * kept + how.variation * smooth
-        self.history.total.append(float(total))
-        self.history.patches.append(float(patches.mean()))
-        self.history.rejected.append(float((patches < how.threshold).float().mean()))
-        self.history.views.append(float(view))
-        self.history.content.append(float(kept))
+    def _rate(self) -> float:
+        return rate(self.step, self._how, self._program.early)
 
-    def _look_at_views(self, leaf: Tensor) -> Tensor:
-        """The sum of the losses of the views, whose gradient goes to the leaf."""
-        term = torch.zeros((), device=leaf.device)
-        for mask, source, (_, way) in zip(self._masks, self._sources, self._aim.views, strict=True):
-            seen = self._seer.encode(squashed(leaf * mask, self._seer.size))
-            loss = directions(seen, source, way).losses.sum()
-            (self._how.view * loss).backward()  # type: ignore[no-untyped-call]
-            term = term + loss.detach()
-        return term
+    def _move(self) -> None:
+        if self.step + 1 < self._how.steps:
+            super()._move()
 
-    def _look_at_windows(self, leaf: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Losses of all crops, and the term that they make, whose gradient goes to the leaf."""
+    def _variation(self, leaf: Tensor) -> Tensor:
+        return joint_variation(leaf)
+
+    def _look_at_view(self, leaf: Tensor, sight: Sight) -> Tensor:
+        seen = self._seer.encode(squashed(leaf * sight.inside, self._seer.size))
+        loss = directions(seen, sight.view, self._ways).losses.sum()
+        (self._how.view * loss).backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def _look_at_crops(self, leaf: Tensor, sight: Sight, draw: torch.Generator) -> tuple[Tensor, Tensor]:
         how, program = self._how, self._program
+        side = how.crop_side(*leaf.shape[-2:])
         windows, holding = draw_windows(self._holding, how.crops, self._most, draw)
-        corners = draw_corners(windows, self._crop, draw)
+        corners = draw_corners(windows, side, draw)
         order, weights = order_and_weights(holding, program.object_weight)
         found, term = [], torch.zeros((), device=leaf.device)
         for start in range(0, how.crops, how.together):
             some = slice(start, start + how.together)
-            cut = seen_of(leaf, windows[order[some]], corners[order[some]], self._crop, program.crop_size)
-            seen = self._seer.encode(squashed(cut, self._seer.size))
-            losses = directions(seen, self._source, self._aim.crops).losses
+            cut = seen_of(leaf, windows[order[some]], corners[order[some]], side, program.crop_size)
+            losses = directions(
+                self._seer.encode(squashed(cut, self._seer.size)), sight.whole, sight.region.direction
+            ).losses
             share = patch_loss(losses, weights[some].to(losses), how.threshold) * len(losses) / how.crops
             (how.patch * share).backward()  # type: ignore[no-untyped-call]
             found.append(losses.detach())

@@ -122,7 +122,7 @@ def test_windows_are_as_likely_as_when_one_is_drawn_after_the_other() -> None:
 def test_where_no_window_is_without_the_object_nothing_is_drawn() -> None:
     with pytest.raises(ValueError, match="every window has the object"):
         draw_windows(np.ones((5, 5), bool), 10, 2, torch.Generator())
-    whole = Aim(np.ones((SIDE, SIDE), bool), direction(1), [])
+    whole = Aim(np.ones((SIDE, SIDE), bool), direction(1), [(mask(), direction(1))])
     with pytest.raises(ValueError, match="every window has the object"):
         fit("sem-cs-single", aim=whole)
     assert torch.isfinite(trained(fit("clipstyler", aim=whole), 2)).all()
@@ -146,8 +146,8 @@ def test_terms_equal_plain_numpy_and_their_gradient_finite_differences(program: 
     # without the threshold the term is smooth, and half of the crops may have the object
     found, about = fit(program, replace(HOW, threshold=-1.0)), PROGRAMS[program]
     found._most = min(found._most, 5)
-    leaf = found._given.clone().mul_(0.9).requires_grad_()
-    losses, term = found._look_at_windows(leaf, torch.Generator().manual_seed(4))
+    leaf = found._sight.image.clone().mul_(0.9).requires_grad_()
+    losses, term = found._look_at_crops(leaf, found._sight, torch.Generator().manual_seed(4))
     draw = torch.Generator().manual_seed(4)
     windows, holding = draw_windows(found._holding, 10, found._most, draw)
     corners = draw_corners(windows, 16, draw)
@@ -155,7 +155,7 @@ def test_terms_equal_plain_numpy_and_their_gradient_finite_differences(program: 
         seen_of(leaf.detach(), windows, corners, 16, about.crop_size), (32, 32), mode="bicubic"
     )
     seen = found._seer.encode(resized).numpy()
-    image = nn.functional.interpolate(found._given, (32, 32), mode="bicubic")
+    image = nn.functional.interpolate(found._sight.image, (32, 32), mode="bicubic")
     source = found._seer.encode(image).numpy()[0]
     if program == "sem-cs-double":
         source = np.exp(source) / np.exp(source).sum()
@@ -165,13 +165,13 @@ def test_terms_equal_plain_numpy_and_their_gradient_finite_differences(program: 
     weighed = np.where(holding.numpy() & (program != "clipstyler"), 0.3, 1.0)
     assert losses.numpy() == pytest.approx(ordered)
     assert float(term) == pytest.approx(float((weighed * ordered).sum() / 10))
-    view = found._look_at_views(leaf)
+    view = found._look_at_view(leaf, found._sight)
     way = torch.randn(leaf.shape, generator=torch.Generator().manual_seed(8)).double()
     sides = []
     for sign in (1, -1):
         moved = (leaf.detach() + sign * 1e-6 * way).requires_grad_()
-        moved_term = found._look_at_windows(moved, torch.Generator().manual_seed(4))[1]
-        sides.append(HOW.patch * float(moved_term) + HOW.view * float(found._look_at_views(moved)))
+        moved_term = found._look_at_crops(moved, found._sight, torch.Generator().manual_seed(4))[1]
+        sides.append(HOW.patch * float(moved_term) + HOW.view * float(found._look_at_view(moved, found._sight)))
     assert leaf.grad is not None
     assert float((leaf.grad * way).sum()) == pytest.approx((sides[0] - sides[1]) / 2e-6, rel=1e-4)
     assert np.isfinite(float(view))
