@@ -315,12 +315,22 @@ def squashed(images: Tensor, size: int) -> Tensor:
 
 
 def split_crops(count: int, areas: Sequence[float]) -> list[int]:
-    """Crops of each region, by its area; of several each has a quarter of all at least.
+    """Crops of each region, by its area; of n regions each has 1 / 2n of all at least, and one, for which all may be more.
 
     >>> split_crops(64, [0.05, 0.95]), split_crops(64, [1.0]), split_crops(16, [0.5, 0.5])
     ([16, 48], [64], [8, 8])
+    >>> split_crops(64, [0.01, 0.33, 0.66]), split_crops(2, [0.1, 0.2, 0.7])
+    ([10, 18, 36], [1, 1, 1])
     """
-    if len(areas) < 2:
-        return [count] * len(areas)
-    first = min(max(round(count * areas[0] / sum(areas)), count // 4), count - count // 4)
-    return [first, count - first]
+    if not areas:
+        return []
+    least = max(1, count // (2 * len(areas)))
+    small = {place for place, area in enumerate(areas) if count * area < least * sum(areas)}
+    large = [place for place in range(len(areas)) if place not in small]
+    rest, whole = max(count - least * len(small), least * len(large)), sum(areas[place] for place in large)
+    # rounded off where the sum is told, so that none is lost and none is made
+    ends = np.rint(np.cumsum([0.0, *(rest * areas[place] / whole for place in large)])).astype(int)
+    found = [least] * len(areas)
+    for place, crops in zip(large, np.diff(ends), strict=True):
+        found[place] = max(least, int(crops))
+    return found
