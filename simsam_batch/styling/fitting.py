@@ -315,7 +315,7 @@ def squashed(images: Tensor, size: int) -> Tensor:
 
 
 def split_crops(count: int, areas: Sequence[float]) -> list[int]:
-    """Crops of each region, by its area; of n regions each has 1 / 2n of all at least, and one, for which all may be more.
+    """Crops of each region, by its area; of n regions each has 1 / 2n of them at least, and one: they may become more.
 
     >>> split_crops(64, [0.05, 0.95]), split_crops(64, [1.0]), split_crops(16, [0.5, 0.5])
     ([16, 48], [64], [8, 8])

@@ -20,7 +20,7 @@ from simsam_batch.errors import SettingsError
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.runs.schema import File
 from simsam_batch.settings import resolve
-from simsam_batch.stages.stylize.published import aim_of, check_looks, driven_by
+from simsam_batch.stages.stylize.published import aim_of, check_looks, driven_by, why_never
 from simsam_batch.stages.stylize.rows import StylizeFold, state_of
 from simsam_batch.stages.stylize.settings import PRESETS, StylizeSettings
 from simsam_batch.stages.stylize.words import Words
@@ -275,3 +275,17 @@ def test_quantiles_of_a_region_are_those_of_its_images_to_half_a_bin() -> None:
         assert told[f"clip_direction_{name}"] == pytest.approx(np.quantile(values, share), abs=0.01)
     assert told["clip_direction"] == pytest.approx(values.mean())
     assert told["patch_last_p50"] is None
+
+
+def test_where_every_crop_has_the_other_side_the_program_would_not_end() -> None:
+    small, how = np.zeros((SIDE, SIDE), bool), Procedure()
+    small[30:33, 30:33] = True
+    words = words_for("fire", 1)
+    masks = {"object": small, "background": ~small}
+    for method, name, ends in (
+        ("sem-cs-single", "object", False),
+        ("sem-cs-single", "background", True),
+        ("clipstyler", "object", True),
+    ):
+        told = why_never(method, aim_of(method, {name: words}, masks), how)
+        assert (told is None) == ends

@@ -62,4 +62,4 @@ def why_never(method: str, aim: Aim, how: Procedure) -> str | None:
     """Why the program would never end with its first update; None if it would."""
     if not PROGRAMS[method].knows_object or not holds_object(aim.object, how.crop_side(*aim.object.shape)).all():
         return None
-    return "the object is in the lower rows of every crop, and the program would draw others without end"
+    return "what the program takes for the object is in every crop, and it would draw others without end"
