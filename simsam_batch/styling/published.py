@@ -17,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
-from torchvision.transforms import functional as transforms
 
 from simsam_batch.styling.crops import draw_corners
 from simsam_batch.styling.fitting import ContentNet, Fit, Procedure, Region, Seer, Sight
@@ -138,6 +137,9 @@ def seen_of(image: Tensor, windows: Tensor, corners: Tensor, side: int, size: in
         side: of a window.
         size: of what comes.
     """
+    # workers of other stages import this file, and need no torchvision
+    from torchvision.transforms import functional as transforms
+
     last = side - 1
     start = [[0, 0], [last, 0], [last, last], [0, last]]
     nothing = [0.0] * image.shape[1]
@@ -165,6 +167,8 @@ def rate(step: int, how: Procedure, early: int) -> float:
 
 def enhanced(picture: Tensor) -> Tensor:
     """(1, 3, H, W) a picture in 0..1 as it is saved: of more contrast, and stretched from black to white."""
+    from torchvision.transforms import functional as transforms
+
     found = transforms.adjust_contrast(picture.clamp(0, 1), CONTRAST)
     low, high = found.min(), found.max()
     stretched: Tensor = (found - low) / (high - low).clamp(min=1e-5)
