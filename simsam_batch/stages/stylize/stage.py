@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from simsam_batch import images
 from simsam_batch.errors import ImageError, SettingsError
+from simsam_batch.features.clip import configuration
 from simsam_batch.features.precision import arithmetic
 from simsam_batch.regions.run_lengths import decode
 from simsam_batch.runs.committed import CommittedShard
@@ -31,13 +32,16 @@ from simsam_batch.stages.semantic.stage import SemanticStage
 from simsam_batch.stages.steps import Job, Stages, Steps
 from simsam_batch.stages.stylize.checkpoints import Checkpoints, drop
 from simsam_batch.stages.stylize.looks import OBJECT, Look, label_of, look_of, pictures_of, read_looks
+from simsam_batch.stages.stylize.published import BLIND, aim_of, check_looks, driven_by, why_never
 from simsam_batch.stages.stylize.rows import STYLIZE_FIELDS, StylizeFold, state_of
+from simsam_batch.stages.stylize.scoring import Scorer, as_tensor, or_none
 from simsam_batch.stages.stylize.settings import Style, StylizeSettings
+from simsam_batch.stages.stylize.words import Words, WordsOf, words_of
 from simsam_batch.styling.composite import Leak, alpha_of, composite, leak
 from simsam_batch.styling.crops import windows_of
-from simsam_batch.styling.fitting import Fit, Procedure, Region, split_crops, squashed
-from simsam_batch.styling.losses import content_inside, directions, text_direction, text_feature
+from simsam_batch.styling.fitting import Fit, Procedure, Region, split_crops
 from simsam_batch.styling.network import working_size
+from simsam_batch.styling.published import PROGRAMS, PublishedFit, enhanced
 from simsam_batch.workers.models import compute_device, load_model
 from simsam_batch.workers.records import FAILURE, EarlierStage, Item, RecordWorker, Results, Row, failed
 from simsam_batch.workers.seeds import seed_of
@@ -120,15 +124,6 @@ class _Restyled:
     leak: Leak
 
 
-@dataclass(frozen=True, slots=True)
-class _Words:
-    """A text, as CLIP sees it: its feature, and the direction to it."""
-
-    text: str
-    feature: Tensor
-    direction: Tensor
-
-
 class StylizeWorker(RecordWorker[Loaded | None]):
     """Restyles one image after the other."""
 
@@ -142,7 +137,11 @@ class StylizeWorker(RecordWorker[Loaded | None]):
         self._sources = {
             name: (EarlierStage(stage.plan.out, name), columns) for name, columns in _columns_of(options.looks).items()
         }
-        self._words = words_of(self._clip, options)
+        raw = options.method in PROGRAMS
+        self._words = words_of(self._clip, options, raw=raw)
+        scoring = load_model("score_clip", options, models, str(self.device)) or self._clip
+        scored = words_of(scoring, options) if raw or scoring is not self._clip else self._words
+        self._scorer = Scorer(scoring, self._vgg, scored, options.side, self.device)
         self._how = procedure_of(options)
         self._checkpoints = Checkpoints(stage.plan.out, options.checkpoint_steps)
         self._identity = json.dumps([stage.settings, models], sort_keys=True)
@@ -198,8 +197,8 @@ class StylizeWorker(RecordWorker[Loaded | None]):
 
     def _row(self, item: Item, loaded: Loaded) -> Row:
         height, width = loaded.pixels.shape[:2]
-        across, down = working_size(width, height, self._options.side)
-        image = _as_tensor(loaded.pixels, self.device)
+        across, down = self._size(width, height)
+        image = as_tensor(loaded.pixels, self.device)
         small = functional.interpolate(image, (down, across), mode="bicubic", antialias=True).clamp(0, 1)
         scene = _Scene(small, {name: _shrunk(mask, (down, across)) for name, mask in loaded.masks.items()}, {})
         made = {
@@ -218,15 +217,17 @@ class StylizeWorker(RecordWorker[Loaded | None]):
             "working_height": down,
             "area_fraction": None if mask is None else float(mask.mean()),
             "leak_max": worst.most,
-            "leak_mean": _or_none(worst.mean),
-            "leak_share": _or_none(worst.share),
+            "leak_mean": or_none(worst.mean),
+            "leak_share": or_none(worst.share),
             "styles": styles,
         }
         files: dict[str, Attachment] = {name: File(_png(one.pixels), "png") for name, one in made.items()}
         return Row(columns, files, state_of(worst.most, styles))
 
-    def _picture(self, item: Item, loaded: Loaded, scene: _Scene, look: Mapping[str, _Words]) -> _Restyled:
+    def _picture(self, item: Item, loaded: Loaded, scene: _Scene, look: Mapping[str, Words]) -> _Restyled:
         """One look of an image."""
+        if self._options.method in PROGRAMS:
+            return self._as_published(item, loaded, scene, look)
         reasons = {name: self._why_not(loaded, name, scene.shares[name]) for name in look}
         wanted = [name for name in look if reasons[name] is None]
         shares = [float(loaded.masks[name].mean()) for name in wanted]
@@ -245,16 +246,46 @@ class StylizeWorker(RecordWorker[Loaded | None]):
                         )
                     fit = scene.fits[key]
                 with self.timer.step("compose"):
-                    large = functional.interpolate(fit.restyled(), (height, width), mode="bicubic", antialias=True)
-                    restyled = (large[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-                    alpha = alpha_of(loaded.masks[name], self._options.feather)
-                    picture = composite(picture, restyled, alpha)
+                    restyled = _pixels(fit.restyled(), (height, width))
+                    picture = composite(picture, restyled, alpha_of(loaded.masks[name], self._options.feather))
                     styled |= loaded.masks[name]
                 about |= {"status": "styled"} | _figures(fit)
             styles.append(about)
         if wanted:
             with self.timer.step("score"), arithmetic(self.device, "fp32"):
-                self._score(styles, loaded.pixels, picture, loaded.masks, look)
+                self._scorer.score(styles, loaded.pixels, picture, loaded.masks)
+        return _Restyled(picture, styles, leak(loaded.pixels, picture, styled))
+
+    def _size(self, width: int, height: int) -> tuple[int, int]:
+        """Of what is worked on: published programs squash images."""
+        side = self._options.side
+        return working_size(*(side, side) if self._options.method in PROGRAMS else (width, height), side)
+
+    def _as_published(self, item: Item, loaded: Loaded, scene: _Scene, look: WordsOf) -> _Restyled:
+        """One look of an image, as a published program has it: one network, and all of the picture changes."""
+        method, size = self._options.method, loaded.pixels.shape[:2]
+        driven = driven_by(method, look)
+        aim = aim_of(method, driven, scene.shares)
+        reasons = {} if method == BLIND else {name: self._why_not(loaded, name, scene.shares[name]) for name in look}
+        reason = next(filter(None, reasons.values()), None) or why_never(method, aim, self._how)
+        about = {"status": "skipped" if reason else "styled", "skip_reason": reason}
+        styles: list[dict[str, Any]] = [{"region": name, "text": driven[name].text} | about for name in look]
+        if reason:
+            nothing = np.zeros(size, np.bool_)
+            return _Restyled(loaded.pixels, styles, leak(loaded.pixels, loaded.pixels, nothing))
+        key = [f"{name}: {words.text}" for name, words in driven.items()]
+        with self.timer.step("fit"), arithmetic(self.device, "fp32"):
+            names = self._named(item, *key)
+            small = (scene.small * 255).round() / 255
+            networks = (self._clip, self._vgg)
+            seed = seed_of(self._options.seed, *names)
+            fit = self._run(PublishedFit(small, aim, *networks, self._how, PROGRAMS[method], seed), item, names)
+        with self.timer.step("compose"):
+            picture = _pixels(enhanced(fit.restyled()), size)
+        styles = [style | _figures(fit) for style in styles]
+        with self.timer.step("score"), arithmetic(self.device, "fp32"):
+            self._scorer.score(styles, loaded.pixels, picture, loaded.masks)
+        styled = np.logical_or.reduce([loaded.masks[name] for name in look])
         return _Restyled(picture, styles, leak(loaded.pixels, picture, styled))
 
     def _why_not(self, loaded: Loaded, name: str, small: NDArray[np.bool_]) -> str | None:
@@ -268,77 +299,32 @@ class StylizeWorker(RecordWorker[Loaded | None]):
             return "all of the image is in it"
         return None if small.any() else "it is too small to be seen"
 
-    def _fitted(self, image: Tensor, mask: NDArray[np.bool_], words: _Words, crops: int, of: tuple[Item, str]) -> Fit:
+    def _fitted(self, image: Tensor, mask: NDArray[np.bool_], words: Words, crops: int, of: tuple[Item, str]) -> Fit:
         side = self._how.crop_side(*image.shape[-2:])
         region = Region(torch.from_numpy(mask), words.direction, windows_of(mask, side), crops)
         item, name = of
-        about = (item.record["image_id"], name, words.text, self._options.source_text)
-        fit = Fit(image, region, self._clip, self._vgg, self._how, seed_of(self._options.seed, *about))
-        kept = sha256("\0".join([*about, item.beside["content_sha256"], self._identity]).encode()).hexdigest()[:32]
+        names = self._named(item, name, words.text)
+        fit = Fit(image, region, self._clip, self._vgg, self._how, seed_of(self._options.seed, *names))
+        return self._run(fit, item, names)
+
+    def _named(self, item: Item, *about: str) -> tuple[str, ...]:
+        """What a network is of."""
+        return (item.record["image_id"], *about, self._options.source_text)
+
+    def _run(self, fit: Fit, item: Item, names: Sequence[str]) -> Fit:
+        """Fit a network to the end, from where it has come to."""
+        kept = sha256("\0".join([*names, item.beside["content_sha256"], self._identity]).encode()).hexdigest()[:32]
         state = self._checkpoints.found(item.shard.number, kept)
         if state is not None:
             fit.go_on(state)
         while not fit.over:
             fit.update()
             if not np.isfinite(fit.history.total[-1]):
-                raise FloatingPointError(f"the loss of {name} is not finite after {fit.step} updates")
+                raise FloatingPointError(f"the loss of {names[1]} is not finite after {fit.step} updates")
             if self._checkpoints.due(fit.step) or fit.over:
                 self._checkpoints.keep(kept, fit.state())
             self._beat()
         return fit
-
-    def _score(
-        self,
-        styles: list[dict[str, Any]],
-        before: NDArray[np.uint8],
-        after: NDArray[np.uint8],
-        masks: Mapping[str, NDArray[np.bool_]],
-        look: Mapping[str, _Words],
-    ) -> None:
-        """What CLIP and VGG see of the picture as it is delivered, beside what they see of the image."""
-        both = [_as_tensor(each, self.device) for each in (before, after)]
-        with torch.no_grad():
-            maps = [self._vgg.maps(squashed(each, self._options.side // 8 * 8)) for each in both]
-            for style in styles:
-                if style["status"] != "styled":
-                    continue
-                mask, words = masks[style["region"]], look[style["region"]]
-                inside = torch.from_numpy(mask).to(both[0])[None, None]
-                source, restyled = (self._clip.encode(squashed(each * inside, self._clip.size)) for each in both)
-                found = directions(restyled, source, words.direction)
-                style["clip_direction"] = float(found.cosines) if bool(found.known) else None
-                style["clip_text"], style["clip_text_before"] = (
-                    float(each @ words.feature) for each in (restyled[0], source[0])
-                )
-                for key, share in (("content_inside", inside), ("content_outside", 1 - inside)):
-                    terms = [
-                        content_inside(b, a, functional.interpolate(share, a.shape[-2:], mode="area")[0, 0])
-                        for a, b in zip(*maps, strict=True)
-                    ]
-                    style[key] = float(torch.stack(terms).sum())
-
-
-def words_of(clip: Any, options: StylizeSettings) -> list[dict[str, _Words]]:
-    """The texts of each look, as CLIP sees them.
-
-    Raises:
-        SettingsError: one cannot be used, or means what images are already.
-    """
-    source = text_feature(clip.templates_of(options.source_text))
-    found: dict[str, _Words] = {}
-    for look in options.looks:
-        for region, text in look.items():
-            if text in found:
-                continue
-            feature = text_feature(clip.templates_of(text))
-            try:
-                found[text] = _Words(text, feature, text_direction(feature, source))
-            except ValueError as error:
-                raise SettingsError(
-                    f"{region}: {text!r} means the same as --source-text {options.source_text!r}. To mend it: say what "
-                    "it should become"
-                ) from error
-    return [{region: found[text] for region, text in look.items()} for look in options.looks]
 
 
 def _columns_of(looks: Sequence[Look]) -> dict[str, tuple[str, ...]]:
@@ -357,6 +343,13 @@ def _mask_of(region: str, row: Mapping[str, Any], size: tuple[int, ...]) -> NDAr
     for segment in row["segments"]:
         if segment["label"] == label:
             found |= decode(segment["mask_rle"]).astype(bool)
+    return found
+
+
+def _pixels(picture: Tensor, size: tuple[int, ...]) -> NDArray[np.uint8]:
+    """(H, W, 3) a picture (1, 3, h, w) in 0..1, at another size."""
+    large = functional.interpolate(picture, size, mode="bicubic", antialias=True)
+    found: NDArray[np.uint8] = (large[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
     return found
 
 
@@ -383,10 +376,6 @@ def procedure_of(options: StylizeSettings) -> Procedure:
     )
 
 
-def _as_tensor(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
-    return torch.from_numpy(pixels).to(device).permute(2, 0, 1)[None].float() / 255
-
-
 def _shrunk(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
     """(h, w) where at least half of a place is in a mask."""
     found = functional.interpolate(torch.from_numpy(mask)[None, None].float(), size, mode="area")
@@ -411,10 +400,6 @@ def _figures(fit: Fit) -> dict[str, Any]:
     }
 
 
-def _or_none(value: float) -> float | None:
-    return value if np.isfinite(value) else None
-
-
 def _stages(job: Job) -> Stages:
     yield StylizeStage(job.settings, job.resolved, job.plan)
     drop(job.folder)
@@ -424,7 +409,7 @@ def _completed(settings: StylizeSettings, out: str) -> Any:
     """The settings with the looks that flags or a file ask for.
 
     Raises:
-        SettingsError: nothing is to be restyled, or the file cannot be used.
+        SettingsError: nothing is to be restyled, the method has no place for it, or a file cannot be used.
     """
     del out
     flags = look_of(settings.object, settings.background, settings.label)
@@ -437,12 +422,17 @@ def _completed(settings: StylizeSettings, out: str) -> Any:
         raise SettingsError(
             "nothing is to be restyled. To mend it: give --object, --background or --label in words, or --texts"
         )
-    return settings.model_copy(update={"looks": tuple(looks)})
+    check_looks(settings.method, looks, settings.feather)
+    networks = {name: configuration(getattr(settings, name)) for name in ("clip", "score_clip")}
+    return settings.model_copy(update={"looks": tuple(looks), **networks})
 
 
-def _check_words(settings: StylizeSettings, models: Mapping[str, Any]) -> None:
-    words_of(load_model("clip", settings, models, "cpu"), settings)
+def _check_words(settings: StylizeSettings, role: str, model: Any) -> None:
+    if model is not None and role in ("clip", "score_clip"):
+        words_of(model, settings)
 
 
 STAGES = {StylizeStage.name: StylizeStage}
-STEPS = Steps(_stages, StylizeStage.name, roles=("clip", "vgg"), complete=_completed, check_models=_check_words)
+STEPS = Steps(
+    _stages, StylizeStage.name, roles=("clip", "score_clip", "vgg"), complete=_completed, check_loaded=_check_words
+)

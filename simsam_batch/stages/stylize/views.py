@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ _COLUMNS += ["leak_max", "arrays_path", "arrays_member", "arrays_offset", "array
 _MOST_PICTURES = 4
 _LEGEND = (
     "The image as it is, and restyled; of a file of texts the first four. Direction: how well the region went from the "
-    "source text to its own, as a cosine of CLIP features, by the very network that it was fitted to, which flatters."
+    "source text to its own, as a cosine of CLIP features, by "
 )
 
 
@@ -44,8 +44,14 @@ def chapter(source: Source, command: Command, stages: Sequence[str]) -> Chapter:
     titled = at_random(fine, source.samples)
     held = dict(source.rows(rows, sorted(numbers_of(titled)), _COLUMNS))
     made.galleries = galleries_of(titled, {number: _picture(source, rows, number, row) for number, row in held.items()})
-    made.legend = _LEGEND
+    made.legend = _LEGEND + _scored_by(rows.resolved["models"])
     return made
+
+
+def _scored_by(models: Mapping[str, Any]) -> str:
+    if "score_clip" in models:
+        return f"{models['score_clip']['name']}, another network than it was fitted to."
+    return f"{models['clip']['name']}, the very network that it was fitted to, which flatters."
 
 
 def _picture(source: Source, rows: StageRows, number: int, row: dict[str, Any]) -> Picture:
