@@ -178,7 +178,7 @@ COMMANDS: Sequence[Command] = (
         "picture put back into the image: what is not restyled stays as it is to the bit. --clip-weights and "
         "--vgg-weights are local files; nothing is fetched. An image takes some 15 seconds of a GPU, and hours of a "
         "CPU with the defaults. Run the same command again to go on after an interruption.",
-        {"stylize": "stylize"},
+        {"style-networks": "stylize", "stylize": "stylize"},
     ),
 )
 

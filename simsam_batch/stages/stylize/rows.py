@@ -8,9 +8,13 @@ from typing import Any
 
 import pyarrow as pa
 
+EACH = "-each"
+"""Behind the name of a picture that another by a network of the image's own stands beside."""
+
 STYLE = pa.struct(
     [
         ("picture", pa.string()),
+        ("fit", pa.string()),
         ("region", pa.string()),
         ("text", pa.string()),
         ("status", pa.string()),
@@ -48,7 +52,8 @@ STYLIZE_FIELDS = [
 """Columns of a row. All null where the image failed.
 
 ``area_fraction`` is the object's, null without a mask. Of each style ``picture`` names the attachment, a PNG of the
-image's own size, that it is in. ``leak_*`` tell what differs from the image where nothing was restyled: the greatest
+image's own size, that it is in, and ``fit`` what its network was fitted to: ``image`` or ``run``.
+``leak_*`` tell what differs from the image where nothing was restyled: the greatest
 difference of 255, the mean as a share of 255, and the share of pixels. Its ``status`` is ``styled`` or
 ``skipped``; ``*_first`` and ``*_last`` are means of the first and last ten updates.
 ``clip_direction_other`` is the greatest cosine with the way to another restyled region's words, ``scored_by`` the

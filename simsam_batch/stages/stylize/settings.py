@@ -13,6 +13,8 @@ from simsam_batch.settings import Component, Input, Network, NetworkSettings, op
 _WITHOUT = ("check_input", "weights", "resize", "batch_size", "max_patches", "precision")
 """Settings that mean nothing here, beside those of the input and of a network that describes patches."""
 
+_RUN = {"fit": ["run"]}
+
 
 class Style(Component, title="Style"):
     """What is restyled by which words, and how a network is fitted to them."""
@@ -33,6 +35,19 @@ class Style(Component, title="Style"):
         "regions",
         "regions: each has a network of its own, and nothing else is touched; the others: what a published program "
         "computes, with its faults, and all of the picture changes",
+    )
+    fit: Literal["image", "run"] = result(
+        "image",
+        "image: a network for each region of each image; run: one for each text, fitted to images of the run, which "
+        "then restyles any of them at once",
+        only={"method": ["regions"]},
+    )
+    run_steps: int = result(1000, "updates of a network of the run", ge=1, only=_RUN)
+    run_batch: int = result(4, "images in each of these", ge=1, only=_RUN)
+    run_side: int = result(256, "shorter side of the images in these, in pixels", ge=16, only=_RUN)
+    run_crops: int = result(16, "crops of each of them", ge=1, only=_RUN)
+    beside: int = result(
+        20, "images that are restyled by networks of their own too, to compare; 0: none", ge=0, le=10_000, only=_RUN
     )
     source_text: str = result("a Photo", "what images look like now")
     side: int = result(512, "an image is worked on with its shorter side of so many pixels, its shape kept", ge=16)

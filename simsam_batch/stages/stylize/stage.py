@@ -17,12 +17,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from simsam_batch import images
 from simsam_batch.errors import ImageError, SettingsError
 from simsam_batch.features.clip import configuration
 from simsam_batch.features.precision import arithmetic
-from simsam_batch.regions.run_lengths import decode
-from simsam_batch.runs.committed import CommittedShard
+from simsam_batch.runs.reading import StageRows
 from simsam_batch.runs.schema import Attachment, File, Shard
 from simsam_batch.settings import Images, Limits, Numbers
 from simsam_batch.stages.base import CommandStage
@@ -31,27 +29,25 @@ from simsam_batch.stages.segment.stage import SegmentStage
 from simsam_batch.stages.semantic.stage import SemanticStage
 from simsam_batch.stages.steps import Job, Stages, Steps
 from simsam_batch.stages.stylize.checkpoints import Checkpoints, drop
-from simsam_batch.stages.stylize.looks import OBJECT, Look, label_of, look_of, pictures_of, read_looks
+from simsam_batch.stages.stylize.looks import OBJECT, look_of, pictures_of, read_looks
+from simsam_batch.stages.stylize.networks import StyleNetworksStage, chosen, networks_of
+from simsam_batch.stages.stylize.procedure import figures, procedure_of
 from simsam_batch.stages.stylize.published import BLIND, aim_of, check_looks, driven_by, why_never
-from simsam_batch.stages.stylize.rows import STYLIZE_FIELDS, StylizeFold, state_of
+from simsam_batch.stages.stylize.regions import Loaded, RegionReader, columns_of, shrunk, why_not
+from simsam_batch.stages.stylize.rows import EACH, STYLIZE_FIELDS, StylizeFold, state_of
 from simsam_batch.stages.stylize.scoring import Scorer, as_tensor, or_none
 from simsam_batch.stages.stylize.settings import Style, StylizeSettings
 from simsam_batch.stages.stylize.words import Words, WordsOf, words_of
 from simsam_batch.styling.composite import Leak, alpha_of, composite, leak
 from simsam_batch.styling.crops import windows_of
-from simsam_batch.styling.fitting import Fit, Procedure, Region, split_crops
+from simsam_batch.styling.fitting import Fit, Region, restyled_by, split_crops
 from simsam_batch.styling.network import working_size
 from simsam_batch.styling.published import PROGRAMS, PublishedFit, enhanced
 from simsam_batch.workers.models import compute_device, load_model
-from simsam_batch.workers.records import FAILURE, EarlierStage, Item, RecordWorker, Results, Row, failed
+from simsam_batch.workers.records import FAILURE, Item, RecordWorker, Results, Row, failed
 from simsam_batch.workers.seeds import seed_of
 
-_OF_MASKS: dict[str, tuple[str, ...]] = {SegmentStage.name: (*FAILURE, "mask_rle", "degenerate", "content_sha256")}
-_OF_LABELS: dict[str, tuple[str, ...]] = {
-    SemanticStage.name: (*FAILURE, "segments"),
-    RegionsStage.name: (*FAILURE, "content_sha256"),
-}
-_ENDS = 10
+WITHOUT = "no image of the run has any of it that a network could be fitted to"
 
 
 @dataclass(frozen=True)
@@ -62,10 +58,12 @@ class StylizeStage(CommandStage[StylizeSettings]):
     components = (Images, Limits, Numbers, Style)
     fields = STYLIZE_FIELDS
 
-    @property
-    def reads(self) -> tuple[str, ...]:  # type: ignore[override]  # what it rests on goes by what is restyled
-        """The stages that the regions are of."""
-        return tuple(_columns_of(self.options.looks))
+    reads = (SegmentStage.name, SemanticStage.name, RegionsStage.name, StyleNetworksStage.name)
+
+    def __post_init__(self) -> None:
+        """Of all that it may rest on, keep what the regions of its looks are of, and the networks of the run."""
+        networks = (StyleNetworksStage.name,) if self.options.fit == "run" else ()
+        object.__setattr__(self, "reads", (*columns_of(self.options.looks), *networks))
 
     @cached_property
     def fold(self) -> StylizeFold:
@@ -75,23 +73,6 @@ class StylizeStage(CommandStage[StylizeSettings]):
     def make_worker(self, beat: Callable[[], None]) -> StylizeWorker:
         """Load the networks and be ready for shards."""
         return StylizeWorker(self, beat)
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """An image with its regions.
-
-    Attributes:
-        pixels: (H, W, 3) uint8.
-        masks: (H, W) of each region that some look has words for.
-        degenerate: the mask of the object means nothing.
-        sha256: of the file.
-    """
-
-    pixels: NDArray[np.uint8]
-    masks: dict[str, NDArray[np.bool_]]
-    degenerate: bool
-    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +115,7 @@ class StylizeWorker(RecordWorker[Loaded | None]):
         self._options = options
         models = stage.resolved["models"]
         self._clip, self._vgg = (load_model(role, options, models, str(self.device)) for role in ("clip", "vgg"))
-        self._sources = {
-            name: (EarlierStage(stage.plan.out, name), columns) for name, columns in _columns_of(options.looks).items()
-        }
+        self._regions = RegionReader(stage.plan.out, options, self.limits)
         raw = options.method in PROGRAMS
         self._words = words_of(self._clip, options, raw=raw)
         scoring = load_model("score_clip", options, models, str(self.device)) or self._clip
@@ -144,46 +123,17 @@ class StylizeWorker(RecordWorker[Loaded | None]):
         self._scorer = Scorer(scoring, self._vgg, scored, options.side, self.device)
         self._how = procedure_of(options)
         self._checkpoints = Checkpoints(stage.plan.out, options.checkpoint_steps)
+        self._networks = networks_of(stage.plan.out, self.device) if options.fit == "run" else {}
+        self._beside = frozenset(stage.resolved.get("beside", ()))
         self._identity = json.dumps([stage.settings, models], sort_keys=True)
 
     def items(self, shards: Iterator[Shard]) -> Iterator[Item]:
         """The images, each with what the stages of its regions have of it."""
-
-        def beside(there: CommittedShard) -> list[dict[str, Any]]:
-            return [self._joined(rows) for rows in zip(*self._rows_beside(there), strict=True)]
-
-        first, _ = next(iter(self._sources.values()))
-        return first.items(shards, beside)
-
-    def _rows_beside(self, there: CommittedShard) -> Iterator[list[dict[str, Any]]]:
-        """The rows of a shard in each of the stages; shards of one plan have their images in one order."""
-        for earlier, columns in self._sources.values():
-            rows: list[dict[str, Any]] = earlier.shard(there.number).rows(list(columns)).to_pylist()
-            yield rows
-
-    @staticmethod
-    def _joined(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """What all stages have of one image; of the failure where one has failed."""
-        merged: dict[str, Any] = {}
-        for row in rows:
-            merged |= row
-        bad = next((row for row in rows if row["status"] != "ok"), rows[0])
-        digests = {row["content_sha256"] for row in rows if row.get("content_sha256")}
-        return merged | {name: bad[name] for name in FAILURE} | {"digests": digests}
+        return self._regions.items(shards)
 
     def load(self, item: Item) -> Loaded | None:
         """Read an image and its regions; None for one that has failed before."""
-        row = item.beside
-        if row["status"] != "ok":
-            return None
-        data = images.fetch(item.record["uri"], self.limits)
-        digest = sha256(data).hexdigest()
-        if row["digests"] != {digest}:
-            raise ImageError("changed", "the image is another file than the one its mask is of", "read")
-        decoded = images.decode(data, self.limits, self._options.color_profile)
-        names = {name for look in self._words for name in look}
-        masks = {name: _mask_of(name, row, decoded.rgb.shape[:2]) for name in names}
-        return Loaded(decoded.rgb, masks, bool(row.get("degenerate")), digest)
+        return self._regions.load(item.record["uri"], item.beside)
 
     def take(self, item: Item, loaded: Loaded | None, results: Results) -> None:
         """Restyle an image."""
@@ -200,11 +150,15 @@ class StylizeWorker(RecordWorker[Loaded | None]):
         across, down = self._size(width, height)
         image = as_tensor(loaded.pixels, self.device)
         small = functional.interpolate(image, (down, across), mode="bicubic", antialias=True).clamp(0, 1)
-        scene = _Scene(small, {name: _shrunk(mask, (down, across)) for name, mask in loaded.masks.items()}, {})
-        made = {
-            name: self._picture(item, loaded, scene, words)
-            for name, words in zip(pictures_of(self._words), self._words, strict=True)
-        }
+        scene = _Scene(small, {name: shrunk(mask, (down, across)) for name, mask in loaded.masks.items()}, {})
+        looks = dict(zip(pictures_of(self._words), self._words, strict=True))
+        made = {name: self._picture(item, loaded, scene, words) for name, words in looks.items()}
+        state = state_of(0, [style for one in made.values() for style in one.styles])
+        if item.record["image_id"] in self._beside:
+            made |= {
+                f"{name}{EACH}": self._picture(item, loaded, scene, words, by_run=False)
+                for name, words in looks.items()
+            }
         styles = [{"picture": name} | style for name, one in made.items() for style in one.styles]
         worst = max((one.leak for one in made.values()), key=lambda leak: leak.most)
         mask = loaded.masks.get(OBJECT)
@@ -222,13 +176,19 @@ class StylizeWorker(RecordWorker[Loaded | None]):
             "styles": styles,
         }
         files: dict[str, Attachment] = {name: File(_png(one.pixels), "png") for name, one in made.items()}
-        return Row(columns, files, state_of(worst.most, styles))
+        return Row(columns, files, state | {"leak_max": worst.most})
 
-    def _picture(self, item: Item, loaded: Loaded, scene: _Scene, look: Mapping[str, Words]) -> _Restyled:
-        """One look of an image."""
+    def _picture(
+        self, item: Item, loaded: Loaded, scene: _Scene, look: Mapping[str, Words], *, by_run: bool = True
+    ) -> _Restyled:
+        """One look of an image; by the networks of the run, where there are such, or by its own."""
         if self._options.method in PROGRAMS:
             return self._as_published(item, loaded, scene, look)
-        reasons = {name: self._why_not(loaded, name, scene.shares[name]) for name in look}
+        reasons = {name: why_not(loaded, name, scene.shares[name]) for name in look}
+        by_run = by_run and self._options.fit == "run"
+        if by_run:
+            without = {name for name in look if (name, look[name].text) not in self._networks}
+            reasons |= {name: WITHOUT for name in look if reasons[name] is None and name in without}
         wanted = [name for name in look if reasons[name] is None]
         shares = [float(loaded.masks[name].mean()) for name in wanted]
         counts = dict(zip(wanted, split_crops(self._how.crops, shares), strict=True))
@@ -237,7 +197,12 @@ class StylizeWorker(RecordWorker[Loaded | None]):
         styles: list[dict[str, Any]] = []
         for name, words in look.items():
             about = {"region": name, "text": words.text, "status": "skipped", "skip_reason": reasons[name]}
-            if name in counts:
+            about["fit"] = "run" if by_run else "image"
+            if name in counts and by_run:
+                with self.timer.step("restyle"), arithmetic(self.device, "fp32"):
+                    made = restyled_by(self._networks[name, words.text], scene.small)
+                about |= {"status": "styled"}
+            elif name in counts:
                 with self.timer.step("fit"), arithmetic(self.device, "fp32"):
                     key = (name, words.text, counts[name])
                     if key not in scene.fits:
@@ -245,11 +210,13 @@ class StylizeWorker(RecordWorker[Loaded | None]):
                             scene.small, scene.shares[name], words, counts[name], (item, name)
                         )
                     fit = scene.fits[key]
+                made = fit.restyled()
+                about |= {"status": "styled"} | figures(fit)
+            if name in counts:
                 with self.timer.step("compose"):
-                    restyled = _pixels(fit.restyled(), (height, width))
+                    restyled = _pixels(made, (height, width))
                     picture = composite(picture, restyled, alpha_of(loaded.masks[name], self._options.feather))
                     styled |= loaded.masks[name]
-                about |= {"status": "styled"} | _figures(fit)
             styles.append(about)
         if wanted:
             with self.timer.step("score"), arithmetic(self.device, "fp32"):
@@ -266,10 +233,12 @@ class StylizeWorker(RecordWorker[Loaded | None]):
         method, size = self._options.method, loaded.pixels.shape[:2]
         driven = driven_by(method, look)
         aim = aim_of(method, driven, scene.shares)
-        reasons = {} if method == BLIND else {name: self._why_not(loaded, name, scene.shares[name]) for name in look}
+        reasons = {} if method == BLIND else {name: why_not(loaded, name, scene.shares[name]) for name in look}
         reason = next(filter(None, reasons.values()), None) or why_never(method, aim, self._how)
         about = {"status": "skipped" if reason else "styled", "skip_reason": reason}
-        styles: list[dict[str, Any]] = [{"region": name, "text": driven[name].text} | about for name in look]
+        styles: list[dict[str, Any]] = [
+            {"region": name, "text": driven[name].text, "fit": "image"} | about for name in look
+        ]
         if reason:
             nothing = np.zeros(size, np.bool_)
             return _Restyled(loaded.pixels, styles, leak(loaded.pixels, loaded.pixels, nothing))
@@ -282,22 +251,11 @@ class StylizeWorker(RecordWorker[Loaded | None]):
             fit = self._run(PublishedFit(small, aim, *networks, self._how, PROGRAMS[method], seed), item, names)
         with self.timer.step("compose"):
             picture = _pixels(enhanced(fit.restyled()), size)
-        styles = [style | _figures(fit) for style in styles]
+        styles = [style | figures(fit) for style in styles]
         with self.timer.step("score"), arithmetic(self.device, "fp32"):
             self._scorer.score(styles, loaded.pixels, picture, loaded.masks)
         styled = np.logical_or.reduce([loaded.masks[name] for name in look])
         return _Restyled(picture, styles, leak(loaded.pixels, picture, styled))
-
-    def _why_not(self, loaded: Loaded, name: str, small: NDArray[np.bool_]) -> str | None:
-        """Why a region is left as it is; None if it is restyled."""
-        mask = loaded.masks[name]
-        if loaded.degenerate and label_of(name) is None:
-            return "the mask is degenerate"
-        if not mask.any():
-            return "nothing of the image is in it"
-        if mask.all():
-            return "all of the image is in it"
-        return None if small.any() else "it is too small to be seen"
 
     def _fitted(self, image: Tensor, mask: NDArray[np.bool_], words: Words, crops: int, of: tuple[Item, str]) -> Fit:
         side = self._how.crop_side(*image.shape[-2:])
@@ -327,25 +285,6 @@ class StylizeWorker(RecordWorker[Loaded | None]):
         return fit
 
 
-def _columns_of(looks: Sequence[Look]) -> dict[str, tuple[str, ...]]:
-    """The stages that regions are of, and what is read of each."""
-    labels = {label_of(region) is not None for look in looks for region in look}
-    return (_OF_MASKS if False in labels else {}) | (_OF_LABELS if True in labels else {})
-
-
-def _mask_of(region: str, row: Mapping[str, Any], size: tuple[int, ...]) -> NDArray[np.bool_]:
-    """(H, W) of a region, empty if the image has none of it."""
-    label = label_of(region)
-    if label is None:
-        mask = decode(row["mask_rle"]).astype(bool)
-        return mask if region == OBJECT else ~mask
-    found = np.zeros(size, np.bool_)
-    for segment in row["segments"]:
-        if segment["label"] == label:
-            found |= decode(segment["mask_rle"]).astype(bool)
-    return found
-
-
 def _pixels(picture: Tensor, size: tuple[int, ...]) -> NDArray[np.uint8]:
     """(H, W, 3) a picture (1, 3, h, w) in 0..1, at another size."""
     large = functional.interpolate(picture, size, mode="bicubic", antialias=True)
@@ -359,49 +298,17 @@ def _png(pixels: NDArray[np.uint8]) -> bytes:
     return target.getvalue()
 
 
-def procedure_of(options: StylizeSettings) -> Procedure:
-    """The procedure that settings ask for."""
-    return Procedure(
-        steps=options.steps,
-        crops=options.crops,
-        crop=options.crop,
-        together=options.together,
-        patch=options.patch_weight,
-        view=options.view_weight,
-        content=options.content_weight,
-        variation=options.variation_weight,
-        threshold=options.threshold,
-        learning_rate=options.style_rate,
-        patience=options.patience,
-    )
-
-
-def _shrunk(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """(h, w) where at least half of a place is in a mask."""
-    found = functional.interpolate(torch.from_numpy(mask)[None, None].float(), size, mode="area")
-    return (found[0, 0] >= 0.5).numpy()
-
-
-def _figures(fit: Fit) -> dict[str, Any]:
-    seen = fit.history
-
-    def ends(values: list[float]) -> tuple[float, float]:
-        return float(np.mean(values[:_ENDS])), float(np.mean(values[-_ENDS:]))
-
-    loss, patch = ends(seen.total), ends(seen.patches)
-    return {
-        "steps": fit.step,
-        "stopped": fit.stopped,
-        "loss_first": loss[0],
-        "loss_last": loss[1],
-        "patch_first": patch[0],
-        "patch_last": patch[1],
-        "rejected_last": ends(seen.rejected)[1],
-    }
-
-
 def _stages(job: Job) -> Stages:
-    yield StylizeStage(job.settings, job.resolved, job.plan)
+    settings: StylizeSettings = job.settings
+    resolved = job.resolved
+    if settings.fit == "run":
+        fitted = yield StyleNetworksStage.of(settings, job.folder, resolved)
+        if fitted["failed"]:
+            for _, row in StageRows(job.folder, StyleNetworksStage.name).each(["network", "error"]):
+                if row["error"]:
+                    job.note(f"{row['network']}: there is no network of it: {row['error']}")
+        resolved = resolved | {"beside": chosen(job.plan, settings.beside, settings.seed)}
+    yield StylizeStage(settings, resolved, job.plan)
     drop(job.folder)
 
 
@@ -432,7 +339,7 @@ def _check_words(settings: StylizeSettings, role: str, model: Any) -> None:
         words_of(model, settings)
 
 
-STAGES = {StylizeStage.name: StylizeStage}
+STAGES = {each.name: each for each in (StyleNetworksStage, StylizeStage)}
 STEPS = Steps(
     _stages, StylizeStage.name, roles=("clip", "score_clip", "vgg"), complete=_completed, check_loaded=_check_words
 )

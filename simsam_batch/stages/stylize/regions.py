@@ -1,0 +1,141 @@
+"""Images with the regions that are restyled, read from where the run has them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from simsam_batch import images
+from simsam_batch.errors import ImageError
+from simsam_batch.regions.run_lengths import decode
+from simsam_batch.runs.schema import Shard
+from simsam_batch.stages.regions.stage import RegionsStage
+from simsam_batch.stages.segment.stage import SegmentStage
+from simsam_batch.stages.semantic.stage import SemanticStage
+from simsam_batch.stages.stylize.looks import OBJECT, Look, label_of
+from simsam_batch.stages.stylize.settings import StylizeSettings
+from simsam_batch.storage import Folder
+from simsam_batch.workers.records import FAILURE, EarlierStage, Item
+
+_OF_MASKS: dict[str, tuple[str, ...]] = {SegmentStage.name: (*FAILURE, "mask_rle", "degenerate", "content_sha256")}
+_OF_LABELS: dict[str, tuple[str, ...]] = {
+    SemanticStage.name: (*FAILURE, "segments"),
+    RegionsStage.name: (*FAILURE, "content_sha256"),
+}
+_SHARDS_HELD = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """An image with its regions.
+
+    Attributes:
+        pixels: (H, W, 3) uint8.
+        masks: (H, W) of each region that some look has words for.
+        degenerate: the mask of the object means nothing.
+        sha256: of the file.
+    """
+
+    pixels: NDArray[np.uint8]
+    masks: dict[str, NDArray[np.bool_]]
+    degenerate: bool
+    sha256: str
+
+
+class RegionReader:
+    """Reads images and their regions. Any thread may read.
+
+    Args:
+        out: the run's folder.
+        options: of the command.
+        limits: what one image may cost.
+    """
+
+    def __init__(self, out: Folder, options: StylizeSettings, limits: images.ImageLimits) -> None:
+        self._limits, self._profile = limits, options.color_profile
+        self._names = {region for look in options.looks for region in look}
+        self._sources = {
+            name: (EarlierStage(out, name), columns) for name, columns in columns_of(options.looks).items()
+        }
+        self.rows = lru_cache(_SHARDS_HELD)(self._rows)
+
+    def items(self, shards: Iterator[Shard]) -> Iterator[Item]:
+        """The images of shards, each with what the stages of its regions have of it."""
+        first, _ = next(iter(self._sources.values()))
+        return first.items(shards, lambda there: self._rows(there.number))
+
+    def _rows(self, shard: int) -> list[dict[str, Any]]:
+        """What all stages have of the images of a shard, which they have in one order."""
+        tables = [earlier.shard(shard).rows(list(columns)).to_pylist() for earlier, columns in self._sources.values()]
+        return [_joined(rows) for rows in zip(*tables, strict=True)]
+
+    def load(self, uri: str, row: Mapping[str, Any]) -> Loaded | None:
+        """An image and its regions; None for one that has failed before.
+
+        Raises:
+            ImageError: it cannot be used.
+        """
+        if row["status"] != "ok":
+            return None
+        data = images.fetch(uri, self._limits)
+        digest = sha256(data).hexdigest()
+        if row["digests"] != {digest}:
+            raise ImageError("changed", "the image is another file than the one its mask is of", "read")
+        decoded = images.decode(data, self._limits, self._profile)
+        masks = {name: _mask_of(name, row, decoded.rgb.shape[:2]) for name in self._names}
+        return Loaded(decoded.rgb, masks, bool(row.get("degenerate")), digest)
+
+
+def _joined(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What all stages have of one image; of the failure where one has failed."""
+    merged: dict[str, Any] = {}
+    for row in rows:
+        merged |= row
+    bad = next((row for row in rows if row["status"] != "ok"), rows[0])
+    digests = {row["content_sha256"] for row in rows if row.get("content_sha256")}
+    return merged | {name: bad[name] for name in FAILURE} | {"digests": digests}
+
+
+def columns_of(looks: Sequence[Look]) -> dict[str, tuple[str, ...]]:
+    """The stages that regions are of, and what is read of each."""
+    labels = {label_of(region) is not None for look in looks for region in look}
+    return (_OF_MASKS if False in labels else {}) | (_OF_LABELS if True in labels else {})
+
+
+def _mask_of(region: str, row: Mapping[str, Any], size: tuple[int, ...]) -> NDArray[np.bool_]:
+    """(H, W) of a region, empty if the image has none of it."""
+    label = label_of(region)
+    if label is None:
+        mask = decode(row["mask_rle"]).astype(bool)
+        return mask if region == OBJECT else ~mask
+    found = np.zeros(size, np.bool_)
+    for segment in row["segments"]:
+        if segment["label"] == label:
+            found |= decode(segment["mask_rle"]).astype(bool)
+    return found
+
+
+def shrunk(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """(h, w) where at least half of a place is in a mask."""
+    found = functional.interpolate(torch.from_numpy(mask)[None, None].float(), size, mode="area")
+    return (found[0, 0] >= 0.5).numpy()
+
+
+def why_not(loaded: Loaded, name: str, small: NDArray[np.bool_]) -> str | None:
+    """Why a region is left as it is; None if it is restyled."""
+    mask = loaded.masks[name]
+    if loaded.degenerate and label_of(name) is None:
+        return "the mask is degenerate"
+    if not mask.any():
+        return "nothing of the image is in it"
+    if mask.all():
+        return "all of the image is in it"
+    return None if small.any() else "it is too small to be seen"
