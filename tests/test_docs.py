@@ -39,6 +39,7 @@ from simsam_batch.stages.registry import COMMANDS
 from simsam_batch.stages.segment.rows import SEGMENT_FIELDS
 from simsam_batch.stages.segment.settings import SegmentSettings
 from simsam_batch.stages.semantic.rows import SEMANTIC_FIELDS
+from simsam_batch.stages.stylize.networks import NETWORK_FIELDS
 from simsam_batch.stages.stylize.rows import STYLIZE_FIELDS
 from simsam_batch.stages.subsets.rows import SUBSETS_FIELDS
 from simsam_batch.stages.transfer.rows import TRANSFER_FIELDS
@@ -325,7 +326,11 @@ PROBE_FIELDS = {
 PAIR_FIELDS = {"embeddings": EMBEDDINGS_FIELDS, "matches": MATCHES_FIELDS, "transfer": TRANSFER_FIELDS}
 
 
-WITH_COLUMNS = [(PROBES, PROBE_FIELDS), (CORRESPOND, PAIR_FIELDS), (STYLIZE, {"stylize": STYLIZE_FIELDS})]
+WITH_COLUMNS = [
+    (PROBES, PROBE_FIELDS),
+    (CORRESPOND, PAIR_FIELDS),
+    (STYLIZE, {"style-networks": NETWORK_FIELDS, "stylize": STYLIZE_FIELDS}),
+]
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_some_images_are_restyled_by_networks_of_their_own_too(styled: Path) -> 
             ("picture", "run"),
             ("picture-each", "image"),
         ]
-    held = dict((row["image_id"], held) for row, held in attached(styled, "stylize"))
+    held = {row["image_id"]: held for row, held in attached(styled, "stylize")}
     assert all(set(held[row["image_id"]]) == {"picture", "picture-each"} for row in both)
     told = json.loads((styled / "results/stylize.json").read_text())["metrics"]["object: fire"]
     # those by networks of their own are not among the means

@@ -11,14 +11,19 @@ from PIL import Image
 
 from simsam_batch.drawing.labels import fitted
 from simsam_batch.drawing.photograph import shown_photograph
+from simsam_batch.plain_text import counted
 from simsam_batch.report.page.album import Picture
 from simsam_batch.report.page.chapters import Chapter, Source, begun, galleries_of, numbers_of
 from simsam_batch.report.page.choice import at_random
 from simsam_batch.report.page.pictures import LARGE, SMALL, Drawn, jpeg, stacked
 from simsam_batch.report.page.scalars import Scalars
+from simsam_batch.report.page.tables import Cell, Table
+from simsam_batch.runs.plan import row_numbers
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.runs.schema import Attachment, File
 from simsam_batch.stages.registry import Command
+from simsam_batch.stages.stylize.rows import EACH
+from simsam_batch.stages.stylize.stage import StylizeStage
 
 _COLUMNS = ["image_id", "uri", "status", "error", "width", "height", "content_sha256", "area_fraction", "styles"]
 _COLUMNS += ["leak_max", "arrays_path", "arrays_member", "arrays_offset", "arrays_bytes"]
@@ -26,6 +31,18 @@ _MOST_PICTURES = 4
 _LEGEND = (
     "The image as it is, and restyled; of a file of texts the first four. Direction: how well the region went from the "
     "source text to its own, as a cosine of CLIP features, by "
+)
+_BOTH = "By the network of the run, and by their own"
+_KINDS = {"run": "network of the run", "image": "network of each image"}
+_SHOWN = {
+    "clip_direction": "direction",
+    "content_inside": "content moved",
+    "content_outside": "outside",
+    "steps": "updates",
+}
+_TABLE = (
+    "Of the images that were restyled by both. Of an image a network of the run takes one forward pass and no update; "
+    "its own updates are counted with it."
 )
 
 
@@ -37,15 +54,42 @@ def chapter(source: Source, command: Command, stages: Sequence[str]) -> Chapter:
         StorageError: the storage did not answer.
     """
     made, _ = begun(source, command, stages)
-    rows = StageRows(source.out, next(iter(command.stages)))
+    if StylizeStage.name not in stages:
+        return made
+    rows = StageRows(source.out, StylizeStage.name)
     numbers = Scalars(rows, source.plan, ["area_fraction", "leak_max"])
     made.plots_note = numbers.note
     fine = numbers.number[numbers.ok]
-    titled = at_random(fine, source.samples)
+    titled = dict(at_random(fine, source.samples))
+    compared = row_numbers(source.plan, rows.resolved.get("beside", []))
+    if both := sorted(set(compared) & set(fine.tolist())):
+        titled[_BOTH] = "Each image, by the network of the run, and by one of its own.", both
     held = dict(source.rows(rows, sorted(numbers_of(titled)), _COLUMNS))
     made.galleries = galleries_of(titled, {number: _picture(source, rows, number, row) for number, row in held.items()})
+    if lines := _compared([held[number] for number in both]):
+        made.tables_title = _BOTH
+        made.tables = [Table(f"Means over {counted(len(both), 'image')}", _TABLE, list(_SHOWN.values()), lines)]
     made.legend = _LEGEND + _scored_by(rows.resolved["models"])
     return made
+
+
+def _compared(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Cell]]]:
+    """Means of figures of the regions that both kinds of networks have restyled, a line for each kind."""
+    pairs: dict[str, list[Mapping[str, Any]]] = {"run": [], "image": []}
+    for row in rows:
+        styled = [style for style in row["styles"] if style["status"] == "styled"]
+        by = {(style["fit"], style["picture"].removesuffix(EACH), style["region"]): style for style in styled}
+        for fit, *of in by:
+            if all((kind, *of) in by for kind in pairs):
+                pairs[fit].append(by[fit, of[0], of[1]])
+    if not pairs["run"]:
+        return []
+    return [(_KINDS[fit], [_mean(styles, key) for key in _SHOWN]) for fit, styles in pairs.items()]
+
+
+def _mean(styles: Sequence[Mapping[str, Any]], key: str) -> Cell:
+    there = [style[key] for style in styles if style[key] is not None]
+    return Cell(f"{np.mean(there):.4g}" if there else "-", "", best=False)
 
 
 def _scored_by(models: Mapping[str, Any]) -> str:
@@ -82,4 +126,5 @@ def _told(style: dict[str, Any]) -> str:
         return f"{style['region']}: left as it is, {style['skip_reason']}"
     direction = style["clip_direction"]
     told = "" if direction is None or not np.isfinite(direction) else f", direction {direction:.2f}"
-    return f"{style['region']}: {style['text']}, {style['steps']} updates{told}"
+    by = "by the network of the run" if style["fit"] == "run" else f"{style['steps']} updates"
+    return f"{style['region']}: {style['text']}, {by}{told}"
