@@ -62,10 +62,11 @@ class StylizeStage(CommandStage[StylizeSettings]):
     components = (Images, Limits, Numbers, Style)
     fields = STYLIZE_FIELDS
 
-    @property
-    def reads(self) -> tuple[str, ...]:  # type: ignore[override]  # what it rests on goes by what is restyled
-        """The stages that the regions are of."""
-        return tuple(_columns_of(self.options.looks))
+    reads = (SegmentStage.name, SemanticStage.name, RegionsStage.name)
+
+    def __post_init__(self) -> None:
+        """Of all that it may rest on, keep what the regions of its looks are of."""
+        object.__setattr__(self, "reads", tuple(_columns_of(self.options.looks)))
 
     @cached_property
     def fold(self) -> StylizeFold:
