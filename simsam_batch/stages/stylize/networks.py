@@ -125,6 +125,8 @@ class NetworksWorker(RecordWorker[None]):
             raise RunError(f"{out.url} has no plan. To mend it: restore run.json")
         self._options, self._plan, self._others = options, plan, Others(plan)
         self._clip, self._vgg = (load_model(role, options, models, str(self.device)) for role in ("clip", "vgg"))
+        name = torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu"
+        self.facts |= {"device": name, "precision": self._clip.precision}
         self._words = {words.text: words for look in words_of(self._clip, options) for words in look.values()}
         self._regions = RegionReader(out, options, self.limits)
         self._how = procedure_of_run(procedure_of(options), options.run_steps, options.run_crops)

@@ -116,6 +116,8 @@ class StylizeWorker(RecordWorker[Loaded | None]):
         models = stage.resolved["models"]
         self._clip, self._vgg = (load_model(role, options, models, str(self.device)) for role in ("clip", "vgg"))
         self._regions = RegionReader(stage.plan.out, options, self.limits)
+        name = torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu"
+        self.facts |= {"device": name, "precision": self._clip.precision}
         raw = options.method in PROGRAMS
         self._words = words_of(self._clip, options, raw=raw)
         scoring = load_model("score_clip", options, models, str(self.device)) or self._clip
