@@ -1,4 +1,4 @@
-"""Restyling an image by words: an update against the published procedure, and memory with crops in groups."""
+"""Restyling an image by words: an update against the published procedure, a forward pass, and memory."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from simsam_batch.styling.crops import windows_of
 from simsam_batch.styling.fitting import Fit, Procedure, Region
 
 GROUP = "stylize"
+UPDATES = 100
 _TINY = {
     "embed_dim": 32,
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8},
@@ -41,7 +42,7 @@ _TINY = {
 
 
 def rows(setup: Setup) -> Iterator[Row]:
-    """An update of one region at 256 pixels, and the peak of its memory by how many crops are seen at once."""
+    """An update of one region at 256 pixels, what a network of the run saves, and memory by crops seen at once."""
     side, crops, rounds = setup.pick(cpu=(256, 16, 5), cuda=(512, 64, 9), smoke=(32, 4, 2))
     upstream, fit = _both(side, crops, setup)
     with threads(cores()):
@@ -59,6 +60,19 @@ def rows(setup: Setup) -> Iterator[Row]:
         threads=f"{cores()} each",
         target=2.0,
         note=note,
+    )
+    with threads(cores()):
+        seconds = alternate({"forward": fit.restyled, "update": fit.update}, setup, rounds=rounds)
+    yield Row(
+        GROUP,
+        f"a picture of {side} x {side} by a network of the run",
+        "one forward pass",
+        f"{UPDATES} updates of a network of the image's own, {crops} crops",
+        [UPDATES * ratio for ratio in ratios(seconds["update"], seconds["forward"])],
+        median(seconds["forward"]),
+        UPDATES * median(seconds["update"]),
+        threads=f"{cores()} each",
+        note=f"{note}; of the updates one is measured",
     )
     peaks = {
         together: in_own_process(setup, "benchmarks.stylize", side, crops, together, int(setup.smoke))["mb"]
