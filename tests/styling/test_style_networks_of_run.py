@@ -171,3 +171,10 @@ def test_settings_that_mean_nothing_are_refused(
     out = alone(home, tmp_path)
     assert run(["stylize", str(out), *weights(home), *QUICK, *OBJECT, *more]) == 1
     assert said in capsys.readouterr().err
+
+
+def test_the_report_shows_both_kinds_of_networks(styled: Path) -> None:
+    assert run(["report", str(styled)]) == 0
+    page = (styled / "report/index.html").read_text()
+    assert "By the network of the run, and by their own" in page
+    assert "network of each image" in page

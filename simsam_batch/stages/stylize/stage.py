@@ -321,6 +321,9 @@ def _completed(settings: StylizeSettings, out: str) -> Any:
         SettingsError: nothing is to be restyled, the method has no place for it, or a file cannot be used.
     """
     del out
+    # OUT has a plan already, so that nobody else asks
+    if idle := settings.without_effect():
+        raise SettingsError(*idle)
     flags = look_of(settings.object, settings.background, settings.label)
     if settings.texts and flags:
         raise SettingsError(
