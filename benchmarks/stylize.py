@@ -106,7 +106,7 @@ def _networks(setup: Setup) -> tuple[Clip, Vgg, Any, Any]:
             each.inplace = False
     model.to(setup.device).eval().requires_grad_(False)
     layers.to(setup.device).eval().requires_grad_(False)
-    return Clip(model, open_clip.tokenize, templates()), Vgg(layers), model, layers
+    return Clip(DEFAULT, model, open_clip.tokenize, templates()), Vgg(layers), model, layers
 
 
 def _both(side: int, crops: int, setup: Setup, together: int = 0) -> tuple[Upstream, Fit]:

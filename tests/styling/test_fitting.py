@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from simsam_batch.styling.crops import windows_of
-from simsam_batch.styling.fitting import ContentNet, Fit, Procedure, Region, Seer
+from simsam_batch.styling.fitting import ContentNet, Fit, Procedure, Region, Seer, Training
 
 HOW = Procedure(steps=60, crops=8, together=8, patience=0)
 SIDE = 64
@@ -65,7 +65,7 @@ def steps(found: Fit, count: int) -> Fit:
     return found
 
 
-def parameters(found: Fit) -> Tensor:
+def parameters(found: Training) -> Tensor:
     return nn.utils.parameters_to_vector(found.net.parameters()).detach()
 
 

@@ -12,7 +12,7 @@ import torch
 from test_fitting import SmallContent, SmallSeer, parameters
 from torch import Tensor, nn
 
-from simsam_batch.styling.crops import windows_of
+from simsam_batch.styling.crops import draws_of, windows_of
 from simsam_batch.styling.fitting import Fit, Procedure, Region
 from simsam_batch.styling.run_fitting import FitOfRun, Scene, order, procedure_of_run
 
@@ -60,16 +60,15 @@ def test_the_loss_of_three_images_falls() -> None:
 
 def test_images_at_once_give_the_mean_gradient_of_each_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     # each image is looked at alone with the chances that it has at its place of the step
-    from simsam_batch.styling import fitting
-
     together = fit(batch=3, dtype=torch.float64)
     numbers = list(islice(together.coming(), 3))
     together.update(iter([(number, scene(number, torch.float64)) for number in numbers]))
     alone, totals = [], []
     for place, number in enumerate(numbers):
-        drawn = fitting.draws_of
         with monkeypatch.context() as patch:
-            patch.setattr(fitting, "draws_of", lambda seed, step, _, place=place, drawn=drawn: drawn(seed, step, place))
+            patch.setattr(
+                "simsam_batch.styling.fitting.draws_of", lambda seed, step, _, place=place: draws_of(seed, step, place)
+            )
             one = Fit(*scene(number, torch.float64), SmallSeer(torch.float64), SmallContent(torch.float64), HOW, 3)
             one.update()
         alone.append(gradient(one.net))
