@@ -261,6 +261,11 @@ def stages_with_matches() -> list[str]:
     return _marked("MATCHES")
 
 
+def stages_with_pictures() -> list[str]:
+    """The names of the stages that make pictures of images: ``styles`` of a row says which, and of what words."""
+    return _marked("PICTURES")
+
+
 def _marked(mark: str) -> list[str]:
     folders = {name: folder for each in COMMANDS for name, folder in each.stages.items()}
     return [name for name, folder in folders.items() if getattr(_module(folder, "rows"), mark, False)]

@@ -12,6 +12,9 @@ REGIONS = ("object", "background")
 PICTURE = "picture"
 """The attachment of a row: a PNG of the image's own size."""
 
+PICTURES = True
+"""Rows have pictures."""
+
 STYLE = pa.struct(
     [
         ("region", pa.string()),
