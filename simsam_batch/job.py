@@ -305,7 +305,7 @@ def resolved_models(command: Command, settings: NetworkSettings) -> dict[str, An
     from simsam_batch.workers.models import resolve_models
 
     steps = command.steps()
-    models = resolve_models(steps.roles, settings)
+    models = resolve_models(steps.roles, settings, partial(steps.check_loaded, settings))
     resize = parse_resize(settings.resize)
     for facts in models.values():
         if "patch" in facts:

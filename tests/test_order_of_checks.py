@@ -35,7 +35,7 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The roles of the models whose weights were looked for; there are none to be had."""
     asked: list[str] = []
 
-    def no_weights(roles: Any, settings: Any) -> dict[str, Any]:
+    def no_weights(roles: Any, settings: Any, check: Any) -> dict[str, Any]:
         asked.extend(roles)
         raise SettingsError("no weights")
 

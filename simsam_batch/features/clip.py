@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +28,14 @@ class Clip:
     """A frozen CLIP.
 
     Args:
+        name: of the network, as open_clip knows it.
         model: of open_clip.
         tokenizer: likewise.
         templates: what texts are put into, with ``{}``.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, templates: Sequence[str]) -> None:
+    def __init__(self, name: str, model: Any, tokenizer: Any, templates: Sequence[str]) -> None:
+        self.name = name
         self._model, self._tokenizer, self._templates = model, tokenizer, list(templates)
         size = model.visual.image_size
         self.size = int(size if isinstance(size, int) else size[0])
@@ -78,11 +83,40 @@ def templates() -> list[str]:
     return [each for each in found if _TOO_LOOSE not in each.split()]
 
 
+def configuration(name: str) -> str:
+    """What tells a network, wherever it is loaded: its name, or of a file ``.json`` what it holds.
+
+    Raises:
+        SettingsError: there is no such file, or it holds no JSON.
+    """
+    if not name.endswith(".json"):
+        return name
+    try:
+        return json.dumps(json.loads(Path(name).read_text()), sort_keys=True)
+    except OSError as error:
+        raise SettingsError(f"clip: there is no file {name}") from error
+    except ValueError as error:
+        raise SettingsError(f"clip: {name} holds no JSON: {error}") from error
+
+
+def _added(config: str) -> str:
+    """The name that open_clip knows a configuration by from now on, which is that of its content."""
+    import open_clip
+
+    name = f"configuration-{sha256(config.encode()).hexdigest()[:12]}"
+    if name not in open_clip.list_models():
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / f"{name}.json"
+            file.write_text(config)
+            open_clip.add_model_config(file)
+    return name
+
+
 def load_clip(name: str, weights: str, device: str, *, dtype: torch.dtype = torch.float32) -> Clip:
     """A network of open_clip with the weights of a file; nothing is fetched, and no tensor is missing or left over.
 
     Args:
-        name: a configuration of open_clip, or a file ``.json`` with one.
+        name: a configuration of open_clip, a file ``.json`` with one, or what that holds.
         weights: a file of its tensors.
         device: torch's name.
         dtype: of the network.
@@ -94,11 +128,9 @@ def load_clip(name: str, weights: str, device: str, *, dtype: torch.dtype = torc
         import open_clip
     except ImportError as error:
         raise SettingsError("open_clip is not installed. To mend it: pip install 'simsam-batch[stylize]'") from error
-    if name.endswith(".json"):
-        if not Path(name).is_file():
-            raise SettingsError(f"clip: there is no file {name}")
-        open_clip.add_model_config(Path(name))
-        name = Path(name).stem
+    name = configuration(name)
+    if name.startswith("{"):
+        name = _added(name)
     known = open_clip.list_models()
     if name not in known:
         near = ", ".join([each for each in known if each.startswith(name[:5])][:8] or known[:8])
@@ -108,7 +140,7 @@ def load_clip(name: str, weights: str, device: str, *, dtype: torch.dtype = torc
     checkpoint = read_checkpoint(Path(weights))
     load_into(model, checkpoint.tensors, weights, name)
     model.to(device=device, dtype=dtype).eval().requires_grad_(False)
-    return Clip(model, open_clip.get_tokenizer(name), templates())
+    return Clip(name, model, open_clip.get_tokenizer(name), templates())
 
 
 @contextmanager

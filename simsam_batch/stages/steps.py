@@ -47,6 +47,10 @@ def _nothing(settings: Any, models: Mapping[str, Any] | None = None) -> None:
     del settings, models
 
 
+def _nothing_loaded(settings: Any, role: str, model: Any) -> None:
+    del settings, role, model
+
+
 def _as_given(settings: Any, out: str) -> Any:
     del out
     return settings
@@ -64,6 +68,7 @@ class Steps:
             by a `simsam_batch.errors.SettingsError`. It is asked once, before anything else.
         check: given the settings, refuses what cannot be right by a `simsam_batch.errors.SettingsError`, before
             anything is listed, fetched or written.
+        check_loaded: the same, given too a role and its model, while that is loaded.
         check_models: the same, given too what the models came down to by role; before anything is written.
         before_first: called before any work of a stage that has none done yet.
     """
@@ -73,5 +78,6 @@ class Steps:
     roles: Sequence[str] = ("backbone",)
     complete: Callable[[Any, str], Any] = _as_given
     check: Callable[[Any], None] = _nothing
+    check_loaded: Callable[[Any, str, Any], None] = _nothing_loaded
     check_models: Callable[[Any, Mapping[str, Any]], None] = _nothing
     before_first: Callable[[Job, CommandStage[Any]], None] | None = None

@@ -17,6 +17,18 @@ LEAST_SHARE = 0.5
 DISTORTION = 0.5
 
 
+def draws_of(seed: int, *where: int) -> torch.Generator:
+    """What chances are drawn from: of one step of a fit, say.
+
+    Args:
+        seed: below 2**63.
+        where: numbers that tell it from others of this seed.
+    """
+    # torch takes the lower half of a seed alone
+    mixed = np.random.SeedSequence([seed, *where]).generate_state(1, np.uint32)
+    return torch.Generator().manual_seed(int(mixed[0]))
+
+
 def window_shares(mask: NDArray[np.bool_], side: int) -> NDArray[np.float64]:
     """(H - side + 1, W - side + 1): the share of each window that a mask has, by its upper left corner.
 

@@ -1,4 +1,4 @@
-"""A network trained to restyle one image, by what frozen networks see of it.
+"""A network trained to restyle images, by what frozen networks see of them.
 
 Nothing here knows those networks: they are what `Seer` and `ContentNet` say. All that is drawn at a step comes from the
 seed and the step's number, so that a fit that goes on from a state is the one that was not interrupted.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from simsam_batch.styling.crops import draw_corners, draw_windows, looked_at
+from simsam_batch.styling.crops import draw_corners, draw_windows, draws_of, looked_at
 from simsam_batch.styling.losses import (
     content_loss,
     directions,
@@ -121,37 +121,56 @@ class History:
 
 
 _SMOOTHED, _FALL = 10, 0.01
-_DRAWS = 2**40
 
 
-class Fit:
-    """One network, fitted step by step.
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """An image to fit to, with what the frozen networks see of it as it is.
 
-    Args:
+    Attributes:
         image: (1, 3, H, W) in 0..1, of sides that the network takes.
         region: what is restyled.
+        inside: (1, 1, H, W) 1 where the region is.
+        whole: (1, D) features of all of it.
+        view: (1, D) features of the region, black around it.
+        maps: of the content.
+    """
+
+    image: Tensor
+    region: Region
+    inside: Tensor
+    whole: Tensor
+    view: Tensor
+    maps: Sequence[Tensor]
+
+    @classmethod
+    def of(cls, image: Tensor, region: Region, seer: Seer, content: ContentNet) -> Self:
+        """See an image."""
+        inside = region.mask.to(image)[None, None]
+        with torch.no_grad():
+            whole, view = (seer.encode(squashed(each, seer.size)) for each in (image, image * inside))
+            return cls(image, region, inside, whole, view, content.maps(image))
+
+
+class Training:
+    """One network with its optimiser, trained step by step on whatever images it is given.
+
+    Args:
+        like: a tensor of the device and type that it computes on.
         seer: judges the style.
         content: judges what is kept.
         how: the procedure.
         seed: of the network, and of all that is drawn.
     """
 
-    def __init__(
-        self, image: Tensor, region: Region, seer: Seer, content: ContentNet, how: Procedure, seed: int
-    ) -> None:
-        self._image, self._region, self._how, self._seed = image, region, how, seed % 2**63
+    def __init__(self, like: Tensor, seer: Seer, content: ContentNet, how: Procedure, seed: int) -> None:
+        self._how, self._seed = how, seed % 2**63
         self._seer, self._content = seer, content
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed)
             self.net = StyleNet()
-        self.net.to(image)
+        self.net.to(like)
         self._adam = torch.optim.Adam(self.net.parameters(), lr=how.learning_rate)
-        self._side = how.crop_side(*image.shape[-2:])
-        self._inside = region.mask.to(image)[None, None]
-        with torch.no_grad():
-            self._whole = seer.encode(squashed(image, seer.size))
-            self._view = seer.encode(squashed(image * self._inside, seer.size))
-            self._maps = content.maps(image)
         self.history = History()
 
     @property
@@ -173,68 +192,121 @@ class Fit:
         means = np.convolve(seen, np.ones(_SMOOTHED) / _SMOOTHED, "valid")
         return bool(means[-patience:].min() > (1 - _FALL) * means[:-patience].min())
 
-    def update(self) -> None:
-        """Do one step."""
-        how = self._how
-        draw = torch.Generator().manual_seed((self._seed + (self.step + 1) * _DRAWS) % 2**63)
+    def train(self, sights: Sequence[Sight]) -> None:
+        """Do one step by the mean of the losses of some images, which may differ in size."""
         for group in self._adam.param_groups:
-            group["lr"] = how.learning_rate * 0.5 ** (self.step // how.halved_every)
+            group["lr"] = self._rate()
         self._adam.zero_grad()
-        restyled = self.net(self._image)
+        seen = [
+            self._look(sight, draws_of(self._seed, self.step, place), 1 / len(sights))
+            for place, sight in enumerate(sights)
+        ]
+        self._move()
+        for name in History.__slots__:
+            getattr(self.history, name).append(float(np.mean([each[name] for each in seen])))
+
+    def _rate(self) -> float:
+        """Of the step that is about to be done."""
+        return float(self._how.learning_rate * 0.5 ** (self.step // self._how.halved_every))
+
+    def _move(self) -> None:
+        """Let the gradients change the network."""
+        self._adam.step()
+
+    def _look(self, sight: Sight, draw: torch.Generator, share: float) -> dict[str, float]:
+        """What is seen of an image as it is restyled now; its share of the gradient goes to the network."""
+        how = self._how
+        restyled = self.net(sight.image)
         # the frozen networks see a leaf, part by part, and what they say goes back through the small one once
         leaf = restyled.detach().requires_grad_()
-        view = self._look_at_view(leaf)
-        patches, counted = self._look_at_crops(leaf, draw)
-        content = content_loss(self._content.maps(leaf), self._maps).sum()
-        smooth = total_variation(leaf).sum() / variation_scale(*leaf.shape[1:])
+        view = self._look_at_view(leaf, sight)
+        patches, counted = self._look_at_crops(leaf, sight, draw)
+        content = content_loss(self._content.maps(leaf), sight.maps).sum()
+        smooth = self._variation(leaf)
         (how.content * content + how.variation * smooth).backward()  # type: ignore[no-untyped-call]
-        restyled.backward(leaf.grad)
-        self._adam.step()
+        restyled.backward(share * leaf.grad)
         kept, smooth = content.detach(), smooth.detach()
         total = how.patch * counted + how.view * view + how.content * kept + how.variation * smooth
-        self.history.total.append(float(total))
-        self.history.patches.append(float(patches.mean()))
-        self.history.rejected.append(float((patches < how.threshold).float().mean()))
-        self.history.views.append(float(view))
-        self.history.content.append(float(kept))
+        return {
+            "total": float(total),
+            "patches": float(patches.mean()),
+            "rejected": float((patches < how.threshold).float().mean()),
+            "views": float(view),
+            "content": float(kept),
+        }
 
-    def _look_at_view(self, leaf: Tensor) -> Tensor:
-        seen = self._seer.encode(squashed(leaf * self._inside, self._seer.size))
-        loss = directions(seen, self._view, self._region.direction).losses.sum()
+    def _variation(self, leaf: Tensor) -> Tensor:
+        return total_variation(leaf).sum() / variation_scale(*leaf.shape[1:])
+
+    def _look_at_view(self, leaf: Tensor, sight: Sight) -> Tensor:
+        seen = self._seer.encode(squashed(leaf * sight.inside, self._seer.size))
+        loss = directions(seen, sight.view, sight.region.direction).losses.sum()
         (self._how.view * loss).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
-    def _look_at_crops(self, leaf: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _look_at_crops(self, leaf: Tensor, sight: Sight, draw: torch.Generator) -> tuple[Tensor, Tensor]:
         """Losses of all crops, and the term that they make."""
-        region, how = self._region, self._how
+        region, how = sight.region, self._how
+        side = how.crop_side(*leaf.shape[-2:])
         windows = draw_windows(region.windows, region.crops, draw)
-        corners = draw_corners(windows, self._side, draw)
+        corners = draw_corners(windows, side, draw)
         found, term = [], torch.zeros((), device=leaf.device)
         for start in range(0, region.crops, how.together):
             some = slice(start, start + how.together)
-            views = looked_at(leaf, windows[some], corners[some], self._side, self._seer.size)
-            losses = directions(self._seer.encode(views), self._whole, region.direction).losses
+            views = looked_at(leaf, windows[some], corners[some], side, self._seer.size)
+            losses = directions(self._seer.encode(views), sight.whole, region.direction).losses
             share = patch_loss(losses, torch.ones_like(losses), how.threshold) * len(losses) / region.crops
             (how.patch * share).backward()  # type: ignore[no-untyped-call]
             found.append(losses.detach())
             term = term + share.detach()
         return torch.cat(found), term
 
-    def restyled(self) -> Tensor:
-        """(1, 3, H, W) what the network makes of the image now."""
-        with torch.no_grad():
-            found: Tensor = self.net(self._image)
-        return found
-
     def state(self) -> dict[str, Any]:
-        """What a fit goes on from."""
+        """What it goes on from."""
         return {"net": self.net.state_dict(), "adam": self._adam.state_dict(), "history": asdict(self.history)}
 
     def go_on(self, state: Mapping[str, Any]) -> None:
-        """Go on from the state of a fit of the same image, region, procedure and seed."""
+        """Go on from the state of one of the same images, regions, procedure and seed."""
         self.net.load_state_dict(state["net"])
         self._adam.load_state_dict(state["adam"])
         self.history = History(**{name: list(values) for name, values in state["history"].items()})
+
+
+class Fit(Training):
+    """A network of one image.
+
+    Args:
+        image: (1, 3, H, W) in 0..1, of sides that the network takes.
+        region: what is restyled.
+        seer: judges the style.
+        content: judges what is kept.
+        how: the procedure.
+        seed: of the network, and of all that is drawn.
+    """
+
+    def __init__(
+        self, image: Tensor, region: Region, seer: Seer, content: ContentNet, how: Procedure, seed: int
+    ) -> None:
+        super().__init__(image, seer, content, how, seed)
+        self._sight = self._seen(image, region)
+
+    def _seen(self, image: Tensor, region: Region) -> Sight:
+        return Sight.of(image, region, self._seer, self._content)
+
+    def update(self) -> None:
+        """Do one step."""
+        self.train([self._sight])
+
+    def restyled(self) -> Tensor:
+        """(1, 3, H, W) what the network makes of the image now."""
+        return restyled_by(self.net, self._sight.image)
+
+
+def restyled_by(net: StyleNet, image: Tensor) -> Tensor:
+    """(1, 3, H, W) what a network makes of an image."""
+    with torch.no_grad():
+        found: Tensor = net(image)
+    return found
 
 
 def squashed(images: Tensor, size: int) -> Tensor:
@@ -243,12 +315,22 @@ def squashed(images: Tensor, size: int) -> Tensor:
 
 
 def split_crops(count: int, areas: Sequence[float]) -> list[int]:
-    """Crops of each region, by its area; of several each has a quarter of all at least.
+    """Crops of each region, by its area; of n regions each has 1 / 2n of them at least, and one: they may become more.
 
     >>> split_crops(64, [0.05, 0.95]), split_crops(64, [1.0]), split_crops(16, [0.5, 0.5])
     ([16, 48], [64], [8, 8])
+    >>> split_crops(64, [0.01, 0.33, 0.66]), split_crops(2, [0.1, 0.2, 0.7])
+    ([10, 18, 36], [1, 1, 1])
     """
-    if len(areas) < 2:
-        return [count] * len(areas)
-    first = min(max(round(count * areas[0] / sum(areas)), count // 4), count - count // 4)
-    return [first, count - first]
+    if not areas:
+        return []
+    least = max(1, count // (2 * len(areas)))
+    small = {place for place, area in enumerate(areas) if count * area < least * sum(areas)}
+    large = [place for place in range(len(areas)) if place not in small]
+    rest, whole = max(count - least * len(small), least * len(large)), sum(areas[place] for place in large)
+    # rounded off where the sum is told, so that none is lost and none is made
+    ends = np.rint(np.cumsum([0.0, *(rest * areas[place] / whole for place in large)])).astype(int)
+    found = [least] * len(areas)
+    for place, crops in zip(large, np.diff(ends), strict=True):
+        found[place] = max(least, int(crops))
+    return found

@@ -19,6 +19,7 @@ from simsam_batch.runs.reading import StageRows
 from simsam_batch.viewer import derived
 from simsam_batch.viewer.answers import RefusedError
 from simsam_batch.viewer.labels import Labels, rows_with_labels
+from simsam_batch.viewer.memory import give_back
 from simsam_batch.viewer.session import OpenedStage
 
 Kind = Literal["number", "integer", "boolean", "words"]
@@ -277,16 +278,20 @@ class Columns:
             columns = {name: _Column(kind, len(self.numbers)) for name, kind in self.kinds.items()}
             with self._lock:
                 self.count, self._held, self._ids, self._errors = 0, columns, [], {}
-            start = 0
-            paths = (path for name in columns for path in paths_of(name, self._rows.schema))
-            for _, table in self._rows.leaves({self._rows.unit, "error", *paths}, _ROWS_AT_ONCE):
-                self._put(start, table, columns)
-                start += table.num_rows
+            self._put_all(columns)
+            give_back()
         except Exception as fault:  # noqa: BLE001  told to whoever asks next
             with self._lock:
                 self._fault = fault
         finally:
             self._read.set()
+
+    def _put_all(self, columns: dict[str, _Column]) -> None:
+        start = 0
+        paths = (path for name in columns for path in paths_of(name, self._rows.schema))
+        for _, table in self._rows.leaves({self._rows.unit, "error", *paths}, _ROWS_AT_ONCE):
+            self._put(start, table, columns)
+            start += table.num_rows
 
     def _put(self, start: int, table: pa.Table, columns: dict[str, _Column]) -> None:
         for name, column in list(columns.items()):

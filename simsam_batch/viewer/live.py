@@ -195,7 +195,7 @@ class Live:
         """One image; in the worker's thread."""
         good_row(stage, row)
         loaded = self._of(stage)
-        key = (stage.out.url, stage.name, row, tuple(stage.generations.items()))
+        key = (stage.out.url, stage.name, row, stage.version(row))
         return self._held.get(key, lambda: loaded(row))
 
     def match_pair(self, stage: OpenedStage, number: int, point: tuple[float, ...]) -> dict[str, Any]:

@@ -47,7 +47,7 @@ CUT_OUT = (4, 3)
 _OUTLINE = (200, 30, 90)
 _REDUCTIONS = (8, 4, 2)
 _QUALITY = 85
-_JPEGS_BYTES, _PHOTOGRAPHS_BYTES = 256 * 2**20, 96 * 2**20
+_JPEGS_BYTES, _PHOTOGRAPHS_BYTES = 32 * 2**20, 48 * 2**20
 _DEPTH = 3
 _FOR_EVER = "private, max-age=31536000, immutable"
 
@@ -70,12 +70,9 @@ def routes(session: Session) -> list[tuple[str, str, Any]]:
         which_picture = whole(request, "of", 0, 0, 1000) if over == "styled" else 0
         box = _box(text(request, "box", most=60))
         kept: Kept[bytes] = session.once("pictures", lambda: Kept(_JPEGS_BYTES, len))
-        # what a retry has replaced has another generation
-        made_of = (which, stage.name, tuple(stage.generations.items()) if over != "none" else ())
         region = whole(request, "region", 0) if text(request, "region", most=10) else None
-        if region is not None:
-            made_of = (which, stage.name, tuple(stage.generations.items()))
-        key = (*made_of, row, side, over, depth, which_picture, box, region)
+        # what a retry has replaced is of another version
+        key = (which, stage.name, version_of(stage, row), row, side, over, depth, which_picture, box, region)
         if gone(request):
             raise RefusedError(499, "nobody waits for this picture any more")
 

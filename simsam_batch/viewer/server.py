@@ -18,6 +18,7 @@ from simsam_batch.errors import SettingsError
 from simsam_batch.viewer.app import application
 from simsam_batch.viewer.flags import close_flags, flags_of
 from simsam_batch.viewer.gate import Gate
+from simsam_batch.viewer.memory import keep_together
 from simsam_batch.viewer.session import Session
 
 PORT = 8765
@@ -77,6 +78,7 @@ def serve(
         SettingsError: the address cannot be had, or the certificate cannot be read.
     """
     listening.check()
+    keep_together()
     secure = listening.certificate is not None
     hosts = [*listening.allowed, *([] if listening.host in _LOOPBACK else [listening.host])]
     gate = Gate(application(session), hosts, secure=secure)

@@ -39,7 +39,9 @@ def compute_device(device: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
-def resolve_models(roles: Sequence[str], settings: NetworkSettings) -> dict[str, Any]:
+def resolve_models(
+    roles: Sequence[str], settings: NetworkSettings, check: Callable[[str, Any], None] | None = None
+) -> dict[str, Any]:
     """What the models of some roles come down to: name, block, patch, normalisation and the digest of the weights.
 
     Each is loaded once for it, so that a wrong name, block or file is found before any work is done.
@@ -47,6 +49,7 @@ def resolve_models(roles: Sequence[str], settings: NetworkSettings) -> dict[str,
     Args:
         roles: names in `ROLES`.
         settings: of the command.
+        check: given each role with its model, while it is loaded, refuses what cannot be right with it.
 
     Returns:
         Facts by role, without the roles that the settings have no model for.
@@ -54,7 +57,11 @@ def resolve_models(roles: Sequence[str], settings: NetworkSettings) -> dict[str,
     Raises:
         SettingsError: an unknown model or block, or weights that do not fit it.
     """
-    found = {role: ROLES[role](settings, "cpu")[1] for role in roles}
+    found: dict[str, Any] = {}
+    for role in roles:
+        model, found[role] = ROLES[role](settings, "cpu")
+        if check is not None:
+            check(role, model)
     return {role: facts for role, facts in found.items() if facts}
 
 
@@ -211,9 +218,29 @@ def _clip(settings: Any, device: str) -> tuple[Any, dict[str, Any]]:
     """What judges a style."""
     from simsam_batch.features.clip import load_clip
 
-    with _given("clip_weights", settings.clip_weights, "CLIP, in the layout of open_clip") as (path, digest):
+    with _given("clip_weights", settings.clip_weights, _CLIP) as (path, digest):
         clip = load_clip(settings.clip, str(path), device)
-    return clip, {"name": Path(settings.clip).stem, "weights_sha256": digest, "size": clip.size, "gelu": clip.gelu}
+    return clip, _facts_of_clip(clip, digest)
+
+
+def _score_clip(settings: Any, device: str) -> tuple[Any, dict[str, Any]]:
+    """What tells how well a style went, if it is not what judges it; None if it is."""
+    if not settings.score_clip:
+        if settings.score_clip_weights:
+            raise SettingsError("score_clip_weights: of which network? To mend it: give --score-clip NAME")
+        return None, {}
+    from simsam_batch.features.clip import load_clip
+
+    with _given("score_clip_weights", settings.score_clip_weights, _CLIP) as (path, digest):
+        clip = load_clip(settings.score_clip, str(path), device)
+    return clip, _facts_of_clip(clip, digest)
+
+
+_CLIP = "CLIP, in the layout of open_clip"
+
+
+def _facts_of_clip(clip: Any, digest: str | None) -> dict[str, Any]:
+    return {"name": clip.name, "weights_sha256": digest, "size": clip.size, "gelu": clip.gelu}
 
 
 def _vgg(settings: Any, device: str) -> tuple[Any, dict[str, Any]]:
@@ -244,6 +271,7 @@ ROLES: Mapping[str, Callable[[Any, str], Loaded]] = {
     "taps": _taps,
     "diffusion": _diffusion,
     "clip": _clip,
+    "score_clip": _score_clip,
     "vgg": _vgg,
 }
 """What loads the model of each role on a device, as the settings say."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as transforms
 
-from simsam_batch.styling.crops import draw_corners, draw_windows, looked_at, window_shares, windows_of
+from simsam_batch.styling.crops import draw_corners, draw_windows, draws_of, looked_at, window_shares, windows_of
 
 
 def test_shares_of_windows_equal_those_counted_one_by_one() -> None:
@@ -71,3 +71,11 @@ def test_without_a_perspective_a_window_of_its_own_size_is_what_it_was() -> None
     corners = torch.tensor([[[0.0, 0], [15, 0], [15, 15], [0, 15]]], dtype=torch.float64)
     found = looked_at(image, torch.tensor([[7, 9]]), corners, 16, 16)
     assert torch.allclose(found[0], image[0, :, 9:25, 7:23], atol=1e-9)
+
+
+def test_what_is_drawn_differs_from_step_to_step() -> None:
+    # of seeds torch takes 32 bits, so that seeds which differ above them would draw the same
+    steps = [(step, place) for step in range(50) for place in range(4)]
+    drawn = {tuple(torch.randint(1000, (8,), generator=draws_of(2**40 + 3, *where)).tolist()) for where in steps}
+    assert len(drawn) == len(steps)
+    assert torch.equal(*(torch.rand(5, generator=draws_of(3, 1, 2)) for _ in range(2)))

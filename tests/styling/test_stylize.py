@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -17,10 +18,12 @@ from result_rows import rows_of
 from tiny_networks import write_clip, write_vgg
 
 from simsam_batch.cli import run
+from simsam_batch.errors import SettingsError
 from simsam_batch.regions.run_lengths import decode
 from simsam_batch.results.run import open_run
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.runs.schema import File
+from simsam_batch.stages.stylize.looks import read_looks
 from simsam_batch.storage import Folder
 from simsam_batch.styling.fitting import Fit
 
@@ -64,11 +67,11 @@ def styled(home: Path) -> Path:
     return home / "out"
 
 
-def pictures(out: Path) -> list[np.ndarray[Any, Any] | None]:
+def pictures(out: Path, name: str = "picture") -> list[np.ndarray[Any, Any] | None]:
     rows = StageRows(Folder(str(out)), "stylize")
     found: list[np.ndarray[Any, Any] | None] = []
     for _, row in rows.each():
-        file = rows.attachments(row).get("picture") if row["status"] == "ok" else None
+        file = rows.attachments(row).get(name) if row["status"] == "ok" else None
         found.append(np.asarray(Image.open(io.BytesIO(file.data))) if isinstance(file, File) else None)
     return found
 
@@ -90,7 +93,7 @@ def test_each_region_has_its_words_and_its_figures(styled: Path) -> None:
     assert rows["text.png"]["status"] == "failed"
     told = json.loads((styled / "results/stylize.json").read_text())["metrics"]
     assert (
-        told["object"]["styled"]
+        told["object: fire"]["styled"]
         == told["images_styled"]
         == sum(any(style["status"] == "styled" for style in row["styles"] or ()) for row in rows.values())
     )
@@ -136,6 +139,9 @@ def alone(home: Path, to: Path) -> Path:
     ("more", "said"),
     [
         ([], "nothing is to be restyled"),
+        (["--label", "grass"], 'is no label with words. To mend it: write it as "7=a lawn"'),
+        (["--label", "2=fire", "--label", "2=snow"], "label: 2 is given twice"),
+        (["--label", "2=fire"], "the stage stylize reads semantic, which"),
         (["--object", "a Photo"], "means the same as --source-text"),
         (["--object", "word " * 80], "is too long"),
     ],
@@ -149,6 +155,115 @@ def test_words_that_cannot_be_meant_are_refused_before_anything_is_written(
     assert not (out / "stylize").exists()
 
 
+TEXTS = [
+    ("words.txt", "fire\n\n  snow \n", [{"object": "fire"}, {"object": "snow"}]),
+    (
+        "words.csv",
+        "object,background,3\nfire,,\n,snow,gold\n",
+        [{"object": "fire"}, {"background": "snow", "label 3": "gold"}],
+    ),
+    (
+        "words.jsonl",
+        '{"object": "fire", "background": null}\n\n{"label 3": "gold, and more"}\n',
+        [{"object": "fire"}, {"label 3": "gold, and more"}],
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "looks"), TEXTS)
+def test_a_file_of_texts_says_what_each_picture_is_of(
+    tmp_path: Path, name: str, text: str, looks: list[dict[str, str]]
+) -> None:
+    (tmp_path / name).write_text(text)
+    assert read_looks(str(tmp_path / name)) == looks
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("words.txt", "\n \n", "has no words"),
+        ("words.txt", "fire\nfire\n", "is there twice"),
+        ("words.csv", "sky\nblue\n", "has 'sky'. To mend it: name object, background or the number of a label"),
+        ("words.jsonl", "fire\n", "line 1 is no JSON"),
+        ("words.jsonl", '"fire"\n', "line 1 is no object"),
+        ("words.txt", b"\xff\xfe\x00", "cannot be read"),
+        ("none.txt", None, "cannot be read"),
+    ],
+)
+def test_a_file_that_holds_no_texts_is_refused_by_name(
+    tmp_path: Path, name: str, text: str | bytes | None, said: str
+) -> None:
+    if text is not None:
+        (tmp_path / name).write_bytes(text.encode() if isinstance(text, str) else text)
+    with pytest.raises(SettingsError, match=re.escape(said)) as refused:
+        read_looks(str(tmp_path / name))
+    assert name in str(refused.value)
+
+
+def test_several_texts_make_a_picture_each_and_each_is_what_it_is_alone(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "words.csv").write_text("object,background\nfire,\nsnow,\nfire,snow\n")
+    texts = ["--texts", str(tmp_path / "words.csv")]
+    out = alone(home, tmp_path)
+    assert stylize(home, out, *texts, "--object", "ice") == 1
+    assert "texts stands in the place of object, background and label" in capsys.readouterr().err
+    assert stylize(home, out, *texts) in (0, 3)
+    row = rows_of(out, "stylize")[0]
+    assert [(style["picture"], style["region"], style["text"]) for style in row["styles"]] == [
+        ("picture-1", "object", "fire"),
+        ("picture-2", "object", "snow"),
+        ("picture-3", "object", "fire"),
+        ("picture-3", "background", "snow"),
+    ]
+    (tmp_path / "alone").mkdir()
+    one = alone(home, tmp_path / "alone")
+    assert stylize(home, one, "--object", "snow") in (0, 3)
+    for first, second in zip(pictures(out, "picture-2"), pictures(one), strict=True):
+        assert (first is None and second is None) or np.array_equal(first, second)
+    # gone on with, the file need not be there any more to say that all is done
+    assert stylize(home, out, *texts) in (0, 3)
+    assert run(["report", str(out)]) == 0
+
+
+def test_labels_of_a_semantic_run_are_restyled_and_nothing_else_is(home: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ["semantic", str(home / "photos"), str(out), "--backbone", "descriptors", "--resize", "native"]
+    run([*arguments, "--head", "none", "--clusters", "2", "--engine", "inline", "--quiet", "--shard-size", "2"])
+    assert stylize(home, out, "--label", "1=fire", "--label", "2=snow") in (0, 3)
+    maps = {row["image_id"]: row for row in rows_of(out, "semantic")}
+    styled_somewhere = False
+    for row, picture in zip(rows_of(out, "stylize"), pictures(out), strict=True):
+        if picture is None:
+            continue
+        source = np.asarray(Image.open(home / "photos" / row["image_id"]).convert("RGB"))
+        there = {
+            segment["label"]: decode(segment["mask_rle"]).astype(bool) for segment in maps[row["image_id"]]["segments"]
+        }
+        assert row["area_fraction"] is None
+        left = np.ones(source.shape[:2], bool)
+        for style in row["styles"]:
+            label = int(style["region"].removeprefix("label "))
+            assert (style["status"] == "styled") == (label in there and not there[label].all())
+            if style["status"] == "styled":
+                left &= ~there[label]
+                styled_somewhere = True
+            elif label not in there:
+                assert style["skip_reason"] == "nothing of the image is in it"
+        assert np.array_equal(picture[left], source[left])
+        assert row["leak_max"] == 0
+    assert styled_somewhere
+
+
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.soak)])
+def test_every_engine_makes_the_same_bits(home: Path, styled: Path, tmp_path: Path, engine: str) -> None:
+    out = alone(home, tmp_path)
+    words = ["--object", "fire", "--background", "snow", "--engine", engine, "--workers", "2"]
+    assert stylize(home, out, *words) in (0, 3)
+    digests = [json.loads((each / "results/stylize.json").read_text())["content_digest"] for each in (out, styled)]
+    assert digests[0] == digests[1]
+
+
 def test_without_weights_it_does_not_start(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = alone(home, tmp_path)
     assert run(["stylize", str(out), *QUICK, "--object", "fire"]) == 1
@@ -158,6 +273,7 @@ def test_without_weights_it_does_not_start(home: Path, tmp_path: Path, capsys: p
 KILLED = """
 import os, signal, sys
 from simsam_batch.cli import run
+from simsam_batch.errors import SettingsError
 from simsam_batch.styling.fitting import Fit
 whole, left = Fit.update, [9]
 def update(fit):

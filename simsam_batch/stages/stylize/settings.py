@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
 
 from pydantic import field_validator
 
@@ -17,6 +19,21 @@ class Style(Component, title="Style"):
 
     object: str = result("", "what the object should look like, in words; without any it is left as it is")
     background: str = result("", "what everything else should look like, likewise")
+    label: tuple[str, ...] = result(
+        (), 'a label of a semantic run and what it should look like, such as "7=a lawn"; may be given several times'
+    )
+    texts: str | None = operation(
+        None,
+        "file with words for one picture of each image in every line, in the place of the three above: texts for the "
+        "object in a .txt, or a .csv or .jsonl that names object, background and labels",
+        place=True,
+    )
+    looks: tuple[dict[str, str], ...] = result((), "of each picture the words of its regions: what the four above say")
+    method: Literal["regions", "clipstyler", "sem-cs-single", "sem-cs-double"] = result(
+        "regions",
+        "regions: each has a network of its own, and nothing else is touched; the others: what a published program "
+        "computes, with its faults, and all of the picture changes",
+    )
     source_text: str = result("a Photo", "what images look like now")
     side: int = result(512, "an image is worked on with its shorter side of so many pixels, its shape kept", ge=16)
     steps: int = result(400, "updates of the network of each region, at most", ge=1)
@@ -34,6 +51,8 @@ class Style(Component, title="Style"):
     feather: float = result(0.0, "pixels over which a restyled region begins, inside its edge; 0: at once", ge=0)
     clip: str = result("ViT-B-32-quickgelu", "network of open_clip that judges, or a .json file with its configuration")
     clip_weights: str | None = operation(None, "file of its weights", place=True)
+    score_clip: str = result("", "another one that tells how well it went; the one that judges flatters itself")
+    score_clip_weights: str | None = operation(None, "file of its weights", place=True)
     checkpoint_steps: int = operation(
         100,
         "updates after which a network is kept in OUT, and a killed run goes on from there; 0: never",
@@ -48,15 +67,48 @@ class Style(Component, title="Style"):
         return value.strip()
 
 
+_PUBLISHED: Mapping[str, Any] = {
+    "side": 512,
+    "patience": 0,
+    "crops": 64,
+    "crop": 0.25,
+    "patch_weight": 9000.0,
+    "view_weight": 500.0,
+    "content_weight": 150.0,
+    "variation_weight": 0.002,
+    "threshold": 0.7,
+    "style_rate": 5e-4,
+    "source_text": "a Photo",
+    "clip": "ViT-B-32-quickgelu",
+}
+
+PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "clipstyler": {**_PUBLISHED, "method": "clipstyler", "steps": 201},
+        "sem-cs-single": {**_PUBLISHED, "method": "sem-cs-single", "steps": 401, "source_text": "Night"},
+        "sem-cs-double": {
+            **_PUBLISHED,
+            "method": "sem-cs-double",
+            "steps": 401,
+            "content_weight": 600.0,
+            "clip": "RN50-quickgelu",
+        },
+        "quick": {"side": 256, "crops": 16, "steps": 100},
+    }
+)
+"""Whole sets of settings: as published, and one that takes a sixteenth of the time."""
+
+
 class StylizeSettings(Style, NetworkSettings):
     """Settings of ``simsam stylize``; the images and their masks are those of the run in OUT."""
 
     given_images: ClassVar[bool] = False
+    presets: ClassVar = PRESETS
 
     @classmethod
     def not_given(cls) -> list[str]:
         """Names of settings that mean nothing here."""
-        return [*cls.fields_of("input", (Input,)), *cls.fields_of("result", (Network,)), *_WITHOUT]
+        return [*cls.fields_of("input", (Input,)), *cls.fields_of("result", (Network,)), "looks", *_WITHOUT]
 
 
 SETTINGS = StylizeSettings

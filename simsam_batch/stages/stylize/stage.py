@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -19,27 +19,38 @@ from torch.nn import functional
 
 from simsam_batch import images
 from simsam_batch.errors import ImageError, SettingsError
+from simsam_batch.features.clip import configuration
 from simsam_batch.features.precision import arithmetic
 from simsam_batch.regions.run_lengths import decode
 from simsam_batch.runs.committed import CommittedShard
-from simsam_batch.runs.schema import File, Shard
+from simsam_batch.runs.schema import Attachment, File, Shard
 from simsam_batch.settings import Images, Limits, Numbers
 from simsam_batch.stages.base import CommandStage
+from simsam_batch.stages.regions.stage import RegionsStage
 from simsam_batch.stages.segment.stage import SegmentStage
+from simsam_batch.stages.semantic.stage import SemanticStage
 from simsam_batch.stages.steps import Job, Stages, Steps
 from simsam_batch.stages.stylize.checkpoints import Checkpoints, drop
-from simsam_batch.stages.stylize.rows import PICTURE, REGIONS, STYLIZE_FIELDS, StylizeFold, state_of
+from simsam_batch.stages.stylize.looks import OBJECT, Look, label_of, look_of, pictures_of, read_looks
+from simsam_batch.stages.stylize.published import BLIND, aim_of, check_looks, driven_by, why_never
+from simsam_batch.stages.stylize.rows import STYLIZE_FIELDS, StylizeFold, state_of
+from simsam_batch.stages.stylize.scoring import Scorer, as_tensor, or_none
 from simsam_batch.stages.stylize.settings import Style, StylizeSettings
-from simsam_batch.styling.composite import alpha_of, composite, leak
+from simsam_batch.stages.stylize.words import Words, WordsOf, words_of
+from simsam_batch.styling.composite import Leak, alpha_of, composite, leak
 from simsam_batch.styling.crops import windows_of
-from simsam_batch.styling.fitting import Fit, Procedure, Region, split_crops, squashed
-from simsam_batch.styling.losses import content_inside, directions, text_direction, text_feature
+from simsam_batch.styling.fitting import Fit, Procedure, Region, split_crops
 from simsam_batch.styling.network import working_size
+from simsam_batch.styling.published import PROGRAMS, PublishedFit, enhanced
 from simsam_batch.workers.models import compute_device, load_model
 from simsam_batch.workers.records import FAILURE, EarlierStage, Item, RecordWorker, Results, Row, failed
 from simsam_batch.workers.seeds import seed_of
 
-_MASK = (*FAILURE, "mask_rle", "degenerate", "content_sha256")
+_OF_MASKS: dict[str, tuple[str, ...]] = {SegmentStage.name: (*FAILURE, "mask_rle", "degenerate", "content_sha256")}
+_OF_LABELS: dict[str, tuple[str, ...]] = {
+    SemanticStage.name: (*FAILURE, "segments"),
+    RegionsStage.name: (*FAILURE, "content_sha256"),
+}
 _ENDS = 10
 
 
@@ -50,7 +61,12 @@ class StylizeStage(CommandStage[StylizeSettings]):
     name = "stylize"
     components = (Images, Limits, Numbers, Style)
     fields = STYLIZE_FIELDS
-    reads = (SegmentStage.name,)
+
+    reads = (SegmentStage.name, SemanticStage.name, RegionsStage.name)
+
+    def __post_init__(self) -> None:
+        """Of all that it may rest on, keep what the regions of its looks are of."""
+        object.__setattr__(self, "reads", tuple(_columns_of(self.options.looks)))
 
     @cached_property
     def fold(self) -> StylizeFold:
@@ -64,28 +80,49 @@ class StylizeStage(CommandStage[StylizeSettings]):
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """An image with its mask.
+    """An image with its regions.
 
     Attributes:
         pixels: (H, W, 3) uint8.
-        mask: (H, W), the object.
-        degenerate: it means nothing.
+        masks: (H, W) of each region that some look has words for.
+        degenerate: the mask of the object means nothing.
         sha256: of the file.
     """
 
     pixels: NDArray[np.uint8]
-    mask: NDArray[np.bool_]
+    masks: dict[str, NDArray[np.bool_]]
     degenerate: bool
     sha256: str
 
 
 @dataclass(frozen=True, slots=True)
-class _Words:
-    """A text, as CLIP sees it: its feature, and the direction to it."""
+class _Scene:
+    """An image as it is worked on.
 
-    text: str
-    feature: Tensor
-    direction: Tensor
+    Attributes:
+        small: (1, 3, h, w) in 0..1.
+        shares: (h, w) of each region.
+        fits: networks that have been fitted to regions, by region, text and crops.
+    """
+
+    small: Tensor
+    shares: dict[str, NDArray[np.bool_]]
+    fits: dict[tuple[str, str, int], Fit]
+
+
+@dataclass(frozen=True, slots=True)
+class _Restyled:
+    """A picture of an image.
+
+    Attributes:
+        pixels: (H, W, 3) uint8.
+        styles: what became of each region.
+        leak: what differs where nothing was restyled.
+    """
+
+    pixels: NDArray[np.uint8]
+    styles: list[dict[str, Any]]
+    leak: Leak
 
 
 class StylizeWorker(RecordWorker[Loaded | None]):
@@ -98,32 +135,56 @@ class StylizeWorker(RecordWorker[Loaded | None]):
         self._options = options
         models = stage.resolved["models"]
         self._clip, self._vgg = (load_model(role, options, models, str(self.device)) for role in ("clip", "vgg"))
-        self._masks = EarlierStage(stage.plan.out, SegmentStage.name)
-        self._words = words_of(self._clip, options)
+        self._sources = {
+            name: (EarlierStage(stage.plan.out, name), columns) for name, columns in _columns_of(options.looks).items()
+        }
+        raw = options.method in PROGRAMS
+        self._words = words_of(self._clip, options, raw=raw)
+        scoring = load_model("score_clip", options, models, str(self.device)) or self._clip
+        scored = words_of(scoring, options) if raw or scoring is not self._clip else self._words
+        self._scorer = Scorer(scoring, self._vgg, scored, options.side, self.device)
         self._how = procedure_of(options)
         self._checkpoints = Checkpoints(stage.plan.out, options.checkpoint_steps)
         self._identity = json.dumps([stage.settings, models], sort_keys=True)
 
     def items(self, shards: Iterator[Shard]) -> Iterator[Item]:
-        """The images, each with what the masks' stage has of it."""
+        """The images, each with what the stages of its regions have of it."""
 
         def beside(there: CommittedShard) -> list[dict[str, Any]]:
-            rows: list[dict[str, Any]] = there.rows(list(_MASK)).to_pylist()
-            return rows
+            return [self._joined(rows) for rows in zip(*self._rows_beside(there), strict=True)]
 
-        return self._masks.items(shards, beside)
+        first, _ = next(iter(self._sources.values()))
+        return first.items(shards, beside)
+
+    def _rows_beside(self, there: CommittedShard) -> Iterator[list[dict[str, Any]]]:
+        """The rows of a shard in each of the stages; shards of one plan have their images in one order."""
+        for earlier, columns in self._sources.values():
+            rows: list[dict[str, Any]] = earlier.shard(there.number).rows(list(columns)).to_pylist()
+            yield rows
+
+    @staticmethod
+    def _joined(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """What all stages have of one image; of the failure where one has failed."""
+        merged: dict[str, Any] = {}
+        for row in rows:
+            merged |= row
+        bad = next((row for row in rows if row["status"] != "ok"), rows[0])
+        digests = {row["content_sha256"] for row in rows if row.get("content_sha256")}
+        return merged | {name: bad[name] for name in FAILURE} | {"digests": digests}
 
     def load(self, item: Item) -> Loaded | None:
-        """Read an image and its mask; None for one that has failed before."""
+        """Read an image and its regions; None for one that has failed before."""
         row = item.beside
         if row["status"] != "ok":
             return None
         data = images.fetch(item.record["uri"], self.limits)
         digest = sha256(data).hexdigest()
-        if digest != row["content_sha256"]:
+        if row["digests"] != {digest}:
             raise ImageError("changed", "the image is another file than the one its mask is of", "read")
         decoded = images.decode(data, self.limits, self._options.color_profile)
-        return Loaded(decoded.rgb, decode(row["mask_rle"]).astype(bool), bool(row["degenerate"]), digest)
+        names = {name for look in self._words for name in look}
+        masks = {name: _mask_of(name, row, decoded.rgb.shape[:2]) for name in names}
+        return Loaded(decoded.rgb, masks, bool(row.get("degenerate")), digest)
 
     def take(self, item: Item, loaded: Loaded | None, results: Results) -> None:
         """Restyle an image."""
@@ -136,33 +197,18 @@ class StylizeWorker(RecordWorker[Loaded | None]):
             results.put(item.row, failed(ImageError("not_computable", str(error), "stylize")))
 
     def _row(self, item: Item, loaded: Loaded) -> Row:
-        height, width = loaded.mask.shape
-        across, down = working_size(width, height, self._options.side)
-        image = _as_tensor(loaded.pixels, self.device)
+        height, width = loaded.pixels.shape[:2]
+        across, down = self._size(width, height)
+        image = as_tensor(loaded.pixels, self.device)
         small = functional.interpolate(image, (down, across), mode="bicubic", antialias=True).clamp(0, 1)
-        masks = {"object": loaded.mask, "background": ~loaded.mask}
-        shares = {name: _shrunk(mask, (down, across)) for name, mask in masks.items()}
-        reasons = {name: self._why_not(loaded, masks[name], shares[name]) for name in self._words}
-        wanted = [name for name in self._words if reasons[name] is None]
-        counts = dict(zip(wanted, split_crops(self._how.crops, [float(masks[n].mean()) for n in wanted]), strict=True))
-        picture, styled = loaded.pixels, np.zeros_like(loaded.mask)
-        styles: list[dict[str, Any]] = []
-        for name, words in self._words.items():
-            about = {"region": name, "text": words.text, "status": "skipped", "skip_reason": reasons[name]}
-            if name in counts:
-                with self.timer.step("fit"), arithmetic(self.device, "fp32"):
-                    fit = self._fitted(small, shares[name], words, counts[name], (item, name))
-                with self.timer.step("compose"):
-                    large = functional.interpolate(fit.restyled(), (height, width), mode="bicubic", antialias=True)
-                    restyled = (large[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-                    picture = composite(picture, restyled, alpha_of(masks[name], self._options.feather))
-                    styled |= masks[name]
-                about |= {"status": "styled"} | _figures(fit)
-            styles.append(about)
-        if wanted:
-            with self.timer.step("score"), arithmetic(self.device, "fp32"):
-                self._score(styles, loaded.pixels, picture, masks)
-        found = leak(loaded.pixels, picture, styled)
+        scene = _Scene(small, {name: _shrunk(mask, (down, across)) for name, mask in loaded.masks.items()}, {})
+        made = {
+            name: self._picture(item, loaded, scene, words)
+            for name, words in zip(pictures_of(self._words), self._words, strict=True)
+        }
+        styles = [{"picture": name} | style for name, one in made.items() for style in one.styles]
+        worst = max((one.leak for one in made.values()), key=lambda leak: leak.most)
+        mask = loaded.masks.get(OBJECT)
         columns = {
             "status": "ok",
             "content_sha256": loaded.sha256,
@@ -170,19 +216,83 @@ class StylizeWorker(RecordWorker[Loaded | None]):
             "height": height,
             "working_width": across,
             "working_height": down,
-            "area_fraction": float(loaded.mask.mean()),
-            "leak_max": found.most,
-            "leak_mean": _or_none(found.mean),
-            "leak_share": _or_none(found.share),
+            "area_fraction": None if mask is None else float(mask.mean()),
+            "leak_max": worst.most,
+            "leak_mean": or_none(worst.mean),
+            "leak_share": or_none(worst.share),
             "styles": styles,
         }
-        target = io.BytesIO()
-        Image.fromarray(picture).save(target, "PNG")
-        return Row(columns, {PICTURE: File(target.getvalue(), "png")}, state_of(found.most, styles))
+        files: dict[str, Attachment] = {name: File(_png(one.pixels), "png") for name, one in made.items()}
+        return Row(columns, files, state_of(worst.most, styles))
 
-    def _why_not(self, loaded: Loaded, mask: NDArray[np.bool_], small: NDArray[np.bool_]) -> str | None:
+    def _picture(self, item: Item, loaded: Loaded, scene: _Scene, look: Mapping[str, Words]) -> _Restyled:
+        """One look of an image."""
+        if self._options.method in PROGRAMS:
+            return self._as_published(item, loaded, scene, look)
+        reasons = {name: self._why_not(loaded, name, scene.shares[name]) for name in look}
+        wanted = [name for name in look if reasons[name] is None]
+        shares = [float(loaded.masks[name].mean()) for name in wanted]
+        counts = dict(zip(wanted, split_crops(self._how.crops, shares), strict=True))
+        height, width = loaded.pixels.shape[:2]
+        picture, styled = loaded.pixels, np.zeros((height, width), np.bool_)
+        styles: list[dict[str, Any]] = []
+        for name, words in look.items():
+            about = {"region": name, "text": words.text, "status": "skipped", "skip_reason": reasons[name]}
+            if name in counts:
+                with self.timer.step("fit"), arithmetic(self.device, "fp32"):
+                    key = (name, words.text, counts[name])
+                    if key not in scene.fits:
+                        scene.fits[key] = self._fitted(
+                            scene.small, scene.shares[name], words, counts[name], (item, name)
+                        )
+                    fit = scene.fits[key]
+                with self.timer.step("compose"):
+                    restyled = _pixels(fit.restyled(), (height, width))
+                    picture = composite(picture, restyled, alpha_of(loaded.masks[name], self._options.feather))
+                    styled |= loaded.masks[name]
+                about |= {"status": "styled"} | _figures(fit)
+            styles.append(about)
+        if wanted:
+            with self.timer.step("score"), arithmetic(self.device, "fp32"):
+                self._scorer.score(styles, loaded.pixels, picture, loaded.masks)
+        return _Restyled(picture, styles, leak(loaded.pixels, picture, styled))
+
+    def _size(self, width: int, height: int) -> tuple[int, int]:
+        """Of what is worked on: published programs squash images."""
+        side = self._options.side
+        return working_size(*(side, side) if self._options.method in PROGRAMS else (width, height), side)
+
+    def _as_published(self, item: Item, loaded: Loaded, scene: _Scene, look: WordsOf) -> _Restyled:
+        """One look of an image, as a published program has it: one network, and all of the picture changes."""
+        method, size = self._options.method, loaded.pixels.shape[:2]
+        driven = driven_by(method, look)
+        aim = aim_of(method, driven, scene.shares)
+        reasons = {} if method == BLIND else {name: self._why_not(loaded, name, scene.shares[name]) for name in look}
+        reason = next(filter(None, reasons.values()), None) or why_never(method, aim, self._how)
+        about = {"status": "skipped" if reason else "styled", "skip_reason": reason}
+        styles: list[dict[str, Any]] = [{"region": name, "text": driven[name].text} | about for name in look]
+        if reason:
+            nothing = np.zeros(size, np.bool_)
+            return _Restyled(loaded.pixels, styles, leak(loaded.pixels, loaded.pixels, nothing))
+        key = [f"{name}: {words.text}" for name, words in driven.items()]
+        with self.timer.step("fit"), arithmetic(self.device, "fp32"):
+            names = self._named(item, *key)
+            small = (scene.small * 255).round() / 255
+            networks = (self._clip, self._vgg)
+            seed = seed_of(self._options.seed, *names)
+            fit = self._run(PublishedFit(small, aim, *networks, self._how, PROGRAMS[method], seed), item, names)
+        with self.timer.step("compose"):
+            picture = _pixels(enhanced(fit.restyled()), size)
+        styles = [style | _figures(fit) for style in styles]
+        with self.timer.step("score"), arithmetic(self.device, "fp32"):
+            self._scorer.score(styles, loaded.pixels, picture, loaded.masks)
+        styled = np.logical_or.reduce([loaded.masks[name] for name in look])
+        return _Restyled(picture, styles, leak(loaded.pixels, picture, styled))
+
+    def _why_not(self, loaded: Loaded, name: str, small: NDArray[np.bool_]) -> str | None:
         """Why a region is left as it is; None if it is restyled."""
-        if loaded.degenerate:
+        mask = loaded.masks[name]
+        if loaded.degenerate and label_of(name) is None:
             return "the mask is degenerate"
         if not mask.any():
             return "nothing of the image is in it"
@@ -190,74 +300,64 @@ class StylizeWorker(RecordWorker[Loaded | None]):
             return "all of the image is in it"
         return None if small.any() else "it is too small to be seen"
 
-    def _fitted(self, image: Tensor, mask: NDArray[np.bool_], words: _Words, crops: int, of: tuple[Item, str]) -> Fit:
+    def _fitted(self, image: Tensor, mask: NDArray[np.bool_], words: Words, crops: int, of: tuple[Item, str]) -> Fit:
         side = self._how.crop_side(*image.shape[-2:])
         region = Region(torch.from_numpy(mask), words.direction, windows_of(mask, side), crops)
         item, name = of
-        about = (item.record["image_id"], name, words.text, self._options.source_text)
-        fit = Fit(image, region, self._clip, self._vgg, self._how, seed_of(self._options.seed, *about))
-        kept = sha256("\0".join([*about, item.beside["content_sha256"], self._identity]).encode()).hexdigest()[:32]
+        names = self._named(item, name, words.text)
+        fit = Fit(image, region, self._clip, self._vgg, self._how, seed_of(self._options.seed, *names))
+        return self._run(fit, item, names)
+
+    def _named(self, item: Item, *about: str) -> tuple[str, ...]:
+        """What a network is of."""
+        return (item.record["image_id"], *about, self._options.source_text)
+
+    def _run(self, fit: Fit, item: Item, names: Sequence[str]) -> Fit:
+        """Fit a network to the end, from where it has come to."""
+        kept = sha256("\0".join([*names, item.beside["content_sha256"], self._identity]).encode()).hexdigest()[:32]
         state = self._checkpoints.found(item.shard.number, kept)
         if state is not None:
             fit.go_on(state)
         while not fit.over:
             fit.update()
             if not np.isfinite(fit.history.total[-1]):
-                raise FloatingPointError(f"the loss of {name} is not finite after {fit.step} updates")
+                raise FloatingPointError(f"the loss of {names[1]} is not finite after {fit.step} updates")
             if self._checkpoints.due(fit.step) or fit.over:
                 self._checkpoints.keep(kept, fit.state())
             self._beat()
         return fit
 
-    def _score(
-        self,
-        styles: list[dict[str, Any]],
-        before: NDArray[np.uint8],
-        after: NDArray[np.uint8],
-        masks: Mapping[str, NDArray[np.bool_]],
-    ) -> None:
-        """What CLIP and VGG see of the picture as it is delivered, beside what they see of the image."""
-        both = [_as_tensor(each, self.device) for each in (before, after)]
-        with torch.no_grad():
-            maps = [self._vgg.maps(squashed(each, self._options.side // 8 * 8)) for each in both]
-            for style in styles:
-                if style["status"] != "styled":
-                    continue
-                mask, words = masks[style["region"]], self._words[style["region"]]
-                inside = torch.from_numpy(mask).to(both[0])[None, None]
-                source, restyled = (self._clip.encode(squashed(each * inside, self._clip.size)) for each in both)
-                found = directions(restyled, source, words.direction)
-                style["clip_direction"] = float(found.cosines) if bool(found.known) else None
-                style["clip_text"], style["clip_text_before"] = (
-                    float(each @ words.feature) for each in (restyled[0], source[0])
-                )
-                for key, share in (("content_inside", inside), ("content_outside", 1 - inside)):
-                    terms = [
-                        content_inside(b, a, functional.interpolate(share, a.shape[-2:], mode="area")[0, 0])
-                        for a, b in zip(*maps, strict=True)
-                    ]
-                    style[key] = float(torch.stack(terms).sum())
+
+def _columns_of(looks: Sequence[Look]) -> dict[str, tuple[str, ...]]:
+    """The stages that regions are of, and what is read of each."""
+    labels = {label_of(region) is not None for look in looks for region in look}
+    return (_OF_MASKS if False in labels else {}) | (_OF_LABELS if True in labels else {})
 
 
-def words_of(clip: Any, options: StylizeSettings) -> dict[str, _Words]:
-    """The texts of the regions that have one.
-
-    Raises:
-        SettingsError: one cannot be used, or means what images are already.
-    """
-    given = {name: getattr(options, name) for name in REGIONS if getattr(options, name)}
-    source = text_feature(clip.templates_of(options.source_text))
-    found = {}
-    for name, text in given.items():
-        feature = text_feature(clip.templates_of(text))
-        try:
-            found[name] = _Words(text, feature, text_direction(feature, source))
-        except ValueError as error:
-            raise SettingsError(
-                f"{name}: {text!r} means the same as --source-text {options.source_text!r}. To mend it: say what it "
-                "should become"
-            ) from error
+def _mask_of(region: str, row: Mapping[str, Any], size: tuple[int, ...]) -> NDArray[np.bool_]:
+    """(H, W) of a region, empty if the image has none of it."""
+    label = label_of(region)
+    if label is None:
+        mask = decode(row["mask_rle"]).astype(bool)
+        return mask if region == OBJECT else ~mask
+    found = np.zeros(size, np.bool_)
+    for segment in row["segments"]:
+        if segment["label"] == label:
+            found |= decode(segment["mask_rle"]).astype(bool)
     return found
+
+
+def _pixels(picture: Tensor, size: tuple[int, ...]) -> NDArray[np.uint8]:
+    """(H, W, 3) a picture (1, 3, h, w) in 0..1, at another size."""
+    large = functional.interpolate(picture, size, mode="bicubic", antialias=True)
+    found: NDArray[np.uint8] = (large[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    return found
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    target = io.BytesIO()
+    Image.fromarray(pixels).save(target, "PNG")
+    return target.getvalue()
 
 
 def procedure_of(options: StylizeSettings) -> Procedure:
@@ -275,10 +375,6 @@ def procedure_of(options: StylizeSettings) -> Procedure:
         learning_rate=options.style_rate,
         patience=options.patience,
     )
-
-
-def _as_tensor(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
-    return torch.from_numpy(pixels).to(device).permute(2, 0, 1)[None].float() / 255
 
 
 def _shrunk(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -305,23 +401,39 @@ def _figures(fit: Fit) -> dict[str, Any]:
     }
 
 
-def _or_none(value: float) -> float | None:
-    return value if np.isfinite(value) else None
-
-
 def _stages(job: Job) -> Stages:
     yield StylizeStage(job.settings, job.resolved, job.plan)
     drop(job.folder)
 
 
-def _check_some(settings: StylizeSettings) -> None:
-    if not (settings.object or settings.background):
-        raise SettingsError("nothing is to be restyled. To mend it: give --object or --background, in words")
+def _completed(settings: StylizeSettings, out: str) -> Any:
+    """The settings with the looks that flags or a file ask for.
+
+    Raises:
+        SettingsError: nothing is to be restyled, the method has no place for it, or a file cannot be used.
+    """
+    del out
+    flags = look_of(settings.object, settings.background, settings.label)
+    if settings.texts and flags:
+        raise SettingsError(
+            "texts stands in the place of object, background and label. To mend it: leave one or the other out"
+        )
+    looks = read_looks(settings.texts) if settings.texts else [flags] if flags else list(settings.looks)
+    if not looks:
+        raise SettingsError(
+            "nothing is to be restyled. To mend it: give --object, --background or --label in words, or --texts"
+        )
+    check_looks(settings.method, looks, settings.feather)
+    networks = {name: configuration(getattr(settings, name)) for name in ("clip", "score_clip")}
+    return settings.model_copy(update={"looks": tuple(looks), **networks})
 
 
-def _check_words(settings: StylizeSettings, models: Mapping[str, Any]) -> None:
-    words_of(load_model("clip", settings, models, "cpu"), settings)
+def _check_words(settings: StylizeSettings, role: str, model: Any) -> None:
+    if model is not None and role in ("clip", "score_clip"):
+        words_of(model, settings)
 
 
 STAGES = {StylizeStage.name: StylizeStage}
-STEPS = Steps(_stages, StylizeStage.name, roles=("clip", "vgg"), check=_check_some, check_models=_check_words)
+STEPS = Steps(
+    _stages, StylizeStage.name, roles=("clip", "score_clip", "vgg"), complete=_completed, check_loaded=_check_words
+)

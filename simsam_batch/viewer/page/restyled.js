@@ -21,9 +21,11 @@ const FIGURES = [
   [['loss_first', 'loss_last'], 'loss as a whole, first to last', (style) => between(style.loss_first, style.loss_last)],
   [['rejected_last'], 'crops that had enough at the end', ({ rejected_last: share }) => (known(share) ? `${shown(100 * share, 0)} %` : null)],
   [['clip_direction'], 'direction: 1 is straight from the source text to the words', (style) => of(style.clip_direction)],
+  [['clip_direction_other'], 'direction to the words of another region, at most', (style) => of(style.clip_direction_other)],
   [['clip_text_before', 'clip_text'], 'likeness to the words, before to after', (style) => between(style.clip_text_before, style.clip_text)],
   [['content_inside'], 'content moved inside', (style) => of(style.content_inside)],
   [['content_outside'], 'content moved outside', (style) => of(style.content_outside)],
+  [['scored_by'], 'scored by', ({ scored_by: by }) => by ?? null],
 ]
 const TOLD = new Set(['region', 'text', 'status', 'skip_reason', 'steps', 'stopped', 'picture', ...FIGURES.flatMap(([names]) => names)])
 

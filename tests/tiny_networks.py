@@ -16,14 +16,14 @@ TINY = {
 }
 
 
-def write_clip(folder: Path, name: str = "tiny-clip") -> tuple[Path, Path]:
+def write_clip(folder: Path, name: str = "tiny-clip", seed: int = 0) -> tuple[Path, Path]:
     """Its configuration and its weights."""
     import open_clip
 
     config = folder / f"{name}.json"
     config.write_text(json.dumps(TINY))
     open_clip.add_model_config(config)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = open_clip.create_model(name)
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, folder / f"{name}.safetensors")
     return config, folder / f"{name}.safetensors"
