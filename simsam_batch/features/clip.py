@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from simsam_batch.errors import SettingsError
+from simsam_batch.features.precision import arithmetic
 from simsam_batch.features.weights import load_into, read_checkpoint
 
 DEFAULT = "ViT-B-32-quickgelu"
@@ -32,10 +33,13 @@ class Clip:
         model: of open_clip.
         tokenizer: likewise.
         templates: what texts are put into, with ``{}``.
+        precision: that images are looked at in, ``fp32`` or ``bf16``; texts always in the first.
     """
 
-    def __init__(self, name: str, model: Any, tokenizer: Any, templates: Sequence[str]) -> None:
-        self.name = name
+    def __init__(
+        self, name: str, model: Any, tokenizer: Any, templates: Sequence[str], precision: str = "fp32"
+    ) -> None:
+        self.name, self.precision = name, precision
         self._model, self._tokenizer, self._templates = model, tokenizer, list(templates)
         size = model.visual.image_size
         self.size = int(size if isinstance(size, int) else size[0])
@@ -48,8 +52,8 @@ class Clip:
 
     def encode(self, squares: Tensor) -> Tensor:
         """(B, D) float32 features of unit length of squares (B, 3, size, size) in 0..1."""
-        given = (squares.to(self._mean.dtype) - self._mean) / self._std
-        found: Tensor = self._model.encode_image(given)
+        with arithmetic(squares.device, self.precision):
+            found: Tensor = self._model.encode_image((squares.to(self._mean.dtype) - self._mean) / self._std)
         return functional.normalize(found.to(torch.promote_types(found.dtype, torch.float32)), dim=-1)
 
     def templates_of(self, text: str) -> Tensor:
@@ -112,14 +116,14 @@ def _added(config: str) -> str:
     return name
 
 
-def load_clip(name: str, weights: str, device: str, *, dtype: torch.dtype = torch.float32) -> Clip:
+def load_clip(name: str, weights: str, device: str, *, precision: str = "fp32") -> Clip:
     """A network of open_clip with the weights of a file; nothing is fetched, and no tensor is missing or left over.
 
     Args:
         name: a configuration of open_clip, a file ``.json`` with one, or what that holds.
         weights: a file of its tensors.
         device: torch's name.
-        dtype: of the network.
+        precision: ``fp32`` or ``bf16``, see `Clip`.
 
     Raises:
         SettingsError: open_clip is not installed, knows no such network, or the weights are of another.
@@ -139,8 +143,8 @@ def load_clip(name: str, weights: str, device: str, *, dtype: torch.dtype = torc
         model = open_clip.create_model(name, load_weights=False, device="cpu")
     checkpoint = read_checkpoint(Path(weights))
     load_into(model, checkpoint.tensors, weights, name)
-    model.to(device=device, dtype=dtype).eval().requires_grad_(False)
-    return Clip(name, model, open_clip.get_tokenizer(name), templates())
+    model.to(device=device).eval().requires_grad_(False)
+    return Clip(name, model, open_clip.get_tokenizer(name), templates(), precision)
 
 
 @contextmanager

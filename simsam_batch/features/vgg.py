@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from simsam_batch.features.precision import arithmetic
 from simsam_batch.features.weights import load_into, read_checkpoint
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -20,30 +20,33 @@ class Vgg:
 
     Args:
         features: its layers, none of which works in place.
+        precision: ``fp32`` or ``bf16``.
     """
 
-    def __init__(self, features: nn.Sequential) -> None:
+    def __init__(self, features: nn.Sequential, precision: str = "fp32") -> None:
+        self._precision = precision
         self._layers = features[: TAPS[-1] + 1]
         like = next(features.parameters())
         self._mean, self._std = (like.new_tensor(part)[:, None, None] for part in (MEAN, STD))
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """Feature maps (B, 512, H / 8, W / 8) and (B, 512, H / 16, W / 16) of images (B, 3, H, W) in 0..1."""
+        """Float32 maps (B, 512, H / 8, W / 8) and (B, 512, H / 16, W / 16) of images (B, 3, H, W) in 0..1."""
         x, found = (images - self._mean) / self._std, []
-        for number, layer in enumerate(self._layers):
-            x = layer(x)
-            if number in TAPS:
-                found.append(x)
-        return found
+        with arithmetic(images.device, self._precision):
+            for number, layer in enumerate(self._layers):
+                x = layer(x)
+                if number in TAPS:
+                    found.append(x)
+        return [each.to(images.dtype) for each in found]
 
 
-def load_vgg(weights: str, device: str, *, dtype: torch.dtype = torch.float32) -> Vgg:
+def load_vgg(weights: str, device: str, *, precision: str = "fp32") -> Vgg:
     """VGG-19 with the weights of a file, as torchvision names them; its classifier may be missing.
 
     Args:
         weights: the file.
         device: torch's name.
-        dtype: of the network.
+        precision: ``fp32`` or ``bf16``, of what it computes; its maps are float32.
 
     Raises:
         SettingsError: the file is none of this network.
@@ -57,4 +60,4 @@ def load_vgg(weights: str, device: str, *, dtype: torch.dtype = torch.float32) -
     tensors = {name.removeprefix("features."): each for name, each in read_checkpoint(Path(weights)).tensors.items()}
     own = {name: each for name, each in tensors.items() if not name.startswith("classifier.")}
     load_into(features, own, weights, "VGG-19")
-    return Vgg(features.to(device=device, dtype=dtype).eval().requires_grad_(False))
+    return Vgg(features.to(device=device).eval().requires_grad_(False), precision)

@@ -219,7 +219,7 @@ def _clip(settings: Any, device: str) -> tuple[Any, dict[str, Any]]:
     from simsam_batch.features.clip import load_clip
 
     with _given("clip_weights", settings.clip_weights, _CLIP) as (path, digest):
-        clip = load_clip(settings.clip, str(path), device)
+        clip = load_clip(settings.clip, str(path), device, precision=precision_of(settings, device))
     return clip, _facts_of_clip(clip, digest)
 
 
@@ -248,7 +248,8 @@ def _vgg(settings: Any, device: str) -> tuple[Any, dict[str, Any]]:
     from simsam_batch.features.vgg import load_vgg
 
     with _given("vgg_weights", settings.vgg_weights, "VGG-19, as torchvision names them") as (path, digest):
-        return load_vgg(str(path), device), {"weights_sha256": digest}
+        vgg = load_vgg(str(path), device, precision=precision_of(settings, device))
+        return vgg, {"weights_sha256": digest}
 
 
 @contextmanager

@@ -51,6 +51,26 @@ def test_frozen_networks_give_a_gradient_to_the_image_alone(clip: Clip) -> None:
     assert all(each.grad is None for each in clip._model.parameters())
 
 
+def test_half_precision_is_of_what_images_look_like_alone(clip: Clip, files: tuple[Path, Path], tmp_path: Path) -> None:
+    half = load_clip(str(files[0]), str(files[1]), "cpu", precision="bf16")
+    squares = torch.rand(2, 3, 32, 32, requires_grad=True)
+    found = half.encode(squares)
+    expected = clip.encode(squares)
+    assert found.dtype == torch.float32
+    assert torch.allclose(found.norm(dim=1), torch.ones(2), atol=1e-6)
+    assert float((found * expected).sum(dim=1).min().detach()) > 0.999
+    assert not torch.equal(found, expected)
+    assert torch.equal(half.templates_of("a fire"), clip.templates_of("a fire"))
+    ways = [torch.autograd.grad(each[:, 0].sum(), squares)[0].flatten() for each in (found, expected)]
+    assert float(torch.cosine_similarity(*ways, dim=0)) > 0.98
+    weights = str(write_vgg(tmp_path))
+    images = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        one, other = (load_vgg(weights, "cpu", precision=each).maps(images)[1] for each in ("bf16", "fp32"))
+    assert one.dtype == torch.float32
+    assert 0 < float((one - other).norm()) < 0.05 * float(other.norm())
+
+
 @pytest.mark.parametrize(("text", "said"), [("  ", "is empty"), ("word " * 80, "too long")])
 def test_texts_that_cannot_be_meant_are_refused(clip: Clip, text: str, said: str) -> None:
     with pytest.raises(SettingsError, match=said):

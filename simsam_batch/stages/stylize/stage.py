@@ -135,6 +135,8 @@ class StylizeWorker(RecordWorker[Loaded | None]):
         self._options = options
         models = stage.resolved["models"]
         self._clip, self._vgg = (load_model(role, options, models, str(self.device)) for role in ("clip", "vgg"))
+        name = torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu"
+        self.facts |= {"device": name, "precision": self._clip.precision}
         self._sources = {
             name: (EarlierStage(stage.plan.out, name), columns) for name, columns in _columns_of(options.looks).items()
         }
