@@ -59,8 +59,8 @@ def write_restyled_pictures(rows: StageRows, to: Folder, images: int, on_image: 
 
     def write(found: list[Picture], row: Mapping[str, Any], _: int) -> list[str]:
         files = [f"{picture.name}/{names.of(row['image_id'])}" for picture, _ in found]
-        for name, (_, data) in zip(files, found, strict=True):
-            to.replace(name, data)
+        for name, picture in zip(files, found, strict=True):
+            to.replace(name, picture[1])
         return files
 
     with index_table(to) as note:
