@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from simsam_batch.stages.probe_apply.settings import ProbeApplySettings
     from simsam_batch.stages.segment.settings import SegmentSettings
     from simsam_batch.stages.semantic.settings import SemanticSettings
-    from simsam_batch.stages.stylize.settings import StylizeSettings
+    from simsam_batch.stages.style_networks.settings import StylizeSettings
     from simsam_batch.telling.console import Reporter
 
 OnShard = Callable[[str, int, int], None]

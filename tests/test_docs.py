@@ -39,7 +39,7 @@ from simsam_batch.stages.registry import COMMANDS
 from simsam_batch.stages.segment.rows import SEGMENT_FIELDS
 from simsam_batch.stages.segment.settings import SegmentSettings
 from simsam_batch.stages.semantic.rows import SEMANTIC_FIELDS
-from simsam_batch.stages.stylize.networks import NETWORK_FIELDS
+from simsam_batch.stages.style_networks.rows import NETWORK_FIELDS
 from simsam_batch.stages.stylize.rows import STYLIZE_FIELDS
 from simsam_batch.stages.subsets.rows import SUBSETS_FIELDS
 from simsam_batch.stages.transfer.rows import TRANSFER_FIELDS

@@ -178,7 +178,7 @@ COMMANDS: Sequence[Command] = (
         "picture put back into the image: what is not restyled stays as it is to the bit. --clip-weights and "
         "--vgg-weights are local files; nothing is fetched. An image takes some 15 seconds of a GPU, and hours of a "
         "CPU with the defaults. Run the same command again to go on after an interruption.",
-        {"style-networks": "stylize", "stylize": "stylize"},
+        {"style-networks": "style_networks", "stylize": "stylize"},
     ),
 )
 
@@ -259,6 +259,11 @@ def stages_with_features() -> list[str]:
 def stages_with_matches() -> list[str]:
     """The names of the stages whose rows are pairs with points that were matched."""
     return _marked("MATCHES")
+
+
+def stages_with_pictures() -> list[str]:
+    """The names of the stages that make pictures of images: ``styles`` of a row says which, and of what words."""
+    return _marked("PICTURES")
 
 
 def _marked(mark: str) -> list[str]:

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from simsam_batch.drawing.tree_colors import tree_colors
 from simsam_batch.errors import SettingsError
 from simsam_batch.results.label_maps import WITHOUT_MAP
+from simsam_batch.results.restyled import restyled
 from simsam_batch.results.trees import RegionTree
 from simsam_batch.runs.schema import ARRAY_FIELDS
 from simsam_batch.storage import redact
@@ -20,7 +21,7 @@ from simsam_batch.viewer.layers import truth_about, truth_uri
 from simsam_batch.viewer.legends import labels_legend, truth_legend
 from simsam_batch.viewer.maps import good_row, grid_of, reader_of
 from simsam_batch.viewer.payload import arrays_of, row_of
-from simsam_batch.viewer.pictures import segments_of
+from simsam_batch.viewer.pictures import segments_of, version_of
 from simsam_batch.viewer.session import OpenedRun, OpenedStage, Session
 from simsam_batch.viewer.words import words_of
 
@@ -80,11 +81,23 @@ def about_image(stage: OpenedStage, row: int) -> dict[str, Any]:
         "grid": None if grid is None else list(grid),
         "patch": read.get("patch"),
         "content": (read.get("content_sha256") or "")[:16],
+        "v": version_of(stage, row),
         "layers": layers_of(stage, row),
         "legend": labels_legend(stage),
         "truth": truth_legend(stage),
+        "pictures": pictures_of(stage, found),
         "error": {"type": found["error_type"], "text": redact(str(found["error"]))} if failed else None,
     }
+
+
+def pictures_of(stage: OpenedStage, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The restyled pictures of a row, each with its words and what became of its regions; none of another stage's."""
+    if stage.kind != "restyled":
+        return []
+    return [
+        {"name": each.name, "text": each.text, "changed": each.changed, "styles": each.styles}
+        for each in restyled(row["styles"])
+    ]
 
 
 def layers_of(stage: OpenedStage, row: int) -> list[dict[str, Any]]:

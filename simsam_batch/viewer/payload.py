@@ -14,6 +14,7 @@ from simsam_batch.results.label_maps import WITHOUT_MAP, lacks_map
 from simsam_batch.runs.committed import CommittedShard
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan
+from simsam_batch.runs.schema import Attachment, File
 from simsam_batch.storage import Folder, ObjectNotFound
 from simsam_batch.viewer.answers import RefusedError
 from simsam_batch.viewer.kept import Kept
@@ -73,6 +74,20 @@ def arrays_of(stage: OpenedStage, row: int) -> dict[str, NDArray[Any]]:
     return held.arrays.get(row, lambda: _arrays(stage, found))
 
 
+def file_of(stage: OpenedStage, row: int, name: str) -> bytes:
+    """A file that is attached to a row, by the name of the attachment; it is not kept.
+
+    Raises:
+        RefusedError: 404: there is no such row, or not yet, or nothing of this name.
+        RunError: its shard is damaged or has gone.
+        StorageError: the storage did not answer.
+    """
+    file = _attachments(stage, row_of(stage, row)).get(name)
+    if not isinstance(file, File):
+        raise RefusedError(404, f"row {row} of {stage.name} has no file {name}")
+    return file.data
+
+
 @dataclass(slots=True)
 class _Shards:
     """The rows of one stage by its committed shards, the last few kept."""
@@ -106,8 +121,12 @@ class _Shards:
 
 
 def _arrays(stage: OpenedStage, row: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    return {name: value for name, value in _attachments(stage, row).items() if not isinstance(value, File)}
+
+
+def _attachments(stage: OpenedStage, row: Mapping[str, Any]) -> dict[str, Attachment]:
     try:
-        return stage.rows.arrays(row)
+        return stage.rows.attachments(row)
     except ObjectNotFound as error:
         raise _vanished(stage.out, str(row["arrays_path"])) from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import Any
 
@@ -27,17 +27,19 @@ from simsam_batch.images.decode import opened, oriented
 from simsam_batch.regions.pixel_index import nearest
 from simsam_batch.regions.run_lengths import decode
 from simsam_batch.results.photographs import limits_of, profile_of
+from simsam_batch.results.restyled import restyled
 from simsam_batch.results.trees import RegionTree
 from simsam_batch.storage import ObjectNotFound, read_url
 from simsam_batch.viewer.answers import RefusedError, one_of, text, whole, whole_of
 from simsam_batch.viewer.kept import Kept
 from simsam_batch.viewer.maps import colors_for, good_row, reader_of, segments_map
+from simsam_batch.viewer.payload import file_of
 from simsam_batch.viewer.session import OpenedStage, Session
 
 SIDES = (128, 256, 640, 1280, 2048)
 """Pixels that the longer side of a picture may have at most."""
 
-OVERLAYS = ("none", "mask", "labels", "tree")
+OVERLAYS = ("none", "mask", "labels", "tree", "styled")
 
 CUT_OUT = (4, 3)
 """Proportions of a region that is cut out: width to height."""
@@ -65,17 +67,21 @@ def routes(session: Session) -> list[tuple[str, str, Any]]:
         side = whole_of(one_of(request, "side", [str(each) for each in SIDES], "256"), "side")
         over = one_of(request, "overlay", OVERLAYS, "none")
         depth = whole(request, "depth", _DEPTH, 0, 1000) if over == "tree" else 0
+        which_picture = whole(request, "of", 0, 0, 1000) if over == "styled" else 0
         box = _box(text(request, "box", most=60))
         kept: Kept[bytes] = session.once("pictures", lambda: Kept(_JPEGS_BYTES, len))
         region = whole(request, "region", 0) if text(request, "region", most=10) else None
         # what a retry has replaced is of another version
-        key = (which, stage.name, version_of(stage, row), row, side, over, depth, box, region)
+        key = (which, stage.name, version_of(stage, row), row, side, over, depth, which_picture, box, region)
         if gone(request):
             raise RefusedError(499, "nobody waits for this picture any more")
 
         def made() -> bytes:
-            picture = drawn(stage, row, side, box, over, depth) if region is None else cut(stage, row, side, region)
-            return _jpeg(picture)
+            if region is not None:
+                return _jpeg(cut(stage, row, side, region))
+            if over == "styled":
+                return _jpeg(styled(stage, row, side, box, which_picture))
+            return _jpeg(drawn(stage, row, side, box, over, depth))
 
         body = kept.get(key, made)
         keep = _FOR_EVER if text(request, "v", most=200) else "no-store"
@@ -123,9 +129,47 @@ def photograph(stage: OpenedStage, row: int, side: int, box: Window | None = Non
     """
     reader = reader_of(stage)
     found = good_row(reader, row)
+    return _part(found, side, box, lambda scale: _reduced(found, reader.rows.settings, scale))
+
+
+def styled(stage: OpenedStage, row: int, side: int, box: Window | None = None, which: int = 0) -> Image.Image:
+    """A restyled picture of a row, or a part of it, likewise; it is read from the run, whatever became of the image.
+
+    Args:
+        stage: one that restyles.
+        row: the number of its row.
+        side: in pixels.
+        box: the part; None for all of it.
+        which: of several pictures of the image, from 0.
+
+    Raises:
+        RefusedError: as `photograph`; 404: there is no such picture; 409: it is none, or not of the image's size.
+        RunError: the run is damaged.
+        StorageError: the storage did not answer.
+    """
+    found = good_row(stage, row)
+    pictures = restyled(found["styles"]) if stage.kind == "restyled" else []
+    if which >= len(pictures):
+        raise RefusedError(404, f"{stage.name} has {len(pictures)} restyled pictures of image {row}, from 0")
+    window = _window(found, box)
+    data = file_of(stage, row, pictures[which].name)
+    key = (sha256(data).hexdigest(), "restyled", 1)
+    try:
+        whole_picture = _PHOTOGRAPHS.get(key, lambda: _decoded(data, found, {}, 1))
+    except RefusedError as error:
+        raise RefusedError(409, f"the {pictures[which].name} of image {row} cannot be decoded") from error
+    if whole_picture.size != (found["width"], found["height"]):
+        raise RefusedError(409, f"the {pictures[which].name} of image {row} has another size than the image")
+    return _part(found, side, window, lambda _: whole_picture)
+
+
+def _part(
+    found: Mapping[str, Any], side: int, box: Window | None, picture_at: Callable[[float], Image.Image]
+) -> Image.Image:
+    """A part of a picture, its longer side at most ``side`` pixels, of one that has a scale at least."""
     left, top, right, bottom = window = _window(found, box)
     scale = min(1.0, side / max(right - left, bottom - top))
-    whole_image = _reduced(found, reader.rows.settings, scale)
+    whole_image = picture_at(scale)
     across, down = whole_image.width / found["width"], whole_image.height / found["height"]
     size = max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale))
     part = (left * across, top * down, right * across, bottom * down)

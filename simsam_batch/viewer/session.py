@@ -15,7 +15,7 @@ from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.stages.kinds import Shown
-from simsam_batch.stages.registry import shown, stages_with_features, stages_with_matches
+from simsam_batch.stages.registry import shown, stages_with_features, stages_with_matches, stages_with_pictures
 from simsam_batch.storage import Folder, absolute_url
 from simsam_batch.viewer.kept import Kept
 
@@ -34,7 +34,7 @@ class OpenedStage:
         plan: of its records.
         generations: of every committed shard the generation that the rows are of.
         what: masks, labels or trees that the rows show; None for others.
-        kind: ``objects``, ``labels``, ``trees``, ``pairs``, ``features``, or ``table`` for anything else.
+        kind: ``objects``, ``labels``, ``trees``, ``restyled``, ``pairs``, ``features``, or ``table`` for anything else.
         options: of the session.
         run: that it is a stage of.
     """
@@ -175,4 +175,6 @@ class Session:
 def _kind_of(name: str) -> str:
     if name in stages_with_matches():
         return "pairs"
+    if name in stages_with_pictures():
+        return "restyled"
     return "features" if name in stages_with_features() else "table"

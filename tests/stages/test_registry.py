@@ -44,7 +44,7 @@ def test_stages_that_look_at_no_image_hold_no_gpu_and_fits_have_one_worker() -> 
     needs = {name: registry.stage_class(name).needs for name in registry.stage_names()}
     without = {"semantic", "labels", "patch-labels", "subsets", "probe-table"}
     assert {name for name, each in needs.items() if not each.gpu} == without
-    alone = {"clusters", "node-clusters", "patch-clusters", "subsets", "probe-table"}
+    alone = {"clusters", "node-clusters", "patch-clusters", "subsets", "probe-table", "style-networks"}
     assert {name for name, each in needs.items() if each.workers == 1} == alone
 
 

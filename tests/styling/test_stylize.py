@@ -23,7 +23,7 @@ from simsam_batch.regions.run_lengths import decode
 from simsam_batch.results.run import open_run
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.runs.schema import File
-from simsam_batch.stages.stylize.looks import read_looks
+from simsam_batch.stages.style_networks.looks import read_looks
 from simsam_batch.storage import Folder
 from simsam_batch.styling.fitting import Fit
 

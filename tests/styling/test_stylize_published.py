@@ -20,10 +20,10 @@ from simsam_batch.errors import SettingsError
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.runs.schema import File
 from simsam_batch.settings import resolve
+from simsam_batch.stages.style_networks.settings import PRESETS, StylizeSettings
+from simsam_batch.stages.style_networks.words import Words
 from simsam_batch.stages.stylize.published import aim_of, check_looks, driven_by, why_never
 from simsam_batch.stages.stylize.rows import StylizeFold, state_of
-from simsam_batch.stages.stylize.settings import PRESETS, StylizeSettings
-from simsam_batch.stages.stylize.words import Words
 from simsam_batch.storage import Folder
 from simsam_batch.styling.composite import alpha_of, composite
 from simsam_batch.styling.crops import windows_of

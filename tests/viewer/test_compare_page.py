@@ -57,7 +57,7 @@ def test_the_image_that_lost_most_is_found_swiped_and_flagged_by_mouse(
     page.get_by_role("button", name="Swipe").click()
     slider = page.locator("#swipe")
     slider.fill("20")
-    clip = page.locator(".twice.over .layer-view").nth(1).evaluate("each => getComputedStyle(each).clipPath")
+    clip = page.locator(".twice.over canvas").nth(1).evaluate("each => getComputedStyle(each).clipPath")
     assert "20%" in clip
     page.locator(".flagbar").get_by_role("button", name="bad").first.click()
     page.locator(".flagbar button[aria-pressed=true]", has_text="bad").wait_for()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from tiny_networks import write_clip, write_vgg
 from viewing import write_photographs
 
 from simsam_batch.cli import run
@@ -25,6 +26,7 @@ class Whole:
         maps: of ``semantic`` and ``hierarchy`` together, nodes labelled.
         other: of ``segment`` with another cut.
         pairs: of ``correspond``, with points that have truth and the maps of all of them.
+        styled: of ``segment`` and ``stylize``, with two pictures of each image, by tiny networks.
         photos: folder of the pictures.
     """
 
@@ -32,6 +34,7 @@ class Whole:
     maps: Path
     other: Path
     pairs: Path
+    styled: Path
     photos: Path
 
 
@@ -66,4 +69,17 @@ def make_whole_run(root: Path) -> Whole:
     (root / "pairs.json").write_text(json.dumps(pairs))
     matched = ["correspond", str(root / "pairs.json"), str(root / "matched"), "--root", photos, "--maps", "fp16"]
     assert run([*matched, "--context", "none", *_SMALL]) == 0
-    return Whole(root / "out", root / "maps", root / "other", root / "matched", root / "photos")
+    make_styled_run(root, root / "photos" / "val")
+    return Whole(root / "out", root / "maps", root / "other", root / "matched", root / "styled", root / "photos")
+
+
+def make_styled_run(root: Path, photos: Path) -> Path:
+    """Masks and two pictures of each image, in ``styled``: the object and the background, and the object alone."""
+    out, quick = str(root / "styled"), ["--engine", "inline", "--quiet"]
+    run(["segment", str(photos), out, "--backbone", "descriptors", "--resize", "native", *quick])
+    (config, clip), vgg = write_clip(root), write_vgg(root)
+    (root / "looks.csv").write_text("object,background\nfire,snow\na knitted toy,\n")
+    weights = ["--clip", str(config), "--clip-weights", str(clip), "--vgg-weights", str(vgg)]
+    words = ["--texts", str(root / "looks.csv"), "--side", "32", "--crops", "4", "--steps", "2"]
+    assert run(["stylize", out, *weights, *words, *quick]) in (0, 3)
+    return root / "styled"

@@ -29,21 +29,57 @@ def dataset_card(rows: StageRows, names: list[str] | None, outcomes: Mapping[str
         outcomes: how many images came to what.
         files: pattern of the data files.
     """
-    images = outcomes.get("ok", 0)
-    size = next((name for bound, name in _SIZES if images < bound), "1M<n<10M")
     of_classes = shown_by(rows).classes
     mask = _CLASSES if of_classes else _MASKS[kind_of(rows)]
+    named = "" if names is None else "".join(f"\n| {number} | {_cell(name)} |" for number, name in enumerate(names))
+    labels = f"\n## Labels\n\n| value of `mask` | name |\n| --- | --- |{named}\n" if named else ""
+    images = outcomes.get("ok", 0)
+    return _card(
+        rows,
+        outcomes,
+        ("image-segmentation", images, files),
+        f"{images:,} images with {_BY_PROBE if of_classes else _BY_NETWORK}",
+        f"`image` holds the file as it was read, `mask` a PNG of the same size, upright: {mask}.",
+        labels,
+    )
+
+
+def restyled_card(rows: StageRows, pictures: int, outcomes: Mapping[str, int], files: str) -> bytes:
+    """The card of restyled images; see `dataset_card`.
+
+    Args:
+        rows: what was exported.
+        pictures: how many there are.
+        outcomes: how many images came to what.
+        files: pattern of the data files.
+    """
+    return _card(
+        rows,
+        outcomes,
+        ("image-to-image", pictures, files),
+        f"{pictures:,} pictures of {outcomes.get('ok', 0):,} images, restyled by words inside masks",
+        "`image` holds a picture of its original's size, `uri` where the original was read, `text` the words, and "
+        "`regions` what became of each region.",
+        "",
+    )
+
+
+def _card(
+    rows: StageRows, outcomes: Mapping[str, int], about: tuple[str, int, str], what: str, columns: str, labels: str
+) -> bytes:
+    task, samples, files = about
+    size = next((name for bound, name in _SIZES if samples < bound), "1M<n<10M")
     left_out = ", ".join(
         f"{count:,} {name.replace('_', ' ')}" for name, count in sorted(outcomes.items()) if name != "ok"
     )
-    about = {"stage": rows.stage, "plan": rows.plan, "content_digest": rows.content_digest}
-    record = to_json(about | {"settings": rows.settings, "resolved": rows.resolved}, "README.md").decode()
-    named = "" if names is None else "".join(f"\n| {number} | {_cell(name)} |" for number, name in enumerate(names))
-    labels = f"\n## Labels\n\n| value of `mask` | name |\n| --- | --- |{named}\n" if named else ""
+    origin = {"stage": rows.stage, "plan": rows.plan, "content_digest": rows.content_digest}
+    record = to_json(origin | {"settings": rows.settings, "resolved": rows.resolved}, "README.md").decode()
+    made = "masks" if task == "image-segmentation" else "pictures"
+    networks = "`backbone` and the digest of its weights" if made == "masks" else "the digests of the networks' weights"
     text = f"""---
 license: unknown  # to fill in: that of the images
 task_categories:
-- image-segmentation
+- {task}
 size_categories:
 - {size}
 configs:
@@ -55,10 +91,10 @@ configs:
 
 # To fill in: a name
 
-{images:,} images with {_BY_PROBE if of_classes else _BY_NETWORK}, computed and written by simsam-batch.
+{what}, computed and written by simsam-batch.
 Left out: {left_out or "none"}.
 
-`image` holds the file as it was read, `mask` a PNG of the same size, upright: {mask}.
+{columns}
 
 ## Licence and source of the images
 
@@ -66,7 +102,7 @@ To fill in: who made the images, and on which terms they and this data set may b
 {labels}
 ## Provenance
 
-The settings that determine the masks, and what they came down to (`backbone` and the digest of its weights among it):
+The settings that determine the {made}, and what they came down to ({networks} among it):
 
 ~~~json
 {record}

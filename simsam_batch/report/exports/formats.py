@@ -17,15 +17,21 @@ from simsam_batch.report.exports.json_lines import write_json
 from simsam_batch.report.exports.label_images import write_label_images
 from simsam_batch.report.exports.matches import write_csv, write_keypoints, write_lines
 from simsam_batch.report.exports.pictures import write_pictures
+from simsam_batch.report.exports.restyled import (
+    write_restyled_hugging_face,
+    write_restyled_pictures,
+    write_restyled_webdataset,
+)
 from simsam_batch.report.exports.web_dataset import write_webdataset
 from simsam_batch.report.exports.yolo import write_yolo
 from simsam_batch.results.flagged import ByFlags, rows_by_flags
 from simsam_batch.results.label_maps import WITHOUT_MAP
+from simsam_batch.results.restyled import NOT_RESTYLED
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.runs.records import from_json, to_json
 from simsam_batch.runs.schema import SCHEMA_VERSION
 from simsam_batch.stages.kinds import Kind
-from simsam_batch.stages.registry import shown, stage_names, stages_with_matches
+from simsam_batch.stages.registry import shown, stage_names, stages_with_matches, stages_with_pictures
 from simsam_batch.storage import Folder
 
 RECORD = "export.json"
@@ -47,6 +53,7 @@ class Format:
         kinds: of what stages show, those that can be handed on so.
         write: given the rows, the folder, how many of the first rows, and what to call after each with its outcome.
         matches: the same of a stage about pairs, whose rows have matches; None where these cannot be handed on so.
+        restyled: the same of a stage whose rows have restyled pictures; None likewise.
         with_nodes: it takes ``nodes`` as well.
         with_scores: of objects it takes ``min_score`` as well.
         of_eigenvectors: it is made of eigenvectors.
@@ -56,22 +63,29 @@ class Format:
     kinds: Sequence[Kind]
     write: Callable[..., None] | None
     matches: Callable[..., None] | None = None
+    restyled: Callable[..., None] | None = None
     with_nodes: bool = False
     with_scores: bool = False
     of_eigenvectors: bool = False
 
     def fits(self, stage: str) -> bool:
         """Whether it can be made of the rows of a stage."""
-        what = shown(stage)
-        if what is None:
-            return self.matches is not None and stage in stages_with_matches()
-        return what.kind in self.kinds and (what.eigenvectors or not self.of_eigenvectors)
+        return self._writer(stage) is not None
 
     def writer(self, stage: str) -> Callable[..., None]:
         """What writes the rows of a stage that it can be made of."""
-        found = self.write if shown(stage) is not None else self.matches
+        found = self._writer(stage)
         assert found is not None  # noqa: S101  it fits
         return found
+
+    def _writer(self, stage: str) -> Callable[..., None] | None:
+        what = shown(stage)
+        if what is not None:
+            fits = what.kind in self.kinds and (what.eigenvectors or not self.of_eigenvectors)
+            return self.write if fits else None
+        if stage in stages_with_matches():
+            return self.matches
+        return self.restyled if stage in stages_with_pictures() else None
 
 
 _MAPS: Sequence[Kind] = get_args(Kind)
@@ -86,19 +100,34 @@ FORMATS = {
         with_scores=True,
     ),
     "csv": Format("matches of pairs, a line for each point", (), None, write_csv),
-    "hf": Format("Parquet with images and masks, for Hugging Face datasets", _MAPS, write_hugging_face),
+    "hf": Format(
+        "Parquet with images and masks, or restyled images with their texts, for Hugging Face datasets",
+        _MAPS,
+        write_hugging_face,
+        restyled=write_restyled_hugging_face,
+    ),
     "json": Format(
         "region trees as JSON Lines, nodes nested, masks in COCO's run-length encoding; or matches of pairs",
         ["trees"],
         write_json,
         write_lines,
     ),
-    "pictures": Format("region trees as one PNG for each image, to look at", ["trees"], write_pictures),
+    "pictures": Format(
+        "region trees as one PNG for each image, to look at; or restyled images",
+        ["trees"],
+        write_pictures,
+        restyled=write_restyled_pictures,
+    ),
     "png": Format("masks or label maps as one PNG for each image, values are labels", _MAPS, write_label_images),
     "pth": Format(
         "eigenvectors as PyTorch files of Deep Spectral Methods", _MAPS, write_eigenvectors, of_eigenvectors=True
     ),
-    "webdataset": Format("tar files with images, masks and JSON, for WebDataset", _MAPS, write_webdataset),
+    "webdataset": Format(
+        "tar files with images, masks and JSON, or restyled images with their texts, for WebDataset",
+        _MAPS,
+        write_webdataset,
+        restyled=write_restyled_webdataset,
+    ),
     "yolo": Format(
         "images with outlines of objects as YOLO's text files, to train a detector on",
         ["objects"],
@@ -207,7 +236,7 @@ def write_export(
     }
     _check_place(to, rows.out, record)
     to.replace(RECORD, to_json(record | {"complete": False}, RECORD))
-    outcomes: Counter[str] = Counter({"ok": 0, "failed": 0, "unreadable": 0, WITHOUT_MAP: 0})
+    outcomes: Counter[str] = Counter({"ok": 0, "failed": 0, "unreadable": 0, WITHOUT_MAP: 0, NOT_RESTYLED: 0})
     missing: list[dict[str, str]] = []
 
     def count(image_id: str, outcome: str) -> None:

@@ -23,9 +23,11 @@ SHARD_IMAGES = 10_000
 SHARD_BYTES = 1_000_000_000
 """A shard ends with the image that reaches one of these."""
 
-_NAME = "samples-{:06d}.tar"
+NAME = "samples-{:06d}.tar"
+"""Of a shard, by its number."""
 
-_Members = list[tuple[str, bytes]]
+Members = list[tuple[str, bytes]]
+"""Of a sample: their names and bytes."""
 
 
 def write_webdataset(rows: StageRows, to: Folder, images: int, on_image: Callable[[str, str], None]) -> None:
@@ -44,7 +46,7 @@ def write_webdataset(rows: StageRows, to: Folder, images: int, on_image: Callabl
     names = label_names(rows)
     write_label_names(to, names)
 
-    def sample(item: tuple[int, dict[str, Any]]) -> tuple[str, str, _Members]:
+    def sample(item: tuple[int, dict[str, Any]]) -> tuple[str, str, Members]:
         number, row = item
         if row["status"] != "ok":
             return row["image_id"], row["status"], []
@@ -56,17 +58,25 @@ def write_webdataset(rows: StageRows, to: Folder, images: int, on_image: Callabl
         members = {image.suffix: image.data, "mask.png": found.mask, "json": facts}
         return row["image_id"], "ok", [(f"{number:09d}.{suffix}", data) for suffix, data in members.items()]
 
-    shards = _Shards(to)
+    shards = Shards(to)
     with shards.stack:
         for image_id, outcome, members in side_by_side(islice(map_rows(rows), images), sample):
             if members:
                 shards.add(members)
             on_image(image_id, outcome)
-    delete_leftovers(to, "", _NAME, shards.begun)
+    delete_leftovers(to, "", NAME, shards.begun)
 
 
-class _Shards:
-    """The tar files, one after the other."""
+class Shards:
+    """The tar files, one after the other.
+
+    Attributes:
+        stack: closes what is open; a block around all samples.
+        begun: how many there are.
+
+    Args:
+        to: where they go.
+    """
 
     def __init__(self, to: Folder) -> None:
         self.stack = ExitStack()
@@ -75,9 +85,10 @@ class _Shards:
         self._samples = self._bytes = 0
         self._tar: tarfile.TarFile | None = None
 
-    def add(self, members: _Members) -> None:
+    def add(self, members: Members) -> None:
+        """Put a sample into the shard under way."""
         if self._tar is None:
-            file = self.stack.enter_context(streamed(self._to, _NAME.format(self.begun)))
+            file = self.stack.enter_context(streamed(self._to, NAME.format(self.begun)))
             tar = tarfile.TarFile(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT)
             self._tar = self.stack.enter_context(tar)
             self.begun += 1

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simsam_batch.errors import SettingsError
-from simsam_batch.stages.stylize.looks import BACKGROUND, OBJECT, Look
-from simsam_batch.stages.stylize.words import Words, WordsOf
+from simsam_batch.stages.style_networks.looks import BACKGROUND, OBJECT, Look
+from simsam_batch.stages.style_networks.words import Words, WordsOf
 from simsam_batch.styling.fitting import Procedure
 from simsam_batch.styling.published import PROGRAMS, Aim, holds_object
 

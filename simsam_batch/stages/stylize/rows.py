@@ -11,6 +11,9 @@ import pyarrow as pa
 EACH = "-each"
 """Behind the name of a picture that another by a network of the image's own stands beside."""
 
+PICTURES = True
+"""Rows have pictures."""
+
 STYLE = pa.struct(
     [
         ("picture", pa.string()),

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from simsam_batch.stages.stylize.words import WordsOf
+from simsam_batch.stages.style_networks.regions import as_tensor
+from simsam_batch.stages.style_networks.words import WordsOf
 from simsam_batch.styling.fitting import squashed
 from simsam_batch.styling.losses import content_inside, directions
 
@@ -82,11 +83,6 @@ def _content(inside: Tensor, maps: list[list[Tensor]]) -> dict[str, float | None
         ]
         found[key] = or_none(float(torch.stack(terms).sum()))
     return found
-
-
-def as_tensor(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """(1, 3, H, W) in 0..1 of pixels (H, W, 3)."""
-    return torch.from_numpy(pixels).to(device).permute(2, 0, 1)[None].float() / 255
 
 
 def or_none(value: float) -> float | None:

@@ -28,16 +28,16 @@ from simsam_batch.stages.regions.stage import RegionsStage
 from simsam_batch.stages.segment.stage import SegmentStage
 from simsam_batch.stages.semantic.stage import SemanticStage
 from simsam_batch.stages.steps import Job, Stages, Steps
-from simsam_batch.stages.stylize.checkpoints import Checkpoints, drop
-from simsam_batch.stages.stylize.looks import OBJECT, look_of, pictures_of, read_looks
-from simsam_batch.stages.stylize.networks import StyleNetworksStage, chosen, networks_of
-from simsam_batch.stages.stylize.procedure import figures, procedure_of
+from simsam_batch.stages.style_networks.checkpoints import Checkpoints, drop
+from simsam_batch.stages.style_networks.looks import OBJECT, look_of, pictures_of, read_looks
+from simsam_batch.stages.style_networks.procedure import figures, procedure_of
+from simsam_batch.stages.style_networks.regions import Loaded, RegionReader, as_tensor, columns_of, shrunk, why_not
+from simsam_batch.stages.style_networks.settings import Style, StylizeSettings
+from simsam_batch.stages.style_networks.stage import StyleNetworksStage, chosen, networks_of
+from simsam_batch.stages.style_networks.words import Words, WordsOf, words_of
 from simsam_batch.stages.stylize.published import BLIND, aim_of, check_looks, driven_by, why_never
-from simsam_batch.stages.stylize.regions import Loaded, RegionReader, columns_of, shrunk, why_not
 from simsam_batch.stages.stylize.rows import EACH, STYLIZE_FIELDS, StylizeFold, state_of
-from simsam_batch.stages.stylize.scoring import Scorer, as_tensor, or_none
-from simsam_batch.stages.stylize.settings import Style, StylizeSettings
-from simsam_batch.stages.stylize.words import Words, WordsOf, words_of
+from simsam_batch.stages.stylize.scoring import Scorer, or_none
 from simsam_batch.styling.composite import Leak, alpha_of, composite, leak
 from simsam_batch.styling.crops import windows_of
 from simsam_batch.styling.fitting import Fit, Region, restyled_by, split_crops
@@ -344,7 +344,7 @@ def _check_words(settings: StylizeSettings, role: str, model: Any) -> None:
         words_of(model, settings)
 
 
-STAGES = {each.name: each for each in (StyleNetworksStage, StylizeStage)}
+STAGES = {StylizeStage.name: StylizeStage}
 STEPS = Steps(
     _stages, StylizeStage.name, roles=("clip", "score_clip", "vgg"), complete=_completed, check_loaded=_check_words
 )

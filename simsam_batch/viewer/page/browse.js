@@ -15,12 +15,12 @@ const PAGE = 60
 const AGAIN_MS = 1000
 const HEADLINES = ['iou', 'confidence', 'nmcovering', 'region_count', 'leaves']
 /** @type {Record<string, string[]>} */
-const OVERLAYS = { objects: ['mask', 'none'], labels: ['labels', 'none'], trees: ['tree', 'labels', 'none'] }
+const OVERLAYS = { objects: ['mask', 'none'], labels: ['labels', 'none'], trees: ['tree', 'labels', 'none'], restyled: ['styled', 'none'] }
 /** @type {Record<string, string>} */
-const OVERLAY_NAMES = { mask: 'mask', labels: 'labels', tree: 'tree', none: 'none' }
+const OVERLAY_NAMES = { mask: 'mask', labels: 'labels', tree: 'tree', styled: 'restyled', none: 'none' }
 // the card that was opened last, for coming back to it
 let left = { at: '', row: -1, top: 0 }
-const DRAWN = ['objects', 'labels', 'trees']
+const DRAWN = ['objects', 'labels', 'trees', 'restyled']
 
 /** @type {import('./main.js').Screen} */
 export const browse = { title: 'Browse', fits: (about) => about.stages.some((/** @type {any} */ stage) => stage.of_images), show }
@@ -366,6 +366,7 @@ function screen(view, stage, stages) {
       Escape: { does: 'choose none', run: () => { if (chosen.size) nothing() } },
     }
     if (overlays.includes('mask')) found.m = { does: 'mask', run: switchTo('mask') }
+    if (overlays.includes('styled')) found.s = { does: 'restyled, or the photograph', run: switchTo('styled') }
     if (overlays.includes('tree')) found.t = { does: 'tree', run: switchTo('tree') }
     return { ...found, ...flagKeys(view, () => {
       const of = chosen.size ? [...chosen] : list.contains(document.activeElement) ? [...rows.keys()].slice(at, at + 1) : []

@@ -42,7 +42,7 @@ function value(of) {
 /** @param {Row} row @param {string} stage @param {string} overlay @param {number} depth */
 function picture(row, stage, overlay, depth) {
   const source = url(`images/${row.row}.jpg`, { side: SIDE, stage, overlay, depth: overlay === 'tree' ? depth : null, v: row.v })
-  return pictured(source, overlay === 'none' ? 'photograph' : `photograph with ${overlay}`)
+  return pictured(source, overlay === 'none' ? 'photograph' : overlay === 'styled' ? 'restyled' : `photograph with ${overlay}`)
 }
 
 /** A picture, or the server's words why there is none. @param {string} source @param {string} alt */

@@ -17,7 +17,7 @@ const SORTS = { difference: 'B − A', agreement: 'agreement of the masks', a: '
 /** What a list is restricted by, as it is called in words. @type {Record<string, string>} */
 const RANGES = { difference: 'B − A', agreement: 'agreement' }
 /** @type {Record<string, string>} */
-const OVERLAYS = { objects: 'mask', labels: 'labels', trees: 'tree' }
+const OVERLAYS = { objects: 'mask', labels: 'labels', trees: 'tree', restyled: 'styled' }
 // the image that was looked at last, for coming back to it
 let left = -1
 

@@ -8,13 +8,14 @@ import { flagBar, flagKeys } from './flagging.js'
 import { STEPS } from './controls.js'
 import { ImagePane } from './pane.js'
 import { galleryOf } from './regions.js'
+import { RestyledPane } from './restyled.js'
 import { failed, loading, none } from './states.js'
 
 /** @type {import('./main.js').Screen} */
 export const image = { title: '', fits: (about) => about.stages.some((/** @type {any} */ stage) => stage.of_images), show }
 
 const SAVED_MS = 120
-const KINDS = ['objects', 'labels', 'trees']
+const KINDS = ['objects', 'labels', 'trees', 'restyled']
 const FIRST = /** @type {Record<string, string>} */ ({ objects: 'mask', labels: 'labels', trees: 'tree' })
 
 /** @param {import('./main.js').View} view */
@@ -48,15 +49,18 @@ async function show(view) {
   let timer = 0
   const save = () => {
     if (signal.aborted) return
-    stay(to('image', [row], { ...listed, ...written(looks, true) }))
+    stay(to('image', [row], { ...listed, ...looked(true) }))
     neighbours()
   }
   const saveSoon = () => { clearTimeout(timer); timer = setTimeout(save, SAVED_MS) }
   signal.addEventListener('abort', () => clearTimeout(timer))
 
   const size = found.size ?? stages.find((each) => each.size)?.size
-  const pane = size ? new ImagePane({ about: { ...found, size, grid: found.grid ?? stages.find((each) => each.grid)?.grid }, stages, looks, live: about.live, run, signal, changed: saveSoon,
+  const after = size && found.pictures.length ? new RestyledPane({ about: { ...found, size }, stages, query, run, signal, changed: saveSoon }) : null
+  const looked = (/** @type {boolean} */ whole) => (after ? after.written(whole) : written(looks, whole))
+  const pane = size && !after ? new ImagePane({ about: { ...found, size, grid: found.grid ?? stages.find((each) => each.grid)?.grid }, stages, looks, live: about.live, run, signal, changed: saveSoon,
     near: (of) => ask('api/neighbours', { ...listed, desc: listed.desc ? 1 : '', row: of }, signal) }) : null
+  const panel = after ?? pane
   const flags = h('div', { class: 'flags' })
   /** @type {any} */
   let flag = null
@@ -67,12 +71,12 @@ async function show(view) {
     h('div', { class: 'head' }, h('h1', {}, name(found.id, 90)), steps,
       found.status && found.status !== 'ok' ? h('span', { class: `badge ${found.error ? 'fault' : 'going'}` }, found.status) : null),
     found.error ? h('div', { class: 'state fault', role: 'alert' }, h('p', {}, h('strong', {}, `${stage.name} failed on this image: ${found.error.type}. `), name(found.error.text, 600))) : null,
-    pane ? h('div', { class: 'looking', style: { '--aspect': String(size[0] / size[1]) } }, pane.picture, h('div', { class: 'beside' }, pane.side1, flags)) : none('The image could not be read, so that there is no picture of it. Failed images are never decoded again.'),
-    pane ? null : flags,
+    panel ? h('div', { class: 'looking', style: { '--aspect': String(size[0] / size[1]) } }, panel.picture, h('div', { class: 'beside' }, panel.side1, flags)) : none('The image could not be read, so that there is no picture of it. Failed images are never decoded again.'),
+    panel ? null : flags,
     h('details', { class: 'facts', open: true }, h('summary', {}, `What ${stage.name} says of it`), columns(found, stage)),
     stages.slice(1).map((each) => h('details', { class: 'facts' }, h('summary', {}, `What ${each.stage} says of it`), h('p', {}, h('a', { href: to('image', [row], { stage: each.stage }) }, `Open it as an image of ${each.stage}`)), columns(each, each.of))),
     h('details', { class: 'facts' }, h('summary', {}, `Settings of ${stage.name}`), settings(stage)))
-  pane?.start()
+  panel?.start()
   showFlags()
   ask('api/flags', { stage: stage.name, run, row }, signal).then((answer) => {
     const of = answer.flags.filter((/** @type {any} */ each) => each.row === row && each.verdict)
@@ -85,7 +89,7 @@ async function show(view) {
     (error) => { if (error.name !== 'AbortError') fill(steps, h('a', { href: list(stage.name, query) }, 'To the list'), ' ', h('span', { class: 'note' }, error.message)) })
 
   function neighbours() {
-    const more = { ...listed, ...written(looks, false) }
+    const more = { ...listed, ...looked(false) }
     const link = (/** @type {number | null} */ to_, /** @type {string} */ text, /** @type {string} */ key) =>
       (to_ === null ? h('span', { class: 'muted' }, text) : h('a', { href: to('image', [to_], more) }, text, ' ', h('kbd', {}, key)))
     const { place: at, total } = /** @type {any} */ (near)
@@ -95,28 +99,35 @@ async function show(view) {
 
   const next = (/** @type {'previous' | 'next'} */ which) => () => {
     const at = near[which]
-    if (at !== null) go(to('image', [at], { ...listed, ...written(looks, false) }))
+    if (at !== null) go(to('image', [at], { ...listed, ...looked(false) }))
   }
-  const on = (/** @type {(pane: ImagePane, event: KeyboardEvent) => void} */ does) => (/** @type {KeyboardEvent} */ event) => { if (pane) does(pane, event) }
   view.keys({
     n: { does: 'next image of the list', run: next('next') },
     p: { does: 'previous image of the list', run: next('previous') },
-    m: { does: 'mask', run: on((of) => of.line('mask')) },
-    t: { does: 'truth', run: on((of) => of.line('truth')) },
-    b: { does: 'box', run: on((of) => of.line('box')) },
-    l: { does: 'labels', run: on((of) => of.area('labels')) },
-    a: { does: 'affinity of a patch: arrows move it while the picture has the focus, Shift by 5, Enter pins it', run: on((of) => of.area('affinity')) },
-    c: { does: 'cosine of a patch, in the same way, with --live', run: on((of) => of.area('cosine')) },
-    o: { does: 'find the patch in the next image of the list, with --live', run: on((of) => of.find('next')) },
-    O: { does: 'find the patch in the one before', run: on((of) => of.find('previous')) },
-    '[': { does: 'eigenvector before, or one level up the tree', run: on((of) => of.step(-1)) },
-    ']': { does: 'next eigenvector, or one level down the tree', run: on((of) => of.step(1)) },
-    '+ =': { does: 'zoom in', run: on((of) => of.view.zoom(1.5)) },
-    '-': { does: 'zoom out', run: on((of) => of.view.zoom(1 / 1.5)) },
-    0: { does: 'whole image', run: on((of) => of.view.fit()) },
+    ...(after ? after.keys() : ofPane()),
     ...flagKeys(view, () => ({ stage: stage.name, run, rows: [row], flag, changed })),
     Escape: { does: 'back to the list', run: () => go(list(stage.name, here().query)) },
   })
+
+  /** @returns {import('./keys.js').Keys} */
+  function ofPane() {
+    const on = (/** @type {(pane: ImagePane, event: KeyboardEvent) => void} */ does) => (/** @type {KeyboardEvent} */ event) => { if (pane) does(pane, event) }
+    return {
+      m: { does: 'mask', run: on((of) => of.line('mask')) },
+      t: { does: 'truth', run: on((of) => of.line('truth')) },
+      b: { does: 'box', run: on((of) => of.line('box')) },
+      l: { does: 'labels', run: on((of) => of.area('labels')) },
+      a: { does: 'affinity of a patch: arrows move it while the picture has the focus, Shift by 5, Enter pins it', run: on((of) => of.area('affinity')) },
+      c: { does: 'cosine of a patch, in the same way, with --live', run: on((of) => of.area('cosine')) },
+      o: { does: 'find the patch in the next image of the list, with --live', run: on((of) => of.find('next')) },
+      O: { does: 'find the patch in the one before', run: on((of) => of.find('previous')) },
+      '[': { does: 'eigenvector before, or one level up the tree', run: on((of) => of.step(-1)) },
+      ']': { does: 'next eigenvector, or one level down the tree', run: on((of) => of.step(1)) },
+      '+ =': { does: 'zoom in', run: on((of) => of.view.zoom(1.5)) },
+      '-': { does: 'zoom out', run: on((of) => of.view.zoom(1 / 1.5)) },
+      0: { does: 'whole image', run: on((of) => of.view.fit()) },
+    }
+  }
 }
 
 /** The list that an image was opened from. @param {string} stage @param {Record<string, string>} query */

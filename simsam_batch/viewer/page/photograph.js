@@ -12,12 +12,14 @@ export class Photograph {
   /**
    * @param {import('./canvas.js').LayerView} view that it is put into
    * @param {any} about of the row @param {string} run @param {AbortSignal} signal
+   * @param {{what: string, query: import('./asking.js').Query}} [other] what it is in place of the photograph, and how that is asked for
    */
-  constructor(view, about, run, signal) {
+  constructor(view, about, run, signal, other) {
     this.view = view
     this.size = /** @type {[number, number]} */ (about.size)
     this.path = `images/${about.row}.jpg`
-    this.query = { stage: about.stage, run, v: about.content }
+    this.query = { stage: about.stage, run, v: about.content, ...other?.query }
+    this.what = other?.what ?? 'the photograph'
     this.signal = signal
     this.side = 0
     this.timer = 0
@@ -41,7 +43,7 @@ export class Photograph {
     const side = SIDES.find((each) => each >= wanted) ?? SIDES[1]
     try {
       if (side > this.side) {
-        if (!this.side) fill(this.state, loading('the photograph'))
+        if (!this.side) fill(this.state, loading(this.what))
         this.view.photo = await askPicture(this.path, { ...this.query, side }, this.signal)
         this.side = side
         fill(this.state)
@@ -58,7 +60,7 @@ export class Photograph {
       this.view.draw()
     } catch (error) {
       if (/** @type {Error} */ (error).name === 'AbortError') return
-      fill(this.state, failed('The photograph', error, () => this.#ask()), this.side ? null : h('p', { class: 'note' }, 'What was found in it is drawn over grey.'))
+      fill(this.state, failed(this.what, error, () => this.#ask()), this.side ? null : h('p', { class: 'note' }, 'What was found in it is drawn over grey.'))
     }
   }
 }

@@ -2,18 +2,17 @@
 
 import { go, stay, to } from './address.js'
 import { ask, askArray, askPicture } from './asking.js'
-import { LayerView } from './canvas.js'
 import { fill, h, name, say, shown, signed, wide } from './dom.js'
 import { flagBar, flagKeys } from './flagging.js'
 import { cellsOf, css, edges, TRUTH } from './layers.js'
 import { failed, loading, none } from './states.js'
+import { Swipe } from './swipe.js'
 
 const SIDE = 1280
-const STEP = 5
 /** @type {Record<string, [string, string][]>} */
 const OVERLAYS = {
   objects: [['mask', 'Mask'], ['none', 'Photograph']], labels: [['labels', 'Labels'], ['none', 'Photograph']],
-  trees: [['tree', 'Tree'], ['labels', 'Labels'], ['none', 'Photograph']],
+  trees: [['tree', 'Tree'], ['labels', 'Labels'], ['none', 'Photograph']], restyled: [['styled', 'Restyled'], ['none', 'Photograph']],
 }
 
 /**
@@ -24,51 +23,29 @@ const OVERLAYS = {
 export function twice(view, found, asked) {
   const { query } = view.address
   const layers = OVERLAYS[found.kind] ?? [['none', 'Photograph']]
-  const looks = { layer: query.layer ?? layers[0][0], truth: query.truth === '1', swipe: query.swipe === '1', at: 50, depth: Number(query.depth) || 3 }
+  const looks = { layer: query.layer ?? layers[0][0], truth: query.truth === '1', depth: Number(query.depth) || 3 }
   // the list is opened at the page that the image is on
   const address = (/** @type {(string | number)[]} */ path) => to('compare', path, path.length
-    ? { ...asked, page: null, layer: looks.layer === layers[0][0] ? null : looks.layer, truth: looks.truth && 1, swipe: looks.swipe && 1, depth: looks.depth === 3 ? null : looks.depth } : asked)
-  const sides = /** @type {const} */ (['a', 'b']).map((run) => ({ run, row: /** @type {number} */ (run === 'a' ? found.row_a : found.row_b), state: h('div', {}), asked: 0 }))
-  const views = sides.map(({ run }, i) => new LayerView(`${run.toUpperCase()}: ${found.id}`, {
-    moved: () => views[1 - i].follow(views[i]),
-    key: (event) => { if (looks.swipe && ['ArrowLeft', 'ArrowRight'].includes(event.key)) { move(event.key === 'ArrowRight' ? STEP : -STEP); event.preventDefault(); event.stopPropagation() } },
-  }))
+    ? { ...asked, page: null, layer: looks.layer === layers[0][0] ? null : looks.layer, truth: looks.truth && 1, swipe: swipe.over && 1, depth: looks.depth === 3 ? null : looks.depth } : asked)
+  const sides = /** @type {const} */ (['a', 'b']).map((run) => ({ run, row: /** @type {number} */ (run === 'a' ? found.row_a : found.row_b), asked: 0 }))
+  const swipe = new Swipe({ names: ['A', 'B'], labels: [`A: ${found.id}`, `B: ${found.id}`], over: query.swipe === '1', changed: () => dress() })
+  const { views, states } = swipe
   const values = h('div', {}), flags = h('div', { class: 'flags' })
-  const slider = h('input', { type: 'range', id: 'swipe', min: 0, max: 100, value: looks.at, oninput: () => { looks.at = Number(slider.value); turn() } })
-  const line = h('p', { class: 'slider' }, h('label', { for: 'swipe' }, 'A up to here, B beyond'), slider)
-  const figures = h('div', { class: 'twice' }, sides.map(({ state }, i) => h('figure', {}, views[i].element, h('figcaption', {}, i ? 'B' : 'A'), state)))
   const layer = h('select', { id: 'compare-layer', onchange: () => { looks.layer = layer.value; paint() } }, layers.map(([of, words]) => h('option', { value: of, selected: of === looks.layer }, words)))
   const depth = h('input', { type: 'number', min: 0, max: 64, value: looks.depth, onchange: () => { looks.depth = Math.max(0, Math.min(64, Number(depth.value) || 0)); paint() } })
   const truth = h('button', { type: 'button', onclick: () => turnTruth() }, 'Truth ', h('kbd', {}, 't'))
-  const swipe = h('button', { type: 'button', onclick: () => turnSwipe() }, 'Swipe ', h('kbd', {}, 's'))
   const depths = h('label', {}, 'depth ', depth)
 
-  function turn() {
-    slider.value = String(looks.at)
-    views[1].element.style.setProperty('clip-path', looks.swipe ? `inset(0 0 0 ${looks.at}%)` : 'none')
-  }
-  /** @param {number} by */
-  function move(by) {
-    if (!looks.swipe) turnSwipe()
-    looks.at = Math.max(0, Math.min(100, looks.at + by))
-    turn()
-    say(`A up to ${looks.at} %`)
-  }
-  function turnSwipe() { looks.swipe = !looks.swipe; dress(); say(looks.swipe ? 'B lies over A' : 'A and B side by side') }
   function turnTruth() { looks.truth = !looks.truth; paint() }
   function dress() {
     stay(address([found.row_a]))
-    figures.classList.toggle('over', looks.swipe)
-    swipe.setAttribute('aria-pressed', String(looks.swipe))
     truth.setAttribute('aria-pressed', String(looks.truth))
-    line.hidden = !looks.swipe
     depths.hidden = looks.layer !== 'tree'
-    turn()
   }
 
   /** @param {number} i */
   async function side(i) {
-    const { run, row, state } = sides[i], mine = ++sides[i].asked
+    const { run, row } = sides[i], state = states[i], mine = ++sides[i].asked
     try {
       if (!views[i].photo) fill(state, loading('the picture'))
       const more = looks.layer === 'tree' ? { depth: looks.depth } : {}
@@ -112,11 +89,9 @@ export function twice(view, found, asked) {
 
   const step = (/** @type {number | null} */ row) => { if (row === null) say('There is no further image in this list'); else go(address([row])) }
   view.keys({
-    s: { does: 'swipe, or side by side', run: turnSwipe },
-    'ArrowLeft ArrowRight': { does: 'swipe to the left, to the right', run: (event) => move(event.key === 'ArrowRight' ? STEP : -STEP) },
+    ...swipe.keys(),
     t: { does: 'truth', run: turnTruth },
     m: { does: 'mask, labels or tree, or the photograph', run: () => { layer.value = looks.layer = looks.layer === 'none' ? layers[0][0] : 'none'; paint() } },
-    '+': { does: 'zoom in', run: () => views[0].zoom(1.5) }, '-': { does: 'zoom out', run: () => views[0].zoom(1 / 1.5) }, 0: { does: 'whole image', run: () => views[0].fit() },
     n: { does: 'next image', run: () => step(found.next) }, p: { does: 'image before', run: () => step(found.previous) },
     ...flagKeys(view, () => ({ stage: asked.stage, run: 'a', rows: [found.row_a], flag, changed })),
     Escape: { does: 'to the list', run: () => go(address([])) },
@@ -130,9 +105,7 @@ export function twice(view, found, asked) {
     h('h2', {}, name(found.id, 90)),
     h('p', {}, found.metric ? `${found.metric}: A ${shown(found.a)}, B ${shown(found.b)}, B − A ${signed(found.difference)}. ` : null,
       found.kind === 'objects' ? `Agreement of the masks (IoU): ${found.agreement === null ? 'not known, one has none or another size' : shown(found.agreement)}.` : 'Agreement: none; it is of object masks.'),
-    h('div', { class: 'choices' }, h('label', {}, 'Layer ', layer), depths, truth, swipe,
-      h('button', { type: 'button', 'aria-label': 'Zoom in', onclick: () => views[0].zoom(1.5) }, '+'), h('button', { type: 'button', 'aria-label': 'Zoom out', onclick: () => views[0].zoom(1 / 1.5) }, '−'),
-      h('button', { type: 'button', onclick: () => views[0].fit() }, 'All')),
-    line, figures, flags, values,
+    h('div', { class: 'choices' }, h('label', {}, 'Layer ', layer), depths, truth, swipe.button, swipe.zooming),
+    swipe.line, swipe.figures, ...states, flags, values,
   ]
 }

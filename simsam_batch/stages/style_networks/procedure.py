@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from simsam_batch.stages.stylize.settings import StylizeSettings
+from simsam_batch.stages.style_networks.settings import StylizeSettings
 from simsam_batch.styling.fitting import Procedure, Training
 
 _ENDS = 10

@@ -29,12 +29,12 @@ from simsam_batch.stages.base import CommandStage
 from simsam_batch.stages.regions.stage import RegionsStage
 from simsam_batch.stages.segment.stage import SegmentStage
 from simsam_batch.stages.semantic.stage import SemanticStage
-from simsam_batch.stages.stylize.checkpoints import Checkpoints
-from simsam_batch.stages.stylize.procedure import figures, procedure_of
-from simsam_batch.stages.stylize.regions import Loaded, RegionReader, columns_of, shrunk, why_not
-from simsam_batch.stages.stylize.scoring import as_tensor
-from simsam_batch.stages.stylize.settings import Style, StylizeSettings
-from simsam_batch.stages.stylize.words import Words, words_of
+from simsam_batch.stages.style_networks.checkpoints import Checkpoints
+from simsam_batch.stages.style_networks.procedure import figures, procedure_of
+from simsam_batch.stages.style_networks.regions import Loaded, RegionReader, as_tensor, columns_of, shrunk, why_not
+from simsam_batch.stages.style_networks.rows import NETWORK, NETWORK_FIELDS, NetworksFold
+from simsam_batch.stages.style_networks.settings import Style, StylizeSettings
+from simsam_batch.stages.style_networks.words import Words, words_of
 from simsam_batch.storage import Folder
 from simsam_batch.styling.crops import windows_of
 from simsam_batch.styling.fitting import Region
@@ -44,39 +44,6 @@ from simsam_batch.workers.models import compute_device, load_model
 from simsam_batch.workers.others import Others
 from simsam_batch.workers.records import Item, RecordWorker, Results, Row, failed
 from simsam_batch.workers.seeds import seed_of
-
-NETWORK = "network"
-"""The attachment of a row, a safetensors file."""
-
-NETWORK_FIELDS = [
-    pa.field("region", pa.string()),
-    pa.field("text", pa.string()),
-    pa.field("images", pa.int64()),
-    pa.field("images_used", pa.int64()),
-    pa.field("steps", pa.int32()),
-    pa.field("loss_first", pa.float64()),
-    pa.field("loss_last", pa.float64()),
-    pa.field("patch_first", pa.float64()),
-    pa.field("patch_last", pa.float64()),
-    pa.field("rejected_last", pa.float64()),
-]
-"""Columns of a row: a network. ``images`` are those of the run, ``images_used`` those that it was fitted to."""
-
-
-class NetworksFold:
-    """Counts networks and their updates."""
-
-    def zero(self) -> dict[str, Any]:
-        """The state of none."""
-        return {"networks": 0, "steps": 0}
-
-    def merge(self, a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
-        """The state of both."""
-        return {key: a[key] + b[key] for key in a}
-
-    def result(self, s: dict[str, Any]) -> dict[str, Any]:
-        """The state itself."""
-        return dict(s)
 
 
 @dataclass(frozen=True)
@@ -237,3 +204,6 @@ def chosen(plan: Plan, count: int, seed: int) -> list[str]:
     ids = [name for block in ids_of(plan) for name in block.to_pylist()]
     hashes = hashes_of([str(name).encode() for name in ids], seed % 2**64)
     return sorted(ids[place] for place in np.argsort(hashes, kind="stable")[:count].tolist())
+
+
+STAGES = {StyleNetworksStage.name: StyleNetworksStage}

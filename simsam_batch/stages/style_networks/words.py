@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from simsam_batch.errors import SettingsError
-from simsam_batch.stages.stylize.settings import StylizeSettings
+from simsam_batch.stages.style_networks.settings import StylizeSettings
 from simsam_batch.styling.losses import text_direction, text_feature
 
 

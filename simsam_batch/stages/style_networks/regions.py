@@ -20,8 +20,8 @@ from simsam_batch.runs.schema import Shard
 from simsam_batch.stages.regions.stage import RegionsStage
 from simsam_batch.stages.segment.stage import SegmentStage
 from simsam_batch.stages.semantic.stage import SemanticStage
-from simsam_batch.stages.stylize.looks import OBJECT, Look, label_of
-from simsam_batch.stages.stylize.settings import StylizeSettings
+from simsam_batch.stages.style_networks.looks import OBJECT, Look, label_of
+from simsam_batch.stages.style_networks.settings import StylizeSettings
 from simsam_batch.storage import Folder
 from simsam_batch.workers.records import FAILURE, EarlierStage, Item
 
@@ -139,3 +139,8 @@ def why_not(loaded: Loaded, name: str, small: NDArray[np.bool_]) -> str | None:
     if mask.all():
         return "all of the image is in it"
     return None if small.any() else "it is too small to be seen"
+
+
+def as_tensor(pixels: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
+    """(1, 3, H, W) in 0..1 of pixels (H, W, 3)."""
+    return torch.from_numpy(pixels).to(device).permute(2, 0, 1)[None].float() / 255

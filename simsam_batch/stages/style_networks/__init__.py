@@ -1,0 +1,1 @@
+"""Networks that restyle: what they are fitted to, and one of each text for a whole run."""
