@@ -640,7 +640,7 @@ def test_the_documents_snippets_and_keys_are_those_of_the_exports(
     assert sorted(re.findall(r"^\| \[`(\w+)`\]", text, re.MULTILINE)) == sorted(formats.FORMATS)
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    snippets = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    snippets = re.findall(r"^```python\n(.*?)^```", text.partition("## Restyled images")[0], re.MULTILINE | re.DOTALL)
     assert len(snippets) == 1 + len(forms)
     held = expected(rows_of(runs["semantic"], "semantic")[0])
     for snippet in snippets:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,12 @@ def test_datasets_loads_the_pictures_with_their_texts(
         assert each["uri"].endswith(f"photos/{each['image_id']}")
     for file in (tmp_path / "to/data").rglob("*.png"):
         assert file.read_bytes() in pictures.values()
+    text = (Path(__file__).parents[2] / "docs/export.md").read_text(encoding="utf-8").partition("## Restyled images")[2]
+    (snippet,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {}
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    exec(compile(snippet.replace('"restyled"', repr(str(tmp_path / "to"))), "docs/export.md", "exec"), names)
+    assert (names["picture"].size, names["words"]) == ((56, 40), "object: fire, background: snow")
     assert "2 pictures of 2 images" in (tmp_path / "to/README.md").read_text()
     assert "1 failed, 1 not restyled" in (tmp_path / "to/README.md").read_text()
 
