@@ -29,6 +29,8 @@ GROUP = "browser"
 
 _CARDS = "count => document.querySelectorAll('.card').length === count && !document.querySelector('[aria-busy=true]')"
 _PICTURES = "() => [...document.querySelectorAll('.card img')].every((each) => each.complete && each.naturalWidth)"
+_IN_SIGHT = """() => [...document.querySelectorAll('.card img')].every(
+  (each) => each.getBoundingClientRect().top > innerHeight || each.complete)"""
 _MARK = "() => { window.before = document.querySelector('.card') }"
 _OTHERS = "() => { const now = document.querySelector('.card'); return now && now !== window.before }"
 _IMAGE = "() => document.querySelector('.twin') && !document.querySelector('[aria-busy=true]')"
@@ -51,8 +53,9 @@ def rows(setup: Setup) -> Iterator[Row]:
     rows_, source = f"{images:,} rows", f"{count} photographs, {photographs().source}"
     yield _row(f"from the command to the link, s, {rows_}", many, "link_s", 2.0)
     yield _row("from the link to the first 60 cards, s", many, "cards_s", 1.0)
-    yield _row("another page, by its key, ms", many, "page_ms", 150.0)
-    yield _row("a filter and a sort, first 60, ms", many, "filter_ms", 150.0)
+    for when, key in (("once all pictures are there", "calm"), ("while pictures still come", "hurried")):
+        yield _row(f"another page, by its key, {when}, ms", many, f"{key}_page_ms", 150.0)
+        yield _row(f"a filter and a sort, first 60, {when}, ms", many, f"{key}_filter_ms", 150.0)
     yield _row(f"memory of the server after {3 * uses} pages, filters and facets, MB", many, "memory_mb", 700.0)
     yield _row(f"all thumbnails of a page, s, {source}", few, "thumbnails_s", 1.5)
     yield _row("an image with its eigenvectors, ms", few, "image_ms", 300.0)
@@ -122,15 +125,27 @@ def _of_many(page: Page, out: str, rounds: int, uses: int) -> dict[str, list[flo
             page.keyboard.press("PageDown")
             page.wait_for_function(_OTHERS)
 
+        def rest(calm: bool) -> None:
+            if calm:
+                page.wait_for_function(_IN_SIGHT)
+                page.wait_for_timeout(500)
+
         def ask(least: float, by: str) -> None:
             page.evaluate(_MARK)
             page.evaluate("hash => { location.hash = hash }", f"#/browse?q=area_fraction%3E{least}&sort={by}&desc=1")
             page.wait_for_function(_OTHERS)
 
-        page.focus(".card a")
-        pages = [1e3 * _seconds(page_down) for _ in range(rounds)]
         columns = ("spectral_gap", "confidence")
-        filters = [1e3 * _seconds(lambda n=n: ask(0.1 + n / 1000, columns[n % 2])) for n in range(rounds)]
+        times: dict[str, list[float]] = {}
+        for key, least in (("calm", 0.1), ("hurried", 0.15)):
+            pages, filters = [], []
+            for turn in range(rounds):
+                page.focus(".card a")
+                rest(key == "calm")
+                pages.append(1e3 * _seconds(page_down))
+                rest(key == "calm")
+                filters.append(1e3 * _seconds(lambda of=least + turn / 1000, by=columns[turn % 2]: ask(of, by)))
+            times |= {f"{key}_page_ms": pages, f"{key}_filter_ms": filters}
         for turn in range(uses):
             ask(0.2 + turn / 2000, columns[turn % 2])
             page.focus(".card a")
@@ -139,7 +154,7 @@ def _of_many(page: Page, out: str, rounds: int, uses: int) -> dict[str, list[flo
             page.goto(f"{base}#/browse?q=confidence%3E{turn / 2000}")
             page.wait_for_function(_CARDS, arg=60)
         memory_mb = _resident_mb(process)
-    return {"link_s": [link_s], "cards_s": [cards_s], "page_ms": pages, "filter_ms": filters, "memory_mb": [memory_mb]}
+    return {"link_s": [link_s], "cards_s": [cards_s], "memory_mb": [memory_mb], **times}
 
 
 def _of_photographs(page: Page, out: str, count: int, rounds: int) -> dict[str, list[float]]:
