@@ -46,7 +46,9 @@ def watched(browser: Browser) -> Iterator[Watched]:
     context = browser.new_context(viewport={"width": 1280, "height": 2400})
     page, complaints = context.new_page(), list[str]()
     page.set_default_timeout(15_000)
-    page.on("console", lambda message: complaints.append(message.text) if _REFUSED not in message.text else None)
+    # the last of these comes where the server of a test has ended before its page
+    known = (_REFUSED, "ERR_CONNECTION_REFUSED")
+    page.on("console", lambda said: None if any(each in said.text for each in known) else complaints.append(said.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
     yield Watched(page, complaints)
     context.close()
