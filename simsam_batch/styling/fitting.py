@@ -8,7 +8,7 @@ Source: Kwon and Ye, CLIPstyler, CVPR 2022, by regions as Kamra et al., Semantic
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, Self
 
@@ -246,20 +246,23 @@ class Training:
 
     def _look_at_crops(self, leaf: Tensor, sight: Sight, draw: torch.Generator) -> tuple[Tensor, Tensor]:
         """Losses of all crops, and the term that they make."""
-        region, how = sight.region, self._how
-        side = how.crop_side(*leaf.shape[-2:])
-        windows = draw_windows(region.windows, region.crops, draw)
-        corners = draw_corners(windows, side, draw)
+        how, (seen, weights) = self._how, self._crops(leaf, sight, draw)
         found, term = [], torch.zeros((), device=leaf.device)
-        for start in range(0, region.crops, how.together):
+        for start in range(0, len(weights), how.together):
             some = slice(start, start + how.together)
-            views = looked_at(leaf, windows[some], corners[some], side, self._seer.size)
-            losses = directions(self._seer.encode(views), sight.whole, region.direction).losses
-            share = patch_loss(losses, torch.ones_like(losses), how.threshold) * len(losses) / region.crops
+            losses = directions(self._seer.encode(seen(some)), sight.whole, sight.region.direction).losses
+            share = patch_loss(losses, weights[some].to(losses), how.threshold) * len(losses) / len(weights)
             (how.patch * share).backward()  # type: ignore[no-untyped-call]
             found.append(losses.detach())
             term = term + share.detach()
         return torch.cat(found), term
+
+    def _crops(self, leaf: Tensor, sight: Sight, draw: torch.Generator) -> tuple[Callable[[slice], Tensor], Tensor]:
+        """What some of the crops look like to the network that judges the style, and the weights (n,) of all."""
+        count, side = sight.region.crops, self._how.crop_side(*leaf.shape[-2:])
+        windows = draw_windows(sight.region.windows, count, draw)
+        corners = draw_corners(windows, side, draw)
+        return lambda some: looked_at(leaf, windows[some], corners[some], side, self._seer.size), torch.ones(count)
 
     def state(self) -> dict[str, Any]:
         """What it goes on from."""

@@ -8,7 +8,7 @@ Sources: the programs of Kwon and Ye, CLIPstyler, 2022, and of Kamra et al., Sem
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from simsam_batch.styling.crops import draw_corners
 from simsam_batch.styling.fitting import ContentNet, Fit, Procedure, Region, Seer, Sight
-from simsam_batch.styling.losses import directions, patch_loss, total_variation
+from simsam_batch.styling.losses import directions, total_variation
 
 LOWER_ROWS, MOST_OF_OBJECT, CONTRAST = 0.2, 0.2, 1.5
 """The share of a crop's rows that are looked for the object, that of crops which may have it there, and what the
@@ -232,21 +232,16 @@ class PublishedFit(Fit):
         (self._how.view * loss).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
-    def _look_at_crops(self, leaf: Tensor, sight: Sight, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _crops(self, leaf: Tensor, sight: Sight, draw: torch.Generator) -> tuple[Callable[[slice], Tensor], Tensor]:
+        del sight
         how, program = self._how, self._program
         side = how.crop_side(*leaf.shape[-2:])
         windows, holding = draw_windows(self._holding, how.crops, self._most, draw)
         corners = draw_corners(windows, side, draw)
         order, weights = order_and_weights(holding, program.object_weight)
-        found, term = [], torch.zeros((), device=leaf.device)
-        for start in range(0, how.crops, how.together):
-            some = slice(start, start + how.together)
+
+        def seen(some: slice) -> Tensor:
             cut = seen_of(leaf, windows[order[some]], corners[order[some]], side, program.crop_size)
-            losses = directions(
-                self._seer.encode(squashed(cut, self._seer.size)), sight.whole, sight.region.direction
-            ).losses
-            share = patch_loss(losses, weights[some].to(losses), how.threshold) * len(losses) / how.crops
-            (how.patch * share).backward()  # type: ignore[no-untyped-call]
-            found.append(losses.detach())
-            term = term + share.detach()
-        return torch.cat(found), term
+            return squashed(cut, self._seer.size)
+
+        return seen, weights

@@ -56,7 +56,8 @@ def application(session: Session) -> Starlette:
     for method, path, handler in routes:
         told = _told(handler, session)
         made.append(Route(f"/{path}", _in_turn(told, turns) if path.endswith(".jpg") else told, methods=[method]))
-    made += [Route("/", _page_file(), methods=["GET"]), Route("/{name}", _page_file(), methods=["GET"])]
+    page = _page_file()
+    made += [Route(path, page, methods=["GET"]) for path in ("/", "/{name}")]
     return Starlette(routes=made, exception_handlers={HTTPException: _nothing})
 
 

@@ -17,7 +17,7 @@ from simsam_batch import images
 from simsam_batch.errors import DevicePoisonedError, ImageError
 from simsam_batch.regions import pixel_index
 from simsam_batch.runs.schema import Shard, ShardOutput
-from simsam_batch.workers.models import compute_device, load_model
+from simsam_batch.workers.models import compute_device, device_name, load_model
 from simsam_batch.workers.pixels import uploaded
 from simsam_batch.workers.records import Item, Later, RecordWorker, Results, Row, SettledStage, failed
 from simsam_batch.workers.seeds import image_seed
@@ -79,7 +79,7 @@ class ImageWorker(RecordWorker[Loaded], Generic[F]):
         self._batch_sizes: dict[tuple[int, int], int] = {}
         self._waiting: _Waiting = {}
         self.facts = {
-            "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
+            "device": device_name(self.device),
             "precision": self.backbone.describe().get("precision", "fp32"),
             **self.facts,
         }

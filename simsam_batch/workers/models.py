@@ -15,6 +15,8 @@ from simsam_batch.settings import FeatureSettings, NetworkSettings
 from simsam_batch.storage import ObjectNotFound, read_url, redact
 
 if TYPE_CHECKING:
+    import torch
+
     from simsam_batch.features.contract import Backbone
     from simsam_batch.features.vit import ViTBackbone
 
@@ -37,6 +39,13 @@ def compute_device(device: str) -> str:
         msg = "device: 'cuda' was asked for and this machine has no usable CUDA device; use --device cpu or auto"
         raise SettingsError(msg)
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+
+def device_name(device: torch.device) -> str:
+    """What a worker computes on, for the facts of its manifests: the GPU's name, or ``cpu``."""
+    import torch
+
+    return torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
 
 
 def resolve_models(
@@ -216,31 +225,28 @@ def _network(load: Callable[..., Any], settings: NetworkSettings, device: str, *
 
 def _clip(settings: Any, device: str) -> tuple[Any, dict[str, Any]]:
     """What judges a style."""
-    from simsam_batch.features.clip import load_clip
-
-    with _given("clip_weights", settings.clip_weights, _CLIP) as (path, digest):
-        clip = load_clip(settings.clip, str(path), device, precision=precision_of(settings, device))
-    return clip, _facts_of_clip(clip, digest)
+    return _loaded_clip(settings, "clip", device, precision_of(settings, device))
 
 
 def _score_clip(settings: Any, device: str) -> tuple[Any, dict[str, Any]]:
     """What tells how well a style went, if it is not what judges it; None if it is."""
-    if not settings.score_clip:
-        if settings.score_clip_weights:
-            raise SettingsError("score_clip_weights: of which network? To mend it: give --score-clip NAME")
-        return None, {}
+    if settings.score_clip:
+        return _loaded_clip(settings, "score_clip", device)
+    if settings.score_clip_weights:
+        raise SettingsError("score_clip_weights: of which network? To mend it: give --score-clip NAME")
+    return None, {}
+
+
+def _loaded_clip(
+    settings: Any, setting: str, device: str, precision: Literal["fp32", "bf16"] = "fp32"
+) -> tuple[Any, dict[str, Any]]:
+    """The network that a setting names, with the weights that the one beside it does."""
     from simsam_batch.features.clip import load_clip
 
-    with _given("score_clip_weights", settings.score_clip_weights, _CLIP) as (path, digest):
-        clip = load_clip(settings.score_clip, str(path), device)
-    return clip, _facts_of_clip(clip, digest)
-
-
-_CLIP = "CLIP, in the layout of open_clip"
-
-
-def _facts_of_clip(clip: Any, digest: str | None) -> dict[str, Any]:
-    return {"name": clip.name, "weights_sha256": digest, "size": clip.size, "gelu": clip.gelu}
+    weights = f"{setting}_weights"
+    with _given(weights, getattr(settings, weights), "CLIP, in the layout of open_clip") as (path, digest):
+        clip = load_clip(getattr(settings, setting), str(path), device, precision=precision)
+    return clip, {"name": clip.name, "weights_sha256": digest, "size": clip.size, "gelu": clip.gelu}
 
 
 def _vgg(settings: Any, device: str) -> tuple[Any, dict[str, Any]]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import torch
 
 from simsam_batch.errors import StorageError
 from simsam_batch.storage import Folder, ObjectNotFound
+from simsam_batch.styling.fitting import Training
 
 FOLDER = "stylize/checkpoints"
 _SHARDS_KEPT = 3
@@ -32,23 +34,45 @@ class Checkpoints:
         self._out, self._every = out, every
         self._shards: deque[tuple[int, list[str]]] = deque()
 
-    def found(self, shard: int, name: str) -> Mapping[str, Any] | None:
-        """The last state of a fit; None if there is none."""
+    def go_on(self, fit: Training, shard: int, name: str) -> None:
+        """Let a fit go on from where it has come to, if it has been begun.
+
+        Args:
+            fit: the network.
+            shard: that it belongs to.
+            name: tells everything that it depends on.
+        """
         if not self._every:
-            return None
+            return
         self._note(shard, name)
         try:
             data = self._out.read(f"{FOLDER}/{name}.pt")
             state: Mapping[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         except (ObjectNotFound, StorageError, RuntimeError, EOFError, ValueError):
-            return None
-        return state
+            return
+        fit.go_on(state)
 
-    def due(self, step: int) -> bool:
-        """Whether the state after so many updates is to be kept."""
-        return bool(self._every) and step % self._every == 0
+    def updates(self, fit: Training, update: Callable[[], None], name: str, region: str) -> Iterator[None]:
+        """Fit a network to the end; yields after each update.
 
-    def keep(self, name: str, state: Mapping[str, Any]) -> None:
+        Args:
+            fit: the network, after `go_on`.
+            update: does one.
+            name: as there.
+            region: what is restyled, for the message.
+
+        Raises:
+            FloatingPointError: its loss is not finite.
+        """
+        while not fit.over:
+            update()
+            if not np.isfinite(fit.history.total[-1]):
+                raise FloatingPointError(f"the loss of {region} is not finite after {fit.step} updates")
+            if self._every and (fit.over or fit.step % self._every == 0):
+                self._keep(name, fit.state())
+            yield
+
+    def _keep(self, name: str, state: Mapping[str, Any]) -> None:
         """Put a state in the place of the one before."""
         target = io.BytesIO()
         torch.save(dict(state), target)

@@ -16,6 +16,7 @@ from torch.nn import functional
 from simsam_batch import images
 from simsam_batch.errors import ImageError
 from simsam_batch.regions.run_lengths import decode
+from simsam_batch.runs.committed import CommittedShard
 from simsam_batch.runs.schema import Shard
 from simsam_batch.stages.regions.stage import RegionsStage
 from simsam_batch.stages.segment.stage import SegmentStage
@@ -70,11 +71,19 @@ class RegionReader:
     def items(self, shards: Iterator[Shard]) -> Iterator[Item]:
         """The images of shards, each with what the stages of its regions have of it."""
         first, _ = next(iter(self._sources.values()))
-        return first.items(shards, lambda there: self._rows(there.number))
+        return first.items(shards, lambda there: self._rows(there.number, there))
 
-    def _rows(self, shard: int) -> list[dict[str, Any]]:
-        """What all stages have of the images of a shard, which they have in one order."""
-        tables = [earlier.shard(shard).rows(list(columns)).to_pylist() for earlier, columns in self._sources.values()]
+    def _rows(self, number: int, first: CommittedShard | None = None) -> list[dict[str, Any]]:
+        """What all stages have of the images of a shard, which they have in one order.
+
+        Args:
+            number: of the shard.
+            first: that of the first stage, where it is open already.
+        """
+        tables = []
+        for place, (earlier, columns) in enumerate(self._sources.values()):
+            shard = first if first is not None and place == 0 else earlier.shard(number)
+            tables.append(shard.rows(list(columns)).to_pylist())
         return [_joined(rows) for rows in zip(*tables, strict=True)]
 
     def load(self, uri: str, row: Mapping[str, Any]) -> Loaded | None:
@@ -144,3 +153,8 @@ def why_not(loaded: Loaded, name: str, small: NDArray[np.bool_]) -> str | None:
 def as_tensor(pixels: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
     """(1, 3, H, W) in 0..1 of pixels (H, W, 3)."""
     return torch.from_numpy(pixels).to(device).permute(2, 0, 1)[None].float() / 255
+
+
+def at_size(pixels: NDArray[np.uint8], size: tuple[int, int], device: torch.device) -> torch.Tensor:
+    """(1, 3, h, w) in 0..1 of pixels (H, W, 3), as networks work on them."""
+    return functional.interpolate(as_tensor(pixels, device), size, mode="bicubic", antialias=True).clamp(0, 1)

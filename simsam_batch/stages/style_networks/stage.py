@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 from safetensors.torch import load, save
-from torch.nn import functional
 
 from simsam_batch.errors import ImageError, RunError, UnreadableError
 from simsam_batch.features.precision import arithmetic
@@ -31,7 +30,7 @@ from simsam_batch.stages.segment.stage import SegmentStage
 from simsam_batch.stages.semantic.stage import SemanticStage
 from simsam_batch.stages.style_networks.checkpoints import Checkpoints
 from simsam_batch.stages.style_networks.procedure import figures, procedure_of
-from simsam_batch.stages.style_networks.regions import Loaded, RegionReader, as_tensor, columns_of, shrunk, why_not
+from simsam_batch.stages.style_networks.regions import Loaded, RegionReader, at_size, columns_of, shrunk, why_not
 from simsam_batch.stages.style_networks.rows import NETWORK, NETWORK_FIELDS, NetworksFold
 from simsam_batch.stages.style_networks.settings import Style, StylizeSettings
 from simsam_batch.stages.style_networks.words import Words, words_of
@@ -40,7 +39,7 @@ from simsam_batch.styling.crops import windows_of
 from simsam_batch.styling.fitting import Region
 from simsam_batch.styling.network import StyleNet, working_size
 from simsam_batch.styling.run_fitting import FitOfRun, Scene, procedure_of_run
-from simsam_batch.workers.models import compute_device, load_model
+from simsam_batch.workers.models import compute_device, device_name, load_model
 from simsam_batch.workers.others import Others
 from simsam_batch.workers.records import Item, RecordWorker, Results, Row, failed
 from simsam_batch.workers.seeds import seed_of
@@ -92,8 +91,7 @@ class NetworksWorker(RecordWorker[None]):
             raise RunError(f"{out.url} has no plan. To mend it: restore run.json")
         self._options, self._plan, self._others = options, plan, Others(plan)
         self._clip, self._vgg = (load_model(role, options, models, str(self.device)) for role in ("clip", "vgg"))
-        name = torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu"
-        self.facts |= {"device": name, "precision": self._clip.precision}
+        self.facts |= {"device": device_name(self.device), "precision": self._clip.precision}
         self._words = {words.text: words for look in words_of(self._clip, options) for words in look.values()}
         self._regions = RegionReader(out, options, self.limits)
         self._how = procedure_of_run(procedure_of(options), options.run_steps, options.run_crops)
@@ -123,18 +121,11 @@ class NetworksWorker(RecordWorker[None]):
         like, networks = torch.zeros(1, device=self.device), (self._clip, self._vgg)
         fit = FitOfRun(images, options.run_batch, like, *networks, self._how, seed_of(options.seed, *names))
         kept = sha256("\0".join(["run", *names, self._identity]).encode()).hexdigest()[:32]
-        state = self._checkpoints.found(item.shard.number, kept)
-        if state is not None:
-            fit.go_on(state)
+        self._checkpoints.go_on(fit, item.shard.number, kept)
         threads, most = self.ahead()
         with closing(decode_ahead(fit.coming(), self._load_image, threads=threads, max_pending=most)) as arriving:
             scenes = self._scenes(arriving, region, words)
-            while not fit.over:
-                fit.update(scenes)
-                if not np.isfinite(fit.history.total[-1]):
-                    raise FloatingPointError(f"the loss of {region} is not finite after {fit.step} updates")
-                if self._checkpoints.due(fit.step) or fit.over:
-                    self._checkpoints.keep(kept, fit.state())
+            for _ in self._checkpoints.updates(fit, lambda: fit.update(scenes), kept, region):
                 self._beat()
         told = figures(fit)
         columns = {"status": "ok", "region": region, "text": words.text, "images": images}
@@ -171,8 +162,7 @@ class NetworksWorker(RecordWorker[None]):
         mask = shrunk(loaded.masks[region], (down, across))
         if why_not(loaded, region, mask) is not None:
             return None
-        image = as_tensor(loaded.pixels, self.device)
-        small = functional.interpolate(image, (down, across), mode="bicubic", antialias=True).clamp(0, 1)
+        small = at_size(loaded.pixels, (down, across), self.device)
         windows = windows_of(mask, self._how.crop_side(down, across))
         return small, Region(torch.from_numpy(mask), words.direction, windows, self._how.crops)
 

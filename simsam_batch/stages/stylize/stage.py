@@ -31,7 +31,7 @@ from simsam_batch.stages.steps import Job, Stages, Steps
 from simsam_batch.stages.style_networks.checkpoints import Checkpoints, drop
 from simsam_batch.stages.style_networks.looks import OBJECT, look_of, pictures_of, read_looks
 from simsam_batch.stages.style_networks.procedure import figures, procedure_of
-from simsam_batch.stages.style_networks.regions import Loaded, RegionReader, as_tensor, columns_of, shrunk, why_not
+from simsam_batch.stages.style_networks.regions import Loaded, RegionReader, at_size, columns_of, shrunk, why_not
 from simsam_batch.stages.style_networks.settings import Style, StylizeSettings
 from simsam_batch.stages.style_networks.stage import StyleNetworksStage, chosen, networks_of
 from simsam_batch.stages.style_networks.words import Words, WordsOf, words_of
@@ -43,7 +43,7 @@ from simsam_batch.styling.crops import windows_of
 from simsam_batch.styling.fitting import Fit, Region, restyled_by, split_crops
 from simsam_batch.styling.network import working_size
 from simsam_batch.styling.published import PROGRAMS, PublishedFit, enhanced
-from simsam_batch.workers.models import compute_device, load_model
+from simsam_batch.workers.models import compute_device, device_name, load_model
 from simsam_batch.workers.records import FAILURE, Item, RecordWorker, Results, Row, failed
 from simsam_batch.workers.seeds import seed_of
 
@@ -116,8 +116,7 @@ class StylizeWorker(RecordWorker[Loaded | None]):
         models = stage.resolved["models"]
         self._clip, self._vgg = (load_model(role, options, models, str(self.device)) for role in ("clip", "vgg"))
         self._regions = RegionReader(stage.plan.out, options, self.limits)
-        name = torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu"
-        self.facts |= {"device": name, "precision": self._clip.precision}
+        self.facts |= {"device": device_name(self.device), "precision": self._clip.precision}
         raw = options.method in PROGRAMS
         self._words = words_of(self._clip, options, raw=raw)
         scoring = load_model("score_clip", options, models, str(self.device)) or self._clip
@@ -150,8 +149,7 @@ class StylizeWorker(RecordWorker[Loaded | None]):
     def _row(self, item: Item, loaded: Loaded) -> Row:
         height, width = loaded.pixels.shape[:2]
         across, down = self._size(width, height)
-        image = as_tensor(loaded.pixels, self.device)
-        small = functional.interpolate(image, (down, across), mode="bicubic", antialias=True).clamp(0, 1)
+        small = at_size(loaded.pixels, (down, across), self.device)
         scene = _Scene(small, {name: shrunk(mask, (down, across)) for name, mask in loaded.masks.items()}, {})
         looks = dict(zip(pictures_of(self._words), self._words, strict=True))
         made = {name: self._picture(item, loaded, scene, words) for name, words in looks.items()}
@@ -274,15 +272,8 @@ class StylizeWorker(RecordWorker[Loaded | None]):
     def _run(self, fit: Fit, item: Item, names: Sequence[str]) -> Fit:
         """Fit a network to the end, from where it has come to."""
         kept = sha256("\0".join([*names, item.beside["content_sha256"], self._identity]).encode()).hexdigest()[:32]
-        state = self._checkpoints.found(item.shard.number, kept)
-        if state is not None:
-            fit.go_on(state)
-        while not fit.over:
-            fit.update()
-            if not np.isfinite(fit.history.total[-1]):
-                raise FloatingPointError(f"the loss of {names[1]} is not finite after {fit.step} updates")
-            if self._checkpoints.due(fit.step) or fit.over:
-                self._checkpoints.keep(kept, fit.state())
+        self._checkpoints.go_on(fit, item.shard.number, kept)
+        for _ in self._checkpoints.updates(fit, fit.update, kept, names[1]):
             self._beat()
         return fit
 

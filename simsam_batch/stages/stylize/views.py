@@ -18,6 +18,7 @@ from simsam_batch.report.page.choice import at_random
 from simsam_batch.report.page.pictures import LARGE, SMALL, Drawn, jpeg, stacked
 from simsam_batch.report.page.scalars import Scalars
 from simsam_batch.report.page.tables import Cell, Table
+from simsam_batch.results.restyled import restyled
 from simsam_batch.runs.plan import row_numbers
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.runs.schema import Attachment, File
@@ -101,8 +102,7 @@ def _scored_by(models: Mapping[str, Any]) -> str:
 def _picture(source: Source, rows: StageRows, number: int, row: dict[str, Any]) -> Picture:
     photo, fault = shown_photograph(row, rows.settings)
     held = rows.attachments(row)
-    names = list(dict.fromkeys(style["picture"] for style in row["styles"]))
-    after = [_decoded(held[name]) for name in names[:_MOST_PICTURES]]
+    after = [_decoded(held[each.name]) for each in restyled(row["styles"])[:_MOST_PICTURES]]
 
     def beside(side: int) -> Image.Image:
         size = fitted(after[0].size, side)
