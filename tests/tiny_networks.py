@@ -33,7 +33,14 @@ def write_vgg(folder: Path) -> Path:
     """Its weights, those of its layers alone."""
     from torchvision.models import vgg19
 
+    with torch.device("meta"):
+        layers = vgg19(weights=None).features.state_dict()
     torch.manual_seed(1)
-    tensors = {f"features.{name}": value for name, value in vgg19(weights=None).features.state_dict().items()}
+    tensors = {
+        f"features.{name}": torch.randn(like.shape) * (2 / like[0].numel()) ** 0.5
+        if like.ndim > 1
+        else torch.zeros(like.shape)
+        for name, like in layers.items()
+    }
     save_file(tensors, folder / "vgg19.safetensors")
     return folder / "vgg19.safetensors"

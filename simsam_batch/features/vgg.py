@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from simsam_batch.features.precision import arithmetic
@@ -53,7 +54,9 @@ def load_vgg(weights: str, device: str, *, precision: str = "fp32") -> Vgg:
     """
     from torchvision.models import vgg19
 
-    features: Any = vgg19(weights=None).features
+    # without memory or numbers, which the classifier would have the most of
+    with torch.device("meta"):
+        features: Any = vgg19(weights=None).features
     for layer in features:
         if isinstance(layer, nn.ReLU):
             layer.inplace = False

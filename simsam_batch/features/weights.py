@@ -154,10 +154,10 @@ _LEFT_OUT = [
 
 
 def load_into(network: Module, tensors: Mapping[str, Tensor], weights: str, name: str) -> None:
-    """Put tensors into a network whose own they are, every one.
+    """Make tensors those of a network whose own they are, every one.
 
     Args:
-        network: what takes them.
+        network: what takes them; its own may be without memory (``meta``).
         tensors: by name.
         weights: the file they are from.
         name: what the network is called.
@@ -173,7 +173,7 @@ def load_into(network: Module, tensors: Mapping[str, Tensor], weights: str, name
         if keys:
             msg = f"the weights file {weights} is not of {name}: it {what} {', '.join(keys[:3])}, {len(keys)} tensors"
             raise SettingsError(msg)
-    network.load_state_dict(tensors)
+    network.load_state_dict(tensors, assign=True)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from simsam_batch.storage import Folder
 from simsam_batch.styling.fitting import Fit
 
 SIZES = [(97, 61), (64, 80), (50, 50)]
-QUICK = ["--side", "32", "--crops", "4", "--steps", "6", "--engine", "inline", "--quiet"]
+QUICK = ["--side", "32", "--crops", "4", "--steps", "4", "--engine", "inline", "--quiet"]
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_each_region_has_its_words_and_its_figures(styled: Path) -> None:
             ("background", "snow", "styled"),
         ]
         for style in row["styles"]:
-            assert style["steps"] == 6
+            assert style["steps"] == 4
             assert -1 <= style["clip_direction"] <= 1
             assert style["content_inside"] > 0
     assert rows["text.png"]["status"] == "failed"
@@ -275,7 +275,7 @@ import os, signal, sys
 from simsam_batch.cli import run
 from simsam_batch.errors import SettingsError
 from simsam_batch.styling.fitting import Fit
-whole, left = Fit.update, [9]
+whole, left = Fit.update, [7]
 def update(fit):
     left[0] -= 1
     if left[0] < 0:
@@ -284,7 +284,7 @@ def update(fit):
 Fit.update = update
 sys.exit(run(sys.argv[1:]))
 """
-"""The program, killed at its tenth update: the first region of six has been done, and of the second three."""
+"""The program, killed at its eighth update: the first region of six has been done, and of the second three."""
 
 
 def test_a_killed_run_goes_on_inside_an_image_to_the_same_bits(
@@ -304,8 +304,8 @@ def test_a_killed_run_goes_on_inside_an_image_to_the_same_bits(
     with monkeypatch.context() as patch:
         patch.setattr(Fit, "update", counted)
         assert run(command) in (0, 3)
-    # of six regions with six updates each
-    assert len(updates) == 36 - 6 - 2
+    # of six regions with four updates each
+    assert len(updates) == 24 - 4 - 2
     assert updates.count(0) == 4
     digests = [json.loads((each / "results/stylize.json").read_text())["content_digest"] for each in (out, styled)]
     assert digests[0] == digests[1]
