@@ -253,6 +253,8 @@ def test_labels_of_a_semantic_run_are_restyled_and_nothing_else_is(home: Path, t
         assert np.array_equal(picture[left], source[left])
         assert row["leak_max"] == 0
     assert styled_somewhere
+    assert run(["report", str(out)]) == 0
+    assert "before, its regions, and after, label " in (out / "report/index.html").read_text()
 
 
 @pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.soak)])

@@ -84,7 +84,7 @@ class RegionReader:
         for place, (earlier, columns) in enumerate(self._sources.values()):
             shard = first if first is not None and place == 0 else earlier.shard(number)
             tables.append(shard.rows(list(columns)).to_pylist())
-        return [_joined(rows) for rows in zip(*tables, strict=True)]
+        return [joined(rows) for rows in zip(*tables, strict=True)]
 
     def load(self, uri: str, row: Mapping[str, Any]) -> Loaded | None:
         """An image and its regions; None for one that has failed before.
@@ -99,12 +99,12 @@ class RegionReader:
         if row["digests"] != {digest}:
             raise ImageError("changed", "the image is another file than the one its mask is of", "read")
         decoded = images.decode(data, self._limits, self._profile)
-        masks = {name: _mask_of(name, row, decoded.rgb.shape[:2]) for name in self._names}
+        masks = {name: mask_of(name, row, decoded.rgb.shape[:2]) for name in self._names}
         return Loaded(decoded.rgb, masks, bool(row.get("degenerate")), digest)
 
 
-def _joined(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What all stages have of one image; of the failure where one has failed."""
+def joined(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What all stages that regions are of have of one image; of the failure where one has failed."""
     merged: dict[str, Any] = {}
     for row in rows:
         merged |= row
@@ -119,8 +119,14 @@ def columns_of(looks: Sequence[Look]) -> dict[str, tuple[str, ...]]:
     return (_OF_MASKS if False in labels else {}) | (_OF_LABELS if True in labels else {})
 
 
-def _mask_of(region: str, row: Mapping[str, Any], size: tuple[int, ...]) -> NDArray[np.bool_]:
-    """(H, W) of a region, empty if the image has none of it."""
+def mask_of(region: str, row: Mapping[str, Any], size: tuple[int, ...]) -> NDArray[np.bool_]:
+    """(H, W) of a region, empty if the image has none of it.
+
+    Args:
+        region: its name in a look.
+        row: what the stages that regions are of have of the image, `joined`.
+        size: (H, W) of the image.
+    """
     label = label_of(region)
     if label is None:
         mask = decode(row["mask_rle"]).astype(bool)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from simsam_batch.drawing.labels import fitted
+from simsam_batch.drawing.labels import fitted, painted, palette
 from simsam_batch.drawing.photograph import shown_photograph
 from simsam_batch.plain_text import counted
 from simsam_batch.report.page.album import Picture
@@ -18,27 +18,28 @@ from simsam_batch.report.page.choice import at_random
 from simsam_batch.report.page.pictures import LARGE, SMALL, Drawn, jpeg, stacked
 from simsam_batch.report.page.scalars import Scalars
 from simsam_batch.report.page.tables import Cell, Table
-from simsam_batch.results.restyled import restyled
+from simsam_batch.results.restyled import Restyled, restyled
 from simsam_batch.runs.plan import row_numbers
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.runs.schema import Attachment, File
 from simsam_batch.stages.registry import Command
+from simsam_batch.stages.style_networks.regions import columns_of, joined, mask_of
 from simsam_batch.stages.stylize.rows import EACH
 from simsam_batch.stages.stylize.stage import StylizeStage
 
 _COLUMNS = ["image_id", "uri", "status", "error", "width", "height", "content_sha256", "area_fraction", "styles"]
 _COLUMNS += ["leak_max", "arrays_path", "arrays_member", "arrays_offset", "arrays_bytes"]
 _MOST_PICTURES = 4
+_MOST_IN_A_ROW = 3
 _LEGEND = (
-    "The image as it is, and restyled; of a file of texts the first four. Direction: how well the region went from the "
-    "source text to its own, as a cosine of CLIP features, by "
+    "The image as it is, the regions that have words, and restyled; of a file of texts the first four. The number "
+    "of a region: how well it went from the source text to its own, as a cosine of CLIP features, by "
 )
 _BOTH = "By the network of the run, and by their own"
 _KINDS = {"run": "network of the run", "image": "network of each image"}
 _SHOWN = {
     "clip_direction": "direction",
     "content_inside": "content moved",
-    "content_outside": "outside",
     "steps": "updates",
 }
 _TABLE = (
@@ -66,7 +67,9 @@ def chapter(source: Source, command: Command, stages: Sequence[str]) -> Chapter:
     if both := sorted(set(compared) & set(fine.tolist())):
         titled[_BOTH] = "Each image, by the network of the run, and by one of its own.", both
     held = dict(source.rows(rows, sorted(numbers_of(titled)), _COLUMNS))
-    made.galleries = galleries_of(titled, {number: _picture(source, rows, number, row) for number, row in held.items()})
+    regions = _Regions(source, rows)
+    pictures = {number: _picture(source, rows, number, row, regions) for number, row in held.items()}
+    made.galleries = galleries_of(titled, pictures)
     if lines := _compared([held[number] for number in both]):
         made.tables_title = _BOTH
         made.tables = [Table(f"Means over {counted(len(both), 'image')}", _TABLE, list(_SHOWN.values()), lines)]
@@ -99,21 +102,48 @@ def _scored_by(models: Mapping[str, Any]) -> str:
     return f"{models['clip']['name']}, the very network that it was fitted to, which flatters."
 
 
-def _picture(source: Source, rows: StageRows, number: int, row: dict[str, Any]) -> Picture:
+class _Regions:
+    """Where the regions are that some look has words for.
+
+    Args:
+        source: of the chapter.
+        rows: of the stage that restyles.
+    """
+
+    def __init__(self, source: Source, rows: StageRows) -> None:
+        looks = rows.settings["looks"]
+        self._source = source
+        self._names = list(dict.fromkeys(region for look in looks for region in look))
+        self._stages = [(StageRows(source.out, name), columns) for name, columns in columns_of(looks).items()]
+        self._colors = dict(enumerate(palette(len(self._names)), 1))
+
+    def over(self, photo: Image.Image, number: int, row: Mapping[str, Any]) -> Image.Image:
+        """Each in its colour over a photograph."""
+        held = [dict(self._source.rows(rows, [number], columns))[number] for rows, columns in self._stages]
+        size = row["height"], row["width"]
+        labels = np.zeros(size, np.int32)
+        for label, name in enumerate(self._names, 1):
+            labels[mask_of(name, joined(held), size)] = label
+        return painted(photo, labels, self._colors)
+
+
+def _picture(source: Source, rows: StageRows, number: int, row: dict[str, Any], regions: _Regions) -> Picture:
     photo, fault = shown_photograph(row, rows.settings)
-    held = rows.attachments(row)
-    after = [_decoded(held[each.name]) for each in restyled(row["styles"])[:_MOST_PICTURES]]
+    held, made = rows.attachments(row), restyled(row["styles"])
+    after = [_decoded(held[each.name]) for each in made[:_MOST_PICTURES]]
+    tiles = [photo, regions.over(photo, number, row), *after]
+    columns = len(tiles) if len(tiles) <= _MOST_IN_A_ROW else -(-len(tiles) // 2)
 
     def beside(side: int) -> Image.Image:
         size = fitted(after[0].size, side)
-        return stacked([[each.resize(size, Image.Resampling.LANCZOS) for each in (photo, *after)]])
+        shown = [each.resize(size, Image.Resampling.LANCZOS) for each in tiles]
+        return stacked([shown[start : start + columns] for start in range(0, len(shown), columns)])
 
-    small = beside(SMALL // (1 + len(after)))
+    small = beside(SMALL // columns)
     drawn = Drawn(jpeg(small), jpeg(beside(LARGE)), small.size, fault, {})
-    facts = [_told(style) for style in row["styles"]]
     words = ", ".join(f"{style['region']}: {style['text']}" for style in row["styles"] if style["status"] == "styled")
-    alt = f"{row['image_id']} before and after{f', {words}' if words else ''}"
-    return source.picture(rows.stage, number, row, drawn, alt, facts)
+    alt = f"{row['image_id']} before, its regions, and after{f', {words}' if words else ''}"
+    return source.picture(rows.stage, number, row, drawn, alt, [_told(each) for each in made])
 
 
 def _decoded(file: Attachment) -> Image.Image:
@@ -121,10 +151,19 @@ def _decoded(file: Attachment) -> Image.Image:
     return Image.open(io.BytesIO(file.data)).convert("RGB")
 
 
-def _told(style: dict[str, Any]) -> str:
-    if style["status"] != "styled":
-        return f"{style['region']}: left as it is, {style['skip_reason']}"
+def _told(picture: Restyled) -> str:
+    """What became of each region, and by which network."""
+    done = [style for style in picture.styles if style["status"] == "styled"]
+    told = [
+        _went(style) if style in done else f"{style['region']} left: {style['skip_reason']}" for style in picture.styles
+    ]
+    if not done:
+        return "; ".join(told)
+    by = "Network of the run" if done[0]["fit"] == "run" else f"{max(style['steps'] for style in done)} updates"
+    return f"{by}: {'; '.join(told)}"
+
+
+def _went(style: Mapping[str, Any]) -> str:
     direction = style["clip_direction"]
-    told = "" if direction is None or not np.isfinite(direction) else f", direction {direction:.2f}"
-    by = "by the network of the run" if style["fit"] == "run" else f"{style['steps']} updates"
-    return f"{style['region']}: {style['text']}, {by}{told}"
+    told = "" if direction is None or not np.isfinite(direction) else f" ({direction:.2f})"
+    return f"{style['region']} {style['text']}{told}"
