@@ -3,6 +3,7 @@
 It does nothing else: it holds no data, computes nothing, starts no thread and never touches a GPU, so that a fork of it
 is as good as a fresh process. What libraries read from the environment as they are imported has to stand before it
 starts: there is one server for each set of such variables. All the rest of its environment a process gets as it forks.
+Large libraries that some workers need are imported once a process that has them itself asks for a worker.
 
 Not `multiprocessing`'s: that one has one environment for all, and imports the parent's main module.
 """
@@ -21,7 +22,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing.connection import Connection
@@ -30,6 +31,9 @@ from typing import Any
 
 _IMPORTED = ("torch", "scipy.linalg", "pyarrow.parquet", "PIL.Image")
 """What nearly every worker needs; one that is missing is for the worker to complain of."""
+
+_IF_ASKER_HAS = ("timm", "open_clip", "diffusers")
+"""What some workers need, and then the process that asks for them has most often imported too."""
 
 _READ_AT_IMPORT = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "NUMEXPR_", "LD_", "MALLOC_", "PYTHON")
 _TRIES = 3
@@ -134,7 +138,8 @@ def fork(connection: Connection, environment: Mapping[str, str]) -> Forked:
     """
     whole = {**os.environ, **environment}
     path = [folder or str(Path.cwd()) for folder in sys.path]
-    order = json.dumps([whole, path, str(Path.cwd())]).encode()
+    imported = [name for name in _IF_ASKER_HAS if name in sys.modules]
+    order = json.dumps([whole, path, str(Path.cwd()), imported]).encode()
     status, theirs = multiprocessing.Pipe(duplex=False)
     key = _key(whole, path)
     with connection, theirs, Path(os.devnull).open("wb") as nowhere, _lock:
@@ -194,11 +199,15 @@ def serve_forks(descriptor: int) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
         # a function, and not SIG_IGN, which programs started from here would inherit
         signal.signal(number, lambda *_: None)
-    for name in _IMPORTED:
+    _import(_IMPORTED)
+    return _Forking(socket.socket(fileno=descriptor)).run()
+
+
+def _import(names: Iterable[str]) -> None:
+    for name in names:
         with contextlib.suppress(Exception):
             import_module(name)
     gc.freeze()
-    return _Forking(socket.socket(fileno=descriptor)).run()
 
 
 class _Forking:
@@ -237,12 +246,14 @@ class _Forking:
                     asking.close()
 
     def _forked(self, order: bytes, descriptors: list[int]) -> int | None:
+        *given, imported = json.loads(order)
+        _import(name for name in imported if name not in sys.modules)
         ours, theirs = socket.socketpair()
         pid = os.fork()
         if pid == 0:
             ours.close()
             self._close()
-            return _become(order, descriptors, theirs)
+            return _become(given, descriptors, theirs)
         theirs.close()
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)
@@ -296,14 +307,14 @@ def _order(asking: socket.socket) -> tuple[bytes, list[int]] | None:
     return b"".join(parts), descriptors
 
 
-def _become(order: bytes, descriptors: list[int], server: socket.socket) -> int:
+def _become(given: list[Any], descriptors: list[int], server: socket.socket) -> int:
     """In the new process: take on what it was given; returns its end of the pipe."""
-    environment, path, folder = json.loads(order)
+    environment, path, folder = given
     connection, status, output, errors = descriptors
     os.setpgid(0, 0)
-    for given, own in ((output, 1), (errors, 2)):
-        os.dup2(given, own)
-        os.close(given)
+    for stream, own in ((output, 1), (errors, 2)):
+        os.dup2(stream, own)
+        os.close(stream)
     os.close(status)
     os.environ.clear()
     os.environ.update(environment)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -56,6 +55,8 @@ class PlainRunner:
         if number in self.fatal and attempt <= self.deaths:
             os.kill(os.getpid(), signal.SIGSTOP if self.behaviour == "stops" else signal.SIGKILL)
         time.sleep(0.01)
-        facts = f"{os.getpid()} {os.environ['OMP_NUM_THREADS']} {sys.modules['torch'].get_num_threads()}"
+        import torch
+
+        facts = f"{os.getpid()} {os.environ['OMP_NUM_THREADS']} {torch.get_num_threads()}"
         shown = number + 1000 if self.behaviour == "lies" else number
         return ShardReport(shown, attempt, "error", error=facts)

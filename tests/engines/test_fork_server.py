@@ -33,6 +33,7 @@ def tell(receive: Receive, send: Send) -> None:
             "environment": dict(os.environ),
             "folder": str(Path.cwd()),
             "torch": "torch" in sys.modules,
+            "timm": "timm" in sys.modules,
             "threads": sys.modules["torch"].get_num_threads(),
             "descriptors": descriptors,
             "signals": [signal.getsignal(each) for each in (signal.SIGCHLD, signal.SIGPIPE)],
@@ -70,6 +71,17 @@ def test_children_of_one_environment_come_of_one_server_and_those_of_another_do_
     assert all(like["torch"] for _, like in started)
     assert len({like["pid"] for _, like in started}) == 3
     assert [child.end() for child, _ in started] == ["exit code 0"] * 3
+
+
+def test_a_library_that_the_parent_has_is_imported_once_for_all_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = {"OMP_NUM_THREADS": "1", "PYTHON_OF_THIS_TEST": "1"}
+    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    without = told(environment)
+    monkeypatch.setitem(sys.modules, "timm", object())
+    holding = told(environment)
+    assert [like["timm"] for _, like in (without, holding)] == [False, True]
+    assert without[1]["parent"] == holding[1]["parent"]
+    assert [child.end() for child, _ in (without, holding)] == ["exit code 0"] * 2
 
 
 def test_a_child_has_the_environment_folder_and_streams_of_the_moment(
