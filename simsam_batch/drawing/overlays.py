@@ -125,5 +125,11 @@ def _shrunk(mask: NDArray[np.bool_], size: tuple[int, int]) -> Image.Image:
 
 def _outline(picture: Image.Image, mask: Image.Image, color: Color) -> None:
     """Draw a line two pixels wide along the inner side of the mask's edge, with a dark rim outside."""
-    picture.paste(RIM, mask=ImageChops.subtract(mask.filter(ImageFilter.MaxFilter(3)), mask))
-    picture.paste(color, mask=ImageChops.subtract(mask, mask.filter(ImageFilter.MinFilter(5))))
+    picture.paste(RIM, mask=ImageChops.subtract(_around(mask, 1, some=True), mask))
+    picture.paste(color, mask=ImageChops.subtract(mask, _around(mask, 2, some=False)))
+
+
+def _around(mask: Image.Image, radius: int, *, some: bool) -> Image.Image:
+    """White where some, or all, of the square around a pixel is white; faster than rank filters."""
+    share = mask.filter(ImageFilter.BoxBlur(radius))
+    return share.point([255 * (each > 0 if some else each == 255) for each in range(256)])
