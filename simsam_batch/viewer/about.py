@@ -17,6 +17,7 @@ from simsam_batch.viewer.answers import as_json, one_of
 from simsam_batch.viewer.columns import columns_read, kinds_of
 from simsam_batch.viewer.derived import derived_of
 from simsam_batch.viewer.flags import flags_of
+from simsam_batch.viewer.labels import rows_with_labels
 from simsam_batch.viewer.live import live_of
 from simsam_batch.viewer.session import OpenedRun, OpenedStage, Session
 from simsam_batch.viewer.words import words_of
@@ -73,7 +74,16 @@ def _stage(stage: OpenedStage, run: OpenedRun) -> dict[str, Any]:
         "settings": stage.rows.settings,
         "resolved": stage.rows.resolved,
         "columns": _columns(stage),
+        "labelled": _labelled(stage),
     }
+
+
+def _labelled(stage: OpenedStage) -> bool:
+    """Whether its images have labels, be it of the stage beside it."""
+    if stage.kind not in ("labels", "trees"):
+        return False
+    found: bool = stage.once("labelled", lambda: rows_with_labels(stage.rows) is not None)
+    return found
 
 
 def _columns(stage: OpenedStage) -> list[dict[str, Any]]:

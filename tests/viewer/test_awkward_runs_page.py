@@ -117,17 +117,18 @@ def test_a_decompression_bomb_is_told_in_words_on_its_card_and_its_screen(watche
 
 @pytest.fixture(scope="module")
 def few(whole_run: Whole, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Runs of one stage each: features, labels carried over, and regions that got no further."""
+    """Runs of one stage each: features, labels carried over, regions that got no further, trees without labels."""
     root, photos = tmp_path_factory.mktemp("few"), str(whole_run.photos)
     truth = str(whole_run.photos.parent / "truth")
     assert run(["features", photos, str(root / "features"), *_SMALL]) == 0
     carried = ["transfer", photos, str(root / "transfer"), "--truth", truth, "--exemplars", "val/0.png", *_SMALL]
     assert run(carried) == 0
-    for part in ("plan", "run.json", "regions", "results/regions", "results/regions.json"):
-        source, target = whole_run.maps / part, root / "regions" / part
-        target.parent.mkdir(parents=True, exist_ok=True)
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
-    return {name: root / name for name in ("features", "transfer", "regions")}
+    for name in ("regions", "hierarchy"):
+        for part in ("plan", "run.json", name, f"results/{name}", f"results/{name}.json"):
+            source, target = whole_run.maps / part, root / name / part
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
+    return {name: root / name for name in ("features", "transfer", "regions", "hierarchy")}
 
 
 @pytest.mark.slow
@@ -166,3 +167,13 @@ def test_a_run_of_few_stages_says_what_it_has_and_what_would_make_the_rest(
     watched.open(client, "compare").get_by_text("simsam view OUT OTHER").wait_for()
     if name != "transfer":
         watched.open(client, f"clusters/{name}").get_by_text("simsam semantic IMAGES OUT").wait_for()
+
+
+@pytest.mark.slow
+def test_trees_without_labels_are_not_counted_by_them(
+    watched: Watched, served: Callable[..., Client], few: dict[str, Path]
+) -> None:
+    page = watched.open(served(few["hierarchy"]), "browse?stage=hierarchy")
+    page.locator(".facet", has_text="ok").first.wait_for()
+    assert page.locator("#browse-overlay option").all_inner_texts() == ["tree", "none"]
+    assert page.get_by_text("cannot be shown").count() == 0

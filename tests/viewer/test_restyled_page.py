@@ -15,6 +15,7 @@ from PIL import Image
 from viewing import Client, Opener, serving, write_photographs
 from whole import make_styled_run
 
+from simsam_batch.cli import run
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.runs.schema import File
 from simsam_batch.storage import Folder
@@ -140,6 +141,19 @@ def test_a_damaged_picture_is_said_and_the_photograph_stays(styled: Path, tmp_pa
         page.get_by_text("The restyled picture cannot be shown").wait_for()
         assert page.get_by_text("The photograph cannot be shown").count() == 0
         assert page.get_by_role("button", name="Try again").count() == 1
+
+
+def test_pictures_of_the_same_words_say_whose_network_made_them(styled: Path, tmp_path: Path, opened: Opener) -> None:
+    out = shutil.copytree(styled, tmp_path / "out", ignore=lambda _, names: {name for name in names if "styl" in name})
+    root, small = styled.parent, ["--side", "32", "--crops", "4", "--steps", "1", "--engine", "inline", "--quiet"]
+    weights = ["--clip", f"{root}/tiny-clip.json", "--clip-weights", f"{root}/tiny-clip.safetensors"]
+    of_run = ["--fit", "run", "--run-steps", "1", "--run-side", "32", "--run-crops", "4", "--beside", "3"]
+    words = ["--object", "fire", "--vgg-weights", f"{root}/vgg19.safetensors"]
+    assert run(["stylize", str(out), *weights, *words, *of_run, *small]) in (0, 3)
+    with serving(out) as client:
+        page, _ = opened(client, f"image/{GOOD}?stage=stylize")
+        buttons = page.get_by_role("group", name="Which picture").get_by_role("button")
+        assert buttons.all_inner_texts() == ["fire, by the network of the run", "fire, by one of its own"]
 
 
 def test_cards_show_what_was_made(client: Client, opened: Opener) -> None:

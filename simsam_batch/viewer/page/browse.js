@@ -44,7 +44,7 @@ function screen(view, stage, stages) {
   /** @type {any[]} */
   const columns = stage.columns ?? []
   const named = new Set(columns.map((each) => each.name))
-  const overlays = OVERLAYS[stage.kind] ?? ['none']
+  const overlays = (OVERLAYS[stage.kind] ?? ['none']).filter((each) => each !== 'labels' || stage.labelled)
   const state = read(view.address.query, overlays)
   /** @type {Map<number, import('./cards.js').Row>} */
   const rows = new Map()
@@ -387,7 +387,7 @@ function read(query, overlays) {
 
 /** @param {any} stage */
 function labelled(stage) {
-  return ['labels', 'trees'].includes(stage.kind) ? [{ name: 'label', kind: 'words' }] : []
+  return stage.labelled ? [{ name: 'label', kind: 'words' }] : []
 }
 
 /** @param {string} text @param {string} id @param {string[][]} options @param {string} value @param {(value: string) => void} chosen */

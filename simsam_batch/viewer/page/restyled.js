@@ -65,7 +65,7 @@ export class RestyledPane {
     this.twin = h('p', { class: 'twin' })
     this.after = h('div', {})
     this.words = h('section', { class: 'restyled-words', 'aria-label': 'What became of the regions' })
-    this.buttons = this.pictures.map((each, i) => h('button', { type: 'button', onclick: () => this.choose(i) }, name(each.text || each.styles.map((style) => style.text).join(', '), SHORT)))
+    this.buttons = this.pictures.map((each, i) => h('button', { type: 'button', onclick: () => this.choose(i) }, name(each.text || each.styles.map((style) => style.text).join(', '), SHORT), whose(each, this.pictures)))
     this.layers = MASKS.map(([layer, title, key]) => h('button', { type: 'button', disabled: !this.masks[layer], onclick: () => this.draw(layer),
       title: this.masks[layer] ? `of ${this.masks[layer].stage}` : `this run has none: ${COMMANDS[layer]}` }, title, ' ', h('kbd', {}, key)))
     this.picture = h('div', { class: 'pane' },
@@ -203,6 +203,13 @@ function became({ status, skip_reason: why, steps, stopped }) {
 /** @param {Style} style */
 function said(style) {
   return `in the ${style.region}: ${style.status === 'styled' ? style.text : `left as it is, ${style.skip_reason}`}`
+}
+
+/** Which network made a picture, where others have the same words. @param {Picture} picture @param {Picture[]} all */
+function whose(picture, all) {
+  const fit = (/** @type {Picture} */ of) => of.styles.find((style) => style.fit)?.fit
+  const twin = all.some((each) => each !== picture && each.text === picture.text && fit(each) !== fit(picture))
+  return twin ? `, by ${fit(picture) === 'run' ? 'the network of the run' : 'one of its own'}` : ''
 }
 
 /** @param {Picture} picture */
