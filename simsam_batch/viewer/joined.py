@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from simsam_batch.results.comparing import common_images, differing_settings
@@ -26,7 +27,7 @@ class Joined:
         places: (J,) of each run, which of its rows each joined image is; ``rows`` their numbers.
         only: how many images each has alone.
         other_content: how many have one id and another content.
-        metrics: that both have with a value of some image in each, scores first.
+        metrics: that both have with a value of some image in each, scores first, then what was measured.
         settings: those that differ, as `simsam_batch.results.comparing.differing_settings` gives them.
         agreements: (J,) IoU of the two masks, NaN where there is none or it is not known yet.
         agreements_known: (J,) where it was looked for.
@@ -100,7 +101,10 @@ def _join(stages: tuple[OpenedStage, OpenedStage]) -> Joined:
     at = places[0], places[1]
     rows = runs[0].number[at[0]], runs[1].number[at[1]]
     valued = {name for name in wanted if all(_any(run, name, at) for run, at in zip(runs, places, strict=True))}
-    metrics = [name for name in [*scores, *(name for name in wanted if name not in scores)] if name in valued]
+    # what was measured before what was counted or is so or not: sizes are the same in both
+    whole = {name for name in both if not pa.types.is_floating(stages[0].rows.schema.field(name).type)}
+    order = sorted(wanted, key=lambda name: (name not in scores, name in whole))
+    metrics = [name for name in order if name in valued]
     unknown = np.full(common, np.nan), np.zeros(common, np.bool_)
     settings = differing_settings(runs)
     return Joined(stages, runs, at, rows, (elsewhere[0], elsewhere[1]), other, metrics, settings, *unknown)

@@ -4,7 +4,7 @@ import { go, here, step, to } from './address.js'
 import { agreement, agreementsOf } from './agreement.js'
 import { ask, url } from './asking.js'
 import { pictured } from './cards.js'
-import { fill, focusKept, h, name, say, shown, signed, wide } from './dom.js'
+import { command, fill, focusKept, h, name, say, shown, signed, wide } from './dom.js'
 import { filterLine } from './filterline.js'
 import { histogram } from './histogram.js'
 import { pages } from './pages.js'
@@ -28,7 +28,7 @@ export const compare = { title: 'Compare', fits: (about) => about.other !== null
 async function show(view) {
   view.place.append(h('h1', {}, 'Compare'))
   const { about } = view
-  if (!about.other) return void view.place.append(h('p', { class: 'state' }, 'One run is open. Two of one command can be compared: ', h('code', {}, 'simsam view OUT OTHER'), '.'))
+  if (!about.other) return void view.place.append(h('p', { class: 'state' }, 'One run is open. Two of one command can be compared: ', command('simsam view OUT OTHER'), '.'))
   const theirs = new Set(about.other.stages.map((/** @type {any} */ each) => each.name))
   const stages = about.stages.filter((/** @type {any} */ each) => each.of_images && theirs.has(each.name)).map((/** @type {any} */ each) => each.name)
   if (!stages.length) {

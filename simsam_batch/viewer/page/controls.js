@@ -1,6 +1,6 @@
 // What the picture shows and how, by buttons and sliders.
 
-import { fill, h } from './dom.js'
+import { command, fill, h } from './dom.js'
 import { LINES } from './offers.js'
 
 /** @typedef {import('./found.js').Found} Found */
@@ -41,7 +41,7 @@ export class LayerControls {
       h('div', { class: 'choices', role: 'group', 'aria-label': 'Around parts' }, lines.map((offer) => this.#choice(offer, () => on.line(offer.key)))),
       h('div', { class: 'ways' }, this.#ways()),
       missing.length ? h('details', { class: 'missing' }, h('summary', {}, `Why ${missing.length} of these are not there`),
-        h('ul', {}, missing.map((offer) => h('li', {}, h('strong', {}, offer.title), `: ${offer.why}`, offer.command ? ['. To have it: ', h('code', {}, offer.command)] : null)))) : null)
+        h('ul', {}, missing.map((offer) => h('li', {}, h('strong', {}, offer.title), `: ${offer.why}`, offer.command ? ['. To have it: ', command(offer.command)] : null)))) : null)
   }
 
   /** Show what is chosen. */

@@ -69,6 +69,11 @@ export function name(text, most = 1000) {
   return h('bdi', { title: short === text ? null : text }, short)
 }
 
+/** A command, whose flags do not break at their hyphens. @param {string} text */
+export function command(text) {
+  return h('code', {}, text.split(/(?<= )/).map((word) => (word.startsWith('--') ? h('span', { class: 'flag-word' }, word) : word)))
+}
+
 /**
  * What may be wider than its place, such as a table: it scrolls by itself, by the keyboard too.
  * @param {string} label what it is

@@ -2,7 +2,7 @@
 
 import { to } from './address.js'
 import { ask } from './asking.js'
-import { fill, h, name, shown, wide } from './dom.js'
+import { command, fill, h, name, shown, wide } from './dom.js'
 import { none, when } from './states.js'
 
 const STATUS_MS = 5000
@@ -17,7 +17,7 @@ async function show(view) {
   const found = h('div')
   fill(view.place, h('h1', {}, 'Run'), progress, found,
     h('h2', {}, 'At the command line'),
-    h('ul', {}, COMMANDS.map(([each, words]) => h('li', {}, h('code', {}, `simsam ${each.replace(/ |$/, ` ${quoted(view.about.url)} `).trim()}`), ` ${words}`))))
+    h('ul', {}, COMMANDS.map(([each, words]) => h('li', {}, command(`simsam ${each.replace(/ |$/, ` ${quoted(view.about.url)} `).trim()}`), ` ${words}`))))
   /** @type {any} */
   let last = null
   await Promise.all([

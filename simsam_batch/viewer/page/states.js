@@ -1,6 +1,6 @@
 // What a panel says when it has nothing to show: loading, failed, none of this here.
 
-import { fill, h } from './dom.js'
+import { command as commandOf, fill, h } from './dom.js'
 
 /** @param {string} what */
 export function loading(what) {
@@ -23,7 +23,7 @@ export function failed(what, error, again) {
  * @param {string} [command] that would make it
  */
 export function none(text, command) {
-  return h('p', { class: 'state' }, text, command ? [' It is made by ', h('code', {}, command), '.'] : null)
+  return h('p', { class: 'state' }, text, command ? [' It is made by ', commandOf(command), '.'] : null)
 }
 
 /**

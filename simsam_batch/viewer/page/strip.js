@@ -1,6 +1,6 @@
 // All eigenvectors of an image beside each other, with eigenvalues and gaps.
 
-import { fill, h, shown } from './dom.js'
+import { command, fill, h, shown } from './dom.js'
 
 export class Strip {
   /** @param {import('./found.js').Found} found @param {(k: number) => void} chosen */
@@ -18,7 +18,7 @@ export class Strip {
 
   #make() {
     const missing = this.found.offers.find((each) => each.name === 'eigenvector' && !each.there)
-    if (missing) { this.element.replaceWith(this.element = h('div', { class: 'strip-note' }, h('p', { class: 'note' }, `No eigenvectors: ${missing.why}.`, missing.command ? [' To have them: ', h('code', {}, missing.command)] : null))); return }
+    if (missing) { this.element.replaceWith(this.element = h('div', { class: 'strip-note' }, h('p', { class: 'note' }, `No eigenvectors: ${missing.why}.`, missing.command ? [' To have them: ', command(missing.command)] : null))); return }
     const eigen = this.found.eigen()
     if (!eigen) return
     const { cells, values } = eigen
