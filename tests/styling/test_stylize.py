@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from result_rows import rows_of
 from tiny_networks import write_clip, write_vgg
@@ -264,6 +265,52 @@ def test_every_engine_makes_the_same_bits(home: Path, styled: Path, tmp_path: Pa
     assert stylize(home, out, *words) in (0, 3)
     digests = [json.loads((each / "results/stylize.json").read_text())["content_digest"] for each in (out, styled)]
     assert digests[0] == digests[1]
+
+
+def test_transparent_and_grey_images_are_restyled_and_too_small_ones_say_so(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    pixels = Image.open(home / "photos/0.png")
+    transparent = pixels.convert("RGBA")
+    transparent.putalpha(Image.fromarray(np.tile(np.arange(97) > 20, (61, 1)).astype(np.uint8) * 255))
+    for name, image in (("alpha", transparent), ("grey", pixels.convert("L")), ("thin", pixels.resize((97, 9)))):
+        image.save(tmp_path / f"photos/{name}.png")
+    out = tmp_path / "out"
+    arguments = ["segment", str(tmp_path / "photos"), str(out), "--backbone", "descriptors", "--resize", "native"]
+    run([*arguments, "--head", "none", "--engine", "inline", "--quiet"])
+    assert stylize(home, out, "--object", "fire") == 3
+    rows = rows_of(out, "stylize")
+    assert [row["status"] for row in rows] == ["ok", "ok", "failed"]
+    assert "97x9 pixels" in rows[2]["error"]
+    for row, picture in zip(rows[:2], pictures(out), strict=False):
+        assert row["styles"][0]["status"] == "styled"
+        assert row["leak_max"] == 0
+        assert picture is not None
+        assert picture.shape == (61, 97, 3)
+
+
+def test_an_image_that_memory_runs_out_for_says_so_and_others_go_on(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, whole = alone(home, tmp_path), Fit.update
+
+    def update(fit: Fit) -> None:
+        if fit.step and fit.restyled().shape[-2:] == (32, 48):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB\nand more")
+        whole(fit)
+
+    monkeypatch.setattr(Fit, "update", update)
+    assert stylize(home, out, "--object", "fire") == 3
+    rows = {row["image_id"]: row for row in rows_of(out, "stylize")}
+    assert rows["0.png"]["error_type"] == "not_computable"
+    assert rows["0.png"]["error"].startswith(
+        "memory ran out with 64 crops at once (CUDA out of memory. Tried to allocate"
+    )
+    assert "--together" in rows["0.png"]["error"]
+    assert rows["1.png"]["styles"][0]["status"] == rows["2.png"]["styles"][0]["status"] == "styled"
+    # and once there is enough, it is mended
+    monkeypatch.setattr(Fit, "update", whole)
+    assert run(["retry", str(out), "--engine", "inline", "--quiet"]) == 3
+    assert rows_of(out, "stylize")[0]["status"] == "ok"
 
 
 def test_without_weights_it_does_not_start(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

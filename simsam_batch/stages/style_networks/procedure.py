@@ -5,9 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 
+from simsam_batch.errors import ImageError
 from simsam_batch.stages.style_networks.settings import StylizeSettings
 from simsam_batch.styling.fitting import Procedure, Training
+
+COMES_TO_NOTHING = (FloatingPointError, torch.OutOfMemoryError, MemoryError)
+"""What ends a fit, and nothing else: others go on."""
 
 _ENDS = 10
 
@@ -46,3 +51,21 @@ def figures(fit: Training) -> dict[str, Any]:
         "patch_last": patch[1],
         "rejected_last": ends(seen.rejected)[1],
     }
+
+
+def why_nothing(error: Exception, options: StylizeSettings, step: str) -> ImageError:
+    """What a row says of a fit that ended with one of `COMES_TO_NOTHING`.
+
+    Args:
+        error: which.
+        options: of the command.
+        step: what it was done for.
+    """
+    cause = str(error)
+    if not isinstance(error, FloatingPointError):
+        told = (cause.splitlines() or [type(error).__name__])[0]
+        cause = (
+            f"memory ran out with {options.together} crops at once ({told}). To mend it: simsam retry OUT once others "
+            "have left the device, or another OUT with fewer crops at once (--together) or a smaller --side"
+        )
+    return ImageError("not_computable", cause, step)

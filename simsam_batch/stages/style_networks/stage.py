@@ -29,7 +29,7 @@ from simsam_batch.stages.regions.stage import RegionsStage
 from simsam_batch.stages.segment.stage import SegmentStage
 from simsam_batch.stages.semantic.stage import SemanticStage
 from simsam_batch.stages.style_networks.checkpoints import Checkpoints
-from simsam_batch.stages.style_networks.procedure import figures, procedure_of
+from simsam_batch.stages.style_networks.procedure import COMES_TO_NOTHING, figures, procedure_of, why_nothing
 from simsam_batch.stages.style_networks.regions import Loaded, RegionReader, at_size, columns_of, shrunk, why_not
 from simsam_batch.stages.style_networks.rows import NETWORK, NETWORK_FIELDS, NetworksFold
 from simsam_batch.stages.style_networks.settings import Style, StylizeSettings
@@ -111,8 +111,8 @@ class NetworksWorker(RecordWorker[None]):
                 row = self._fitted(item, region, self._words[text])
         except ValueError as error:
             row = failed(ImageError("not_fittable", str(error), "fit"))
-        except FloatingPointError as error:
-            row = failed(ImageError("not_computable", str(error), "fit"))
+        except COMES_TO_NOTHING as error:
+            row = failed(why_nothing(error, self._options, "fit"))
         results.put(item.row, row)
 
     def _fitted(self, item: Item, region: str, words: Words) -> Row:

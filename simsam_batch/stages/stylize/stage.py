@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from simsam_batch.errors import ImageError, SettingsError
+from simsam_batch.errors import SettingsError
 from simsam_batch.features.clip import configuration
 from simsam_batch.features.precision import arithmetic
 from simsam_batch.runs.reading import StageRows
@@ -30,7 +30,7 @@ from simsam_batch.stages.semantic.stage import SemanticStage
 from simsam_batch.stages.steps import Job, Stages, Steps
 from simsam_batch.stages.style_networks.checkpoints import Checkpoints, drop
 from simsam_batch.stages.style_networks.looks import OBJECT, look_of, pictures_of, read_looks
-from simsam_batch.stages.style_networks.procedure import figures, procedure_of
+from simsam_batch.stages.style_networks.procedure import COMES_TO_NOTHING, figures, procedure_of, why_nothing
 from simsam_batch.stages.style_networks.regions import Loaded, RegionReader, at_size, columns_of, shrunk, why_not
 from simsam_batch.stages.style_networks.settings import Style, StylizeSettings
 from simsam_batch.stages.style_networks.stage import StyleNetworksStage, chosen, networks_of
@@ -143,8 +143,8 @@ class StylizeWorker(RecordWorker[Loaded | None]):
             return
         try:
             results.put(item.row, self._row(item, loaded))
-        except FloatingPointError as error:
-            results.put(item.row, failed(ImageError("not_computable", str(error), "stylize")))
+        except COMES_TO_NOTHING as error:
+            results.put(item.row, failed(why_nothing(error, self._options, "stylize")))
 
     def _row(self, item: Item, loaded: Loaded) -> Row:
         height, width = loaded.pixels.shape[:2]
