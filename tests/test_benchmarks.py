@@ -14,7 +14,7 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 BY_THEMSELVES = ("head", "eigen", "pipeline", "memory", "facets")
-ASKED_FOR = ("bookkeeping", "correspondence", "hierarchy", "linear-probes", "objects", "probes", "viewer")
+ASKED_FOR = ("bookkeeping", "correspondence", "hierarchy", "linear-probes", "objects", "probes", "stylize", "viewer")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -22,15 +22,27 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """All that is measured by itself, and groups that have to be asked for, in one run."""
-    path = tmp_path_factory.mktemp("bench") / "smoke.json"
-    done = run("--smoke", "--json", str(path), "--only", *BY_THEMSELVES, *ASKED_FOR)
+def measured(folder: Path, *groups: str) -> dict[str, Any]:
+    """What the command writes of some groups at tiny sizes."""
+    path = folder / "smoke.json"
+    done = run("--smoke", "--json", str(path), "--only", *groups)
     assert done.returncode == 0, done.stderr
     assert "met?" in done.stdout
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    assert {row["group"] for row in found["rows"]} == {*groups}
     return found
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """All that is measured by itself."""
+    return measured(tmp_path_factory.mktemp("bench"), *BY_THEMSELVES)
+
+
+@pytest.fixture(scope="module")
+def asked_for(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Groups that have to be asked for."""
+    return measured(tmp_path_factory.mktemp("bench"), *ASKED_FOR)
 
 
 def rows_of(smoke: dict[str, Any], group: str) -> list[dict[str, Any]]:
@@ -83,16 +95,15 @@ def test_the_viewer_is_measured_in_a_browser(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_every_group_has_rows_with_a_ratio_in_its_own_spread(smoke: dict[str, Any]) -> None:
-    assert {row["group"] for row in smoke["rows"]} == {*BY_THEMSELVES, *ASKED_FOR}
-    for row in (row for name in BY_THEMSELVES for row in rows_of(smoke, name)):
+    for row in smoke["rows"]:
         assert row["samples"]
         assert 0 <= row["ratio_low"] <= row["ratio"] <= row["ratio_high"]
         assert row["threads"]
 
 
-@pytest.mark.slow
-def test_bookkeeping_is_measured_when_asked_for(smoke: dict[str, Any]) -> None:
-    rows = {row["what"]: row for row in rows_of(smoke, "bookkeeping")}
+@pytest.mark.soak
+def test_bookkeeping_is_measured_when_asked_for(asked_for: dict[str, Any]) -> None:
+    rows = {row["what"]: row for row in rows_of(asked_for, "bookkeeping")}
     growth = [row for what, row in rows.items() if what.endswith("time at ten times the images")]
     assert {row["details"]["step"] for row in growth} == {
         *("table", "parquet", "list", "shards", "null", "resume", "status", "publish-null", "publish-scores")
@@ -118,9 +129,9 @@ def test_bookkeeping_is_measured_when_asked_for(smoke: dict[str, Any]) -> None:
     )
 
 
-@pytest.mark.slow
-def test_trees_are_measured_against_the_published_calls_when_asked_for(smoke: dict[str, Any]) -> None:
-    time, quality, time_of_many, quality_of_many, memory = rows_of(smoke, "hierarchy")
+@pytest.mark.soak
+def test_trees_are_measured_against_the_published_calls_when_asked_for(asked_for: dict[str, Any]) -> None:
+    time, quality, time_of_many, quality_of_many, memory = rows_of(asked_for, "hierarchy")
     seconds = time["details"]
     assert len(time["samples"]) == 2
     for i, ratio in enumerate(time["samples"]):
@@ -137,9 +148,9 @@ def test_trees_are_measured_against_the_published_calls_when_asked_for(smoke: di
     assert memory["details"]["peer"]["above"] >= 0
 
 
-@pytest.mark.slow
-def test_linear_probes_are_measured_beside_one_problem_and_beside_scikit_learn(smoke: dict[str, Any]) -> None:
-    twelve, three, fit = rows_of(smoke, "linear-probes")
+@pytest.mark.soak
+def test_linear_probes_are_measured_beside_one_problem_and_beside_scikit_learn(asked_for: dict[str, Any]) -> None:
+    twelve, three, fit = rows_of(asked_for, "linear-probes")
     for row, problems in ((twelve, 12), (three, 3)):
         assert row["details"]["problems"] == problems
         assert len(row["samples"]) == 2
@@ -148,9 +159,9 @@ def test_linear_probes_are_measured_beside_one_problem_and_beside_scikit_learn(s
     assert all(-1e-5 < gap <= 1e-4 for gap in fit["details"]["gaps"].values())
 
 
-@pytest.mark.slow
-def test_probes_and_their_peers_find_the_same_neighbours_and_the_same_tree(smoke: dict[str, Any]) -> None:
-    by_sklearn, by_faiss, budgets, tree, memory = rows_of(smoke, "probes")
+@pytest.mark.soak
+def test_probes_and_their_peers_find_the_same_neighbours_and_the_same_tree(asked_for: dict[str, Any]) -> None:
+    by_sklearn, by_faiss, budgets, tree, memory = rows_of(asked_for, "probes")
     for row in (by_sklearn, by_faiss):
         if row["samples"]:
             assert row["details"]["same_neighbours"] > 0.99

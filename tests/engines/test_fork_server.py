@@ -75,7 +75,8 @@ def test_children_of_one_environment_come_of_one_server_and_those_of_another_do_
 
 def test_a_library_that_the_parent_has_is_imported_once_for_all_children(monkeypatch: pytest.MonkeyPatch) -> None:
     environment = {"OMP_NUM_THREADS": "1", "PYTHON_OF_THIS_TEST": "1"}
-    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    for name in ("timm", "open_clip", "diffusers"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     without = told(environment)
     monkeypatch.setitem(sys.modules, "timm", object())
     holding = told(environment)

@@ -402,7 +402,9 @@ def alone(home: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["ray", pytest.param("torchrun", marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    "engine", ["local", *(pytest.param(each, marks=pytest.mark.soak) for each in ("ray", "torchrun"))]
+)
 def test_every_engine_computes_the_same_bits(
     engine: str, home: Path, alone: Path, tmp_path: Path, run_on: Callable[[str, list[str]], None]
 ) -> None:

@@ -210,7 +210,9 @@ def test_a_second_run_gives_the_same_bits_and_so_does_one_that_was_killed_betwee
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", [pytest.param("ray", marks=pytest.mark.soak), "torchrun"])
+@pytest.mark.parametrize(
+    "engine", ["local", *(pytest.param(each, marks=pytest.mark.soak) for each in ("ray", "torchrun"))]
+)
 def test_every_engine_computes_the_same_bits(
     home: Path, small: Path, tmp_path: Path, run_on: Callable[[str, list[str]], None], engine: str
 ) -> None:

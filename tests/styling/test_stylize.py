@@ -258,7 +258,9 @@ def test_labels_of_a_semantic_run_are_restyled_and_nothing_else_is(home: Path, t
     assert "before, its regions, and after, label " in (out / "report/index.html").read_text()
 
 
-@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.soak)])
+# on the local engine images restyled by themselves are among those of `test_style_networks_of_run`
+@pytest.mark.soak
+@pytest.mark.parametrize("engine", ["local", "ray"])
 def test_every_engine_makes_the_same_bits(home: Path, styled: Path, tmp_path: Path, engine: str) -> None:
     out = alone(home, tmp_path)
     words = ["--object", "fire", "--background", "snow", "--engine", engine, "--workers", "2"]
