@@ -32,8 +32,11 @@ from typing import Any
 _IMPORTED = ("torch", "scipy.linalg", "pyarrow.parquet", "PIL.Image")
 """What nearly every worker needs; one that is missing is for the worker to complain of."""
 
-_IF_ASKER_HAS = ("timm", "open_clip", "diffusers")
-"""What some workers need, and then the process that asks for them has most often imported too."""
+_IF_ASKER_HAS = ("timm", "open_clip")
+"""What some workers need, and then the process that asks for them has most often imported too.
+
+Not diffusers, which counts the GPUs as it is imported: CUDA does not work in forks of a process that has done so.
+"""
 
 _READ_AT_IMPORT = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "NUMEXPR_", "LD_", "MALLOC_", "PYTHON")
 _TRIES = 3

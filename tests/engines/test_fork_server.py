@@ -75,7 +75,7 @@ def test_children_of_one_environment_come_of_one_server_and_those_of_another_do_
 
 def test_a_library_that_the_parent_has_is_imported_once_for_all_children(monkeypatch: pytest.MonkeyPatch) -> None:
     environment = {"OMP_NUM_THREADS": "1", "PYTHON_OF_THIS_TEST": "1"}
-    for name in ("timm", "open_clip", "diffusers"):
+    for name in ("timm", "open_clip"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     without = told(environment)
     monkeypatch.setitem(sys.modules, "timm", object())
@@ -83,6 +83,23 @@ def test_a_library_that_the_parent_has_is_imported_once_for_all_children(monkeyp
     assert [like["timm"] for _, like in (without, holding)] == [False, True]
     assert without[1]["parent"] == holding[1]["parent"]
     assert [child.end() for child, _ in (without, holding)] == ["exit code 0"] * 2
+
+
+def test_nothing_that_is_imported_before_forks_asks_for_gpus() -> None:
+    program = (
+        "import sys, torch\n"
+        "from importlib import import_module\n"
+        "from simsam_batch.engines import fork_server\n"
+        "def count(): raise SystemExit('the GPUs were counted')\n"
+        "torch._C._cuda_getDeviceCount = count\n"
+        "for name in fork_server._IMPORTED + fork_server._IF_ASKER_HAS: import_module(name)\n"
+        "assert not torch.cuda.is_initialized()\n"
+        "try: torch.cuda.is_available()\n"
+        "except SystemExit: sys.exit(7)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    # it was not called before it was called on purpose
+    assert done.returncode == 7, done.stderr
 
 
 def test_a_child_has_the_environment_folder_and_streams_of_the_moment(
