@@ -25,7 +25,8 @@ from simsam_batch.workers.seeds import image_seed
 _WAITING_BYTES = 300_000_000
 _LARGEST_BATCH = 64
 _DECODE_THREADS_BESIDE_A_GPU = 8
-_OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
+OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
+"""What is raised where a device or a machine has no more."""
 _ARITHMETIC = (ArithmeticError, np.linalg.LinAlgError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
 
 F = TypeVar("F")
@@ -231,7 +232,7 @@ class ImageWorker(RecordWorker[Loaded], Generic[F]):
                 results.put(one.row, failed(not_computable(f"{type(found).__name__}: {found}")))
                 return
             part = 1
-            if isinstance(found, _OUT_OF_MEMORY):
+            if isinstance(found, OUT_OF_MEMORY):
                 part = len(batch) // 2
                 self._batch_sizes[batch[0][1].image.grid] = part
                 if self.device.type == "cuda":
@@ -254,7 +255,7 @@ class ImageWorker(RecordWorker[Loaded], Generic[F]):
         try:
             pictures = uploaded([loaded.image.rgb for _, loaded in batch], self.device)
             return self.compute(pictures, batch[0][1].image.grid, seeds)
-        except (*_OUT_OF_MEMORY, *_ARITHMETIC) as error:
+        except (*OUT_OF_MEMORY, *_ARITHMETIC) as error:
             return error.with_traceback(None)
 
 

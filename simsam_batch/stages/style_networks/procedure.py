@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 
 from simsam_batch.errors import ImageError
 from simsam_batch.stages.style_networks.settings import StylizeSettings
 from simsam_batch.styling.fitting import Procedure, Training
+from simsam_batch.workers.images import OUT_OF_MEMORY
 
-COMES_TO_NOTHING = (FloatingPointError, torch.OutOfMemoryError, MemoryError)
+COMES_TO_NOTHING = (FloatingPointError, *OUT_OF_MEMORY)
 """What ends a fit, and nothing else: others go on."""
 
 _ENDS = 10

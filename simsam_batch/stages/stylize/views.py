@@ -67,7 +67,7 @@ def chapter(source: Source, command: Command, stages: Sequence[str]) -> Chapter:
     if both := sorted(set(compared) & set(fine.tolist())):
         titled[_BOTH] = "Each image, by the network of the run, and by one of its own.", both
     held = dict(source.rows(rows, sorted(numbers_of(titled)), _COLUMNS))
-    regions = _Regions(source, rows)
+    regions = _Regions(source, rows, sorted(held))
     pictures = {number: _picture(source, rows, number, row, regions) for number, row in held.items()}
     made.galleries = galleries_of(titled, pictures)
     if lines := _compared([held[number] for number in both]):
@@ -108,22 +108,25 @@ class _Regions:
     Args:
         source: of the chapter.
         rows: of the stage that restyles.
+        numbers: of the rows that are shown.
     """
 
-    def __init__(self, source: Source, rows: StageRows) -> None:
+    def __init__(self, source: Source, rows: StageRows, numbers: Sequence[int]) -> None:
         looks = rows.settings["looks"]
-        self._source = source
         self._names = list(dict.fromkeys(region for look in looks for region in look))
-        self._stages = [(StageRows(source.out, name), columns) for name, columns in columns_of(looks).items()]
+        stages = [
+            [row for _, row in source.rows(StageRows(source.out, name), numbers, columns)]
+            for name, columns in columns_of(looks).items()
+        ]
+        self._rows = {number: joined(held) for number, *held in zip(numbers, *stages, strict=True)}
         self._colors = dict(enumerate(palette(len(self._names)), 1))
 
     def over(self, photo: Image.Image, number: int, row: Mapping[str, Any]) -> Image.Image:
         """Each in its colour over a photograph."""
-        held = [dict(self._source.rows(rows, [number], columns))[number] for rows, columns in self._stages]
         size = row["height"], row["width"]
         labels = np.zeros(size, np.int32)
         for label, name in enumerate(self._names, 1):
-            labels[mask_of(name, joined(held), size)] = label
+            labels[mask_of(name, self._rows[number], size)] = label
         return painted(photo, labels, self._colors)
 
 
@@ -154,9 +157,7 @@ def _decoded(file: Attachment) -> Image.Image:
 def _told(picture: Restyled) -> str:
     """What became of each region, and by which network."""
     done = [style for style in picture.styles if style["status"] == "styled"]
-    told = [
-        _went(style) if style in done else f"{style['region']} left: {style['skip_reason']}" for style in picture.styles
-    ]
+    told = [_went(style) for style in picture.styles]
     if not done:
         return "; ".join(told)
     by = "Network of the run" if done[0]["fit"] == "run" else f"{max(style['steps'] for style in done)} updates"
@@ -164,6 +165,8 @@ def _told(picture: Restyled) -> str:
 
 
 def _went(style: Mapping[str, Any]) -> str:
+    if style["status"] != "styled":
+        return f"{style['region']} left: {style['skip_reason']}"
     direction = style["clip_direction"]
     told = "" if direction is None or not np.isfinite(direction) else f" ({direction:.2f})"
     return f"{style['region']} {style['text']}{told}"
