@@ -67,8 +67,7 @@ def opened(contexts: Callable[..., BrowserContext]) -> Iterator[Opener]:
         pages.append(page)
         page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.goto(client.link)
-        page.goto(f"{client.base}#/{address}")
+        page.goto(client.at(address))
         settle(page)
         return page, complaints
 

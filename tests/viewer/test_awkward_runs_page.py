@@ -33,9 +33,8 @@ class Watched:
 
     def open(self, client: Client, address: str) -> Page:
         """Show a screen until it is still."""
-        if not self.page.url.startswith(client.base):
-            self.page.goto(client.link)
-        self.page.goto(f"{client.base}#/{address}")
+        inside = self.page.url.startswith(client.base)
+        self.page.goto(f"{client.base}#/{address}" if inside else client.at(address))
         self.page.wait_for_load_state("networkidle")
         self.page.wait_for_function("() => document.querySelector('h1') && !document.querySelector('[aria-busy=true]')")
         return self.page

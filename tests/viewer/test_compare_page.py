@@ -31,8 +31,7 @@ def page(browser: Browser) -> Iterator[Page]:
 
 
 def _opened(page: Page, client: Client, address: str) -> None:
-    page.goto(client.link)
-    page.goto(f"{client.base}#/{address}")
+    page.goto(client.at(address))
 
 
 def _differences(whole_run: Whole) -> pd.Series:

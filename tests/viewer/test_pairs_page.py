@@ -168,8 +168,7 @@ def test_the_list_of_pairs_is_filtered_and_sorted_and_one_comes_back_to_its_page
     assert "const PAGE = 60\n" in script
     one = script.replace("const PAGE = 60\n", "const PAGE = 1\n")
     page.route("**/pairlist.js", lambda route: route.fulfill(body=one, content_type="text/javascript"))
-    page.goto(client.link)
-    page.goto(f"{client.base}#/pairs")
+    page.goto(client.at("pairs"))
     links = page.locator("tbody a")
     page.locator("#pairs-sort").select_option("pck")
     page.locator("tbody tr", has_text=names[0]).wait_for()

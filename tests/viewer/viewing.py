@@ -105,6 +105,10 @@ class Client:
         """Of the page, with a slash at its end."""
         return self.link.partition("open?")[0]
 
+    def at(self, address: str) -> str:
+        """The link to one screen, without the first one being shown before it, whose pictures a browser keeps."""
+        return f"{self.link}#/{address}"
+
     def open(self) -> None:
         """Follow the link, for the cookie."""
         opened = self.ask("GET", self.link.removeprefix(self.base))
