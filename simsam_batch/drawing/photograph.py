@@ -7,7 +7,7 @@ from typing import Any
 from PIL import Image
 
 from simsam_batch.drawing.text import EMPTY
-from simsam_batch.results.sources import pixels_of
+from simsam_batch.results.sources import decoded_of
 
 _LONGEST_SIDE = 1600
 """Of a photograph as it is drawn from: no thumbnail shows more."""
@@ -15,9 +15,9 @@ _LONGEST_SIDE = 1600
 
 def shown_photograph(row: dict[str, Any], settings: dict[str, Any]) -> tuple[Image.Image, str | None]:
     """The photograph, or a grey ground in its place and why it is there."""
-    pixels = pixels_of(row, settings)
-    if pixels is not None:
-        picture = Image.fromarray(pixels)
+    decoded = decoded_of(row, settings)
+    if decoded is not None:
+        picture = decoded.picture
         picture.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE), Image.Resampling.LANCZOS)
         return picture, None
     scale = min(1.0, _LONGEST_SIDE / max(row["width"], row["height"]))

@@ -1,7 +1,7 @@
 """Images from bytes to patches: fetch, decode, orient, limit, resize, cut to the grid; truth; decoding ahead."""
 
 from simsam_batch.images.ahead import decode_ahead
-from simsam_batch.images.decode import ColorProfile, Decoded, ImageLimits, decode, fetch, image_size
+from simsam_batch.images.decode import ColorProfile, Decoded, Enough, ImageLimits, decode, fetch, image_size
 from simsam_batch.images.partitions import load_partitions
 from simsam_batch.images.predictions import load_label_map, load_mask
 from simsam_batch.images.prepare import Prepared, prepare, prepare_decoded
@@ -11,6 +11,7 @@ from simsam_batch.images.resize import (
     covered_part,
     crop_corner,
     crop_to_grid,
+    enough_for,
     parse_resize,
     require_whole_images,
     resize_ids,
@@ -23,6 +24,7 @@ from simsam_batch.images.truth import TruthError, central_square, load_instances
 __all__ = [
     "ColorProfile",
     "Decoded",
+    "Enough",
     "ImageLimits",
     "Prepared",
     "Resize",
@@ -34,6 +36,7 @@ __all__ = [
     "crop_to_grid",
     "decode",
     "decode_ahead",
+    "enough_for",
     "fetch",
     "image_size",
     "load_instances",

@@ -75,6 +75,9 @@ _LONGEST_LINE = (2**31 - 1) // 32 - 8
 # Of the eight EXIF orientations 5 to 8 exchange height and width.
 _FIRST_ON_ITS_SIDE = 5
 
+Enough = Callable[[tuple[int, int]], tuple[int, int]]
+"""Of an image of a size (height, width) the size that is enough, likewise."""
+
 # Decoders of these formats hold several copies of an image, or numbers of four bytes.
 _HEAVY = {formats.JPEG_2000: 3, formats.WEBP: 2, formats.AVIF: 2, formats.HEIC: 2}
 
@@ -101,26 +104,32 @@ class Decoded:
     """One image as 8-bit RGB, upright.
 
     Attributes:
-        rgb: ``(H, W, 3)`` uint8, the orientation applied.
+        picture: in mode ``RGB``, the orientation applied; smaller than the image where less was enough.
         orientation: EXIF value of the file, 1 to 8; 1 if there is none or it means nothing.
         content_sha256: of the file's bytes, in hexadecimal.
         more_frames: whether the file has further frames, pages or pictures; this is the first.
+        size: (height, width) of the image itself, in pixels, upright.
+        box: of a smaller picture the part (left, top, right, bottom) that the image fills, in its pixels: those at the
+            image's right and lower side, as it is stored, may reach beyond it. None of one that is as large.
     """
 
-    rgb: NDArray[np.uint8]
+    picture: Image.Image
     orientation: int
     content_sha256: str
     more_frames: bool
+    size: tuple[int, int]
+    box: tuple[float, float, float, float] | None = None
 
     @property
-    def height(self) -> int:
-        """Rows, in pixels."""
-        return int(self.rgb.shape[0])
+    def rgb(self) -> NDArray[np.uint8]:
+        """``picture`` as ``(H, W, 3)`` uint8, copied at each call."""
+        return array_of(self.picture)
 
-    @property
-    def width(self) -> int:
-        """Columns, in pixels."""
-        return int(self.rgb.shape[1])
+    @classmethod
+    def of_array(cls, rgb: NDArray[np.uint8], orientation: int = 1, content_sha256: str = "") -> Decoded:
+        """An image ``(H, W, 3)`` uint8 that was decoded before."""
+        size = rgb.shape[0], rgb.shape[1]
+        return cls(Image.fromarray(rgb), orientation, content_sha256, more_frames=False, size=size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +141,15 @@ class Opened:
         orientation: that the file states; what remains to be turned is `orientation_of` the image, since Pillow turns a
             TIFF itself while loading it.
         more_frames: as of `Decoded`.
+        size: (height, width), upright, of an image that is decoded smaller than it is.
+        reduction: pixels of it, along each side, that one of ``image`` stands for; 1 of what is decoded whole.
     """
 
     image: ImageFile.ImageFile
     orientation: int
     more_frames: bool
+    size: tuple[int, int] = (0, 0)
+    reduction: int = 1
 
 
 def fetch(uri: str, limits: ImageLimits) -> bytes:
@@ -162,7 +175,11 @@ def fetch(uri: str, limits: ImageLimits) -> bytes:
 
 
 def decode(
-    data: bytes, limits: ImageLimits, color_profile: ColorProfile = "ignore", hold: ExitStack | None = None
+    data: bytes,
+    limits: ImageLimits,
+    color_profile: ColorProfile = "ignore",
+    hold: ExitStack | None = None,
+    enough: Enough | None = None,
 ) -> Decoded:
     """Decode an image of any depth and colour mode in one of `formats.READ`; may be called from many threads.
 
@@ -176,14 +193,22 @@ def decode(
         color_profile: ``srgb`` turns colours to sRGB by the ICC profile in the file, as `to_srgb` does; ``ignore``
             takes them as they are stored.
         hold: its pixels count as in flight (`IN_FLIGHT`) until this is closed; None: until it is decoded.
+        enough: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, by its decoder, where that is no smaller than
+            this says of its whole size; None: it is decoded whole, as every other format is.
 
     Raises:
         ImageError: ``empty_file``, ``not_an_image``, ``too_large``, ``timed_out``, ``truncated``, ``unsupported`` or
             ``undecodable``.
     """
-    with opened(data, limits, with_profile=color_profile == "srgb", hold=hold) as found:
-        rgb = oriented(_as_rgb(found.image, color_profile), orientation_of(found.image))
-    return Decoded(rgb, found.orientation, hashlib.sha256(data).hexdigest(), found.more_frames)
+    with opened(data, limits, with_profile=color_profile == "srgb", hold=hold, enough=enough) as found:
+        turn = orientation_of(found.image)
+        picture = upright(_as_rgb(found.image, color_profile), turn)
+    # what was said of the file is no longer so of the pixels, and whatever saves them would write it
+    picture.info = {}
+    size, box = (picture.height, picture.width), None
+    if found.reduction > 1:
+        size, box = found.size, _filled(picture, found, turn)
+    return Decoded(picture, found.orientation, hashlib.sha256(data).hexdigest(), found.more_frames, size, box)
 
 
 def image_size(data: bytes, limits: ImageLimits) -> tuple[int, int]:
@@ -207,6 +232,7 @@ def opened(
     load: bool = True,
     with_profile: bool = False,
     hold: ExitStack | None = None,
+    enough: Enough | None = None,
 ) -> Iterator[Opened]:
     """A Pillow image, loaded unless ``load`` is false. Faults while it is in use become `ImageError`.
 
@@ -216,6 +242,7 @@ def opened(
         load: decode the pixels; they count as in flight until ``hold`` is closed, or else until the image is.
         with_profile: keep a large colour profile.
         hold: see ``load``.
+        enough: see `decode`.
     """
     kind = readable_kind(data)
     with ExitStack() as own:
@@ -229,6 +256,11 @@ def opened(
                 stated = orientation_of(image) if isinstance(image, TiffImageFile) else None
                 if isinstance(image, JpegImageFile):
                     image.decodermaxblock = _JPEG_BLOCK
+                size, reduction = (0, 0), 1
+                if enough is not None and isinstance(image, JpegImageFile):
+                    size, reduction = _reduced(image, enough)
+                    # of a progressive one, all coefficients are held at once
+                    pixels = pixels if image.info.get("progressive") else image.width * image.height
                 if isinstance(image, TiffImageFile):
                     mend_tiff(image)
                 if load:
@@ -236,7 +268,8 @@ def opened(
                     image.load()
                     # the size of HEIC may become another one
                     _checked_pixels(image, limits)
-                yield Opened(image, orientation_of(image) if stated is None else stated, more_frames)
+                stated = orientation_of(image) if stated is None else stated
+                yield Opened(image, stated, more_frames, size, reduction)
         except (ImageError, MemoryError):
             raise
         except Exception as error:
@@ -255,6 +288,43 @@ def oriented(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
         8: lambda a: a.swapaxes(0, 1)[::-1],
     }
     return np.ascontiguousarray(turns[orientation](pixels)) if orientation in turns else pixels
+
+
+_TRANSPOSED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def upright(picture: Image.Image, orientation: int) -> Image.Image:
+    """A picture turned upright, likewise."""
+    return picture.transpose(_TRANSPOSED[orientation]) if orientation in _TRANSPOSED else picture
+
+
+def _reduced(image: JpegImageFile, enough: Enough) -> tuple[tuple[int, int], int]:
+    """Have an open JPEG decoded no larger than is enough; its own size (height, width), upright, and the reduction."""
+    on_its_side = orientation_of(image) >= _FIRST_ON_ITS_SIDE
+    width, height = image.size
+    size = (width, height) if on_its_side else (height, width)
+    least = enough(size)
+    image.draft(image.mode, least if on_its_side else least[::-1])
+    return size, round(width / image.width)
+
+
+_FROM_THE_RIGHT, _FROM_BELOW = (2, 3, 6, 7), (3, 4, 7, 8)
+
+
+def _filled(picture: Image.Image, found: Opened, turn: int) -> tuple[float, float, float, float]:
+    """The part of an upright picture, once turned by an orientation, that the image fills."""
+    height, width = (side / found.reduction for side in found.size)
+    left = picture.width - width if turn in _FROM_THE_RIGHT else 0.0
+    top = picture.height - height if turn in _FROM_BELOW else 0.0
+    return left, top, left + width, top + height
 
 
 def orientation_of(image: ImageFile.ImageFile) -> int:
@@ -311,16 +381,17 @@ def _has_more(image: ImageFile.ImageFile) -> bool:
         return not isinstance(image, JpegImageFile)
 
 
-def _as_rgb(image: ImageFile.ImageFile, color_profile: ColorProfile) -> NDArray[np.uint8]:
-    turned = to_srgb(image) if color_profile == "srgb" else None
+def _as_rgb(image: ImageFile.ImageFile, color_profile: ColorProfile) -> Image.Image:
+    turned = to_srgb(image) if color_profile == "srgb" else _to_rgb
     if is_deep(image):
-        grey = grey_as_8_bit(deep_values(image), declared_bits(image))
-        return np.repeat(grey[:, :, None], 3, axis=2) if turned is None else array_of(Image.fromarray(grey), turned)
+        return (turned or _to_rgb)(Image.fromarray(grey_as_8_bit(deep_values(image), declared_bits(image))))
     # for colours, the transparent one is as good as any other; with it Pillow would warn and look for a replacement
     image.info.pop("transparency", None)
-    return array_of(image, turned or _to_rgb)
+    return (turned or _to_rgb)(image)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
     # premultiplied grey has a conversion to LA only
     return (image.convert("LA") if image.mode == "La" else image).convert("RGB")

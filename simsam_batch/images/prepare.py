@@ -75,12 +75,12 @@ def prepare_decoded(
         SettingsError: the resize leaves no image 2x2 patches.
     """
     check_resize(resize, patch)
-    full = decoded.height, decoded.width
+    full = decoded.size
     least = MINIMUM_PATCHES * patch
     if min(full) < least:
         raise ImageError(
             "too_small",
-            f"{decoded.width}x{decoded.height} pixels are fewer than 2x2 patches: each side needs at least {least}",
+            f"{full[1]}x{full[0]} pixels are fewer than 2x2 patches: each side needs at least {least}",
             "resize",
         )
     height, width = whole = resized_size(full, resize)
@@ -101,6 +101,6 @@ def prepare_decoded(
             "resize",
         )
     top, left = crop_corner(full, resize)
-    resized = resize_image(decoded.rgb, whole)[top : top + height, left : left + width]
+    resized = resize_image(decoded, whole)[top : top + height, left : left + width]
     rgb, grid = crop_to_grid(resized, patch)
     return Prepared(rgb, grid, working, full, decoded.orientation, decoded.content_sha256, decoded.more_frames)

@@ -37,7 +37,11 @@ def to_srgb(image: Image.Image) -> Callable[[Image.Image], Image.Image] | None:
 
     def turned(part: Image.Image) -> Image.Image:
         plain = part.convert("LA") if part.mode == "La" else part
-        return transform.apply(plain if plain.mode == mode else plain.convert(mode))
+        if plain.mode == mode:
+            return transform.apply(plain)
+        converted = plain.convert(mode)
+        # no third copy of a large image
+        return transform.apply_in_place(converted) if mode == "RGB" else transform.apply(converted)
 
     return turned
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from simsam_batch.errors import SettingsError
+from simsam_batch.images.decode import Decoded, Enough
 
 _ALLOWED = (
     "allowed are 'native' (the image's own size), 'HEIGHTxWIDTH' in pixels such as '480x640', "
@@ -144,6 +146,11 @@ def resized_size(size: tuple[int, int], resize: Resize) -> tuple[int, int]:
     return (resize.height, longer) if height <= width else (longer, resize.height)
 
 
+def enough_for(resize: Resize) -> Enough | None:
+    """The size of a decoded picture that a resize makes no use of more than; None: it needs the whole image."""
+    return None if resize.kind == "native" else partial(resized_size, resize=resize)
+
+
 def crop_corner(size: tuple[int, int], resize: Resize) -> tuple[int, int]:
     """Top and left of the part of the resized image that is computed; 0, 0 but for ``crop``.
 
@@ -175,15 +182,15 @@ def covered_part(size: tuple[int, int], resize: Resize) -> tuple[slice, slice]:
     return rows, columns
 
 
-def resize_image(rgb: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """An ``(H, W, 3)`` uint8 image at another size (height, width): Pillow's bicubic filter (a = -0.5).
+def resize_image(decoded: Decoded, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """An image at another size (height, width), ``(H, W, 3)`` uint8: Pillow's bicubic filter (a = -0.5).
 
     When it shrinks, the filter's support grows with the scale, so that fine texture is averaged and not aliased.
     """
-    if rgb.shape[:2] == size:
-        return rgb
     height, width = size
-    return np.array(Image.fromarray(rgb).resize((width, height), Image.Resampling.BICUBIC))
+    if decoded.size == size and decoded.box is None:
+        return decoded.rgb
+    return np.array(decoded.picture.resize((width, height), Image.Resampling.BICUBIC, decoded.box))
 
 
 def resize_ids(ids: NDArray[np.int32], size: tuple[int, int]) -> NDArray[np.int32]:

@@ -209,4 +209,5 @@ def _foreground(values: NDArray[Any], form: str, uri: str) -> NDArray[np.bool_]:
             f"truth {redact(uri)}: its {form} run from {low} to {high}, and a mask has 0 and 1 or 0 and 255. "
             "To mend it: write the object as 255 and everything else as 0",
         )
-    return np.asarray(values > full / 2)
+    # whole numbers are compared as what they are: as floats they would all be converted
+    return np.asarray(values > full / 2 if values.dtype.kind == "f" else values > full // 2)

@@ -32,6 +32,12 @@ def profile_of(settings: Mapping[str, Any]) -> images.ColorProfile:
     return "srgb" if settings.get("color_profile") == "srgb" else "ignore"
 
 
+def enough_of(settings: Mapping[str, Any]) -> images.Enough | None:
+    """What a stage decoded of its images, see `simsam_batch.images.decode`; None: they were decoded whole."""
+    scaled = settings.get("decode") == "scaled" and settings.get("refine", "none") == "none"
+    return images.enough_for(images.parse_resize(settings["resize"])) if scaled else None
+
+
 def working_size(row: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[int, int]:
     """(height, width) at which the image of a row was computed, before the cut to whole patches."""
     size = row["height"], row["width"]

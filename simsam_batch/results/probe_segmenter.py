@@ -106,7 +106,7 @@ class ProbeSegmenter(nn.Module):
         batch = pictures if pictures.ndim == 4 else pictures[None]
         prepared = [
             images.prepare_decoded(
-                images.Decoded(rgb, orientation=1, content_sha256="", more_frames=False),
+                images.Decoded.of_array(rgb),
                 limits=self._limits,
                 resize=self._resize,
                 patch=self._network.patch,

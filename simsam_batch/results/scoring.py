@@ -28,6 +28,7 @@ from simsam_batch.results.detection_scoring import (
 from simsam_batch.results.objects import COLUMNS, FoundObject
 from simsam_batch.results.one_size import OneSize
 from simsam_batch.results.predictions import FilePredictions, Kind, Predictions, RunPredictions, open_predictions
+from simsam_batch.scores.bits import packed
 from simsam_batch.scores.boundary import boundary_iou
 from simsam_batch.scores.localisation import LocalisationScores
 from simsam_batch.scores.matching import Matching
@@ -274,7 +275,8 @@ def _comparison(
         objects = ObjectScores()
 
         def of_masks(mask: NDArray[Any], row: Mapping[str, Any]) -> dict[str, Any]:
-            pair = paired(mask, row, lambda u, size: images.load_truth(u, limits, size))
+            predicted, true = paired(mask, row, lambda u, size: images.load_truth(u, limits, size))
+            pair = packed(predicted), packed(true)
             return objects.of_image(mask_overlap(*pair), boundary_iou=boundary_iou(*pair))
 
         return _Comparison("object", objects, of_masks, predictions.load)

@@ -8,10 +8,6 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
 from simsam_batch import images
 from simsam_batch.errors import ImageError
 from simsam_batch.images.decode import opened
@@ -57,15 +53,19 @@ def file_of(row: Mapping[str, Any]) -> bytes | None:
     return data if known in (None, sha256(data).hexdigest()) else None
 
 
-def pixels_of(row: Mapping[str, Any], settings: Mapping[str, Any]) -> NDArray[np.uint8] | None:
-    """Likewise its pixels, upright, (height, width, 3).
+def decoded_of(
+    row: Mapping[str, Any], settings: Mapping[str, Any], enough: images.Enough | None = None
+) -> images.Decoded | None:
+    """Likewise its pixels, upright; ``enough`` as for `simsam_batch.images.decode`.
 
     Raises:
         StorageError: the storage did not answer.
     """
     data = file_of(row)
     try:
-        return None if data is None else images.decode(data, limits_of(settings, row), profile_of(settings)).rgb
+        return (
+            None if data is None else images.decode(data, limits_of(settings, row), profile_of(settings), enough=enough)
+        )
     except ImageError:
         return None
 
@@ -85,7 +85,7 @@ def upright(row: Mapping[str, Any], settings: Mapping[str, Any]) -> Upright | No
         if suffix is not None and found.orientation == 1:
             return Upright(data, suffix, as_read=True)
         target = io.BytesIO()
-        Image.fromarray(images.decode(data, limits, profile_of(settings)).rgb).save(target, "PNG")
+        images.decode(data, limits, profile_of(settings)).picture.save(target, "PNG")
     except ImageError:
         return None
     return Upright(target.getvalue(), "png", as_read=False)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from simsam_batch.scores.bits import Bits
 from simsam_batch.scores.bootstrap import bin_of, interval_of_mean, merge_bins
 from simsam_batch.scores.means import mean_of_one, mean_result, merge_means, no_mean
 
@@ -71,13 +72,35 @@ def count_truth(
         raise ValueError(f"the index is for an image of {(len(rows), len(columns))}, the truth is {truth.shape}")
     patch_rows, first_rows, heights = np.unique(rows, return_index=True, return_counts=True)
     patch_columns, first_columns, widths = np.unique(columns, return_index=True, return_counts=True)
-    # Sums over runs of equal patch row, then of equal patch column; bytes first, since that pass sees every pixel.
-    down = np.add.reduceat(truth.view(np.uint8), first_rows, axis=0, dtype=np.uint32)
+    # Sums over runs of equal patch row, then of equal patch column.
+    down = _sums_down(truth, first_rows)
     counts = TruthCounts(np.zeros(grid, dtype=np.int64), np.zeros(grid, dtype=np.int64))
     held = np.ix_(patch_rows, patch_columns)
     counts.on_object[held] = np.add.reduceat(down, first_columns, axis=1, dtype=np.int64)
     counts.pixels[held] = np.outer(heights, widths)
     return counts
+
+
+def _sums_down(truth: NDArray[np.bool_], first: NDArray[np.intp]) -> NDArray[np.uint32]:
+    """Sums over runs of rows that begin at ``first``: (runs, W).
+
+    This pass sees every pixel: eight of them, a byte each, are added as one number, up to 255 rows of them at once, so
+    that no byte runs over.
+    """
+    height, width = truth.shape
+    eight = np.zeros((height, -(-width // 8) * 8), np.uint8) if width % 8 else truth.view(np.uint8)
+    if width % 8:
+        eight[:, :width] = truth
+    ends = [*first[1:].tolist(), height]
+    parts = [
+        (run, at) for run, (begin, end) in enumerate(zip(first, ends, strict=True)) for at in range(begin, end, 255)
+    ]
+    sums = np.add.reduceat(np.ascontiguousarray(eight).view(np.uint64), [at for _, at in parts], axis=0)
+    of_parts = sums.view(np.uint8)[:, :width]
+    if len(parts) == len(first):
+        return of_parts.astype(np.uint32)
+    begins = np.flatnonzero(np.diff([run for run, _ in parts], prepend=-1))
+    return np.add.reduceat(of_parts, begins, axis=0, dtype=np.uint32)
 
 
 def overlap_counts(prediction: NDArray[np.bool_], truth: TruthCounts) -> OverlapCounts:
@@ -93,11 +116,11 @@ def overlap_counts(prediction: NDArray[np.bool_], truth: TruthCounts) -> Overlap
     return OverlapCounts(intersection=both, union=either, correct=pixels - either + both, pixels=pixels)
 
 
-def mask_overlap(prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) -> OverlapCounts:
+def mask_overlap(prediction: Bits, truth: Bits) -> OverlapCounts:
     """Count the pixels on which two masks of pixels agree; what `overlap_counts` gives, without sums over cells.
 
     Args:
-        prediction: (H, W), True on the object.
+        prediction: see `simsam_batch.scores.bits.packed`.
         truth: of the same size.
 
     Raises:
@@ -105,9 +128,10 @@ def mask_overlap(prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) -> Ove
     """
     if prediction.shape != truth.shape:
         raise ValueError(f"the prediction is {prediction.shape}, the truth {truth.shape}")
-    both = int(np.count_nonzero(prediction & truth))
-    either = int(np.count_nonzero(prediction)) + int(np.count_nonzero(truth)) - both
-    return OverlapCounts(both, either, correct=truth.size - either + both, pixels=truth.size)
+    pixels = truth.shape[0] * truth.shape[1]
+    both = (prediction & truth).count()
+    either = prediction.count() + truth.count() - both
+    return OverlapCounts(both, either, correct=pixels - either + both, pixels=pixels)
 
 
 def iou(counts: OverlapCounts) -> float:

@@ -40,6 +40,12 @@ class Images(Component, title="Images"):
     color_profile: Literal["ignore", "srgb"] = result(
         "ignore", "srgb: colours are turned to sRGB by the ICC profile in each file; ignore: taken as they are stored"
     )
+    decode: Literal["exact", "scaled"] = result(
+        "exact",
+        "scaled: JPEGs that --resize makes much smaller are decoded at 1/2, 1/4 or 1/8 of their size, in a part of the "
+        "time, unless results are refined; exact: decoded whole, and then resized",
+        unrecorded="exact",
+    )
 
 
 class Limits(Component, title="Limits"):

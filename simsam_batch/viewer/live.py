@@ -17,10 +17,9 @@ from starlette.responses import Response
 
 from simsam_batch import images
 from simsam_batch.errors import ImageError, SettingsError
-from simsam_batch.images.decode import Decoded
 from simsam_batch.images.prepare import prepare_decoded
-from simsam_batch.results.photographs import limits_of
-from simsam_batch.results.sources import pixels_of
+from simsam_batch.results.photographs import enough_of, limits_of
+from simsam_batch.results.sources import decoded_of
 from simsam_batch.viewer.answers import RefusedError, as_array, as_json, body_of, finite, one_of_these, whole_of
 from simsam_batch.viewer.kept import Kept
 from simsam_batch.viewer.maps import cover_of, good_row
@@ -351,11 +350,10 @@ def _computing(stage: OpenedStage, options: Mapping[str, Any]) -> Callable[[int]
 
     def described(row: int) -> Described:
         read = good_row(stage, row)
-        pixels = pixels_of(read, known)
-        if pixels is None:
+        decoded = decoded_of(read, known, enough_of(known))
+        if decoded is None:
             raise RefusedError(409, "the image is not where the run has read it any more, or another one by now")
         grid = grid_of(read, resize)
-        decoded = Decoded(pixels, read["orientation"], read["content_sha256"], more_frames=False)
         prepared = prepare_decoded(decoded, limits=limits_of(known, read), resize=resize, patch=backbone.patch)
         with torch.inference_mode():
             found = backbone(normalized(uploaded([prepared.rgb], device), backbone.mean, backbone.std))

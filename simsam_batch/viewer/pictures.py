@@ -296,7 +296,7 @@ def _decoded(data: bytes, row: Mapping[str, Any], settings: Mapping[str, Any], r
         try:
             picture = _small_jpeg(data, limits, reduction) if profile == "ignore" and reduction > 1 else None
             if picture is None:
-                picture = Image.fromarray(images.decode(data, limits, profile).rgb).reduce(reduction)
+                picture = images.decode(data, limits, profile).picture.reduce(reduction)
         except ImageError as error:
             raise RefusedError(409, f"the image cannot be decoded again: {error}") from error
     return picture

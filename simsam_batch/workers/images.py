@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from simsam_batch import images
 from simsam_batch.errors import DevicePoisonedError, ImageError
 from simsam_batch.regions import pixel_index
+from simsam_batch.regions.refine import shrink
 from simsam_batch.runs.schema import Shard, ShardOutput
 from simsam_batch.workers.models import compute_device, device_name, load_model
 from simsam_batch.workers.pixels import uploaded
@@ -37,7 +38,7 @@ class Loaded:
     """One image read, decoded and cut to whole patches; where its patches lie, and its truth if it has one.
 
     ``changed`` says whether the file has another size than the plan holds, None if it holds none.
-    ``picture`` is the whole of it as the stage's results want to see it, if they do; see `ImageWorker.picture`.
+    ``picture`` is the whole of it as refinement wants to see it, if it does; see `ImageWorker.kept_side`.
     """
 
     image: images.Prepared
@@ -54,10 +55,8 @@ class Loaded:
 
 
 def _nbytes(held: Any) -> int:
-    """Bytes of an array, or of a list of them; 0 for anything else."""
-    if isinstance(held, list):
-        return sum(map(_nbytes, held))
-    return held.nbytes if isinstance(held, np.ndarray) else 0
+    """Bytes of an array or of what says so itself, or of a list of them; 0 for anything else."""
+    return sum(map(_nbytes, held)) if isinstance(held, list) else getattr(held, "nbytes", 0)
 
 
 _Waiting = dict[tuple[int, int], list[tuple[Item, Loaded]]]
@@ -68,9 +67,12 @@ class ImageWorker(RecordWorker[Loaded], Generic[F]):
 
     Attributes:
         backbone: what describes the patches.
+        kept_side: longest side in pixels of the picture of each image that is kept until its result is encoded, for
+            refinement to look at; None: none is. With it images are decoded whole.
     """
 
     role = "backbone"
+    kept_side: int | None = None
 
     def __init__(self, stage: SettledStage, beat: Callable[[], None]) -> None:
         settings = stage.options
@@ -107,11 +109,6 @@ class ImageWorker(RecordWorker[Loaded], Generic[F]):
         """Bytes of memory that one image of so many patches takes on the device, beside the backbone."""
         # Eight matrices of N x N stand at the peak.
         return 8 * 4 * patches * patches
-
-    def picture(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
-        """What is kept of a decoded image (H, W, 3) until its result is encoded; in a thread that decodes."""
-        del rgb
-        return None
 
     def load_truth(
         self, record: dict[str, Any], image: images.Prepared, index: pixel_index.UpsampleIndex
@@ -190,7 +187,7 @@ class ImageWorker(RecordWorker[Loaded], Generic[F]):
 
     def _loaded(self, record: dict[str, Any], data: bytes, changed: bool | None) -> Loaded:
         with ExitStack() as in_flight:
-            decoded = images.decode(data, self.limits, self.settings.color_profile, in_flight)
+            decoded = images.decode(data, self.limits, self.settings.color_profile, in_flight, self._enough)
             prepared = images.prepare_decoded(
                 decoded,
                 limits=self.limits,
@@ -201,10 +198,16 @@ class ImageWorker(RecordWorker[Loaded], Generic[F]):
             index = pixel_index.upsample_index(
                 prepared.grid, self.backbone.patch, prepared.working_size, prepared.full_size
             )
-            picture = self.picture(decoded.rgb)
+            picture = None if self.kept_side is None else shrink(decoded.rgb, self.kept_side)
             # The truth may be as large as the image; both at once are not needed.
             del decoded
         return Loaded(prepared, index, picture, changed, *self.load_truth(record, prepared, index))
+
+    @property
+    def _enough(self) -> images.Enough | None:
+        """The size at which images are decoded at least; None: whole."""
+        scaled = self.settings.decode == "scaled" and self.kept_side is None
+        return images.enough_for(self._resize) if scaled else None
 
     def _batch_size(self, grid: tuple[int, int]) -> int:
         """Images of a grid computed together; fixed when the grid first comes, and less once memory ran out."""

@@ -50,12 +50,16 @@ def outcome(data: bytes, file: Path) -> str:
     """What the loaders make of a file, by kind; anything but a result or an error of the project comes through."""
     try:
         decoded = decode(data, LIMITS, "srgb")
-        assert decoded.rgb.shape == (decoded.height, decoded.width, 3)
+        assert decoded.rgb.shape == (*decoded.size, 3)
         # damaged HEIC may decode to another size than its header states
         assert image_size(data, LIMITS) == decoded.rgb.shape[:2] or kind_of(data) is HEIC
         found = "decoded"
     except ImageError as error:
         found = error.kind
+    with suppress(ImageError):
+        scaled = decode(data, LIMITS, enough=lambda _: (3, 3))
+        assert scaled.rgb.shape == (scaled.picture.height, scaled.picture.width, 3)
+        assert scaled.box is None or (min(scaled.box) >= 0 and all(scaled.rgb.shape))
     file.write_bytes(data)
     for load in (load_mask, load_label_map):
         with suppress(ImageError):

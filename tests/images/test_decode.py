@@ -62,7 +62,7 @@ def test_lossless_formats_give_the_pixels_that_were_written(kind: str) -> None:
     data = encoded(Image.fromarray(photograph()), kind)
     found = decode(data, LIMITS)
     np.testing.assert_array_equal(found.rgb, photograph())
-    assert (found.rgb.dtype, found.height, found.width, found.orientation) == (np.uint8, 40, 56, 1)
+    assert (found.rgb.dtype, found.size, found.orientation) == (np.uint8, (40, 56), 1)
     assert found.content_sha256 == hashlib.sha256(data).hexdigest()
 
 
@@ -203,7 +203,7 @@ def test_every_orientation_is_turned_upright_exactly_once(kind: str, orientation
     found = decode(encoded(Image.fromarray(stored), kind, exif=exif, **options), LIMITS)
     np.testing.assert_array_equal(found.rgb, UPRIGHT[orientation](stored))
     assert found.orientation == orientation
-    assert (found.height, found.width) == ((24, 40) if orientation < 5 else (40, 24))
+    assert found.size == ((24, 40) if orientation < 5 else (40, 24))
     assert image_size(encoded(Image.fromarray(stored), kind, exif=exif, **options), LIMITS) == found.rgb.shape[:2]
 
 
@@ -305,7 +305,7 @@ def test_the_pixel_limit_is_checked_on_the_header_alone() -> None:
 
 def test_the_pixel_limit_is_the_callers_and_includes_its_own_value() -> None:
     data = encoded(Image.fromarray(photograph()), "PNG")
-    assert decode(data, ImageLimits(max_pixels=40 * 56)).width == 56
+    assert decode(data, ImageLimits(max_pixels=40 * 56)).size[1] == 56
     assert failure(data, ImageLimits(max_pixels=40 * 56 - 1)).kind == "too_large"
     # beyond the limit at which Pillow itself refuses (about 179 million), only the missing pixels are at fault
     assert failure(png_header(20000, 10000), ImageLimits(max_pixels=10**9)).kind == "truncated"

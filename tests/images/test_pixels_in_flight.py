@@ -91,7 +91,7 @@ def test_decoding_counts_its_pixels_and_gives_them_back(monkeypatch: pytest.Monk
     budget = Watched(3 * 100 * 100)
     monkeypatch.setattr(sys.modules[decode.__module__], "IN_FLIGHT", budget)
     files = [png(100, 100), png(300, 200), png(50, 40), png(100, 100)] * 10
-    found = list(decode_ahead(iter(files), lambda data: decode(data, ImageLimits()).width, threads=8, max_pending=16))
+    found = list(decode_ahead(iter(files), lambda data: decode(data, ImageLimits()).size[1], threads=8, max_pending=16))
     assert [width for _, width in found] == [100, 200, 40, 100] * 10
     assert all(sum(inside) <= 30_000 or len(inside) == 1 for inside in budget.seen)
     with pytest.raises(ImageError):

@@ -151,7 +151,7 @@ def test_a_raw_file_of_a_camera_is_not_taken_for_its_preview() -> None:
 
 
 def test_a_page_that_calls_itself_a_copy_but_is_alone_is_read() -> None:
-    assert decode(written(np.zeros((16, 16, 3), np.uint8), photometric="rgb", subfiletype=1), LIMITS).width == 16
+    assert decode(written(np.zeros((16, 16, 3), np.uint8), photometric="rgb", subfiletype=1), LIMITS).size == (16, 16)
 
 
 def with_compression(number: int) -> bytes:

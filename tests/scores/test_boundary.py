@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 
+from simsam_batch.scores.bits import packed
 from simsam_batch.scores.boundary import band_width, border_band, boundary_iou
 
 
@@ -33,13 +34,13 @@ def test_two_squares_by_hand() -> None:
     # the left band (of columns 0 and 1) and 18 of the right one (of 18 and 19): 4 * 19 + 2 * 16 = 108.
     truth, prediction = np.zeros((2, 60, 60), bool)
     truth[20:40, 20:40] = prediction[20:40, 21:41] = True
-    assert border_band(truth, 2).sum() == 144
-    assert boundary_iou(prediction, truth) == 108 / (144 + 144 - 108)
-    assert boundary_iou(truth, truth) == 1.0
+    assert border_band(packed(truth), 2).count() == 144
+    assert boundary_iou(packed(prediction), packed(truth)) == 108 / (144 + 144 - 108)
+    assert boundary_iou(packed(truth), packed(truth)) == 1.0
 
 
 def test_the_frame_of_the_image_is_a_border() -> None:
-    assert border_band(np.ones((7, 9), bool), 2).sum() == 7 * 9 - 3 * 5
+    assert border_band(packed(np.ones((7, 9), bool)), 2).count() == 7 * 9 - 3 * 5
 
 
 def test_the_inside_of_a_large_object_does_not_hide_a_bad_border() -> None:
@@ -49,14 +50,14 @@ def test_the_inside_of_a_large_object_does_not_hide_a_bad_border() -> None:
     wider[20:380, 20:380] = True
     # 320 and 360 square overlap by 79 %; bands 11 wide that begin 20 apart share nothing.
     assert (wider & truth).sum() / (wider | truth).sum() > 0.79
-    assert boundary_iou(wider, truth) == 0.0
+    assert boundary_iou(packed(wider), packed(truth)) == 0.0
 
 
 def test_two_empty_masks_have_no_overlap_and_masks_of_other_sizes_are_refused() -> None:
     empty = np.zeros((5, 6), bool)
-    assert boundary_iou(empty, empty) == 0.0
+    assert boundary_iou(packed(empty), packed(empty)) == 0.0
     with pytest.raises(ValueError, match=r"\(5, 6\), the truth \(5, 5\)"):
-        boundary_iou(empty, empty[:, :5])
+        boundary_iou(packed(empty), packed(empty[:, :5]))
 
 
 masks = st.tuples(st.integers(1, 24), st.integers(1, 24), st.sampled_from([0.0, 0.5, 0.9, 0.98, 1.0]))
@@ -69,7 +70,7 @@ def test_bands_are_those_of_the_definition_and_of_repeated_erosion(
 ) -> None:
     height, length, density = shape
     mask = np.random.default_rng(seed).random((height, length)) < density
-    band = border_band(mask, width)
+    band = border_band(packed(mask), width).unpacked()
     assert np.array_equal(band, band_by_definition(mask, width))
     eroded = binary_erosion(np.pad(mask, 1), np.ones((3, 3)), iterations=width)[1:-1, 1:-1]
     assert np.array_equal(band, mask & ~eroded)
@@ -82,5 +83,5 @@ def test_boundary_iou_is_that_of_the_definition(seed: int, shape: tuple[int, int
     prediction, truth = np.random.default_rng(seed).random((2, height, length)) < density
     bands = [band_by_definition(mask, band_width((height, length))) for mask in (prediction, truth)]
     union = (bands[0] | bands[1]).sum()
-    assert boundary_iou(prediction, truth) == ((bands[0] & bands[1]).sum() / union if union else 0.0)
-    assert boundary_iou(truth, prediction) == boundary_iou(prediction, truth)
+    assert boundary_iou(packed(prediction), packed(truth)) == ((bands[0] & bands[1]).sum() / union if union else 0.0)
+    assert boundary_iou(packed(truth), packed(prediction)) == boundary_iou(packed(prediction), packed(truth))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import fbeta_score, jaccard_score, precision_score, recall_score
 
+from simsam_batch.scores.bits import packed
 from simsam_batch.scores.overlap import (
     ObjectScores,
     OverlapCounts,
@@ -59,7 +60,7 @@ def test_masks_of_other_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="the truth"):
         threshold_histograms(np.zeros((4, 4)), count_truth(TRUTH[:2]))
     with pytest.raises(ValueError, match="the truth"):
-        mask_overlap(TRUTH, TRUTH[:2])
+        mask_overlap(packed(TRUTH), packed(TRUTH[:2]))
     with pytest.raises(ValueError, match="the truth"):
         count_truth(TRUTH, (np.zeros(3, dtype=int), np.zeros(4, dtype=int)), (1, 1))
 
@@ -100,7 +101,7 @@ def test_scores_agree_with_scikit_learn(seed: int, density: float, height: int, 
     rng = np.random.default_rng(seed)
     prediction, truth = rng.random((2, height, width)) < density
     counts = overlap_counts(prediction, count_truth(truth))
-    assert mask_overlap(prediction, truth) == counts
+    assert mask_overlap(packed(prediction), packed(truth)) == counts
     assert iou(counts) == pytest.approx(jaccard_score(truth.ravel(), prediction.ravel(), zero_division=0))
 
     soft = rng.random((height, width))
@@ -167,7 +168,7 @@ def test_a_set_of_three_images_by_hand() -> None:
 
 def test_masks_without_soft_maps_have_no_curve_and_do_not_thin_that_of_others() -> None:
     fold = ObjectScores()
-    hard = fold.of_image(mask_overlap(PREDICTION, TRUTH))
+    hard = fold.of_image(mask_overlap(packed(PREDICTION), packed(TRUTH)))
     alone = fold.result(fold.merge(hard, hard))
     assert alone["iou_per_image_mean"] == 3 / 5
     assert alone["iou_per_image_mean_ci"] == [3 / 5, 3 / 5]
@@ -180,7 +181,7 @@ def test_masks_without_soft_maps_have_no_curve_and_do_not_thin_that_of_others() 
 
 def test_the_boundary_iou_of_a_set_is_the_mean_over_the_images_that_have_one() -> None:
     fold = ObjectScores()
-    counts = mask_overlap(PREDICTION, TRUTH)
+    counts = mask_overlap(packed(PREDICTION), packed(TRUTH))
     state = fold.merge(fold.of_image(counts, boundary_iou=0.25), fold.of_image(counts, boundary_iou=0.75))
     result = fold.result(fold.merge(state, fold.of_image(counts)))
     assert (result["images_scored"], result["boundary_iou"]) == (3, 0.5)

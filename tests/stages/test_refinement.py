@@ -24,6 +24,7 @@ from simsam_batch.cli import run
 from simsam_batch.errors import RunError
 from simsam_batch.regions.refine import UPSTREAM, refine
 from simsam_batch.runs.schema import Shard, ShardOutput
+from simsam_batch.scores.bits import packed
 from simsam_batch.scores.boundary import boundary_iou
 from simsam_batch.settings import resolve
 from simsam_batch.stages.segment.settings import SegmentSettings
@@ -85,7 +86,7 @@ def test_the_row_and_the_scores_are_those_of_the_refined_mask(tmp_path: Path, re
     mask = mask_of(row)
     assert row["iou"] == (mask & truth).sum() / (mask | truth).sum()
     assert row["accuracy"] == (mask == truth).mean()
-    assert row["boundary_iou"] == boundary_iou(mask, truth)
+    assert row["boundary_iou"] == boundary_iou(packed(mask), packed(truth))
     assert row["boundary_iou"] > 0.9 > coarse["boundary_iou"]
     assert row["area_fraction"] == mask.mean()
     ys, xs = np.nonzero(mask)
@@ -117,7 +118,7 @@ def test_only_the_central_square_is_scored_where_a_dataset_says_so(tmp_path: Pat
     (row,) = run_worker(worker, shard_of(tmp_path, (pixels, truth))).rows.to_pylist()
     mask, inner = mask_of(row)[:, 24:184], truth[:, 24:184]
     assert row["iou"] == (mask & inner).sum() / (mask | inner).sum()
-    assert row["boundary_iou"] == boundary_iou(mask, inner)
+    assert row["boundary_iou"] == boundary_iou(packed(mask), packed(inner))
     assert row["iou"] > 0.98
 
 

@@ -18,6 +18,7 @@ from pycocotools import mask as coco
 from simsam_batch.features.contract import Features
 from simsam_batch.features.descriptors import Descriptors
 from simsam_batch.runs.schema import Shard, ShardOutput
+from simsam_batch.scores.bits import packed
 from simsam_batch.scores.boundary import boundary_iou
 from simsam_batch.settings import presets_of, resolve
 from simsam_batch.stages.segment.rows import SegmentFold
@@ -88,7 +89,7 @@ def test_the_object_is_found_and_described(tmp_path: Path) -> None:
     assert row["iou"] == pytest.approx(intersection / union)
     assert row["iou"] > 0.6
     assert row["accuracy"] == pytest.approx((mask == (truth > 0)).mean())
-    assert row["boundary_iou"] == boundary_iou(mask, truth > 0)
+    assert row["boundary_iou"] == boundary_iou(packed(mask), packed(truth > 0))
     assert 0 < row["boundary_iou"] < row["iou"]
     assert row["area_fraction"] == pytest.approx(mask.mean())
     ys, xs = np.nonzero(mask)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
-from hashlib import sha256
 
 import numpy as np
 import torch
@@ -57,8 +56,8 @@ def read_squashed(uri: str, limits: images.ImageLimits, side: int, color_profile
     """
     data = images.fetch(uri, limits)
     decoded = images.decode(data, limits, color_profile)
-    size = decoded.width, decoded.height
-    return Squashed(images.resize_image(decoded.rgb, (side, side)), size, sha256(data).hexdigest())
+    size = decoded.size[1], decoded.size[0]
+    return Squashed(images.resize_image(decoded, (side, side)), size, decoded.content_sha256)
 
 
 class HeldLatents:

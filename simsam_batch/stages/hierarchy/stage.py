@@ -19,7 +19,6 @@ from simsam_batch.regions.baselines import Regions, grid_tree, kmeans_partitions
 from simsam_batch.regions.leaf_refinement import leaf_evidence
 from simsam_batch.regions.merging import merge_trees
 from simsam_batch.regions.nodes import node_boxes, node_patches, node_prototypes
-from simsam_batch.regions.refine import shrink
 from simsam_batch.regions.run_lengths import run_lengths
 from simsam_batch.regions.splitting import OUTCOMES, SplitRules
 from simsam_batch.regions.superpixels import OverClustering, over_cluster
@@ -113,11 +112,8 @@ class HierarchyWorker(ImageWorker[Trees]):
         self._rules = SplitRules(**stage.options.values_of("result", (settings.Tree,)))
         self._baselines = stage.options.baselines and self._fold.scores is not None
         self._refiner = make_refiner(stage.options, self.device.type)
+        self.kept_side = None if self._refiner is None else self._options.refine_max_side
         self.may_wait = self._refiner.may_wait if self._refiner else 0
-
-    def picture(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
-        """What refinement looks at."""
-        return None if self._refiner is None else shrink(rgb, self._options.refine_max_side)
 
     def compute(self, pictures: Tensor, grid: tuple[int, int], seeds: Sequence[int]) -> Trees:
         """Grow the trees of a batch."""

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from simsam_batch import images
 from simsam_batch.catalog import center_crops, truth_kind
 from simsam_batch.regions import boxes, pixel_index
-from simsam_batch.regions.refine import CRF, shrink
+from simsam_batch.regions.refine import CRF
 from simsam_batch.regions.run_lengths import run_lengths
 from simsam_batch.runs.plan import Plan
 from simsam_batch.scores import overlap
+from simsam_batch.scores.bits import Bits, packed, packed_cells
 from simsam_batch.scores.boundary import boundary_iou
 from simsam_batch.settings import (
     Affinity,
@@ -102,20 +103,22 @@ class _Truth:
     Attributes:
         cells: its sums over the cells that masks are made of.
         rows, columns: that part.
-        pixels: (H, W) bool of that part as a row of bits, since many images wait at once.
+        pixels: the object of that part.
     """
 
     cells: overlap.TruthCounts
     rows: slice
     columns: slice
-    pixels: NDArray[np.uint8]
+    pixels: Bits
 
-    def beside(
-        self, mask: NDArray[np.bool_], index: pixel_index.UpsampleIndex
-    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory, which many images take at once."""
+        return self.pixels.nbytes + self.cells.on_object.nbytes + self.cells.pixels.nbytes
+
+    def beside(self, mask: NDArray[np.bool_], index: pixel_index.UpsampleIndex) -> tuple[Bits, Bits]:
         """A mask of cells and the truth, pixel by pixel; ``index`` tells the cell of each pixel of the whole image."""
-        predicted = mask[np.ix_(index[0][self.rows], index[1][self.columns])]
-        return predicted, np.unpackbits(self.pixels, count=predicted.size).view(np.bool_).reshape(predicted.shape)
+        return packed_cells(mask, (index[0][self.rows], index[1][self.columns])), self.pixels
 
 
 class SegmentWorker(ImageWorker[Segmented]):
@@ -127,11 +130,8 @@ class SegmentWorker(ImageWorker[Segmented]):
         self._options, self._fold, self._cells = stage.options, stage.fold, cells_of(stage.options)
         self._truth = TruthReader(stage.resolved["truth"], self.limits)
         self._refiner = make_refiner(stage.options, self.device.type)
+        self.kept_side = None if self._refiner is None else self._options.refine_max_side
         self.may_wait = self._refiner.may_wait if self._refiner else 0
-
-    def picture(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
-        """What refinement looks at."""
-        return None if self._refiner is None else shrink(rgb, self._options.refine_max_side)
 
     def compute(self, pictures: torch.Tensor, grid: tuple[int, int], seeds: Sequence[int]) -> Segmented:
         """Segment a batch, with as many heads as the settings ask for."""
@@ -154,7 +154,7 @@ class SegmentWorker(ImageWorker[Segmented]):
         index = self._index(image, image.full_size)
         grid = image.grid[0] * self._cells, image.grid[1] * self._cells
         cells = overlap.count_truth(truth, (index[0][rows], index[1][columns]), grid)
-        return _Truth(cells, rows, columns, np.packbits(truth)), None
+        return _Truth(cells, rows, columns, packed(truth)), None
 
     def _index(self, image: images.Prepared, size: tuple[int, int]) -> pixel_index.UpsampleIndex:
         """The cell of each pixel of the image at some size."""

@@ -99,7 +99,7 @@ class RegionReader:
         if row["digests"] != {digest}:
             raise ImageError("changed", "the image is another file than the one its mask is of", "read")
         decoded = images.decode(data, self._limits, self._profile)
-        masks = {name: mask_of(name, row, decoded.rgb.shape[:2]) for name in self._names}
+        masks = {name: mask_of(name, row, decoded.size) for name in self._names}
         return Loaded(decoded.rgb, masks, bool(row.get("degenerate")), digest)
 
 

@@ -1,0 +1,122 @@
+"""JPEGs decoded no larger than is enough: their size, where their pixels lie, and how near the result is."""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from simsam_batch.errors import ImageError
+from simsam_batch.images import ImageLimits, decode, enough_for, parse_resize, prepare_decoded
+from simsam_batch.images.bounded import PixelBudget
+
+LIMITS = ImageLimits()
+
+
+def scene(height: int, width: int) -> NDArray[np.uint8]:
+    """A slope across and one down, with a dark rectangle whose corners are known."""
+    y, x = np.mgrid[:height, :width]
+    pixels = np.stack([255 * x / width, 255 * y / height, np.full_like(x, 128)], axis=-1)
+    pixels[height // 4 : height // 2, width // 4 : width // 2] = 0
+    return pixels.astype(np.uint8)
+
+
+def jpeg(pixels: NDArray[np.uint8] | Image.Image, orientation: int = 1, **options: Any) -> bytes:
+    picture = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    target, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = orientation
+    picture.save(target, "JPEG", quality=95, exif=exif, **options)
+    return target.getvalue()
+
+
+def both(data: bytes, resize: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Pixels for patches of 8, of an image decoded whole and of one decoded scaled; all else about them is equal."""
+    parsed = parse_resize(resize)
+    exact, scaled = (
+        prepare_decoded(decode(data, LIMITS, enough=enough), limits=LIMITS, resize=parsed, patch=8)
+        for enough in (None, enough_for(parsed))
+    )
+    for name in ("grid", "working_size", "full_size", "orientation", "content_sha256", "more_frames"):
+        assert getattr(exact, name) == getattr(scaled, name)
+    return exact.rgb, scaled.rgb
+
+
+@pytest.mark.parametrize(
+    ("least", "size", "box"),
+    [
+        ((47, 63), (48, 64), (0, 0, 510 / 8, 379 / 8)),
+        ((49, 64), (95, 128), (0, 0, 510 / 4, 379 / 4)),
+        ((100, 200), (190, 255), (0, 0, 510 / 2, 379 / 2)),
+        ((190, 255), (379, 510), None),
+        ((379, 510), (379, 510), None),
+        ((500, 600), (379, 510), None),
+    ],
+)
+def test_a_jpeg_is_never_smaller_than_is_enough(
+    least: tuple[int, int], size: tuple[int, int], box: tuple[float, ...] | None
+) -> None:
+    found = decode(jpeg(scene(379, 510)), LIMITS, enough=lambda _: least)
+    assert (found.picture.height, found.picture.width) == size
+    assert found.box == box
+    assert found.size == (379, 510)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("resize", ["short:64", "40x64", "crop:64:56", "bucket:64"])
+def test_pixels_lie_where_they_did(resize: str, orientation: int) -> None:
+    # odd sizes: the last pixel of a reduced picture stands for less than the others
+    exact, scaled = both(jpeg(scene(653, 1003), orientation), resize)
+    # half a pixel off, the slopes would differ by 1 everywhere and the edges by most of what they are high
+    apart = np.abs(exact.astype(int) - scaled)
+    assert apart.mean() < 0.7
+    assert np.median(apart) == 0
+    assert apart.max() < 90
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_grey_and_inks_are_scaled_too(mode: str) -> None:
+    exact, scaled = both(jpeg(Image.fromarray(scene(640, 960)).convert(mode)), "short:64")
+    assert np.abs(exact.astype(int) - scaled).mean() < 1
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+def test_other_formats_are_decoded_whole(kind: str) -> None:
+    target = io.BytesIO()
+    Image.fromarray(scene(320, 480)).save(target, kind)
+    exact, scaled = both(target.getvalue(), "short:64")
+    np.testing.assert_array_equal(exact, scaled)
+
+
+def test_at_its_own_size_an_image_is_what_it_was() -> None:
+    assert enough_for(parse_resize("native")) is None
+    exact, scaled = both(jpeg(scene(96, 128)), "short:96")
+    np.testing.assert_array_equal(exact, scaled)
+
+
+def test_limits_hold_for_the_whole_image() -> None:
+    data = jpeg(scene(400, 600))
+    with pytest.raises(ImageError, match="600x400 pixels"):
+        decode(data, ImageLimits(max_pixels=400 * 600 - 1), enough=lambda _: (10, 10))
+
+
+class _Told(PixelBudget):
+    def __init__(self) -> None:
+        super().__init__(10**9)
+        self.pixels: list[int] = []
+
+    def held(self, pixels: int) -> Any:
+        self.pixels.append(pixels)
+        return super().held(pixels)
+
+
+@pytest.mark.parametrize(("progressive", "counted"), [(False, 50 * 75), (True, 400 * 600)])
+def test_what_is_decoded_counts_as_in_flight(progressive: bool, counted: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    budget = _Told()
+    monkeypatch.setattr(sys.modules[decode.__module__], "IN_FLIGHT", budget)
+    decode(jpeg(scene(400, 600), progressive=progressive), LIMITS, enough=lambda _: (50, 75))
+    assert budget.pixels == [counted]
