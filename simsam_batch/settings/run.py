@@ -81,6 +81,9 @@ class Operation(Component, title="Operation"):
         None, "Ray cluster to join; none: RAY_ADDRESS, else a local one", idle={"engine": _WITHOUT_RAY}
     )
     decode_threads: int = operation(0, "threads of one worker that read and decode ahead; 0: 2, beside a GPU 8", ge=0)
+    encode_threads: int = operation(
+        0, "threads of one worker that make rows of results; 0: none of their own, beside a GPU 4", ge=0
+    )
     starts_before_quarantine: int = operation(
         3, "a shard started this often without a commit runs image by image in a child process", ge=1
     )

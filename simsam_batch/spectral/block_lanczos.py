@@ -1,15 +1,18 @@
 """The largest eigenpairs of a batch of symmetric matrices: a thick-restarted block Lanczos method.
 
-Written over an array namespace, NumPy or CuPy, with nothing but products, elementwise arithmetic and ``eigh`` of small
-matrices on arrays whose first axis is the batch: the number of calls does not depend on how many images there are.
+Written over a namespace of the array API, that of NumPy, CuPy or torch, with nothing but products, elementwise
+arithmetic and ``eigh`` of small matrices on arrays whose first axis is the batch: the number of calls does not depend
+on how many images there are.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
+from array_api_compat import device, to_device
 from numpy.typing import NDArray
 
 Array = Any
@@ -116,7 +119,7 @@ def largest_eigenpairs(
         known: (B, N) float32, the unit eigenvector to leave out, zero outside.
         inside: (B, N) bool, what belongs to each matrix; the rest never enters the search space.
         wanted: (B,) pairs asked for, on the host; at most the number of patches inside less one.
-        xp: the namespace of the arrays, ``numpy`` or ``cupy``.
+        xp: the namespace of the arrays, of ``array_api_compat``: its ``numpy``, ``cupy`` or ``torch``.
         tolerance: residual at which an image is done.
         max_products: products of A with a block after which an image is given up; its best pairs are returned. The
             first ``steps + 1`` are always made.
@@ -126,10 +129,11 @@ def largest_eigenpairs(
     batch, size, _ = a.shape
     most = int(wanted.max())
     width = min(most + guards, size)
-    noise = _noise((steps + 1, width, size), xp)
-    space = _start(a, known, inside, wanted, noise, xp)
-    nu = xp.zeros((batch, most), dtype=np.float32)
-    u = xp.zeros((batch, most, size), dtype=np.float32)
+    on = {"device": device(a)}
+    noise = _noise((steps + 1, width, size), xp, on)
+    space = _start(a, known, inside, wanted, noise, xp, on)
+    nu = xp.zeros((batch, most), dtype=xp.float32, **on)
+    u = xp.zeros((batch, most, size), dtype=xp.float32, **on)
     residual = np.full(batch, np.inf, dtype=np.float32)
     products = np.zeros(batch, dtype=np.int32)
     working = np.arange(batch)
@@ -143,7 +147,7 @@ def largest_eigenpairs(
         spent += steps + 1 - first
         restarts += 1
         ritz = _rayleigh_ritz(space, width, xp)
-        measured = _on_host(xp.max(xp.where(space.wanted, ritz.residuals[:, :most], 0), axis=1))
+        measured = _on_host(xp.max(xp.where(space.wanted, ritz.residuals[:, :most], 0.0), axis=1))
         stop = spent + steps > max_products
         ready = ~done[working] & ((measured <= tolerance) | stop)
         if ready.any():
@@ -163,30 +167,32 @@ def largest_eigenpairs(
         first = 1
 
 
-def _noise(shape: tuple[int, ...], xp: Any) -> Array:
+def _noise(shape: tuple[int, ...], xp: Any, on: Mapping[str, Any]) -> Array:
     """Return normal numbers of unit length on average along the last axis, the same on every call and device."""
     numbers = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
-    return xp.asarray(numbers * np.float32(shape[-1] ** -0.5))
+    return xp.asarray(numbers * np.float32(shape[-1] ** -0.5), **on)
 
 
 def _on_host(array: Array) -> NDArray[np.float32]:
     """Copy from the device, which waits for it; a NumPy array is returned as it is."""
-    return np.asarray(array.get() if hasattr(array, "get") else array)
+    return np.asarray(array.get() if hasattr(array, "get") else to_device(array, "cpu"))
 
 
-def _start(a: Array, known: Array, inside: Array, wanted: NDArray[np.int64], noise: Array, xp: Any) -> _Space:
+def _start(
+    a: Array, known: Array, inside: Array, wanted: NDArray[np.int64], noise: Array, xp: Any, on: Mapping[str, Any]
+) -> _Space:
     """Lay out the space with a random first block."""
     batch, size, _ = a.shape
     blocks, width, _ = noise.shape
     rows = blocks * width
     space = _Space(
         a=a,
-        inside=inside[:, None, :].astype(np.float32),
-        wanted=xp.asarray(np.arange(wanted.max()) < wanted[:, None]),
-        basis=xp.zeros((batch, 1 + rows, size), dtype=np.float32),
-        images=xp.zeros((batch, rows, size), dtype=np.float32),
-        gram=xp.zeros((batch, rows, rows), dtype=np.float64),
-        alive=xp.zeros((batch, rows), dtype=bool),
+        inside=xp.astype(inside[:, None, :], xp.float32),
+        wanted=xp.asarray(np.arange(wanted.max()) < wanted[:, None], **on),
+        basis=xp.zeros((batch, 1 + rows, size), dtype=xp.float32, **on),
+        images=xp.zeros((batch, rows, size), dtype=xp.float32, **on),
+        gram=xp.zeros((batch, rows, rows), dtype=xp.float64, **on),
+        alive=xp.zeros((batch, rows), dtype=xp.bool, **on),
     )
     space.basis[:, 0] = known
     fresh = _outside(space.inside * noise[0], space.basis[:, :1], xp)
@@ -201,9 +207,9 @@ def _multiply(space: _Space, block: int, width: int, xp: Any) -> None:
     # As rows: the product with a symmetric matrix is the same, and reads it in the order it lies in memory.
     images = xp.matmul(space.basis[:, 1 + begin : 1 + end], space.a)
     space.images[:, begin:end] = images
-    products = xp.matmul(space.basis[:, 1 : 1 + end], images.swapaxes(1, 2))
+    products = xp.astype(xp.matmul(space.basis[:, 1 : 1 + end], _turned(images)), xp.float64)
     space.gram[:, :end, begin:end] = products
-    space.gram[:, begin:end, :end] = products.swapaxes(1, 2)
+    space.gram[:, begin:end, :end] = _turned(products)
 
 
 def _extend(space: _Space, block: int, to: int, width: int, noise: Array, xp: Any) -> None:
@@ -217,7 +223,7 @@ def _next_block(space: _Space, block: int, width: int, noise: Array, xp: Any) ->
     begin, end = block * width, (block + 1) * width
     basis = space.basis[:, : 1 + end]
     # The inner products are known already.
-    onto = space.gram[:, begin:end, :end].astype(np.float32)
+    onto = xp.astype(space.gram[:, begin:end, :end], xp.float32)
     fresh = space.images[:, begin:end] - xp.matmul(onto, basis[:, 1:])
     fresh, found = _orthonormal(fresh, _BREAKDOWN, xp)
     fresh = xp.where(found[:, :, None], fresh, space.inside * noise)
@@ -232,29 +238,38 @@ def _settle(rows: Array, basis: Array, xp: Any) -> tuple[Array, Array]:
 
 def _outside(rows: Array, basis: Array, xp: Any) -> Array:
     """Take out of the rows (n, m, N) what lies in the span of the basis."""
-    return rows - xp.matmul(xp.matmul(rows, basis.swapaxes(1, 2)), basis)
+    return rows - xp.matmul(xp.matmul(rows, _turned(basis)), basis)
+
+
+def _turned(matrices: Array) -> Array:
+    """Matrices (n, a, b) as (n, b, a)."""
+    return matrices.swapaxes(1, 2)
 
 
 def _orthonormal(rows: Array, shortest: float, xp: Any) -> tuple[Array, Array]:
     """Return orthonormal rows of the same span (n, m, N), zero for directions below a length, and which are not."""
-    exact = rows.astype(np.float64)
-    squares, mix = xp.linalg.eigh(xp.matmul(exact, exact.swapaxes(1, 2)))
+    exact = xp.astype(rows, xp.float64)
+    squares, mix = xp.linalg.eigh(xp.matmul(exact, _turned(exact)))
     found = squares > shortest**2
-    scale = xp.where(found, 1 / xp.sqrt(xp.where(found, squares, 1)), 0)
-    return xp.matmul((mix * scale[:, None, :]).swapaxes(1, 2).astype(np.float32), rows), found
+    scale = xp.where(found, 1 / xp.sqrt(xp.where(found, squares, 1.0)), 0.0)
+    return xp.matmul(xp.astype(_turned(mix * scale[:, None, :]), xp.float32), rows), found
 
 
 def _rayleigh_ritz(space: _Space, width: int, xp: Any) -> _Ritz:
     """Take the best pairs out of the whole space; residuals are measured, not estimated."""
-    rows = space.gram.shape[1]
-    dead = xp.where(space.alive, 0, _BELOW_ALL)
-    values, mix = xp.linalg.eigh(space.gram + dead[:, :, None] * xp.eye(rows))
-    nu = values[:, ::-1][:, :width].astype(np.float32)
-    mix = mix[:, :, ::-1][:, :, :width].swapaxes(1, 2).astype(np.float32)
+    dead = xp.where(space.alive, 0.0, _BELOW_ALL)
+    values, mix = xp.linalg.eigh(space.gram + dead[:, :, None] * _identity(space.gram, xp))
+    nu = xp.astype(xp.flip(values, axis=1)[:, :width], xp.float32)
+    mix = xp.astype(_turned(xp.flip(mix, axis=2)[:, :, :width]), xp.float32)
     vectors = xp.matmul(mix, space.basis[:, 1:])
     images = xp.matmul(mix, space.images)
     residuals = xp.sqrt(xp.sum(xp.square(images - nu[:, :, None] * vectors), axis=2))
     return _Ritz(nu, vectors, images, residuals)
+
+
+def _identity(like: Array, xp: Any) -> Array:
+    """The unit matrix of the size of matrices (n, r, r), of their type and where they are."""
+    return xp.eye(like.shape[1], dtype=like.dtype, device=device(like))
 
 
 def _restart(space: _Space, ritz: _Ritz, width: int, steps: int, noise: Array, xp: Any) -> None:
@@ -263,6 +278,7 @@ def _restart(space: _Space, ritz: _Ritz, width: int, steps: int, noise: Array, x
     best = ritz.nu > _BELOW_ALL / 2
     space.basis[:, 1 : 1 + width] = ritz.vectors * best[:, :, None]
     space.images[:, :width] = ritz.images * best[:, :, None]
-    space.gram[:, :width, :width] = (ritz.nu * best)[:, :, None] * xp.eye(width)
+    kept = xp.astype(ritz.nu * best, xp.float64)
+    space.gram[:, :width, :width] = kept[:, :, None] * _identity(space.gram, xp)[:width, :width]
     space.alive[:, :width] = best
     space.basis[:, 1 + width : 1 + 2 * width], space.alive[:, width : 2 * width] = following, alive

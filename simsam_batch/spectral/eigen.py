@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
-from types import ModuleType
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -17,6 +13,7 @@ from torch import Tensor
 
 from simsam_batch.spectral import block_lanczos
 from simsam_batch.spectral.laplacian import SMALLEST_DEGREE, normalized_affinity
+from simsam_batch.spectral.paths import array_library, batched_eigh, paths_on
 from simsam_batch.spectral.solvers import (
     Pairs,
     normalized_graph,
@@ -104,9 +101,10 @@ def smallest_eigenpairs(
         valid: (B, N) bool, patches that belong to the graph; rows and columns of others are not read.
         k: number of pairs, the constant one included; at least 1. More than the graph has patches is allowed, see
             `EigenResult`.
-        solver: ``block-lanczos`` (`simsam_batch.spectral.block_lanczos`: NumPy or, on CUDA, CuPy), ``arpack`` (SciPy,
-            CPU only), ``lobpcg`` (SciPy's or CuPy's, by device), ``eigh`` (dense: LAPACK in fp64 on the CPU, batched in
-            fp32 on CUDA), or ``auto``, by device and size. A graph too small for an iterative solver is solved densely.
+        solver: ``block-lanczos`` (`simsam_batch.spectral.block_lanczos`, by NumPy, or on CUDA by what
+            `simsam_batch.spectral.paths` trusts), ``arpack`` (SciPy, CPU only), ``lobpcg`` (SciPy's or CuPy's, by
+            device), ``eigh`` (dense: LAPACK in fp64 on the CPU, batched in fp32 on CUDA), or ``auto``, by device and
+            size. A graph too small for an iterative solver is solved densely.
         tolerance: accepted residual.
         max_iterations: of ``lobpcg``, block products of ``block-lanczos``, restarts of ``arpack``.
 
@@ -205,7 +203,7 @@ def _batched_method(
     if solver == "eigh":
         return dense
     if solver == "auto" and cuda:
-        return "block-lanczos" if roomy and patches > CUDA_DENSE_UP_TO and find_spec("cupy") else "eigh"
+        return "block-lanczos" if roomy and patches > CUDA_DENSE_UP_TO else "eigh"
     return None
 
 
@@ -287,7 +285,7 @@ def _dense_batch(
     shifted = torch.baddbmm(a, constant.unsqueeze(2), constant.unsqueeze(1), alpha=-3)
     shifted.diagonal(dim1=1, dim2=2).sub_(5 * (~valid).to(a))
     try:
-        nu, u = torch.linalg.eigh(shifted)
+        nu, u = batched_eigh(shifted, paths_on(a.device).dense)
     except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # torch does not list it as public
         # One graph on which the library does not converge fails the call for all; each is then solved by itself.
         batch, patches, _ = a.shape
@@ -305,7 +303,7 @@ def _block_lanczos(
     """Hand the batch to `block_lanczos` without copying it: nu (B, k), u (B, k, N), residual (B,), iterations (B,)."""
     from torch.utils.dlpack import from_dlpack
 
-    with _array_library(a) as (xp, to_array):
+    with array_library(paths_on(a.device).block, a) as (xp, to_array):
         found = block_lanczos.largest_eigenpairs(
             to_array(a),
             to_array(constant),
@@ -315,22 +313,9 @@ def _block_lanczos(
             tolerance=tolerance,
             max_products=products,
         )
-        nu, u = from_dlpack(found.nu), from_dlpack(found.u)
+        nu, u = (from_dlpack(each).to(a.device) for each in (found.nu, found.u))
     residual, iterations = (upload(torch.from_numpy(each), a.device) for each in (found.residual, found.products))
     return nu, u, residual, iterations
-
-
-@contextmanager
-def _array_library(like: Tensor) -> Iterator[tuple[ModuleType, Any]]:
-    """Give NumPy or CuPy, and what turns a tensor into its array; CuPy works on the stream that torch is using."""
-    if not like.is_cuda:
-        yield np, Tensor.numpy
-        return
-    import cupy
-
-    stream = torch.cuda.current_stream(like.device)
-    with cupy.cuda.Device(like.device.index), cupy.cuda.ExternalStream(stream.cuda_stream, like.device.index):
-        yield cupy, cupy.from_dlpack
 
 
 def _solve(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -18,14 +21,17 @@ from simsam_batch.errors import DevicePoisonedError, ImageError
 from simsam_batch.regions import pixel_index
 from simsam_batch.regions.refine import shrink
 from simsam_batch.runs.schema import Shard, ShardOutput
-from simsam_batch.workers.models import compute_device, device_name, load_model
+from simsam_batch.workers.models import compute_device, device_name, load_model, replaced_on
 from simsam_batch.workers.pixels import uploaded
 from simsam_batch.workers.records import Item, Later, RecordWorker, Results, Row, SettledStage, failed
 from simsam_batch.workers.seeds import image_seed
 
+_log = logging.getLogger(__name__)
+
 _WAITING_BYTES = 300_000_000
 _LARGEST_BATCH = 64
 _DECODE_THREADS_BESIDE_A_GPU = 8
+_ENCODE_THREADS_BESIDE_A_GPU = 4
 OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
 """What is raised where a device or a machine has no more."""
 _ARITHMETIC = (ArithmeticError, np.linalg.LinAlgError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
@@ -86,6 +92,9 @@ class ImageWorker(RecordWorker[Loaded], Generic[F]):
             "precision": self.backbone.describe().get("precision", "fp32"),
             **self.facts,
         }
+        if replaced := replaced_on(self.device):
+            _log.warning("not trusted on %s, and replaced: %s", device_name(self.device), "; ".join(replaced))
+            self.facts["replaced"] = replaced
         if (loaded := getattr(self.backbone, "loaded", None)) is not None and loaded.network:
             self.facts["checkpoint_part"] = loaded.network
 
@@ -99,7 +108,9 @@ class ImageWorker(RecordWorker[Loaded], Generic[F]):
 
     @abstractmethod
     def encode(self, item: Item, loaded: Loaded, found: F, i: int) -> Row | Later:
-        """The row of image ``i`` of a batch, or what will give it.
+        """The row of image ``i`` of a batch, or what will give it; beside a GPU in a thread that encodes.
+
+        Nothing is left of the image's pixels, and steps are timed by `Timer.on_host`.
 
         Raises:
             ImageError: nothing came of this image.
@@ -243,14 +254,32 @@ class ImageWorker(RecordWorker[Loaded], Generic[F]):
             for first in range(0, len(batch), part):
                 self._compute(batch[first : first + part], results)
             return
-        with self.timer.step("encode"):
-            for i, (item, loaded) in enumerate(batch):
-                try:
-                    row = self.encode(item, loaded, found, i)
-                except ImageError as error:
-                    row = failed(error)
-                results.put(item.row, row)
-        results.settle(self.may_wait, self._beat)
+        encoders = self._encoders
+        for i, (item, loaded) in enumerate(batch):
+            bare = replace(loaded, image=replace(loaded.image, rgb=loaded.image.rgb[:0]))
+            if encoders is None:
+                results.put(item.row, self._encoded(item, bare, found, i), bare.nbytes)
+            else:
+                results.put(item.row, encoders.submit(self._encoded_whole, item, bare, found, i).result, bare.nbytes)
+        # while one batch is encoded the next is computed
+        results.settle(self.may_wait if encoders is None else max(self.may_wait, 2 * len(batch)), self._beat)
+
+    def _encoded(self, item: Item, loaded: Loaded, found: F, i: int) -> Row | Later:
+        try:
+            with self.timer.on_host("encode"):
+                return self.encode(item, loaded, found, i)
+        except ImageError as error:
+            return failed(error)
+
+    def _encoded_whole(self, item: Item, loaded: Loaded, found: F, i: int) -> Row:
+        row = self._encoded(item, loaded, found, i)
+        return row if isinstance(row, Row) else row()
+
+    @cached_property
+    def _encoders(self) -> ThreadPoolExecutor | None:
+        """Threads that encode; None: this one does. Those that wait for what refines keep all of that busy."""
+        threads = self.settings.encode_threads or (_ENCODE_THREADS_BESIDE_A_GPU if self.device.type == "cuda" else 0)
+        return ThreadPoolExecutor(max(threads, self.may_wait), "simsam-encode") if threads else None
 
     def _try(self, batch: list[tuple[Item, Loaded]]) -> F | Exception:
         """What the batch came to, or why it did not; without a traceback, which would keep its memory in use."""

@@ -285,10 +285,25 @@ ROLES: Mapping[str, Callable[[Any, str], Loaded]] = {
 
 
 def precision_of(settings: NetworkSettings, device: str) -> Literal["fp32", "bf16"]:
-    """Of the forward pass on a device."""
-    if settings.precision == "auto":
-        return "bf16" if device.startswith("cuda") else "fp32"
-    return settings.precision
+    """Of the forward pass on a device: bf16 only where a GPU has been seen to do it right."""
+    on_gpu = device.startswith("cuda")
+    asked = ("bf16" if on_gpu else "fp32") if settings.precision == "auto" else settings.precision
+    if asked == "fp32" or not on_gpu:
+        return asked
+    from simsam_batch.features.trial import bf16_trouble
+
+    return "fp32" if bf16_trouble(device) else "bf16"
+
+
+def replaced_on(device: torch.device) -> list[str]:
+    """What a device was seen to do wrong, so that something else takes its place; in words."""
+    if device.type != "cuda":
+        return []
+    from simsam_batch.features.trial import bf16_trouble
+    from simsam_batch.spectral.paths import paths_on
+
+    bf16 = bf16_trouble(str(device))
+    return [*([bf16] if bf16 else []), *paths_on(device).replaced]
 
 
 @contextmanager

@@ -28,6 +28,8 @@ from simsam_batch.workers.timer import Timer
 
 L = TypeVar("L")
 
+_HELD_BYTES = 300_000_000
+
 FAILURE = ("status", "error_type", "error", "failed_step")
 """Columns that say what became of a record."""
 
@@ -84,7 +86,7 @@ class Results:
     """The rows of one shard while they come in, in any order.
 
     Rows that come later are asked for in the order in which they were given, so that what they cost in memory is
-    bounded by how many may wait.
+    bounded by how many may wait, and by what they hold.
     """
 
     def __init__(self, shard: Shard) -> None:
@@ -93,22 +95,25 @@ class Results:
         self.columns: list[Mapping[str, Any]] = [{}] * count
         self.states: list[dict[str, Any] | None] = [None] * count
         self.attachments = Spool(count)
-        self._later: deque[tuple[int, Later]] = deque()
+        self._later: deque[tuple[int, Later, int]] = deque()
+        self._held = 0
 
-    def put(self, place: int, row: Row | Later) -> None:
-        """Take a row, or what will give it."""
+    def put(self, place: int, row: Row | Later, held: int = 0) -> None:
+        """Take a row, or what will give it and holds so many bytes until then."""
         if isinstance(row, Row):
             self.columns[place], self.states[place] = row.columns, row.state
             if row.attachments:
                 self.attachments.put(place, row.attachments)
         else:
-            self._later.append((place, row))
+            self._later.append((place, row, held))
+            self._held += held
 
     def settle(self, may_wait: int, beat: Callable[[], None]) -> None:
-        """Ask for rows that come later, the oldest first, until at most so many wait."""
-        while len(self._later) > may_wait:
-            place, later = self._later.popleft()
+        """Ask for rows that come later, the oldest first, until at most so many wait, and hold no more than may be."""
+        while len(self._later) > may_wait or (self._later and self._held > _HELD_BYTES):
+            place, later, held = self._later.popleft()
             self.put(place, later())
+            self._held -= held
             beat()
 
 

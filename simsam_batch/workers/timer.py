@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ class Timer:
 
     device: torch.device
     seconds: dict[str, float] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
     _events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = field(default_factory=list, init=False)
 
     @contextmanager
@@ -31,6 +33,12 @@ class Timer:
             finally:
                 self._events.append((name, begin, self._event()))
             return
+        with self.on_host(name):
+            yield
+
+    @contextmanager
+    def on_host(self, name: str) -> Iterator[None]:
+        """Count what runs inside, which no GPU has part in, as time of ``name``; from any thread."""
         started = time.perf_counter()
         try:
             yield
@@ -47,8 +55,9 @@ class Timer:
     def take(self) -> dict[str, float]:
         """Return the seconds of each step, and begin anew."""
         self.settle()
-        taken = dict(self.seconds)
-        self.seconds.clear()
+        with self._lock:
+            taken = dict(self.seconds)
+            self.seconds.clear()
         return taken
 
     def _event(self) -> torch.cuda.Event:
@@ -57,4 +66,5 @@ class Timer:
         return event
 
     def _add(self, name: str, seconds: float) -> None:
-        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        with self._lock:
+            self.seconds[name] = self.seconds.get(name, 0.0) + seconds

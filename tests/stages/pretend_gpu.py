@@ -87,6 +87,8 @@ class CountedNumPy:
         member = getattr(self._module, name)
         if name == "linalg":
             return CountedNumPy(self._gpu, member)
+        if isinstance(member, type):
+            return member
 
         def call(*args: Any, **kwargs: Any) -> Any:
             found = member(*args, **kwargs)

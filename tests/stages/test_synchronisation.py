@@ -17,6 +17,7 @@ from simsam_batch.features.contract import Features
 from simsam_batch.features.descriptors import Descriptors
 from simsam_batch.settings import resolve
 from simsam_batch.spectral import eigen, laplacian
+from simsam_batch.spectral.paths import Paths
 from simsam_batch.stages.segment.segmentation import Segmented, segment_batch
 from simsam_batch.stages.segment.settings import SegmentSettings
 from simsam_batch.workers.timer import Timer
@@ -63,13 +64,14 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> PretendGpu:
     gpu = PretendGpu()
 
     @contextmanager
-    def numpy_for_cupy(_: torch.Tensor) -> Iterator[tuple[Any, Any]]:
+    def numpy_for_cupy(_: str, like: torch.Tensor) -> Iterator[tuple[Any, Any]]:
         yield CountedNumPy(gpu), lambda tensor: gpu.counted("from_dlpack", tensor.held.numpy())
 
     def back(array: np.ndarray) -> torch.Tensor:
         return gpu.put(torch.from_numpy(np.array(array.view(np.ndarray))))
 
-    monkeypatch.setattr(eigen, "_array_library", numpy_for_cupy)
+    monkeypatch.setattr(eigen, "array_library", numpy_for_cupy)
+    monkeypatch.setattr(eigen, "paths_on", lambda device: Paths("cupy", "torch"))
     monkeypatch.setattr("torch.utils.dlpack.from_dlpack", back)
     monkeypatch.setattr(torch.cuda, "current_stream", gpu.current_stream)
     torch.set_num_threads(1)

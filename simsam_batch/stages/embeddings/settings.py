@@ -54,4 +54,4 @@ class EmbeddingsSettings(Fitting, PairInput, NetworkSettings):
     @classmethod
     def not_given(cls) -> list[str]:
         """Names of settings that mean nothing here."""
-        return [*cls.fields_of("result", (Network,)), "resize", "decode", "batch_size", "max_patches"]
+        return [*cls.fields_of("result", (Network,)), "resize", "decode", "batch_size", "max_patches", "encode_threads"]

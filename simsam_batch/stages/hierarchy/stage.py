@@ -220,9 +220,9 @@ class HierarchyWorker(ImageWorker[Trees]):
         leaves: NDArray[np.intp],
         refined: Callable[[], NDArray[np.int32]],
     ) -> Row:
-        with self.timer.step("refine"):
+        with self.timer.on_host("refine"):
             labels = refined()
-        with self.timer.step("encode"):
+        with self.timer.on_host("encode"):
             size = labels.shape[0], labels.shape[1]
             index = pixel_index.upsample_index(size, 1, size, loaded.image.full_size)
             shown = [
@@ -266,7 +266,7 @@ class HierarchyWorker(ImageWorker[Trees]):
             "truth_error": loaded.truth_error,
         }
         if loaded.truth is not None:
-            with self.timer.step("score"):
+            with self.timer.on_host("score"):
                 pixels = superpixels[np.ix_(*self._scored(index, loaded.image.full_size))]
                 columns["nmcovering"] = self._score(tree, pixels, loaded, found.others[i], state)
         return Row(columns, {"prototypes": found.prototypes[i].astype(np.float16)}, state)

@@ -182,10 +182,10 @@ class SegmentWorker(ImageWorker[Segmented]):
         refined: Callable[[], NDArray[np.bool_]],
         several: list[Callable[[], NDArray[np.bool_]]] | None,
     ) -> Row:
-        with self.timer.step("refine"):
+        with self.timer.on_host("refine"):
             mask = refined()
             objects = None if several is None else [each() for each in several]
-        with self.timer.step("encode"):
+        with self.timer.on_host("encode"):
             size = mask.shape[0], mask.shape[1]
             index = pixel_index.upsample_index(size, 1, size, loaded.image.full_size)
             return self._row(loaded, found, i, mask, objects, index)
