@@ -404,4 +404,5 @@ def make_engine(settings: RunSettings) -> InlineEngine | LocalEngine | RayEngine
         ray_address=settings.ray_address,
         recycle_after=settings.recycle_after,
         grace_seconds=settings.grace_seconds,
+        workers_per_gpu=settings.workers_per_gpu,
     )

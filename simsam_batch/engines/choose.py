@@ -25,6 +25,7 @@ def choose_engine(
     ray_address: str | None = None,
     recycle_after: int = 0,
     grace_seconds: float = 20.0,
+    workers_per_gpu: int = 1,
 ) -> InlineEngine | LocalEngine | RayEngine | TorchrunEngine:
     """Make an engine; nothing is started or imported for another one.
 
@@ -36,6 +37,7 @@ def choose_engine(
         ray_address: of a cluster to join.
         recycle_after: shards after which a worker is replaced by a fresh one; 0: never.
         grace_seconds: how long a rank of torchrun that was asked to end waits to be ended.
+        workers_per_gpu: workers that share a GPU.
 
     Raises:
         SettingsError: a device or engine that this machine or installation has not, or what the engine cannot do.
@@ -46,7 +48,8 @@ def choose_engine(
         from simsam_batch.engines.ray import RayEngine
 
         gpus_of_cluster = None if device == "auto" else device == "cuda"
-        return RayEngine(workers, threads, gpus_of_cluster, ray_address, recycle_after=recycle_after)
+        shared = {"recycle_after": recycle_after, "workers_per_gpu": workers_per_gpu}
+        return RayEngine(workers, threads, gpus_of_cluster, ray_address, **shared)
     from simsam_batch.engines.devices import visible_gpus
 
     gpus = device != "cpu" and bool(visible_gpus())
@@ -55,14 +58,14 @@ def choose_engine(
     if name == "local":
         from simsam_batch.engines.local import LocalEngine
 
-        return LocalEngine(workers, threads, gpus=gpus, recycle_after=recycle_after)
+        return LocalEngine(workers, threads, gpus=gpus, recycle_after=recycle_after, workers_per_gpu=workers_per_gpu)
     if recycle_after:
         those = "ranks of torchrun cannot be replaced one by one" if name == "torchrun" else "there is no other process"
         raise SettingsError(f"recycle_after: {those}; use another --engine, or leave it 0")
     if name == "torchrun":
         from simsam_batch.engines.torchrun import TorchrunEngine
 
-        return TorchrunEngine(threads, gpus=gpus, grace_s=grace_seconds)
+        return TorchrunEngine(threads, gpus=gpus, grace_s=grace_seconds, workers_per_gpu=workers_per_gpu)
     if workers > 1:
         raise SettingsError(f"workers: the engine inline has one worker, this process, and not {workers}; leave it 0")
     from simsam_batch.engines.inline import InlineEngine

@@ -36,16 +36,23 @@ def visible_gpus() -> list[str]:
     return [str(index) for index in range(torch.cuda.device_count())]
 
 
-def gpu_for_each(workers: int) -> list[str]:
-    """One GPU name for each of ``workers`` processes of this machine.
+def gpu_for_each(workers: int, on_each: int = 1) -> list[str]:
+    """One GPU name for each of ``workers`` processes of this machine; 0 for as many as there is room for.
+
+    Args:
+        workers: processes.
+        on_each: how many of them may share a GPU, each with its own model in its memory; all GPUs have one before any
+            has a second.
 
     Raises:
-        SettingsError: if fewer GPUs are visible; two processes on one GPU would hold two models in its memory.
+        SettingsError: there is no room for so many on the GPUs that are visible.
     """
-    gpus = visible_gpus()
+    gpus = visible_gpus() * on_each
     if workers > len(gpus):
+        need = "a GPU each" if on_each == 1 else f"a GPU for every {on_each}"
         raise SettingsError(
-            f"{workers} worker(s) need a GPU each, but {len(gpus)} are visible here (CUDA_VISIBLE_DEVICES="
-            f"{os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')}); ask for fewer workers or run without GPUs"
+            f"{workers} worker(s) need {need}, but {len(gpus) // on_each} are visible here (CUDA_VISIBLE_DEVICES="
+            f"{os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')}); ask for fewer workers, for more of them on each "
+            "with --workers-per-gpu, or run without GPUs"
         )
-    return gpus[:workers]
+    return gpus[: workers or len(gpus)]

@@ -14,7 +14,7 @@ from typing import cast
 
 from simsam_batch.engines.child import Child, Failure, Receive, Send
 from simsam_batch.engines.contract import Runner, ShardReport, Task
-from simsam_batch.engines.devices import gpu_for_each, thread_environment, visible_gpus
+from simsam_batch.engines.devices import gpu_for_each, thread_environment
 from simsam_batch.errors import RunError, SettingsError
 
 _IN_FLIGHT = 2
@@ -35,10 +35,12 @@ class LocalEngine:
     by its starts and takes no neighbour along. The processes end with `run`, and with this process however it ends.
 
     Args:
-        workers: number of processes; 0 for one on each GPU, and of a task without GPUs one for each ``threads`` cores.
+        workers: number of processes; 0 for ``workers_per_gpu`` on each GPU, and of a task without GPUs one for each
+            ``threads`` cores.
         threads: threads of BLAS and OpenMP in each.
         gpus: give each process one of the visible GPUs, but for a task without.
         recycle_after: end a process that has had so many shards and start a fresh one in its place; 0: never.
+        workers_per_gpu: processes that share a GPU.
 
     Raises:
         SettingsError: fewer than no worker or than one thread, or fewer GPUs than workers.
@@ -46,7 +48,9 @@ class LocalEngine:
 
     own_processes = True
 
-    def __init__(self, workers: int, threads: int = 1, gpus: bool = False, recycle_after: int = 0) -> None:
+    def __init__(
+        self, workers: int, threads: int = 1, gpus: bool = False, recycle_after: int = 0, workers_per_gpu: int = 1
+    ) -> None:
         if workers < 0:
             raise SettingsError(f"workers is {workers}; it is 0 for as many as there is room for, or more")
         self._recycle_after = recycle_after
@@ -55,7 +59,7 @@ class LocalEngine:
         in_all = workers or max(1, len(os.sched_getaffinity(0)) // threads)
         self._on_cores = [environment] * in_all
         self._on_gpus = (
-            [{**environment, "CUDA_VISIBLE_DEVICES": name} for name in gpu_for_each(workers or len(visible_gpus()))]
+            [{**environment, "CUDA_VISIBLE_DEVICES": name} for name in gpu_for_each(workers, workers_per_gpu)]
             if gpus
             else self._on_cores
         )

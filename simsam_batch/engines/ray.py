@@ -46,6 +46,7 @@ class RayEngine:
             Ray of our own is started here and ended by `close`.
         patience_s: how long a cluster may take to offer what ``workers`` need (an autoscaler starts nodes).
         recycle_after: an actor that has had so many shards ends its process, which Ray starts afresh; 0: never.
+        workers_per_gpu: actors that share a GPU, each of which reserves a part of it.
 
     Raises:
         SettingsError: fewer than no worker or than one thread.
@@ -61,6 +62,7 @@ class RayEngine:
         address: str | None = None,
         patience_s: float = 300.0,
         recycle_after: int = 0,
+        workers_per_gpu: int = 1,
     ) -> None:
         if workers < 0:
             raise SettingsError(f"workers is {workers}; it is 0 for as many as there is room for, or more")
@@ -70,7 +72,7 @@ class RayEngine:
         self._gpus = gpus
         self._address = address or os.environ.get("RAY_ADDRESS")
         self._patience_s = patience_s if self._address else 0.0
-        self._recycle_after = recycle_after
+        self._recycle_after, self._workers_per_gpu = recycle_after, workers_per_gpu
         self._connected_here = False
 
     def run(
@@ -175,7 +177,7 @@ class RayEngine:
         self._connected_here = True
         return ray
 
-    def _await_room(self, ray: Any, shards: int, task: Task) -> tuple[int, dict[str, int]]:
+    def _await_room(self, ray: Any, shards: int, task: Task) -> tuple[int, dict[str, float]]:
         """How many actors to make and what each reserves; waits for room, for a pool never filled waits for ever."""
         most = min(shards, task.workers or shards)
         wanted = min(self._workers or 1, most)
@@ -184,15 +186,16 @@ class RayEngine:
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             on_gpus = any(node.get("GPU") for node in nodes) if self._gpus is None else self._gpus
             on_gpus = on_gpus and task.gpu
-            resource, amount = ("GPU", 1) if on_gpus else ("CPU", self._threads)
+            # so many share ``amount`` of the resource
+            resource, share, amount = ("GPU", self._workers_per_gpu, 1) if on_gpus else ("CPU", 1, self._threads)
             offered = [node.get(resource, 0.0) for node in nodes]
-            room = sum(int(here // amount) for here in offered)
+            room = sum(int(here // amount) * share for here in offered)
             if room >= wanted:
-                return min(self._workers or room, most), {resource: amount}
+                return min(self._workers or room, most), {resource: amount / share}
             if time.monotonic() >= deadline:
                 raise RunError(
-                    f"{wanted} worker(s) need {amount} {resource} each, but the Ray cluster has room for {room} "
-                    f"({resource} by node: {offered}); ask for fewer workers or add nodes"
+                    f"{wanted} worker(s) need {amount / share:g} {resource} each, but the Ray cluster has room for "
+                    f"{room} ({resource} by node: {offered}); ask for fewer workers or add nodes"
                 )
             time.sleep(2.0)
 
@@ -202,7 +205,7 @@ class RayEngine:
         make_runner: Callable[[], Runner],
         shards: Sequence[int],
         actors: int,
-        needs: dict[str, int],
+        needs: dict[str, float],
         pulses: tuple[Any, float],
     ) -> Any:
         logging.getLogger("ray.data").setLevel(logging.ERROR)

@@ -43,6 +43,7 @@ class TorchrunEngine:
         silence_s: how long rank 0, its own work done, waits for any report before it gives up those missing as errors;
             whether they were committed after all is for the ledger to say.
         grace_s: how long another rank that was asked to end waits for rank 0 to end it.
+        workers_per_gpu: ranks that share a GPU.
 
     Raises:
         SettingsError: this process was not started by torchrun, or there are fewer GPUs than ranks on the machine.
@@ -51,7 +52,14 @@ class TorchrunEngine:
 
     own_processes = True
 
-    def __init__(self, threads: int = 1, gpus: bool = False, silence_s: float = 3600.0, grace_s: float = 20.0) -> None:
+    def __init__(
+        self,
+        threads: int = 1,
+        gpus: bool = False,
+        silence_s: float = 3600.0,
+        grace_s: float = 20.0,
+        workers_per_gpu: int = 1,
+    ) -> None:
         missing = [name for name in _VARIABLES if name not in os.environ]
         if missing:
             raise SettingsError(
@@ -61,7 +69,7 @@ class TorchrunEngine:
         self._rank, self._world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         if gpus:
             local_rank, on_this_machine = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
-            os.environ["CUDA_VISIBLE_DEVICES"] = gpu_for_each(on_this_machine)[local_rank]
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpu_for_each(on_this_machine, workers_per_gpu)[local_rank]
         _limit_threads(threads)
         self._silence_s, self._grace_s = silence_s, grace_s
         self._stopped = False

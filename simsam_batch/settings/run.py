@@ -75,7 +75,15 @@ class Operation(Component, title="Operation"):
         "auto",
         "what executes the shards; auto: torchrun when started by it, else local; inline: this very process",
     )
-    workers: int = operation(0, "worker processes; 0: one per GPU, else one per --threads CPU cores", ge=0)
+    workers: int = operation(
+        0, "worker processes; 0: --workers-per-gpu on each GPU, else one per --threads CPU cores", ge=0
+    )
+    workers_per_gpu: int = operation(
+        1,
+        "workers that share a GPU and its memory, where one process cannot keep it busy",
+        ge=1,
+        idle={"device": ["cpu"]},
+    )
     device: Literal["auto", "cpu", "cuda"] = operation("auto", "where workers compute; auto: cuda if there is one")
     ray_address: str | None = operation(
         None, "Ray cluster to join; none: RAY_ADDRESS, else a local one", idle={"engine": _WITHOUT_RAY}

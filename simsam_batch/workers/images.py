@@ -229,10 +229,11 @@ class ImageWorker(RecordWorker[Loaded], Generic[F]):
     def _batch_size_by_memory(self, grid: tuple[int, int]) -> int:
         if self.device.type == "cpu":
             return 1
-        # Half of the free memory is left to the backbone and the allocator.
+        # Half of the free memory is left to the backbone and the allocator, the rest shared by all workers of the GPU.
         free = torch.cuda.mem_get_info(self.device)[0]
         free += torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
-        return max(1, min(_LARGEST_BATCH, free // 2 // self.cost(grid[0] * grid[1])))
+        sharing = self.settings.workers_per_gpu
+        return max(1, min(_LARGEST_BATCH, free // 2 // sharing // self.cost(grid[0] * grid[1])))
 
     def _compute(self, batch: list[tuple[Item, Loaded]], results: Results) -> None:
         """Compute a batch; if memory runs out, in halves; if the arithmetic fails, each image on its own."""

@@ -168,3 +168,17 @@ def test_each_worker_has_a_gpu_of_its_own_and_ends_mid_computation_when_its_pipe
     for child in children:
         child.send("compute")
     assert [child.end() for child in children] == ["exit code 0", "exit code 0"]
+
+
+def test_workers_share_gpus_where_they_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+
+    def given(workers: int, on_each: int) -> list[str]:
+        engine = LocalEngine(workers, gpus=True, workers_per_gpu=on_each)
+        return [environment["CUDA_VISIBLE_DEVICES"] for environment in engine._on_gpus]
+
+    assert given(0, 1) == ["4", "6"]
+    assert given(0, 2) == ["4", "6", "4", "6"]
+    assert given(3, 2) == ["4", "6", "4"]
+    with pytest.raises(SettingsError, match=r"5 worker\(s\) need a GPU for every 2, but 2 are visible"):
+        given(5, 2)

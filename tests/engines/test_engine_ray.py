@@ -112,6 +112,14 @@ def test_a_cluster_gives_the_workers_that_are_asked_for_or_all_it_has_room_for(
     assert engine._await_room(SimpleNamespace(nodes=lambda: nodes), shards, task) == expected
 
 
+@pytest.mark.parametrize(("workers", "expected"), [(0, 6), (5, 5)])
+def test_actors_share_gpus_where_they_may(workers: int, expected: int) -> None:
+    nodes = [{"Alive": True, "Resources": {"CPU": 16.0, "GPU": 2.0}}]
+    engine = RayEngine(workers, gpus=True, workers_per_gpu=3)
+    found = engine._await_room(SimpleNamespace(nodes=lambda: nodes), 100, Task())
+    assert found == (expected, {"GPU": pytest.approx(1 / 3)})
+
+
 def test_a_cluster_without_room_is_an_error_that_says_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     nodes = [{"Alive": True, "Resources": {"CPU": 3.0}}]
