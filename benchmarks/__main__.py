@@ -20,6 +20,7 @@ from benchmarks import (
     facets,
     head,
     hierarchy,
+    host,
     linear_probes,
     memory,
     objects,
@@ -49,6 +50,7 @@ LONG = {
     "viewer": viewer.rows,
     browser.GROUP: browser.rows,
     stylize.GROUP: stylize.rows,
+    host.GROUP: host.rows,
 }
 """Groups that are measured only when asked for: minutes on a million rows or more, or by a slow peer."""
 RESULTS = Path(__file__).parent / "results"

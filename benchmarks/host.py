@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import sys
+import io
+import statistics
 import tempfile
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import torch
 from PIL import Image
 
 from benchmarks import material
-from benchmarks.measure import threads
+from benchmarks.measure import Row, Setup, cores, ratios, threads
 from simsam_batch import images
 from simsam_batch.operations import segment
 from simsam_batch.runs.ledger import Ledger
@@ -37,6 +39,7 @@ _TYPICAL, _PHONE = 0.35, 12.0
 _QUALITY = 90
 _NOISE = 4.0
 _SCALED = "decode" in FeatureSettings.model_fields
+_ENCODERS = "encode_threads" in FeatureSettings.model_fields
 
 
 class Clock:
@@ -123,7 +126,6 @@ def measured(device_s: float = 0.0) -> Iterator[dict[str, Any]]:
         for attribute, action in (("compute", compute), ("run", run)):
             undo.callback(setattr, worker, attribute, getattr(worker, attribute))
             setattr(worker, attribute, action)
-        # the truth reader has the whole module's
         yield found
 
 
@@ -166,20 +168,236 @@ def one_run(folder: Path, out: str, device_s: float = 0.0, **changed: Any) -> di
     if result is None or result["failed"]:
         raise RuntimeError(f"the run of the benchmark failed on some images: {result}")
     spans = found["busy"]
-    busy = sum(end - begin for begin, end, _ in spans) / (spans[-1][1] - spans[0][0]) if spans else 0.0
+    computing = spans[-1][1] - spans[0][0] if len(spans) > 1 else wall
+    busy = sum(end - begin for begin, end, _ in spans) / computing
     steps = {name: seconds / count for name, seconds in found["steps"].items()}
     thread = found["device_thread"] / count
     steps["else"] = cpu / count - sum(steps.values())
-    return {"cpu": cpu / count, "wall": wall / count, "device_thread": thread, "busy": busy, "steps": steps}
+    each = sum(images for _, _, images in spans) or count
+    return {
+        "cpu": cpu / count,
+        "wall": wall / count,
+        "wall_computing": computing / each,
+        "device_thread": thread,
+        "busy": busy,
+        "steps": steps,
+    }
 
 
-if __name__ == "__main__":
-    # a look: python -m benchmarks.host MEGAPIXELS COUNT
-    mp, n = float(sys.argv[1]), int(sys.argv[2])
-    with tempfile.TemporaryDirectory() as t, threads(1):
-        write_set(Path(t) / "set", mp, n)
-        r = one_run(
-            Path(t) / "set", str(Path(t) / "out"), device_s=DEVICE_S, **eval(sys.argv[3] if len(sys.argv) > 3 else "{}")
+def rows(setup: Setup) -> Iterator[Row]:
+    """The host's processor time by size, format and setting; decoding beside peers; how busy a device is kept."""
+    count, rounds = setup.pick(cpu=24, cuda=64, smoke=2), setup.pick(cpu=3, cuda=5, smoke=1)
+    sizes = (0.02,) if setup.smoke else _MEGAPIXELS
+    with tempfile.TemporaryDirectory(prefix="simsam-bench-") as name, threads(1):
+        folder = Path(name)
+        for megapixels in sizes:
+            of = folder / f"{megapixels}"
+            few = count if megapixels < _PHONE else max(2, count // 3)
+            write_set(of, megapixels, few)
+            typical = megapixels in (_TYPICAL, sizes[0])
+            yield _whole(
+                of, megapixels, rounds, {}, "with truth", 1.5 if megapixels == _TYPICAL else None, typical=typical
+            )
+            if megapixels in (_TYPICAL, _PHONE):
+                yield _whole(of, megapixels, rounds, {"truth": None}, "without truth")
+            if _SCALED and megapixels >= _PHONE:
+                yield _whole(of, megapixels, rounds, {"decode": "scaled"}, "with truth, scaled")
+            yield from _decoding(of, megapixels, rounds)
+        of = folder / f"{sizes[0] if setup.smoke else _TYPICAL}"
+        if not setup.smoke:
+            yield _whole(of, _TYPICAL, rounds, {"refine": "crf", "refine_processes": 1}, "with truth, refined by a CRF")
+            for kind in ("png", "webp"):
+                write_set(folder / kind, _TYPICAL, count, kind)
+                yield _whole(folder / kind, _TYPICAL, rounds, {}, f"with truth, {kind.upper()}")
+        yield from _kept_busy(of, rounds)
+
+
+def _whole(
+    of: Path,
+    megapixels: float,
+    rounds: int,
+    changed: dict[str, Any],
+    what: str,
+    target: float | None = None,
+    **more: Any,
+) -> Row:
+    """All of the host's work for an image, from file to committed shard."""
+    runs, peers = [], []
+    for i in range(rounds):
+        runs.append(one_run(of, f"{of}-out-{what.replace(' ', '-')}-{i}", **changed))
+        peers.append(_processor_s(_PEERS["Pillow"], _files(of)))
+    ours = [each["cpu"] for each in runs]
+    middle = sorted(runs, key=lambda each: each["cpu"])[len(runs) // 2]
+    milliseconds = {name: round(1e3 * seconds, 3) for name, seconds in middle["steps"].items()}
+    thread = 1e3 * middle["device_thread"]
+    return Row(
+        GROUP,
+        f"processor time of the host an image, {megapixels:g} megapixels, {what}",
+        "simsam segment, its device replaced by stored results",
+        "Pillow: decode and resize, nothing else",
+        ratios(ours, peers),
+        statistics.median(ours),
+        statistics.median(peers),
+        threads="one process",
+        target=target,
+        at_most=True,
+        note=f"of this {thread:.2f} ms on the thread that drives the device; quality {_QUALITY}, 4:3, to 384x512",
+        details={"milliseconds_by_step": milliseconds, "device_thread_ms": thread, **more},
+    )
+
+
+def _decoding(of: Path, megapixels: float, rounds: int) -> Iterator[Row]:
+    """From a file's bytes to the pixels of the patch grid, beside every peer that is installed."""
+    files = _files(of)
+    resize, limits = images.parse_resize(SegmentSettings().resize), images.ImageLimits()
+    ways: dict[str, bool] = {"exact": False} | ({"scaled": True} if _SCALED else {})
+    for way, scaled in ways.items():
+        enough = {"enough": images.enough_for(resize)} if scaled else {}
+
+        def ours(data: bytes, enough: dict[str, Any] = enough) -> Any:
+            decoded = images.decode(data, limits, **enough)
+            return images.prepare_decoded(decoded, limits=limits, resize=resize, patch=material.PATCH)
+
+        peers = {name: peer for name, peer in _PEERS.items() if (name in _REDUCING) == scaled and _is_there(name)}
+        found: dict[str, list[float]] = {"ours": [], **{name: [] for name in peers}}
+        for _ in range(rounds):
+            for name, action in ({"ours": ours} | peers).items():
+                found[name].append(_processor_s(action, files))
+        fastest = min(peers, key=lambda name: statistics.median(found[name]))
+        yield Row(
+            GROUP,
+            f"from a JPEG's bytes to pixels of patches, {megapixels:g} megapixels, {way}",
+            f"simsam_batch.images, {way}",
+            fastest,
+            ratios(found["ours"], found[fastest]),
+            statistics.median(found["ours"]),
+            statistics.median(found[fastest]),
+            threads="1 thread",
+            target=1.3 if scaled and megapixels == _PHONE else None,
+            at_most=True,
+            note="the peer is the fastest that is installed; ours hashes the file as well",
+            details={"milliseconds": {name: round(1e3 * statistics.median(of), 2) for name, of in found.items()}},
         )
-    print({k: round(1e3 * v, 2) if k != "busy" else round(v, 3) for k, v in r.items() if k != "steps"})
-    print({k: round(1e3 * v, 2) for k, v in r["steps"].items()})
+
+
+def _kept_busy(of: Path, rounds: int) -> Iterator[Row]:
+    """How busy one process keeps a device that takes `DEVICE_S` an image, and how that grows with decoding threads."""
+    beside = {"batch_size": 8, **({"encode_threads": 2} if _ENCODERS else {})}
+    by_threads: dict[int, list[float]] = {1: [], 2: [], 4: [], 8: []}
+    shares, runs = [], []
+    for i in range(rounds):
+        for count, of_count in by_threads.items():
+            run = one_run(of, f"{of}-busy-{count}-{i}", DEVICE_S, decode_threads=count, **beside)
+            of_count.append(run["wall_computing"])
+        runs.append(run)
+        shares.append(run["busy"])
+    middle = runs[len(runs) // 2]
+    cpu, thread = 1e3 * middle["cpu"], 1e3 * middle["device_thread"]
+    yield Row(
+        GROUP,
+        f"share of the time in which a device is busy that takes {1e3 * DEVICE_S:g} ms an image",
+        "one process with 8 decoding threads",
+        "all of the time between its first batch and its last",
+        shares,
+        threads=f"{cores()} cores",
+        target=0.9,
+        note=f"an image takes {cpu:.1f} ms of processor time: {cpu / 1e3 / DEVICE_S:.0f} cores would be needed; "
+        f"{thread:.2f} ms of it on the device's thread",
+        details={"cpu_ms": cpu, "device_thread_ms": thread, "cores_needed": cpu / 1e3 / DEVICE_S},
+    )
+    one = by_threads[1]
+    for count, of_count in by_threads.items():
+        if count > 1:
+            yield Row(
+                GROUP,
+                f"images/s of one process with {count} decoding threads",
+                f"{count} threads",
+                "1 thread",
+                ratios(one, of_count),
+                statistics.median(of_count),
+                statistics.median(one),
+                threads=f"{cores()} cores",
+            )
+
+
+def _files(of: Path) -> list[bytes]:
+    return [file.read_bytes() for file in sorted((of / "images").iterdir())]
+
+
+def _processor_s(action: Callable[[bytes], Any], files: Sequence[bytes]) -> float:
+    """Processor seconds an image, of this process."""
+    action(files[0])
+    began = time.process_time()
+    for data in files:
+        action(data)
+    return (time.process_time() - began) / len(files)
+
+
+_SIZE = (512, 384)
+
+
+def _pillow(data: bytes) -> Any:
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB").resize(_SIZE, Image.Resampling.BICUBIC))
+
+
+def _pillow_draft(data: bytes) -> Any:
+    with Image.open(io.BytesIO(data)) as image:
+        image.draft("RGB", _SIZE)
+        return np.asarray(image.convert("RGB").resize(_SIZE, Image.Resampling.BICUBIC))
+
+
+def _torchvision(data: bytes) -> Any:
+    from torchvision.io import ImageReadMode, decode_jpeg
+    from torchvision.transforms.v2.functional import resize
+
+    decoded = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
+    return resize(decoded, [_SIZE[1], _SIZE[0]], antialias=True)
+
+
+def _opencv(data: bytes) -> Any:
+    import cv2
+
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    return cv2.cvtColor(cv2.resize(decoded, _SIZE, interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2RGB)
+
+
+def _opencv_reduced(data: bytes) -> Any:
+    import cv2
+
+    with Image.open(io.BytesIO(data)) as image:
+        scale = min(image.width // _SIZE[0], image.height // _SIZE[1])
+    flag = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
+    chosen = next((flag[by] for by in flag if by <= scale), cv2.IMREAD_COLOR)
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), chosen)
+    return cv2.cvtColor(cv2.resize(decoded, _SIZE, interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2RGB)
+
+
+def _simplejpeg(data: bytes) -> Any:
+    import simplejpeg
+
+    return Image.fromarray(simplejpeg.decode_jpeg(data)).resize(_SIZE, Image.Resampling.BICUBIC)
+
+
+def _simplejpeg_reduced(data: bytes) -> Any:
+    import simplejpeg
+
+    decoded = simplejpeg.decode_jpeg(data, min_width=_SIZE[0], min_height=_SIZE[1])
+    return Image.fromarray(decoded).resize(_SIZE, Image.Resampling.BICUBIC)
+
+
+_PEERS: dict[str, Callable[[bytes], Any]] = {
+    "Pillow": _pillow,
+    "Pillow, draft": _pillow_draft,
+    "torchvision": _torchvision,
+    "OpenCV": _opencv,
+    "OpenCV, reduced": _opencv_reduced,
+    "simplejpeg": _simplejpeg,
+    "simplejpeg, reduced": _simplejpeg_reduced,
+}
+_REDUCING = ("Pillow, draft", "OpenCV, reduced", "simplejpeg, reduced")
+_MODULES = {"OpenCV": "cv2", "simplejpeg": "simplejpeg", "torchvision": "torchvision"}
+
+
+def _is_there(peer: str) -> bool:
+    return find_spec(_MODULES.get(peer.partition(",")[0], "PIL")) is not None

@@ -14,7 +14,10 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 BY_THEMSELVES = ("head", "eigen", "pipeline", "memory", "facets")
-ASKED_FOR = ("bookkeeping", "correspondence", "hierarchy", "linear-probes", "objects", "probes", "stylize", "viewer")
+ASKED_FOR = (
+    *("bookkeeping", "correspondence", "hierarchy", "host", "linear-probes", "objects", "probes", "stylize"),
+    "viewer",
+)
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -287,3 +290,16 @@ def test_without_a_cuda_device_the_gpu_benchmark_says_so(
     monkeypatch.syspath_prepend(str(ROOT))
     assert main("--device", "cuda", "--smoke") == 2
     assert "no usable CUDA device" in capsys.readouterr().err
+
+
+@pytest.mark.soak
+def test_the_hosts_steps_add_up_to_its_time(asked_for: dict[str, Any]) -> None:
+    rows = {row["what"]: row for row in rows_of(asked_for, "host")}
+    whole = [row for what, row in rows.items() if what.startswith("processor time")]
+    assert whole
+    for row in whole:
+        steps = row["details"]["milliseconds_by_step"]
+        assert {"fetch", "decode", "resize", "encode", "rows", "commit", "else"} <= {*steps}
+        assert 0 < row["details"]["device_thread_ms"] < 1e3 * row["ours_seconds"]
+    (busy,) = (row for what, row in rows.items() if what.startswith("share of the time"))
+    assert 0 < busy["ratio"] <= 1

@@ -17,6 +17,7 @@ from simsam_batch.runs.plan import make_plan
 from simsam_batch.runs.schema import File, Needs, Shard, ShardOutput, row_fields
 from simsam_batch.settings import RunSettings
 from simsam_batch.storage import Folder
+from simsam_batch.workers import records
 from simsam_batch.workers.records import EarlierStage, Item, RecordWorker, Results, Row
 
 
@@ -149,3 +150,23 @@ def test_records_stand_beside_what_an_earlier_stage_has_of_them(tmp_path: Path) 
     assert beside(Shard(0, plan.shard(0).records.slice(1))) == [("b", 0, 6)]
     with pytest.raises(RunError, match="shard 1 of the stage pairs lacks the plan's image 'a'"):
         beside(Shard(1, plan.shard(0).records))
+
+
+def test_rows_that_hold_much_are_asked_for_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "_HELD_BYTES", 100)
+    results, asked = Results(shard(0, "a-1", "b-1", "c-1", "d-1")), []
+
+    def later(name: str) -> Callable[[], Row]:
+        def row() -> Row:
+            asked.append(name)
+            return Row({"status": name})
+
+        return row
+
+    for place, name in enumerate("abcd"):
+        results.put(place, later(name), held=40)
+        results.settle(3, lambda: None)
+    # after the third, 120 bytes were held
+    assert asked == ["a", "b"]
+    results.settle(0, lambda: None)
+    assert asked == ["a", "b", "c", "d"]
