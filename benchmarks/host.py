@@ -256,7 +256,8 @@ def _decoding(of: Path, megapixels: float, rounds: int) -> Iterator[Row]:
 
         def ours(data: bytes, enough: dict[str, Any] = enough) -> Any:
             decoded = images.decode(data, limits, **enough)
-            return images.prepare_decoded(decoded, limits=limits, resize=resize, patch=material.PATCH)
+            way = {"way": "scaled"} if enough else {}
+            return images.prepare_decoded(decoded, limits=limits, resize=resize, patch=material.PATCH, **way)
 
         peers = {name: peer for name, peer in _PEERS.items() if (name in _REDUCING) == scaled and _is_there(name)}
         found: dict[str, list[float]] = {"ours": [], **{name: [] for name in peers}}

@@ -29,7 +29,7 @@ class Parts:
 
     Attributes:
         device_s: what the device takes for an image in a full batch. Assumed.
-        launch_s: what a batch takes however many images it has, to launch some 2,000 kernels. Assumed.
+        launch_s: what a batch adds however many images it has, where launching kernels is not hidden. Assumed.
         batch: images of a full batch.
         grids: sizes of patch grids in a shard; each leaves one batch that is not full.
         host_s: processor seconds an image, of all threads. Measured by the group ``host``.
@@ -42,7 +42,7 @@ class Parts:
     """
 
     device_s: float = 0.7e-3
-    launch_s: float = 20e-3
+    launch_s: float = 5e-3
     batch: int = 64
     grids: int = 4
     host_s: float = 8e-3

@@ -51,7 +51,7 @@ def test_what_is_lost_is_computed_again_and_a_run_repeats_with_its_seed() -> Non
 
 
 def test_larger_shards_lose_more_and_smaller_ones_wait_more() -> None:
-    parts = Parts(host_s=8e-3, lost_s=3600.0)
+    parts = Parts(host_s=8e-3, lost_s=300.0)
     idle = {size: simulated(parts, 16, 2_000_000, size).idle for size in (64, 1024, 32768)}
     assert idle[1024] < idle[64]
     assert idle[1024] < idle[32768]

@@ -72,8 +72,8 @@ _JPEG_BLOCK = 8192
 # Pillow counts the bits of a line in 32-bit integers, and calls what does not fit a lack of memory.
 _LONGEST_LINE = (2**31 - 1) // 32 - 8
 
-# Of the eight EXIF orientations 5 to 8 exchange height and width.
-_FIRST_ON_ITS_SIDE = 5
+FIRST_ON_ITS_SIDE = 5
+"""Of the eight EXIF orientations 5 to 8 exchange height and width."""
 
 Enough = Callable[[tuple[int, int]], tuple[int, int]]
 """Of an image of a size (height, width) the size that is enough, likewise."""
@@ -101,33 +101,41 @@ class ImageLimits:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """One image as 8-bit RGB, upright.
+    """One image as 8-bit RGB.
 
     Attributes:
-        picture: in mode ``RGB``, the orientation applied; smaller than the image where less was enough.
+        stored: its pixels in mode ``RGB`` as the file has them, before the orientation; fewer than the image has where
+            less was enough.
         orientation: EXIF value of the file, 1 to 8; 1 if there is none or it means nothing.
         content_sha256: of the file's bytes, in hexadecimal.
         more_frames: whether the file has further frames, pages or pictures; this is the first.
         size: (height, width) of the image itself, in pixels, upright.
-        box: of a smaller picture the part (left, top, right, bottom) that the image fills, in its pixels: those at the
-            image's right and lower side, as it is stored, may reach beyond it. None of one that is as large.
+        turn: the orientation that is still to be applied to ``stored``.
+        reduction: pixels of the image, along each side, that one of ``stored`` stands for; 1 if it is decoded whole.
+            Those at the right and lower side may reach beyond the image.
     """
 
-    picture: Image.Image
+    stored: Image.Image
     orientation: int
     content_sha256: str
     more_frames: bool
     size: tuple[int, int]
-    box: tuple[float, float, float, float] | None = None
+    turn: int = 1
+    reduction: int = 1
+
+    @property
+    def picture(self) -> Image.Image:
+        """The pixels upright."""
+        return self.stored.transpose(_TRANSPOSED[self.turn]) if self.turn in _TRANSPOSED else self.stored
 
     @property
     def rgb(self) -> NDArray[np.uint8]:
-        """``picture`` as ``(H, W, 3)`` uint8, copied at each call."""
+        """The pixels upright, ``(H, W, 3)`` uint8; copied at each call."""
         return array_of(self.picture)
 
     @classmethod
     def of_array(cls, rgb: NDArray[np.uint8], orientation: int = 1, content_sha256: str = "") -> Decoded:
-        """An image ``(H, W, 3)`` uint8 that was decoded before."""
+        """An image ``(H, W, 3)`` uint8, upright, that was decoded before."""
         size = rgb.shape[0], rgb.shape[1]
         return cls(Image.fromarray(rgb), orientation, content_sha256, more_frames=False, size=size)
 
@@ -202,13 +210,14 @@ def decode(
     """
     with opened(data, limits, with_profile=color_profile == "srgb", hold=hold, enough=enough) as found:
         turn = orientation_of(found.image)
-        picture = upright(_as_rgb(found.image, color_profile), turn)
+        stored = _as_rgb(found.image, color_profile)
     # what was said of the file is no longer so of the pixels, and whatever saves them would write it
-    picture.info = {}
-    size, box = (picture.height, picture.width), None
-    if found.reduction > 1:
-        size, box = found.size, _filled(picture, found, turn)
-    return Decoded(picture, found.orientation, hashlib.sha256(data).hexdigest(), found.more_frames, size, box)
+    stored.info = {}
+    size = found.size
+    if found.reduction == 1:
+        size = (stored.width, stored.height) if turn >= FIRST_ON_ITS_SIDE else (stored.height, stored.width)
+    digest = hashlib.sha256(data).hexdigest()
+    return Decoded(stored, found.orientation, digest, found.more_frames, size, turn, found.reduction)
 
 
 def image_size(data: bytes, limits: ImageLimits) -> tuple[int, int]:
@@ -220,7 +229,7 @@ def image_size(data: bytes, limits: ImageLimits) -> tuple[int, int]:
     with opened(data, limits, load=False) as found:
         width, height = found.image.size
         # of a TIFF, Pillow gives the size upright
-        turned = found.orientation >= _FIRST_ON_ITS_SIDE and not isinstance(found.image, TiffImageFile)
+        turned = found.orientation >= FIRST_ON_ITS_SIDE and not isinstance(found.image, TiffImageFile)
     return (width, height) if turned else (height, width)
 
 
@@ -301,30 +310,14 @@ _TRANSPOSED = {
 }
 
 
-def upright(picture: Image.Image, orientation: int) -> Image.Image:
-    """A picture turned upright, likewise."""
-    return picture.transpose(_TRANSPOSED[orientation]) if orientation in _TRANSPOSED else picture
-
-
 def _reduced(image: JpegImageFile, enough: Enough) -> tuple[tuple[int, int], int]:
     """Have an open JPEG decoded no larger than is enough; its own size (height, width), upright, and the reduction."""
-    on_its_side = orientation_of(image) >= _FIRST_ON_ITS_SIDE
+    on_its_side = orientation_of(image) >= FIRST_ON_ITS_SIDE
     width, height = image.size
     size = (width, height) if on_its_side else (height, width)
     least = enough(size)
     image.draft(image.mode, least if on_its_side else least[::-1])
     return size, round(width / image.width)
-
-
-_FROM_THE_RIGHT, _FROM_BELOW = (2, 3, 6, 7), (3, 4, 7, 8)
-
-
-def _filled(picture: Image.Image, found: Opened, turn: int) -> tuple[float, float, float, float]:
-    """The part of an upright picture, once turned by an orientation, that the image fills."""
-    height, width = (side / found.reduction for side in found.size)
-    left = picture.width - width if turn in _FROM_THE_RIGHT else 0.0
-    top = picture.height - height if turn in _FROM_BELOW else 0.0
-    return left, top, left + width, top + height
 
 
 def orientation_of(image: ImageFile.ImageFile) -> int:

@@ -12,6 +12,7 @@ from simsam_batch.images.decode import Decoded, ImageLimits, decode
 from simsam_batch.images.resize import (
     MINIMUM_PATCHES,
     Resize,
+    Way,
     check_resize,
     crop_corner,
     crop_to_grid,
@@ -66,9 +67,15 @@ def prepare(
 
 
 def prepare_decoded(
-    decoded: Decoded, *, limits: ImageLimits, resize: Resize, patch: int, max_patches: int | None = None
+    decoded: Decoded,
+    *,
+    limits: ImageLimits,
+    resize: Resize,
+    patch: int,
+    max_patches: int | None = None,
+    way: Way = "exact",
 ) -> Prepared:
-    """Do what `prepare` does, from an image that is decoded already.
+    """Do what `prepare` does, from an image that is decoded already; ``way`` as of `resize_image`.
 
     Raises:
         ImageError: ``too_small`` or ``too_large``, as `prepare`.
@@ -101,6 +108,6 @@ def prepare_decoded(
             "resize",
         )
     top, left = crop_corner(full, resize)
-    resized = resize_image(decoded, whole)[top : top + height, left : left + width]
+    resized = resize_image(decoded, whole, way)[top : top + height, left : left + width]
     rgb, grid = crop_to_grid(resized, patch)
     return Prepared(rgb, grid, working, full, decoded.orientation, decoded.content_sha256, decoded.more_frames)

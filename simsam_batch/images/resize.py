@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from simsam_batch.errors import SettingsError
-from simsam_batch.images.decode import Decoded, Enough
+from simsam_batch.images.decode import FIRST_ON_ITS_SIDE, Decoded, Enough, oriented
+from simsam_batch.images.strips import array_of
 
 _ALLOWED = (
     "allowed are 'native' (the image's own size), 'HEIGHTxWIDTH' in pixels such as '480x640', "
@@ -182,15 +183,41 @@ def covered_part(size: tuple[int, int], resize: Resize) -> tuple[slice, slice]:
     return rows, columns
 
 
-def resize_image(decoded: Decoded, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """An image at another size (height, width), ``(H, W, 3)`` uint8: Pillow's bicubic filter (a = -0.5).
+Way = Literal["exact", "scaled"]
+"""How images come to the size at which they are computed, see `resize_image`."""
+
+
+def resize_image(decoded: Decoded, size: tuple[int, int], way: Way = "exact") -> NDArray[np.uint8]:
+    """An image at another size (height, width), upright, ``(H, W, 3)`` uint8, by a bicubic filter (a = -0.5).
 
     When it shrinks, the filter's support grows with the scale, so that fine texture is averaged and not aliased.
+
+    Args:
+        decoded: whole, unless the way is ``scaled``.
+        size: (height, width).
+        way: ``exact``: Pillow's filter. ``scaled``: torch's, before the image is turned upright, which takes a fifth of
+            the time; they differ by rounding.
     """
-    height, width = size
-    if decoded.size == size and decoded.box is None:
+    if decoded.size == size and decoded.reduction == 1:
         return decoded.rgb
-    return np.array(decoded.picture.resize((width, height), Image.Resampling.BICUBIC, decoded.box))
+    if way == "exact":
+        return np.array(decoded.picture.resize(size[::-1], Image.Resampling.BICUBIC))
+    return _scaled(decoded, size)
+
+
+def _scaled(decoded: Decoded, size: tuple[int, int]) -> NDArray[np.uint8]:
+    import torch
+    from torch.nn.functional import interpolate
+
+    pixels = array_of(decoded.stored)
+    on_its_side = decoded.turn >= FIRST_ON_ITS_SIDE
+    target, of = (each[::-1] if on_its_side else each for each in (size, decoded.size))
+    # By the scale of the image, since the last pixels may reach beyond it; torch rounds what it gives down, and a hair
+    # more keeps that from being a pixel too few.
+    scale = [wanted * decoded.reduction / there * (1 + 1e-9) for wanted, there in zip(target, of, strict=True)]
+    planes = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    found = interpolate(planes, scale_factor=scale, mode="bicubic", antialias=True, recompute_scale_factor=False)
+    return oriented(found[0].permute(1, 2, 0).numpy(), decoded.turn)
 
 
 def resize_ids(ids: NDArray[np.int32], size: tuple[int, int]) -> NDArray[np.int32]:

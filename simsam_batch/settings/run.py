@@ -42,8 +42,8 @@ class Images(Component, title="Images"):
     )
     decode: Literal["exact", "scaled"] = result(
         "exact",
-        "scaled: JPEGs that --resize makes much smaller are decoded at 1/2, 1/4 or 1/8 of their size, in a part of the "
-        "time, unless results are refined; exact: decoded whole, and then resized",
+        "how images come to the size of --resize. scaled: by torch's filter, and JPEGs that are much larger are decoded "
+        "at 1/2, 1/4 or 1/8 of their size, unless results are refined; exact: decoded whole, then by Pillow's filter",
         unrecorded="exact",
     )
 

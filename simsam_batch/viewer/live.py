@@ -354,7 +354,13 @@ def _computing(stage: OpenedStage, options: Mapping[str, Any]) -> Callable[[int]
         if decoded is None:
             raise RefusedError(409, "the image is not where the run has read it any more, or another one by now")
         grid = grid_of(read, resize)
-        prepared = prepare_decoded(decoded, limits=limits_of(known, read), resize=resize, patch=backbone.patch)
+        prepared = prepare_decoded(
+            decoded,
+            limits=limits_of(known, read),
+            resize=resize,
+            patch=backbone.patch,
+            way=known.get("decode", "exact"),
+        )
         with torch.inference_mode():
             found = backbone(normalized(uploaded([prepared.rgb], device), backbone.mean, backbone.std))
             rows = normalize_rows(found.descriptors)[0]

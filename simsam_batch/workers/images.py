@@ -74,7 +74,7 @@ class ImageWorker(RecordWorker[Loaded], Generic[F]):
     Attributes:
         backbone: what describes the patches.
         kept_side: longest side in pixels of the picture of each image that is kept until its result is encoded, for
-            refinement to look at; None: none is. With it images are decoded whole.
+            refinement to look at; None: none is. With it images are decoded whole, whatever the settings say.
     """
 
     role = "backbone"
@@ -205,6 +205,7 @@ class ImageWorker(RecordWorker[Loaded], Generic[F]):
                 resize=self._resize,
                 patch=self.backbone.patch,
                 max_patches=self.settings.max_patches,
+                way=self.settings.decode,
             )
             index = pixel_index.upsample_index(
                 prepared.grid, self.backbone.patch, prepared.working_size, prepared.full_size
