@@ -18,13 +18,18 @@ def tight_box(grid_mask: NDArray[np.bool_], index: UpsampleIndex) -> Box | None:
         grid_mask: (Hp, Wp).
         index: from `simsam_batch.regions.pixel_index.upsample_index`.
     """
-    rows, columns = index
-    # Columns first, then rows: patches without a pixel, which small images have, count for nothing.
-    down = np.flatnonzero(np.any(grid_mask[:, columns], axis=1)[rows])
-    if not down.size:
+    # Patches without a pixel, which small images have, count for nothing.
+    held = [np.bincount(along, minlength=patches) > 0 for along, patches in zip(index, grid_mask.shape, strict=True)]
+    seen = grid_mask & held[0][:, None] & held[1]
+    if not seen.any():
         return None
-    across = np.flatnonzero(np.any(grid_mask[rows], axis=0)[columns])
-    return int(across[0]), int(down[0]), int(across[-1]) + 1, int(down[-1]) + 1
+    # Indices ascend, so that the pixels of a patch row lie between two places.
+    ends = []
+    for along, axis in zip(index, (1, 0), strict=True):
+        patches = np.flatnonzero(seen.any(axis=axis))
+        ends.append((int(np.searchsorted(along, patches[0])), int(np.searchsorted(along, patches[-1], "right"))))
+    (top, bottom), (left, right) = ends
+    return left, top, right, bottom
 
 
 def region_boxes(

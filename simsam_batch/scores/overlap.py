@@ -158,11 +158,12 @@ def threshold_histograms(soft: NDArray[np.floating[Any]], truth: TruthCounts) ->
         ValueError: the shapes differ.
     """
     _require_same_cells(soft, truth)
-    levels = _levels(soft)
-    histograms = np.zeros((2, LEVELS), dtype=np.int64)
-    np.add.at(histograms[0], levels, truth.pixels - truth.on_object)
-    np.add.at(histograms[1], levels, truth.on_object)
-    return histograms
+    levels = _levels(soft).ravel()
+    # sums of whole numbers below 2^53, which are exact
+    background, on_object = (
+        np.bincount(levels, each.ravel(), LEVELS) for each in (truth.pixels - truth.on_object, truth.on_object)
+    )
+    return np.stack([background, on_object]).astype(np.int64)
 
 
 def _require_same_cells(cells: NDArray[Any], truth: TruthCounts) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 _PUBLISHED: Mapping[str, Any] = {
     "precision": "fp32",
     "resize": "native",
+    "decode": "exact",
     "block": -1,
     "outlier_ratio": 0.0,
     "island_share": 0.0,

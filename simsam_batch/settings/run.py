@@ -40,10 +40,11 @@ class Images(Component, title="Images"):
     color_profile: Literal["ignore", "srgb"] = result(
         "ignore", "srgb: colours are turned to sRGB by the ICC profile in each file; ignore: taken as they are stored"
     )
-    decode: Literal["exact", "scaled"] = result(
-        "exact",
-        "how images come to the size of --resize. scaled: by torch's filter, and JPEGs that are much larger are decoded "
-        "at 1/2, 1/4 or 1/8 of their size, unless results are refined; exact: decoded whole, then by Pillow's filter",
+    decode: Literal["scaled", "exact"] = result(
+        "scaled",
+        "how images come to the size of --resize. scaled: by torch's filter, and JPEGs that are much larger are "
+        "decoded at 1/2, 1/4 or 1/8 of their size, unless results are refined; exact: decoded whole, then by Pillow's "
+        "filter",
         unrecorded="exact",
     )
 

@@ -60,6 +60,7 @@ _TREES: Mapping[str, Any] = {
     "precision": "fp32",
     "backbone": "vit_base_patch14_reg4_dinov2.lvd142m",
     "resize": "840x840",
+    "decode": "exact",
     "block": -1,
     "facet": "norm-token",
     "outlier_ratio": 0.0,

@@ -13,6 +13,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "hummingbird": {
             "resize": "512x512",
+            "decode": "exact",
             "facets": ("norm-token",),
             "blocks": (-1,),
             "probes": ("knn",),
@@ -23,6 +24,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         },
         "ibot-legacy": {
             "resize": "crop:256:224",
+            "decode": "exact",
             "facets": ("norm-token", "query", "key", "value"),
             "blocks": (-1,),
             "facet_norm": "final",
