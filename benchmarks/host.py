@@ -155,7 +155,13 @@ def write_set(folder: Path, megapixels: float, count: int, kind: str = "jpg") ->
 
 def one_run(folder: Path, out: str, device_s: float = 0.0, **changed: Any) -> dict[str, Any]:
     """What a run of one process took, an image: ``cpu``, ``wall``, ``device_thread`` seconds, ``steps`` by name."""
-    given: dict[str, Any] = {"backbone": "descriptors", "engine": "inline", "quiet": True, "batch_size": 8}
+    given: dict[str, Any] = {
+        "backbone": "descriptors",
+        "engine": "inline",
+        "quiet": True,
+        "batch_size": 8,
+        "shard_size": 64,
+    }
     settings = SegmentSettings(**(given | {"truth": str(folder / "truth")} | changed))
     count = len(list((folder / "images").iterdir()))
     with measured(device_s) as found, reporter("text", quiet=True) as report:
@@ -186,13 +192,13 @@ def one_run(folder: Path, out: str, device_s: float = 0.0, **changed: Any) -> di
 
 def rows(setup: Setup) -> Iterator[Row]:
     """The host's processor time by size, format and setting; decoding beside peers; how busy a device is kept."""
-    count, rounds = setup.pick(cpu=24, cuda=64, smoke=2), setup.pick(cpu=3, cuda=5, smoke=1)
+    count, rounds = setup.pick(cpu=128, cuda=256, smoke=2), setup.pick(cpu=3, cuda=5, smoke=1)
     sizes = (0.02,) if setup.smoke else _MEGAPIXELS
     with tempfile.TemporaryDirectory(prefix="simsam-bench-") as name, threads(1):
         folder = Path(name)
         for megapixels in sizes:
             of = folder / f"{megapixels}"
-            few = count if megapixels < _PHONE else max(2, count // 3)
+            few = count if megapixels <= _TYPICAL else max(2, count // (4 if megapixels < _PHONE else 10))
             write_set(of, megapixels, few)
             typical = megapixels in (_TYPICAL, sizes[0])
             yield _whole(

@@ -195,6 +195,7 @@ def test_flags_in_running_text_exist(page: Path) -> None:
         "--metrics-export-port",
         "--log-dir",  # torchrun
         "--strict",  # mypy
+        "--only",  # the benchmarks
     }
     quoted = re.findall(r"`([^`]+)`", text)
     flags = {flag for code in quoted for flag in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", code)}

@@ -215,7 +215,7 @@ def _scaled(decoded: Decoded, size: tuple[int, int]) -> NDArray[np.uint8]:
     # By the scale of the image, since the last pixels may reach beyond it; torch rounds what it gives down, and a hair
     # more keeps that from being a pixel too few.
     scale = [wanted * decoded.reduction / there * (1 + 1e-9) for wanted, there in zip(target, of, strict=True)]
-    planes = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    planes = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
     found = interpolate(planes, scale_factor=scale, mode="bicubic", antialias=True, recompute_scale_factor=False)
     return oriented(found[0].permute(1, 2, 0).numpy(), decoded.turn)
 

@@ -76,7 +76,9 @@ def count_truth(
     down = _sums_down(truth, first_rows)
     counts = TruthCounts(np.zeros(grid, dtype=np.int64), np.zeros(grid, dtype=np.int64))
     held = np.ix_(patch_rows, patch_columns)
-    counts.on_object[held] = np.add.reduceat(down, first_columns, axis=1, dtype=np.int64)
+    # up to the end of each run, less up to where it begins
+    ends = np.cumsum(down, axis=1, dtype=np.int64)[:, [*first_columns[1:] - 1, len(columns) - 1]]
+    counts.on_object[held] = np.diff(ends, axis=1, prepend=0)
     counts.pixels[held] = np.outer(heights, widths)
     return counts
 

@@ -201,7 +201,7 @@ def test_a_search_space_larger_than_the_whole_space_is_no_harm() -> None:
 
 @pytest.mark.gpu
 def test_cupy_gives_the_pairs_that_numpy_gives() -> None:
-    cupy = pytest.importorskip("cupy")
+    cupy = pytest.importorskip("array_api_compat.cupy")
     a, known, inside = padded([matrix_of(np.linspace(-0.5, 0.9, size), size) for size in (150, 299, 80)])
     wanted = np.array([14, 14, 14])
     expected = largest_eigenpairs(a, known, inside, wanted, xp=np, tolerance=1e-4)
