@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import statistics
 import tempfile
 import threading
@@ -27,6 +28,7 @@ from simsam_batch.scores import overlap
 from simsam_batch.settings import FeatureSettings
 from simsam_batch.stages.segment import stage as segment_stage
 from simsam_batch.stages.segment.settings import SegmentSettings
+from simsam_batch.storage import Folder
 from simsam_batch.telling.console import reporter
 from simsam_batch.workers import records
 
@@ -153,8 +155,17 @@ def write_set(folder: Path, megapixels: float, count: int, kind: str = "jpg") ->
         Image.fromarray(disc.astype(np.uint8) * 255).save(folder / "truth" / f"{i:03}.png")
 
 
-def one_run(folder: Path, out: str, device_s: float = 0.0, **changed: Any) -> dict[str, Any]:
-    """What a run of one process took, an image: ``cpu``, ``wall``, ``device_thread`` seconds, ``steps`` by name."""
+def one_run(folder: Path, out: str, device_s: float = 0.0, at: str | None = None, **changed: Any) -> dict[str, Any]:
+    """What a run of one process took, an image: ``cpu``, ``wall``, ``device_thread`` seconds, ``steps`` by name.
+
+    Args:
+        folder: of the set.
+        out: of the run.
+        device_s: see `measured`.
+        at: URL of a copy of the folder that is read instead.
+        changed: settings.
+    """
+    source = at or str(folder)
     given: dict[str, Any] = {
         "backbone": "descriptors",
         "engine": "inline",
@@ -162,14 +173,14 @@ def one_run(folder: Path, out: str, device_s: float = 0.0, **changed: Any) -> di
         "batch_size": 8,
         "shard_size": 64,
     }
-    settings = SegmentSettings(**(given | {"truth": str(folder / "truth")} | changed))
+    settings = SegmentSettings(**(given | {"truth": f"{source}/truth"} | changed))
     count = len(list((folder / "images").iterdir()))
     with measured(device_s) as found, reporter("text", quiet=True) as report:
-        segment(str(folder / "images"), out + "-warm", settings, report)
+        segment(f"{source}/images", out + "-warm", settings, report)
         found["steps"].clear()
         found["device_thread"], found["busy"][:] = 0.0, []
         began, cpu = time.perf_counter(), time.process_time()
-        result = segment(str(folder / "images"), out, settings, report)
+        result = segment(f"{source}/images", out, settings, report)
         wall, cpu = time.perf_counter() - began, time.process_time() - cpu
     if result is None or result["failed"]:
         raise RuntimeError(f"the run of the benchmark failed on some images: {result}")
@@ -215,6 +226,7 @@ def rows(setup: Setup) -> Iterator[Row]:
             for kind in ("png", "webp"):
                 write_set(folder / kind, _TYPICAL, count, kind)
                 yield _whole(folder / kind, _TYPICAL, rounds, {}, f"with truth, {kind.upper()}")
+            yield _on_s3(of, rounds)
         yield from _kept_busy(of, rounds)
 
 
@@ -249,6 +261,34 @@ def _whole(
         at_most=True,
         note=f"of this {thread:.2f} ms on the thread that drives the device; quality {_QUALITY}, 4:3, to 384x512",
         details={"milliseconds_by_step": milliseconds, "device_thread_ms": thread, **more},
+    )
+
+
+def _on_s3(of: Path, rounds: int) -> Row:
+    """The same with images, truth and results on an S3 server, which is named in the environment."""
+    what = f"processor time of the host an image, {_TYPICAL:g} megapixels, with truth, all on S3"
+    given = os.environ.get("SIMSAM_TEST_S3_URL")
+    if not given:
+        note = "skipped: SIMSAM_TEST_S3_URL names no folder on an S3 server"
+        return Row(GROUP, what, "images, truth and results on S3", "on the local disk", note=note)
+    url = f"{given.rstrip('/')}/host-{os.getpid()}"
+    for file in (*(of / "images").iterdir(), *(of / "truth").iterdir()):
+        Folder(url).replace(f"{file.parent.name}/{file.name}", file.read_bytes())
+    there, here = [], []
+    for i in range(rounds):
+        there.append(one_run(of, f"{url}/out-{i}", at=url))
+        here.append(one_run(of, f"{of}-here-{i}"))
+    ours, peers = ([each["cpu"] for each in runs] for runs in (there, here))
+    return Row(
+        GROUP,
+        what,
+        "images, truth and results on S3",
+        "on the local disk",
+        ratios(ours, peers),
+        statistics.median(ours),
+        statistics.median(peers),
+        threads="one process",
+        details={"milliseconds_by_step": {name: 1e3 * s for name, s in there[-1]["steps"].items()}},
     )
 
 

@@ -170,7 +170,7 @@ def study(parts: Parts) -> dict[str, Any]:
     """All that docs/scale.md shows."""
     spot = replace(parts, lost_s=3600.0)
     by_size = {
-        name: {size: asdict(simulated(each, 64, 20_000_000, size)) for size in SIZES}
+        name: {size: asdict(simulated(each, 32, 100_000_000, size)) for size in SIZES}
         for name, each in (("machines that stay", parts), ("each lost once an hour", spot))
     }
     by_workers = {count: asdict(simulated(parts, count, 2_000_000 * count, 1024)) for count in (1, 8, 64, 512)}
