@@ -316,8 +316,9 @@ def _reduced(image: JpegImageFile, enough: Enough) -> tuple[tuple[int, int], int
     width, height = image.size
     size = (width, height) if on_its_side else (height, width)
     least = enough(size)
-    image.draft(image.mode, least if on_its_side else least[::-1])
-    return size, round(width / image.width)
+    # the part of its own pixels that the whole image is decoded to, before it is rounded up to whole ones
+    chosen = image.draft(image.mode, least if on_its_side else least[::-1])
+    return size, 1 if chosen is None else round(width / chosen[1][2])
 
 
 def orientation_of(image: ImageFile.ImageFile) -> int:

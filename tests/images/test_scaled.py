@@ -73,6 +73,14 @@ def test_a_jpeg_is_never_smaller_than_is_enough(least: tuple[int, int], size: tu
     assert found.size == (379, 510)
 
 
+@pytest.mark.parametrize("side", [24, 25, 31, 33, 41])
+def test_a_few_pixels_are_reduced_by_what_they_are(side: int) -> None:
+    # rounded up to whole pixels, 25 / 8 are 4, of which each stands for 8 and not for 6
+    found = decode(jpeg(scene(side, side)), LIMITS, enough=lambda _: (3, 3))
+    assert found.reduction == 8
+    assert found.stored.size == (-(-side // 8), -(-side // 8))
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("resize", ["short:64", "40x64", "crop:64:56", "bucket:64"])
 def test_pixels_lie_where_they_did(resize: str, orientation: int) -> None:
