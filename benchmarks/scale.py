@@ -203,6 +203,7 @@ def plots(found: dict[str, Any], folder: Path) -> None:
     axes.set(xscale="log", xlabel="images in a shard", ylabel="idle time of the devices, %", ylim=(0, 100))
     axes.set_xticks(SIZES, [str(size) for size in SIZES], minor=False)
     axes.legend(frameon=False)
+    axes.minorticks_off()
     _save(figure, folder / "scale_shards.svg")
     figure, axes = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
     of = found["images_a_second_by_cores"]
@@ -211,6 +212,7 @@ def plots(found: dict[str, Any], folder: Path) -> None:
     axes.set(xscale="log", xlabel="cores of the host for each GPU", ylabel="images a second", ylim=(0, None))
     axes.set_xticks([*of], [str(cores) for cores in of], minor=False)
     axes.legend(frameon=False)
+    axes.minorticks_off()
     _save(figure, folder / "scale_cores.svg")
 
 
