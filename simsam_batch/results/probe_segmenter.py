@@ -27,7 +27,8 @@ class ProbeSegmenter(nn.Module):
     It does what the run did: its resize, normalisation, network, features as they are stored, probe, and the way from
     patches to pixels. An image given alone is labelled as in a run with ``batch_size`` 1 on the same kind of device,
     bit by bit if torch has as many threads as the run's setting ``threads``; images given together may differ from it
-    in the last bits of their scores.
+    in the last bits of their scores. Where the run decoded large JPEGs at a fraction of their size, which their pixels
+    do not tell, features differ a little.
 
     It has no parameters to be trained, stays on its device, and serves one thread at a time.
 
@@ -111,6 +112,7 @@ class ProbeSegmenter(nn.Module):
                 resize=self._resize,
                 patch=self._network.patch,
                 max_patches=self._max_patches,
+                way=self._how.decode,
             )
             for rgb in batch.cpu().permute(0, 2, 3, 1).contiguous().numpy()
         ]

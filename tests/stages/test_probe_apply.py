@@ -22,6 +22,8 @@ from safetensors.torch import load_file, save_file
 from simsam_batch import cli, open_run
 from simsam_batch.cli import run as simsam
 from simsam_batch.errors import ImageError, SettingsError
+from simsam_batch.stages.probe_apply.probe_run import ProbeRun
+from simsam_batch.storage import Folder
 
 PROBES = ("linear", "knn", "kmeans", "ward")
 SETS = ("key-2", "key-5", "key-2+5")
@@ -307,6 +309,16 @@ def test_what_the_run_was_begun_with_may_be_said_again(home: Path, fitted: Path,
     assert apply(home, fitted, tmp_path / "new", *same, "--weights", str(home / "vit.safetensors")) == 0
     record = json.loads((tmp_path / "new/features/stage.json").read_text())
     assert (record["settings"]["blocks"], record["settings"]["resize"]) == ([2], "native")
+
+
+def test_a_probe_of_a_release_that_did_not_scale_images_is_applied_to_whole_ones(fitted: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(fitted, tmp_path / "run"))
+    for place in out.glob("*/stage.json"):
+        record = json.loads(place.read_text())
+        record["settings"].pop("decode", None)
+        place.write_text(json.dumps(record))
+    assert ProbeRun(Folder(str(fitted))).settings.decode == "scaled"
+    assert ProbeRun(Folder(str(out))).settings.decode == "exact"
 
 
 @pytest.fixture

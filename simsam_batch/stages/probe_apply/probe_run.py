@@ -59,7 +59,7 @@ class ProbeRun:
     def __init__(self, out: Folder) -> None:
         self.out = out
         records = {name: _record(out, name) for name in _STAGES}
-        held: dict[str, Any] = {}
+        held: dict[str, Any] = ProbeSettings.unrecorded()
         for record in records.values():
             held |= record["settings"]
         self.settings = ProbeSettings(**held)
