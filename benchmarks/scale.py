@@ -220,10 +220,11 @@ def _save(figure: Any, path: Path) -> None:
     figure.savefig(path, metadata={"Date": None, "Creator": None})
 
 
-def _host_s() -> float:
-    """Processor seconds an image, of typical photographs with truth."""
-    rows = json.loads((RESULTS / "cpu-host.json").read_text())["rows"]
-    return next(float(row["ours_seconds"]) for row in rows if row["details"].get("typical"))
+def _of_host() -> tuple[float, dict[str, Any]]:
+    """Processor seconds an image, of typical photographs with truth, and the machine that they were measured on."""
+    measured = json.loads((RESULTS / "cpu-host.json").read_text())
+    typical = next(row for row in measured["rows"] if row["details"].get("typical"))
+    return float(typical["ours_seconds"]), measured["machine"]
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -232,7 +233,8 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, default=RESULTS / "scale.json")
     parser.add_argument("--plots", type=Path, default=DOCS)
     given = parser.parse_args(words)
-    found = study(Parts(host_s=_host_s()))
+    host_s, machine = _of_host()
+    found = {"machine": machine} | study(Parts(host_s=host_s))
     given.json.write_text(json.dumps(found, indent=1) + "\n")
     plots(found, given.plots)
 
