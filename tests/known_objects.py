@@ -56,13 +56,14 @@ def column_of(found: Found) -> list[dict[str, Any]]:
 
 
 def photographs(folder: Path) -> list[str]:
-    """Four pictures; their names, which tell what they hold."""
+    """Four pictures whose upper left pixel tells which they are; their names."""
     folder.mkdir(parents=True)
     names = []
     for number, found in enumerate(objects_by_hand()):
         pixels = np.random.default_rng(number).integers(90, 140, (HEIGHT, WIDTH, 3)).astype(np.uint8)
         for mask, score in found:
             pixels[mask] = (round(200 * score), 60, 200)
+        pixels[0, 0] = number
         names.append(f"images/{number}.png" if number == 1 else f"{number}.png")
         (folder / names[-1]).parent.mkdir(exist_ok=True)
         Image.fromarray(pixels).save(folder / names[-1])
