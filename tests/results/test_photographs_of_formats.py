@@ -14,7 +14,7 @@ from PIL import Image, features
 
 from simsam_batch.cli import run
 from simsam_batch.images import ImageLimits, decode
-from simsam_batch.results.sources import pixels_of, upright
+from simsam_batch.results.sources import decoded_of, upright
 
 PLAIN = ["--backbone", "descriptors", "--resize", "native", "--head", "none", "--k", "4", "--engine", "inline"]
 KINDS = {"a.jpg": "JPEG", "b.gif": "GIF", "c.png": "PNG", "d.jp2": "JPEG2000", "e.mpo": "MPO", "f.avif": "AVIF"}
@@ -58,8 +58,9 @@ def test_each_has_its_row_and_is_shown_and_exported_as_it_was_read(folder: Path,
     assert {name for name, row in rows.items() if row["more_frames"]} == ANIMATED & set(rows)
     for name, row in rows.items():
         assert (row["status"], row["height"], row["width"]) == ("ok", 48, 64)
-        shown = pixels_of(row, {})
-        assert shown is not None
+        decoded = decoded_of(row, {})
+        assert decoded is not None
+        shown = decoded.rgb
         assert np.abs(shown.astype(int) - photograph()).mean() < 8
         file = upright(row, {})
         assert file is not None
@@ -92,7 +93,8 @@ def test_the_colour_profile_is_a_setting_that_changes_results(folder: Path, tmp_
         assert run(["segment", str(tmp_path / "in"), str(out), *PLAIN, "--color-profile", word]) == 0
         (row,) = rows_of(out).values()
         found[word] = row["eigenvalues"]
-        shown = pixels_of(row, {"color_profile": word})
+        decoded = decoded_of(row, {"color_profile": word})
+        shown = None if decoded is None else decoded.rgb
         assert shown is not None
         assert np.array_equal(shown, photograph()) == (word == "ignore")
     assert found["ignore"] != found["srgb"]
