@@ -376,12 +376,12 @@ def _has_more(image: ImageFile.ImageFile) -> bool:
 
 
 def _as_rgb(image: ImageFile.ImageFile, color_profile: ColorProfile) -> Image.Image:
-    turned = to_srgb(image) if color_profile == "srgb" else _to_rgb
+    turned = (to_srgb(image) if color_profile == "srgb" else None) or _to_rgb
     if is_deep(image):
-        return (turned or _to_rgb)(Image.fromarray(grey_as_8_bit(deep_values(image), declared_bits(image))))
+        return turned(Image.fromarray(grey_as_8_bit(deep_values(image), declared_bits(image))))
     # for colours, the transparent one is as good as any other; with it Pillow would warn and look for a replacement
     image.info.pop("transparency", None)
-    return (turned or _to_rgb)(image)
+    return turned(image)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,21 +11,15 @@ from PIL import Image
 _STRIP_PIXELS = 1 << 20
 
 
-def array_of(image: Image.Image, convert: Callable[[Image.Image], Image.Image] | None = None) -> NDArray[Any]:
-    """The pixels of a loaded image, (H, W) or (H, W, channels), each strip converted before if asked for.
-
-    Args:
-        image: loaded.
-        convert: to another mode, pixel by pixel.
-    """
-    turned = convert or (lambda strip: strip)
+def array_of(image: Image.Image) -> NDArray[Any]:
+    """The pixels of a loaded image, (H, W) or (H, W, channels)."""
     rows = max(1, _STRIP_PIXELS // image.width)
     if rows >= image.height:
-        return np.array(turned(image))
+        return np.array(image)
     found: NDArray[Any] | None = None
     for top in range(0, image.height, rows):
         bottom = min(top + rows, image.height)
-        strip = np.asarray(turned(image.crop((0, top, image.width, bottom))))
+        strip = np.asarray(image.crop((0, top, image.width, bottom)))
         if found is None:
             found = np.empty((image.height, *strip.shape[1:]), strip.dtype)
         found[top:bottom] = strip
