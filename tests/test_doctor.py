@@ -17,11 +17,13 @@ import torch
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import features
 
+from simsam_batch import doctor
 from simsam_batch.doctor import Check, checks, lines
-from simsam_batch.errors import StorageError
+from simsam_batch.errors import RunError, StorageError
 from simsam_batch.spectral import eigen
 from simsam_batch.storage import Folder
 from simsam_batch.storage.folder import PROBE
+from simsam_batch.workers import models
 
 
 def by_name(**arguments: Any) -> dict[str, Check]:
@@ -61,6 +63,23 @@ def test_a_place_that_cannot_be_written_is_a_failure_with_the_cause(tmp_path: Pa
     assert str(tmp_path / "file") in found["storage"].text
     assert "To mend it: " in lines(found["storage"])[1]
     assert found["python"].ok
+
+
+def test_what_is_not_trusted_on_a_gpu_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU-{index}")
+    found: dict[int | None, list[str]] = {0: [], 1: ["bf16 is off by 2.0e-01 of the length"]}
+    monkeypatch.setattr(models, "replaced_on", lambda device: found[device.index])
+    assert doctor._gpu().startswith("GPU-0, GPU-1; torch ")
+    assert doctor._gpu().endswith("; not trusted on GPU 1 and replaced: bf16 is off by 2.0e-01 of the length")
+
+    def wrong(device: torch.device) -> list[str]:
+        raise RunError(f"{device} computes wrong in fp32")
+
+    monkeypatch.setattr(models, "replaced_on", wrong)
+    check = doctor._checked("gpu", doctor._gpu, "")
+    assert (check.ok, check.text) == (False, "cuda:0 computes wrong in fp32")
 
 
 class OverwritingFileSystem(MemoryFileSystem):

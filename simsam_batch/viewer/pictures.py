@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from anyio import from_thread
 from PIL import Image
-from PIL.JpegImagePlugin import JpegImageFile
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -22,8 +21,6 @@ from simsam_batch.drawing.overlays import Entry, Window, overlay
 from simsam_batch.drawing.tree_colors import tree_colors
 from simsam_batch.drawing.tree_levels import draw_level, nodes_at
 from simsam_batch.errors import ImageError
-from simsam_batch.images.bounded import IN_FLIGHT
-from simsam_batch.images.decode import opened, oriented
 from simsam_batch.regions.pixel_index import nearest
 from simsam_batch.regions.run_lengths import decode
 from simsam_batch.results.photographs import limits_of, profile_of
@@ -292,26 +289,16 @@ def _bytes_of(row: Mapping[str, Any], settings: Mapping[str, Any]) -> bytes:
 
 def _decoded(data: bytes, row: Mapping[str, Any], settings: Mapping[str, Any], reduction: int) -> Image.Image:
     limits, profile = limits_of(settings, row), profile_of(settings)
+
+    def enough(size: tuple[int, int]) -> tuple[int, int]:
+        return max(1, size[0] // reduction), max(1, size[1] // reduction)
+
     with _DECODERS:
         try:
-            picture = _small_jpeg(data, limits, reduction) if profile == "ignore" and reduction > 1 else None
-            if picture is None:
-                picture = images.decode(data, limits, profile).picture.reduce(reduction)
+            decoded = images.decode(data, limits, profile, enough=enough)
         except ImageError as error:
             raise RefusedError(409, f"the image cannot be decoded again: {error}") from error
-    return picture
-
-
-def _small_jpeg(data: bytes, limits: images.ImageLimits, reduction: int) -> Image.Image | None:
-    """A JPEG at a fraction of its size, for which its decoder needs less time; None for what is no plain JPEG."""
-    with opened(data, limits, load=False) as found:
-        image = found.image
-        if not isinstance(image, JpegImageFile) or image.mode not in ("L", "RGB"):
-            return None
-        with IN_FLIGHT.held(image.width * image.height):
-            image.draft(image.mode, (max(1, image.width // reduction), max(1, image.height // reduction)))
-            pixels = np.asarray(image.convert("RGB"))
-        return Image.fromarray(oriented(pixels, found.orientation))
+        return decoded.picture.reduce(reduction // decoded.reduction)
 
 
 def _box(given: str) -> Window | None:

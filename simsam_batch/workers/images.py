@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -21,12 +20,10 @@ from simsam_batch.errors import DevicePoisonedError, ImageError
 from simsam_batch.regions import pixel_index
 from simsam_batch.regions.refine import shrink
 from simsam_batch.runs.schema import Shard, ShardOutput
-from simsam_batch.workers.models import compute_device, device_name, load_model, replaced_on
+from simsam_batch.workers.models import compute_device, load_model
 from simsam_batch.workers.pixels import uploaded
 from simsam_batch.workers.records import Item, Later, RecordWorker, Results, Row, SettledStage, failed
 from simsam_batch.workers.seeds import image_seed
-
-_log = logging.getLogger(__name__)
 
 _WAITING_BYTES = 300_000_000
 _LARGEST_BATCH = 64
@@ -87,14 +84,12 @@ class ImageWorker(RecordWorker[Loaded], Generic[F]):
         self._resize = images.parse_resize(settings.resize)
         self._batch_sizes: dict[tuple[int, int], int] = {}
         self._waiting: _Waiting = {}
-        self.facts = {
-            "device": device_name(self.device),
-            "precision": self.backbone.describe().get("precision", "fp32"),
-            **self.facts,
-        }
-        if replaced := replaced_on(self.device):
-            _log.warning("not trusted on %s, and replaced: %s", device_name(self.device), "; ".join(replaced))
-            self.facts["replaced"] = replaced
+        self._encode_threads = settings.encode_threads or (
+            _ENCODE_THREADS_BESIDE_A_GPU if self.device.type == "cuda" else 0
+        )
+        if self._encode_threads:
+            self.behind = ThreadPoolExecutor(1, "simsam-put-out")
+        self.facts["precision"] = self.backbone.describe().get("precision", "fp32")
         if (loaded := getattr(self.backbone, "loaded", None)) is not None and loaded.network:
             self.facts["checkpoint_part"] = loaded.network
 
@@ -280,8 +275,7 @@ class ImageWorker(RecordWorker[Loaded], Generic[F]):
     @cached_property
     def _encoders(self) -> ThreadPoolExecutor | None:
         """Threads that encode; None: this one does. Those that wait for what refines keep all of that busy."""
-        threads = self.settings.encode_threads or (_ENCODE_THREADS_BESIDE_A_GPU if self.device.type == "cuda" else 0)
-        return ThreadPoolExecutor(max(threads, self.may_wait), "simsam-encode") if threads else None
+        return ThreadPoolExecutor(max(self._encode_threads, self.may_wait), "simsam-encode") if self.behind else None
 
     def _try(self, batch: list[tuple[Item, Loaded]]) -> F | Exception:
         """What the batch came to, or why it did not; without a traceback, which would keep its memory in use."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import reduce
@@ -22,11 +24,14 @@ from simsam_batch.runs.plan import Plan
 from simsam_batch.runs.schema import Attachment, Shard, ShardOutput, Stage
 from simsam_batch.settings import RunSettings
 from simsam_batch.storage import Folder
+from simsam_batch.workers.models import device_name, replaced_on
 from simsam_batch.workers.others import Others
 from simsam_batch.workers.spool import Spool
 from simsam_batch.workers.timer import Timer
 
 L = TypeVar("L")
+
+_log = logging.getLogger(__name__)
 
 _HELD_BYTES = 300_000_000
 
@@ -128,10 +133,12 @@ class RecordWorker(ABC, Generic[L]):
         limits: what one image may cost.
         facts: what was used, for the manifest.
         may_wait: rows that may come later while the next records are computed.
+        behind: a thread in which shards are put out while the next one is computed; None: that waits.
         doing: what it is at, for the message of the watchdog.
     """
 
     may_wait = 0
+    behind: ThreadPoolExecutor | None = None
     doing = ""
 
     def __init__(self, stage: SettledStage, beat: Callable[[], None], device: torch.device | None = None) -> None:
@@ -145,6 +152,11 @@ class RecordWorker(ABC, Generic[L]):
         self.limits = images.ImageLimits(settings.max_bytes, settings.max_pixels, settings.decode_seconds)
         # in a second try the limits may be others than those of the run
         self.facts: dict[str, Any] = {"limits": {name: getattr(settings, name) for name in settings.limits()}}
+        if device is not None:
+            self.facts["device"] = device_name(device)
+            if replaced := replaced_on(device):
+                _log.warning("not trusted on %s, and replaced: %s", self.facts["device"], "; ".join(replaced))
+                self.facts["replaced"] = replaced
 
     @abstractmethod
     def load(self, item: Item) -> L:
@@ -174,8 +186,7 @@ class RecordWorker(ABC, Generic[L]):
         self.timer.take()
         arrived = images.decode_ahead(self.items(shards), self._load, threads=threads, max_pending=most)
         with closing(arrived):
-            while (first := self._wait(arrived)) is not None:
-                yield self._run_shard(first, arrived)
+            yield from self._put_out(self._run_shards(arrived))
 
     def _load(self, item: Item) -> L:
         """What `load` gives; a file that the storage does not give, while it gives others, fails its record alone."""
@@ -195,10 +206,32 @@ class RecordWorker(ABC, Generic[L]):
         with self.timer.step("wait"):
             return next(arrived, None)
 
-    def _run_shard(
-        self, first: tuple[Item, L | Exception], arriving: Iterator[tuple[Item, L | Exception]]
-    ) -> ShardOutput:
-        """The output of the shard that ``first`` opens; nothing beyond its last record is drawn."""
+    def _run_shards(self, arriving: Iterator[tuple[Item, L | Exception]]) -> Iterator[Results]:
+        while (first := self._wait(arriving)) is not None:
+            yield self._run_shard(first, arriving)
+
+    def _put_out(self, found: Iterator[Results]) -> Iterator[ShardOutput]:
+        """The outputs of the shards; with a thread for it, of each while the next one is computed."""
+        if self.behind is None:
+            yield from map(self._output, found)
+            return
+        last: Future[ShardOutput] | None = None
+        while True:
+            try:
+                results = next(found, None)
+            except Exception:
+                # it is of the shard that was computed; the one before that is done
+                if last is not None:
+                    yield last.result()
+                raise
+            before, last = last, None if results is None else self.behind.submit(self._output, results)
+            if before is not None:
+                yield before.result()
+            if last is None:
+                return
+
+    def _run_shard(self, first: tuple[Item, L | Exception], arriving: Iterator[tuple[Item, L | Exception]]) -> Results:
+        """The results of the shard that ``first`` opens, some still to come; nothing beyond it is drawn."""
         shard = first[0].shard
         results = Results(shard)
         arrived: tuple[Item, L | Exception] | None = first
@@ -220,10 +253,10 @@ class RecordWorker(ABC, Generic[L]):
             self.doing = f"waiting for what follows {name} in shard {shard.number}"
             arrived = None if item.is_last else self._wait(arriving)
         self.finish(results)
-        results.settle(0, self._beat)
-        return self._output(results)
+        return results
 
     def _output(self, results: Results) -> ShardOutput:
+        results.settle(0, self._beat)
         fold, there = self.stage.fold, [state for state in results.states if state is not None]
         return ShardOutput(
             number=results.shard.number,

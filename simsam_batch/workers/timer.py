@@ -31,7 +31,9 @@ class Timer:
             try:
                 yield
             finally:
-                self._events.append((name, begin, self._event()))
+                end = self._event()
+                with self._lock:
+                    self._events.append((name, begin, end))
             return
         with self.on_host(name):
             yield
@@ -47,10 +49,11 @@ class Timer:
 
     def settle(self) -> None:
         """Wait until the GPU has done the steps given to it, and enter their times."""
-        for name, begin, end in self._events:
+        with self._lock:
+            events, self._events = self._events, []
+        for name, begin, end in events:
             end.synchronize()
             self._add(name, begin.elapsed_time(end) / 1000)
-        self._events.clear()
 
     def take(self) -> dict[str, float]:
         """Return the seconds of each step, and begin anew."""

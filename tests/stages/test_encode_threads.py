@@ -129,3 +129,50 @@ def test_a_fault_of_the_program_fails_the_shard_and_the_next_one_goes_on(
     faulty = False
     (output,) = worker.run(iter([shard_of(photographs)]))
     assert output.rows["status"].to_pylist() == ["ok"] * 7
+
+
+def test_the_next_shard_is_computed_while_the_last_one_is_put_out(
+    photographs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computing, encoding = SegmentWorker.compute, SegmentWorker.encode
+    computed_twice = threading.Event()
+    batches = []
+
+    def compute(self: Any, *arguments: Any) -> Any:
+        batches.append(arguments)
+        if len(batches) == 2:
+            computed_twice.set()
+        return computing(self, *arguments)
+
+    def encode(self: Any, *arguments: Any) -> Any:
+        assert computed_twice.wait(60), "the device waited until a shard was put out"
+        return encoding(self, *arguments)
+
+    monkeypatch.setattr(SegmentWorker, "compute", compute)
+    monkeypatch.setattr(SegmentWorker, "encode", encode)
+    one = shard_of(photographs, 1)
+    outputs = list(worker_of().run(iter([one, Shard(1, one.records), Shard(2, one.records)])))
+    assert [(output.number, output.rows["status"].to_pylist()) for output in outputs] == [
+        (number, ["ok"]) for number in range(3)
+    ]
+
+
+@pytest.mark.parametrize("step", ["compute", "encode"])
+def test_an_error_is_of_the_shard_that_it_came_of(
+    photographs: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    before = getattr(SegmentWorker, step)
+    seen = []
+
+    def fails_at_the_second(self: Any, *arguments: Any) -> Any:
+        seen.append(arguments)
+        if len(seen) == 2:
+            raise KeyError("a defect")
+        return before(self, *arguments)
+
+    monkeypatch.setattr(SegmentWorker, step, fails_at_the_second)
+    one = shard_of(photographs, 1)
+    outputs = worker_of(encode_threads=1).run(iter([Shard(number, one.records) for number in range(4)]))
+    assert next(outputs).number == 0
+    with pytest.raises(KeyError, match="a defect"):
+        next(outputs)

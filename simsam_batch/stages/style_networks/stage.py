@@ -39,7 +39,7 @@ from simsam_batch.styling.crops import windows_of
 from simsam_batch.styling.fitting import Region
 from simsam_batch.styling.network import StyleNet, working_size
 from simsam_batch.styling.run_fitting import FitOfRun, Scene, procedure_of_run
-from simsam_batch.workers.models import compute_device, device_name, load_model
+from simsam_batch.workers.models import compute_device, load_model
 from simsam_batch.workers.others import Others
 from simsam_batch.workers.records import Item, RecordWorker, Results, Row, failed
 from simsam_batch.workers.seeds import seed_of
@@ -91,7 +91,7 @@ class NetworksWorker(RecordWorker[None]):
             raise RunError(f"{out.url} has no plan. To mend it: restore run.json")
         self._options, self._plan, self._others = options, plan, Others(plan)
         self._clip, self._vgg = (load_model(role, options, models, str(self.device)) for role in ("clip", "vgg"))
-        self.facts |= {"device": device_name(self.device), "precision": self._clip.precision}
+        self.facts["precision"] = self._clip.precision
         self._words = {words.text: words for look in words_of(self._clip, options) for words in look.values()}
         self._regions = RegionReader(out, options, self.limits)
         self._how = procedure_of_run(procedure_of(options), options.run_steps, options.run_crops)

@@ -43,7 +43,7 @@ from simsam_batch.styling.crops import windows_of
 from simsam_batch.styling.fitting import Fit, Region, restyled_by, split_crops
 from simsam_batch.styling.network import working_size
 from simsam_batch.styling.published import PROGRAMS, PublishedFit, enhanced
-from simsam_batch.workers.models import compute_device, device_name, load_model
+from simsam_batch.workers.models import compute_device, load_model
 from simsam_batch.workers.records import FAILURE, Item, RecordWorker, Results, Row, failed
 from simsam_batch.workers.seeds import seed_of
 
@@ -116,7 +116,7 @@ class StylizeWorker(RecordWorker[Loaded | None]):
         models = stage.resolved["models"]
         self._clip, self._vgg = (load_model(role, options, models, str(self.device)) for role in ("clip", "vgg"))
         self._regions = RegionReader(stage.plan.out, options, self.limits)
-        self.facts |= {"device": device_name(self.device), "precision": self._clip.precision}
+        self.facts["precision"] = self._clip.precision
         raw = options.method in PROGRAMS
         self._words = words_of(self._clip, options, raw=raw)
         scoring = load_model("score_clip", options, models, str(self.device)) or self._clip
