@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ UpsampleIndex = tuple[NDArray[np.intp], NDArray[np.intp]]
 """For each pixel row and each pixel column of an image, the row and column of the patch that covers it."""
 
 
+@lru_cache(64)
 def upsample_index(
     grid: tuple[int, int],
     patch: int,
@@ -33,12 +35,14 @@ def upsample_index(
         cells: equal parts that the side of a patch is divided into.
 
     Returns:
-        rows (H,) in 0..cells*Hp-1 and columns (W,) in 0..cells*Wp-1, both ascending.
+        rows (H,) in 0..cells*Hp-1 and columns (W,) in 0..cells*Wp-1, both ascending; they are kept and read-only.
     """
 
     def along(patches: int, resized: int, full: int, start: int) -> NDArray[np.intp]:
         centres = (2 * np.arange(full, dtype=np.int64) + 1) * resized - 2 * full * start
-        return np.clip(cells * centres // (2 * full * patch), 0, cells * patches - 1).astype(np.intp)
+        found = np.clip(cells * centres // (2 * full * patch), 0, cells * patches - 1).astype(np.intp)
+        found.flags.writeable = False
+        return found
 
     rows, columns = (along(*axis) for axis in zip(grid, working_size, full_size, corner, strict=True))
     return rows, columns

@@ -33,11 +33,11 @@ def run_lengths(grid_mask: NDArray[np.bool_], index: UpsampleIndex) -> RunLength
     rows, columns = index
     patch_rows, heights = np.unique(rows, return_counts=True)
     # The image column by column, each a run for each patch row; then neighbouring runs of one value become one.
-    values = np.take(grid_mask[patch_rows], columns, axis=1).T.ravel()
-    lengths = np.tile(heights, len(columns))
-    starts = np.flatnonzero(np.diff(values, prepend=~values[:1]))
-    runs = np.add.reduceat(lengths, starts).tolist()
+    values = np.take(grid_mask[patch_rows].T, columns, axis=0).ravel()
     size = [len(rows), len(columns)]
+    across, down = np.divmod(np.flatnonzero(values[1:] != values[:-1]) + 1, len(heights))
+    starts = across * len(rows) + (np.cumsum(heights) - heights)[down]
+    runs = np.diff(starts, prepend=0, append=len(rows) * len(columns)).tolist()
     # Counts begin with the background, be it of no length.
     encoded = coco.frPyObjects({"size": size, "counts": [0, *runs] if values[0] else runs}, *size)
     return {"size": size, "counts": encoded["counts"].decode("ascii")}

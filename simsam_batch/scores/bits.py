@@ -107,33 +107,28 @@ def _down(words: NDArray[np.uint64], width: int) -> NDArray[np.uint64]:
 
 def _along_rows(words: NDArray[np.uint64], width: int) -> NDArray[np.uint64]:
     """Bits whose neighbours up to ``width`` to both sides are all set."""
-    runs, length, window = words, 1, 2 * width + 1
+    window, length = 2 * width + 1, 1
+    # all rows as one long one, with so many words of nothing behind each that none reaches into the next
+    held = np.zeros((len(words), words.shape[1] + window // _WORD + 1), words.dtype)
+    held[:, : words.shape[1]] = words
+    runs = held.ravel()
     while 2 * length <= window:
-        runs, length = runs & _moved(runs, length), 2 * length
-    runs = runs & _moved(runs, window - length)
-    return _moved(runs, -width)
+        _keep_before(runs, length)
+        length *= 2
+    _keep_before(runs, window - length)
+    whole, part = divmod(width, _WORD)
+    found = np.zeros_like(runs)
+    np.left_shift(runs[: len(runs) - whole], np.uint64(part), out=found[whole:])
+    if part:
+        found[whole + 1 :] |= runs[: len(runs) - whole - 1] >> np.uint64(_WORD - part)
+    return found.reshape(held.shape)[:, : words.shape[1]]
 
 
-def _moved(words: NDArray[np.uint64], by: int) -> NDArray[np.uint64]:
-    """Each row's bits moved ``by`` columns to the left, or to the right if that is negative; what comes in is 0."""
-    if not by:
-        return words
-    whole, part = divmod(abs(by), _WORD)
-    found = np.zeros_like(words)
-    count = words.shape[1] - whole
-    if count <= 0:
-        return found
-    left = by > 0
-    source = words[:, whole:] if left else words[:, :count]
-    target = found[:, :count] if left else found[:, whole:]
-    if not part:
-        target[...] = source
-        return found
-    here, beside = (np.right_shift, np.left_shift) if left else (np.left_shift, np.right_shift)
-    here(source, np.uint64(part), out=target)
-    rest = beside(source, np.uint64(_WORD - part))
-    if left:
-        target[:, :-1] |= rest[:, 1:]
-    else:
-        target[:, 1:] |= rest[:, :-1]
-    return found
+def _keep_before(runs: NDArray[np.uint64], by: int) -> None:
+    """Clear the bits of which the one ``by`` places further is not set; beyond the last word nothing is."""
+    whole, part = divmod(by, _WORD)
+    further = runs[whole:] >> np.uint64(part)
+    if part:
+        further[:-1] |= runs[whole + 1 :] << np.uint64(_WORD - part)
+    runs[: len(further)] &= further
+    runs[len(further) :] = 0

@@ -70,16 +70,16 @@ def count_truth(
     rows, columns = index
     if truth.shape != (len(rows), len(columns)):
         raise ValueError(f"the index is for an image of {(len(rows), len(columns))}, the truth is {truth.shape}")
-    patch_rows, first_rows, heights = np.unique(rows, return_index=True, return_counts=True)
-    patch_columns, first_columns, widths = np.unique(columns, return_index=True, return_counts=True)
-    # Sums over runs of equal patch row, then of equal patch column.
-    down = _sums_down(truth, first_rows)
-    counts = TruthCounts(np.zeros(grid, dtype=np.int64), np.zeros(grid, dtype=np.int64))
-    held = np.ix_(patch_rows, patch_columns)
-    # up to the end of each run, less up to where it begins
-    ends = np.cumsum(down, axis=1, dtype=np.int64)[:, [*first_columns[1:] - 1, len(columns) - 1]]
-    counts.on_object[held] = np.diff(ends, axis=1, prepend=0)
-    counts.pixels[held] = np.outer(heights, widths)
+    # where each cell begins, of which small images have some without a pixel
+    tops, lefts = (np.searchsorted(along, np.arange(cells + 1)) for along, cells in zip(index, grid, strict=True))
+    heights, widths = np.diff(tops), np.diff(lefts)
+    held = np.flatnonzero(heights)
+    down = _sums_down(truth, tops[held])
+    # sums up to each column, so that those of a cell's are a difference
+    before = np.zeros((len(down), len(columns) + 1), np.uint32)
+    np.cumsum(down, axis=1, dtype=np.uint32, out=before[:, 1:])
+    counts = TruthCounts(np.zeros(grid, np.int64), np.outer(heights, widths))
+    counts.on_object[held] = np.diff(before[:, lefts], axis=1)
     return counts
 
 
