@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
 import uvicorn
 
 from simsam_batch.errors import SettingsError
@@ -79,6 +80,8 @@ def serve(
     """
     listening.check()
     keep_together()
+    # pyarrow loads pandas with the first array it makes of numbers: rather now than while the first page is waited for
+    pa.array([0])
     secure = listening.certificate is not None
     hosts = [*listening.allowed, *([] if listening.host in _LOOPBACK else [listening.host])]
     gate = Gate(application(session), hosts, secure=secure)
