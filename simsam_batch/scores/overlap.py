@@ -97,12 +97,19 @@ def _sums_down(truth: NDArray[np.bool_], first: NDArray[np.intp]) -> NDArray[np.
     parts = [
         (run, at) for run, (begin, end) in enumerate(zip(first, ends, strict=True)) for at in range(begin, end, 255)
     ]
-    sums = np.add.reduceat(np.ascontiguousarray(eight).view(np.uint64), [at for _, at in parts], axis=0)
+    begins = np.array([at for _, at in parts])
+    heights = np.diff(begins, append=height)
+    words = np.ascontiguousarray(eight).view(np.uint64)
+    # one row of every part at a time: NumPy's reduceat goes down each column on its own, past the cache
+    sums: NDArray[np.uint64] = words[begins]
+    for down in range(1, heights.max()):
+        there = slice(None) if down < heights.min() else heights > down
+        sums[there] += words[begins[there] + down]
     of_parts = sums.view(np.uint8)[:, :width]
     if len(parts) == len(first):
         return of_parts.astype(np.uint32)
-    begins = np.flatnonzero(np.diff([run for run, _ in parts], prepend=-1))
-    return np.add.reduceat(of_parts, begins, axis=0, dtype=np.uint32)
+    firsts = np.flatnonzero(np.diff([run for run, _ in parts], prepend=-1))
+    return np.add.reduceat(of_parts, firsts, axis=0, dtype=np.uint32)
 
 
 def overlap_counts(prediction: NDArray[np.bool_], truth: TruthCounts) -> OverlapCounts:
