@@ -75,7 +75,7 @@ def count_truth(
     heights, widths = np.diff(tops), np.diff(lefts)
     held = np.flatnonzero(heights)
     down = _sums_down(truth, tops[held])
-    # sums up to each column, so that those of a cell's are a difference
+    # sums up to each column, so that a cell's is a difference
     before = np.zeros((len(down), len(columns) + 1), np.uint32)
     np.cumsum(down, axis=1, dtype=np.uint32, out=before[:, 1:])
     counts = TruthCounts(np.zeros(grid, np.int64), np.outer(heights, widths))
