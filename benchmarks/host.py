@@ -37,7 +37,7 @@ DEVICE_S = 0.7e-3
 """What the stand-in for a device takes for an image: about what is expected of a large GPU."""
 
 _MEGAPIXELS = (0.2, 0.35, 2.0, 12.0, 24.0)
-_TYPICAL, _PHONE = 0.35, 12.0
+TYPICAL, _PHONE = 0.35, 12.0
 _QUALITY = 90
 _NOISE = 4.0
 _SCALED = "decode" in FeatureSettings.model_fields
@@ -209,25 +209,27 @@ def rows(setup: Setup) -> Iterator[Row]:
         folder = Path(name)
         for megapixels in sizes:
             of = folder / f"{megapixels}"
-            few = count if megapixels <= _TYPICAL else max(2, count // (4 if megapixels < _PHONE else 10))
+            few = count if megapixels <= TYPICAL else max(2, count // (4 if megapixels < _PHONE else 10))
             write_set(of, megapixels, few)
-            typical = megapixels in (_TYPICAL, sizes[0])
-            yield _whole(
-                of, megapixels, rounds, {}, "with truth", 1.5 if megapixels == _TYPICAL else None, typical=typical
-            )
-            if megapixels in (_TYPICAL, _PHONE):
+            yield _whole(of, megapixels, rounds, {}, "with truth", 1.5 if megapixels == TYPICAL else None)
+            if megapixels in (TYPICAL, _PHONE):
                 yield _whole(of, megapixels, rounds, {"truth": None}, "without truth")
             if _SCALED and megapixels >= _PHONE:
                 yield _whole(of, megapixels, rounds, {"decode": "scaled"}, "with truth, scaled")
             yield from _decoding(of, megapixels, rounds)
-        of = folder / f"{sizes[0] if setup.smoke else _TYPICAL}"
+        of = folder / f"{sizes[0] if setup.smoke else TYPICAL}"
         if not setup.smoke:
-            yield _whole(of, _TYPICAL, rounds, {"refine": "crf", "refine_processes": 1}, "with truth, refined by a CRF")
+            yield _whole(of, TYPICAL, rounds, {"refine": "crf", "refine_processes": 1}, "with truth, refined by a CRF")
             for kind in ("png", "webp"):
-                write_set(folder / kind, _TYPICAL, count, kind)
-                yield _whole(folder / kind, _TYPICAL, rounds, {}, f"with truth, {kind.upper()}")
+                write_set(folder / kind, TYPICAL, count, kind)
+                yield _whole(folder / kind, TYPICAL, rounds, {}, f"with truth, {kind.upper()}")
             yield _on_s3(of, rounds)
         yield from _kept_busy(of, rounds)
+
+
+def time_of(megapixels: float, what: str) -> str:
+    """What a row is of that has the host's time for an image."""
+    return f"processor time of the host an image, {megapixels:g} megapixels, {what}"
 
 
 def _whole(
@@ -237,7 +239,6 @@ def _whole(
     changed: dict[str, Any],
     what: str,
     target: float | None = None,
-    **more: Any,
 ) -> Row:
     """All of the host's work for an image, from file to committed shard."""
     runs, peers = [], []
@@ -250,7 +251,7 @@ def _whole(
     thread = 1e3 * middle["device_thread"]
     return Row(
         GROUP,
-        f"processor time of the host an image, {megapixels:g} megapixels, {what}",
+        time_of(megapixels, what),
         "simsam segment, its device replaced by stored results",
         "Pillow: decode and resize, nothing else",
         ratios(ours, peers),
@@ -260,13 +261,13 @@ def _whole(
         target=target,
         at_most=True,
         note=f"of this {thread:.2f} ms on the thread that drives the device; quality {_QUALITY}, 4:3, to 384x512",
-        details={"milliseconds_by_step": milliseconds, "device_thread_ms": thread, **more},
+        details={"milliseconds_by_step": milliseconds, "device_thread_ms": thread},
     )
 
 
 def _on_s3(of: Path, rounds: int) -> Row:
     """The same with images, truth and results on an S3 server, which is named in the environment."""
-    what = f"processor time of the host an image, {_TYPICAL:g} megapixels, with truth, all on S3"
+    what = time_of(TYPICAL, "with truth, all on S3")
     given = os.environ.get("SIMSAM_TEST_S3_URL")
     if not given:
         note = "skipped: SIMSAM_TEST_S3_URL names no folder on an S3 server"
