@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -14,6 +16,7 @@ from simsam_batch.runs.plan import Plan, make_plan
 from simsam_batch.stages.segment.settings import SegmentSettings
 from simsam_batch.stages.sizes import check_grid, mean_patches, too_large_note
 from simsam_batch.storage import Folder
+from simsam_batch.workers.images import ImageWorker
 
 
 def plan_of(tmp_path: Path, sizes: list[tuple[int, int]], shard_size: int) -> Plan:
@@ -90,19 +93,28 @@ def photographs(tmp_path: Path) -> Path:
 DSM = ["--preset", "dsm", "--backbone", "descriptors", "--engine", "inline"]
 
 
-def test_a_preset_says_before_the_start_what_will_fail_and_stops_after_the_first_shard(
-    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_preset_says_before_the_start_what_will_fail_and_stops_after_one_shard(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    loading, stopped = ImageWorker.load, threading.Event()
+
+    def load(self: Any, item: Any) -> Any:
+        # the next shard is in hand by then, and would be put out or not by chance
+        if item.shard.number:
+            stopped.wait(60)
+        return loading(self, item)
+
+    monkeypatch.setattr(ImageWorker, "load", load)
     command = ["segment", str(photographs), str(tmp_path / "out"), *DSM]
-    assert run([*command, "--shard-size", "2", "--decode-threads", "1"]) == 1
+    assert run([*command, "--shard-size", "3"]) == 1
     said = capsys.readouterr().err
     # 2000 / 16 and 1500 / 16, rounded down
-    before, _, after = said.partition("segment: 12 images in 6 shards")
-    assert "12 of 12 images looked at will fail as too_large; one has 2000x1500 pixels in 93x125 patches" in before
+    before, _, after = said.partition("segment: 12 images in 4 shards")
+    assert "8 of 8 images looked at will fail as too_large; one has 2000x1500 pixels in 93x125 patches" in before
     assert "--resize short:384" in before
-    assert "all 2 images of the first shard failed for a limit" in after
-    # what was in hand by then may have been put out as well
-    assert 1 <= len(list((tmp_path / "out/segment/manifests").iterdir())) < 6
+    assert "all 3 images of the first shard failed for a limit" in after
+    assert len(list((tmp_path / "out/segment/manifests").iterdir())) == 1
+    stopped.set()
 
 
 def test_a_run_of_one_shard_has_a_row_for_every_image(photographs: Path, tmp_path: Path) -> None:
