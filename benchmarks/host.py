@@ -214,8 +214,6 @@ def rows(setup: Setup) -> Iterator[Row]:
             yield _whole(of, megapixels, rounds, {}, "with truth", 1.5 if megapixels == TYPICAL else None)
             if megapixels in (TYPICAL, _PHONE):
                 yield _whole(of, megapixels, rounds, {"truth": None}, "without truth")
-            if _SCALED and megapixels >= _PHONE:
-                yield _whole(of, megapixels, rounds, {"decode": "scaled"}, "with truth, scaled")
             yield from _decoding(of, megapixels, rounds)
         of = folder / f"{sizes[0] if setup.smoke else TYPICAL}"
         if not setup.smoke:

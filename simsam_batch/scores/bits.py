@@ -125,10 +125,9 @@ def _along_rows(words: NDArray[np.uint64], width: int) -> NDArray[np.uint64]:
 
 
 def _keep_before(runs: NDArray[np.uint64], by: int) -> None:
-    """Clear the bits of which the one ``by`` places further is not set; beyond the last word nothing is."""
+    """Clear the bits of which the one ``by`` places further is not set; words with none so far behind are 0 already."""
     whole, part = divmod(by, _WORD)
     further = runs[whole:] >> np.uint64(part)
     if part:
         further[:-1] |= runs[whole + 1 :] << np.uint64(_WORD - part)
     runs[: len(further)] &= further
-    runs[len(further) :] = 0
