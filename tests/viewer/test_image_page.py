@@ -20,7 +20,7 @@ from simsam_batch.results.trees import RegionTree
 from simsam_batch.viewer.payload import row_of
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Page, Route
 
 ROW = 1
 SMALL = ["--backbone", "descriptors", "--resize", "native", "--engine", "inline", "--quiet"]
@@ -388,6 +388,55 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert run(["hierarchy", photos, str(root / "both"), *tree]) == 0
     assert run(["hierarchy", photos, str(root / "drawn"), "--truth", str(root / "partitions"), *tree]) == 0
     return root
+
+
+def test_keys_pressed_before_the_eigenvectors_are_there_move_the_patch_all_the_same(
+    opened: Opener, served: Callable[..., Client], whole_run: Whole
+) -> None:
+    client = served(whole_run.out)
+    page, complaints = opened(client, "run")
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/layers/segment/*/eigenvectors*", hold)
+    page.goto(f"{client.base}#/image/{ROW}?stage=segment&layer=affinity&patch=20")
+    page.wait_for_selector(".pane canvas")
+    page.locator(".pane canvas").focus()
+    for key in ("ArrowRight", "Shift+ArrowRight", "ArrowDown"):
+        page.keyboard.press(key)
+    values, vectors = stored(client, ROW)
+    while not held:
+        page.wait_for_timeout(20)
+    held[0].continue_()
+    high, wide = vectors.shape[1:]
+    patch = min(wide - 1, 20 % wide + 6) + wide * min(high - 1, 20 // wide + 1)
+    page.wait_for_function("patch => location.hash.includes(`patch=${patch}`)", arg=patch)
+    assert number(page) == pytest.approx(lifted(values, vectors, patch, 1)[patch], rel=1e-5)
+    assert complaints == []
+
+
+def test_who_has_gone_elsewhere_is_not_led_back_by_what_was_still_to_be_kept(
+    opened: Opener, served: Callable[..., Client], whole_run: Whole
+) -> None:
+    client = served(whole_run.out)
+    page, complaints = opened(client, "browse")
+    # a busy browser: the event that tells of another address comes late
+    page.add_init_script(
+        """const add = window.addEventListener
+        window.addEventListener = (type, does, how) =>
+          add.call(window, type, type === 'hashchange' ? (event) => setTimeout(() => does(event), 400) : does, how)"""
+    )
+    page.goto(client.at(f"image/{ROW}?stage=segment&layer=affinity&patch=20"))
+    page.wait_for_selector(".twin[data-value]")
+    page.locator(".pane canvas").focus()
+    page.keyboard.press("ArrowRight")
+    # before the patch is kept in the address
+    page.evaluate("location.hash = '#/run'")
+    page.wait_for_selector(".screen.run")
+    assert page.url.endswith("#/run")
+    assert complaints == []
 
 
 def test_eigenvectors_of_one_stage_serve_the_tree_of_another(

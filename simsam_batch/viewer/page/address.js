@@ -34,12 +34,27 @@ export function go(hash) {
   location.hash = hash
 }
 
+/** Where the screen that is shown stands. */
+let at = location.hash
+
+/** The screen is made of what the address holds. */
+export function arrived() {
+  at = location.hash
+}
+
 /** Be there without a step for back, and without the screen being made anew. @param {string} hash */
 export function stay(hash) {
-  history.replaceState(null, '', hash)
+  moved(hash, 'replaceState')
 }
 
 /** Be there with a step for back, and without the screen being made anew. @param {string} hash */
 export function step(hash) {
-  history.pushState(null, '', hash)
+  moved(hash, 'pushState')
+}
+
+/** Who has gone elsewhere, whose screen is just not shown yet, is not led back. @param {string} hash @param {'replaceState' | 'pushState'} how */
+function moved(hash, how) {
+  if (location.hash !== at) return
+  history[how](null, '', hash)
+  at = location.hash
 }

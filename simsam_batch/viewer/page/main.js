@@ -1,6 +1,6 @@
 // The page begins: the run, the screens, and which one the address asks for.
 
-import { here, to } from './address.js'
+import { arrived, here, to } from './address.js'
 import { ask, tell } from './asking.js'
 import { fill, h, name, say, shown } from './dom.js'
 import { bind, everywhere, listen, showKeys } from './keys.js'
@@ -73,6 +73,7 @@ function show() {
   if (!about) return
   shownNow.abort()
   shownNow = new AbortController()
+  arrived()
   const address = here()
   const known = Object.entries(SCREENS).filter(([, screen]) => screen.fits(about))
   const screen = address.screen || known[0][0]

@@ -51,6 +51,8 @@ export class ImagePane {
     /** @type {[number, number] | null} */
     this.pointer = null
     this.frame = 0
+    /** By how many patches keys have moved before there were any. */
+    this.due = [0, 0]
     /** What lies over the whole picture. @type {import('./drawn.js').Area | null} */
     this.over = null
     this.canvases = { vector: document.createElement('canvas'), lift: document.createElement('canvas') }
@@ -105,6 +107,12 @@ export class ImagePane {
   #now() {
     const { looks, view, found } = this
     if (!this.tree) this.#makeTree()
+    if ((this.due[0] || this.due[1]) && this.#patches()) {
+      const [across, down] = this.due
+      this.due = [0, 0]
+      this.move(across, down)
+      return
+    }
     found.drawing = looks.drawing ?? 0
     const nodes = this.tree?.tree.nodes ?? null
     const area = this.#areaName()
@@ -282,7 +290,9 @@ export class ImagePane {
   move(across, down) {
     const area = this.#areaName()
     const cells = area === 'tree' || area === 'labels' || area === 'regions' ? this.found.cells(this.offer(this.looks.area)) : this.#patches()
-    if ((this.#ofPatch() || area === 'eigenvector') && cells && this.patch !== null) {
+    const ofPatches = this.#ofPatch() || area === 'eigenvector'
+    if (ofPatches && !cells && this.offer(this.looks.area)) this.due = [this.due[0] + across, this.due[1] + down]
+    else if (ofPatches && cells && this.patch !== null) {
       const x = Math.max(0, Math.min(cells.width - 1, this.patch % cells.width + across))
       const y = Math.max(0, Math.min(cells.height - 1, Math.floor(this.patch / cells.width) + down))
       this.looks.patch = y * cells.width + x
