@@ -74,7 +74,7 @@ function overview(view, stage, found) {
       named ? h('td', {}, each.class ? name(each.class, 40) : h('span', { class: 'muted' }, 'none')) : null,
       fits ? h('td', { class: 'number' }, shown(each.iou, 2)) : null,
       h('td', { class: 'number' }, shown(each.images)), h('td', { class: 'number' }, shown(each.regions)), h('td', { class: 'number' }, percent(each.share)),
-      h('td', {}, h('a', { class: 'filter', href: elsewhere(stage, each.label, trees), 'aria-label': `filter Browse by ${kind} ${each.label}` }, 'filter Browse')))
+      h('td', {}, h('a', { class: 'filter', href: elsewhere(stage, each.label, trees), 'aria-label': `filter Browse by ${kind} ${each.label}` }, 'Browse')))
   })
   return [
     h('p', { class: 'note' }, `${shown(found.total)} regions of ${shown(found.images)} images${found.complete ? '' : ', as far as the run is; R shows what is new'}. `,
