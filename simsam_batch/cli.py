@@ -275,8 +275,9 @@ def _retry(out: str, **given: Any) -> int:
 def _retry_command() -> click.Command:
     from simsam_batch.settings import SpectralSettings
 
-    names = [*SpectralSettings.limits(), *SpectralSettings.fields_of("operation")]
-    names.remove("check_input")
+    about_images = ("check_input", "extend")
+    operation = [name for name in SpectralSettings.fields_of("operation") if name not in about_images]
+    names = [*SpectralSettings.limits(), *operation]
     command = StageCommand(
         SpectralSettings,
         names,

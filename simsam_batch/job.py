@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -81,12 +81,32 @@ class Job(Generic[S]):
             What ``results/<stage>.json`` holds; after a second try in a run that is not finished, which cannot be
             published yet, only ``images`` that were tried and those that ``failed``.
         """
+        from simsam_batch.runs.ledger import Ledger
+
+        plan = stage.plan or self.plan
+        while True:
+            result = self._run(stage, plan, before_first, again)
+            later = Ledger(self.folder, stage.name).plan()
+            if again is not None or later.records == plan.records:
+                return result
+            # another driver has added images meanwhile
+            plan = replace(plan, parts=later.parts)
+            if stage.plan is not None:
+                stage = replace(stage, plan=plan)
+
+    def _run(
+        self,
+        stage: CommandStage[Any],
+        plan: Plan,
+        before_first: Callable[[], None] | None,
+        again: Mapping[int, int] | None,
+    ) -> dict[str, Any]:
         from simsam_batch.engines.contract import Task
         from simsam_batch.runs.execute import execute
         from simsam_batch.runs.ledger import Ledger
         from simsam_batch.runs.publish import publish
 
-        folder, plan, report = self.folder, stage.plan or self.plan, self.report
+        folder, report = self.folder, self.report
         report.stage(stage.name, shards_again=len(again or ()))
         description = {
             "single_driver": folder.single_driver,

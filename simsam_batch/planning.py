@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from simsam_batch.errors import RunError, SettingsError
-from simsam_batch.plain_text import counted
+from simsam_batch.errors import RunError, SettingsError, SimsamError
 from simsam_batch.settings import PairInput, RunSettings
 from simsam_batch.storage import Folder, absolute_url, redact
 
@@ -17,6 +16,10 @@ if TYPE_CHECKING:
     from simsam_batch.telling.console import Reporter
 
 
+_CHEAP = 20_000
+"""A plan of so many images at most is compared with IMAGES on every resume: listing them costs some 20 requests."""
+
+
 def listed_input(images: str, out: Folder, settings: RunSettings) -> Catalog | None:
     """The images of a run that is not planned yet, or whose input is to be compared; None for one that is.
 
@@ -25,37 +28,48 @@ def listed_input(images: str, out: Folder, settings: RunSettings) -> Catalog | N
         StorageError: IMAGES cannot be listed.
     """
     from simsam_batch.catalog import read_catalog, read_pairs
+    from simsam_batch.growing import is_to_grow
     from simsam_batch.runs.plan import load_plan
 
     plan = load_plan(out)
+    asked = True
     if plan is not None:
         _require_same_input(plan, _source(images, settings), settings.shard_size)
-        if not settings.check_input:
+        asked = settings.check_input or is_to_grow(plan, settings)
+        if not asked and plan.records > _CHEAP:
             return None
     given: dict[str, Any] = {
         "root": settings.root,
         "truth": settings.truth,
         "split": settings.split,
         "keep_columns": settings.keep_columns,
-        "limit": settings.limit or None,
+        # what is gone shows in the whole list alone
+        "limit": settings.limit or None if plan is None or isinstance(settings, PairInput) else None,
         "hidden": settings.hidden,
     }
-    if isinstance(settings, PairInput):
-        return read_pairs(images, pairs=settings.pairs, **given)
-    return read_catalog(images, **given)
+    try:
+        if isinstance(settings, PairInput):
+            return read_pairs(images, pairs=settings.pairs, **given)
+        return read_catalog(images, **given)
+    except SimsamError:
+        # a run goes on without its list
+        if asked:
+            raise
+        return None
 
 
 def open_plan(images: str, out: Folder, settings: RunSettings, catalog: Catalog | None, report: Reporter) -> Plan:
     """The plan of the run in OUT; made from what was listed if there is none yet.
 
-    A run that exists is about the images it was planned with: IMAGES is not listed again, unless ``check_input`` asks
-    for a comparison.
+    A run that exists is about the images it was planned with. What a new listing shows is said, and with ``extend``, or
+    where fewer images were asked for at first, what is new becomes part of the run.
 
     Raises:
         SettingsError: the run in OUT is about another input.
         RunError: the run that was in OUT is gone.
     """
     from simsam_batch.catalog import PAIRS
+    from simsam_batch.growing import grow, is_to_grow, say_changes
     from simsam_batch.runs.plan import FURTHER_PLANS, load_plan, make_plan
 
     plan, source = load_plan(out), _source(images, settings)
@@ -63,9 +77,9 @@ def open_plan(images: str, out: Folder, settings: RunSettings, catalog: Catalog 
         if plan is None:
             raise RunError(f"{out.url} held a run, which has just been taken away. To mend it: run the command again")
         return plan
-    for note in catalog.notes:
-        report.note(note)
     if plan is None:
+        for note in catalog.notes:
+            report.note(note)
         facts: dict[str, Any] = {} if catalog.dataset is None else {"dataset": catalog.dataset.to_json()}
         if catalog.truth_kind is not None:
             facts["truth_kind"] = catalog.truth_kind
@@ -77,9 +91,9 @@ def open_plan(images: str, out: Folder, settings: RunSettings, catalog: Catalog 
         _require_same_input(plan, source, settings.shard_size)
         return plan
     _require_same_input(plan, source, settings.shard_size)
-    if settings.check_input:
-        for change in input_changes(plan, catalog.table):
-            report.note(change)
+    if is_to_grow(plan, settings):
+        plan = grow(plan, catalog, settings, report)
+    say_changes(plan, catalog, settings, report)
     return plan
 
 
@@ -110,6 +124,9 @@ def _require_same_input(plan: Plan, source: dict[str, Any], shard_size: int) -> 
     there, here = {"hidden": False} | plan.source, dict(source)
     if shard_size and shard_size != plan.shard_size:
         there["shard_size"], here["shard_size"] = plan.shard_size, shard_size
+    if not here["limit"] or here["limit"] >= plan.records:
+        # a trial with some, and then with more, is one run
+        del here["limit"]
     differences = [
         f"{name}: the run in OUT has {there.get(name)!r}, this command has {value!r}"
         for name, value in here.items()
@@ -121,29 +138,3 @@ def _require_same_input(plan: Plan, source: dict[str, Any], shard_size: int) -> 
             *(f"  {difference}" for difference in differences),
             "To mend it: give the same input, or another OUT",
         )
-
-
-def input_changes(plan: Plan, table: pa.Table) -> list[str]:
-    """What a new listing of the input shows that the plan does not know; the run keeps to its plan.
-
-    Returns:
-        Lines for people: images that are new, gone, or of another size or ETag, with a few names each.
-    """
-    planned: dict[str, tuple[Any, Any]] = {}
-    for number in range(plan.shards):
-        records = plan.shard(number).records.select(["image_id", "size", "etag"]).to_pydict()
-        planned |= zip(records["image_id"], zip(records["size"], records["etag"], strict=True), strict=True)
-    listed = table.select(["image_id", "size", "etag"]).to_pydict()
-    found = dict(zip(listed["image_id"], zip(listed["size"], listed["etag"], strict=True), strict=True))
-    changes = {
-        "new, not part of this run": [name for name in found if name not in planned],
-        "gone since the plan was made": [name for name in planned if name not in found],
-        "changed since the plan was made": [n for n, facts in found.items() if planned.get(n, facts) != facts],
-    }
-    lines = []
-    for what, names in changes.items():
-        if names:
-            lines.append(
-                f"{counted(len(names), 'image')} {what}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}"
-            )
-    return lines

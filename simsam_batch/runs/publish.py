@@ -52,6 +52,11 @@ def publish(out: Folder, plan: Plan, stage: Stage) -> dict[str, Any]:
             f"{len(pending)} of {plan.shards} shards are not committed (the first is {pending[0]}), so nothing can be "
             "published yet. To mend it: run the same command again"
         )
+    name = f"results/{stage.name}.json"
+    earlier = ledger.published()
+    if earlier is not None and earlier["images"] < plan.records:
+        # the run has grown: its parts are not those of fewer images any more
+        out.delete([name])
     totals = _Totals(stage, plan)
     waiting: list[dict[str, Any]] = []
     part = rows = size = 0
@@ -65,7 +70,6 @@ def publish(out: Folder, plan: Plan, stage: Stage) -> dict[str, Any]:
     if waiting:
         _publish_part(out, plan, stage, part, waiting, totals)
     result = totals.result(token)
-    name = f"results/{stage.name}.json"
     out.replace(name, to_json(result, name))
     return result
 

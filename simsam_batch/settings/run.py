@@ -107,7 +107,10 @@ class Operation(Component, title="Operation"):
     single_driver: bool = operation(
         False, "for a store without conditional create: promise that no second command works on OUT meanwhile"
     )
-    check_input: bool = operation(False, "list IMAGES again on a resume and report what changed since the plan")
+    extend: bool = operation(False, "list IMAGES again on a resume, and do what is new as part of the same run")
+    check_input: bool = operation(
+        False, "list IMAGES again on a resume and say what is new, gone or changed; up to 20,000 images always"
+    )
     quiet: bool = operation(False, "print only warnings and errors")
     log_format: Literal["text", "json"] = operation("text", "text, or one JSON object per line on stderr")
 
