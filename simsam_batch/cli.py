@@ -275,7 +275,7 @@ def _retry(out: str, **given: Any) -> int:
 def _retry_command() -> click.Command:
     from simsam_batch.settings import SpectralSettings
 
-    about_images = ("check_input", "extend")
+    about_images = ("check_input", "extend", "prune")
     operation = [name for name in SpectralSettings.fields_of("operation") if name not in about_images]
     names = [*SpectralSettings.limits(), *operation]
     command = StageCommand(

@@ -104,9 +104,7 @@ def _of_one_kind(plan: Plan, new: pa.Table) -> pa.Table:
         if extra := set(new.column_names) - {field.name for field in wanted}:
             raise ValueError(f"they have {', '.join(sorted(extra))} besides")
         columns = [
-            new[field.name].cast(field.type)
-            if field.name in new.column_names
-            else pa.nulls(new.num_rows, field.type)
+            new[field.name].cast(field.type) if field.name in new.column_names else pa.nulls(new.num_rows, field.type)
             for field in wanted
         ]
     except (ValueError, pa.ArrowException) as error:
@@ -136,13 +134,36 @@ def say_changes(plan: Plan, catalog: Catalog, settings: RunSettings, report: Rep
     there = set(listed["image_id"])
     # the images of the first few pairs alone are not all that there are
     gone = [] if limit and catalog.pairs is not None else [name for name in planned if name not in there]
-    if gone:
-        report.note(f"{counted(len(gone), 'image')} gone since the plan was made: {_named(gone, len(gone))}")
-    changed = [name for name, fact in facts if planned.get(name, fact) != fact]
+    _say_gone(plan, gone, settings, report)
+    # a file of this machine that was only touched has another ETag
+    changed = [
+        n
+        for n, fact in facts
+        if (known := planned.get(n, fact)) != fact and (settings.check_input or known[0] != fact[0])
+    ]
     if changed:
         report.note(
             f"{counted(len(changed), 'image')} changed since the plan was made: {_named(changed, len(changed))}. To "
             "have them as they are now: use another OUT"
+        )
+
+
+def _say_gone(plan: Plan, gone: Sequence[str], settings: RunSettings, report: Reporter) -> None:
+    from simsam_batch.runs.gone import gone_records, record_gone
+
+    if settings.prune:
+        record_gone(plan, gone)
+        if gone:
+            report.note(
+                f"{counted(len(gone), 'image')} gone, whose rows are marked: {_named(gone, len(gone))}. Scores in "
+                "results/ count them still; simsam score OUT does not"
+            )
+        return
+    marked = gone_records(plan)
+    if len(gone) > len(marked):
+        report.note(
+            f"{counted(len(gone), 'image')} gone since the plan was made: {_named(gone, len(gone))}. To mark their "
+            "rows: add --prune"
         )
 
 

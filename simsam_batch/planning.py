@@ -35,7 +35,7 @@ def listed_input(images: str, out: Folder, settings: RunSettings) -> Catalog | N
     asked = True
     if plan is not None:
         _require_same_input(plan, _source(images, settings), settings.shard_size)
-        asked = settings.check_input or is_to_grow(plan, settings)
+        asked = settings.check_input or settings.prune or is_to_grow(plan, settings)
         if not asked and plan.records > _CHEAP:
             return None
     given: dict[str, Any] = {

@@ -108,6 +108,9 @@ class Operation(Component, title="Operation"):
         False, "for a store without conditional create: promise that no second command works on OUT meanwhile"
     )
     extend: bool = operation(False, "list IMAGES again on a resume, and do what is new as part of the same run")
+    prune: bool = operation(
+        False, "list IMAGES again on a resume, and mark the rows of images that are gone, which nothing shows any more"
+    )
     check_input: bool = operation(
         False, "list IMAGES again on a resume and say what is new, gone or changed; up to 20,000 images always"
     )
