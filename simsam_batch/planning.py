@@ -124,14 +124,14 @@ def _require_same_input(plan: Plan, source: dict[str, Any], shard_size: int) -> 
     there, here = {"hidden": False} | plan.source, dict(source)
     if shard_size and shard_size != plan.shard_size:
         there["shard_size"], here["shard_size"] = plan.shard_size, shard_size
-    if not here["limit"] or here["limit"] >= plan.records:
-        # a trial with some, and then with more, is one run
-        del here["limit"]
+    # a trial with some, and then with more, is one run
+    limit = here.pop("limit")
+    fewer = [f"limit: the run in OUT has {plan.records} images, this command has {limit}"] * (0 < limit < plan.records)
     differences = [
         f"{name}: the run in OUT has {there.get(name)!r}, this command has {value!r}"
         for name, value in here.items()
         if there.get(name) != value
-    ]
+    ] + fewer
     if differences:
         raise SettingsError(
             "OUT holds a run about another input:",
