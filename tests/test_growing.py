@@ -134,6 +134,28 @@ def test_what_is_gone_is_marked_and_counts_no_more(photos: Path, tmp_path: Path,
     assert {row["status"] for row in rows(out).values()} == {"ok", "failed"}
 
 
+def test_what_is_gone_is_scored_no_more(photos: Path, tmp_path: Path, says: Says) -> None:
+    truth, out = tmp_path / "truth", tmp_path / "out"
+    truth.mkdir()
+    for path in photos.iterdir():
+        Image.fromarray(np.full((64, 80), 255 * (path.stem != "05"), np.uint8)).save(truth / path.name)
+    command = ["segment", str(photos), str(out), *SMALL, "--truth", str(truth)]
+    assert run(command) == 0
+    (photos / "03.png").unlink()
+    assert run([*command, "--prune"]) == 0
+    assert run(["score", str(out), "--json", str(tmp_path / "pruned.json")]) == 0
+    (truth / "03.png").unlink()
+    assert run(["segment", str(photos), str(tmp_path / "without"), *command[3:]]) == 0
+    assert run(["score", str(tmp_path / "without"), "--json", str(tmp_path / "without.json")]) == 0
+    pruned, without = (json.loads((tmp_path / name).read_text()) for name in ("pruned.json", "without.json"))
+    assert pruned["metrics"] == without["metrics"]
+    assert pruned["images"] == 11
+    # a run that grows is scored as far as it is published
+    picture(photos / "99.png", 40)
+    assert run([*command, "--extend", "--max-pixels", "100"]) == 1
+    assert run(["score", str(out)]) == 0
+
+
 def test_a_run_whose_images_cannot_be_listed_any_more_is_gone_on_with(photos: Path, tmp_path: Path, says: Says) -> None:
     command = ["segment", str(photos), str(tmp_path / "out"), *SMALL]
     assert run(command) == 0
@@ -169,7 +191,17 @@ def test_pairs_that_are_new_are_matched_by_the_places_of_their_images(photos: Pa
         listed.write_text("\n".join(lines))
 
     out = tmp_path / "out"
-    command = ["correspond", str(listed), str(out), "--backbone", "descriptors", "--engine", "inline", "--resize", "native"]
+    command = [
+        "correspond",
+        str(listed),
+        str(out),
+        "--backbone",
+        "descriptors",
+        "--engine",
+        "inline",
+        "--resize",
+        "native",
+    ]
     write(("05.png", "06.png"), ("06.png", "07.png"))
     assert run(command) == 0
     # images come in another order now

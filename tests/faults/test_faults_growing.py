@@ -1,4 +1,4 @@
-"""A run grows while its drivers are killed, and two of them grow it at once: every image has one row, as if undisturbed.
+"""A run grows while its drivers are killed, and two of them grow it at once: every image has one row in the end.
 
 The seed is printed; SIMSAM_FAULT_SEED repeats one, SIMSAM_GROWTH_ROUNDS says how many kills the long test takes.
 """
