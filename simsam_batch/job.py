@@ -215,7 +215,9 @@ def open_job(command: Command, images: str | None, out: str, settings: S, report
             known = existing_plan(folder)
             planned: Callable[[Reporter], Plan] = lambda _: known  # noqa: E731
         else:
-            planned = partial(open_plan, images, folder, settings, listed_input(images, folder, settings))
+            words = " ".join(["simsam", command.name, *(getattr(settings, name) for name in settings.before_images)])
+            listed = listed_input(images, folder, settings, words)
+            planned = partial(open_plan, images, folder, settings, listed)
         folder.check_place()
         require_answer(engine)
         resolved = resolved_models(command, settings)

@@ -17,14 +17,21 @@ if TYPE_CHECKING:
     from simsam_batch.telling.console import Reporter
 
 
-def listed_input(images: str, out: Folder, settings: RunSettings) -> Catalog | None:
+def listed_input(images: str, out: Folder, settings: RunSettings, command: str) -> Catalog | None:
     """The images of a run that is not planned yet, or whose input is to be compared; None for one that is.
 
+    Args:
+        images: what the run is about.
+        out: the run's folder.
+        settings: of the command.
+        command: its command line up to IMAGES, for messages.
+
     Raises:
-        SettingsError: IMAGES holds no images or cannot be used, or the run in OUT is about another input.
+        SettingsError: IMAGES holds no images or cannot be used, it and OUT seem to be swapped, or the run in OUT is
+            about another input.
         StorageError: IMAGES cannot be listed.
     """
-    from simsam_batch.catalog import read_catalog, read_pairs
+    from simsam_batch.catalog import read_catalog, read_pairs, require_right_way_round
     from simsam_batch.runs.plan import load_plan
 
     plan = load_plan(out)
@@ -32,6 +39,8 @@ def listed_input(images: str, out: Folder, settings: RunSettings) -> Catalog | N
         _require_same_input(plan, _source(images, settings), settings.shard_size)
         if not settings.check_input:
             return None
+    else:
+        require_right_way_round(images, out.url, command)
     given: dict[str, Any] = {
         "root": settings.root,
         "truth": settings.truth,

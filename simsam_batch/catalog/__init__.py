@@ -13,6 +13,7 @@ from simsam_batch.catalog.facts import (
 from simsam_batch.catalog.pair_records import PAIR_UNIT, PAIRS
 from simsam_batch.catalog.pairs import Pairing, read_pairs
 from simsam_batch.catalog.read import Catalog, read_catalog
+from simsam_batch.catalog.swapped import require_right_way_round
 from simsam_batch.catalog.written import require_apart
 from simsam_batch.formats import SUFFIXES
 
@@ -33,5 +34,6 @@ __all__ = [
     "read_catalog",
     "read_pairs",
     "require_apart",
+    "require_right_way_round",
     "truth_kind",
 ]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from simsam_batch.catalog.datasets import named_dataset, read_dataset
 from simsam_batch.catalog.facts import SPLIT_COLUMN, DatasetFacts
-from simsam_batch.catalog.folders import folder_records
+from simsam_batch.catalog.paths import path_records
 from simsam_batch.catalog.records import COLUMNS, quoted, repeated_values
 from simsam_batch.catalog.tables import list_records, parquet_records
 from simsam_batch.catalog.truth import PARTITIONS, holds_partitions, with_truth
@@ -56,16 +56,18 @@ def read_catalog(
     limit: int | None = None,
     hidden: bool = False,
 ) -> Catalog:
-    """List the images of a folder, a ``.txt`` list, Parquet or a dataset by name, and join truth to them by name.
+    """List the images of what the user named, and join truth to them by name.
 
     A folder is searched with all its sub-folders for files with one of `SUFFIXES`, and for pictures and videos of kinds
-    that are not read, in the order of their relative paths. Hidden files and folders are left out, and those that a run
+    that are not read, in the order of their relative paths; of a pattern it is the folder before the first part with a
+    ``*``, ``?`` or ``[``. Hidden files and folders are left out, and those that a run
     or an export was written to; a note says so. A list or table keeps its own order, and nobody asks whether its files
     exist. Truth belongs to the image with the same sub-folder and file stem; it is image files, or partitions with one
     of `PARTITIONS`. A dataset brings its own truth.
 
     Args:
-        images: path or URL of the folder, the list, the Parquet file or a folder of Parquet files; or ``NAME:ROOT``.
+        images: path or URL of a folder, an image file, a pattern, a ``.txt`` list, a Parquet file or a folder of such;
+            or ``NAME:ROOT``.
         root: folder that relative paths of a list or table start from; the folder of the list or table if None.
         truth: folder of truth; None for no truth, or for a table's own column ``truth_uri``.
         split: of a dataset by name; several are joined, ``train+val``; None for its usual one.
@@ -106,11 +108,11 @@ def read_catalog(
     elif suffix == ".parquet":
         table = parquet_records(images, root, keep_columns, notes, hidden=hidden)
     else:
-        table = folder_records(images, truth, notes, hidden=hidden)
+        table = path_records(images, truth, notes, hidden=hidden)
         if table is None:
             table = parquet_records(images, root, keep_columns, notes, hidden=hidden)
         elif root is not None:
-            raise SettingsError(f"root: {redact(root)} has no meaning for a folder of images; leave it out")
+            raise SettingsError(f"root: {redact(root)} has no meaning for images named by their place; leave it out")
     missing = [name for name in keep_columns if name not in table.column_names]
     if missing:
         raise SettingsError(f"keep_columns: {', '.join(missing)}: {redact(images)} is no table and has no such columns")

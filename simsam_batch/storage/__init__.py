@@ -9,7 +9,7 @@ from simsam_batch.storage.ahead import read_ahead
 from simsam_batch.storage.failures import ObjectNotFound, ObjectRefused
 from simsam_batch.storage.filesystems import ObjectInfo
 from simsam_batch.storage.folder import Folder
-from simsam_batch.storage.reading import entries, is_given, read_url, walk
+from simsam_batch.storage.reading import entries, is_given, object_info, read_url, walk
 from simsam_batch.storage.urls import absolute_url, carries_secret, is_same_place, local_path, redact
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "is_given",
     "is_same_place",
     "local_path",
+    "object_info",
     "read_ahead",
     "read_url",
     "redact",

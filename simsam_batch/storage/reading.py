@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, cast
 from simsam_batch.errors import StorageError
 from simsam_batch.storage import local_disk, web
 from simsam_batch.storage.failures import ObjectNotFound, reported
-from simsam_batch.storage.filesystems import ObjectInfo, filesystem, is_web, objects, read_range
+from simsam_batch.storage.filesystems import ObjectInfo, filesystem, info_of, is_web, objects, read_range
 from simsam_batch.storage.retrying import retried
 from simsam_batch.storage.urls import absolute_url, is_bucket, protocol_of, redact
 
@@ -55,6 +55,26 @@ def _read_once(uri: str, limit: int | None, *, although_silent: bool = False) ->
     if limit is None:
         return read_range(uri, although_silent=although_silent)
     return read_range(uri, 0, limit + 1, although_silent=although_silent)[: limit + 1]
+
+
+def object_info(url: str) -> ObjectInfo:
+    """What a listing would say about one file or object; its ``name`` is the last part of the URL.
+
+    Raises:
+        ObjectNotFound: nothing is there, or a directory or device.
+        StorageError: the storage did not answer.
+    """
+    name = absolute_url(url).rpartition("/")[2]
+    with reported("read", url):
+        if protocol_of(url) == "file":
+            return file_info(name, retried(f"read {url}", partial(_regular_file, Path(absolute_url(url)))))
+        if is_bucket(url):
+            raise ObjectNotFound(f"cannot read {redact(url)}: it names a bucket, and no object in it")
+        fs, path = filesystem(url)
+        found = retried(f"read {url}", partial(fs.info, path))
+        if found["type"] == "directory":
+            raise ObjectNotFound(f"cannot read {redact(url)}: it is a directory, not a file")
+        return info_of(name, found)
 
 
 def read_url_range(url: str, start: int, size: int) -> bytes:

@@ -1,0 +1,190 @@
+"""Input as people have it: one file, a pattern, a table of any columns, an archive, several paths, or OUT first."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from result_rows import rows_of
+
+from simsam_batch.catalog import Catalog, read_catalog
+from simsam_batch.cli import run
+from simsam_batch.errors import SettingsError
+from simsam_batch.storage import Folder, read_url
+
+QUICK = ["--backbone", "descriptors", "--engine", "inline", "--resize", "64x96", "--quiet"]
+
+
+def picture(seed: int, kind: str = "PNG") -> bytes:
+    """A file of noise, another one for each seed."""
+    pixels = np.random.default_rng(seed).integers(0, 255, (64, 96, 3)).astype(np.uint8)
+    target = io.BytesIO()
+    Image.fromarray(pixels).save(target, kind)
+    return target.getvalue()
+
+
+def fill(url: str, names: Iterable[str]) -> str:
+    """Pictures of these names, each of its own pixels."""
+    folder = Folder(url)
+    for seed, name in enumerate(names):
+        folder.replace(name, picture(seed, "JPEG" if name.lower().endswith("jpg") else "PNG"))
+    return url
+
+
+def ids(catalog: Catalog) -> list[str]:
+    return list(catalog.table["image_id"].to_pylist())
+
+
+def rows_by_image(out: Path) -> dict[str, dict[str, Any]]:
+    """The rows of a run of segment."""
+    return {row["image_id"]: row for row in rows_of(out, "segment")}
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """What a command that cannot run says."""
+
+    def on(*arguments: str) -> str:
+        assert run([*arguments, *QUICK]) == 1
+        return capsys.readouterr().err
+
+    return on
+
+
+class TestOneFile:
+    def test_it_is_a_catalog_of_one_on_every_storage(self, out_url: str) -> None:
+        fill(out_url, ["photos/a b.JPG", "photos/c.png"])
+        catalog = read_catalog(f"{out_url}/photos/a b.JPG")
+        (row,) = catalog.table.to_pylist()
+        assert row["image_id"] == "a b.JPG"
+        assert row["size"] == len(read_url(row["uri"])) == len(picture(0, "JPEG"))
+        (listed,) = [each for each in read_catalog(f"{out_url}/photos").table.to_pylist() if "a b" in each["image_id"]]
+        # of one object of fsspec's memory there are two spellings
+        assert listed | {"uri": ""} == row | {"uri": ""}
+
+    def test_truth_is_joined_as_to_a_folder(self, tmp_path: Path) -> None:
+        fill(str(tmp_path), ["photos/a.jpg", "masks/a.png", "masks/b.png"])
+        catalog = read_catalog(f"{tmp_path}/photos/a.jpg", truth=f"{tmp_path}/masks")
+        assert catalog.table["truth_uri"].to_pylist() == [f"{tmp_path}/masks/a.png"]
+
+    def test_a_run_of_it_is_gone_on_with(self, tmp_path: Path) -> None:
+        fill(str(tmp_path), ["a.png"])
+        command = ["segment", f"{tmp_path}/a.png", f"{tmp_path}/out", *QUICK]
+        assert [run(command), run(command)] == [0, 0]
+        assert [(name, row["status"]) for name, row in rows_by_image(tmp_path / "out").items()] == [("a.png", "ok")]
+
+    def test_a_video_and_a_file_that_is_not_there_are_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "clip.mp4").write_bytes(b"x")
+        with pytest.raises(SettingsError, match=r"clip\.mp4 is video, which is not read\. To mend it: write frames"):
+            read_catalog(str(tmp_path / "clip.mp4"))
+        with pytest.raises(SettingsError, match="there is no such folder"):
+            read_catalog(str(tmp_path / "a.png"))
+
+
+class TestPatterns:
+    NAMES = ("a.jpg", "b.png", "sub/c.jpg", "sub/deep/d.jpg", "sub/.hidden.jpg", "e.JPG")
+
+    @pytest.mark.parametrize(
+        ("pattern", "expected"),
+        [
+            ("*.jpg", ["a.jpg"]),
+            ("**/*.jpg", ["a.jpg", "sub/c.jpg", "sub/deep/d.jpg"]),
+            ("**", ["a.jpg", "b.png", "e.JPG", "sub/c.jpg", "sub/deep/d.jpg"]),
+            ("sub/*", ["c.jpg"]),
+            ("s?b/**/d.jpg", ["sub/deep/d.jpg"]),
+            ("[ab].*", ["a.jpg", "b.png"]),
+            ("*.[jJ][pP][gG]", ["a.jpg", "e.JPG"]),
+        ],
+    )
+    def test_names_count_from_the_folder_before_the_pattern(
+        self, out_url: str, pattern: str, expected: list[str]
+    ) -> None:
+        fill(out_url, self.NAMES)
+        catalog = read_catalog(f"{out_url}/{pattern}")
+        assert ids(catalog) == expected
+        listed = {row["image_id"]: row for row in read_catalog(out_url).table.to_pylist()}
+        for row in catalog.table.to_pylist():
+            (same,) = [each for each in listed.values() if each["uri"] == row["uri"]]
+            assert same == row | {"image_id": same["image_id"]}
+
+    def test_others_that_match_and_hidden_ones_are_said_and_no_others(self, tmp_path: Path) -> None:
+        fill(str(tmp_path), self.NAMES)
+        (tmp_path / "sub" / "notes.txt").write_text("x")
+        (tmp_path / "else.txt").write_text("x")
+        catalog = read_catalog(f"{tmp_path}/sub/*")
+        assert [note.partition(" of ")[0] for note in catalog.notes] == ["1 file", "1 file"]
+        assert "not in the catalog: .txt 1" in catalog.notes[0]
+        assert "'.hidden.jpg'. To take them: --hidden" in catalog.notes[1]
+        assert ids(read_catalog(f"{tmp_path}/sub/*", hidden=True)) == [".hidden.jpg", "c.jpg"]
+
+    def test_a_run_in_the_folder_is_left_out(self, tmp_path: Path) -> None:
+        fill(str(tmp_path), ["a.png"])
+        command = ["segment", f"{tmp_path}/**/*.png", f"{tmp_path}/out", *QUICK]
+        assert [run(command), run(command)] == [0, 0]
+        fill(f"{tmp_path}/out", ["report/b.png"])
+        assert ids(read_catalog(f"{tmp_path}/**/*.png")) == ["a.png"]
+
+    def test_a_name_with_such_letters_is_that_file_or_folder(self, out_url: str) -> None:
+        fill(out_url, ["set[1]/a.png", "set[1]/b[0].png", "set1/c.png"])
+        assert ids(read_catalog(f"{out_url}/set[1]")) == ["a.png", "b[0].png"]
+        assert ids(read_catalog(f"{out_url}/set[1]/b[0].png")) == ["b[0].png"]
+
+    def test_a_folder_with_such_letters_is_that_folder_on_a_local_disk(self, tmp_path: Path) -> None:
+        fill(str(tmp_path), ["set[1]/a.png", "set1/c.png"])
+        assert ids(read_catalog(f"{tmp_path}/set[1]/*.png")) == ["a.png"]
+        assert ids(read_catalog(f"{tmp_path}/set[12]/*.png")) == ["set1/c.png"]
+
+    def test_what_matches_nothing_or_is_no_pattern_is_refused(self, tmp_path: Path) -> None:
+        fill(str(tmp_path), ["a.png", "notes.txt"])
+        with pytest.raises(SettingsError, match=r"\*\.jpg: no file below .* matches this\. To mend it: check the"):
+            read_catalog(f"{tmp_path}/*.jpg")
+        with pytest.raises(SettingsError, match="no image in it: looked for"):
+            read_catalog(f"{tmp_path}/notes.*")
+        with pytest.raises(SettingsError, match=r"write \*\* alone between slashes"):
+            read_catalog(f"{tmp_path}/**.png")
+        with pytest.raises(SettingsError, match="write the bucket's name"):
+            read_catalog("s3://bucket-*/a.png")
+
+
+class TestSwapped:
+    @pytest.mark.parametrize("images", ["missing", "empty", "run", "notes"])
+    def test_out_has_images_and_images_has_none(self, tmp_path: Path, said: Callable[..., str], images: str) -> None:
+        photos = fill(str(tmp_path / "my photos"), ["sub/a.png"])
+        (tmp_path / "empty").mkdir()
+        (tmp_path / "notes").mkdir()
+        (tmp_path / "notes" / "read.me").write_text("x")
+        assert run(["segment", photos, str(tmp_path / "run"), *QUICK]) == 0
+        before = sorted(tmp_path.rglob("*"))
+        text = said("segment", str(tmp_path / images), photos)
+        reason = {"missing": "is not there", "empty": "is empty", "run": "is the OUT of a run", "notes": "has no image"}
+        assert reason[images] in text
+        assert f"To mend it: simsam segment '{photos}' {tmp_path / images}\n" in text
+        assert sorted(tmp_path.rglob("*")) == before
+
+    def test_both_have_images(self, tmp_path: Path, said: Callable[..., str]) -> None:
+        one, other = fill(str(tmp_path / "one"), ["a.png"]), fill(str(tmp_path / "other"), ["b.png"])
+        before = sorted(tmp_path.rglob("*"))
+        text = said("segment", one, other)
+        assert "'b.png', and what the run writes would be among them" in text
+        assert f"swapped: simsam segment {other} {one}\n" in text
+        assert sorted(tmp_path.rglob("*")) == before
+
+    def test_a_folder_above_images_may_be_out(self, tmp_path: Path) -> None:
+        photos = fill(str(tmp_path / "photos"), ["a.png"])
+        assert run(["segment", photos, str(tmp_path), *QUICK]) == 0
+
+    def test_out_is_an_image(self, tmp_path: Path, said: Callable[..., str]) -> None:
+        fill(str(tmp_path), ["a.png", "b.png"])
+        text = said("segment", f"{tmp_path}/a.png", f"{tmp_path}/b.png")
+        assert "is an image file; OUT is the folder for the results, and the last that is named" in text
+        assert f"To mend it: simsam segment {tmp_path}/a.png {tmp_path}/b.png OUT\n" in text
+
+    def test_in_a_bucket(self, s3_url: str, tmp_path: Path, said: Callable[..., str]) -> None:
+        fill(s3_url, ["a.png"])
+        assert f"To mend it: simsam segment {s3_url} {tmp_path}/none\n" in said("segment", f"{tmp_path}/none", s3_url)
+        assert [info.name for info in Folder(s3_url).list()] == ["a.png"]
