@@ -48,6 +48,7 @@ def listed_input(images: str, out: Folder, settings: RunSettings, command: str) 
         "keep_columns": settings.keep_columns,
         "limit": settings.limit or None,
         "hidden": settings.hidden,
+        "uri_column": settings.uri_column,
     }
     if isinstance(settings, PairInput):
         return read_pairs(images, pairs=settings.pairs, **given)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from pyarrow import csv as pa_csv
 from result_rows import rows_of
 
 from simsam_batch.catalog import Catalog, read_catalog
@@ -149,6 +153,104 @@ class TestPatterns:
             read_catalog(f"{tmp_path}/**.png")
         with pytest.raises(SettingsError, match="write the bucket's name"):
             read_catalog("s3://bucket-*/a.png")
+
+
+class TestTables:
+    @pytest.mark.parametrize(
+        ("name", "content"),
+        [
+            ("t.csv", 'file_name,caption\na.png,one\nsub/b.png,"two, of\ntwo lines"\n'),
+            ("t.csv", '\ufeffcaption;PATH\r\none;a.png\r\n"two, of\ntwo lines";sub/b.png\r\n'),
+            ("t.tsv", 'img\tcaption\na.png\tone\nsub/b.png\t"two, of\ntwo lines"\n'),
+            (
+                "t.jsonl",
+                ('{"image": "a.png", "caption": "one"}\n\n'
+                '{"caption": "two, of\\ntwo lines", "image": "sub/b.png", "x": [1]}'),
+            ),
+            (
+                "t.ndjson",
+                '{"url": "a.png", "caption": "one"}\n{"caption": "two, of\\ntwo lines", "url": "sub/b.png"}\n',
+            ),
+        ],
+    )
+    def test_the_usual_names_are_found(self, out_url: str, name: str, content: str) -> None:
+        fill(out_url, ["a.png", "sub/b.png"])
+        Folder(out_url).replace(name, content.encode())
+        table = read_catalog(f"{out_url}/{name}", keep_columns=["caption"]).table
+        assert table["image_id"].to_pylist() == ["a.png", "sub/b.png"]
+        assert table["caption"].to_pylist() == ["one", "two, of\ntwo lines"]
+        assert [read_url(uri) for uri in table["uri"].to_pylist()] == [picture(0), picture(1)]
+
+    @pytest.mark.parametrize("name", ["t.csv", "t.jsonl", "t.parquet"])
+    def test_any_other_name_is_given(self, tmp_path: Path, name: str) -> None:
+        fill(str(tmp_path), ["a.png"])
+        columns = {"where is it": ["a.png", "http://example.org/b.png"], "image_id": ["one", "007"], "n": [1, 2]}
+        table = pa.table(columns)
+        if name == "t.csv":
+            pa_csv.write_csv(table, tmp_path / name)
+        elif name == "t.jsonl":
+            (tmp_path / name).write_text("\n".join(json.dumps(row) for row in table.to_pylist()))
+        else:
+            pq.write_table(table, tmp_path / name)
+        found = read_catalog(str(tmp_path / name), uri_column="where is it", keep_columns=["n"]).table
+        assert found.select(["image_id", "uri", "n"]).to_pylist() == [
+            {"image_id": "one", "uri": f"{tmp_path}/a.png", "n": 1},
+            {"image_id": "007", "uri": "http://example.org/b.png", "n": 2},
+        ]
+        with pytest.raises(SettingsError) as raised:
+            read_catalog(str(tmp_path / name))
+        assert "its columns are where is it, image_id" in str(raised.value)
+        assert "To mend it: name the one with the paths or URLs by --uri-column" in str(raised.value)
+        with pytest.raises(SettingsError, match="no column 'x'; its columns are where is it, image_id"):
+            read_catalog(str(tmp_path / name), uri_column="x")
+
+    def test_uri_wins_and_of_others_nobody_guesses(self, tmp_path: Path) -> None:
+        (tmp_path / "t.csv").write_text("file_name,uri\nx.png,a.png\n")
+        assert ids(read_catalog(str(tmp_path / "t.csv"))) == ["a.png"]
+        (tmp_path / "t.csv").write_text("file_name,url\nx.png,a.png\n")
+        with pytest.raises(SettingsError, match=r"several columns that may name images: file_name, url\. To mend it"):
+            read_catalog(str(tmp_path / "t.csv"))
+        assert ids(read_catalog(str(tmp_path / "t.csv"), uri_column="url")) == ["a.png"]
+
+    @pytest.mark.parametrize(
+        ("name", "content", "message"),
+        [
+            ("t.csv", b"path,n\na.png\n", "cannot be read as a table of UTF-8 text: .*Expected 2 columns, got 1"),
+            ("t.csv", b"path\n\xff\n", "cannot be read as a table of UTF-8 text"),
+            ("t.csv", b"path,n\n,1\n", "column path is empty in 1 rows"),
+            ("t.csv", b"path\n", "has no rows"),
+            ("t.csv", b"", "cannot be read as a table|no column 'uri'"),
+            ("t.csv", b"path,path\na.png,b.png\n", "several columns that may name images|columns of the same name"),
+            ("t.jsonl", b'{"path": "a.png"}\n{"path"\n', "line 2 is not JSON"),
+            ("t.jsonl", b'["a.png"]\n', "line 1 is no object with names"),
+            ("t.jsonl", b'{"path": "a.png"}\n{"n": 1}\n', "column path is empty in 1 rows"),
+            ("t.jsonl", b'{"path": "a.png"}\n{"path": 1}\n', "column path is not of one type"),
+            ("t.jsonl", b"\n", "has no rows"),
+        ],
+    )
+    def test_what_is_wrong_is_named(self, tmp_path: Path, name: str, content: bytes, message: str) -> None:
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(SettingsError, match=message):
+            read_catalog(str(tmp_path / name))
+
+    def test_a_run_keeps_to_the_column_it_was_planned_with(self, tmp_path: Path, said: Callable[..., str]) -> None:
+        fill(str(tmp_path), ["a.png", "b.png"])
+        (tmp_path / "t.csv").write_text("left,right\na.png,b.png\n")
+        command = ["segment", f"{tmp_path}/t.csv", f"{tmp_path}/out"]
+        assert run([*command, "--uri-column", "right", *QUICK]) == 0
+        assert run([*command, "--uri-column", "right", *QUICK]) == 0
+        assert list(rows_by_image(tmp_path / "out")) == ["b.png"]
+        assert "uri_column: the run in OUT has 'right', this command has 'left'" in said(
+            *command, "--uri-column", "left"
+        )
+        assert "uri_column: the run in OUT has 'right', this command has None" in said(*command)
+
+    def test_where_there_is_no_table_it_has_no_meaning(self, tmp_path: Path) -> None:
+        fill(str(tmp_path), ["a.png"])
+        (tmp_path / "list.txt").write_text("a.png")
+        for images in (f"{tmp_path}", f"{tmp_path}/list.txt"):
+            with pytest.raises(SettingsError, match="uri_column: path has no meaning for a"):
+                read_catalog(images, uri_column="path")
 
 
 class TestSwapped:

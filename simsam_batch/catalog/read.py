@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from simsam_batch.catalog import text_tables
 from simsam_batch.catalog.datasets import named_dataset, read_dataset
 from simsam_batch.catalog.facts import SPLIT_COLUMN, DatasetFacts
 from simsam_batch.catalog.paths import path_records
 from simsam_batch.catalog.records import COLUMNS, quoted, repeated_values
-from simsam_batch.catalog.tables import list_records, parquet_records
+from simsam_batch.catalog.tables import list_records, parquet_records, text_records
 from simsam_batch.catalog.truth import PARTITIONS, holds_partitions, with_truth
 from simsam_batch.errors import SettingsError
 from simsam_batch.formats import SUFFIXES
@@ -55,6 +56,7 @@ def read_catalog(
     keep_columns: Sequence[str] = (),
     limit: int | None = None,
     hidden: bool = False,
+    uri_column: str | None = None,
 ) -> Catalog:
     """List the images of what the user named, and join truth to them by name.
 
@@ -66,14 +68,15 @@ def read_catalog(
     of `PARTITIONS`. A dataset brings its own truth.
 
     Args:
-        images: path or URL of a folder, an image file, a pattern, a ``.txt`` list, a Parquet file or a folder of such;
-            or ``NAME:ROOT``.
+        images: path or URL of a folder, an image file, a pattern, a ``.txt`` list, a table (Parquet, CSV, JSON
+            lines) or a folder of Parquet files; or ``NAME:ROOT``.
         root: folder that relative paths of a list or table start from; the folder of the list or table if None.
         truth: folder of truth; None for no truth, or for a table's own column ``truth_uri``.
         split: of a dataset by name; several are joined, ``train+val``; None for its usual one.
         keep_columns: further columns of a table to pass through.
         limit: keep only so many images, from the start; None for all.
         hidden: take files and folders whose names begin with a dot, too, of what is listed.
+        uri_column: of a table, the column with the paths or URLs; None to find it by its name.
 
     Raises:
         SettingsError: nothing there, no image in it, names that are not unique, a path that leaves ``root``, URLs that
@@ -91,7 +94,7 @@ def read_catalog(
         )
     if named is not None:
         given = {"root": root, "truth": truth, "keep_columns": ", ".join(keep_columns), "hidden": "true" * hidden}
-        for option, value in given.items():
+        for option, value in (given | {"uri_column": uri_column}).items():
             if value:
                 raise SettingsError(f"{option}: {redact(value)} has no meaning for {named[0].name}:ROOT; leave it out")
         table, notes, split = read_dataset(*named, split)
@@ -99,20 +102,8 @@ def read_catalog(
         limited = table.slice(0, limit)
         _note_splits_cut_off(table, limited, notes)
         return Catalog(limited, notes, named[0].facts(split))
-    suffix = posixpath.splitext(images.rstrip("/"))[1].lower()
     notes = []
-    if suffix == ".txt":
-        if hidden and truth is None:
-            raise SettingsError(f"hidden: {redact(images)} is a list, which is taken as it is; leave it out")
-        table = list_records(images, root)
-    elif suffix == ".parquet":
-        table = parquet_records(images, root, keep_columns, notes, hidden=hidden)
-    else:
-        table = path_records(images, truth, notes, hidden=hidden)
-        if table is None:
-            table = parquet_records(images, root, keep_columns, notes, hidden=hidden)
-        elif root is not None:
-            raise SettingsError(f"root: {redact(root)} has no meaning for images named by their place; leave it out")
+    table = _records(images, root, truth, keep_columns, notes, hidden=hidden, uri_column=uri_column)
     missing = [name for name in keep_columns if name not in table.column_names]
     if missing:
         raise SettingsError(f"keep_columns: {', '.join(missing)}: {redact(images)} is no table and has no such columns")
@@ -123,6 +114,34 @@ def read_catalog(
     partitions = holds_partitions(table["truth_uri"], images if truth is None else truth)
     limited = table if limit is None else table.slice(0, limit)
     return Catalog(limited, notes, truth_kind="partitions" if partitions else None)
+
+
+def _records(
+    images: str,
+    root: str | None,
+    truth: str | None,
+    keep_columns: Sequence[str],
+    notes: list[str],
+    *,
+    hidden: bool,
+    uri_column: str | None,
+) -> pa.Table:
+    """The records of what is no dataset by name, as its name says what it is."""
+    suffix = posixpath.splitext(images.rstrip("/"))[1].lower()
+    if suffix in (".txt", *text_tables.SUFFIXES) and hidden and truth is None:
+        raise SettingsError(f"hidden: {redact(images)} is a list, which is taken as it is; leave it out")
+    if suffix in text_tables.SUFFIXES:
+        return text_records(images, root, keep_columns, uri_column)
+    if suffix == ".parquet":
+        return parquet_records(images, root, keep_columns, notes, uri_column=uri_column, hidden=hidden)
+    table = list_records(images, root) if suffix == ".txt" else path_records(images, truth, notes, hidden=hidden)
+    if table is None:
+        return parquet_records(images, root, keep_columns, notes, uri_column=uri_column, hidden=hidden)
+    for option, value in {"root": None if suffix == ".txt" else root, "uri_column": uri_column}.items():
+        if value is not None:
+            what = "a list" if suffix == ".txt" else "a folder of images"
+            raise SettingsError(f"{option}: {redact(value)} has no meaning for {what}; leave it out")
+    return table
 
 
 def _note_splits_cut_off(table: pa.Table, limited: pa.Table, notes: list[str]) -> None:

@@ -32,6 +32,7 @@ def read_pairs(
     keep_columns: Sequence[str] = (),
     limit: int | None = None,
     hidden: bool = False,
+    uri_column: str | None = None,
 ) -> Catalog:
     """The images and the pairs of a run: of a file of pairs, a set by name, key points, or images.
 
@@ -42,6 +43,7 @@ def read_pairs(
         root: folder that relative paths start from; that of the file if None.
         truth: of a folder or list of images, see `simsam_batch.catalog.read_catalog`.
         hidden: likewise.
+        uri_column: of a Parquet table of images, likewise.
         split: of a set by name; None for its usual one.
         keep_columns: further columns of a Parquet file of pairs to pass through.
         limit: keep only so many pairs, from the start; None for all.
@@ -56,7 +58,9 @@ def read_pairs(
     named = pair_set(images)
     table: pa.Table | None = None
     if named is not None:
-        _refuse(images, pairs=pairs, root=root, truth=truth, hidden=hidden, keep_columns=keep_columns)
+        _refuse(
+            images, pairs=pairs, root=root, truth=truth, hidden=hidden, keep_columns=keep_columns, uri_column=uri_column
+        )
         found, split, top = _of_set(*named, split, notes)
         facts = {"name": named[0].name, "split": split, "published": named[0].published}
         uris = [(pair.source, pair.target) for pair in found]
@@ -64,11 +68,19 @@ def read_pairs(
     elif suffix in (".json", ".jsonl", ".csv", ".parquet") and (
         (given := _in_file(images, suffix, pairs, keep_columns, limit)) is not None
     ):
-        _refuse(images, split=split, truth=truth, hidden=hidden)
+        _refuse(images, split=split, truth=truth, hidden=hidden, uri_column=uri_column)
         found = given
         ids, uris = _resolved(found, root or parent_of(images), images)
     else:
-        catalog = read_catalog(images, root=root, truth=truth, split=split, keep_columns=keep_columns, hidden=hidden)
+        catalog = read_catalog(
+            images,
+            root=root,
+            truth=truth,
+            split=split,
+            keep_columns=keep_columns,
+            hidden=hidden,
+            uri_column=uri_column,
+        )
         notes, table = catalog.notes, catalog.table
         known = dict(zip(table["image_id"].to_pylist(), table["uri"].to_pylist(), strict=True))
         found = keypoints.paired([Instance(name) for name in known], pairs, redact(images), limit)
