@@ -12,12 +12,14 @@ from simsam_batch.storage import Folder, absolute_url, redact
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from simsam_batch.catalog import Catalog
+    from simsam_batch.catalog import Catalog, Images
     from simsam_batch.runs.plan import Plan
     from simsam_batch.telling.console import Reporter
 
+_PATHS_NAMED = 5
 
-def listed_input(images: str, out: Folder, settings: RunSettings, command: str) -> Catalog | None:
+
+def listed_input(images: Images, out: Folder, settings: RunSettings, command: str) -> Catalog | None:
     """The images of a run that is not planned yet, or whose input is to be compared; None for one that is.
 
     Args:
@@ -55,7 +57,7 @@ def listed_input(images: str, out: Folder, settings: RunSettings, command: str) 
     return read_catalog(images, **given)
 
 
-def open_plan(images: str, out: Folder, settings: RunSettings, catalog: Catalog | None, report: Reporter) -> Plan:
+def open_plan(images: Images, out: Folder, settings: RunSettings, catalog: Catalog | None, report: Reporter) -> Plan:
     """The plan of the run in OUT; made from what was listed if there is none yet.
 
     A run that exists is about the images it was planned with: IMAGES is not listed again, unless ``check_input`` asks
@@ -103,11 +105,12 @@ def _plan_of_pairs(out: Folder, pairs: pa.Table, settings: RunSettings) -> Plan:
     )
 
 
-def _source(images: str, settings: RunSettings) -> dict[str, Any]:
+def _source(images: Images, settings: RunSettings) -> dict[str, Any]:
     """What a plan records of its input, but for the size of shards."""
-    from simsam_batch.catalog import absolute_input
+    from simsam_batch.catalog import absolute_input, named_paths
 
-    source = {"images": absolute_input(images)} | settings.values_of("input")
+    given = [absolute_input(path) for path in named_paths(images)]
+    source = {"images": given[0] if len(given) == 1 else given} | settings.values_of("input")
     for name in ("root", "truth"):
         if source[name] is not None:
             source[name] = redact(absolute_url(source[name]))
@@ -121,7 +124,7 @@ def _require_same_input(plan: Plan, source: dict[str, Any], shard_size: int) -> 
     if shard_size and shard_size != plan.shard_size:
         there["shard_size"], here["shard_size"] = plan.shard_size, shard_size
     differences = [
-        f"{name}: the run in OUT has {there.get(name)!r}, this command has {value!r}"
+        f"{name}: the run in OUT has {_shortened(there.get(name))}, this command has {_shortened(value)}"
         for name, value in here.items()
         if there.get(name) != value
     ]
@@ -131,6 +134,13 @@ def _require_same_input(plan: Plan, source: dict[str, Any], shard_size: int) -> 
             *(f"  {difference}" for difference in differences),
             "To mend it: give the same input, or another OUT",
         )
+
+
+def _shortened(value: Any) -> str:
+    """A recorded value for people; of many paths the first."""
+    if isinstance(value, list) and len(value) > _PATHS_NAMED:
+        return f"{value[:_PATHS_NAMED]!r} and {len(value) - _PATHS_NAMED} more"
+    return repr(value)
 
 
 def input_changes(plan: Plan, table: pa.Table) -> list[str]:

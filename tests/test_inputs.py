@@ -16,7 +16,7 @@ from PIL import Image
 from pyarrow import csv as pa_csv
 from result_rows import rows_of
 
-from simsam_batch.catalog import Catalog, read_catalog
+from simsam_batch.catalog import Catalog, read_catalog, read_pairs
 from simsam_batch.cli import run
 from simsam_batch.errors import SettingsError
 from simsam_batch.storage import Folder, read_url
@@ -164,8 +164,10 @@ class TestTables:
             ("t.tsv", 'img\tcaption\na.png\tone\nsub/b.png\t"two, of\ntwo lines"\n'),
             (
                 "t.jsonl",
-                ('{"image": "a.png", "caption": "one"}\n\n'
-                '{"caption": "two, of\\ntwo lines", "image": "sub/b.png", "x": [1]}'),
+                (
+                    '{"image": "a.png", "caption": "one"}\n\n'
+                    '{"caption": "two, of\\ntwo lines", "image": "sub/b.png", "x": [1]}'
+                ),
             ),
             (
                 "t.ndjson",
@@ -251,6 +253,79 @@ class TestTables:
         for images in (f"{tmp_path}", f"{tmp_path}/list.txt"):
             with pytest.raises(SettingsError, match="uri_column: path has no meaning for a"):
                 read_catalog(images, uri_column="path")
+
+
+class TestSeveral:
+    def test_ids_count_from_the_folder_above_all(self, out_url: str) -> None:
+        fill(out_url, ["cats/a.jpg", "cats/more/b.jpg", "dogs/a.jpg", "c.png", "d.png"])
+        found = read_catalog([f"{out_url}/dogs", f"{out_url}/cats", f"{out_url}/d.png"])
+        assert ids(found) == ["cats/a.jpg", "cats/more/b.jpg", "d.png", "dogs/a.jpg"]
+        whole = {row["image_id"]: row for row in read_catalog(out_url).table.to_pylist()}
+        for row in found.table.to_pylist():
+            same = whole[row["image_id"]]
+            # of one object of fsspec's memory there are two spellings
+            assert row == same | {"uri": row["uri"]}
+            assert read_url(row["uri"]) == read_url(same["uri"])
+        files = [f"{out_url}/cats/more/b.jpg", f"{out_url}/cats/a.jpg"]
+        assert ids(read_catalog(files)) == ["a.jpg", "more/b.jpg"]
+        assert ids(read_catalog([f"{out_url}/*.png", f"{out_url}/dogs/*"])) == ["c.png", "d.png", "dogs/a.jpg"]
+
+    def test_what_is_named_twice_is_one(self, tmp_path: Path) -> None:
+        fill(str(tmp_path), ["a.png", "sub/b.png"])
+        named = [f"{tmp_path}/a.png", f"{tmp_path}/sub/../a.png", f"{tmp_path}", f"{tmp_path}/sub"]
+        assert ids(read_catalog(named)) == ["a.png", "sub/b.png"]
+        assert ids(read_catalog([f"{tmp_path}/a.png"])) == ["a.png"]
+
+    def test_places_with_nothing_in_common(self, s3_url: str, tmp_path: Path) -> None:
+        fill(str(tmp_path), ["a.png"])
+        fill(s3_url, ["b.png"])
+        assert ids(read_catalog([s3_url, f"{tmp_path}/a.png"])) == [f"{tmp_path}/a.png", f"{s3_url}/b.png"]
+
+    def test_truth_is_joined_by_these_ids(self, tmp_path: Path) -> None:
+        fill(str(tmp_path), ["cats/a.jpg", "dogs/a.jpg", "masks/cats/a.png", "masks/dogs/a.png"])
+        found = read_catalog([f"{tmp_path}/cats", f"{tmp_path}/dogs"], truth=f"{tmp_path}/masks").table
+        expected = [f"{tmp_path}/masks/cats/a.png", f"{tmp_path}/masks/dogs/a.png"]
+        assert found["truth_uri"].to_pylist() == expected
+
+    def test_as_a_shell_makes_them_of_a_pattern(self, tmp_path: Path, said: Callable[..., str]) -> None:
+        photos = fill(str(tmp_path / "photos"), [f"{i}.png" for i in range(7)])
+        (tmp_path / "photos" / "Thumbs.db").write_bytes(b"x")
+        (tmp_path / "photos" / "clip.mp4").write_bytes(b"x")
+        shell = sorted(map(str, Path(photos).iterdir()))
+        out = tmp_path / "out"
+        assert run(["segment", *shell, str(out), *QUICK, "--allow-failed", "0.5"]) == 0
+        assert run(["segment", *reversed(shell), str(out), *QUICK, "--allow-failed", "0.5"]) == 0
+        rows = rows_by_image(out)
+        assert list(rows) == [*(f"{i}.png" for i in range(7)), "clip.mp4"]
+        assert [row["status"] for row in rows.values()] == ["ok"] * 7 + ["failed"]
+        assert json.loads((out / "run.json").read_text())["source"]["images"] == shell
+        text = said("segment", *shell[:6], str(out))
+        assert "images: the run in OUT has [" in text
+        assert " and 4 more, this command has [" in text
+        assert said("segment", str(out), str(tmp_path / "other")).count(f"a run about '{photos}/0.png', ") == 1
+
+    def test_out_forgotten(self, tmp_path: Path, said: Callable[..., str]) -> None:
+        fill(str(tmp_path), [f"{i}.png" for i in range(5)])
+        shell = [f"{tmp_path}/{i}.png" for i in range(5)]
+        text = said("segment", *shell)
+        assert f"OUT: {shell[4]} is an image file" in text
+        assert f"To mend it: simsam segment {' '.join(shell[:3])} ... {shell[4]} OUT\n" in text
+        assert "segment needs IMAGES and OUT" in said("segment", shell[0])
+
+    def test_lists_tables_and_datasets_are_given_alone(self, tmp_path: Path) -> None:
+        fill(str(tmp_path), ["a.png"])
+        (tmp_path / "list.txt").write_text("a.png")
+        for other in (f"{tmp_path}/list.txt", "t.CSV", f"ecssd:{tmp_path}"):
+            with pytest.raises(SettingsError, match="can only be given alone"):
+                read_catalog([f"{tmp_path}/a.png", other])
+        with pytest.raises(SettingsError, match="there is no such folder"):
+            read_catalog([f"{tmp_path}/a.png", f"{tmp_path}/b.png"])
+
+    def test_pairs_of_several(self, tmp_path: Path) -> None:
+        fill(str(tmp_path), ["a.png", "sub/b.png"])
+        found = read_pairs([f"{tmp_path}/a.png", f"{tmp_path}/sub/b.png"], pairs="all")
+        assert found.pairs is not None
+        assert found.pairs["pair_id"].to_pylist() == ["a.png:sub/b.png", "sub/b.png:a.png"]
 
 
 class TestSwapped:

@@ -10,6 +10,7 @@ from simsam_batch.catalog.facts import (
     facts_of,
     truth_kind,
 )
+from simsam_batch.catalog.named import Images, named_paths
 from simsam_batch.catalog.pair_records import PAIR_UNIT, PAIRS
 from simsam_batch.catalog.pairs import Pairing, read_pairs
 from simsam_batch.catalog.read import Catalog, read_catalog
@@ -26,11 +27,13 @@ __all__ = [
     "SUFFIXES",
     "Catalog",
     "DatasetFacts",
+    "Images",
     "Pairing",
     "TruthKind",
     "absolute_input",
     "center_crops",
     "facts_of",
+    "named_paths",
     "read_catalog",
     "read_pairs",
     "require_apart",

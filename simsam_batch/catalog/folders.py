@@ -236,15 +236,29 @@ def folder_records(
         raise SettingsError(
             f"{redact(images)} has no image in it: looked for {' '.join(SUFFIXES)}, in any case{hidden_alone}"
         )
-    if unread:
-        notes.append(
-            f"{counted(unread.total(), 'file')} of {redact(images)} cannot be read and will fail: {_told(unread)}"
-        )
-    if others:
-        listed = ", ".join(f"{suffix} {count}" for suffix, count in sorted(others.items(), key=lambda e: (-e[1], e[0])))
-        notes.append(f"{counted(others.total(), 'file')} of {redact(images)} not in the catalog: {listed}")
+    _note_unread(unread, redact(images), notes)
+    note_others(others, redact(images), notes)
     listing.note_hidden(images, notes, option=True)
     return records_table({"image_id": found["name"], "uri": found["uri"], "size": found["size"], "etag": found["etag"]})
+
+
+def note_unread(names: Sequence[str], where: str, notes: list[str]) -> None:
+    """Say which of some files are pictures or videos that are not read."""
+    import pyarrow as pa
+
+    _note_unread(_unread(pa.chunked_array([pa.array(names, pa.string())])), where, notes)
+
+
+def _note_unread(unread: Counter[Format], where: str, notes: list[str]) -> None:
+    if unread:
+        notes.append(f"{counted(unread.total(), 'file')} of {where} cannot be read and will fail: {_told(unread)}")
+
+
+def note_others(others: Counter[str], where: str, notes: list[str]) -> None:
+    """Say which files are no images, by how many there are of each suffix."""
+    if others:
+        listed = ", ".join(f"{suffix} {count}" for suffix, count in sorted(others.items(), key=lambda e: (-e[1], e[0])))
+        notes.append(f"{counted(others.total(), 'file')} of {where} not in the catalog: {listed}")
 
 
 def _unread(names: pa.ChunkedArray) -> Counter[Format]:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Literal
 from simsam_batch.catalog import text_tables
 from simsam_batch.catalog.datasets import named_dataset, read_dataset
 from simsam_batch.catalog.facts import SPLIT_COLUMN, DatasetFacts
-from simsam_batch.catalog.paths import path_records
+from simsam_batch.catalog.named import Images, named_paths, told_paths
+from simsam_batch.catalog.paths import path_records, several_records
 from simsam_batch.catalog.records import COLUMNS, quoted, repeated_values
 from simsam_batch.catalog.tables import list_records, parquet_records, text_records
 from simsam_batch.catalog.truth import PARTITIONS, holds_partitions, with_truth
@@ -48,7 +49,7 @@ class Catalog:
 
 
 def read_catalog(
-    images: str,
+    images: Images,
     *,
     root: str | None = None,
     truth: str | None = None,
@@ -69,7 +70,8 @@ def read_catalog(
 
     Args:
         images: path or URL of a folder, an image file, a pattern, a ``.txt`` list, a table (Parquet, CSV, JSON
-            lines) or a folder of Parquet files; or ``NAME:ROOT``.
+            lines) or a folder of Parquet files; or ``NAME:ROOT``. Several paths are image files, folders and patterns,
+            whose ids count from the folder that is above all.
         root: folder that relative paths of a list or table start from; the folder of the list or table if None.
         truth: folder of truth; None for no truth, or for a table's own column ``truth_uri``.
         split: of a dataset by name; several are joined, ``train+val``; None for its usual one.
@@ -87,7 +89,9 @@ def read_catalog(
     if limit is not None and limit < 1:
         raise SettingsError(f"limit: {limit} images are none; give 1 or more")
     _check_kept(keep_columns)
-    named = named_dataset(images)
+    paths = named_paths(images)
+    images = paths[0] if len(paths) == 1 else told_paths(paths)
+    named = named_dataset(images) if len(paths) == 1 else None
     if named is None and split is not None:
         raise SettingsError(
             f"split: {redact(images)} has none; leave it out, or give a dataset by name, such as voc2012:ROOT"
@@ -103,7 +107,7 @@ def read_catalog(
         _note_splits_cut_off(table, limited, notes)
         return Catalog(limited, notes, named[0].facts(split))
     notes = []
-    table = _records(images, root, truth, keep_columns, notes, hidden=hidden, uri_column=uri_column)
+    table = _records(paths, root, truth, keep_columns, notes, hidden=hidden, uri_column=uri_column)
     missing = [name for name in keep_columns if name not in table.column_names]
     if missing:
         raise SettingsError(f"keep_columns: {', '.join(missing)}: {redact(images)} is no table and has no such columns")
@@ -117,7 +121,7 @@ def read_catalog(
 
 
 def _records(
-    images: str,
+    paths: Sequence[str],
     root: str | None,
     truth: str | None,
     keep_columns: Sequence[str],
@@ -127,14 +131,21 @@ def _records(
     uri_column: str | None,
 ) -> pa.Table:
     """The records of what is no dataset by name, as its name says what it is."""
-    suffix = posixpath.splitext(images.rstrip("/"))[1].lower()
+    images = paths[0]
+    suffix = posixpath.splitext(images.rstrip("/"))[1].lower() if len(paths) == 1 else ""
     if suffix in (".txt", *text_tables.SUFFIXES) and hidden and truth is None:
         raise SettingsError(f"hidden: {redact(images)} is a list, which is taken as it is; leave it out")
     if suffix in text_tables.SUFFIXES:
         return text_records(images, root, keep_columns, uri_column)
     if suffix == ".parquet":
         return parquet_records(images, root, keep_columns, notes, uri_column=uri_column, hidden=hidden)
-    table = list_records(images, root) if suffix == ".txt" else path_records(images, truth, notes, hidden=hidden)
+    table: pa.Table | None
+    if suffix == ".txt":
+        table = list_records(images, root)
+    elif len(paths) > 1:
+        table = several_records(paths, truth, notes, hidden=hidden)
+    else:
+        table = path_records(images, truth, notes, hidden=hidden)
     if table is None:
         return parquet_records(images, root, keep_columns, notes, uri_column=uri_column, hidden=hidden)
     for option, value in {"root": None if suffix == ".txt" else root, "uri_column": uri_column}.items():

@@ -7,16 +7,18 @@ from itertools import islice
 
 from simsam_batch.catalog.datasets import DATASETS, PAIR_SETS
 from simsam_batch.catalog.folders import has_row, is_file, is_image
+from simsam_batch.catalog.named import Images, named_paths, told_paths
 from simsam_batch.catalog.paths import pattern_of
 from simsam_batch.catalog.records import quoted
 from simsam_batch.errors import SettingsError, StorageError
 from simsam_batch.storage import absolute_url, redact, walk
 
+_PATHS_NAMED = 3
 _LOOKED_AT = 1000
 """So many files of OUT are looked at: one page of a listing of S3."""
 
 
-def require_right_way_round(images: str, out: str, command: str) -> None:
+def require_right_way_round(images: Images, out: str, command: str) -> None:
     """Refuse an OUT that is no run yet and has images, where these were meant to be IMAGES or would be written among.
 
     Args:
@@ -27,25 +29,28 @@ def require_right_way_round(images: str, out: str, command: str) -> None:
     Raises:
         SettingsError: OUT is an image, or has images directly in it, or it has images and IMAGES has none.
     """
-    where, given = redact(absolute_url(out)), redact(images)
+    paths = named_paths(images)
+    where, given = redact(absolute_url(out)), told_paths(paths)
+    words = " ".join(shlex.quote(redact(path)) for path in paths[:_PATHS_NAMED]) + " ..." * (len(paths) > _PATHS_NAMED)
     if has_row(out) and is_file(out):
         raise SettingsError(
             f"OUT: {where} is an image file; OUT is the folder for the results, and the last that is named. "
-            f"To mend it: {command} {shlex.quote(given)} {shlex.quote(redact(out))} OUT"
+            f"To mend it: {command} {words} {shlex.quote(redact(out))} OUT"
         )
     held = _images_in(out)
     if not held:
         return
-    turned = f"{command} {shlex.quote(redact(out))} {shlex.quote(given)}"
-    if why := _without_images(images):
+    turned = f"{command} {shlex.quote(redact(out))} {words}"
+    if len(paths) == 1 and (why := _without_images(paths[0])):
         raise SettingsError(
             f"IMAGES and OUT seem to be swapped: OUT, {where}, has images in it, such as {quoted(held[:1])}, and "
             f"IMAGES, {given}, {why}. Nothing is written. To mend it: {turned}"
         )
     if direct := [name for name in held if "/" not in name]:
+        swapped = f"; or, if IMAGES and OUT are swapped: {turned}" * (len(paths) == 1)
         raise SettingsError(
             f"OUT: {where} has images in it, such as {quoted(direct[:1])}, and what the run writes would be among "
-            f"them. To mend it: name another folder; or, if IMAGES and OUT are swapped: {turned}"
+            f"them. To mend it: name another folder as the last{swapped}"
         )
 
 

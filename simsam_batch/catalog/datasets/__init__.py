@@ -75,7 +75,7 @@ def _named(images: str) -> tuple[Dataset | PairSet, str] | None:
 
 
 def absolute_input(images: str) -> str:
-    """What IMAGES names, the same from every working folder and without credentials; nothing is listed.
+    """What one path or dataset is, the same from every working folder and without credentials; nothing is listed.
 
     Raises:
         SettingsError: as `named_dataset`.

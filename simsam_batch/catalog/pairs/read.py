@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from simsam_batch.catalog.datasets import PairSet, pair_set
 from simsam_batch.catalog.datasets.layout import Home
+from simsam_batch.catalog.named import Images, named_paths, told_paths
 from simsam_batch.catalog.pair_records import Pair, tables_of
 from simsam_batch.catalog.pairs import files, keypoints
 from simsam_batch.catalog.pairs.keypoints import Instance, Pairing
@@ -23,7 +24,7 @@ __all__ = ["Pairing", "read_pairs"]
 
 
 def read_pairs(
-    images: str,
+    images: Images,
     *,
     pairs: Pairing = "given",
     root: str | None = None,
@@ -54,8 +55,10 @@ def read_pairs(
     """
     notes: list[str] = []
     facts: dict[str, str] = {}
-    suffix = posixpath.splitext(images.rstrip("/"))[1].lower()
-    named = pair_set(images)
+    paths = named_paths(images)
+    images = paths[0] if len(paths) == 1 else told_paths(paths)
+    suffix = posixpath.splitext(images.rstrip("/"))[1].lower() if len(paths) == 1 else ""
+    named = pair_set(images) if len(paths) == 1 else None
     table: pa.Table | None = None
     if named is not None:
         _refuse(
@@ -73,7 +76,7 @@ def read_pairs(
         ids, uris = _resolved(found, root or parent_of(images), images)
     else:
         catalog = read_catalog(
-            images,
+            paths,
             root=root,
             truth=truth,
             split=split,
