@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import tarfile
+import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,12 @@ import pytest
 from PIL import Image
 from pyarrow import csv as pa_csv
 from result_rows import rows_of
+from s3_server import S3Server
 
 from simsam_batch.catalog import Catalog, read_catalog, read_pairs
 from simsam_batch.cli import run
 from simsam_batch.errors import SettingsError
-from simsam_batch.storage import Folder, read_url
+from simsam_batch.storage import Folder, ObjectNotFound, read_url
 
 QUICK = ["--backbone", "descriptors", "--engine", "inline", "--resize", "64x96", "--quiet"]
 
@@ -326,6 +329,167 @@ class TestSeveral:
         found = read_pairs([f"{tmp_path}/a.png", f"{tmp_path}/sub/b.png"], pairs="all")
         assert found.pairs is not None
         assert found.pairs["pair_id"].to_pylist() == ["a.png:sub/b.png", "sub/b.png:a.png"]
+
+
+def packed(kind: str, names: Iterable[str]) -> bytes:
+    """An archive of pictures of these names, each of its own pixels; every second one of a zip is deflated."""
+    target = io.BytesIO()
+    if kind == "zip":
+        with zipfile.ZipFile(target, "w") as archive:
+            for seed, name in enumerate(names):
+                archive.writestr(name, picture(seed), zipfile.ZIP_DEFLATED if seed % 2 else zipfile.ZIP_STORED)
+    else:
+        with tarfile.open(fileobj=target, mode="w") as archive:
+            for seed, name in enumerate(names):
+                info = tarfile.TarInfo(name)
+                info.size = len(picture(seed))
+                archive.addfile(info, io.BytesIO(picture(seed)))
+    return target.getvalue()
+
+
+def with_bytes(data: bytes, at: int, changed: bytes) -> bytes:
+    return data[:at] + changed + data[at + len(changed) :]
+
+
+class TestArchives:
+    NAMES = ("b.png", "sub/a ä.png", "./c.png", "sub/#1.png", "notes.txt", ".hidden.png", "long/" + 120 * "x" + ".png")
+
+    @pytest.mark.parametrize("kind", ["zip", "tar"])
+    def test_members_are_images_on_every_storage(self, out_url: str, kind: str) -> None:
+        Folder(out_url).replace(f"Set.{kind}", packed(kind, self.NAMES))
+        catalog = read_catalog(f"{out_url}/Set.{kind}")
+        expected = {"b.png": 0, "c.png": 2, self.NAMES[6]: 6, "sub/#1.png": 3, "sub/a ä.png": 1}
+        assert ids(catalog) == list(expected)
+        assert [note.partition(" of ")[0] for note in catalog.notes] == ["1 file", "1 file"]
+        for row in catalog.table.to_pylist():
+            content = picture(expected[row["image_id"]])
+            assert row["uri"] == f"{out_url}/Set.{kind}#{row['image_id']}"
+            assert row["size"] == len(content)
+            assert read_url(row["uri"]) == content
+            assert read_url(row["uri"], 100) == content[:101]
+            assert read_url(row["uri"], len(content)) == content
+        with pytest.raises(ObjectNotFound, match="the archive has no such member"):
+            read_url(f"{out_url}/Set.{kind}#none.png")
+
+    @pytest.mark.parametrize("kind", ["zip", "tar"])
+    def test_an_image_costs_one_request_of_its_own_size(self, s3_url: str, moto_server: S3Server, kind: str) -> None:
+        names = [f"{i}.png" for i in range(40)]
+        data = packed(kind, names)
+        Folder(s3_url).replace(f"a.{kind}", data)
+        uris = read_catalog(f"{s3_url}/a.{kind}").table["uri"].to_pylist()
+        asked: list[str] = []
+        moto_server.fault = lambda method, path: asked.append(f"{method} {path}") or ""
+        try:
+            for uri in uris:
+                read_url(uri)
+        finally:
+            moto_server.heal()
+        assert len(asked) == 40
+        assert all(each.startswith("GET ") for each in asked)
+
+    @pytest.mark.parametrize("kind", ["zip", "tar"])
+    def test_a_run_is_that_of_the_same_files_unpacked(self, tmp_path: Path, kind: str) -> None:
+        names = ["a.png", "sub/b.png", "sub/c.png"]
+        (tmp_path / f"set.{kind}").write_bytes(packed(kind, names))
+        fill(str(tmp_path / "set"), [])
+        for seed, name in enumerate(names):
+            Folder(str(tmp_path / "set")).replace(name, picture(seed))
+        for images in (f"set.{kind}", "set"):
+            command = ["segment", f"{tmp_path}/{images}", f"{tmp_path}/out-{images}", *QUICK]
+            assert [run(command), run(command)] == [0, 0]
+        one, other = rows_by_image(tmp_path / f"out-set.{kind}"), rows_by_image(tmp_path / "out-set")
+        assert list(one) == list(other) == names
+        for name in names:
+            assert one[name]["uri"] == f"{tmp_path}/set.{kind}#{name}"
+            assert not one[name]["changed_since_plan"]
+            same = ("status", "content_sha256", "mask_rle", "confidence", "width", "height")
+            assert [one[name][key] for key in same] == [other[name][key] for key in same]
+        # these take the images along
+        to = tmp_path / "as-yolo"
+        assert run(["export", f"{tmp_path}/out-set.{kind}", "--to", str(to), "--format", "yolo"]) == 0
+        assert sorted(path.read_bytes() for path in to.rglob("*.png")) == sorted(picture(seed) for seed in range(3))
+        assert run(["report", f"{tmp_path}/out-set.{kind}"]) == 0
+
+    def test_bad_members_fail_and_cost_no_other(self, tmp_path: Path) -> None:
+        names = ["a.png", "deflated.png", "stored.png", "secret.png", "bz2.png", "moved.png", "z.png"]
+        data = packed("zip", names)
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            infos = {info.filename: info for info in archive.infolist()}
+        for name in ("deflated.png", "stored.png"):
+            data = with_bytes(data, infos[name].header_offset + 200, b"\xff" * 40)
+        # in the directory, the flags are two bytes, and then the method, 8 and 10 bytes behind the signature
+        for name, place, value in (("secret.png", 8, b"\1\0"), ("bz2.png", 10, b"\x0c\0")):
+            entry = data.rindex(name.encode()) - 46
+            assert data[entry : entry + 4] == b"PK\1\2"
+            data = with_bytes(data, entry + place, value)
+        data = with_bytes(data, infos["moved.png"].header_offset, b"PKxx")
+        (tmp_path / "set.zip").write_bytes(data)
+        command = ["segment", f"{tmp_path}/set.zip", f"{tmp_path}/out", *QUICK]
+        assert run(command) == 3
+        rows = rows_by_image(tmp_path / "out")
+        assert {name: row["error_type"] for name, row in rows.items()} == {
+            "a.png": None,
+            "bz2.png": "unsupported",
+            "deflated.png": "undecodable",
+            "moved.png": "undecodable",
+            "secret.png": "unsupported",
+            "stored.png": "undecodable",
+            "z.png": None,
+        }
+        assert "it is encrypted. To mend it: unpack the archive with its password" in rows["secret.png"]["error"]
+        assert "it is packed by bzip2, which is not read. To mend it" in rows["bz2.png"]["error"]
+        assert "another checksum than is listed. To mend it" in rows["stored.png"]["error"]
+        assert "is not where the archive's own list says" in rows["moved.png"]["error"]
+        assert rows["deflated.png"]["failed_step"] == "read"
+
+    @pytest.mark.parametrize("kind", ["zip", "tar"])
+    def test_one_that_is_cut_or_none_is_refused(self, tmp_path: Path, kind: str) -> None:
+        data = packed(kind, ["a.png", "b.png"])
+        for name, content in (("cut", data[: len(data) // 2]), ("empty", b""), ("other", b"x" * 5000)):
+            (tmp_path / f"{name}.{kind}").write_bytes(content)
+            with pytest.raises(SettingsError, match=r"no archive of its kind, or not whole: .*To mend it: copy it"):
+                read_catalog(f"{tmp_path}/{name}.{kind}")
+        (tmp_path / f"text.{kind}").write_bytes(packed(kind, ["notes.txt"]))
+        with pytest.raises(SettingsError, match="no image in it"):
+            read_catalog(f"{tmp_path}/text.{kind}")
+        with pytest.raises(SettingsError, match="there is no such folder"):
+            read_catalog(f"{tmp_path}/none.{kind}")
+
+    def test_packed_tars_are_refused_with_a_mend(self, tmp_path: Path) -> None:
+        (tmp_path / "a.tar.gz").write_bytes(b"\x1f\x8b")
+        with pytest.raises(SettingsError, match=r"To mend it: unpack it, and give the folder, the plain \.tar"):
+            read_catalog(f"{tmp_path}/a.tar.gz")
+
+    def test_another_archive_of_that_name_is_listed_anew(self, out_url: str) -> None:
+        folder = Folder(out_url)
+        for kind in ("zip", "tar"):
+            folder.replace(f"a.{kind}", packed(kind, ["a.png", "b.png"]))
+            assert read_url(f"{out_url}/a.{kind}#b.png") == picture(1)
+            folder.replace(f"a.{kind}", packed(kind, ["0.png", "longer name.png", "b.png"]))
+            assert read_url(f"{out_url}/a.{kind}#b.png") == picture(2)
+
+    def test_of_two_members_of_one_name_the_last_counts(self, tmp_path: Path) -> None:
+        (tmp_path / "a.tar").write_bytes(packed("tar", ["a.png", "b.png", "./a.png"]))
+        assert read_url(f"{tmp_path}/a.tar#a.png") == picture(2)
+        assert ids(read_catalog(f"{tmp_path}/a.tar")) == ["a.png", "b.png"]
+
+    def test_truth_and_lists_of_members_and_several_archives(self, tmp_path: Path) -> None:
+        for name in ("one.zip", "two.tar", "masks.zip"):
+            (tmp_path / name).write_bytes(packed(name[-3:], ["x/a.png", "b.png"]))
+        found = read_catalog(f"{tmp_path}/one.zip", truth=f"{tmp_path}/masks.zip").table
+        assert found["truth_uri"].to_pylist() == [f"{tmp_path}/masks.zip#b.png", f"{tmp_path}/masks.zip#x/a.png"]
+        expected = ["one.zip/b.png", "one.zip/x/a.png", "two.tar/b.png", "two.tar/x/a.png"]
+        assert ids(read_catalog([f"{tmp_path}/one.zip", f"{tmp_path}/two.tar"])) == expected
+        assert ids(read_catalog(f"{tmp_path}/[ot][nw]*.zip")) == ["b.png", "x/a.png"]
+        (tmp_path / "list.txt").write_text("one.zip#x/a.png\n")
+        (row,) = read_catalog(f"{tmp_path}/list.txt").table.to_pylist()
+        assert read_url(row["uri"]) == picture(0)
+
+    def test_a_folder_or_file_whose_name_looks_like_one(self, tmp_path: Path) -> None:
+        fill(str(tmp_path), ["set.zip/a.png", "b.zip#c.png"])
+        assert ids(read_catalog(f"{tmp_path}/set.zip")) == ["a.png"]
+        assert ids(read_catalog(f"{tmp_path}/b.zip#c.png")) == ["b.zip#c.png"]
+        assert read_url(f"{tmp_path}/b.zip#c.png") == picture(1, "PNG")
 
 
 class TestSwapped:

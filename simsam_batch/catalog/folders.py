@@ -14,7 +14,7 @@ from simsam_batch.catalog.written import WrittenFolders, outside, planned_images
 from simsam_batch.errors import SettingsError, StorageError
 from simsam_batch.formats import KINDS, SUFFIXES, Format, kind_by_name, mend_of
 from simsam_batch.plain_text import counted
-from simsam_batch.storage import ObjectNotFound, absolute_url, read_url, redact, walk
+from simsam_batch.storage import ObjectNotFound, absolute_url, is_archive, read_url, redact, walk
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -106,7 +106,7 @@ def listed_files(
     Raises:
         SettingsError: there is no such folder, it cannot be listed, or it is itself that of a run.
     """
-    if is_file(url):
+    if is_file(url) and not is_archive(url):
         raise SettingsError(f"{what}: {redact(url)} is a single file. {ACCEPTED[what]}")
     written = WrittenFolders()
     try:
@@ -223,7 +223,7 @@ def folder_records(
     found, others = listing.files, listing.others
     unread = _unread(found["name"])
     if unread.total() == found.num_rows:
-        if others[".parquet"] and among is None:
+        if others[".parquet"] and among is None and not is_archive(folder):
             return None
         if unread:
             raise SettingsError(f"{redact(images)} has no image in it that can be read, but {_told(unread)}")

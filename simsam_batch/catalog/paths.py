@@ -1,4 +1,4 @@
-"""Image records of what was named by its path: a folder, an image file, a pattern, or several."""
+"""Image records of what was named by its path: a folder, an archive, an image file, a pattern, or several."""
 
 from __future__ import annotations
 
@@ -10,14 +10,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from simsam_batch.catalog.datasets import named_dataset
-from simsam_batch.catalog.folders import folder_records, has_row, is_file, is_there, note_others, note_unread
+from simsam_batch.catalog.folders import (
+    folder_records,
+    has_row,
+    is_file,
+    is_there,
+    listed_files,
+    note_others,
+    note_unread,
+)
 from simsam_batch.catalog.named import told_paths
 from simsam_batch.catalog.records import records_table
 from simsam_batch.catalog.tables import parent_of
 from simsam_batch.catalog.text_tables import SUFFIXES
 from simsam_batch.errors import SettingsError
 from simsam_batch.formats import kind_by_name, mend_of
-from simsam_batch.storage import ObjectNotFound, absolute_url, object_info, read_ahead, redact
+from simsam_batch.storage import ObjectNotFound, absolute_url, is_archive, object_info, read_ahead, redact
 from simsam_batch.storage.filesystems import READ_THREADS
 from simsam_batch.storage.urls import WEB, protocol_of
 
@@ -26,12 +34,13 @@ if TYPE_CHECKING:
 
 _MAGIC = re.compile(r"[*?\[]")
 _PARTS_OF_A_BUCKET = 3
+_PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".7z", ".rar")
 _ALONE = (".txt", ".parquet", *SUFFIXES)
 _Row = tuple[str, str, int | None, str | None]
 
 
 def path_records(images: str, truth: str | None, notes: list[str], *, hidden: bool = False) -> pa.Table | None:
-    """Records of a folder, an image file, or what a pattern matches; None of a folder with Parquet files and no image.
+    """Records of a folder, an archive, an image file or a pattern; None of a folder with Parquet files and no image.
 
     Raises:
         SettingsError: nothing is there, or no image.
@@ -40,7 +49,20 @@ def path_records(images: str, truth: str | None, notes: list[str], *, hidden: bo
     among = pattern_of(images)
     if among is None and has_row(images) and (facts := _facts_of_file(images)) is not None:
         return _file_record(images, facts)
+    _refuse_packed(images)
+    if among is not None and is_archive(images):
+        listing = listed_files("IMAGES", among[0], is_archive, notes, hidden=hidden, among=among[1])
+        if listing.files.num_rows:
+            return several_records(listing.files["uri"].to_pylist(), truth, notes, hidden=hidden)
     return folder_records(images, truth, notes, hidden=hidden, among=among)
+
+
+def _refuse_packed(images: str) -> None:
+    if images.lower().endswith(_PACKED) and is_file(images):
+        raise SettingsError(
+            f"{redact(images)}: of an archive of this kind no image can be read without all that is before it. To mend "
+            "it: unpack it, and give the folder, the plain .tar that is in it, or a .zip of the images"
+        )
 
 
 def pattern_of(images: str) -> tuple[str, Callable[[str], bool]] | None:
@@ -76,7 +98,7 @@ def pattern_of(images: str) -> tuple[str, Callable[[str], bool]] | None:
 
 
 def several_records(paths: Sequence[str], truth: str | None, notes: list[str], *, hidden: bool = False) -> pa.Table:
-    """Records of several image files, folders and patterns, by their ids, which count from the folder above all.
+    """Records of image files, folders, archives and patterns, by their ids, which count from the folder above all.
 
     Raises:
         SettingsError: one of them cannot be used, or no image is among them.
@@ -89,7 +111,7 @@ def several_records(paths: Sequence[str], truth: str | None, notes: list[str], *
         if path.lower().endswith(_ALONE) or named_dataset(path) is not None:
             raise SettingsError(
                 f"{redact(path)} is a list, a table or a dataset, and can only be given alone; of several paths each "
-                "is an image file, a folder or a pattern. To mend it: leave it out, or give it alone"
+                "is an image file, a folder, an archive or a pattern. To mend it: leave it out, or give it alone"
             )
     pictures = [path for path in paths if has_row(path)]
     found = read_ahead(pictures, _facts_of_file, threads=READ_THREADS, most=4 * READ_THREADS, name="simsam-look")
@@ -104,7 +126,8 @@ def several_records(paths: Sequence[str], truth: str | None, notes: list[str], *
         if path in facts:
             continue
         among = pattern_of(path)
-        if among is None and is_file(path):
+        _refuse_packed(path)
+        if among is None and is_file(path) and not is_archive(path):
             others[posixpath.splitext(path)[1].lower() or "no suffix"] += 1
             continue
         table = folder_records(path, truth, notes, hidden=hidden, among=among)

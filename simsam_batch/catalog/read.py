@@ -63,15 +63,15 @@ def read_catalog(
 
     A folder is searched with all its sub-folders for files with one of `SUFFIXES`, and for pictures and videos of kinds
     that are not read, in the order of their relative paths; of a pattern it is the folder before the first part with a
-    ``*``, ``?`` or ``[``. Hidden files and folders are left out, and those that a run
-    or an export was written to; a note says so. A list or table keeps its own order, and nobody asks whether its files
-    exist. Truth belongs to the image with the same sub-folder and file stem; it is image files, or partitions with one
-    of `PARTITIONS`. A dataset brings its own truth.
+    ``*``, ``?`` or ``[``. Members of an archive are ``archive.zip#folder/a.jpg``, with the rest as their id. Hidden
+    files and folders are left out, and those that a run or an export was written to; a note says so. A list or table
+    keeps its own order, and nobody asks whether its files exist. Truth belongs to the image with the same sub-folder
+    and file stem; it is image files, or partitions with one of `PARTITIONS`. A dataset brings its own truth.
 
     Args:
-        images: path or URL of a folder, an image file, a pattern, a ``.txt`` list, a table (Parquet, CSV, JSON
-            lines) or a folder of Parquet files; or ``NAME:ROOT``. Several paths are image files, folders and patterns,
-            whose ids count from the folder that is above all.
+        images: path or URL of a folder, a zip or plain tar archive, an image file, a pattern, a ``.txt`` list, a table
+            (Parquet, CSV, JSON lines) or a folder of Parquet files; or ``NAME:ROOT``. Several paths are none of lists,
+            tables and datasets, and ids count from the folder that is above all.
         root: folder that relative paths of a list or table start from; the folder of the list or table if None.
         truth: folder of truth; None for no truth, or for a table's own column ``truth_uri``.
         split: of a dataset by name; several are joined, ``train+val``; None for its usual one.
