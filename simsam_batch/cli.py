@@ -101,7 +101,7 @@ def _general_options(presets: Sequence[str]) -> list[click.Parameter]:
     return [SettingOption("--preset", metavar="|".join(presets), help=help_of_presets, **general), *options]
 
 
-def _compute(command: Command, *, images: str | None = None, out: str | None = None, **given: Any) -> int:
+def _compute(command: Command, *, images: tuple[str, ...] = (), out: str | None = None, **given: Any) -> int:
     from simsam_batch.settings import read_yaml, resolve
 
     config, print_config = given.pop("config"), given.pop("print_config")
@@ -112,7 +112,7 @@ def _compute(command: Command, *, images: str | None = None, out: str | None = N
 
         click.echo(yaml.safe_dump(settings.written(), sort_keys=False), nl=False)
         return 0
-    if out is None or (images is None and settings.given_images):
+    if out is None or (not images and settings.given_images):
         name, arguments = command.name, [each.upper() for each in settings.arguments()]
         needs = " and ".join(filter(None, [", ".join(arguments[:-1]), arguments[-1]]))
         msg = f"{name} needs {needs}: simsam {name} {' '.join(arguments)} [OPTIONS]; see simsam {name} --help"
@@ -121,7 +121,7 @@ def _compute(command: Command, *, images: str | None = None, out: str | None = N
     from simsam_batch.telling.console import reporter
 
     with reporter(settings.log_format, quiet=settings.quiet) as report:
-        result = operations.run(command.name, images, out, settings, report)
+        result = operations.run(command.name, images or None, out, settings, report)
     if result is None:
         return 0
     tolerated = settings.allow_failed * result["images"]
@@ -139,7 +139,10 @@ def _computing(command: Command) -> click.Command:
     """The command line of a command that computes."""
     model = command.settings()
     names = model.arguments()
-    arguments: list[click.Parameter] = [click.Argument([name], required=False) for name in names]
+    # a shell makes several paths of a pattern that is not quoted
+    arguments: list[click.Parameter] = [
+        click.Argument([name], required=False, nargs=-1 if name == "images" else 1) for name in names
+    ]
     # what cannot be given is taken too, so that people are told why, and not that there is no such option
     hidden = _options(model, model.not_given())
     for option in hidden:

@@ -20,6 +20,7 @@ from simsam_batch.storage import Folder, absolute_url
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from simsam_batch.catalog import Images
     from simsam_batch.engines.contract import Engine, Runner, ShardReport
     from simsam_batch.engines.inline import InlineEngine
     from simsam_batch.engines.local import LocalEngine
@@ -192,7 +193,9 @@ def _require_some_within_limits(ledger: Ledger, shard: ShardReport) -> None:
 
 
 @contextmanager
-def open_job(command: Command, images: str | None, out: str, settings: S, report: Reporter) -> Iterator[Job[S] | None]:
+def open_job(
+    command: Command, images: Images | None, out: str, settings: S, report: Reporter
+) -> Iterator[Job[S] | None]:
     """Check what can be checked, then open the plan; None on a torchrun rank, when it has helped.
 
     What costs least comes first: settings, IMAGES, OUT, whether a Ray cluster answers, then the weights. Nothing
@@ -235,7 +238,9 @@ def open_job(command: Command, images: str | None, out: str, settings: S, report
             known = existing_plan(folder)
             planned: Callable[[Reporter], Plan] = lambda _: known  # noqa: E731
         else:
-            planned = partial(open_plan, images, folder, settings, listed_input(images, folder, settings))
+            words = " ".join(["simsam", command.name, *(getattr(settings, name) for name in settings.before_images)])
+            listed = listed_input(images, folder, settings, words)
+            planned = partial(open_plan, images, folder, settings, listed)
         folder.check_place()
         require_answer(engine)
         resolved = resolved_models(command, settings)

@@ -23,6 +23,7 @@ from simsam_batch.stages.registry import command_of, stage_class
 from simsam_batch.storage import Folder, absolute_url
 
 if TYPE_CHECKING:
+    from simsam_batch.catalog import Images
     from simsam_batch.results.comparing import CompareOptions
     from simsam_batch.results.matches_scoring import PairOptions
     from simsam_batch.results.scoring import ScoreOptions
@@ -43,13 +44,13 @@ _PATIENCE_OF_VIEWERS_S = 3.0
 
 
 def run(
-    command: str, images: str | None, out: str, settings: NetworkSettings, report: Reporter
+    command: str, images: Images | None, out: str, settings: NetworkSettings, report: Reporter
 ) -> dict[str, Any] | None:
     """Do what a command does, stage by stage; run it again to go on where it stopped.
 
     Args:
         command: name of one that computes (`simsam_batch.stages.registry.COMMANDS`).
-        images: folder, ``.txt`` list or Parquet table, as a path or any fsspec URL; or a dataset as ``NAME:ROOT``;
+        images: what `simsam_batch.catalog.read_catalog` takes, as a path or any fsspec URL, or several of them;
             None of a command that is about the run in OUT.
         out: folder of the run, likewise; nothing is written outside it.
         settings: of that command.
@@ -81,12 +82,12 @@ def run(
         return results[steps.result]
 
 
-def segment(images: str, out: str, settings: SegmentSettings, report: Reporter) -> dict[str, Any] | None:
+def segment(images: Images, out: str, settings: SegmentSettings, report: Reporter) -> dict[str, Any] | None:
     """Write an object mask and K eigenvectors for every image; see `run`."""
     return run("segment", images, out, settings, report)
 
 
-def semantic(images: str, out: str, settings: SemanticSettings, report: Reporter) -> dict[str, Any] | None:
+def semantic(images: Images, out: str, settings: SemanticSettings, report: Reporter) -> dict[str, Any] | None:
     """Cut every image into regions, cluster the regions of the whole set, and write label maps; see `run`.
 
     Three stages, each committed on its own: ``regions``, ``clusters`` with one fit, ``semantic``.
@@ -94,7 +95,7 @@ def semantic(images: str, out: str, settings: SemanticSettings, report: Reporter
     return run("semantic", images, out, settings, report)
 
 
-def hierarchy(images: str, out: str, settings: HierarchySettings, report: Reporter) -> dict[str, Any] | None:
+def hierarchy(images: Images, out: str, settings: HierarchySettings, report: Reporter) -> dict[str, Any] | None:
     """Split every image into a tree of regions, the number of parts estimated at each node; see `run`.
 
     With ``clusters``, the nodes of all trees are then clustered by their features, and the stage ``labels`` gives each
@@ -103,17 +104,17 @@ def hierarchy(images: str, out: str, settings: HierarchySettings, report: Report
     return run("hierarchy", images, out, settings, report)
 
 
-def features(images: str, out: str, settings: FeaturesSettings, report: Reporter) -> dict[str, Any] | None:
+def features(images: Images, out: str, settings: FeaturesSettings, report: Reporter) -> dict[str, Any] | None:
     """Write the patch features of every image, of several facets and blocks from one forward pass; see `run`."""
     return run("features", images, out, settings, report)
 
 
-def probe_apply(images: str, out: str, settings: ProbeApplySettings, report: Reporter) -> dict[str, Any] | None:
+def probe_apply(images: Images, out: str, settings: ProbeApplySettings, report: Reporter) -> dict[str, Any] | None:
     """Label new images by a probe that ``settings.probe_run`` has fitted; see `run`."""
     return run("probe apply", images, out, settings, report)
 
 
-def correspond(images: str, out: str, settings: CorrespondSettings, report: Reporter) -> dict[str, Any] | None:
+def correspond(images: Images, out: str, settings: CorrespondSettings, report: Reporter) -> dict[str, Any] | None:
     """Find points of one image in another for every pair of a set; see `run`, and for IMAGES `read_pairs`."""
     return run("correspond", images, out, settings, report)
 

@@ -11,23 +11,31 @@ from simsam_batch.storage import Folder, absolute_url, redact
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from simsam_batch.catalog import Catalog
+    from simsam_batch.catalog import Catalog, Images
     from simsam_batch.runs.plan import Plan
     from simsam_batch.telling.console import Reporter
 
+_PATHS_NAMED = 5
 
 _CHEAP = 20_000
 """A plan of so many images at most is compared with IMAGES on every resume: listing them costs some 20 requests."""
 
 
-def listed_input(images: str, out: Folder, settings: RunSettings) -> Catalog | None:
+def listed_input(images: Images, out: Folder, settings: RunSettings, command: str) -> Catalog | None:
     """The images of a run that is not planned yet, or whose input is to be compared; None for one that is.
 
+    Args:
+        images: what the run is about.
+        out: the run's folder.
+        settings: of the command.
+        command: its command line up to IMAGES, for messages.
+
     Raises:
-        SettingsError: IMAGES holds no images or cannot be used, or the run in OUT is about another input.
+        SettingsError: IMAGES holds no images or cannot be used, it and OUT seem to be swapped, or the run in OUT is
+            about another input.
         StorageError: IMAGES cannot be listed.
     """
-    from simsam_batch.catalog import read_catalog, read_pairs
+    from simsam_batch.catalog import read_catalog, read_pairs, require_right_way_round
     from simsam_batch.growing import is_to_grow
     from simsam_batch.runs.plan import load_plan
 
@@ -38,6 +46,8 @@ def listed_input(images: str, out: Folder, settings: RunSettings) -> Catalog | N
         asked = settings.check_input or settings.prune or is_to_grow(plan, settings)
         if not asked and plan.records > _CHEAP:
             return None
+    else:
+        require_right_way_round(images, out.url, command)
     given: dict[str, Any] = {
         "root": settings.root,
         "truth": settings.truth,
@@ -46,6 +56,7 @@ def listed_input(images: str, out: Folder, settings: RunSettings) -> Catalog | N
         # what is gone shows in the whole list alone
         "limit": settings.limit or None if plan is None or isinstance(settings, PairInput) else None,
         "hidden": settings.hidden,
+        "uri_column": settings.uri_column,
     }
     try:
         if isinstance(settings, PairInput):
@@ -58,7 +69,7 @@ def listed_input(images: str, out: Folder, settings: RunSettings) -> Catalog | N
         return None
 
 
-def open_plan(images: str, out: Folder, settings: RunSettings, catalog: Catalog | None, report: Reporter) -> Plan:
+def open_plan(images: Images, out: Folder, settings: RunSettings, catalog: Catalog | None, report: Reporter) -> Plan:
     """The plan of the run in OUT; made from what was listed if there is none yet.
 
     A run that exists is about the images it was planned with. What a new listing shows is said, and with ``extend``, or
@@ -107,11 +118,12 @@ def _plan_of_pairs(out: Folder, pairs: pa.Table, settings: RunSettings) -> Plan:
     )
 
 
-def _source(images: str, settings: RunSettings) -> dict[str, Any]:
+def _source(images: Images, settings: RunSettings) -> dict[str, Any]:
     """What a plan records of its input, but for the size of shards."""
-    from simsam_batch.catalog import absolute_input
+    from simsam_batch.catalog import absolute_input, named_paths
 
-    source = {"images": absolute_input(images)} | settings.values_of("input")
+    given = [absolute_input(path) for path in named_paths(images)]
+    source = {"images": given[0] if len(given) == 1 else given} | settings.values_of("input")
     for name in ("root", "truth"):
         if source[name] is not None:
             source[name] = redact(absolute_url(source[name]))
@@ -128,7 +140,7 @@ def _require_same_input(plan: Plan, source: dict[str, Any], shard_size: int) -> 
     limit = here.pop("limit")
     fewer = [f"limit: the run in OUT has {plan.records} images, this command has {limit}"] * (0 < limit < plan.records)
     differences = [
-        f"{name}: the run in OUT has {there.get(name)!r}, this command has {value!r}"
+        f"{name}: the run in OUT has {_shortened(there.get(name))}, this command has {_shortened(value)}"
         for name, value in here.items()
         if there.get(name) != value
     ] + fewer
@@ -138,3 +150,10 @@ def _require_same_input(plan: Plan, source: dict[str, Any], shard_size: int) -> 
             *(f"  {difference}" for difference in differences),
             "To mend it: give the same input, or another OUT",
         )
+
+
+def _shortened(value: Any) -> str:
+    """A recorded value for people; of many paths the first."""
+    if isinstance(value, list) and len(value) > _PATHS_NAMED:
+        return f"{value[:_PATHS_NAMED]!r} and {len(value) - _PATHS_NAMED} more"
+    return repr(value)

@@ -14,6 +14,9 @@ class Input(Component, title="Input"):
     """What a run is about."""
 
     root: str | None = given(None, "folder that relative paths of a list or table start from")
+    uri_column: str | None = given(
+        None, "column of a table that holds the paths or URLs of images; none: uri, or another usual name"
+    )
     truth: str | None = given(
         None, "folder of truth, joined to images by sub-folder and file stem: masks, label maps, or partitions (.npz)"
     )
