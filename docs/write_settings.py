@@ -17,7 +17,9 @@ HEAD = """# Settings of {commands}
 
 Written from `simsam_batch/settings/` and `simsam_batch/stages/*/settings.py` by `make docs`; change it there. Every
 setting is a flag and, by the name in the first column, a line of a YAML file for `--config`. A flag wins over the file,
-the file over a `--preset`. `--print-config` prints what all of it comes down to and stops.
+the file over a `--preset`. `--print-config` prints what all of it comes down to and stops; `--print-config --changed`
+prints only what is no default, which is all that a file needs to hold. A command's `--help` has examples and what is
+most used, its `--help-all` everything.
 
 There are three kinds:
 
