@@ -76,7 +76,7 @@ COMMANDS: Sequence[Command] = (
         examples=(
             ("simsam segment photos out", "a mask for every image"),
             ("simsam segment photos trial --limit 20 --backbone descriptors", "20 images, without weights"),
-            ("simsam segment photos several --objects 3", "up to three objects an image"),
+            ("simsam segment photos several --objects 3 --backbone dinov2-base", "up to three objects an image"),
             ("simsam segment photos scored --truth masks", "with scores"),
         ),
         most_used=(
