@@ -37,7 +37,7 @@ _CLIP = {
 
 
 def _aliases() -> dict[str, str]:
-    found = {}
+    found: dict[str, str] = {}
     for short, dino in {"small": "s16", "small8": "s8", "base": "b16", "base8": "b8"}.items():
         found |= dict.fromkeys((f"dino-{short}", f"facebook/dino-vit{dino}"), f"dino_vit{dino}")
     for size, letter in _LETTERS.items():
@@ -50,8 +50,8 @@ def _aliases() -> dict[str, str]:
         of_hub = (f"facebook/dinov3-vit{kind}-pretrain-lvd1689m", f"dinov3_vit{kind}")
         found |= dict.fromkeys((f"dinov3-{size}", *of_hub), f"{name}.lvd1689m")
         if size in {"large", "7b"}:
-            of_hub = (f"facebook/dinov3-vit{kind}-pretrain-sat493m",)
-            found |= dict.fromkeys((f"dinov3-{size}-sat", *of_hub), f"{name}.sat493m")
+            of_satellites = (f"dinov3-{size}-sat", f"facebook/dinov3-vit{kind}-pretrain-sat493m")
+            found |= dict.fromkeys(of_satellites, f"{name}.sat493m")
     for short, (of_openai, name) in _CLIP.items():
         found |= dict.fromkeys((f"clip-{short}", f"openai/clip-vit-{of_openai}"), name)
     for size, patch in {"base": 16, "large": 16, "huge": 14}.items():

@@ -93,7 +93,11 @@ def test_ibot_is_prepared_as_it_was_trained_and_needs_a_file(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("name", "meant"),
-    [("dinov2-bse", "dinov2-base"), ("dinov3-larg", "dinov3-large"), ("facebok/dinov2-base", "vit_base_patch14_dinov2.lvd142m")],
+    [
+        ("dinov2-bse", "dinov2-base"),
+        ("dinov3-larg", "dinov3-large"),
+        ("facebok/dinov2-base", "vit_base_patch14_dinov2.lvd142m"),
+    ],
 )
 def test_a_name_that_is_nearly_known_is_guessed(name: str, meant: str) -> None:
     with pytest.raises(SettingsError, match=rf"no model '{name}'; did you mean .*{meant}\b"):
