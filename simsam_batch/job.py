@@ -118,7 +118,8 @@ class Job(Generic[S]):
             "settings": self.settings.model_dump(mode="json"),
             "again": list((again or {}).items()),
         }
-        task = Task(run=folder.url, stage=stage.name, description=json.dumps(description))
+        told = json.dumps(description)
+        task = Task(run=folder.url, stage=stage.name, on_progress=report.progress, description=told)
 
         first_of_many = False
 
@@ -215,6 +216,7 @@ def open_job(
         RunError: a Ray cluster does not answer.
         StorageError: IMAGES cannot be listed or OUT cannot be written.
     """
+    report.doing("loading packages")
     from simsam_batch.catalog import require_apart
     from simsam_batch.stages.base import check_kept_columns
     from simsam_batch.telling.events import EventLog
@@ -238,15 +240,22 @@ def open_job(
             known = existing_plan(folder)
             planned: Callable[[Reporter], Plan] = lambda _: known  # noqa: E731
         else:
+            report.doing("listing images")
             words = " ".join(["simsam", command.name, *(getattr(settings, name) for name in settings.before_images)])
             listed = listed_input(images, folder, settings, words)
             planned = partial(open_plan, images, folder, settings, listed)
         folder.check_place()
         require_answer(engine)
+        report.doing(f"loading {_networks(settings)}")
         resolved = resolved_models(command, settings)
         folder.check_create()
         with EventLog(folder, report).command(settings.model_dump(mode="json")) as events:
             yield Job(command, folder, planned(events), engine, settings, resolved, events)
+
+
+def _networks(settings: NetworkSettings) -> str:
+    """What is loaded, by the name that people gave it."""
+    return "networks" if "backbone" in settings.not_given() else settings.backbone
 
 
 @contextmanager

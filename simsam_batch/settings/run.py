@@ -146,6 +146,10 @@ class RunSettings(Operation, Numbers, Limits, Images, Input, Settings):
         """The settings as a file for ``--config`` holds them, as plain values."""
         return self.model_dump(mode="json")
 
+    def changed(self) -> list[str]:
+        """Names of the settings that are not as they are by default, which is all that such a file needs to hold."""
+        return [name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default]
+
     @classmethod
     def limits(cls) -> list[str]:
         """Names of the result settings that decide which images fail, and change no number of the others."""

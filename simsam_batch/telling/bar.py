@@ -5,6 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
+_RATE_OF_LAST_S = 180.0
+
 
 class Bar(Progress):
     """A bar on standard error that is gone at its end; where no terminal can show one, nothing at all.
@@ -22,6 +24,8 @@ class Bar(Progress):
             *(*columns, TimeRemainingColumn()),
             console=console,
             transient=True,
+            # images and shards may take minutes each
+            speed_estimate_period=_RATE_OF_LAST_S,
             disable=disable or not console.is_interactive,
         )
 
