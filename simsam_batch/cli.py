@@ -524,6 +524,8 @@ def _export(
     limit: int | None,
     nodes: Literal["leaves", "all"] | None,
     min_score: float | None,
+    max_side: int | None,
+    crop: bool,
     flagged: Sequence[str],
     not_flagged: Sequence[str],
     flags: str | None,
@@ -543,6 +545,8 @@ def _export(
             limit=limit,
             nodes=nodes,
             min_score=min_score,
+            max_side=max_side,
+            crop=crop,
             flagged=flagged or None,
             not_flagged=not_flagged or None,
             flags=flags,
@@ -559,7 +563,7 @@ def _export_command() -> click.Command:
     from simsam_batch.report.exports.formats import FORMATS
     from simsam_batch.results.flags import VERDICTS
 
-    formats = "".join(f"\n  {name:<12}{each.about}" for name, each in FORMATS.items())
+    formats = "".join(f"\n  {name:<15}{each.about}" for name, each in FORMATS.items())
     return click.Command(
         "export",
         callback=_export,
@@ -573,8 +577,18 @@ def _export_command() -> click.Command:
             click.Option(["--limit"], type=click.IntRange(1), metavar="N", help="only the first N images"),
             click.Option(["--nodes"], type=click.Choice(["leaves", "all"]), help="of region trees as coco  [leaves]"),
             click.Option(
-                ["--min-score"], type=float, metavar="X", help="of objects as coco or yolo, those of this score  [all]"
+                ["--min-score"],
+                type=float,
+                metavar="X",
+                help="of objects as coco, cutout, yolo: of this score  [all]",
             ),
+            click.Option(
+                ["--max-side"],
+                type=click.IntRange(1),
+                metavar="PIXELS",
+                help="of cutout and overlay: their longer side at most  [that of the image]",
+            ),
+            click.Option(["--crop"], is_flag=True, help="cutouts end where the object does  [size of the image]"),
             click.Option(
                 ["--flagged"],
                 type=click.Choice(VERDICTS),

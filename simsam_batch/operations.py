@@ -320,6 +320,8 @@ def export(
     limit: int | None = None,
     nodes: Literal["leaves", "all"] | None = None,
     min_score: float | None = None,
+    max_side: int | None = None,
+    crop: bool = False,
     flagged: Sequence[str] | None = None,
     not_flagged: Sequence[str] | None = None,
     flags: str | None = None,
@@ -334,7 +336,9 @@ def export(
         stage: whose rows; None: the first stage of the run that the format can be made of.
         limit: only so many images, the first ones.
         nodes: of region trees as ``coco``; None: leaves.
-        min_score: of objects as ``coco`` or ``yolo``, only those of this score at least; None: all.
+        min_score: of objects as ``coco``, ``cutout`` or ``yolo``, only those of this score at least; None: all.
+        max_side: of ``cutout`` and ``overlay``, pixels of the longer side at most; None: all that the image has.
+        crop: of ``cutout``, whether pictures end where their object does.
         flagged: only images of which any reviewer of ``simsam view`` says one of these: bad, good, unsure.
         not_flagged: only images of which none says one of these.
         flags: local file with further flags, see ``simsam view --flags``.
@@ -345,7 +349,7 @@ def export(
 
     Raises:
         SettingsError: no run in OUT, no such stage or format, nothing committed yet, ``to`` holds something else, or
-            ``nodes`` or ``min_score`` for another format or stage, or no image is flagged so.
+            one of ``nodes`` to ``crop`` for another format or stage, or no image is flagged so.
         RunError: the run is damaged.
         StorageError: the storage did not answer.
     """
@@ -364,6 +368,8 @@ def export(
         limit=limit,
         nodes=nodes,
         min_score=min_score,
+        max_side=max_side,
+        crop=crop,
         by_flags=by_flags or None,
         on_image=on_image,
     )

@@ -115,7 +115,7 @@ def test_objects_of_lower_scores_can_be_left_out(home: Path, tmp_path: Path, for
 def test_scores_are_of_formats_and_stages_that_have_some(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SettingsError, match=r"min_score: only a stage with objects as coco \| yolo"):
+    with pytest.raises(SettingsError, match=r"min_score: only a stage with objects as coco \| cutout \| yolo"):
         operations.export(str(home / "out"), str(tmp_path / "to"), format="png", min_score=0.5)
     with pytest.raises(SettingsError, match="min_score: nan is not allowed"):
         operations.export(str(home / "out"), str(tmp_path / "to"), format="coco", min_score=float("nan"))

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageChops, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw
 
+from simsam_batch.drawing.outlines import outline
 from simsam_batch.drawing.text import RIM, Color
 from simsam_batch.regions.run_lengths import decode
 
@@ -69,9 +70,9 @@ def overlay(picture: Image.Image, entry: Entry, window: Window | None = None) ->
     shown = _pale(picture)
     for mask, color in reversed([*zip(masks, colors, strict=True)]):
         shown.paste(Image.blend(picture, Image.new("RGB", size, color), 0.4), mask=mask)
-        _outline(shown, mask, color)
+        outline(shown, mask, color)
     if entry.truth is not None:
-        _outline(shown, _shrunk(entry.truth[part], size), _TRUTH)
+        outline(shown, _shrunk(entry.truth[part], size), _TRUTH, _TRUTH)
     for each, color in zip(drawn, colors, strict=True):
         _box(shown, (left, top, right, bottom), each["bbox_xyxy"], _BOX if several is None else color)
     return shown
@@ -121,15 +122,3 @@ def _tinted(picture: Image.Image, mask: Image.Image, color: Color, share: float)
 
 def _shrunk(mask: NDArray[np.bool_], size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.NEAREST)
-
-
-def _outline(picture: Image.Image, mask: Image.Image, color: Color) -> None:
-    """Draw a line two pixels wide along the inner side of the mask's edge, with a dark rim outside."""
-    picture.paste(RIM, mask=ImageChops.subtract(_around(mask, 1, some=True), mask))
-    picture.paste(color, mask=ImageChops.subtract(mask, _around(mask, 2, some=False)))
-
-
-def _around(mask: Image.Image, radius: int, *, some: bool) -> Image.Image:
-    """White where some, or all, of the square around a pixel is white; faster than rank filters."""
-    share = mask.filter(ImageFilter.BoxBlur(radius))
-    return share.point([255 * (each > 0 if some else each == 255) for each in range(256)])

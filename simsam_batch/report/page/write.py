@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
-from hashlib import sha256
-from importlib.resources import files
-from typing import Any
-
-from jinja2 import Environment, FunctionLoader, StrictUndefined
-from markupsafe import Markup
 
 from simsam_batch import __version__
 from simsam_batch.errors import SettingsError
-from simsam_batch.plain_text import counted, plain
+from simsam_batch.plain_text import counted
 from simsam_batch.report.page.album import Album
 from simsam_batch.report.page.card import NAME as CARD
 from simsam_batch.report.page.card import dataset_card
 from simsam_batch.report.page.chapters import Chapter, Source
 from simsam_batch.report.page.settings import sources
+from simsam_batch.report.page.template import render
 from simsam_batch.runs.plan import Plan
 from simsam_batch.stages.registry import COMMANDS, own_stages
-from simsam_batch.storage import Folder, redact
+from simsam_batch.storage import Folder
 
 PAGE = "report/index.html"
 MOST_SAMPLES = 100
@@ -79,28 +73,3 @@ def write_page(out: Folder, plan: Plan, stages: Sequence[str], samples: int, sta
     )
     out.replace(PAGE, page.encode("utf-8", "replace"))
     return PAGE
-
-
-def render(template: str, **values: Any) -> str:
-    """A page; whatever is put into it is escaped, rid of credentials, and plain text on one line."""
-    style = _file("style.css")
-    digest = base64.b64encode(sha256(style.encode()).digest()).decode()
-    environment = Environment(
-        loader=FunctionLoader(_file),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_presentable,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    # the digest is taken of this very text, which holds nothing of the run
-    return environment.get_template(template).render(style=Markup(style), style_digest=digest, **values)  # noqa: S704
-
-
-def _presentable(value: Any) -> Any:
-    is_text = isinstance(value, str) and not isinstance(value, Markup)
-    return plain(redact(value)) if is_text else value
-
-
-def _file(name: str) -> str:
-    return files("simsam_batch.report.page").joinpath(name).read_text(encoding="utf-8")
