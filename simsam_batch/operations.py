@@ -322,6 +322,8 @@ def export(
     min_score: float | None = None,
     max_side: int | None = None,
     crop: bool = False,
+    polygons: bool = False,
+    relative_uris: str | None = None,
     flagged: Sequence[str] | None = None,
     not_flagged: Sequence[str] | None = None,
     flags: str | None = None,
@@ -339,6 +341,9 @@ def export(
         min_score: of objects as ``coco``, ``cutout`` or ``yolo``, only those of this score at least; None: all.
         max_side: of ``cutout`` and ``overlay``, pixels of the longer side at most; None: all that the image has.
         crop: of ``cutout``, whether pictures end where their object does.
+        polygons: of ``coco``, whether masks are polygons of their outer rings, with holes filled; else run lengths.
+        relative_uris: of ``coco`` and ``json``, a folder above all images, to which their URIs are relative; None: they
+            are as in the run.
         flagged: only images of which any reviewer of ``simsam view`` says one of these: bad, good, unsure.
         not_flagged: only images of which none says one of these.
         flags: local file with further flags, see ``simsam view --flags``.
@@ -349,7 +354,7 @@ def export(
 
     Raises:
         SettingsError: no run in OUT, no such stage or format, nothing committed yet, ``to`` holds something else, or
-            one of ``nodes`` to ``crop`` for another format or stage, or no image is flagged so.
+            one of ``nodes`` to ``relative_uris`` for another format or stage, or no image is flagged so.
         RunError: the run is damaged.
         StorageError: the storage did not answer.
     """
@@ -366,10 +371,14 @@ def export(
         Folder(absolute_url(to)),
         format,
         limit=limit,
-        nodes=nodes,
-        min_score=min_score,
-        max_side=max_side,
-        crop=crop,
+        options={
+            "nodes": nodes,
+            "min_score": min_score,
+            "max_side": max_side,
+            "crop": crop,
+            "polygons": polygons,
+            "relative_uris": relative_uris,
+        },
         by_flags=by_flags or None,
         on_image=on_image,
     )

@@ -24,6 +24,7 @@ from simsam_batch.report.exports.restyled import (
     write_restyled_pictures,
     write_restyled_webdataset,
 )
+from simsam_batch.report.exports.uris import check_root
 from simsam_batch.report.exports.web_dataset import write_webdataset
 from simsam_batch.report.exports.yolo import write_yolo
 from simsam_batch.results.flagged import ByFlags, rows_by_flags
@@ -34,20 +35,17 @@ from simsam_batch.runs.records import from_json, to_json
 from simsam_batch.runs.schema import SCHEMA_VERSION
 from simsam_batch.stages.kinds import Kind
 from simsam_batch.stages.registry import shown, stage_names, stages_with_matches, stages_with_pictures
-from simsam_batch.storage import Folder
+from simsam_batch.storage import Folder, redact
 
 RECORD = "export.json"
 """The file by which an export is known again."""
 
-_SAME = ("format", "stage", "nodes", "plan", "content_digest")
-_SAME_SINCE = ("min_score", "max_side", "crop", "flagged", "not_flagged", "chosen")
-"""Likewise, where an earlier release wrote nothing for what it could not leave out."""
+OPTIONS = ("nodes", "min_score", "max_side", "crop", "polygons", "relative_uris")
+"""Names of what can be asked of some formats."""
 
-_OF_KIND: Mapping[str, tuple[Kind, str, str]] = {
-    "nodes": ("trees", "region trees", "nodes to choose from"),
-    "min_score": ("objects", "objects", "scores to choose by"),
-}
-"""Of options that one kind of stage alone takes that kind, and the words for it."""
+_SAME = ("format", "stage", "nodes", "plan", "content_digest")
+_SAME_SINCE = (*OPTIONS[1:], "flagged", "not_flagged", "chosen")
+"""Likewise, where an earlier release wrote nothing for what it could not leave out."""
 
 _NAMED = 5
 
@@ -96,13 +94,21 @@ class Format:
 
 _MAPS: Sequence[Kind] = get_args(Kind)
 
+_OF_KINDS: Mapping[str, tuple[Sequence[Kind], str, str]] = {
+    "nodes": (["trees"], "region trees", "nodes to choose from"),
+    "min_score": (["objects"], "objects", "scores to choose by"),
+    "polygons": (_MAPS, "masks", "outlines"),
+    "relative_uris": (_MAPS, "masks", "URIs of images"),
+}
+"""Of options that not every stage has that its format is made of: the kinds that do, and the words for them."""
+
 FORMATS = {
     "coco": Format(
         "instances in one JSON file, as COCO's; of pairs their key points",
         _MAPS,
         write_coco,
         write_keypoints,
-        takes=("nodes", "min_score"),
+        takes=("nodes", "min_score", "polygons", "relative_uris"),
     ),
     "contact-sheet": Format(
         "all images small on numbered sheets and a page, with what was found in them", _MAPS, write_contact_sheets
@@ -125,6 +131,7 @@ FORMATS = {
         ["trees"],
         write_json,
         write_lines,
+        takes=("relative_uris",),
     ),
     "overlay": Format(
         "photographs with masks, labels or regions drawn over them, one JPEG for each image",
@@ -194,10 +201,7 @@ def write_export(
     chosen: str,
     *,
     limit: int | None = None,
-    nodes: Nodes | None = None,
-    min_score: float | None = None,
-    max_side: int | None = None,
-    crop: bool | None = None,
+    options: Mapping[str, Any] | None = None,
     by_flags: ByFlags | None = None,
     on_image: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
@@ -209,10 +213,7 @@ def write_export(
             overwritten.
         chosen: name of the format.
         limit: only so many images, the first ones; None for all.
-        nodes: which nodes of trees; None for the format's own choice.
-        min_score: only objects of this score at least; None for all.
-        max_side: pixels of a picture's longer side at most; None for all that the image has.
-        crop: whether pictures end where their object does.
+        options: by the names of `OPTIONS`; None, false, or one that is left out: the format's own choice.
         by_flags: only images that are flagged so, or not so; None for all.
         on_image: called with how many of how many images are done.
 
@@ -227,10 +228,9 @@ def write_export(
     if limit is not None and limit < 1:
         raise SettingsError(f"limit: {limit} is not allowed; it is a whole number, at least 1")
     write = FORMATS[chosen].writer(rows.stage)
-    options = {"nodes": nodes, "min_score": min_score, "max_side": max_side, "crop": crop or None}
-    given = {name: value for name, value in options.items() if value is not None}
+    given = {name: value for name, value in (options or {}).items() if value is not None and value is not False}
     for name, value in given.items():
-        _check_option(name, value, rows.stage, chosen)
+        _check_option(name, value, rows, chosen)
     write = partial(write, **given)
     by_choice: dict[str, Any] = {"flagged": None, "not_flagged": None, "stale_flags": None, "chosen": None}
     if by_flags is not None and len(rows):
@@ -244,7 +244,8 @@ def write_export(
         "schema_version": SCHEMA_VERSION,
         "format": chosen,
         "stage": rows.stage,
-        **options,
+        **dict.fromkeys(OPTIONS),
+        **{name: redact(value) if isinstance(value, str) else value for name, value in given.items()},
         **by_choice,
         "plan": rows.plan,
         "content_digest": rows.content_digest,
@@ -271,13 +272,15 @@ def write_export(
     return record
 
 
-def _check_option(name: str, value: Any, stage: str, chosen: str) -> None:
+def _check_option(name: str, value: Any, rows: StageRows, chosen: str) -> None:
     """Refuse an option that the format does not take, or not of this stage, or a value that it may not have."""
-    what, having = shown(stage), " | ".join(each for each, form in FORMATS.items() if name in form.takes)
-    kind = _OF_KIND.get(name)
-    if name not in FORMATS[chosen].takes or (kind is not None and (what is None or what.kind != kind[0])):
-        only = f"only {having} takes it" if kind is None else f"only a stage with {kind[1]} as {having} has {kind[2]}"
+    what, having = shown(rows.stage), " | ".join(each for each, form in FORMATS.items() if name in form.takes)
+    of = _OF_KINDS.get(name)
+    if name not in FORMATS[chosen].takes or (of is not None and (what is None or what.kind not in of[0])):
+        only = f"only {having} takes it" if of is None else f"only a stage with {of[1]} as {having} has {of[2]}"
         raise SettingsError(f"{name}: {only}. To mend it: leave it out")
+    if name == "relative_uris":
+        check_root(value, rows)
     if name == "nodes" and value not in get_args(Nodes):
         raise SettingsError(f"nodes: {value!r} is not allowed; it is {' | '.join(get_args(Nodes))}")
     if name == "min_score" and not math.isfinite(value):
