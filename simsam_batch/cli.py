@@ -621,10 +621,10 @@ def _export_command() -> click.Command:
     )
 
 
-def _report(out: str, *, samples: int, stage: str | None) -> int:
+def _report(out: str, *, samples: int, stage: str | None, thumbnails: bool) -> int:
     from simsam_batch import operations
 
-    _say([operations.report(out, samples=samples, stage=stage)])
+    _say([operations.report(out, samples=samples, stage=stage, thumbnails=thumbnails)])
     return 0
 
 
@@ -643,6 +643,7 @@ def _report_command() -> click.Command:
                 help="images of each gallery, at most",
             ),
             click.Option(["--stage"], metavar="NAME", help="only what concerns this stage of the run  [all]"),
+            click.Option(["--thumbnails"], is_flag=True, help="pages of all images too, the first 10,000 of a stage"),
         ],
         help="Write a page about a run to OUT/report/index.html, for a browser, and print where it is.\n\n"
         "It shows scores, distributions, pictures, failures, times and settings; of a run in progress, of what is "

@@ -384,7 +384,7 @@ def export(
     )
 
 
-def report(out: str, *, samples: int = 8, stage: str | None = None) -> str:
+def report(out: str, *, samples: int = 8, stage: str | None = None, thumbnails: bool = False) -> str:
     """Write one static HTML page about a run to ``OUT/report/index.html``, its pictures beside it; it may be going on.
 
     The page needs nothing but itself and its pictures, and runs no script. ``OUT/report/card.yaml`` is made once, for
@@ -394,6 +394,7 @@ def report(out: str, *, samples: int = 8, stage: str | None = None) -> str:
         out: folder of the run.
         samples: images of a gallery at most.
         stage: only what concerns this stage; None: all that have begun.
+        thumbnails: write pages of all images beside it as well, of the first 10,000 of each stage with masks.
 
     Returns:
         Path or URL of the page.
@@ -407,7 +408,7 @@ def report(out: str, *, samples: int = 8, stage: str | None = None) -> str:
 
     folder = Folder(absolute_url(out))
     plan = existing_plan(folder)
-    return f"{folder.url}/{write_page(folder, plan, begun_stages(folder), samples, stage)}"
+    return f"{folder.url}/{write_page(folder, plan, begun_stages(folder), samples, stage, thumbnails=thumbnails)}"
 
 
 def view(

@@ -43,11 +43,13 @@ class Thumbnails:
     Args:
         rows: of a stage with maps, see `simsam_batch.stages.kinds.Kind`.
         to: where the files go.
-        below: a folder in it, with a slash behind; empty for itself.
+        pages: where in it their pages go, with a slash behind; empty for itself.
+        below: a folder for the pictures, beside the pages; empty for none.
     """
 
-    def __init__(self, rows: StageRows, to: Folder, below: str = "") -> None:
-        self._rows, self._to, self._below, self._drawing = rows, to, below, Drawing(rows)
+    def __init__(self, rows: StageRows, to: Folder, pages: str = "", below: str = "") -> None:
+        self._rows, self._to, self._drawing = rows, to, Drawing(rows)
+        self._pages, self._folders = pages, [f"thumbs/{below}".rstrip("/"), f"large/{below}".rstrip("/")]
         self._scores = score_columns(rows)
 
     def of(self, number: int, row: Mapping[str, Any], data: bytes | None) -> tuple[Picture, Image.Image | None]:
@@ -70,9 +72,9 @@ class Thumbnails:
         small = photo.copy()
         small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
         small = self._drawing.over(small, row)
-        names = [f"{self._below}{folder}/{number:07d}.jpg" for folder in ("thumbs", "large")]
+        names = [f"{folder}/{number:07d}.jpg" for folder in self._folders]
         for name, picture in zip(names, (small, self._drawing.over(photo, row)), strict=True):
-            self._to.replace(name, _jpeg(picture))
+            self._to.replace(f"{self._pages}{name}", _jpeg(picture))
         alt = f"{row['image_id']}{', ' if facts else ''}{', '.join(facts)}"
         return Picture(row["image_id"], names[0], names[1], small.size, alt, facts), small
 
@@ -91,17 +93,18 @@ def write_thumbnail_pages(
     Args:
         rows: of the stage.
         to: where the pages go.
-        name: of the first, without its suffix.
+        name: of the first, without its suffix; it may be in a folder.
         pictures: from `Thumbnails.of`, each asked for when its page comes to it.
         images: how many there are.
         title: what they are of.
         back: the page that leads here; None if none does.
     """
     count = max(1, -(-images // MOST))
-    names = [f"{name}.html", *(f"{name}-{page}.html" for page in range(2, count + 1))]
+    folder, slash, last = name.rpartition("/")
+    names = [f"{last}.html", *(f"{last}-{page}.html" for page in range(2, count + 1))]
     going = iter(pictures)
     for place, page in enumerate(names):
-        with streamed(to, page) as file:
+        with streamed(to, f"{folder}{slash}{page}") as file:
             text = io.TextIOWrapper(file, "utf-8", "replace", write_through=True)
             try:
                 text.writelines(_page(rows, itertools.islice(going, MOST), images, place, names, title, back))
