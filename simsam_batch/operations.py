@@ -321,6 +321,10 @@ def export(
     limit: int | None = None,
     nodes: Literal["leaves", "all"] | None = None,
     min_score: float | None = None,
+    max_side: int | None = None,
+    crop: bool = False,
+    polygons: bool = False,
+    relative_uris: str | None = None,
     flagged: Sequence[str] | None = None,
     not_flagged: Sequence[str] | None = None,
     flags: str | None = None,
@@ -335,7 +339,12 @@ def export(
         stage: whose rows; None: the first stage of the run that the format can be made of.
         limit: only so many images, the first ones.
         nodes: of region trees as ``coco``; None: leaves.
-        min_score: of objects as ``coco`` or ``yolo``, only those of this score at least; None: all.
+        min_score: of objects as ``coco``, ``cutout`` or ``yolo``, only those of this score at least; None: all.
+        max_side: of ``cutout`` and ``overlay``, pixels of the longer side at most; None: all that the image has.
+        crop: of ``cutout``, whether pictures end where their object does.
+        polygons: of ``coco``, whether masks are polygons of their outer rings, with holes filled; else run lengths.
+        relative_uris: of ``coco`` and ``json``, a folder above all images, to which their URIs are relative; None: they
+            are as in the run.
         flagged: only images of which any reviewer of ``simsam view`` says one of these: bad, good, unsure.
         not_flagged: only images of which none says one of these.
         flags: local file with further flags, see ``simsam view --flags``.
@@ -346,7 +355,7 @@ def export(
 
     Raises:
         SettingsError: no run in OUT, no such stage or format, nothing committed yet, ``to`` holds something else, or
-            ``nodes`` or ``min_score`` for another format or stage, or no image is flagged so.
+            one of ``nodes`` to ``relative_uris`` for another format or stage, or no image is flagged so.
         RunError: the run is damaged.
         StorageError: the storage did not answer.
     """
@@ -363,14 +372,20 @@ def export(
         Folder(absolute_url(to)),
         format,
         limit=limit,
-        nodes=nodes,
-        min_score=min_score,
+        options={
+            "nodes": nodes,
+            "min_score": min_score,
+            "max_side": max_side,
+            "crop": crop,
+            "polygons": polygons,
+            "relative_uris": relative_uris,
+        },
         by_flags=by_flags or None,
         on_image=on_image,
     )
 
 
-def report(out: str, *, samples: int = 8, stage: str | None = None) -> str:
+def report(out: str, *, samples: int = 8, stage: str | None = None, thumbnails: bool = False) -> str:
     """Write one static HTML page about a run to ``OUT/report/index.html``, its pictures beside it; it may be going on.
 
     The page needs nothing but itself and its pictures, and runs no script. ``OUT/report/card.yaml`` is made once, for
@@ -380,6 +395,7 @@ def report(out: str, *, samples: int = 8, stage: str | None = None) -> str:
         out: folder of the run.
         samples: images of a gallery at most.
         stage: only what concerns this stage; None: all that have begun.
+        thumbnails: write pages of all images beside it as well, of the first 10,000 of each stage with masks.
 
     Returns:
         Path or URL of the page.
@@ -393,7 +409,7 @@ def report(out: str, *, samples: int = 8, stage: str | None = None) -> str:
 
     folder = Folder(absolute_url(out))
     plan = existing_plan(folder)
-    return f"{folder.url}/{write_page(folder, plan, begun_stages(folder), samples, stage)}"
+    return f"{folder.url}/{write_page(folder, plan, begun_stages(folder), samples, stage, thumbnails=thumbnails)}"
 
 
 def view(
