@@ -98,7 +98,7 @@ def test_the_package_says_what_it_has() -> None:
 
 def test_everything_public_is_described() -> None:
     """What ruff's pydocstyle rules ask for, and of every argument a word."""
-    public = [simsam_batch.open_run, simsam_batch.Run]
+    public: list[Any] = [simsam_batch.open_run, simsam_batch.Run]
     public += [each for name, each in vars(simsam_batch.Run).items() if not name.startswith("_")]
     for each in public:
         text = inspect.getdoc(each)

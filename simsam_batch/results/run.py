@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -34,7 +35,7 @@ _FOR_EIGENVECTORS = ["image_id", "status", "error_type", "error", "grid_h", "gri
 _FOR_EIGENVECTORS += ["arrays_path", "arrays_member", "arrays_offset", "arrays_bytes"]
 
 
-def open_run(url: str) -> Run:
+def open_run(url: str | PathLike[str]) -> Run:
     """Open a run to be read, whether it is finished or going on; nothing is written, and no rows are read yet.
 
     Args:
@@ -66,8 +67,8 @@ class Run:
         images: how many images the run is about.
     """
 
-    def __init__(self, url: str) -> None:
-        self._url = absolute_url(url)
+    def __init__(self, url: str | PathLike[str]) -> None:
+        self._url = absolute_url(fspath(url))
         self._out = Folder(self._url)
         self._plan = existing_plan(self._out)
         self._opened: dict[str, StageRows] = {}
