@@ -76,14 +76,34 @@ def map_rows(rows: StageRows, more: Sequence[str] = ()) -> Iterator[tuple[int, d
         row = of_stage
         for nothing, others in beside:
             row = row | (next(others)[1] or nothing)
-        if lacks_map(row):
-            row["status"] = WITHOUT_MAP
-        if what.kind == "trees" and row["labels"] is not None and len(row["labels"]) != len(row["nodes"] or ()):
-            raise RunError(
-                f"{rows.out.url}: the stage {', '.join(what.beside)} has {len(row['labels'])} labels for the "
-                f"{len(row['nodes'] or ())} nodes of {row['image_id']!r}. To mend it: label the nodes again"
-            )
-        yield number, row
+        yield number, _checked(rows, what, row)
+
+
+def map_row(rows: StageRows, number: int) -> dict[str, Any]:
+    """One of the rows that `map_rows` gives, by its number; others are not read.
+
+    Raises:
+        RunError: it is not there, or the labels are not those of this tree.
+    """
+    what = shown_by(rows)
+    row: dict[str, Any] = rows.take([number], [*_COLUMNS, *_OF_KIND[what.kind], *facts_of(rows)]).to_pylist()[0]
+    for stage, columns in what.beside.items():
+        # another stage may not have begun, or not have come so far
+        row |= dict.fromkeys(columns)
+        with suppress(SettingsError, RunError):
+            row |= StageRows(rows.out, stage).take([number], columns).to_pylist()[0]
+    return _checked(rows, what, row)
+
+
+def _checked(rows: StageRows, what: Shown, row: dict[str, Any]) -> dict[str, Any]:
+    if lacks_map(row):
+        row["status"] = WITHOUT_MAP
+    if what.kind == "trees" and row["labels"] is not None and len(row["labels"]) != len(row["nodes"] or ()):
+        raise RunError(
+            f"{rows.out.url}: the stage {', '.join(what.beside)} has {len(row['labels'])} labels for the "
+            f"{len(row['nodes'] or ())} nodes of {row['image_id']!r}. To mend it: label the nodes again"
+        )
+    return row
 
 
 def lacks_map(row: Mapping[str, Any]) -> bool:

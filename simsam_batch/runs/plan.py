@@ -9,6 +9,8 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from simsam_batch import __version__
-from simsam_batch.errors import RunError, SettingsError
+from simsam_batch.errors import RunError, SettingsError, did_you_mean
 from simsam_batch.runs.plan_table import Part, TableReader, file_of, ids_in, require_unique, write_table
 from simsam_batch.runs.records import from_json, to_json
 from simsam_batch.runs.schema import IMAGE, PLAN_FIELDS, SCHEMA_VERSION, Shard
@@ -29,6 +31,7 @@ FURTHER_PLANS = "plans"
 _PART_KEYS = ("images", "shards", "shard_size")
 _DIGEST = re.compile(r"[0-9a-f]+")
 _NAMED = 5
+_GUESSED = 10_000
 
 
 def default_shard_size(images: int) -> int:
@@ -349,9 +352,18 @@ def row_numbers(plan: Plan, ids: Sequence[str]) -> list[int]:
     if missing:
         named = ", ".join(map(repr, missing[:_NAMED])) + (" and others" if len(missing) > _NAMED else "")
         what = "image" if plan.unit == IMAGE else "record"
+        guess = _guess(plan, missing[0]) if len(missing) == 1 else ""
         raise SettingsError(
-            f"{plan.unit}: {plan.out.url} has no {what} {named}. To mend it: give ids as in the column {plan.unit}, "
-            f"such as {first!r}"
+            f"{plan.unit}: {plan.out.url} has no {what} {named}{guess or '.'} To mend it: give ids as in the column "
+            f"{plan.unit}, such as {first!r}"
         )
     of = dict(zip(wanted, numbers.tolist(), strict=True))
     return [of[each] for each in ids]
+
+
+def _guess(plan: Plan, missing: str) -> str:
+    """What was meant: an id that ends as this one does or has it in its name, else one that is like it."""
+    known = [each for block in islice(ids_of(plan), 1) for each in block[:_GUESSED].to_pylist()]
+    name = PurePosixPath(missing).name
+    alike = [each for each in known if name in (PurePosixPath(each).name, PurePosixPath(each).stem)]
+    return f"; did you mean {alike[0]!r}?" if len(alike) == 1 else did_you_mean(missing, known)

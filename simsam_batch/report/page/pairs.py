@@ -23,8 +23,7 @@ from simsam_batch.report.page.scores import scores_of
 from simsam_batch.report.page.tables import pck_table
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.runs.schema import ARRAY_FIELDS
-from simsam_batch.stages.features.stage import FeaturesStage
-from simsam_batch.stages.matches.described import grid_of
+from simsam_batch.stages.matches.grids import grid_of
 from simsam_batch.stages.registry import Command
 
 _OWN = ["pair_id", "source_record", "target_record", "source_size", "target_size", "points", "points_scored"]
@@ -110,7 +109,7 @@ class _Grids:
 
     def __init__(self, source: Source, stages: Sequence[str]) -> None:
         self._source = source
-        self._features = StageRows(source.out, FeaturesStage.name) if FeaturesStage.name in stages else None
+        self._features = StageRows(source.out, "features") if "features" in stages else None
 
     def window(self, record: int, shape: tuple[int, ...]) -> tuple[float, float, float, float]:
         """Left, top, right and bottom of a map (Hp, Wp) of an image, as shares of its width and height."""

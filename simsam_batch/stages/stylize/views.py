@@ -23,9 +23,8 @@ from simsam_batch.runs.plan import row_numbers
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.runs.schema import Attachment, File
 from simsam_batch.stages.registry import Command
-from simsam_batch.stages.style_networks.regions import columns_of, joined, mask_of
+from simsam_batch.stages.style_networks.masks import columns_of, joined, mask_of
 from simsam_batch.stages.stylize.rows import EACH
-from simsam_batch.stages.stylize.stage import StylizeStage
 
 _COLUMNS = ["image_id", "uri", "status", "error", "width", "height", "content_sha256", "area_fraction", "styles"]
 _COLUMNS += ["leak_max", "arrays_path", "arrays_member", "arrays_offset", "arrays_bytes"]
@@ -56,9 +55,9 @@ def chapter(source: Source, command: Command, stages: Sequence[str]) -> Chapter:
         StorageError: the storage did not answer.
     """
     made, _ = begun(source, command, stages)
-    if StylizeStage.name not in stages:
+    if "stylize" not in stages:
         return made
-    rows = StageRows(source.out, StylizeStage.name)
+    rows = StageRows(source.out, "stylize")
     numbers = Scalars(rows, source.plan, ["area_fraction", "leak_max"])
     made.plots_note = numbers.note
     fine = numbers.number[numbers.ok]
