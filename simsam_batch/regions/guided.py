@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,19 +116,19 @@ class _Fit:
             products = self._box(guide[i] * guide[i:]) - self._mean[i] * self._mean[i:]
             covariance[..., i, i:] = covariance[..., i:, i] = np.moveaxis(products, 0, -1)
         covariance[..., range(channels), range(channels)] += epsilon + _FLAT
-        self._inverse = np.moveaxis(np.linalg.inv(covariance), (2, 3), (0, 1))
+        self._inverse = np.ascontiguousarray(np.moveaxis(np.linalg.inv(covariance), (2, 3), (0, 1)))
 
     def coefficients(self, target: NDArray[np.float64]) -> NDArray[np.float64]:
         """Slopes and offset (C + 1, h, w) at each pixel, averaged over the windows that hold it; of a map (h, w)."""
         mean = self._box(target[None])[0]
         together = self._box(self._guide * target) - self._mean * mean
-        slopes = (self._inverse * together).sum(axis=1)
-        offset = mean - (slopes * self._mean).sum(axis=0)
+        slopes = np.einsum("ijhw,jhw->ihw", self._inverse, together)
+        offset = mean - np.einsum("chw,chw->hw", slopes, self._mean)
         return self._box(np.concatenate([slopes, offset[None]]))
 
     def apply(self, coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
         """The map (h, w) that coefficients make of the guide."""
-        return np.asarray((coefficients[:-1] * self._guide).sum(axis=0) + coefficients[-1])
+        return np.asarray(np.einsum("chw,chw->hw", coefficients[:-1], self._guide) + coefficients[-1])
 
     def _box(self, planes: NDArray[np.float64]) -> NDArray[np.float64]:
         from scipy.ndimage import uniform_filter
@@ -138,8 +139,11 @@ class _Fit:
 def _guide(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Colours of 0..1, their squares and products (9, H, W) of a picture (H, W, 3)."""
     colours = np.moveaxis(rgb, 2, 0).astype(np.float32) / np.float32(255)
-    pairs = [colours[i] * colours[j] for i in range(3) for j in range(i, 3)]
-    return np.stack([*colours, *pairs])
+    guide = np.empty((9, *rgb.shape[:2]), dtype=np.float32)
+    guide[:3] = colours
+    for place, (i, j) in enumerate(combinations_with_replacement(range(3), 2), 3):
+        np.multiply(colours[i], colours[j], out=guide[place])
+    return guide
 
 
 def _resized(plane: NDArray[np.floating], size: tuple[int, int], how: Image.Resampling) -> NDArray[np.float32]:

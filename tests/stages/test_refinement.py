@@ -312,15 +312,17 @@ def test_a_run_that_cannot_refine_ends_before_it_begins(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("filled", [False, True])
-def test_a_mask_that_vanishes_or_fills_the_picture_stays_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, filled: bool
+@pytest.mark.parametrize("spread", ["nothing", "everything", "another object"])
+def test_a_mask_that_refinement_would_make_another_one_stays_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spread: str
 ) -> None:
     shard = shard_of(tmp_path, scene())
     (coarse,) = run_worker(stage_of().make_worker(lambda: None), shard).rows.to_pylist()
     worker = stage_of(refine="guided", objects=2).make_worker(lambda: None)
-    everything = np.full((160, 208), filled)
-    monkeypatch.setattr(Refiner, "submit", lambda *arguments, **settings: lambda: everything)
+    found = np.full((160, 208), spread == "everything")
+    if spread == "another object":
+        found[:30] = True
+    monkeypatch.setattr(Refiner, "submit", lambda *arguments, **settings: lambda: found)
     (row,) = run_worker(worker, shard).rows.to_pylist()
     assert row["refined"] is False
     same = ("mask_rle", "bbox_xyxy", "area_fraction", "iou", "accuracy", "boundary_iou", "confidence")

@@ -124,6 +124,17 @@ class _Truth:
         return packed_cells(mask, (index[0][self.rows], index[1][self.columns])), self.pixels
 
 
+def _same_object(refined: NDArray[np.bool_], drawn: NDArray[np.bool_]) -> bool:
+    """Whether a refined mask (H, W) is still of the object: neither gone, nor everything, nor less than half alike.
+
+    Half alike is an IoU of 1/2, as between the cuts of different objects.
+    """
+    if not drawn.any() or drawn.all():
+        return True
+    both, either = np.count_nonzero(refined & drawn), np.count_nonzero(refined | drawn)
+    return 2 * both >= either and not refined.all()
+
+
 class SegmentWorker(ImageWorker[Segmented]):
     """Segments batches of images, and scores the masks of those that have a truth."""
 
@@ -189,17 +200,17 @@ class SegmentWorker(ImageWorker[Segmented]):
         mask: NDArray[np.bool_],
         wide: NDArray[np.bool_],
     ) -> Callable[[], _Refined]:
-        """Begin to refine a mask; by a guided filter, one that vanishes or fills the picture stays as it was."""
+        """Begin to refine a mask; what a guided filter makes another object stays as it was, see `_same_object`."""
         assert self._refiner is not None  # noqa: S101  there, or nothing is refined
         method = self._options.refine
         waiting = self._refiner.submit(picture, wide, index=index, parameters=REFINEMENTS[method])
 
         def settled() -> _Refined:
-            found: NDArray[np.bool_] = waiting()
-            one_sided = not found.any() or bool(found.all())
-            if method == "guided" and one_sided and wide.any() and not wide.all():
-                return mask[np.ix_(*index)], False
-            return found, True
+            refined: NDArray[np.bool_] = waiting()
+            drawn = mask[np.ix_(*index)]
+            if method == "guided" and not _same_object(refined, drawn):
+                return drawn, False
+            return refined, True
 
         return settled
 
