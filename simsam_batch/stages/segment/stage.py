@@ -132,7 +132,7 @@ def _same_object(refined: NDArray[np.bool_], drawn: NDArray[np.bool_]) -> bool:
     if not drawn.any() or drawn.all():
         return True
     both, either = np.count_nonzero(refined & drawn), np.count_nonzero(refined | drawn)
-    return 2 * both >= either and not refined.all()
+    return bool(2 * both >= either and not refined.all())
 
 
 class SegmentWorker(ImageWorker[Segmented]):
