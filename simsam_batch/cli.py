@@ -99,6 +99,10 @@ def _compute(command: Command, *, images: tuple[str, ...] = (), out: str | None 
         result = operations.run(command.name, images or None, out, settings, report)
     if result is None:
         return 0
+    if not settings.quiet and settings.log_format == "text":
+        from simsam_batch.closing import closing_lines
+
+        _say(closing_lines(out, result))
     tolerated = settings.allow_failed * result["images"]
     return EXIT_TOO_MANY_FAILED if result["failed"] > tolerated else 0
 

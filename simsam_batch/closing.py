@@ -1,0 +1,98 @@
+"""The last lines of a command that computes: what was made, how good or how sure it is, and what comes next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from simsam_batch.plain_text import counted
+from simsam_batch.report.exports.formats import FORMATS
+from simsam_batch.runs.reading import StageRows
+from simsam_batch.stages.registry import shown
+from simsam_batch.storage import Folder, absolute_url
+
+_MADE = {"objects": "object mask", "labels": "label map", "trees": "region tree"}
+_BY = {
+    "none": "as coarse as patches; --refine guided follows edges, in another OUT",
+    "guided": "their edges by a guided filter",
+    "crf": "their edges by a dense CRF",
+    "crf-upstream": "their edges by a dense CRF",
+}
+_TO_LOOK_AT = {
+    "cutout": "objects without what is around them",
+    "overlay": "drawn over the photographs",
+    "csv": "a line for each point",
+    "pictures": "a picture for each image",
+}
+"""Formats of an export that people would look at first, in this order, and in words."""
+
+_SCORES = {
+    "iou_per_image_mean": "mean IoU",
+    "miou": "mIoU",
+    "nmcovering": "NMCovering",
+    "pck_0.1_per_point": "PCK at 0.1, per point",
+    "pck_0.1": "PCK at 0.1",
+}
+
+
+def closing_lines(out: str, result: Mapping[str, Any]) -> list[str]:
+    """What people read when a command has come to its end.
+
+    Args:
+        out: the run's folder, as it was given.
+        result: what the results of the command's main stage hold (`simsam_batch.runs.publish.publish`).
+
+    Returns:
+        Lines; every command in them can be typed as it is.
+
+    Raises:
+        StorageError: the published rows cannot be read.
+    """
+    stage, where = str(result["stage"]), shlex.quote(out)
+    how = _how_good(stage, out, result)
+    return [*_made(stage, result), *how, *_next(stage, out, where, int(result["failed"]), sure=bool(how))]
+
+
+def _made(stage: str, result: Mapping[str, Any]) -> list[str]:
+    what = shown(stage)
+    if what is None:
+        return []
+    by = _BY.get(str(result["settings"].get("refine")), "")
+    return [f"made: {counted(int(result['ok']), _MADE[what.kind])}{', ' + by if by else ''}"]
+
+
+def _how_good(stage: str, out: str, result: Mapping[str, Any]) -> list[str]:
+    """The score, or where there is no truth how sure the run itself is."""
+    metrics = result["metrics"]
+    for name, words in _SCORES.items():
+        if isinstance(metrics.get(name), float):
+            low, high = metrics.get(f"{name}_ci") or (None, None)
+            interval = "" if low is None else f", 95 % interval {low:.2f} to {high:.2f}"
+            return [f"how good: {words} {metrics[name]:.2f}{interval}"]
+    rows = StageRows(Folder(absolute_url(out)), stage)
+    if "confidence" not in rows.schema.names:
+        return []
+    values = np.concatenate([np.asarray(each["confidence"].drop_null()) for _, each in rows.batches(["confidence"])])
+    if not len(values):
+        return []
+    low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
+    return [f"how sure: confidence {middle:.2f} in the middle, {low:.2f} to {high:.2f} for half of them"]
+
+
+def _next(stage: str, out: str, where: str, failed: int, *, sure: bool) -> list[str]:
+    worst = ", the worst or the least sure first if you like" if sure else ""
+    commands = [
+        (f"simsam view {where}", f"look at them in a browser{worst}"),
+        (f"simsam report {where}", "a page with pictures, scores and times"),
+    ]
+    chosen = next((name for name in _TO_LOOK_AT if FORMATS[name].fits(stage)), None)
+    if chosen is not None:
+        to = shlex.quote(chosen if "://" in out else f"{out.rstrip('/')}-{chosen}")
+        commands.append((f"simsam export {where} --format {chosen} --to {to}", _TO_LOOK_AT[chosen]))
+    if failed:
+        commands.append((f"simsam retry {where}", f"try the {counted(failed, 'failed one')} again"))
+    wide = max(len(command) for command, _ in commands)
+    return ["next:", *(f"  {command:{wide}}  # {words}" for command, words in commands)]

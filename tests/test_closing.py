@@ -1,0 +1,82 @@
+"""The last lines of a command say what was made, how sure it is, and commands that work as they stand."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from simsam_batch.cli import run, simsam
+
+SMALL = ["--backbone", "descriptors", "--resize", "native", "--engine", "inline"]
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """``my photos`` in the working folder, one of them broken."""
+    monkeypatch.chdir(tmp_path)
+    folder = Path("my photos")
+    folder.mkdir()
+    for i in range(3):
+        pixels = np.random.default_rng(i).integers(80, 120, (64, 80, 3)).astype(np.uint8)
+        pixels[16:48, 16 + i : 40] = (210, 40, 40)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    (folder / "broken.png").write_text("words")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("command", "made", "handed_on"),
+    [
+        ("segment", "made: 3 object masks, their edges by a guided filter", "cutout"),
+        ("semantic --clusters 2", "made: 3 label maps, as coarse as patches", "overlay"),
+        ("hierarchy", "made: 3 region trees, as coarse as patches", "overlay"),
+        ("features", "", ""),
+    ],
+)
+def test_a_command_ends_with_what_it_made_and_commands_that_work(
+    photos: Path, capsys: pytest.CaptureFixture[str], command: str, made: str, handed_on: str
+) -> None:
+    out = "my run"
+    assert run([*shlex.split(command)[:1], str(photos), out, *SMALL, *shlex.split(command)[1:]]) == 3
+    said = capsys.readouterr().out
+    assert made in said
+    assert ("how sure: confidence 0." in said) is (command == "segment")
+    typed = [shlex.split(line.strip(), comments=True) for line in said.splitlines() if line.startswith("  simsam ")]
+    names = [words[1] for words in typed]
+    assert names == ["view", "report", *["export"] * bool(handed_on), "retry"]
+    for words in typed:
+        if words[1] == "view":
+            # it would not end: its command line is read
+            view = simsam.get_command(None, "view")  # type: ignore[arg-type]
+            assert view is not None
+            view.make_context("view", words[2:])
+        else:
+            assert run(words[1:]) in (0, 3)
+    if handed_on:
+        assert len(list(Path(f"{out}-{handed_on}").iterdir())) >= 3
+    assert re.search("try the 1 failed one again", said)
+
+
+def test_a_score_stands_in_place_of_confidence_and_quiet_says_nothing(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "broken.png").unlink()
+    truth = Path("truth")
+    truth.mkdir()
+    for path in photos.iterdir():
+        mask = np.zeros((64, 80), np.uint8)
+        mask[16:48, 16:40] = 255
+        Image.fromarray(mask).save(truth / path.name)
+    command = ["segment", str(photos), "run", *SMALL, "--truth", str(truth)]
+    assert run(command) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"how good: mean IoU 0\.\d\d, 95 % interval 0\.\d\d to 0\.\d\d", said)
+    assert "retry" not in said
+    assert run([*command, "--quiet"]) == 0
+    assert run([*command, "--log-format", "json"]) == 0
+    assert capsys.readouterr().out == ""
