@@ -485,6 +485,21 @@ class TestArchives:
         (row,) = read_catalog(f"{tmp_path}/list.txt").table.to_pylist()
         assert read_url(row["uri"]) == picture(0)
 
+    @pytest.mark.parametrize("kind", ["zip", "tar"])
+    def test_a_folder_or_one_image_in_it(self, out_url: str, kind: str) -> None:
+        names = ["set/images/a.png", "set/images/b/c.png", "set/masks/a.png", "set/masks/b/c.png", "set/images.png"]
+        Folder(out_url).replace(f"a.{kind}", packed(kind, names))
+        archive = f"{out_url}/a.{kind}"
+        found = read_catalog(f"{archive}#set/images/", truth=f"{archive}#set/masks").table
+        assert found["image_id"].to_pylist() == ["a.png", "b/c.png"]
+        assert found["uri"].to_pylist() == [f"{archive}#{name}" for name in names[:2]]
+        assert found["truth_uri"].to_pylist() == [f"{archive}#{name}" for name in names[2:4]]
+        assert ids(read_catalog(f"{archive}#set/*/*.png")) == ["images/a.png", "masks/a.png"]
+        (row,) = read_catalog(f"{archive}#set/images/a.png").table.to_pylist()
+        assert (row["image_id"], row["uri"], row["size"]) == ("a.png", f"{archive}#{names[0]}", len(picture(0)))
+        with pytest.raises(SettingsError, match="the archive has no such folder"):
+            read_catalog(f"{archive}#set/none")
+
     def test_a_folder_or_file_whose_name_looks_like_one(self, tmp_path: Path) -> None:
         fill(str(tmp_path), ["set.zip/a.png", "b.zip#c.png"])
         assert ids(read_catalog(f"{tmp_path}/set.zip")) == ["a.png"]

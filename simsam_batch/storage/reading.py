@@ -87,6 +87,11 @@ def object_info(url: str) -> ObjectInfo:
         StorageError: the storage did not answer.
     """
     name = absolute_url(url).rpartition("/")[2]
+    if (parts := _member(url)) is not None:
+        member = _index(parts[0]).get(parts[1])
+        if member is None:
+            raise ObjectNotFound(redact(f"cannot read {url}: the archive has no such member"))
+        return ObjectInfo(name, member.size, member.etag, None)
     with reported("read", url):
         if protocol_of(url) == "file":
             return file_info(name, retried(f"read {url}", partial(_regular_file, Path(absolute_url(url)))))
@@ -264,15 +269,20 @@ class _RangeReader(io.RawIOBase):
 def walk(url: str) -> Iterator[tuple[str, ObjectInfo]]:
     """Every file below a folder as (absolute path or URL, info), streamed; names are relative to the folder.
 
-    An archive is a folder, too, and its members are what is below it.
+    An archive is a folder, too, and its members are what is below it; ``archive.zip#folder`` is one inside of it.
 
     Raises:
         StorageError: the folder does not exist (on S3: nothing is below it) or cannot be listed.
     """
     url = absolute_url(url)
-    if is_archive(url) and _is_object(url):
-        for name, member in _index(url).items():
-            yield f"{url}#{name}", ObjectInfo(name, member.size, member.etag, None)
+    archive, inside = _member(url) or (url, "")
+    if is_archive(archive) and _is_object(archive):
+        top = f"{inside}/" if inside else ""
+        found = [(name, member) for name, member in _index(archive).items() if name.startswith(top)]
+        if not found and inside:
+            raise StorageError(redact(f"cannot list {url}: the archive has no such folder. To mend it: check the name"))
+        for name, member in found:
+            yield f"{archive}#{name}", ObjectInfo(name.removeprefix(top), member.size, member.etag, None)
         return
     with reported("list", url):
         if protocol_of(url) == "file":
