@@ -201,7 +201,7 @@ def folder_records(
     hidden: bool = False,
     among: tuple[str, Callable[[str], bool]] | None = None,
 ) -> pa.Table | None:
-    """Records of a folder, without its truth masks; None if it has Parquet files and no image.
+    """Records of a folder, without its truth masks; None if it has Parquet or Arrow files and no image.
 
     Pictures and videos of kinds that are not read are among them, so that a row says what became of each.
 
@@ -223,7 +223,11 @@ def folder_records(
     found, others = listing.files, listing.others
     unread = _unread(found["name"])
     if unread.total() == found.num_rows:
-        if others[".parquet"] and among is None and not (is_archive(folder) or split_member(folder)):
+        if (
+            (others[".parquet"] or others[".arrow"])
+            and among is None
+            and not (is_archive(folder) or split_member(folder))
+        ):
             return None
         if unread:
             raise SettingsError(f"{redact(images)} has no image in it that can be read, but {_told(unread)}")

@@ -21,7 +21,7 @@ from simsam_batch.catalog.folders import (
 )
 from simsam_batch.catalog.named import told_paths
 from simsam_batch.catalog.records import records_table
-from simsam_batch.catalog.tables import parent_of
+from simsam_batch.catalog.resolving import parent_of
 from simsam_batch.catalog.text_tables import SUFFIXES
 from simsam_batch.errors import SettingsError
 from simsam_batch.formats import kind_by_name, mend_of
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _MAGIC = re.compile(r"[*?\[]")
 _PARTS_OF_A_BUCKET = 3
 _PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".7z", ".rar")
-_ALONE = (".txt", ".parquet", *SUFFIXES)
+_ALONE = (".txt", ".parquet", ".arrow", *SUFFIXES)
 _Row = tuple[str, str, int | None, str | None]
 
 
