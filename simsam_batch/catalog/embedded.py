@@ -23,7 +23,7 @@ def image_column_of(schema: pa.Schema, given: str | None, where: str) -> str | N
     Raises:
         SettingsError: several could be it.
     """
-    found = [field.name for field in schema if is_image_column(field.type)]
+    found: list[str] = [field.name for field in schema if is_image_column(field.type)]
     if given is not None:
         return given if given in found else None
     if "uri" in schema.names or not found:
@@ -80,7 +80,7 @@ def arrow_records(files: Mapping[str, str], root: str | None, keep: Sequence[str
     """The records of Arrow files that ``save_to_disk`` of Hugging Face's datasets wrote.
 
     Args:
-        files: names in the input by their URLs; of a folder those are taken that its ``state.json`` names, if it has one.
+        files: names in the input by their URLs; of a folder those alone that its ``state.json`` names, if it has one.
         root: that paths in the rows count from; None for the folder of each file.
         keep: columns to pass through.
         given: as ``--uri-column`` says.
