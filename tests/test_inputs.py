@@ -325,6 +325,10 @@ class TestSeveral:
         with pytest.raises(SettingsError, match="there is no such folder"):
             read_catalog([f"{tmp_path}/a.png", f"{tmp_path}/b.png"])
 
+    def test_none_is_refused(self) -> None:
+        with pytest.raises(SettingsError, match="no path is given"):
+            read_catalog([])
+
     def test_pairs_of_several(self, tmp_path: Path) -> None:
         fill(str(tmp_path), ["a.png", "sub/b.png"])
         found = read_pairs([f"{tmp_path}/a.png", f"{tmp_path}/sub/b.png"], pairs="all")
