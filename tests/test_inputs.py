@@ -7,6 +7,7 @@ import json
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -324,6 +325,10 @@ class TestSeveral:
         with pytest.raises(SettingsError, match="there is no such folder"):
             read_catalog([f"{tmp_path}/a.png", f"{tmp_path}/b.png"])
 
+    def test_none_is_refused(self) -> None:
+        with pytest.raises(SettingsError, match="no path is given"):
+            read_catalog([])
+
     def test_pairs_of_several(self, tmp_path: Path) -> None:
         fill(str(tmp_path), ["a.png", "sub/b.png"])
         found = read_pairs([f"{tmp_path}/a.png", f"{tmp_path}/sub/b.png"], pairs="all")
@@ -485,11 +490,115 @@ class TestArchives:
         (row,) = read_catalog(f"{tmp_path}/list.txt").table.to_pylist()
         assert read_url(row["uri"]) == picture(0)
 
+    @pytest.mark.parametrize("kind", ["zip", "tar"])
+    def test_a_folder_or_one_image_in_it(self, out_url: str, kind: str) -> None:
+        names = ["set/images/a.png", "set/images/b/c.png", "set/masks/a.png", "set/masks/b/c.png", "set/images.png"]
+        Folder(out_url).replace(f"a.{kind}", packed(kind, names))
+        archive = f"{out_url}/a.{kind}"
+        found = read_catalog(f"{archive}#set/images/", truth=f"{archive}#set/masks").table
+        assert found["image_id"].to_pylist() == ["a.png", "b/c.png"]
+        assert found["uri"].to_pylist() == [f"{archive}#{name}" for name in names[:2]]
+        assert found["truth_uri"].to_pylist() == [f"{archive}#{name}" for name in names[2:4]]
+        assert ids(read_catalog(f"{archive}#set/*/*.png")) == ["images/a.png", "masks/a.png"]
+        (row,) = read_catalog(f"{archive}#set/images/a.png").table.to_pylist()
+        assert (row["image_id"], row["uri"], row["size"]) == ("a.png", f"{archive}#{names[0]}", len(picture(0)))
+        with pytest.raises(SettingsError, match="the archive has no such folder"):
+            read_catalog(f"{archive}#set/none")
+
     def test_a_folder_or_file_whose_name_looks_like_one(self, tmp_path: Path) -> None:
         fill(str(tmp_path), ["set.zip/a.png", "b.zip#c.png"])
         assert ids(read_catalog(f"{tmp_path}/set.zip")) == ["a.png"]
         assert ids(read_catalog(f"{tmp_path}/b.zip#c.png")) == ["b.zip#c.png"]
         assert read_url(f"{tmp_path}/b.zip#c.png") == picture(1, "PNG")
+
+
+class TestHuggingFace:
+    """What ``datasets`` itself writes, read without it."""
+
+    @staticmethod
+    def made(rows: int) -> Any:
+        import datasets
+
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+        images = [{"bytes": picture(row), "path": "same name.png"} for row in range(rows)]
+        return datasets.Dataset.from_dict({"image": images, "label": list(range(rows))}, features=features)
+
+    def test_a_saved_dataset_and_one_of_its_splits(self, tmp_path: Path) -> None:
+        import datasets
+
+        made = self.made(7)
+        both = datasets.DatasetDict({"train": made.select(range(4)), "test": made.select(range(4, 7))})
+        both.save_to_disk(tmp_path / "both", num_shards={"train": 2, "test": 1})
+        (tmp_path / "both" / "train" / "cache-0123.arrow").write_bytes(b"of datasets itself")
+        table = read_catalog(f"{tmp_path}/both", keep_columns=["label"]).table
+        assert table["image_id"].to_pylist() == [
+            *(f"test/data-00000-of-00001/{row}" for row in range(3)),
+            *(f"train/data-{shard:05}-of-00002/{row}" for shard in range(2) for row in range(2)),
+        ]
+        assert table["uri"][6].as_py() == f"{tmp_path}/both/train/data-00001-of-00002.arrow#image/1"
+        assert table["label"].to_pylist() == [4, 5, 6, 0, 1, 2, 3]
+        for row in table.to_pylist():
+            assert read_url(row["uri"]) == picture(row["label"])
+            assert read_url(row["uri"], 10) == picture(row["label"])[:11]
+            assert row["size"] == len(picture(row["label"]))
+        assert ids(read_catalog(f"{tmp_path}/both/train"))[3] == "data-00001-of-00002/1"
+
+    def test_parquet_shards_on_every_storage(self, out_url: str) -> None:
+        for shard in range(2):
+            file = io.BytesIO()
+            table = self.made(5).select(range(shard, 5)).flatten_indices().data.table
+            pq.write_table(table, file, row_group_size=2)
+            Folder(out_url).replace(f"data/train-{shard}.parquet", file.getvalue())
+        found = read_catalog(out_url, keep_columns=["label"]).table
+        assert found["image_id"].to_pylist() == [f"data/train-{s}/{row}" for s in range(2) for row in range(5 - s)]
+        for row in found.to_pylist():
+            assert read_url(row["uri"]) == picture(row["label"])
+        assert ids(read_catalog(f"{out_url}/data/train-1.parquet")) == [f"train-1/{row}" for row in range(4)]
+        for gone in ("#image/4", "#label_/0"):
+            with pytest.raises(ObjectNotFound, match="no such column or row"):
+                read_url(f"{out_url}/data/train-1.parquet{gone}")
+
+    def test_a_run_of_rows_one_of_which_is_empty(self, tmp_path: Path) -> None:
+        made = self.made(3)
+        made = made.map(lambda row: {"image": None} if row["label"] == 1 else {}, load_from_cache_file=False)
+        made.save_to_disk(tmp_path / "set")
+        command = ["segment", f"{tmp_path}/set", f"{tmp_path}/out", *QUICK, "--keep-columns", "label"]
+        assert [run(command), run(command)] == [3, 3]
+        rows = list(rows_by_image(tmp_path / "out").values())
+        assert [row["status"] for row in rows] == ["ok", "failed", "ok"]
+        assert (rows[1]["error_type"], rows[1]["failed_step"]) == ("undecodable", "read")
+        assert "the row has no bytes. To mend it: leave it out" in rows[1]["error"]
+        assert rows[2]["content_sha256"] == sha256(picture(2)).hexdigest()
+
+    def test_rows_that_name_a_file_instead(self, tmp_path: Path) -> None:
+        fill(str(tmp_path), ["a.png", "sub/b.png"])
+        images = [{"bytes": None, "path": f"{tmp_path}/a.png"}, {"bytes": None, "path": "sub/b.png"}]
+        pq.write_table(pa.table({"image": [*images, {"bytes": picture(5), "path": None}]}), tmp_path / "t.parquet")
+        found = read_catalog(f"{tmp_path}/t.parquet").table
+        assert [read_url(uri) for uri in found["uri"].to_pylist()] == [picture(0), picture(1), picture(5)]
+
+    def test_of_two_columns_of_images_one_is_chosen(self, tmp_path: Path) -> None:
+        images = [{"bytes": picture(0), "path": None}]
+        pq.write_table(pa.table({"left": images, "right": images}), tmp_path / "t.parquet")
+        with pytest.raises(
+            SettingsError, match=r"several columns: left, right\. To mend it: say which by --uri-column"
+        ):
+            read_catalog(f"{tmp_path}/t.parquet")
+        (row,) = read_catalog(f"{tmp_path}/t.parquet", uri_column="right").table.to_pylist()
+        assert row["uri"] == f"{tmp_path}/t.parquet#right/0"
+
+    def test_what_cannot_serve_says_why(self, tmp_path: Path, s3_url: str) -> None:
+        self.made(1).remove_columns("image").save_to_disk(tmp_path / "none")
+        with pytest.raises(SettingsError, match="has no column of images; its columns are label"):
+            read_catalog(f"{tmp_path}/none")
+        self.made(1).save_to_disk(tmp_path / "set")
+        (file,) = (tmp_path / "set").glob("*.arrow")
+        Folder(s3_url).replace(file.name, file.read_bytes())
+        with pytest.raises(SettingsError, match="To mend it: copy the dataset to a local disk, or write it"):
+            read_catalog(s3_url)
+        file.write_bytes(b"x" * 100)
+        with pytest.raises(SettingsError, match="is no Arrow file that can be read"):
+            read_catalog(f"{tmp_path}/set")
 
 
 class TestSwapped:

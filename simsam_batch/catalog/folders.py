@@ -14,7 +14,7 @@ from simsam_batch.catalog.written import WrittenFolders, outside, planned_images
 from simsam_batch.errors import SettingsError, StorageError
 from simsam_batch.formats import KINDS, SUFFIXES, Format, kind_by_name, mend_of
 from simsam_batch.plain_text import counted
-from simsam_batch.storage import ObjectNotFound, absolute_url, is_archive, read_url, redact, walk
+from simsam_batch.storage import ObjectNotFound, absolute_url, is_archive, read_url, redact, split_member, walk
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -201,7 +201,7 @@ def folder_records(
     hidden: bool = False,
     among: tuple[str, Callable[[str], bool]] | None = None,
 ) -> pa.Table | None:
-    """Records of a folder, without its truth masks; None if it has Parquet files and no image.
+    """Records of a folder, without its truth masks; None if it has Parquet or Arrow files and no image.
 
     Pictures and videos of kinds that are not read are among them, so that a row says what became of each.
 
@@ -223,7 +223,11 @@ def folder_records(
     found, others = listing.files, listing.others
     unread = _unread(found["name"])
     if unread.total() == found.num_rows:
-        if others[".parquet"] and among is None and not is_archive(folder):
+        if (
+            (others[".parquet"] or others[".arrow"])
+            and among is None
+            and not (is_archive(folder) or split_member(folder))
+        ):
             return None
         if unread:
             raise SettingsError(f"{redact(images)} has no image in it that can be read, but {_told(unread)}")

@@ -21,7 +21,6 @@ from simsam_batch.catalog.folders import (
 )
 from simsam_batch.catalog.named import told_paths
 from simsam_batch.catalog.records import records_table
-from simsam_batch.catalog.tables import parent_of
 from simsam_batch.catalog.text_tables import SUFFIXES
 from simsam_batch.errors import SettingsError
 from simsam_batch.formats import kind_by_name, mend_of
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 _MAGIC = re.compile(r"[*?\[]")
 _PARTS_OF_A_BUCKET = 3
 _PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".7z", ".rar")
-_ALONE = (".txt", ".parquet", *SUFFIXES)
+_ALONE = (".txt", ".parquet", ".arrow", *SUFFIXES)
 _Row = tuple[str, str, int | None, str | None]
 
 
@@ -119,7 +118,7 @@ def several_records(paths: Sequence[str], truth: str | None, notes: list[str], *
     files = [(posixpath.basename(path), absolute_url(path), *fact) for path, fact in facts.items()]
     by_folder: dict[str, list[_Row]] = {}
     for row in files:
-        by_folder.setdefault(parent_of(row[1]), []).append(row)
+        by_folder.setdefault(row[1].rpartition("/")[0], []).append(row)
     parts = [(folder, _table(rows)) for folder, rows in by_folder.items()]
     others: Counter[str] = Counter()
     for path in paths:

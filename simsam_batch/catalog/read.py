@@ -137,7 +137,7 @@ def _records(
         raise SettingsError(f"hidden: {redact(images)} is a list, which is taken as it is; leave it out")
     if suffix in text_tables.SUFFIXES:
         return text_records(images, root, keep_columns, uri_column)
-    if suffix == ".parquet":
+    if suffix in (".parquet", ".arrow"):
         return parquet_records(images, root, keep_columns, notes, uri_column=uri_column, hidden=hidden)
     table: pa.Table | None
     if suffix == ".txt":

@@ -73,6 +73,6 @@ def _without_images(images: str) -> str | None:
         names = [info.name for _, info in walk(images)]
     except StorageError:
         return "is not there"
-    if any(has_row(name) or name.lower().endswith(".parquet") for name in names):
+    if any(has_row(name) or name.lower().endswith((".parquet", ".arrow")) for name in names):
         return None
     return "has no image in it" if names else "is empty"

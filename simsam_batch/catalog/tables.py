@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from simsam_batch.catalog.folders import ACCEPTED, is_file, listed_files
-from simsam_batch.catalog.records import COLUMNS, quoted, records_schema, records_table
+from simsam_batch.catalog.embedded import arrow_records, embedded_records, image_column_of
+from simsam_batch.catalog.folders import ACCEPTED, ends_in, is_file, listed_files
+from simsam_batch.catalog.records import COLUMNS, records_schema, records_table
+from simsam_batch.catalog.resolving import parent_of, resolved, resolved_column
 from simsam_batch.catalog.text_tables import read_text_table, uri_column_of
 from simsam_batch.errors import SettingsError
-from simsam_batch.storage import Folder, ObjectNotFound, absolute_url, local_path, read_url, redact
+from simsam_batch.storage import Folder, ObjectNotFound, absolute_url, read_url, redact
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_ABSOLUTE_PATTERN = r"^(/|([A-Za-z0-9+.-]+::)*[A-Za-z][A-Za-z0-9+.-]*://)"
-_ROWS = 65_536
-_DOTS_PATTERN = r"(^|/)\.\.?(/|$)"
-_FILE_URL_PATTERN = r"^(?i)(file|local):"
 # so much of a list is parsed at once, and no path or URL is longer
 _BLOCK = 16 << 20
 _LONGEST_LINE = 1 << 16
@@ -81,57 +79,6 @@ def _entries(block: bytes, images: str) -> Any:
     return lines.filter(pc.and_not(pc.not_equal(lines, ""), pc.starts_with(lines, "#")))
 
 
-def _resolved_column(entries: Any, root: str, source: str, *, with_ids: bool) -> tuple[Any, Any]:
-    """What `resolved` gives, in blocks, so that what it makes on the way is never as long as the column."""
-    import pyarrow as pa
-
-    ids, uris = [], []
-    for chunk in entries.chunks:
-        for start in range(0, len(chunk), _ROWS):
-            found = resolved(chunk.slice(start, _ROWS), root, source)
-            ids += [found[0]] if with_ids else []
-            uris.append(found[1])
-    return pa.chunked_array(ids, pa.string()), pa.chunked_array(uris, pa.string())
-
-
-def resolved(entries: Any, root: str, source: str) -> tuple[Any, Any]:
-    """Image ids and absolute URIs of paths that may be relative to a root."""
-    import pyarrow.compute as pc
-
-    top = absolute_url(root)
-    base = top if top.endswith("/") else top + "/"
-    entries = _replaced(entries, pc.match_substring_regex(entries, _FILE_URL_PATTERN), local_path)
-    absolute = pc.match_substring_regex(entries, _ABSOLUTE_PATTERN)
-    dotted = pc.and_not(pc.match_substring_regex(entries, _DOTS_PATTERN), absolute)
-    entries = _replaced(entries, dotted, posixpath.normpath)
-    left = entries.filter(dotted)
-    outside = left.filter(pc.match_substring_regex(left, r"^\.\.(/|$)")).to_pylist()
-    if outside:
-        raise SettingsError(
-            f"{redact(source)}: {quoted(outside)} would leave the root {redact(base)}. "
-            "To mend it: give a --root that holds all images, or absolute paths"
-        )
-    uris = pc.if_else(absolute, entries, pc.binary_join_element_wise(base, entries, ""))
-    below = pc.utf8_slice_codeunits(entries, len(base), None)
-    is_below = pc.and_not(pc.starts_with(entries, base), pc.match_substring_regex(below, _DOTS_PATTERN))
-    return pc.if_else(is_below, below, entries), uris
-
-
-def _replaced(entries: Any, where: Any, by: Callable[[str], str]) -> Any:
-    """The entries with those chosen put through a function."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    made = [by(entry) for entry in entries.filter(where).to_pylist()]
-    return pc.replace_with_mask(entries, where, pa.array(made, pa.string())) if made else entries
-
-
-def parent_of(url: str) -> str:
-    """The folder of a file."""
-    scheme, separator, path = absolute_url(url).rpartition("://")
-    return scheme + separator + path.rpartition("/")[0] or "/"
-
-
 def parquet_records(
     images: str,
     root: str | None,
@@ -141,7 +88,7 @@ def parquet_records(
     uri_column: str | None = None,
     hidden: bool = False,
 ) -> pa.Table:
-    """Image records of a Parquet file or a folder of them, with the columns to keep.
+    """Image records of a Parquet file or a folder of them, or of Arrow files, with the columns to keep.
 
     Of a column whose type differs from file to file it is the widest (Arrow's permissive promotion).
     """
@@ -149,13 +96,20 @@ def parquet_records(
 
     if is_file(images):
         files, start = [absolute_url(images)], parent_of(images)
+        names = {files[0]: posixpath.basename(files[0])}
     else:
-        listing = listed_files("IMAGES", images, lambda name: name.lower().endswith(".parquet"), notes, hidden=hidden)
+        wanted = ends_in([".parquet", ".arrow"])
+        listing = listed_files("IMAGES", images, wanted, notes, hidden=hidden)
         listing.note_hidden(images, notes, option=True)
         files, start = listing.files["uri"].to_pylist(), images
+        names = dict(zip(files, listing.files["name"].to_pylist(), strict=True))
+    arrow = [file for file in files if file.lower().endswith(".arrow")]
+    files = [file for file in files if file not in set(arrow)]
+    if not files and arrow:
+        return arrow_records({file: names[file] for file in arrow}, root, keep, uri_column)
     if not files:
         raise SettingsError(f"{redact(images)} has no Parquet file in it")
-    tables = [_read_parquet(file, root or start, keep, uri_column) for file in files]
+    tables = [_read_parquet(file, names[file], root, start, keep, uri_column) for file in files]
     for name in keep:
         _check_types(name, {file: table.schema.field(name).type for file, table in zip(files, tables, strict=True)})
     try:
@@ -198,7 +152,9 @@ def _check_types(name: str, types: dict[str, pa.DataType]) -> None:
             ) from error
 
 
-def _read_parquet(url: str, root: str, keep: Sequence[str], uri_column: str | None) -> pa.Table:
+def _read_parquet(
+    url: str, name: str, root: str | None, start: str, keep: Sequence[str], uri_column: str | None
+) -> pa.Table:
     import pyarrow as pa
 
     from simsam_batch.storage.parquet import ParquetReader
@@ -207,6 +163,12 @@ def _read_parquet(url: str, root: str, keep: Sequence[str], uri_column: str | No
     try:
         with ParquetReader(Folder(parent_of(url)).open(posixpath.basename(url))) as parquet:
             schema = parquet.schema
+            held = image_column_of(schema, uri_column, where)
+            if held is not None:
+                absent = parquet.null_count(f"{held}.bytes")
+                columns = _wanted(schema.names, held, keep, where)[1:]
+                columns = [*(name for name in columns if name in keep), held if absent else f"{held}.path"]
+                return embedded_records(parquet.read(columns), url, name, root or parent_of(url), held, keep)
             # a column of bytes is no column of paths, but what is named is taken, and what is wrong with it said
             texts = [
                 field.name for field in schema if pa.types.is_string(field.type) or field.name in ("uri", uri_column)
@@ -218,7 +180,7 @@ def _read_parquet(url: str, root: str, keep: Sequence[str], uri_column: str | No
     # names that are not UTF-8 raise no error of Arrow's
     except (pa.ArrowException, OSError, ValueError) as error:
         raise SettingsError(f"{where} is no Parquet file that can be read: {str(error)[:500]}") from error
-    return _records_of(table, uri, root, url, keep)
+    return _records_of(table, uri, root or start, url, keep)
 
 
 def _wanted(present: Sequence[str], uri: str, keep: Sequence[str], where: str) -> list[str]:
@@ -249,9 +211,9 @@ def _records_of(table: pa.Table, uri: str, root: str, url: str, keep: Sequence[s
             if not field.nullable and columns[field.name].null_count:
                 raise SettingsError(f"{where}: column {name} is empty in {columns[field.name].null_count} rows")
     has_ids = "image_id" in columns
-    ids, columns["uri"] = _resolved_column(columns["uri"], root, url, with_ids=not has_ids)
+    ids, columns["uri"] = resolved_column(columns["uri"], root, url, with_ids=not has_ids)
     if not has_ids:
         columns["image_id"] = ids
     if "truth_uri" in columns:
-        columns["truth_uri"] = _resolved_column(columns["truth_uri"], root, url, with_ids=False)[1]
+        columns["truth_uri"] = resolved_column(columns["truth_uri"], root, url, with_ids=False)[1]
     return records_table(columns, {name: table[name] for name in keep})

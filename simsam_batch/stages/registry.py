@@ -69,8 +69,9 @@ COMMANDS: Sequence[Command] = (
         "Object masks",
         "Write an object mask and eigenvectors for every image.",
         "Write an object mask and K eigenvectors for every image.\n\n"
-        "IMAGES is a folder, a .txt list, a Parquet table with a 'uri' column, or a dataset by name with its folder, "
-        "such as ecssd:ROOT; IMAGES, OUT and ROOT take local paths and any fsspec URL, such as s3://bucket/photos. "
+        "IMAGES is a folder, image files, a quoted pattern, a .zip or .tar, a .txt list, a table (.csv, .jsonl, "
+        ".parquet), or a dataset by name with its folder, such as ecssd:ROOT; IMAGES, "
+        "OUT and ROOT take local paths and any fsspec URL, such as s3://bucket/photos. "
         "Run the same command again to go on after an interruption.",
         {"segment": "segment"},
         examples=(

@@ -6,7 +6,7 @@ of a process, and a forked or spawned child makes its own. What can pass by itse
 """
 
 from simsam_batch.storage.ahead import read_ahead
-from simsam_batch.storage.archives import is_archive
+from simsam_batch.storage.archives import is_archive, split_member
 from simsam_batch.storage.failures import ObjectNotFound, ObjectRefused, UnusableMember
 from simsam_batch.storage.filesystems import ObjectInfo
 from simsam_batch.storage.folder import Folder
@@ -30,5 +30,6 @@ __all__ = [
     "read_ahead",
     "read_url",
     "redact",
+    "split_member",
     "walk",
 ]

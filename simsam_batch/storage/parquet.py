@@ -48,6 +48,16 @@ class ParquetReader:
         """Of the whole table, with its metadata."""
         return self._file.schema_arrow
 
+    def null_count(self, path: str) -> int:
+        """How many values of a column, ``struct.field`` for one inside, are null; 0 where the file does not say."""
+        found = 0
+        for number in range(self.metadata.num_row_groups):
+            group = self.metadata.row_group(number)
+            for each in map(group.column, range(group.num_columns)):
+                if each.path_in_schema == path and each.statistics is not None and each.statistics.has_null_count:
+                    found += each.statistics.null_count
+        return found
+
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The whole table, or some of its columns."""
         groups = [self.read_row_group(number, columns) for number in range(self.metadata.num_row_groups)]

@@ -27,6 +27,7 @@ from simsam_batch.storage.archives import (
 from simsam_batch.storage.failures import ObjectNotFound, UnusableMember, reported
 from simsam_batch.storage.filesystems import ObjectInfo, filesystem, info_of, is_web, objects, read_range
 from simsam_batch.storage.retrying import retried
+from simsam_batch.storage.rows import read_row, split_row
 from simsam_batch.storage.urls import absolute_url, is_bucket, local_path, protocol_of, redact
 
 _BUFFER = 1 << 16
@@ -42,7 +43,7 @@ def read_url(uri: str, limit: int | None = None) -> bytes:
 
     Args:
         uri: local path or URL; or ``archive.zip#folder/a.jpg``, likewise of a ``.tar``, for a member of an archive, of
-            which no more than this is read.
+            which no more than this is read; or ``file.arrow#image/12``, likewise of ``.parquet``, for a row of a table.
         limit: read at most ``limit + 1`` bytes; more than ``limit`` returned means that the object is larger.
 
     Raises:
@@ -53,6 +54,9 @@ def read_url(uri: str, limit: int | None = None) -> bytes:
     """
     if (member := _member(uri)) is not None:
         return _read_member(*member, limit)
+    if (row := split_row(uri)) is not None and not _is_local_file(uri):
+        found = read_row(*row, open_url)
+        return found if limit is None else found[: limit + 1]
     with reported("read", uri):
         if "\0" in uri:
             raise ObjectNotFound(f"cannot read {uri!r}: a name cannot hold a zero byte")
@@ -63,9 +67,9 @@ def read_url(uri: str, limit: int | None = None) -> bytes:
 
 def is_given(uri: str) -> bool:
     """Whether the storage gives the beginning of a file or object now, when it is asked once."""
-    member = _member(uri)
+    inside = _member(uri) or split_row(uri)
     try:
-        _read_once(uri if member is None else member[0], 0, although_silent=True)
+        _read_once(uri if inside is None else inside[0], 0, although_silent=True)
     except Exception:  # noqa: BLE001  whatever it was, it is not given
         return False
     return True
@@ -87,6 +91,11 @@ def object_info(url: str) -> ObjectInfo:
         StorageError: the storage did not answer.
     """
     name = absolute_url(url).rpartition("/")[2]
+    if (parts := _member(url)) is not None:
+        member = _index(parts[0]).get(parts[1])
+        if member is None:
+            raise ObjectNotFound(redact(f"cannot read {url}: the archive has no such member"))
+        return ObjectInfo(name, member.size, member.etag, None)
     with reported("read", url):
         if protocol_of(url) == "file":
             return file_info(name, retried(f"read {url}", partial(_regular_file, Path(absolute_url(url)))))
@@ -102,7 +111,11 @@ def object_info(url: str) -> ObjectInfo:
 def _member(uri: str) -> tuple[str, str] | None:
     """Archive and member of a URL; None where it is a plain one, or a local file has this very name."""
     found = split_member(uri)
-    return None if found is None or (protocol_of(uri) == "file" and Path(local_path(uri)).is_file()) else found
+    return None if found is None or _is_local_file(uri) else found
+
+
+def _is_local_file(uri: str) -> bool:
+    return protocol_of(uri) == "file" and Path(local_path(uri)).is_file()
 
 
 _indexes: OrderedDict[str, tuple[object, dict[str, Member]]] = OrderedDict()
@@ -264,15 +277,20 @@ class _RangeReader(io.RawIOBase):
 def walk(url: str) -> Iterator[tuple[str, ObjectInfo]]:
     """Every file below a folder as (absolute path or URL, info), streamed; names are relative to the folder.
 
-    An archive is a folder, too, and its members are what is below it.
+    An archive is a folder, too, and its members are what is below it; ``archive.zip#folder`` is one inside of it.
 
     Raises:
         StorageError: the folder does not exist (on S3: nothing is below it) or cannot be listed.
     """
     url = absolute_url(url)
-    if is_archive(url) and _is_object(url):
-        for name, member in _index(url).items():
-            yield f"{url}#{name}", ObjectInfo(name, member.size, member.etag, None)
+    archive, inside = _member(url) or (url, "")
+    if is_archive(archive) and _is_object(archive):
+        top = f"{inside}/" if inside else ""
+        found = [(name, member) for name, member in _index(archive).items() if name.startswith(top)]
+        if not found and inside:
+            raise StorageError(redact(f"cannot list {url}: the archive has no such folder. To mend it: check the name"))
+        for name, member in found:
+            yield f"{archive}#{name}", ObjectInfo(name.removeprefix(top), member.size, member.etag, None)
         return
     with reported("list", url):
         if protocol_of(url) == "file":

@@ -13,7 +13,7 @@ from simsam_batch.catalog.pair_records import Pair, tables_of
 from simsam_batch.catalog.pairs import files, keypoints
 from simsam_batch.catalog.pairs.keypoints import Instance, Pairing
 from simsam_batch.catalog.read import Catalog, read_catalog, require_no_secrets
-from simsam_batch.catalog.tables import parent_of, resolved
+from simsam_batch.catalog.resolving import parent_of, resolved
 from simsam_batch.errors import SettingsError
 from simsam_batch.storage import redact
 
