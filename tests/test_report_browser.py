@@ -199,7 +199,9 @@ def test_on_paper_the_page_is_black_on_white_and_folds_are_open(
     report: Path, opened: Callable[..., tuple[Page, list[str]]]
 ) -> None:
     page, _ = opened(report, color_scheme="dark")
-    unfolded = "() => [...document.querySelectorAll('details > :not(summary)')].map(each => each.checkVisibility())"
+    # that of the dataset card is open, for it is filled in
+    unfolded = """() => [...document.querySelectorAll('details:not([open]) > :not(summary)')]
+        .map(each => each.checkVisibility())"""
     assert not any(page.evaluate(unfolded))
     page.emulate_media(media="print", color_scheme="dark")
     assert all(page.evaluate(unfolded))

@@ -110,7 +110,8 @@ def test_datasets_loads_the_pictures_with_their_texts(
         assert each["uri"].endswith(f"photos/{each['image_id']}")
     for file in (tmp_path / "to/data").rglob("*.png"):
         assert file.read_bytes() in pictures.values()
-    text = (Path(__file__).parents[2] / "docs/export.md").read_text(encoding="utf-8").partition("## Restyled images")[2]
+    text = (Path(__file__).parents[2] / "docs/export.md").read_text(encoding="utf-8")
+    text = text.partition("## Restyled images")[2].partition("\n## ")[0]
     (snippet,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     names: dict[str, Any] = {}
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")

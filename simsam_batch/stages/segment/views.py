@@ -23,7 +23,8 @@ _COLUMNS = ["image_id", "uri", "status", "error", "width", "height", "content_sh
 _COLUMNS += ["mask_rle", "bbox_xyxy", "area_fraction", "confidence", "degenerate", "iou", "truth_error"]
 _COLUMNS += ["arrays_path", "arrays_member", "objects"]
 _LEGEND = (
-    "Of several objects each has a colour of its own. Below a mask stand the first eigenvectors after the constant one."
+    "Of several objects each has a colour of its own. Behind a picture, and below it in galleries, stand the first "
+    "eigenvectors after the constant one."
 )
 
 
