@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
+from simsam_batch.features.names import ALIASES, ARCHITECTURES
 from simsam_batch.settings import Settings, allowed, kind_of
 from simsam_batch.stages.registry import COMMANDS
 
@@ -17,7 +18,9 @@ HEAD = """# Settings of {commands}
 
 Written from `simsam_batch/settings/` and `simsam_batch/stages/*/settings.py` by `make docs`; change it there. Every
 setting is a flag and, by the name in the first column, a line of a YAML file for `--config`. A flag wins over the file,
-the file over a `--preset`. `--print-config` prints what all of it comes down to and stops.
+the file over a `--preset`. `--print-config` prints what all of it comes down to and stops; `--print-config --changed`
+prints only what is no default, which is all that a file needs to hold. A command's `--help` has examples and what is
+most used, its `--help-all` everything.
 
 There are three kinds:
 
@@ -33,6 +36,13 @@ Those of `{first}` come first, then for each other command those that it alone h
 ALONE_HEAD = """# Settings of `simsam {command}` alone
 
 They come on top of those of `{first}`, or stand in their place; it lacks {left_out}.
+"""
+
+BACKBONES_HEAD = """# Backbones
+
+`--backbone` takes the name of any plain ViT of timm, with or without its tag, and these. A run records the name in the
+first column, so that it goes on under each of the others; `timm/NAME` and `hf-hub:timm/NAME` are `NAME`. Weights are
+fetched by timm, or read from `--weights FILE`; those of iBOT are always a file, and prepared as DINO's by that name.
 """
 
 PRESET_HEAD = """# Presets
@@ -63,7 +73,16 @@ def settings_page() -> str:
     changed = [name for name in every if any(name in preset for preset in presets.values())]
     table = [_row(["setting", *(f"`{name}`" for name in presets)]), _rule(len(presets) + 1)]
     table += [_row([f"`{name}`", *(_value(preset.get(name)) for preset in presets.values())]) for name in changed]
-    return "\n".join([*parts, PRESET_HEAD, *table, ""])
+    return "\n".join([*parts, BACKBONES_HEAD, *_backbones(), "", PRESET_HEAD, *table, ""])
+
+
+def _backbones() -> list[str]:
+    """A table of the names that networks have."""
+    known: dict[str, list[str]] = {name: [] for name in ARCHITECTURES}
+    for alias, name in ALIASES.items():
+        known.setdefault(name, []).append(alias)
+    rows = [_row([f"`{name}`", ", ".join(f"`{alias}`" for alias in aliases)]) for name, aliases in known.items()]
+    return [_row(["recorded as", "may be called"]), _rule(2), *rows]
 
 
 def _left_out(base: type[Settings], model: type[Settings]) -> str:

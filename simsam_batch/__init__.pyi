@@ -20,6 +20,7 @@ def segment(
     preset: Literal["dsm", "tokencut", "simsam-paper", "simsam-cli", "simsam-notebook"] | None = None,
     config: str | PathLike[str] | None = None,
     root: str | PathLike[str] | None = None,
+    uri_column: str | None = None,
     truth: str | PathLike[str] | None = None,
     split: str | None = None,
     truth_crop: Literal["auto", "none", "center"] = "auto",
@@ -51,6 +52,8 @@ def segment(
     stall_minutes: float = 30.0,
     allow_failed: float = 0.0,
     single_driver: bool = False,
+    extend: bool = False,
+    prune: bool = False,
     check_input: bool = False,
     quiet: bool = False,
     log_format: Literal["text", "json"] = "text",
@@ -77,7 +80,7 @@ def segment(
     k: int = 15,
     solver: Literal["auto", "block-lanczos", "arpack", "lobpcg", "eigh"] = "auto",
     tolerance: float = 0.0001,
-    refine: Literal["none", "crf", "crf-upstream"] = "none",
+    refine: Literal["none", "guided", "crf", "crf-upstream"] = "guided",
     refine_max_side: int = 1024,
     refine_processes: int = 0,
     region_source: Literal["eigenvectors", "features", "smoothed"] = "eigenvectors",
@@ -94,7 +97,7 @@ def segment(
     objects: int = 0,
     least_score: float = 0.25,
 ) -> Run:
-    """Write an object mask and eigenvectors for every image of a collection.
+    """Write an object mask and eigenvectors for every image.
 
     help(simsam_batch.segment) says what each setting does, as docs/settings.md."""
 
@@ -105,6 +108,7 @@ def semantic(
     preset: Literal["dsm", "tokencut", "simsam-paper", "simsam-cli", "simsam-notebook"] | None = None,
     config: str | PathLike[str] | None = None,
     root: str | PathLike[str] | None = None,
+    uri_column: str | None = None,
     truth: str | PathLike[str] | None = None,
     split: str | None = None,
     truth_crop: Literal["auto", "none", "center"] = "auto",
@@ -136,6 +140,8 @@ def semantic(
     stall_minutes: float = 30.0,
     allow_failed: float = 0.0,
     single_driver: bool = False,
+    extend: bool = False,
+    prune: bool = False,
     check_input: bool = False,
     quiet: bool = False,
     log_format: Literal["text", "json"] = "text",
@@ -166,7 +172,7 @@ def semantic(
     k: int = 15,
     solver: Literal["auto", "block-lanczos", "arpack", "lobpcg", "eigh"] = "auto",
     tolerance: float = 0.0001,
-    refine: Literal["none", "crf", "crf-upstream"] = "none",
+    refine: Literal["none", "guided", "crf", "crf-upstream"] = "none",
     refine_max_side: int = 1024,
     refine_processes: int = 0,
     region_source: Literal["eigenvectors", "features", "smoothed"] = "smoothed",
@@ -184,7 +190,7 @@ def semantic(
     ignore_label: int = -1,
     matching: Literal["hungarian", "majority"] = "hungarian",
 ) -> Run:
-    """Give the regions of all images labels shared by the whole collection.
+    """Label regions by labels that all images share.
 
     help(simsam_batch.semantic) says what each setting does, as docs/settings.md."""
 
@@ -195,6 +201,7 @@ def hierarchy(
     preset: Literal["hierarchy-paper", "hierarchy-code"] | None = None,
     config: str | PathLike[str] | None = None,
     root: str | PathLike[str] | None = None,
+    uri_column: str | None = None,
     truth: str | PathLike[str] | None = None,
     split: str | None = None,
     truth_crop: Literal["auto", "none", "center"] = "auto",
@@ -226,6 +233,8 @@ def hierarchy(
     stall_minutes: float = 30.0,
     allow_failed: float = 0.0,
     single_driver: bool = False,
+    extend: bool = False,
+    prune: bool = False,
     check_input: bool = False,
     quiet: bool = False,
     log_format: Literal["text", "json"] = "text",
@@ -273,6 +282,7 @@ def extract_features(
     *,
     config: str | PathLike[str] | None = None,
     root: str | PathLike[str] | None = None,
+    uri_column: str | None = None,
     truth: str | PathLike[str] | None = None,
     split: str | None = None,
     truth_crop: Literal["auto", "none", "center"] = "auto",
@@ -304,6 +314,8 @@ def extract_features(
     stall_minutes: float = 30.0,
     allow_failed: float = 0.0,
     single_driver: bool = False,
+    extend: bool = False,
+    prune: bool = False,
     check_input: bool = False,
     quiet: bool = False,
     log_format: Literal["text", "json"] = "text",
@@ -321,7 +333,7 @@ def extract_features(
     draws: int = 8,
     dtype: Literal["fp16", "fp32"] = "fp16",
 ) -> Run:
-    """Write the patch features of every image, of several facets and blocks at once.
+    """Write patch features of several facets and blocks.
 
     help(simsam_batch.extract_features) says what each setting does, as docs/settings.md."""
 
@@ -332,6 +344,7 @@ def probe(
     preset: Literal["hummingbird", "ibot-legacy"] | None = None,
     config: str | PathLike[str] | None = None,
     root: str | PathLike[str] | None = None,
+    uri_column: str | None = None,
     truth: str | PathLike[str] | None = None,
     split: str | None = None,
     truth_crop: Literal["auto", "none", "center"] = "auto",
@@ -363,6 +376,8 @@ def probe(
     stall_minutes: float = 30.0,
     allow_failed: float = 0.0,
     single_driver: bool = False,
+    extend: bool = False,
+    prune: bool = False,
     check_input: bool = False,
     quiet: bool = False,
     log_format: Literal["text", "json"] = "text",
@@ -416,7 +431,7 @@ def probe(
     upsample: Literal["bilinear", "nearest"] = "bilinear",
     smooth: Literal["none", "patch8"] = "none",
 ) -> Run:
-    """Measure how well patch features segment, by linear, k-NN, k-means and Ward probes.
+    """Measure how well patch features segment.
 
     help(simsam_batch.probe) says what each setting does, as docs/settings.md."""
 
@@ -427,6 +442,7 @@ def probe_apply(
     *,
     config: str | PathLike[str] | None = None,
     root: str | PathLike[str] | None = None,
+    uri_column: str | None = None,
     truth: str | PathLike[str] | None = None,
     split: str | None = None,
     truth_crop: Literal["auto", "none", "center"] = "auto",
@@ -451,6 +467,8 @@ def probe_apply(
     stall_minutes: float = 30.0,
     allow_failed: float = 0.0,
     single_driver: bool = False,
+    extend: bool = False,
+    prune: bool = False,
     check_input: bool = False,
     quiet: bool = False,
     log_format: Literal["text", "json"] = "text",
@@ -464,7 +482,7 @@ def probe_apply(
     seed_of_fit: int = 0,
     clusters: int | None = None,
 ) -> Run:
-    """Label new images by a probe that simsam probe has fitted.
+    """Label new images by a probe that was fitted.
 
     help(simsam_batch.probe_apply) says what each setting does, as docs/settings.md."""
 
@@ -474,6 +492,7 @@ def correspond(
     *,
     config: str | PathLike[str] | None = None,
     root: str | PathLike[str] | None = None,
+    uri_column: str | None = None,
     truth: str | PathLike[str] | None = None,
     split: str | None = None,
     truth_crop: Literal["auto", "none", "center"] = "auto",
@@ -505,6 +524,8 @@ def correspond(
     stall_minutes: float = 30.0,
     allow_failed: float = 0.0,
     single_driver: bool = False,
+    extend: bool = False,
+    prune: bool = False,
     check_input: bool = False,
     quiet: bool = False,
     log_format: Literal["text", "json"] = "text",
@@ -531,7 +552,7 @@ def correspond(
     maps: Literal["none", "fp16"] = "none",
     fuse: str | PathLike[str] | Sequence[str | PathLike[str]] = (),
 ) -> Run:
-    """Find points of one image in another, over whole sets of pairs.
+    """Find points of one image in another.
 
     help(simsam_batch.correspond) says what each setting does, as docs/settings.md."""
 
@@ -542,6 +563,7 @@ def correspond_diffusion(
     preset: Literal["hedlin-code"] | None = None,
     config: str | PathLike[str] | None = None,
     root: str | PathLike[str] | None = None,
+    uri_column: str | None = None,
     truth: str | PathLike[str] | None = None,
     split: str | None = None,
     truth_crop: Literal["auto", "none", "center"] = "auto",
@@ -568,6 +590,8 @@ def correspond_diffusion(
     stall_minutes: float = 30.0,
     allow_failed: float = 0.0,
     single_driver: bool = False,
+    extend: bool = False,
+    prune: bool = False,
     check_input: bool = False,
     quiet: bool = False,
     log_format: Literal["text", "json"] = "text",
@@ -589,7 +613,7 @@ def correspond_diffusion(
     combine: Literal["mean", "softmax"] = "mean",
     maps: Literal["none", "fp16", "layers"] = "none",
 ) -> Run:
-    """Find points of one image in another by the attention of Stable Diffusion.
+    """The same by the attention of Stable Diffusion.
 
     help(simsam_batch.correspond_diffusion) says what each setting does, as docs/settings.md."""
 
@@ -599,6 +623,7 @@ def transfer(
     *,
     config: str | PathLike[str] | None = None,
     root: str | PathLike[str] | None = None,
+    uri_column: str | None = None,
     truth: str | PathLike[str] | None = None,
     split: str | None = None,
     truth_crop: Literal["auto", "none", "center"] = "auto",
@@ -630,6 +655,8 @@ def transfer(
     stall_minutes: float = 30.0,
     allow_failed: float = 0.0,
     single_driver: bool = False,
+    extend: bool = False,
+    prune: bool = False,
     check_input: bool = False,
     quiet: bool = False,
     log_format: Literal["text", "json"] = "text",
@@ -654,7 +681,7 @@ def transfer(
     neighbours: int = 5,
     temperature: float = 0.02,
 ) -> Run:
-    """Carry the masks or label maps of a few images over to all others.
+    """Carry masks or labels of a few images to the others.
 
     help(simsam_batch.transfer) says what each setting does, as docs/settings.md."""
 
@@ -716,6 +743,6 @@ def stylize(
     vgg_weights: str | PathLike[str] | None = None,
     together: int = 64,
 ) -> Run:
-    """Restyle the objects of a run, or what is around them, by words.
+    """Restyle objects, or what is around them, by words.
 
     help(simsam_batch.stylize) says what each setting does, as docs/settings.md."""

@@ -13,6 +13,7 @@ import click
 
 from simsam_batch import __version__
 from simsam_batch.errors import SimsamError, did_you_mean
+from simsam_batch.help_pages import HelpfulCommand, SettingOption, write_examples
 from simsam_batch.plain_text import log_plainly, plain
 from simsam_batch.stages.registry import COMMANDS, Command
 
@@ -20,40 +21,9 @@ if TYPE_CHECKING:
     from simsam_batch.settings import RunSettings
 
 _EXIT_CODES = "Exit codes: 0 done; 1 could not run; 3 more images failed than --allow-failed; 130 interrupted."
-_DEBUG = "show the traceback of an error"
 EXIT_COULD_NOT_RUN = 1
 EXIT_TOO_MANY_FAILED = EXIT_DAMAGED = EXIT_INCOMPLETE = 3
 EXIT_INTERRUPTED = 130
-
-
-class StageCommand(click.Command):
-    """A command whose options are fields of a settings model, grouped in ``--help`` as they are declared."""
-
-    def __init__(self, model: type[RunSettings], names: Sequence[str], **attributes: Any) -> None:
-        super().__init__(**attributes)
-        self.params += _options(model, names)
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write one section for each group of settings."""
-        sections: dict[str, list[tuple[str, str]]] = {"General": [], "Input": []}
-        for parameter in self.get_params(ctx):
-            if isinstance(parameter, click.Argument):
-                continue
-            record = parameter.get_help_record(ctx)
-            if record is not None:
-                sections.setdefault(getattr(parameter, "group", "General"), []).append(record)
-        for group, records in sections.items():
-            if records:
-                with formatter.section(group):
-                    formatter.write_dl(records, col_max=34)
-
-
-class SettingOption(click.Option):
-    """An option that stands for one setting; its text goes to the settings model, which alone judges it."""
-
-    def __init__(self, *names: str, group: str, **attributes: Any) -> None:
-        super().__init__(list(names), **attributes)
-        self.group = group
 
 
 def _options(model: type[RunSettings], names: Sequence[str]) -> list[click.Parameter]:
@@ -94,6 +64,7 @@ def _general_options(presets: Sequence[str]) -> list[click.Parameter]:
     options: list[click.Parameter] = [
         SettingOption("--config", metavar="FILE", help="YAML file of settings; flags win over it", **general),
         SettingOption("--print-config", is_flag=True, help="print the resolved settings and stop", **general),
+        SettingOption("--changed", is_flag=True, help="with --print-config: those that are no defaults", **general),
     ]
     if not presets:
         return options
@@ -101,18 +72,22 @@ def _general_options(presets: Sequence[str]) -> list[click.Parameter]:
     return [SettingOption("--preset", metavar="|".join(presets), help=help_of_presets, **general), *options]
 
 
-def _compute(command: Command, *, images: str | None = None, out: str | None = None, **given: Any) -> int:
+def _compute(command: Command, *, images: tuple[str, ...] = (), out: str | None = None, **given: Any) -> int:
     from simsam_batch.settings import read_yaml, resolve
 
-    config, print_config = given.pop("config"), given.pop("print_config")
+    config, print_config, changed = (given.pop(name) for name in ("config", "print_config", "changed"))
     flags = {name: value for name, value in given.items() if value is not None and value != ()}
     settings = resolve(command.settings(), flags, read_yaml(config) if config else None, f"--config {config}")
     if print_config:
         import yaml
 
-        click.echo(yaml.safe_dump(settings.written(), sort_keys=False), nl=False)
+        held = settings.written()
+        held = {name: held[name] for name in settings.changed() if name in held} if changed else held
+        click.echo(yaml.safe_dump(held, sort_keys=False) if held else "", nl=False)
         return 0
-    if out is None or (images is None and settings.given_images):
+    if changed:
+        raise click.UsageError("--changed says what --print-config prints: give both, or none of them")
+    if out is None or (not images and settings.given_images):
         name, arguments = command.name, [each.upper() for each in settings.arguments()]
         needs = " and ".join(filter(None, [", ".join(arguments[:-1]), arguments[-1]]))
         msg = f"{name} needs {needs}: simsam {name} {' '.join(arguments)} [OPTIONS]; see simsam {name} --help"
@@ -121,7 +96,7 @@ def _compute(command: Command, *, images: str | None = None, out: str | None = N
     from simsam_batch.telling.console import reporter
 
     with reporter(settings.log_format, quiet=settings.quiet) as report:
-        result = operations.run(command.name, images, out, settings, report)
+        result = operations.run(command.name, images or None, out, settings, report)
     if result is None:
         return 0
     tolerated = settings.allow_failed * result["images"]
@@ -139,19 +114,27 @@ def _computing(command: Command) -> click.Command:
     """The command line of a command that computes."""
     model = command.settings()
     names = model.arguments()
-    arguments: list[click.Parameter] = [click.Argument([name], required=False) for name in names]
-    # what cannot be given is taken too, so that people are told why, and not that there is no such option
-    hidden = _options(model, model.not_given())
-    for option in hidden:
-        option.hidden = True  # type: ignore[attr-defined]
-    return StageCommand(
-        model,
-        [name for name in model.model_fields if name not in (*names, *model.not_given())],
+    # a shell makes several paths of a pattern that is not quoted
+    arguments: list[click.Parameter] = [
+        click.Argument([name], required=False, nargs=-1 if name == "images" else 1) for name in names
+    ]
+    options = _options(model, [name for name in model.model_fields if name not in (*names, *model.not_given())])
+    return HelpfulCommand(
         name=command.name,
         callback=partial(_compute, command),
-        params=[*arguments, *_general_options(list(model.presets)), *hidden],
+        params=[*arguments, *_general_options(list(model.presets)), *_refused(model, model.not_given()), *options],
         help=f"{command.about}\n\n{_EXIT_CODES}",
+        examples=command.examples,
+        most_used=command.most_used,
     )
+
+
+def _refused(model: type[RunSettings], names: Sequence[str]) -> list[click.Parameter]:
+    """Options that cannot be given; they are taken, so that people are told why, and not that there is none."""
+    options = _options(model, names)
+    for option in options:
+        option.hidden = True  # type: ignore[attr-defined]
+    return options
 
 
 def _status(out: str, *, as_json: bool, quick: bool) -> int:
@@ -170,8 +153,13 @@ def _json(found: Any) -> str:
 
 
 def _status_command() -> click.Command:
-    return click.Command(
-        "status",
+    return HelpfulCommand(
+        name="status",
+        examples=(
+            ("simsam status out", "how far it is, and how long it will take"),
+            ("simsam status s3://bucket/run --quick", "by listings alone"),
+            ("simsam status out --json", "for programs"),
+        ),
         callback=_status,
         params=[
             click.Argument(["out"]),
@@ -202,8 +190,12 @@ def _verify(out: str, *, as_json: bool, **orphans: Any) -> int:
 
 
 def _verify_command() -> click.Command:
-    return click.Command(
-        "verify",
+    return HelpfulCommand(
+        name="verify",
+        examples=(
+            ("simsam verify out", "all that is damaged or missing, and what nothing reads"),
+            ("simsam verify out --delete-orphans", "and clear away what nothing reads, if a day old"),
+        ),
         callback=_verify,
         params=[
             click.Argument(["out"]),
@@ -239,8 +231,13 @@ def _doctor(out: str | None, *, single_driver: bool, **network: str | None) -> i
 
 
 def _doctor_command() -> click.Command:
-    return click.Command(
-        "doctor",
+    return HelpfulCommand(
+        name="doctor",
+        examples=(
+            ("simsam doctor", "this machine: packages, GPU, solvers, decoders"),
+            ("simsam doctor s3://bucket/run", "and whether a run can be written there"),
+            ("simsam doctor --backbone dino_vits16 --weights dino.safetensors", "and with this network"),
+        ),
         callback=_doctor,
         params=[
             click.Argument(["out"], required=False),
@@ -275,36 +272,50 @@ def _retry(out: str, **given: Any) -> int:
 def _retry_command() -> click.Command:
     from simsam_batch.settings import SpectralSettings
 
-    names = [*SpectralSettings.limits(), *SpectralSettings.fields_of("operation")]
-    names.remove("check_input")
-    command = StageCommand(
-        SpectralSettings,
-        names,
+    about_images = ("check_input", "extend", "prune")
+    operation = [name for name in SpectralSettings.fields_of("operation") if name not in about_images]
+    names = [*SpectralSettings.limits(), *operation]
+    others = {
+        name: model
+        for model in (each.settings() for each in COMMANDS)
+        for kind in ("result", "input")
+        for name in model.fields_of(kind)
+    }
+    refused = [option for name, model in others.items() if name not in names for option in _refused(model, [name])]
+    return HelpfulCommand(
         name="retry",
         callback=_retry,
-        params=[
-            click.Argument(["out"]),
-        ],
+        params=[click.Argument(["out"]), *_options(SpectralSettings, names), *refused],
+        examples=(
+            ("simsam retry out", "the failed images, as the run was"),
+            ("simsam retry out --max-pixels 400000000", "with another limit"),
+            ("simsam retry out --weights vit.safetensors", "where the weights are now"),
+        ),
+        most_used=(
+            "max_pixels",
+            "max_bytes",
+            "max_patches",
+            "decode_seconds",
+            "weights",
+            "workers",
+            "device",
+            "engine",
+        ),
         help="Try the failed images of a run again; what was good stays as it is.\n\n"
         "Limits may be others than those of the run, such as --max-pixels; the manifests record them. Limits and "
         "weights that are not given are those of the run. Results are published anew. After simsam semantic, regions "
         "are tried first, and the clusters are not fitted again.\n\n"
         f"{_EXIT_CODES}",
     )
-    # what cannot be changed is taken too, so that people are told why, and not that there is no such option
-    models = [each.settings() for each in COMMANDS]
-    fixed = {name: model for model in models for kind in ("result", "input") for name in model.fields_of(kind)}
-    for name, model in fixed.items():
-        if name not in names:
-            for option in _options(model, [name]):
-                option.hidden = True  # type: ignore[attr-defined]
-                command.params.append(option)
-    return command
 
 
 def _demo_command() -> click.Command:
-    return click.Command(
-        "demo",
+    return HelpfulCommand(
+        name="demo",
+        examples=(
+            ("simsam demo", "into demo-output"),
+            ("simsam demo out", "into a folder of yours"),
+        ),
         callback=_demo,
         params=[click.Argument(["out"], required=False, default="demo-output")],
         help="Segment photographs that ship with scikit-image into OUT (default: demo-output), with no download.",
@@ -347,8 +358,15 @@ def _score_command() -> click.Command:
     def option(*names: str, **attributes: Any) -> click.Option:
         return click.Option(list(names), **attributes)
 
-    return click.Command(
-        "score",
+    return HelpfulCommand(
+        name="score",
+        examples=(
+            ("simsam score out", "a run, with the truth it was planned with"),
+            ("simsam score masks --truth truth", "a folder of masks that any tool wrote"),
+            ("simsam score labels --truth ids --kind semantic --classes 21", "a folder of label maps"),
+            ("simsam score several --truth instances.json", "objects, as COCO scores them"),
+        ),
+        most_used=("truth", "boxes", "stage", "kind", "classes", "matching", "ignore_label", "protocol", "json_file"),
         callback=_score,
         params=[
             click.Argument(["predictions"]),
@@ -423,8 +441,14 @@ def _compare_command() -> click.Command:
     def option(*names: str, **attributes: Any) -> click.Option:
         return click.Option(list(names), **attributes)
 
-    return click.Command(
-        "compare",
+    return HelpfulCommand(
+        name="compare",
+        examples=(
+            ("simsam compare a b", "by the scores of their images"),
+            ("simsam compare a b --truth masks", "masks that have not been scored"),
+            ("simsam compare a b --to compared", "tables and a page in a folder"),
+            ("simsam compare a b c --format markdown", "a table to paste"),
+        ),
         callback=_compare,
         params=[
             click.Argument(["runs"], nargs=-1, metavar="RUN RUN [RUN]..."),
@@ -490,8 +514,12 @@ def _matrix(file: str, *, format: str, log_format: Literal["text", "json"], quie
 
 
 def _matrix_command() -> click.Command:
-    return click.Command(
-        "matrix",
+    return HelpfulCommand(
+        name="matrix",
+        examples=(
+            ("simsam matrix methods.yaml", "runs what is missing, then prints the tables"),
+            ("simsam matrix methods.yaml --format latex", "tables to paste"),
+        ),
         callback=_matrix,
         params=[
             click.Argument(["file"]),
@@ -524,6 +552,10 @@ def _export(
     limit: int | None,
     nodes: Literal["leaves", "all"] | None,
     min_score: float | None,
+    max_side: int | None,
+    crop: bool,
+    polygons: bool,
+    relative_uris: str | None,
     flagged: Sequence[str],
     not_flagged: Sequence[str],
     flags: str | None,
@@ -543,6 +575,10 @@ def _export(
             limit=limit,
             nodes=nodes,
             min_score=min_score,
+            max_side=max_side,
+            crop=crop,
+            polygons=polygons,
+            relative_uris=relative_uris,
             flagged=flagged or None,
             not_flagged=not_flagged or None,
             flags=flags,
@@ -559,9 +595,15 @@ def _export_command() -> click.Command:
     from simsam_batch.report.exports.formats import FORMATS
     from simsam_batch.results.flags import VERDICTS
 
-    formats = "".join(f"\n  {name:<12}{each.about}" for name, each in FORMATS.items())
-    return click.Command(
-        "export",
+    formats = "".join(f"\n  {name:<15}{each.about}" for name, each in FORMATS.items())
+    return HelpfulCommand(
+        name="export",
+        examples=(
+            ("simsam export out --format cutout --to objects", "objects without what is around them"),
+            ("simsam export out --format contact-sheet --to sheet", "all images on a page"),
+            ("simsam export out --format coco --to coco", "COCO's JSON of instances"),
+            ("simsam export out --format png --to good --not-flagged bad", "masks, without what was flagged"),
+        ),
         callback=_export,
         params=[
             click.Argument(["out"]),
@@ -573,7 +615,23 @@ def _export_command() -> click.Command:
             click.Option(["--limit"], type=click.IntRange(1), metavar="N", help="only the first N images"),
             click.Option(["--nodes"], type=click.Choice(["leaves", "all"]), help="of region trees as coco  [leaves]"),
             click.Option(
-                ["--min-score"], type=float, metavar="X", help="of objects as coco or yolo, those of this score  [all]"
+                ["--min-score"],
+                type=float,
+                metavar="X",
+                help="of objects as coco, cutout, yolo: of this score  [all]",
+            ),
+            click.Option(
+                ["--max-side"],
+                type=click.IntRange(1),
+                metavar="PIXELS",
+                help="of cutout and overlay: their longer side at most  [that of the image]",
+            ),
+            click.Option(["--crop"], is_flag=True, help="cutouts end where the object does  [size of the image]"),
+            click.Option(["--polygons"], is_flag=True, help="coco with outer rings as polygons  [run lengths]"),
+            click.Option(
+                ["--relative-uris"],
+                metavar="ROOT",
+                help="coco and json with URIs relative to this folder, above all images  [as in the run]",
             ),
             click.Option(
                 ["--flagged"],
@@ -597,16 +655,20 @@ def _export_command() -> click.Command:
     )
 
 
-def _report(out: str, *, samples: int, stage: str | None) -> int:
+def _report(out: str, *, samples: int, stage: str | None, thumbnails: bool) -> int:
     from simsam_batch import operations
 
-    _say([operations.report(out, samples=samples, stage=stage)])
+    _say([operations.report(out, samples=samples, stage=stage, thumbnails=thumbnails)])
     return 0
 
 
 def _report_command() -> click.Command:
-    return click.Command(
-        "report",
+    return HelpfulCommand(
+        name="report",
+        examples=(
+            ("simsam report out", "a page with scores, pictures and failures"),
+            ("simsam report out --samples 24", "with more pictures"),
+        ),
         callback=_report,
         params=[
             click.Argument(["out"]),
@@ -619,6 +681,7 @@ def _report_command() -> click.Command:
                 help="images of each gallery, at most",
             ),
             click.Option(["--stage"], metavar="NAME", help="only what concerns this stage of the run  [all]"),
+            click.Option(["--thumbnails"], is_flag=True, help="pages of all images too, the first 10,000 of a stage"),
         ],
         help="Write a page about a run to OUT/report/index.html, for a browser, and print where it is.\n\n"
         "It shows scores, distributions, pictures, failures, times and settings; of a run in progress, of what is "
@@ -641,8 +704,13 @@ def _view(out: str, other: str | None, *, allow_host: Sequence[str], **given: An
 
 
 def _view_command() -> click.Command:
-    return click.Command(
-        "view",
+    return HelpfulCommand(
+        name="view",
+        examples=(
+            ("simsam view out", "prints a link; Ctrl-C ends it"),
+            ("simsam view out other", "two runs, image by image"),
+            ("simsam view s3://bucket/run", "from object storage, going on or finished"),
+        ),
         callback=_view,
         params=[
             click.Argument(["out"]),
@@ -671,39 +739,46 @@ def _view_command() -> click.Command:
     )
 
 
-_OPERATORS: Mapping[str, tuple[Callable[[], click.Command], str]] = {
-    "compare": (_compare_command, "Compare runs image by image: a table with paired intervals, and a page."),
-    "demo": (_demo_command, "Segment photographs that ship with scikit-image; needs no download."),
-    "doctor": (_doctor_command, "Try out what a run needs on this machine."),
-    "export": (_export_command, "Hand the results of a run on as files that others read, or as pictures."),
-    "matrix": (_matrix_command, "Run methods by datasets, and print a table of them for each."),
-    "report": (_report_command, "Write an HTML page about a run, with pictures."),
-    "retry": (_retry_command, "Try the failed images of a run again."),
-    "score": (_score_command, "Compare a finished run, or masks of any tool, with truth."),
-    "status": (_status_command, "Say how far a run is, from its storage alone."),
-    "view": (_view_command, "Look at a run in a browser: filter, click a patch, walk a tree, flag what is bad."),
-    "verify": (_verify_command, "Hash and count all that a run holds; list what nothing reads."),
+_BEGIN = (
+    ("simsam demo", "try it out; no download"),
+    ("simsam segment photos out", "a mask for every image in a folder"),
+    ("simsam view out", "look at the run in a browser"),
+)
+_BUILT = tuple[Callable[[], click.Command], str]
+_COMMANDS: Mapping[str, Mapping[str, _BUILT]] = {
+    "Compute": {
+        **{each.name: (partial(_computing, each), each.summary) for each in COMMANDS},
+        "matrix": (_matrix_command, "Run methods by datasets, with a table for each."),
+        "demo": (_demo_command, "Segment photographs that ship with scikit-image."),
+    },
+    "Look at results": {
+        "view": (_view_command, "Look at a run in a browser, and flag what is bad."),
+        "report": (_report_command, "Write an HTML page about a run, with pictures."),
+        "score": (_score_command, "Compare a run, or masks of any tool, with truth."),
+        "compare": (_compare_command, "Compare runs image by image, with intervals."),
+        "export": (_export_command, "Hand results on as files that others read."),
+    },
+    "Keep in order": {
+        "status": (_status_command, "Say how far a run is, from its storage alone."),
+        "retry": (_retry_command, "Try the failed images of a run again."),
+        "verify": (_verify_command, "Hash all that a run holds; list what nothing reads."),
+        "doctor": (_doctor_command, "Try out what a run needs on this machine."),
+    },
 }
 
 
 class _Commands(click.Group):
     """Builds a command only when it is asked for, so that ``simsam --help`` imports nothing heavy."""
 
-    summaries: ClassVar[Mapping[str, tuple[Callable[[], click.Command], str]]] = {
-        **{each.name: (partial(_computing, each), each.summary) for each in COMMANDS},
-        **_OPERATORS,
+    summaries: ClassVar[Mapping[str, _BUILT]] = {
+        name: built for group in _COMMANDS.values() for name, built in group.items()
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.summaries)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in self.summaries:
-            return None
-        command = self.summaries[cmd_name][0]()
-        # `run` takes it out of the arguments of whatever command
-        command.params.append(SettingOption("--debug", is_flag=True, expose_value=False, group="General", help=_DEBUG))
-        return command
+        return self.summaries[cmd_name][0]() if cmd_name in self.summaries else None
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -715,15 +790,21 @@ class _Commands(click.Group):
             ctx.fail(f"there is no command {name!r}{did_you_mean(name, self.summaries)}; simsam --help lists all")
         return super().resolve_command(ctx, [name, *args[words:]])
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, summary) for name, (_, summary) in self.summaries.items()])
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        write_examples(formatter, "To begin with", _BEGIN)
+        width = max(map(len, self.summaries))
+        for title, commands in _COMMANDS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), summary) for name, (_, summary) in commands.items()])
+        click.Command.format_options(self, ctx, formatter)
+        formatter.write_paragraph()
+        formatter.write_text("simsam COMMAND --help shows examples of each.")
 
 
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="simsam")
 def simsam() -> None:
-    """Masks, eigenvectors and scores from frozen vision transformers over whole image collections, without labels."""
+    """Masks, regions, trees, probes and correspondences of whole image collections, by frozen ViT features."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -737,7 +818,8 @@ def run(arguments: list[str]) -> int:
     """Run the command; the exit code is returned. Errors are one message on stderr."""
     debug = "--debug" in arguments
     try:
-        code = simsam.main(args=[a for a in arguments if a != "--debug"], prog_name="simsam", standalone_mode=False)
+        given = [argument for argument in arguments if argument != "--debug"]
+        code = simsam.main(args=given or ["--help"], prog_name="simsam", standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):
         _say(["simsam: interrupted; run the same command again to go on"], err=True)
         code = EXIT_INTERRUPTED

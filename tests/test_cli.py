@@ -42,7 +42,7 @@ def test_help_answers_in_under_0_3_seconds() -> None:
 def test_every_setting_stands_in_the_help_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
     from simsam_batch.stages.segment.settings import SegmentSettings
 
-    assert run(["segment", "--help"]) == 0
+    assert run(["segment", "--help-all"]) == 0
     text = capsys.readouterr().out
     for name in SegmentSettings.model_fields:
         assert "--" + name.replace("_", "-") in text

@@ -185,7 +185,7 @@ def test_flags_in_running_text_exist(page: Path) -> None:
     )
     others = [parameter for command in made for parameter in command().params]
     known |= {name for option in others for name in (*option.opts, *option.secondary_opts)}
-    known |= {"--preset", "--config", "--print-config", "--debug", "--help", "--version"}
+    known |= {"--preset", "--config", "--print-config", "--changed", "--debug", "--help", "--help-all", "--version"}
     of_others = {
         "--gpus",  # docker run
         "--max-restarts",  # torchrun

@@ -63,6 +63,19 @@ class ShardReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a shard is that a worker has in hand.
+
+    Attributes:
+        shard: its number in the plan.
+        done: records computed of it, by this start; a later one begins anew.
+    """
+
+    shard: int
+    done: int
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """What an engine may know of the shards it is given.
 
@@ -71,6 +84,7 @@ class Task:
         gpu: whether a worker computes on a GPU where there is one; else it reserves cores alone.
         workers: workers at most; 0 for as many as there is room for.
         silence_s: seconds after which a worker that holds shards and from which nothing was heard is ended; 0: never.
+        on_progress: told, in the thread that takes the reports, how far a shard is, by engines that hear of it.
         description: what another process needs to build the runner, where it cannot be sent there; JSON.
     """
 
@@ -79,6 +93,7 @@ class Task:
     gpu: bool = True
     workers: int = 0
     silence_s: float = 0.0
+    on_progress: Callable[[Progress], None] = field(default=lambda _: None, compare=False)
     description: str = ""
 
 
@@ -88,11 +103,11 @@ class Runner(Protocol):
     ``run`` may draw the next shard number before it has reported the last one (it decodes ahead), reports every
     number it draws exactly once and never raises: whatever goes wrong becomes a report with status ``error``. It may
     end its process after a report, where only a fresh process can go on; what it then still holds is started again.
-    Where no report is due for long it yields None now and then, as long as it gets on.
+    Where no report is due for long it yields now and then, as long as it gets on: how far it is, if it knows, or None.
     """
 
-    def run(self, shards: Iterator[int]) -> Iterator[ShardReport | None]:
-        """Yield one report for each number drawn, and None for getting on; may be called again after it has ended."""
+    def run(self, shards: Iterator[int]) -> Iterator[ShardReport | Progress | None]:
+        """Yield one report for each number drawn, and between them that it gets on; may be called again at the end."""
         ...
 
 

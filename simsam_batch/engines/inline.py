@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from threadpoolctl import threadpool_limits
 
-from simsam_batch.engines.contract import Runner, ShardReport, Task
+from simsam_batch.engines.contract import Progress, Runner, ShardReport, Task
 
 
 class InlineEngine:
@@ -31,9 +31,12 @@ class InlineEngine:
         self, make_runner: Callable[[], Runner], shards: Sequence[int], task: Task = Task()
     ) -> Iterator[ShardReport]:
         """Yield one report for each shard, as they come."""
-        del task
         with _threads(self._threads):
-            yield from filter(None, make_runner().run(self._until_stopped(shards)))
+            for report in make_runner().run(self._until_stopped(shards)):
+                if isinstance(report, Progress):
+                    task.on_progress(report)
+                elif report is not None:
+                    yield report
 
     def _until_stopped(self, shards: Sequence[int]) -> Iterator[int]:
         for number in shards:

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from typing import cast
 
 from simsam_batch.engines.child import Child, Failure, Receive, Send
-from simsam_batch.engines.contract import Runner, ShardReport, Task
+from simsam_batch.engines.contract import Progress, Runner, ShardReport, Task
 from simsam_batch.engines.devices import gpu_for_each, thread_environment
 from simsam_batch.errors import RunError, SettingsError
 
@@ -90,6 +90,8 @@ class LocalEngine:
                     if isinstance(message, ShardReport):
                         line.done(seat, message.shard)
                         yield message
+                    elif isinstance(message, Progress):
+                        task.on_progress(message)
                     elif message == _READY:
                         seat.ready, line.failed_starts = True, 0
                     elif message != _GETTING_ON:
@@ -148,12 +150,12 @@ class _Seat:
     silent_s: float = 0.0
     in_flight: list[int] = field(default_factory=list)
 
-    def receive(self) -> ShardReport | str | Failure | None:
+    def receive(self) -> ShardReport | Progress | str | Failure | None:
         """The child's next message; None if it has ended."""
         assert self.child is not None  # noqa: S101 - only seats with a child are waited for
         self.silent_s = 0.0
         try:
-            message: ShardReport | str | Failure = self.child.receive()
+            message: ShardReport | Progress | str | Failure = self.child.receive()
         except EOFError:
             return None
         return message

@@ -315,7 +315,7 @@ class _ShardCaller:
                     self._got_on = self._built = True
                 for report in runner.run(self._draw(drawn)):
                     self._got_on = True
-                    if report is not None:
+                    if isinstance(report, ShardReport):
                         drawn.remove(report.shard)
                         self._answer(report)
             except Exception as error:  # noqa: BLE001 - becomes the reports of the shards it concerns

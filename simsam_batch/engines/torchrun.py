@@ -152,7 +152,7 @@ class TorchrunEngine:
         self._store.add(f"{self._round}/pulse/{self._rank}", 1)
         for report in runner.run(self._draw(self._round, shards)):
             self._store.add(f"{self._round}/pulse/{self._rank}", 1)
-            if report is not None:
+            if isinstance(report, ShardReport):
                 self._store.set(f"{self._round}/report/{self._rank}/{sent}", report.to_json())
                 sent += 1
         self._store.set(f"{self._round}/over/{self._rank}", "")
@@ -274,8 +274,9 @@ def _work(
     reports: queue.SimpleQueue[ShardReport | BaseException | None],
 ) -> None:
     try:
-        for report in filter(None, make_runner().run(numbers)):
-            reports.put(report)
+        for report in make_runner().run(numbers):
+            if isinstance(report, ShardReport):
+                reports.put(report)
         reports.put(None)
     except Exception as error:  # noqa: BLE001 - raised again by the thread that takes the reports
         reports.put(error)

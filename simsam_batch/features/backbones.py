@@ -18,20 +18,13 @@ from torch import nn
 from simsam_batch.errors import SettingsError
 from simsam_batch.features.contract import Triple
 from simsam_batch.features.fitting import fit_checkpoint
+from simsam_batch.features.names import ALIASES, ARCHITECTURES, recorded_name
 from simsam_batch.features.published import not_fetched, weights_source
 from simsam_batch.features.taps import Tap, TappedViT
 from simsam_batch.features.vit import TOKEN_FACETS, ViTBackbone
 from simsam_batch.features.weights import Checkpoint, Part, read_checkpoint
 
 _log = logging.getLogger(__name__)
-
-ALIASES = {
-    "dino_vits16": "vit_small_patch16_224.dino",
-    "dino_vits8": "vit_small_patch8_224.dino",
-    "dino_vitb16": "vit_base_patch16_224.dino",
-    "dino_vitb8": "vit_base_patch8_224.dino",
-}
-"""Names of the DINO repository, for timm's names of the same networks."""
 
 FACETS = ("key", "query", "value", *TOKEN_FACETS)
 
@@ -54,14 +47,15 @@ def load_backbone(
     whole: bool = False,
     checkpoint_part: Part = "auto",
 ) -> ViTBackbone:
-    """Load a ViT by its timm name, or a DINO alias, with weights from a file or by timm's own download.
+    """Load a ViT by its timm name, or an alias, with weights from a file or by timm's own download.
 
-    DINO's interpolation of positions and ImageNet's normalisation are used where the name is a DINO one (``*.dino``,
-    ``dino_vit*``) or the file has DINO's or iBOT's layout. A bare iBOT or DINO backbone file has timm's very key
-    names and cannot be told from them: name the backbone ``dino_vits16`` (or its kin) with it.
+    DINO's interpolation of positions and ImageNet's normalisation are used where the name is a DINO or iBOT one
+    (``*.dino``, ``dino_vit*``, ``ibot-*``) or the file has DINO's or iBOT's layout. A bare iBOT or DINO backbone file
+    has timm's very key names and cannot be told from them: name the backbone ``dino_vits16``, ``ibot-small`` or their
+    kin with it.
 
     Args:
-        name: timm name with or without tag, or one of `ALIASES`.
+        name: timm name with or without tag, or one in `simsam_batch.features.names`.
         weights: local safetensors or torch file in timm, DINO or iBOT key layout; None: timm's pretrained weights.
         block: from 0; negative counts from the end; None is the last.
         facet: ``key``, ``query``, ``value``, ``token``, or ``norm-token``: the block's tokens after the network's
@@ -144,7 +138,12 @@ def _network(
             raise SettingsError(f"facet: {facet!r} is not known; allowed: {', '.join(FACETS)}")
     if precision not in {"fp32", "bf16"}:
         raise SettingsError(f"precision: {precision!r} is not known; allowed: fp32, bf16")
-    full_name = _known_name(name)
+    full_name, own = _known_name(name), recorded_name(name)
+    if weights is None and own.startswith("ibot-"):
+        raise SettingsError(
+            f"backbone: the weights of {name} are not among those that timm fetches. To mend it: give iBOT's file for "
+            f"{full_name}, such as its checkpoint_teacher.pth or checkpoint.pth, with --weights FILE"
+        )
     checkpoint = None if weights is None else read_checkpoint(weights, part)
     model = _build(full_name, name, pretrained=checkpoint is None)
     at = dict.fromkeys(_resolve_block(len(model.blocks), block, name) for block in blocks)
@@ -158,7 +157,7 @@ def _network(
 
     model.to(device)
     self_distilled = checkpoint is not None and checkpoint.layout in {"dino", "ibot"}
-    is_dino = self_distilled or full_name.endswith(".dino")
+    is_dino = self_distilled or own in ARCHITECTURES or full_name.endswith(".dino")
     mean, std = _normalisation(model.pretrained_cfg, checkpoint, is_dino=is_dino)
     about = {
         "name": full_name,
@@ -173,7 +172,8 @@ def _network(
 
 
 def _known_name(name: str) -> str:
-    full_name = ALIASES.get(name, name)
+    full_name = recorded_name(name)
+    full_name = ARCHITECTURES.get(full_name, full_name)
     families = timm.list_models()
     try:
         # A tag is known by its configuration; a name with a scheme (hf-hub:...) would be looked up on the network.
@@ -182,7 +182,7 @@ def _known_name(name: str) -> str:
         known = False
     if known:
         return full_name
-    candidates = [*ALIASES, "descriptors", *families, *timm.list_models(pretrained=True)]
+    candidates = [*ARCHITECTURES, *ALIASES, "descriptors", *families, *timm.list_models(pretrained=True)]
     close = _same_network(name) or difflib.get_close_matches(name, candidates, n=4, cutoff=0.6)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
     raise SettingsError(f"backbone: timm has no model {name!r}{hint}")

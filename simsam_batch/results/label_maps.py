@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -55,18 +55,22 @@ def facts_of(rows: StageRows) -> list[str]:
     return [name for name in shown_by(rows).facts if name in rows.schema.names]
 
 
-def map_rows(rows: StageRows) -> Iterator[tuple[int, dict[str, Any]]]:
+def map_rows(rows: StageRows, more: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows in order with their numbers, with all that a map and its image need; bounded memory.
 
     Of trees each has under ``labels`` the dataset-wide label of every node (0: none) if the nodes were labelled, else
     None. ``content_sha256`` of label maps is that of the regions they were made of. The ``status`` of an image that did
     not fail and has no map is `WITHOUT_MAP`, so that whoever takes those that are ``ok`` takes those with a map.
 
+    Args:
+        rows: of a stage that shows something.
+        more: further columns of its own, as far as it has them.
+
     Raises:
         RunError: the labels are not those of these trees.
     """
     what = shown_by(rows)
-    own = rows.each([*_COLUMNS, *_OF_KIND[what.kind], *facts_of(rows)])
+    own = rows.each(dict.fromkeys([*_COLUMNS, *_OF_KIND[what.kind], *facts_of(rows), *more]))
     beside = [(dict.fromkeys(columns), rows.beside(stage, columns)) for stage, columns in what.beside.items()]
     for number, of_stage in own:
         row = of_stage

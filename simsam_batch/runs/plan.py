@@ -50,7 +50,8 @@ class Plan:
         out: the run's folder.
         parts: its tables, in order; the first is what the plan is known by.
         unit: the column that names a record, unique over all parts.
-        source: where the records came from, for people; as recorded when the run was planned.
+        source: where the records came from, for people; as recorded when the run was planned, and what is said anew
+            with records that it has grown by.
     """
 
     out: Folder
@@ -194,20 +195,25 @@ def make_plan_of(out: Folder, table: pa.Table, *, unit: str, shard_size: int) ->
         SettingsError: no records, two with one name, or a name missing.
         StorageError: OUT cannot be written.
     """
-    return Plan(out, _grown(out, write_table(out, table, unit, shard_size, 0, 0)), unit)
+    return Plan(out, _grown(out, write_table(out, table, unit, shard_size, 0, 0))[0], unit)
 
 
-def append_to_plan(plan: Plan, table: pa.Table, shard_size: int) -> Plan:
+class PlanGrownError(RunError):
+    """The plan has grown meanwhile by other records than were to be appended."""
+
+
+def append_to_plan(plan: Plan, table: pa.Table, shard_size: int, source: Mapping[str, Any] | None = None) -> Plan:
     """The plan with further records in shards of their own. Of several drivers the first one's records come next.
 
     Args:
         plan: as it is on storage.
         table: the records, columns as in the first part.
         shard_size: records in a shard.
+        source: what is otherwise than in the plan's ``source`` from now on.
 
     Raises:
         SettingsError: a record is in the plan already, or the table cannot be a plan's.
-        RunError: the plan has grown meanwhile by something else.
+        PlanGrownError: the plan has grown meanwhile by something else.
         StorageError: OUT cannot be read or written.
     """
     out = plan.out
@@ -215,7 +221,7 @@ def append_to_plan(plan: Plan, table: pa.Table, shard_size: int) -> Plan:
     require_unique(pa.chunked_array([*ids_of(plan), *names.cast(pa.string()).chunks], pa.string()), plan.unit)
     part = write_table(out, table, plan.unit, shard_size, plan.shards, plan.records)
     name = f"plan/{plan.digest}.{len(plan.parts)}.json"
-    record = {
+    record: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "table": part.table,
         "images": part.records,
@@ -223,13 +229,14 @@ def append_to_plan(plan: Plan, table: pa.Table, shard_size: int) -> Plan:
         "shard_size": part.shard_size,
         "first_shard": part.first_shard,
         "first_image": part.first_record,
+        "source": dict(source or {}),
     }
     if not out.create(name, to_json(record, name)):
-        raise RunError(
+        raise PlanGrownError(
             f"{out.url}: the plan has grown by other records meanwhile ({name}). To mend it: load it again, and append "
             "what it still lacks"
         )
-    return Plan(out, (*plan.parts, part), plan.unit, plan.source)
+    return Plan(out, (*plan.parts, part), plan.unit, plan.source | record["source"])
 
 
 def load_plan(out: Folder) -> Plan | None:
@@ -258,7 +265,7 @@ def recorded_plan(out: Folder, about: Mapping[str, Any], where: str) -> Plan:
     texts = [about.get(key) for key in ("digest", "unit")]
     if not all(isinstance(text, str) for text in texts) or not all(type(about.get(key)) is int for key in _PART_KEYS):
         raise RunError(f"{where} is damaged: it names no plan. To mend it: restore the file")
-    return Plan(out, _grown(out, _part(about, about["digest"], where)), str(about["unit"]))
+    return Plan(out, _grown(out, _part(about, about["digest"], where))[0], str(about["unit"]))
 
 
 def further_plans(plan: Plan) -> dict[str, Plan]:
@@ -274,7 +281,8 @@ def further_plans(plan: Plan) -> dict[str, Plan]:
 def _plan_of(out: Folder, body: bytes) -> Plan:
     where = f"{out.url}/{RUN_FILE}"
     run = from_json(body, where, "plan", *_PART_KEYS, "source")
-    return Plan(out, _grown(out, _part(run, run["plan"], where)), IMAGE, dict(run["source"]))
+    parts, later = _grown(out, _part(run, run["plan"], where))
+    return Plan(out, parts, IMAGE, run["source"] | later)
 
 
 def _part(record: Mapping[str, Any], table: str, where: str, first_shard: int = 0, first_record: int = 0) -> Part:
@@ -288,15 +296,19 @@ def _part(record: Mapping[str, Any], table: str, where: str, first_shard: int = 
     return Part(table, records, shards, size, first_shard, first_record)
 
 
-def _grown(out: Folder, first: Part) -> tuple[Part, ...]:
-    """A plan's parts; each that was appended has a file of the plan's name and a number, the next one free."""
+def _grown(out: Folder, first: Part) -> tuple[tuple[Part, ...], dict[str, Any]]:
+    """A plan's parts, and what was said anew of their source.
+
+    Each that was appended has a file of the plan's name and a number, the next one free.
+    """
     parts = [first]
+    source: dict[str, Any] = {}
     while True:
         name = f"plan/{first.table}.{len(parts)}.json"
         try:
             body = out.read(name)
         except ObjectNotFound:
-            return tuple(parts)
+            return tuple(parts), source
         where = f"{out.url}/{name}"
         record = from_json(body, where, "table", *_PART_KEYS, "first_shard", "first_image")
         last = parts[-1]
@@ -304,6 +316,7 @@ def _grown(out: Folder, first: Part) -> tuple[Part, ...]:
         if (record["first_shard"], record["first_image"]) != starts:
             raise RunError(f"{where} is damaged: it does not go on where the plan ends. To mend it: restore the file")
         parts.append(_part(record, str(record["table"]), where, *starts))
+        source |= record.get("source") or {}
 
 
 def row_numbers(plan: Plan, ids: Sequence[str]) -> list[int]:

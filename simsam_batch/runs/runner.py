@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from simsam_batch.engines.contract import ShardReport
+from simsam_batch.engines.contract import Progress, ShardReport
 from simsam_batch.errors import DevicePoisonedError, RunError, SimsamError, StorageError, UnreadableError
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan
@@ -25,6 +25,7 @@ from simsam_batch.runs.watchdog import POISONED_EXIT_CODE, STALLED_EXIT_CODE, Wa
 from simsam_batch.storage import Folder, ObjectNotFound, redact
 
 _OUTPUTS_WAITING = 2
+_LOOK_S = 1.0
 _CAUSE_LENGTH = 500
 
 _log = logging.getLogger(__name__)
@@ -85,8 +86,8 @@ class ShardRunner:
         self._worker: Worker | None = None
         self._poisoned = ""
 
-    def run(self, shards: Iterator[int]) -> Iterator[ShardReport | None]:
-        """Yield one report for each number drawn, as its commit ends or fails, and None while it gets on; never raises.
+    def run(self, shards: Iterator[int]) -> Iterator[ShardReport | Progress | None]:
+        """Yield one report for each number drawn, as its commit ends or fails, and that it gets on; never raises.
 
         May be called again.
         """
@@ -102,9 +103,29 @@ class ShardRunner:
         with watchdog if self._options.own_process else nullcontext():
             for thread in threads:
                 thread.start()
-            yield from _as_they_come(reports, watchdog)
+            yield from self._as_they_come(reports, watchdog)
         if self._poisoned and self._options.own_process:
             end_this_process(self._poisoned, POISONED_EXIT_CODE)
+
+    def _as_they_come(
+        self, reports: queue.SimpleQueue[ShardReport | None], watchdog: Watchdog
+    ) -> Iterator[ShardReport | Progress | None]:
+        """The reports up to the None in the queue; between them how far it is, or None where that is not known."""
+        told, far = watchdog.last, None
+        while True:
+            try:
+                report = reports.get(timeout=min(watchdog.look_s, _LOOK_S))
+            except queue.Empty:
+                if watchdog.last == told:
+                    continue
+                # a stage's worker may say how far it is
+                before, far = far, getattr(self._worker, "reached", None)
+                told = watchdog.last
+                yield None if far is None or far == before else Progress(*far)
+            else:
+                if report is None:
+                    return
+                yield report
 
     def _stalled(self, what: str, desk: _Desk) -> None:
         """Report what is in hand, show where each thread is, and end the process."""
@@ -187,22 +208,6 @@ class ShardRunner:
             desk.fail(start.shard.number, start.attempt, error)
         else:
             commits.put((start, output))
-
-
-def _as_they_come(reports: queue.SimpleQueue[ShardReport | None], watchdog: Watchdog) -> Iterator[ShardReport | None]:
-    """The reports up to the None in the queue; between them None whenever something got on and no report came."""
-    told = watchdog.last
-    while True:
-        try:
-            report = reports.get(timeout=watchdog.look_s)
-        except queue.Empty:
-            if watchdog.last != told:
-                told = watchdog.last
-                yield None
-        else:
-            if report is None:
-                return
-            yield report
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
+from simsam_batch.features.names import recorded_name
 from simsam_batch.settings.declare import Component, operation, result
 from simsam_batch.settings.run import RunSettings
 
@@ -19,7 +20,9 @@ class Network(Component, title="Features"):
     """The network."""
 
     backbone: str = result(
-        "dino_vits16", "timm name of a ViT, a DINO alias, 'descriptors' (no weights), or 'diffusion' (a folder of them)"
+        "dino_vits16",
+        "a ViT by timm's name or a known one, such as dinov2-base or facebook/dinov2-base; 'descriptors' (no weights); "
+        "or 'diffusion' (a folder of them)",
     )
     weights: str | None = operation(
         None,
@@ -34,6 +37,11 @@ class Network(Component, title="Features"):
         idle={"backbone": ["descriptors", "diffusion"], "weights": [None]},
         unrecorded="auto",
     )
+
+    @field_validator("backbone")
+    @classmethod
+    def _by_one_name(cls, value: str) -> str:
+        return recorded_name(value)
 
 
 class Features(Component, title="Features"):

@@ -31,9 +31,11 @@ class Command:
             chapter.
         title: of its chapter in the report.
         summary: one line for ``simsam --help``.
-        about: what ``--help`` of the command says.
+        about: what the help of the command says; beside its examples ``--help`` has the first paragraph alone.
         stages: the folders of its stages by their names, each after those it reads. A stage that several commands
             have is the same for all, and belongs to the first of them.
+        examples: pairs of a command as it is typed, and what it does in a few words; four.
+        most_used: the options that ``--help`` shows; ``--help-all`` shows all.
     """
 
     name: str
@@ -41,6 +43,8 @@ class Command:
     summary: str
     about: str
     stages: Mapping[str, str]
+    examples: Sequence[tuple[str, str]]
+    most_used: Sequence[str]
 
     @property
     def _folder(self) -> str:
@@ -63,22 +67,58 @@ COMMANDS: Sequence[Command] = (
     Command(
         "segment",
         "Object masks",
-        "Write an object mask and eigenvectors for every image of a collection.",
+        "Write an object mask and eigenvectors for every image.",
         "Write an object mask and K eigenvectors for every image.\n\n"
         "IMAGES is a folder, a .txt list, a Parquet table with a 'uri' column, or a dataset by name with its folder, "
         "such as ecssd:ROOT; IMAGES, OUT and ROOT take local paths and any fsspec URL, such as s3://bucket/photos. "
         "Run the same command again to go on after an interruption.",
         {"segment": "segment"},
+        examples=(
+            ("simsam segment photos out", "a mask for every image"),
+            ("simsam segment photos trial --limit 20 --backbone descriptors", "20 images, without weights"),
+            ("simsam segment photos several --objects 3 --backbone dinov2-base", "up to three objects an image"),
+            ("simsam segment photos scored --truth masks", "with scores"),
+        ),
+        most_used=(
+            "preset",
+            "backbone",
+            "weights",
+            "resize",
+            "objects",
+            "refine",
+            "truth",
+            "limit",
+            "workers",
+            "device",
+        ),
     ),
     Command(
         "semantic",
         "Label maps",
-        "Give the regions of all images labels shared by the whole collection.",
+        "Label regions by labels that all images share.",
         "Cut every image into regions, cluster the regions of the whole set, and write label maps.\n\n"
         "IMAGES and OUT are as for simsam segment. Labels are 0 for background and 1 to --clusters. With --truth, a "
         "folder of class id images, labels are matched to classes and scored. Run the same command again to go on "
         "after an interruption, from whichever step it was in.",
         {"regions": "regions", "clusters": "clusters", "patch-clusters": "clusters", "semantic": "semantic"},
+        examples=(
+            ("simsam semantic photos labels", "20 labels that all images share"),
+            ("simsam semantic photos fine --clusters 60 --refine crf", "60, that follow edges"),
+            ("simsam semantic photos scored --truth ids --ignore-label 255", "with scores"),
+            ("simsam semantic photos trial --limit 50 --backbone descriptors", "50 images, without weights"),
+        ),
+        most_used=(
+            "backbone",
+            "weights",
+            "clusters",
+            "regions",
+            "resize",
+            "refine",
+            "truth",
+            "ignore_label",
+            "limit",
+            "workers",
+        ),
     ),
     Command(
         "hierarchy",
@@ -89,11 +129,29 @@ COMMANDS: Sequence[Command] = (
         "well they cover the labelled regions, and with --label-hierarchy those above them. Run the same command again "
         "to go on after an interruption.",
         {"hierarchy": "hierarchy", "node-clusters": "clusters", "labels": "labels"},
+        examples=(
+            ("simsam hierarchy photos trees", "a tree for every image"),
+            ("simsam hierarchy photos coarse --leaves 16 --refine crf", "fewer leaves, that follow edges"),
+            ("simsam hierarchy photos named --clusters 50", "like nodes have one label"),
+            ("simsam hierarchy photos scored --truth ids", "with scores"),
+        ),
+        most_used=(
+            "preset",
+            "backbone",
+            "weights",
+            "leaves",
+            "clusters",
+            "resize",
+            "refine",
+            "truth",
+            "limit",
+            "workers",
+        ),
     ),
     Command(
         "features",
         "Features",
-        "Write the patch features of every image, of several facets and blocks at once.",
+        "Write patch features of several facets and blocks.",
         "Run every image through a frozen vision transformer once, and write its patch features.\n\n"
         "IMAGES and OUT are as for simsam segment. An image's features are arrays (patch rows, patch columns, "
         "channels), one for each of --facets of each of --blocks, whatever number of them from one forward pass. From "
@@ -101,11 +159,29 @@ COMMANDS: Sequence[Command] = (
         "too, and as_torch_dataset() gives them to a DataLoader. How much room they take is said before the start. Run "
         "the same command again to go on after an interruption.",
         {"features": "features"},
+        examples=(
+            ("simsam features photos feats", "keys of the last block"),
+            ("simsam features photos feats --facets key,token --blocks 8,11 --class-token", "all from one pass"),
+            ("simsam features photos square --resize crop:256:224 --dtype fp32", "central squares"),
+            ("simsam features photos trial --limit 20 --backbone descriptors", "20 images, without weights"),
+        ),
+        most_used=(
+            "backbone",
+            "weights",
+            "facets",
+            "blocks",
+            "class_token",
+            "dtype",
+            "resize",
+            "limit",
+            "workers",
+            "device",
+        ),
     ),
     Command(
         "probe",
         "Probes",
-        "Measure how well patch features segment, by linear, k-NN, k-means and Ward probes.",
+        "Measure how well patch features segment.",
         "Fit probes to the patch features of some images with labels, and score them on others.\n\n"
         "IMAGES and OUT are as for simsam segment; --truth is a folder of class id images. Features are computed once, "
         "or taken from OUT if simsam features has put the same ones there; then every probe of every facet and block "
@@ -119,11 +195,32 @@ COMMANDS: Sequence[Command] = (
             "probe-maps": "probe_maps",
             "probe-table": "probe_table",
         },
+        examples=(
+            ("simsam probe photos probed --truth ids --ignore-label 255", "all probes of the last block"),
+            ("simsam probe photos quick --truth ids --probes knn --fractions 1 --seeds 1", "one probe, all labels"),
+            (
+                "simsam probe photos layers --truth ids --facets key,norm-token --blocks 5,8,11",
+                "which block segments best",
+            ),
+            ("simsam probe voc2012:VOC voc --split train+val", "a dataset by name, from its folder"),
+        ),
+        most_used=(
+            "preset",
+            "truth",
+            "class_names",
+            "ignore_label",
+            "backbone",
+            "weights",
+            "facets",
+            "blocks",
+            "probes",
+            "fractions",
+        ),
     ),
     Command(
         "probe apply",
         "Applied probe",
-        "Label new images by a probe that simsam probe has fitted.",
+        "Label new images by a probe that was fitted.",
         "Compute the features of new images, and label every pixel by a probe that was fitted before.\n\n"
         "PROBE_RUN is the OUT of a finished simsam probe, IMAGES and OUT are as for simsam segment: OUT is another "
         "folder, and the run in PROBE_RUN stays as it is. Which of its probes is applied is said by --probe and the "
@@ -132,11 +229,21 @@ COMMANDS: Sequence[Command] = (
         "been moved. With --truth, a folder of class id images, the label maps are scored. Run the same command again "
         "to go on after an interruption.",
         {"features": "features", "probe-apply": "probe_apply"},
+        examples=(
+            ("simsam probe apply probed photos labels", "by the first probe"),
+            (
+                "simsam probe apply probed photos others --probe knn --features key-11",
+                "by this probe",
+            ),
+            ("simsam probe apply probed photos few --fraction 0.1", "by a tenth of the labels"),
+            ("simsam probe apply probed photos scored --truth ids", "and score the label maps"),
+        ),
+        most_used=("probe", "features", "fraction", "clusters", "truth", "weights", "limit", "workers", "device"),
     ),
     Command(
         "correspond",
         "Correspondence",
-        "Find points of one image in another, over whole sets of pairs.",
+        "Find points of one image in another.",
         "Find points of one image in another by patch features, for every pair of a set.\n\n"
         "IMAGES is a file of pairs (.json, .jsonl, .csv or .parquet: source and target images, points in pixels, and "
         "true points and boxes where they are known), a set by name such as spair:ROOT, key points of COCO or "
@@ -144,11 +251,18 @@ COMMANDS: Sequence[Command] = (
         "simsam segment. Every image is computed once, however many pairs it is in. With true points PCK is scored at "
         "every usual threshold, each under its own name. Run the same command again to go on after an interruption.",
         {"features": "features", "matches": "matches"},
+        examples=(
+            ("simsam correspond pairs.json matched --root photos", "pairs and points from a file"),
+            ("simsam correspond photos video --pairs video", "the first of each folder with its others"),
+            ("simsam correspond spair:SPair-71k spair", "a set by name, scored as it was published"),
+            ("simsam correspond pairs.json dense --root photos --dense", "all patches, and not points alone"),
+        ),
+        most_used=("root", "pairs", "backbone", "weights", "facets", "blocks", "resize", "dense", "limit", "workers"),
     ),
     Command(
         "correspond diffusion",
         "Correspondence by diffusion",
-        "Find points of one image in another by the attention of Stable Diffusion.",
+        "The same by the attention of Stable Diffusion.",
         "Find points of one image in another by the cross-attention of Stable Diffusion.\n\n"
         "IMAGES and OUT are as for simsam correspond. For every point an embedding is fitted that one token's "
         "attention fires at, and looked for in the target (Hedlin et al., NeurIPS 2023): each takes a GPU seconds, "
@@ -156,22 +270,59 @@ COMMANDS: Sequence[Command] = (
         "unet and vae, of Stable Diffusion 1.4, 1.5 or a like one; nothing is fetched. Run the same command again to "
         "go on after an interruption.",
         {"embeddings": "embeddings", "attention": "attention"},
+        examples=(
+            (
+                "simsam correspond diffusion pairs.json out --root photos --weights stable-diffusion-v1-5",
+                "as in its paper",
+            ),
+            (
+                "simsam correspond diffusion pairs.json fast --root photos --starts 1 --weights stable-diffusion-v1-5",
+                "a fifth of the time",
+            ),
+            (
+                "simsam correspond diffusion pairs.json code --preset hedlin-code --weights stable-diffusion-v1-5",
+                "as its code does",
+            ),
+            ("simsam correspond diffusion spair:SPair-71k spair --limit 10 --weights stable-diffusion-v1-5", "a trial"),
+        ),
+        most_used=("preset", "root", "pairs", "weights", "starts", "steps", "crops", "limit", "workers", "device"),
     ),
     Command(
         "transfer",
         "Transferred labels",
-        "Carry the masks or label maps of a few images over to all others.",
+        "Carry masks or labels of a few images to the others.",
         "Carry the masks or label maps of a few images over to all others of a set, by their patch features.\n\n"
         "IMAGES and OUT are as for simsam segment; --truth is a folder of object masks, or of class id images with "
         "--truth-is classes, in which the images named by --exemplars must have one. Every patch of the other images "
         "takes the labels of the exemplars' most similar patches; images that have truth themselves are scored. Run "
         "the same command again to go on after an interruption.",
         {"features": "features", "transfer": "transfer"},
+        examples=(
+            ("simsam transfer photos carried --truth masks --exemplars a.jpg", "one mask for all other images"),
+            ("simsam transfer photos classes --truth ids --truth-is classes --exemplars a.png,b.png", "label maps"),
+            (
+                "simsam transfer photos close --truth masks --exemplars a.jpg --neighbours 1",
+                "by the nearest patch alone",
+            ),
+            ("simsam transfer photos trial --truth masks --exemplars a.jpg --backbone descriptors", "without weights"),
+        ),
+        most_used=(
+            "truth",
+            "exemplars",
+            "truth_is",
+            "class_names",
+            "backbone",
+            "weights",
+            "resize",
+            "neighbours",
+            "limit",
+            "workers",
+        ),
     ),
     Command(
         "stylize",
         "Restyled images",
-        "Restyle the objects of a run, or what is around them, by words.",
+        "Restyle objects, or what is around them, by words.",
         "Restyle the object, the background, or both, of every image by words, inside the masks of simsam segment.\n\n"
         "OUT is that of a finished simsam segment. A small network is fitted to every region of every "
         "image, by what CLIP and VGG-19 see (Kwon and Ye, CLIPstyler, CVPR 2022; Kamra et al., ICIP 2023), and its "
@@ -179,6 +330,33 @@ COMMANDS: Sequence[Command] = (
         "--vgg-weights are local files; nothing is fetched. An image takes some 15 seconds of a GPU, and hours of a "
         "CPU with the defaults. Run the same command again to go on after an interruption.",
         {"style-networks": "style_networks", "stylize": "stylize"},
+        examples=(
+            ("simsam stylize out --object fire --clip-weights clip.pt --vgg-weights vgg19.pth", "the object"),
+            (
+                "simsam stylize out --background snow --clip-weights clip.pt --vgg-weights vgg19.pth",
+                "what is around it",
+            ),
+            (
+                "simsam stylize out --texts words.csv --clip-weights clip.pt --vgg-weights vgg19.pth",
+                "several pictures each",
+            ),
+            (
+                "simsam stylize out --object fire --preset quick --clip-weights clip.pt --vgg-weights vgg19.pth",
+                "a trial",
+            ),
+        ),
+        most_used=(
+            "object",
+            "background",
+            "label",
+            "texts",
+            "clip_weights",
+            "vgg_weights",
+            "preset",
+            "fit",
+            "workers",
+            "device",
+        ),
     ),
 )
 

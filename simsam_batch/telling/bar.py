@@ -7,6 +7,8 @@ from importlib.util import find_spec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
+_RATE_OF_LAST_S = 180.0
+
 
 class Bar(Progress):
     """A bar on standard error that is gone at its end; where neither a terminal nor a notebook shows one, nothing.
@@ -26,6 +28,8 @@ class Bar(Progress):
             *(*columns, TimeRemainingColumn()),
             console=console,
             transient=True,
+            # images and shards may take minutes each
+            speed_estimate_period=_RATE_OF_LAST_S,
             disable=disable or not (console.is_interactive or (console.is_jupyter and find_spec("ipywidgets"))),
         )
 

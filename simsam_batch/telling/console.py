@@ -7,12 +7,15 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from simsam_batch.engines.contract import ShardReport
+from simsam_batch.engines.contract import Progress, ShardReport
 from simsam_batch.plain_text import counted, plain
 from simsam_batch.telling.metrics import metric_lines
 from simsam_batch.telling.status import noun_of
+
+if TYPE_CHECKING:
+    from rich.status import Status
 
 
 class Reporter(Protocol):
@@ -22,10 +25,18 @@ class Reporter(Protocol):
         """Something worth knowing that does not stop the run."""
         ...
 
+    def doing(self, what: str) -> None:
+        """Something is begun that takes a while and comes before the first image."""
+        ...
+
     def plan(
         self, stage: str, *, images: int, shards: int, done_shards: int, done_images: int, unit: str = "image_id"
     ) -> None:
         """A stage is about to start, or to go on; ``unit`` says what its records are."""
+        ...
+
+    def progress(self, progress: Progress) -> None:
+        """A shard is so far; no more than now and then, and of some engines never."""
         ...
 
     def shard(self, report: ShardReport) -> None:
@@ -48,6 +59,12 @@ class JsonLines:
 
     def note(self, text: str) -> None:
         self._write("note", text=text)
+
+    def doing(self, what: str) -> None:
+        """For people alone."""
+
+    def progress(self, progress: Progress) -> None:
+        """For people alone; shards are told of."""
 
     def plan(
         self, stage: str, *, images: int, shards: int, done_shards: int, done_images: int, unit: str = "image_id"
@@ -86,7 +103,10 @@ class JsonLines:
 
 
 class Text:
-    """A progress bar in a terminal, a line per tenth of the work elsewhere; failures and notes as lines."""
+    """A progress bar in a terminal, a line per tenth of the work elsewhere; failures and notes as lines.
+
+    The bar moves with the images of shards in hand, and never back: one that is begun anew counts from where it was.
+    """
 
     def __init__(self, *, quiet: bool) -> None:
         from rich.progress import TextColumn
@@ -101,6 +121,27 @@ class Text:
         self._started = time.monotonic()
         self._noun = noun_of("image_id")
         self._alike: dict[str, tuple[ShardReport, int]] = {}
+        self._stage = ""
+        self._in_hand: dict[int, int] = {}
+        self._committed: set[int] = set()
+        self._waiting: Status | None = None
+
+    def doing(self, what: str) -> None:
+        self._wait_no_more()
+        if self._bar.disable:
+            if not self._quiet:
+                self._line(what)
+            return
+        from rich.markup import escape
+
+        self._bar.stop()
+        self._waiting = self._bar.console.status(escape(plain(what)))
+        self._waiting.start()
+
+    def _wait_no_more(self) -> None:
+        if self._waiting is not None:
+            self._waiting.stop()
+            self._waiting = None
 
     def _line(self, text: str, style: str = "") -> None:
         self._bar.console.print(plain(text), style=style, markup=False)
@@ -111,17 +152,33 @@ class Text:
     def plan(
         self, stage: str, *, images: int, shards: int, done_shards: int, done_images: int, unit: str = "image_id"
     ) -> None:
+        self._wait_no_more()
         self._images, self._done, self._before = images, done_images, done_images
+        self._stage, self._in_hand, self._committed = stage, {}, set()
         self._noun = noun_of(unit)
         self._failed = self._said = 0
         self._started = time.monotonic()
+        waiting = f"{stage}, workers start"
+        self._bar.reset(self._task, description=waiting, total=images, completed=done_images, rate=0.0, failed=0)
         self._bar.start()
-        self._bar.update(self._task, description=stage, total=images, completed=done_images)
         if not self._quiet:
             going_on = f"; going on, {done_shards} done before" if done_shards else ""
             self._line(f"{stage}: {counted(images, self._noun)} in {counted(shards, 'shard')}{going_on}")
 
+    def progress(self, progress: Progress) -> None:
+        if progress.shard not in self._committed:
+            self._in_hand[progress.shard] = max(progress.done, self._in_hand.get(progress.shard, 0))
+            self._move()
+
+    def _move(self) -> None:
+        """Bring the bar to where the work is."""
+        reached = self._done + sum(self._in_hand.values())
+        reached = min(reached, self._images) if self._images else reached
+        rate = (reached - self._before) / max(time.monotonic() - self._started, 1e-9)
+        self._bar.update(self._task, description=self._stage, completed=reached, rate=rate, failed=self._failed)
+
     def shard(self, report: ShardReport) -> None:
+        self._wait_no_more()
         for image_id, reason in report.failures:
             self._line(f"failed: {image_id}: {reason}", "red")
         if len(report.failures) < report.failed:
@@ -135,8 +192,10 @@ class Text:
             return
         self._done += report.images
         self._failed += report.failed
+        self._in_hand.pop(report.shard, None)
+        self._committed.add(report.shard)
+        self._move()
         rate = (self._done - self._before) / max(time.monotonic() - self._started, 1e-9)
-        self._bar.update(self._task, completed=self._done, rate=rate, failed=self._failed)
         tenth = 10 * self._done // max(self._images, 1)
         if self._bar.disable and not self._quiet and tenth > self._said:
             self._said = tenth
@@ -156,6 +215,7 @@ class Text:
 
     def close(self) -> None:
         """Take the bar off the terminal."""
+        self._wait_no_more()
         self._bar.stop()
         self._count_alike()
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
-from simsam_batch.engines.contract import ShardReport
+from simsam_batch.engines.contract import Progress, ShardReport
 from simsam_batch.errors import SimsamError, StorageError
 from simsam_batch.runs.ledger import versions
 from simsam_batch.storage import Folder, redact
@@ -82,6 +82,12 @@ class EventLog(JsonLines):
         facts = {"images": images, "shards": shards, "done_shards": done_shards, "done_images": done_images}
         super().plan(stage, **facts, unit=unit)
         self._report.plan(stage, **facts, unit=unit)
+
+    def doing(self, what: str) -> None:
+        self._report.doing(what)
+
+    def progress(self, progress: Progress) -> None:
+        self._report.progress(progress)
 
     def shard(self, report: ShardReport) -> None:
         with self._lock:

@@ -99,11 +99,13 @@ class Results:
         self.attachments = Spool(count)
         self._later: deque[tuple[int, Later, int]] = deque()
         self._held = 0
+        self.done = 0
 
     def put(self, place: int, row: Row | Later, held: int = 0) -> None:
         """Take a row, or what will give it and holds so many bytes until then."""
         if isinstance(row, Row):
             self.columns[place], self.states[place] = row.columns, row.state
+            self.done += 1
             if row.attachments:
                 self.attachments.put(place, row.attachments)
         else:
@@ -132,11 +134,13 @@ class RecordWorker(ABC, Generic[L]):
         may_wait: rows that may come later while the next records are computed.
         behind: a thread in which shards are put out while the next one is computed; None: that waits.
         doing: what it is at, for the message of the watchdog.
+        reached: the number of the shard in hand and how many of its rows there are; None before the first.
     """
 
     may_wait = 0
     behind: ThreadPoolExecutor | None = None
     doing = ""
+    reached: tuple[int, int] | None = None
 
     def __init__(self, stage: SettledStage, beat: Callable[[], None], device: torch.device | None = None) -> None:
         settings: RunSettings = stage.options
@@ -246,6 +250,7 @@ class RecordWorker(ABC, Generic[L]):
                 self.take(item, loaded, results)
             # no image is held while the next one is waited for
             del loaded
+            self.reached = shard.number, results.done
             self._beat()
             self.doing = f"waiting for what follows {name} in shard {shard.number}"
             arrived = None if item.is_last else self._wait(arriving)

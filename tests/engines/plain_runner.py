@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from simsam_batch.engines.contract import ShardReport
+from simsam_batch.engines.contract import Progress, ShardReport
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class PlainRunner:
         fatal: numbers that kill the process at their first ``deaths`` starts.
         behaviour: ``""``; ``no-start`` (the process ends before it is ready); ``no-build``; ``raises``; ``lies``;
             ``stops`` (SIGSTOP at the first start of a fatal number, in the place of SIGKILL); ``slow`` (a second and a
-            half for each number, saying now and then that it gets on).
+            half for each number, saying now and then that it gets on); ``far`` (says how far it is before each report).
     """
 
     folder: str
@@ -36,7 +36,7 @@ class PlainRunner:
             raise ValueError("no model here")
         return self
 
-    def run(self, shards: Iterator[int]) -> Iterator[ShardReport | None]:
+    def run(self, shards: Iterator[int]) -> Iterator[ShardReport | Progress | None]:
         following = next(shards, None)
         while following is not None:
             current, following = following, next(shards, None)
@@ -45,6 +45,8 @@ class PlainRunner:
             for _ in range(15 if self.behaviour == "slow" else 0):
                 time.sleep(0.1)
                 yield None
+            if self.behaviour == "far":
+                yield Progress(current, 7)
             yield self._report(current)
 
     def _report(self, number: int) -> ShardReport:

@@ -11,7 +11,8 @@ import pytest
 from plain_runner import PlainRunner
 
 from simsam_batch.engines.child import Child, Receive, Send
-from simsam_batch.engines.contract import Task
+from simsam_batch.engines.contract import Progress, Task
+from simsam_batch.engines.inline import InlineEngine
 from simsam_batch.engines.local import LocalEngine
 from simsam_batch.errors import RunError, SettingsError
 
@@ -65,6 +66,16 @@ def test_a_process_that_gets_on_slowly_is_left_alone(tmp_path: Path) -> None:
     runner = PlainRunner(str(tmp_path), behaviour="slow")
     reports = list(LocalEngine(1).run(runner, range(2), Task(silence_s=1.0)))
     assert [(report.shard, report.attempt) for report in reports] == [(0, 1), (1, 1)]
+
+
+@pytest.mark.parametrize("engine", [LocalEngine(2), InlineEngine()])
+def test_how_far_a_shard_is_comes_before_its_report(tmp_path: Path, engine: LocalEngine | InlineEngine) -> None:
+    heard: list[Progress | int] = []
+    reports = engine.run(PlainRunner(str(tmp_path), behaviour="far"), range(4), Task(on_progress=heard.append))
+    heard.extend(report.shard for report in reports)
+    assert sorted(each for each in heard if isinstance(each, int)) == [0, 1, 2, 3]
+    for shard in range(4):
+        assert heard.index(Progress(shard, 7)) < heard.index(shard)
 
 
 def test_a_process_that_holds_nothing_may_be_silent(tmp_path: Path) -> None:

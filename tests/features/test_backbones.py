@@ -388,12 +388,9 @@ def test_a_backbone_that_was_cut_off_has_no_pooled_vectors(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("name", "timms"),
     [
-        ("dinov2_vits14", "vit_small_patch14_dinov2.lvd142m"),
-        ("dinov2_vitb14_reg", "vit_base_patch14_reg4_dinov2.lvd142m"),
-        ("facebook/dinov2-large", "vit_large_patch14_dinov2.lvd142m"),
-        ("facebook/dino-vits16", "vit_small_patch16_224.dino"),
-        ("dinov3_vits16", "vit_small_patch16_dinov3.lvd1689m"),
-        ("openai/clip-vit-base-patch32", "vit_base_patch32_clip_224"),
+        ("google/siglip-base-patch16-224", "vit_base_patch16_siglip_224.webli"),
+        ("facebook/deit3-small-patch16", "deit3_small_patch16_224"),
+        ("beitv2-vit-base-patch16", "beitv2_base_patch16_224"),
     ],
 )
 def test_a_network_under_the_name_of_another_collection_is_answered_with_timms(name: str, timms: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from trouble import TroubleStage, TroubleWorker, plan_of
 
-from simsam_batch.engines.contract import ShardReport
+from simsam_batch.engines.contract import Progress, ShardReport
 from simsam_batch.runs import runner
 from simsam_batch.runs.execute import ExecuteOptions
 from simsam_batch.runs.ledger import Ledger
@@ -60,11 +60,16 @@ class StageOf(TroubleStage):
         return self.worker(self, beat)
 
 
+def only_reports(said: Iterator[ShardReport | Progress | None]) -> list[ShardReport]:
+    """What a runner says, without that it gets on."""
+    return [each for each in said if isinstance(each, ShardReport)]
+
+
 def reports_of(stage: TroubleStage, folder: Path, uris: list[str]) -> list[ShardReport]:
     """What the runner reports of shards of one image each, in the order of their numbers."""
     out, plan = plan_of(folder / "out", uris, 1)
     Ledger(out, stage.name).begin(stage, plan)
-    reports = filter(None, RunnerFactory(out, plan, stage, QUICK)().run(iter(range(len(uris)))))
+    reports = only_reports(RunnerFactory(out, plan, stage, QUICK)().run(iter(range(len(uris)))))
     return sorted(reports, key=lambda report: report.shard)
 
 
@@ -89,7 +94,7 @@ def test_a_suspect_shard_is_never_given_to_the_worker_that_draws_ahead(tmp_path:
     ledger = Ledger(out, stage.name)
     ledger.begin(stage, plan)
     assert [ledger.start(1) for _ in range(QUICK.starts_before_quarantine)] == [1, 2]
-    reports = filter(None, RunnerFactory(out, plan, stage, QUICK)().run(iter([0, 1, 2])))
+    reports = only_reports(RunnerFactory(out, plan, stage, QUICK)().run(iter([0, 1, 2])))
     assert {(report.shard, report.status) for report in reports} == {(n, "committed") for n in range(3)}
     assert {number: int(process) == os.getpid() for number, process, _, _ in stage.events("drawn")} == {
         "0": True,
@@ -102,11 +107,11 @@ def test_a_second_try_that_another_driver_committed_counts_the_images_that_were_
     stage = TroubleStage(str(tmp_path))
     out, plan = plan_of(tmp_path / "out", ["fine", "badonce", "badonce"], 3)
     Ledger(out, stage.name).begin(stage, plan)
-    [first] = filter(None, RunnerFactory(out, plan, stage, QUICK)().run(iter([0])))
+    [first] = only_reports(RunnerFactory(out, plan, stage, QUICK)().run(iter([0])))
     assert (first.images, first.failed) == (3, 2)
     there, here = (RunnerFactory(out, plan, stage, QUICK, again={0: 0})() for _ in range(2))
-    [tried] = filter(None, there.run(iter([0])))
-    [found] = filter(None, here.run(iter([0])))
+    [tried] = only_reports(there.run(iter([0])))
+    [found] = only_reports(here.run(iter([0])))
     assert (tried.images, tried.failed) == (found.images, found.failed) == (2, 0)
     # it began nothing
     assert (tried.attempt, found.attempt) == (2, 0)
@@ -127,3 +132,16 @@ def test_a_shard_given_up_for_stuck_whose_thread_comes_back_is_reported_once(
     # its work is not lost: the next round finds it committed
     assert ended == [STALLED_EXIT_CODE]
     assert Ledger(out, stage.name).manifest(0, 0)["images"] == 1
+
+
+def test_a_runner_says_how_far_it_is_in_a_shard(tmp_path: Path) -> None:
+    stage = TroubleStage(str(tmp_path))
+    out, plan = plan_of(tmp_path / "out", ["steps:2"] * 3, 3)
+    Ledger(out, stage.name).begin(stage, plan)
+    *said, report = RunnerFactory(out, plan, stage, QUICK)().run(iter([0]))
+    assert isinstance(report, ShardReport)
+    far = [each for each in said if isinstance(each, Progress)]
+    assert {each.shard for each in far} == {0}
+    assert [each.done for each in far] == [0, 1, 2]
+    # it gets on in other ways too
+    assert None in said

@@ -100,6 +100,7 @@ class TroubleWorker:
     """Draws the next shard before it computes the current one."""
 
     doing = ""
+    reached: tuple[int, int] | None = None
 
     def __init__(self, stage: TroubleStage, beat: Callable[[], None]) -> None:
         self._stage, self._beat = stage, beat
@@ -125,6 +126,7 @@ class TroubleWorker:
         fold = self._stage.fold
         statistics = fold.zero()
         for record in shard.records.to_pylist():
+            self.reached = shard.number, len(rows)
             self._beat()
             self.doing = f"computing {record['image_id']}"
             row: dict[str, Any] = {"image_id": record["image_id"], "uri": record["uri"], "status": "ok"}

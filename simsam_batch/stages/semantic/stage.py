@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from simsam_batch import images
 from simsam_batch.errors import ImageError
 from simsam_batch.regions import codebook, pixel_index
-from simsam_batch.regions.refine import CRF, shrink
+from simsam_batch.regions.refine import REFINEMENTS, shrink
 from simsam_batch.runs.committed import CommittedShard
 from simsam_batch.runs.schema import FAILURE, Needs, Shard
 from simsam_batch.scores.semantic import SemanticScores
@@ -171,7 +171,7 @@ class SemanticWorker(RecordWorker[_Loaded | None]):
         picture = shrink(decoded.rgb, self._options.refine_max_side)
         cells = picture.shape[0], picture.shape[1]
         index = pixel_index.upsample_index(grid, found["patch"], working, cells)
-        parameters = CRF[self._options.refine]
+        parameters = REFINEMENTS[self._options.refine]
         waiting = [self._refiner.submit(picture, labels, index=index, parameters=parameters) for labels in maps]
         return [refined() for refined in waiting], pixel_index.upsample_index(cells, 1, cells, size)
 
