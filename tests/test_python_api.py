@@ -432,7 +432,8 @@ def test_the_snippets_of_the_page_run(
     assert names["some"]["image_id"].to_pylist() == ["2.png", "0.png"]
     assert names["table"]["image_id"].to_pylist() == ["2.png", "0.png"]
     assert len(names["frame"]) == len(NAMES)
-    assert names["result"]["ok"] == 1
+    assert names["again"].result("segment")["ok"] == 1
+    assert Image.open(tmp_path / "shown.png").size == (96, 64)
     assert (names["tokens"].shape, names["tokens"].dtype) == ((4, 6, 15), np.float16)
     assert re.search(r"^0\.png torch\.Size\(\[4, 6, 15\]\)$", printed, re.MULTILINE)
     assert names["means"].shape == (1, 15)
