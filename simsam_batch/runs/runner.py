@@ -110,22 +110,25 @@ class ShardRunner:
     def _as_they_come(
         self, reports: queue.SimpleQueue[ShardReport | None], watchdog: Watchdog
     ) -> Iterator[ShardReport | Progress | None]:
-        """The reports up to the None in the queue; between them how far it is, or None where that is not known."""
-        told, far = watchdog.last, None
+        """The reports up to the None in the queue; between them how far it is, and None whenever something got on."""
+        told, heard, far = watchdog.last, time.monotonic(), None
         while True:
             try:
                 report = reports.get(timeout=min(watchdog.look_s, _LOOK_S))
             except queue.Empty:
-                if watchdog.last == told:
-                    continue
                 # a stage's worker may say how far it is
                 before, far = far, getattr(self._worker, "reached", None)
-                told = watchdog.last
-                yield None if far is None or far == before else Progress(*far)
+                if far is not None and far != before:
+                    yield Progress(*far)
+                elif watchdog.last != told and time.monotonic() - heard >= watchdog.look_s:
+                    yield None
+                else:
+                    continue
             else:
                 if report is None:
                     return
                 yield report
+            told, heard = watchdog.last, time.monotonic()
 
     def _stalled(self, what: str, desk: _Desk) -> None:
         """Report what is in hand, show where each thread is, and end the process."""

@@ -1,10 +1,11 @@
 """A stage whose images say by their uri what is to happen to whoever computes them. Importable by every worker process.
 
 ``fine``, ``bad`` (an image's own fault), ``badonce`` (the first time only), ``storage:K`` (K reads fail first),
-``raise``, ``steps:N`` (N steps of 1.2 s, each told), ``kill`` (SIGKILL), ``exit``, ``segfault``, ``sleep:SECONDS``,
-``killonce`` (SIGKILL the first time only), ``meet:K`` (waits until K processes have built their worker), ``poison``
-(the device is lost), ``poisononce``, ``stoponce`` (SIGSTOP the first time only), ``stoprank:N`` (SIGSTOP on rank N of
-torchrun, once in all; on others a fifth of a second), ``hold`` (keeps the interpreter's lock for 1000 s).
+``raise``, ``steps:N`` (N steps of 1.2 s, each told, and how far the shard is), ``kill`` (SIGKILL), ``exit``,
+``segfault``, ``sleep:SECONDS``, ``killonce`` (SIGKILL the first time only), ``meet:K`` (waits until K processes have
+built their worker), ``poison`` (the device is lost), ``poisononce``, ``stoponce`` (SIGSTOP the first time only),
+``stoprank:N`` (SIGSTOP on rank N of torchrun, once in all; on others a fifth of a second), ``hold`` (keeps the
+interpreter's lock for 1000 s).
 """
 
 from __future__ import annotations
@@ -126,7 +127,8 @@ class TroubleWorker:
         fold = self._stage.fold
         statistics = fold.zero()
         for record in shard.records.to_pylist():
-            self.reached = shard.number, len(rows)
+            if record["uri"].startswith("steps"):
+                self.reached = shard.number, len(rows)
             self._beat()
             self.doing = f"computing {record['image_id']}"
             row: dict[str, Any] = {"image_id": record["image_id"], "uri": record["uri"], "status": "ok"}
