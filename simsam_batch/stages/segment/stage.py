@@ -129,10 +129,10 @@ def _same_object(refined: NDArray[np.bool_], drawn: NDArray[np.bool_]) -> bool:
 
     Half alike is an IoU of 1/2, as between the cuts of different objects.
     """
-    if not drawn.any() or drawn.all():
+    if not drawn.any() or bool(drawn.all()):
         return True
     both, either = np.count_nonzero(refined & drawn), np.count_nonzero(refined | drawn)
-    return bool(2 * both >= either and not refined.all())
+    return bool(2 * both >= either) and not refined.all()
 
 
 class SegmentWorker(ImageWorker[Segmented]):
