@@ -505,6 +505,14 @@ class TestArchives:
         with pytest.raises(SettingsError, match="the archive has no such folder"):
             read_catalog(f"{archive}#set/none")
 
+    def test_a_key_that_looks_like_a_member_or_row(self, out_url: str) -> None:
+        names = ["t.parquet#x/1", "set.zip#1/a.png", "set.tar#1/2/b.png"]
+        fill(out_url, names)
+        assert ids(read_catalog(out_url)) == names[:0:-1]
+        assert [read_url(f"{out_url}/{name}") for name in names] == [picture(seed) for seed in range(3)]
+        with pytest.raises(ObjectNotFound, match=r"set\.zip"):
+            read_url(f"{out_url}/set.zip#1/none.png")
+
     def test_a_folder_or_file_whose_name_looks_like_one(self, tmp_path: Path) -> None:
         fill(str(tmp_path), ["set.zip/a.png", "b.zip#c.png"])
         assert ids(read_catalog(f"{tmp_path}/set.zip")) == ["a.png"]
