@@ -472,6 +472,8 @@ class TestArchives:
             assert read_url(f"{out_url}/a.{kind}#b.png") == picture(1)
             folder.replace(f"a.{kind}", packed(kind, ["0.png", "longer name.png", "b.png"]))
             assert read_url(f"{out_url}/a.{kind}#b.png") == picture(2)
+            folder.replace(f"a.{kind}", packed(kind, ["b.png"]))
+            assert read_url(f"{out_url}/a.{kind}#b.png") == picture(0)
 
     def test_of_two_members_of_one_name_the_last_counts(self, tmp_path: Path) -> None:
         (tmp_path / "a.tar").write_bytes(packed("tar", ["a.png", "b.png", "./a.png"]))

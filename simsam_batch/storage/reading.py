@@ -25,7 +25,7 @@ from simsam_batch.storage.archives import (
     place_of,
     split_member,
 )
-from simsam_batch.storage.failures import ObjectNotFound, UnusableMember, reported
+from simsam_batch.storage.failures import ObjectNotFound, ObjectRefused, UnusableMember, reported
 from simsam_batch.storage.filesystems import ObjectInfo, filesystem, info_of, is_web, objects, read_range
 from simsam_batch.storage.retrying import retried
 from simsam_batch.storage.rows import read_row, split_row
@@ -207,7 +207,11 @@ def _member_content(archive: str, members: dict[str, Member], name: str, limit: 
     if member is None:
         raise ObjectNotFound(redact(f"cannot read {archive}#{name}: the archive has no such member"))
     start, size = place_of(member, name, archive, limit)
-    data = read_url_range(archive, start, size)
+    try:
+        data = read_url_range(archive, start, size)
+    except ObjectRefused as error:
+        # as a store does where the archive ends before; if it refuses the archive, so it does when that is listed anew
+        raise MisplacedError from error
     content, missing = content_of(member, name, archive, data, limit)
     if missing:
         # extra fields that are longer than usual, or an archive that has been cut
