@@ -5,7 +5,7 @@
 # make format ruff's fixes and layout
 # make soak   faults at length: killed processes, failing storage, damaged images; about 40 minutes
 # make bench  ratios against what else one would run, about 5 minutes on 2 cores; make bench-gpu on CUDA
-# make docs   docs/settings.md, from the declarations of the settings
+# make docs   docs/settings.md and the types of the package, from the declarations of the settings
 # make clean  remove what the others made
 # make help   this list
 PYTHON ?= python3
@@ -70,6 +70,7 @@ bench-gpu: $(READY)
 
 docs: $(READY)
 	$(BIN)/python docs/write_settings.py
+	$(BIN)/python docs/write_signatures.py
 	$(BIN)/python docs/write_column_words.py
 
 clean:

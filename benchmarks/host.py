@@ -172,6 +172,7 @@ def one_run(folder: Path, out: str, device_s: float = 0.0, at: str | None = None
         "quiet": True,
         "batch_size": 8,
         "shard_size": 64,
+        "refine": "none",
     }
     settings = SegmentSettings(**(given | {"truth": f"{source}/truth"} | changed))
     count = len(list((folder / "images").iterdir()))
@@ -217,7 +218,9 @@ def rows(setup: Setup) -> Iterator[Row]:
             yield from _decoding(of, megapixels, rounds)
         of = folder / f"{sizes[0] if setup.smoke else TYPICAL}"
         if not setup.smoke:
-            yield _whole(of, TYPICAL, rounds, {"refine": "crf", "refine_processes": 1}, "with truth, refined by a CRF")
+            for word, said in (("guided", "a guided filter"), ("crf", "a CRF")):
+                changed = {"refine": word, "refine_processes": 1}
+                yield _whole(of, TYPICAL, rounds, changed, f"with truth, refined by {said}")
             for kind in ("png", "webp"):
                 write_set(folder / kind, TYPICAL, count, kind)
                 yield _whole(folder / kind, TYPICAL, rounds, {}, f"with truth, {kind.upper()}")

@@ -202,6 +202,7 @@ def _material(setup: Setup) -> tuple[dict[str, list[Picture]], Backbone, Segment
     data = Path(os.environ.get("SIMSAM_TEST_DATA") or ".")
     weights = Path(os.environ.get("SIMSAM_TEST_WEIGHTS") or ".") / _WEIGHTS
     common: dict[str, Any] = {"engine": "inline", "device": setup.device.type, "objects": 3, "eigenvectors": "none"}
+    common["refine"] = "none"
     if setup.smoke or not ((data / "car_parts").is_dir() and weights.is_file()):
         settings = SegmentSettings(backbone="descriptors", resize="native", head="none", **common)
         return {"made-up pictures": made_up()}, Descriptors(material.PATCH), settings, "colours and gradients"

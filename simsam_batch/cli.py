@@ -72,7 +72,7 @@ def _general_options(presets: Sequence[str]) -> list[click.Parameter]:
     return [SettingOption("--preset", metavar="|".join(presets), help=help_of_presets, **general), *options]
 
 
-def _compute(command: Command, *, images: str | None = None, out: str | None = None, **given: Any) -> int:
+def _compute(command: Command, *, images: tuple[str, ...] = (), out: str | None = None, **given: Any) -> int:
     from simsam_batch.settings import read_yaml, resolve
 
     config, print_config, changed = (given.pop(name) for name in ("config", "print_config", "changed"))
@@ -87,7 +87,7 @@ def _compute(command: Command, *, images: str | None = None, out: str | None = N
         return 0
     if changed:
         raise click.UsageError("--changed says what --print-config prints: give both, or none of them")
-    if out is None or (images is None and settings.given_images):
+    if out is None or (not images and settings.given_images):
         name, arguments = command.name, [each.upper() for each in settings.arguments()]
         needs = " and ".join(filter(None, [", ".join(arguments[:-1]), arguments[-1]]))
         msg = f"{name} needs {needs}: simsam {name} {' '.join(arguments)} [OPTIONS]; see simsam {name} --help"
@@ -96,7 +96,7 @@ def _compute(command: Command, *, images: str | None = None, out: str | None = N
     from simsam_batch.telling.console import reporter
 
     with reporter(settings.log_format, quiet=settings.quiet) as report:
-        result = operations.run(command.name, images, out, settings, report)
+        result = operations.run(command.name, images or None, out, settings, report)
     if result is None:
         return 0
     tolerated = settings.allow_failed * result["images"]
@@ -114,7 +114,10 @@ def _computing(command: Command) -> click.Command:
     """The command line of a command that computes."""
     model = command.settings()
     names = model.arguments()
-    arguments: list[click.Parameter] = [click.Argument([name], required=False) for name in names]
+    # a shell makes several paths of a pattern that is not quoted
+    arguments: list[click.Parameter] = [
+        click.Argument([name], required=False, nargs=-1 if name == "images" else 1) for name in names
+    ]
     options = _options(model, [name for name in model.model_fields if name not in (*names, *model.not_given())])
     return HelpfulCommand(
         name=command.name,
@@ -269,8 +272,9 @@ def _retry(out: str, **given: Any) -> int:
 def _retry_command() -> click.Command:
     from simsam_batch.settings import SpectralSettings
 
-    names = [*SpectralSettings.limits(), *SpectralSettings.fields_of("operation")]
-    names.remove("check_input")
+    about_images = ("check_input", "extend", "prune")
+    operation = [name for name in SpectralSettings.fields_of("operation") if name not in about_images]
+    names = [*SpectralSettings.limits(), *operation]
     others = {
         name: model
         for model in (each.settings() for each in COMMANDS)
@@ -548,6 +552,10 @@ def _export(
     limit: int | None,
     nodes: Literal["leaves", "all"] | None,
     min_score: float | None,
+    max_side: int | None,
+    crop: bool,
+    polygons: bool,
+    relative_uris: str | None,
     flagged: Sequence[str],
     not_flagged: Sequence[str],
     flags: str | None,
@@ -567,6 +575,10 @@ def _export(
             limit=limit,
             nodes=nodes,
             min_score=min_score,
+            max_side=max_side,
+            crop=crop,
+            polygons=polygons,
+            relative_uris=relative_uris,
             flagged=flagged or None,
             not_flagged=not_flagged or None,
             flags=flags,
@@ -583,14 +595,14 @@ def _export_command() -> click.Command:
     from simsam_batch.report.exports.formats import FORMATS
     from simsam_batch.results.flags import VERDICTS
 
-    formats = "".join(f"\n  {name:<12}{each.about}" for name, each in FORMATS.items())
+    formats = "".join(f"\n  {name:<15}{each.about}" for name, each in FORMATS.items())
     return HelpfulCommand(
         name="export",
         examples=(
+            ("simsam export out --format cutout --to objects", "objects without what is around them"),
+            ("simsam export out --format contact-sheet --to sheet", "all images on a page"),
             ("simsam export out --format coco --to coco", "COCO's JSON of instances"),
-            ("simsam export out --format png --to masks", "a PNG for each image"),
-            ("simsam export out --format pictures --to pages --limit 100", "to look at"),
-            ("simsam export out --format coco --to good --not-flagged bad", "without what was flagged"),
+            ("simsam export out --format png --to good --not-flagged bad", "masks, without what was flagged"),
         ),
         callback=_export,
         params=[
@@ -603,7 +615,23 @@ def _export_command() -> click.Command:
             click.Option(["--limit"], type=click.IntRange(1), metavar="N", help="only the first N images"),
             click.Option(["--nodes"], type=click.Choice(["leaves", "all"]), help="of region trees as coco  [leaves]"),
             click.Option(
-                ["--min-score"], type=float, metavar="X", help="of objects as coco or yolo, those of this score  [all]"
+                ["--min-score"],
+                type=float,
+                metavar="X",
+                help="of objects as coco, cutout, yolo: of this score  [all]",
+            ),
+            click.Option(
+                ["--max-side"],
+                type=click.IntRange(1),
+                metavar="PIXELS",
+                help="of cutout and overlay: their longer side at most  [that of the image]",
+            ),
+            click.Option(["--crop"], is_flag=True, help="cutouts end where the object does  [size of the image]"),
+            click.Option(["--polygons"], is_flag=True, help="coco with outer rings as polygons  [run lengths]"),
+            click.Option(
+                ["--relative-uris"],
+                metavar="ROOT",
+                help="coco and json with URIs relative to this folder, above all images  [as in the run]",
             ),
             click.Option(
                 ["--flagged"],
@@ -627,10 +655,10 @@ def _export_command() -> click.Command:
     )
 
 
-def _report(out: str, *, samples: int, stage: str | None) -> int:
+def _report(out: str, *, samples: int, stage: str | None, thumbnails: bool) -> int:
     from simsam_batch import operations
 
-    _say([operations.report(out, samples=samples, stage=stage)])
+    _say([operations.report(out, samples=samples, stage=stage, thumbnails=thumbnails)])
     return 0
 
 
@@ -653,6 +681,7 @@ def _report_command() -> click.Command:
                 help="images of each gallery, at most",
             ),
             click.Option(["--stage"], metavar="NAME", help="only what concerns this stage of the run  [all]"),
+            click.Option(["--thumbnails"], is_flag=True, help="pages of all images too, the first 10,000 of a stage"),
         ],
         help="Write a page about a run to OUT/report/index.html, for a browser, and print where it is.\n\n"
         "It shows scores, distributions, pictures, failures, times and settings; of a run in progress, of what is "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -20,6 +20,7 @@ from simsam_batch.storage import Folder, absolute_url
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from simsam_batch.catalog import Images
     from simsam_batch.engines.contract import Engine, Runner, ShardReport
     from simsam_batch.engines.inline import InlineEngine
     from simsam_batch.engines.local import LocalEngine
@@ -81,12 +82,32 @@ class Job(Generic[S]):
             What ``results/<stage>.json`` holds; after a second try in a run that is not finished, which cannot be
             published yet, only ``images`` that were tried and those that ``failed``.
         """
+        from simsam_batch.runs.ledger import Ledger
+
+        plan = stage.plan or self.plan
+        while True:
+            result = self._run(stage, plan, before_first, again)
+            later = Ledger(self.folder, stage.name).plan()
+            if again is not None or later.records == plan.records:
+                return result
+            # another driver has added images meanwhile
+            plan = replace(plan, parts=later.parts)
+            if stage.plan is not None:
+                stage = replace(stage, plan=plan)
+
+    def _run(
+        self,
+        stage: CommandStage[Any],
+        plan: Plan,
+        before_first: Callable[[], None] | None,
+        again: Mapping[int, int] | None,
+    ) -> dict[str, Any]:
         from simsam_batch.engines.contract import Task
         from simsam_batch.runs.execute import execute
         from simsam_batch.runs.ledger import Ledger
         from simsam_batch.runs.publish import publish
 
-        folder, plan, report = self.folder, stage.plan or self.plan, self.report
+        folder, report = self.folder, self.report
         report.stage(stage.name, shards_again=len(again or ()))
         description = {
             "single_driver": folder.single_driver,
@@ -173,7 +194,9 @@ def _require_some_within_limits(ledger: Ledger, shard: ShardReport) -> None:
 
 
 @contextmanager
-def open_job(command: Command, images: str | None, out: str, settings: S, report: Reporter) -> Iterator[Job[S] | None]:
+def open_job(
+    command: Command, images: Images | None, out: str, settings: S, report: Reporter
+) -> Iterator[Job[S] | None]:
     """Check what can be checked, then open the plan; None on a torchrun rank, when it has helped.
 
     What costs least comes first: settings, IMAGES, OUT, whether a Ray cluster answers, then the weights. Nothing
@@ -218,7 +241,9 @@ def open_job(command: Command, images: str | None, out: str, settings: S, report
             planned: Callable[[Reporter], Plan] = lambda _: known  # noqa: E731
         else:
             report.doing("listing images")
-            planned = partial(open_plan, images, folder, settings, listed_input(images, folder, settings))
+            words = " ".join(["simsam", command.name, *(getattr(settings, name) for name in settings.before_images)])
+            listed = listed_input(images, folder, settings, words)
+            planned = partial(open_plan, images, folder, settings, listed)
         folder.check_place()
         require_answer(engine)
         report.doing(f"loading {_networks(settings)}")

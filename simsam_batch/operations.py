@@ -23,6 +23,7 @@ from simsam_batch.stages.registry import command_of, stage_class
 from simsam_batch.storage import Folder, absolute_url
 
 if TYPE_CHECKING:
+    from simsam_batch.catalog import Images
     from simsam_batch.results.comparing import CompareOptions
     from simsam_batch.results.matches_scoring import PairOptions
     from simsam_batch.results.scoring import ScoreOptions
@@ -43,13 +44,13 @@ _PATIENCE_OF_VIEWERS_S = 3.0
 
 
 def run(
-    command: str, images: str | None, out: str, settings: NetworkSettings, report: Reporter
+    command: str, images: Images | None, out: str, settings: NetworkSettings, report: Reporter
 ) -> dict[str, Any] | None:
     """Do what a command does, stage by stage; run it again to go on where it stopped.
 
     Args:
         command: name of one that computes (`simsam_batch.stages.registry.COMMANDS`).
-        images: folder, ``.txt`` list or Parquet table, as a path or any fsspec URL; or a dataset as ``NAME:ROOT``;
+        images: what `simsam_batch.catalog.read_catalog` takes, as a path or any fsspec URL, or several of them;
             None of a command that is about the run in OUT.
         out: folder of the run, likewise; nothing is written outside it.
         settings: of that command.
@@ -81,12 +82,12 @@ def run(
         return results[steps.result]
 
 
-def segment(images: str, out: str, settings: SegmentSettings, report: Reporter) -> dict[str, Any] | None:
+def segment(images: Images, out: str, settings: SegmentSettings, report: Reporter) -> dict[str, Any] | None:
     """Write an object mask and K eigenvectors for every image; see `run`."""
     return run("segment", images, out, settings, report)
 
 
-def semantic(images: str, out: str, settings: SemanticSettings, report: Reporter) -> dict[str, Any] | None:
+def semantic(images: Images, out: str, settings: SemanticSettings, report: Reporter) -> dict[str, Any] | None:
     """Cut every image into regions, cluster the regions of the whole set, and write label maps; see `run`.
 
     Three stages, each committed on its own: ``regions``, ``clusters`` with one fit, ``semantic``.
@@ -94,7 +95,7 @@ def semantic(images: str, out: str, settings: SemanticSettings, report: Reporter
     return run("semantic", images, out, settings, report)
 
 
-def hierarchy(images: str, out: str, settings: HierarchySettings, report: Reporter) -> dict[str, Any] | None:
+def hierarchy(images: Images, out: str, settings: HierarchySettings, report: Reporter) -> dict[str, Any] | None:
     """Split every image into a tree of regions, the number of parts estimated at each node; see `run`.
 
     With ``clusters``, the nodes of all trees are then clustered by their features, and the stage ``labels`` gives each
@@ -103,17 +104,17 @@ def hierarchy(images: str, out: str, settings: HierarchySettings, report: Report
     return run("hierarchy", images, out, settings, report)
 
 
-def features(images: str, out: str, settings: FeaturesSettings, report: Reporter) -> dict[str, Any] | None:
+def features(images: Images, out: str, settings: FeaturesSettings, report: Reporter) -> dict[str, Any] | None:
     """Write the patch features of every image, of several facets and blocks from one forward pass; see `run`."""
     return run("features", images, out, settings, report)
 
 
-def probe_apply(images: str, out: str, settings: ProbeApplySettings, report: Reporter) -> dict[str, Any] | None:
+def probe_apply(images: Images, out: str, settings: ProbeApplySettings, report: Reporter) -> dict[str, Any] | None:
     """Label new images by a probe that ``settings.probe_run`` has fitted; see `run`."""
     return run("probe apply", images, out, settings, report)
 
 
-def correspond(images: str, out: str, settings: CorrespondSettings, report: Reporter) -> dict[str, Any] | None:
+def correspond(images: Images, out: str, settings: CorrespondSettings, report: Reporter) -> dict[str, Any] | None:
     """Find points of one image in another for every pair of a set; see `run`, and for IMAGES `read_pairs`."""
     return run("correspond", images, out, settings, report)
 
@@ -320,6 +321,10 @@ def export(
     limit: int | None = None,
     nodes: Literal["leaves", "all"] | None = None,
     min_score: float | None = None,
+    max_side: int | None = None,
+    crop: bool = False,
+    polygons: bool = False,
+    relative_uris: str | None = None,
     flagged: Sequence[str] | None = None,
     not_flagged: Sequence[str] | None = None,
     flags: str | None = None,
@@ -334,7 +339,12 @@ def export(
         stage: whose rows; None: the first stage of the run that the format can be made of.
         limit: only so many images, the first ones.
         nodes: of region trees as ``coco``; None: leaves.
-        min_score: of objects as ``coco`` or ``yolo``, only those of this score at least; None: all.
+        min_score: of objects as ``coco``, ``cutout`` or ``yolo``, only those of this score at least; None: all.
+        max_side: of ``cutout`` and ``overlay``, pixels of the longer side at most; None: all that the image has.
+        crop: of ``cutout``, whether pictures end where their object does.
+        polygons: of ``coco``, whether masks are polygons of their outer rings, with holes filled; else run lengths.
+        relative_uris: of ``coco`` and ``json``, a folder above all images, to which their URIs are relative; None: they
+            are as in the run.
         flagged: only images of which any reviewer of ``simsam view`` says one of these: bad, good, unsure.
         not_flagged: only images of which none says one of these.
         flags: local file with further flags, see ``simsam view --flags``.
@@ -345,7 +355,7 @@ def export(
 
     Raises:
         SettingsError: no run in OUT, no such stage or format, nothing committed yet, ``to`` holds something else, or
-            ``nodes`` or ``min_score`` for another format or stage, or no image is flagged so.
+            one of ``nodes`` to ``relative_uris`` for another format or stage, or no image is flagged so.
         RunError: the run is damaged.
         StorageError: the storage did not answer.
     """
@@ -362,14 +372,20 @@ def export(
         Folder(absolute_url(to)),
         format,
         limit=limit,
-        nodes=nodes,
-        min_score=min_score,
+        options={
+            "nodes": nodes,
+            "min_score": min_score,
+            "max_side": max_side,
+            "crop": crop,
+            "polygons": polygons,
+            "relative_uris": relative_uris,
+        },
         by_flags=by_flags or None,
         on_image=on_image,
     )
 
 
-def report(out: str, *, samples: int = 8, stage: str | None = None) -> str:
+def report(out: str, *, samples: int = 8, stage: str | None = None, thumbnails: bool = False) -> str:
     """Write one static HTML page about a run to ``OUT/report/index.html``, its pictures beside it; it may be going on.
 
     The page needs nothing but itself and its pictures, and runs no script. ``OUT/report/card.yaml`` is made once, for
@@ -379,6 +395,7 @@ def report(out: str, *, samples: int = 8, stage: str | None = None) -> str:
         out: folder of the run.
         samples: images of a gallery at most.
         stage: only what concerns this stage; None: all that have begun.
+        thumbnails: write pages of all images beside it as well, of the first 10,000 of each stage with masks.
 
     Returns:
         Path or URL of the page.
@@ -392,7 +409,7 @@ def report(out: str, *, samples: int = 8, stage: str | None = None) -> str:
 
     folder = Folder(absolute_url(out))
     plan = existing_plan(folder)
-    return f"{folder.url}/{write_page(folder, plan, begun_stages(folder), samples, stage)}"
+    return f"{folder.url}/{write_page(folder, plan, begun_stages(folder), samples, stage, thumbnails=thumbnails)}"
 
 
 def view(

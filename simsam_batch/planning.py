@@ -4,58 +4,83 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from simsam_batch.errors import RunError, SettingsError
-from simsam_batch.plain_text import counted
+from simsam_batch.errors import RunError, SettingsError, SimsamError
 from simsam_batch.settings import PairInput, RunSettings
 from simsam_batch.storage import Folder, absolute_url, redact
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from simsam_batch.catalog import Catalog
+    from simsam_batch.catalog import Catalog, Images
     from simsam_batch.runs.plan import Plan
     from simsam_batch.telling.console import Reporter
 
+_PATHS_NAMED = 5
 
-def listed_input(images: str, out: Folder, settings: RunSettings) -> Catalog | None:
+_CHEAP = 20_000
+"""A plan of so many images at most is compared with IMAGES on every resume: listing them costs some 20 requests."""
+
+
+def listed_input(images: Images, out: Folder, settings: RunSettings, command: str) -> Catalog | None:
     """The images of a run that is not planned yet, or whose input is to be compared; None for one that is.
 
+    Args:
+        images: what the run is about.
+        out: the run's folder.
+        settings: of the command.
+        command: its command line up to IMAGES, for messages.
+
     Raises:
-        SettingsError: IMAGES holds no images or cannot be used, or the run in OUT is about another input.
+        SettingsError: IMAGES holds no images or cannot be used, it and OUT seem to be swapped, or the run in OUT is
+            about another input.
         StorageError: IMAGES cannot be listed.
     """
-    from simsam_batch.catalog import read_catalog, read_pairs
+    from simsam_batch.catalog import read_catalog, read_pairs, require_right_way_round
+    from simsam_batch.growing import is_to_grow
     from simsam_batch.runs.plan import load_plan
 
     plan = load_plan(out)
+    asked = True
     if plan is not None:
         _require_same_input(plan, _source(images, settings), settings.shard_size)
-        if not settings.check_input:
+        asked = settings.check_input or settings.prune or is_to_grow(plan, settings)
+        if not asked and plan.records > _CHEAP:
             return None
+    else:
+        require_right_way_round(images, out.url, command)
     given: dict[str, Any] = {
         "root": settings.root,
         "truth": settings.truth,
         "split": settings.split,
         "keep_columns": settings.keep_columns,
-        "limit": settings.limit or None,
+        # what is gone shows in the whole list alone
+        "limit": settings.limit or None if plan is None or isinstance(settings, PairInput) else None,
         "hidden": settings.hidden,
+        "uri_column": settings.uri_column,
     }
-    if isinstance(settings, PairInput):
-        return read_pairs(images, pairs=settings.pairs, **given)
-    return read_catalog(images, **given)
+    try:
+        if isinstance(settings, PairInput):
+            return read_pairs(images, pairs=settings.pairs, **given)
+        return read_catalog(images, **given)
+    except SimsamError:
+        # a run goes on without its list
+        if asked:
+            raise
+        return None
 
 
-def open_plan(images: str, out: Folder, settings: RunSettings, catalog: Catalog | None, report: Reporter) -> Plan:
+def open_plan(images: Images, out: Folder, settings: RunSettings, catalog: Catalog | None, report: Reporter) -> Plan:
     """The plan of the run in OUT; made from what was listed if there is none yet.
 
-    A run that exists is about the images it was planned with: IMAGES is not listed again, unless ``check_input`` asks
-    for a comparison.
+    A run that exists is about the images it was planned with. What a new listing shows is said, and with ``extend``, or
+    where fewer images were asked for at first, what is new becomes part of the run.
 
     Raises:
         SettingsError: the run in OUT is about another input.
         RunError: the run that was in OUT is gone.
     """
     from simsam_batch.catalog import PAIRS
+    from simsam_batch.growing import grow, is_to_grow, say_changes
     from simsam_batch.runs.plan import FURTHER_PLANS, load_plan, make_plan
 
     plan, source = load_plan(out), _source(images, settings)
@@ -63,9 +88,9 @@ def open_plan(images: str, out: Folder, settings: RunSettings, catalog: Catalog 
         if plan is None:
             raise RunError(f"{out.url} held a run, which has just been taken away. To mend it: run the command again")
         return plan
-    for note in catalog.notes:
-        report.note(note)
     if plan is None:
+        for note in catalog.notes:
+            report.note(note)
         facts: dict[str, Any] = {} if catalog.dataset is None else {"dataset": catalog.dataset.to_json()}
         if catalog.truth_kind is not None:
             facts["truth_kind"] = catalog.truth_kind
@@ -77,9 +102,9 @@ def open_plan(images: str, out: Folder, settings: RunSettings, catalog: Catalog 
         _require_same_input(plan, source, settings.shard_size)
         return plan
     _require_same_input(plan, source, settings.shard_size)
-    if settings.check_input:
-        for change in input_changes(plan, catalog.table):
-            report.note(change)
+    if is_to_grow(plan, settings):
+        plan = grow(plan, catalog, settings, report)
+    say_changes(plan, catalog, settings, report)
     return plan
 
 
@@ -93,11 +118,12 @@ def _plan_of_pairs(out: Folder, pairs: pa.Table, settings: RunSettings) -> Plan:
     )
 
 
-def _source(images: str, settings: RunSettings) -> dict[str, Any]:
+def _source(images: Images, settings: RunSettings) -> dict[str, Any]:
     """What a plan records of its input, but for the size of shards."""
-    from simsam_batch.catalog import absolute_input
+    from simsam_batch.catalog import absolute_input, named_paths
 
-    source = {"images": absolute_input(images)} | settings.values_of("input")
+    given = [absolute_input(path) for path in named_paths(images)]
+    source = {"images": given[0] if len(given) == 1 else given} | settings.values_of("input")
     for name in ("root", "truth"):
         if source[name] is not None:
             source[name] = redact(absolute_url(source[name]))
@@ -110,11 +136,14 @@ def _require_same_input(plan: Plan, source: dict[str, Any], shard_size: int) -> 
     there, here = {"hidden": False} | plan.source, dict(source)
     if shard_size and shard_size != plan.shard_size:
         there["shard_size"], here["shard_size"] = plan.shard_size, shard_size
+    # a trial with some, and then with more, is one run
+    limit = here.pop("limit")
+    fewer = [f"limit: the run in OUT has {plan.records} images, this command has {limit}"] * (0 < limit < plan.records)
     differences = [
-        f"{name}: the run in OUT has {there.get(name)!r}, this command has {value!r}"
+        f"{name}: the run in OUT has {_shortened(there.get(name))}, this command has {_shortened(value)}"
         for name, value in here.items()
         if there.get(name) != value
-    ]
+    ] + fewer
     if differences:
         raise SettingsError(
             "OUT holds a run about another input:",
@@ -123,27 +152,8 @@ def _require_same_input(plan: Plan, source: dict[str, Any], shard_size: int) -> 
         )
 
 
-def input_changes(plan: Plan, table: pa.Table) -> list[str]:
-    """What a new listing of the input shows that the plan does not know; the run keeps to its plan.
-
-    Returns:
-        Lines for people: images that are new, gone, or of another size or ETag, with a few names each.
-    """
-    planned: dict[str, tuple[Any, Any]] = {}
-    for number in range(plan.shards):
-        records = plan.shard(number).records.select(["image_id", "size", "etag"]).to_pydict()
-        planned |= zip(records["image_id"], zip(records["size"], records["etag"], strict=True), strict=True)
-    listed = table.select(["image_id", "size", "etag"]).to_pydict()
-    found = dict(zip(listed["image_id"], zip(listed["size"], listed["etag"], strict=True), strict=True))
-    changes = {
-        "new, not part of this run": [name for name in found if name not in planned],
-        "gone since the plan was made": [name for name in planned if name not in found],
-        "changed since the plan was made": [n for n, facts in found.items() if planned.get(n, facts) != facts],
-    }
-    lines = []
-    for what, names in changes.items():
-        if names:
-            lines.append(
-                f"{counted(len(names), 'image')} {what}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}"
-            )
-    return lines
+def _shortened(value: Any) -> str:
+    """A recorded value for people; of many paths the first."""
+    if isinstance(value, list) and len(value) > _PATHS_NAMED:
+        return f"{value[:_PATHS_NAMED]!r} and {len(value) - _PATHS_NAMED} more"
+    return repr(value)

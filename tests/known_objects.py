@@ -75,8 +75,8 @@ def run_with_known_objects(pictures: Path, out: Path, *more: str) -> None:
     rows = SegmentWorker._row
     numbers = {sha256(file.read_bytes()).hexdigest(): int(file.stem) for file in pictures.rglob("*.png")}
 
-    def with_objects(self: SegmentWorker, loaded: Any, *arguments: Any) -> Row:
-        row = rows(self, loaded, *arguments)
+    def with_objects(self: SegmentWorker, loaded: Any, *arguments: Any, **named: Any) -> Row:
+        row = rows(self, loaded, *arguments, **named)
         number = numbers[loaded.image.content_sha256]
         return Row(row.columns | {"objects": column_of(objects_by_hand()[number])}, row.attachments, row.state)
 

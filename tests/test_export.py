@@ -364,7 +364,7 @@ def test_the_command_says_what_it_wrote(finished: Path, tmp_path: Path, capsys: 
         (
             None,
             ["--format", "voc"],
-            "'voc' is not one of 'coco', 'csv', 'hf', 'json', 'pictures', 'png', 'pth', 'webdataset'",
+            "'voc' is not one of 'coco', 'contact-sheet', 'csv', 'cutout', 'hf', 'json'",
         ),
         (None, ["--nodes", "all"], "only a stage with region trees as coco has nodes to choose from"),
         (None, ["--stage", "regions"], "has no stage 'regions'; it has hierarchy"),
@@ -398,11 +398,11 @@ def test_what_cannot_be_exported_is_said_and_nothing_is_written(
 def test_a_format_is_refused_where_no_stage_has_it(masks_run: Path, tmp_path: Path) -> None:
     for stage, said in (
         (None, r"json is made of the stage hierarchy or matches or attention, which .* has not; it has segment"),
-        ("segment", r"not of segment\. To mend it: another --format: coco \| hf"),
+        ("segment", r"not of segment\. To mend it: another --format: coco \| contact-sheet \| cutout \| hf"),
     ):
         with pytest.raises(SettingsError, match=said):
             operations.export(str(masks_run), str(tmp_path / "to"), format="json", stage=stage)
-    with pytest.raises(SettingsError, match=r"format: 'voc' is not allowed; it is coco \| csv \| hf \| json"):
+    with pytest.raises(SettingsError, match=r"'voc' is not allowed; it is coco \| contact-sheet \| csv \| cutout"):
         operations.export(str(masks_run), str(tmp_path / "to"), format="voc")
     assert not (tmp_path / "to").exists()
 

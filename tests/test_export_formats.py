@@ -637,7 +637,7 @@ def test_the_documents_snippets_and_keys_are_those_of_the_exports(
     text = (Path(__file__).parent.parent / "docs/export.md").read_text(encoding="utf-8")
     keys = re.findall(r"^\| `(\w+)` \|", text.split("| key | type |")[1].split("\n\n")[0], re.MULTILINE)
     assert {*keys} == record.keys()
-    assert sorted(re.findall(r"^\| \[`(\w+)`\]", text, re.MULTILINE)) == sorted(formats.FORMATS)
+    assert sorted(re.findall(r"^\| \[`([\w-]+)`\]", text, re.MULTILINE)) == sorted(formats.FORMATS)
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     snippets = re.findall(r"^```python\n(.*?)^```", text.partition("## Restyled images")[0], re.MULTILINE | re.DOTALL)

@@ -63,6 +63,40 @@ def test_coco_has_an_annotation_for_each_object_with_its_score(home: Path, tmp_p
             assert each["area"] == mask.sum()
 
 
+def test_polygons_of_coco_are_the_outer_rings_of_each_part(home: Path, tmp_path: Path) -> None:
+    operations.export(str(home / "out"), str(tmp_path / "to"), format="coco", polygons=True)
+    operations.export(str(home / "out"), str(tmp_path / "runs"), format="coco")
+    found, runs = COCO(tmp_path / "to/instances.json"), COCO(tmp_path / "runs/instances.json")
+    # of the second image the object has a hole and a part of its own
+    hole, part = (slice(24, 40), slice(20, 40)), (slice(4, 14), slice(66, 78))
+    of_two = [each for each in found.anns.values() if len(each["segmentation"]) == 2]
+    assert len(of_two) == 2
+    corners = [{*zip(each[::2], each[1::2], strict=True)} for each in of_two[0]["segmentation"]]
+    assert {(8, 8), (56, 8), (56, 80), (8, 80)} in corners
+    assert {(66, 4), (78, 4), (78, 14), (66, 14)} in corners
+    for number, each in found.anns.items():
+        assert {**each, "segmentation": None} == {**runs.anns[number], "segmentation": None}
+        expected = runs.annToMask(runs.anns[number]).astype(bool)
+        if len(each["segmentation"]) == 2:
+            assert expected[part].any()
+            assert not expected[hole].all()
+            expected[hole] = True
+        # COCO's own rasteriser shifts polygons by up to half a pixel
+        assert overlap(found.annToMask(each).astype(bool), expected) > 0.9
+
+
+def test_relative_uris_lead_from_the_root_to_the_images(home: Path, tmp_path: Path) -> None:
+    operations.export(str(home / "out"), str(tmp_path / "to"), format="coco", relative_uris=str(home / "photos/"))
+    images = json.loads((tmp_path / "to/instances.json").read_text())["images"]
+    assert sorted(each["uri"] for each in images) == ["0.png", "2.png", "3.png", "images/1.png"]
+    assert all((home / "photos" / each["uri"]).is_file() for each in images)
+    with pytest.raises(SettingsError, match=r"relative_uris: '.*' was read at .*, which is not below .*photos/images/"):
+        operations.export(
+            str(home / "out"), str(tmp_path / "no"), format="coco", relative_uris=str(home / "photos/images")
+        )
+    assert not (tmp_path / "no").exists()
+
+
 def found_names() -> list[str]:
     return ["0.png", "images/1.png", "2.png", "3.png"]
 
@@ -115,7 +149,7 @@ def test_objects_of_lower_scores_can_be_left_out(home: Path, tmp_path: Path, for
 def test_scores_are_of_formats_and_stages_that_have_some(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SettingsError, match=r"min_score: only a stage with objects as coco \| yolo"):
+    with pytest.raises(SettingsError, match=r"min_score: only a stage with objects as coco \| cutout \| yolo"):
         operations.export(str(home / "out"), str(tmp_path / "to"), format="png", min_score=0.5)
     with pytest.raises(SettingsError, match="min_score: nan is not allowed"):
         operations.export(str(home / "out"), str(tmp_path / "to"), format="coco", min_score=float("nan"))

@@ -98,7 +98,7 @@ def test_the_package_says_what_it_has() -> None:
 
 def test_everything_public_is_described() -> None:
     """What ruff's pydocstyle rules ask for, and of every argument a word."""
-    public = [simsam_batch.open_run, simsam_batch.Run]
+    public: list[Any] = [simsam_batch.open_run, simsam_batch.Run]
     public += [each for name, each in vars(simsam_batch.Run).items() if not name.startswith("_")]
     for each in public:
         text = inspect.getdoc(each)
@@ -261,8 +261,15 @@ def test_what_is_not_there_is_named_with_the_mend(home: Path, tmp_path: Path) ->
             call("../etc")
     with pytest.raises(SettingsError, match=r"has no colour; it has image_id, uri"):
         run.reader("segment", ["colour"])
-    with pytest.raises(SettingsError, match=r"has no image '5\.png'\. To mend it: .* such as '0\.png'"):
+    with pytest.raises(
+        SettingsError, match=r"has no image '5\.png'; did you mean '.\.png'\? To mend it: .* such as '0"
+    ):
         run.eigenvectors("5.png")
+    for wrong, meant in (("4", "4.png"), ("photos/4.png", "4.png"), ("3 wrods.png", "3 words.png")):
+        with pytest.raises(SettingsError, match=rf"has no image '{wrong}'; did you mean '{meant}'\?"):
+            run.row(wrong)
+    with pytest.raises(SettingsError, match=r"has no image 'zebra\.jpeg'\. To mend it"):
+        run.row("zebra.jpeg")
     with pytest.raises(SettingsError, match=r"'0\.png' is one id"):
         run.numbers("0.png")
     with pytest.raises(SettingsError, match="an id is no text"):
@@ -283,11 +290,118 @@ def test_what_is_not_there_is_named_with_the_mend(home: Path, tmp_path: Path) ->
         labels.rows("segment")
 
 
+def test_a_row_is_of_the_stage_that_shows_something(home: Path) -> None:
+    for command, stage in {"segment": "segment", "semantic": "semantic", "hierarchy": "hierarchy"}.items():
+        run = simsam_batch.open_run(home / command)
+        assert run.row("0.png") == run.row("0.png", stage)
+        table = run.to_arrow()
+        assert table.to_pylist() == rows_of(home / command, stage)
+    frame = run.to_pandas(["status", "image_id"], stage="labels")
+    assert [*frame.columns] == ["status", "image_id"]
+    assert frame["image_id"].to_list() == NAMES
+    with pytest.raises(SettingsError, match="has no colour; it has image_id"):
+        run.to_pandas(["colour"])
+
+
+def test_a_picture_shows_what_was_found(home: Path) -> None:
+    run = simsam_batch.open_run(home / "segment")
+    assert run.layers == ["mask", "photograph", "eigenvectors"]
+    photo = np.asarray(Image.open(home / "photos/1.png"))
+    assert (np.asarray(run.show("1.png", "photograph")) == photo).all()
+    shown = np.asarray(run.show("1.png")).astype(int)
+    mask = run.mask("1.png")
+    grey = shown.max(axis=2) - shown.min(axis=2) < 12
+    inside = np.zeros(mask.shape, bool)
+    inside[3:-3, 3:-3] = mask[3:-3, 3:-3]
+    assert mask.any()
+    assert not grey[inside].any()
+    # an outline is three pixels wide
+    far = ~mask & (np.asarray(Image.fromarray(mask).resize((96, 64))) == 0)
+    assert grey[far].mean() > 0.9
+    assert run.show("1.png", side=48).size == (48, 32)
+    # three abreast with gaps, of the three that there are beside the constant one
+    assert run.show("1.png", "eigenvectors", side=132).size == (132, 27)
+    for command, layers in {
+        "semantic": ["labels", "photograph"],
+        "hierarchy": ["regions", "photograph", "tree"],
+    }.items():
+        other = simsam_batch.open_run(home / command)
+        assert other.layers == layers
+        found, size = other.show("1.png"), (96, 64)
+        assert (found.size, found.mode) == (size, "RGB")
+        assert (
+            found.tobytes() == other.show("1.png", layers[0]).tobytes() != other.show("1.png", "photograph").tobytes()
+        )
+    assert other.show("1.png", "tree").width > 640
+
+
+def test_a_picture_of_what_is_not_there_is_an_error_or_says_so(home: Path, tmp_path: Path) -> None:
+    run = simsam_batch.open_run(home / "segment")
+    with pytest.raises(SettingsError, match=r"has no layer 'maks'; did you mean 'mask'\?"):
+        run.show("0.png", "maks")
+    with pytest.raises(SettingsError, match="has no layer 'labels'; it has mask, photograph, eigenvectors"):
+        run.show("0.png", "labels")
+    with pytest.raises(SettingsError, match=r"stage regions of .* has no layer 'labels'; it has photograph"):
+        simsam_batch.open_run(home / "semantic").show("0.png", "labels", stage="regions")
+    with pytest.raises(SettingsError, match="side: 0 is no number of pixels"):
+        run.show("0.png", side=0)
+    with pytest.raises(SettingsError, match=r"has no image '5\.png'"):
+        run.show("5.png")
+    with pytest.raises(RunError, match=r"'3 words\.png' failed, so that there is nothing to show \(not_an_image: "):
+        run.show("3 words.png")
+    shutil.copytree(home / "photos", tmp_path / "photos")
+    arguments = [*COMMON, *COMMANDS["segment"], "--limit", "1"]
+    assert simsam(["segment", str(tmp_path / "photos"), str(tmp_path / "out"), *arguments]) == 0
+    (tmp_path / "photos/0.png").unlink()
+    gone = simsam_batch.open_run(tmp_path / "out").show("0.png", "photograph")
+    assert gone.size == (96, 64)
+    assert max(gone.getcolors() or [])[1] == (236, 238, 240)
+
+
+def test_scores_are_the_published_numbers(tmp_path: Path) -> None:
+    for folder in ("photos", "truth"):
+        (tmp_path / folder).mkdir()
+    pixels = np.full((64, 96, 3), 90, np.uint8)
+    pixels[16:48, 16:64] = (210, 40, 40)
+    for number in range(8):
+        Image.fromarray(pixels + np.uint8(number)).save(tmp_path / f"photos/<b>{number}&.png")
+        Image.fromarray((pixels[..., 0] > 100).astype(np.uint8) * 255).save(tmp_path / f"truth/<b>{number}&.png")
+    arguments = [*COMMON, *COMMANDS["segment"], "--truth", str(tmp_path / "truth")]
+    assert simsam(["segment", str(tmp_path / "photos"), str(tmp_path / "out"), *arguments]) == 0
+    run = simsam_batch.open_run(tmp_path / "out")
+    metrics = json.loads((tmp_path / "out/results/segment.json").read_text())["metrics"]
+    assert run.scores["segment"]["iou_per_image_mean"] == metrics["iou_per_image_mean"] > 0
+    assert all(type(value) in (int, float) for value in run.scores["segment"].values())
+    # as a notebook shows it
+    page = run._repr_html_()
+    assert f"iou_per_image_mean {metrics['iou_per_image_mean']:.4g}" in page
+    assert "done: 8 images, 0 of them failed" in page
+    assert page.count('<img src="data:image/jpeg;base64,') == 6
+    assert "&lt;b&gt;0&amp;.png" in page
+    assert "<b>" not in page
+    assert len(page) < 200_000
+
+
+def test_a_run_in_progress_is_shown_as_far_as_it_is(half: Path, home: Path) -> None:
+    run = simsam_batch.open_run(half)
+    assert run.scores == {}
+    page = run._repr_html_()
+    assert "3 of 5 images done" in page
+    assert page.count("<figure") == 3
+    whole = simsam_batch.open_run(home / "segment")._repr_html_()
+    assert "1 of them failed" in whole
+    assert whole.count("<img ") == 4
+    assert "no picture<figcaption>3 words.png" in whole
+    shutil.rmtree(half / "segment")
+    assert "<th" in simsam_batch.open_run(half)._repr_html_()
+
+
 def test_a_run_without_eigenvectors_says_so(home: Path, tmp_path: Path) -> None:
     arguments = [*COMMON, *COMMANDS["segment"], "--eigenvectors", "none", "--limit", "1"]
     assert simsam(["segment", str(home / "photos"), str(tmp_path / "out"), *arguments]) == 0
     with pytest.raises(SettingsError, match=r"computed with --eigenvectors none\. To mend it"):
         simsam_batch.open_run(str(tmp_path / "out")).eigenvectors("0.png")
+    assert simsam_batch.open_run(tmp_path / "out").layers == ["mask", "photograph"]
 
 
 def test_the_quickstart_is_short() -> None:

@@ -100,8 +100,10 @@ def test_levels_stand_side_by_side_each_region_in_its_colour() -> None:
     assert second[400].tolist() == shown(GREY)
     white = [place for place in range(574) if (second[place] == 255).all()]
     # Pixel 143 is the first whose centre lies in the right region, 287 the first in the right half. The border of
-    # depth 1 is three pixels wide, the one below it one.
-    assert white == [141, 142, 143, 286]
+    # depth 1 has a dark rim, the one below it none.
+    assert white == [142, 286]
+    dark = [place for place in range(574) if (second[place] == 20).all()]
+    assert dark == [141, 143]
 
 
 def test_of_a_very_deep_tree_the_first_levels_and_the_last_are_shown() -> None:

@@ -14,14 +14,14 @@ from simsam_batch.catalog.written import WrittenFolders, outside, planned_images
 from simsam_batch.errors import SettingsError, StorageError
 from simsam_batch.formats import KINDS, SUFFIXES, Format, kind_by_name, mend_of
 from simsam_batch.plain_text import counted
-from simsam_batch.storage import ObjectNotFound, absolute_url, read_url, redact, walk
+from simsam_batch.storage import ObjectNotFound, absolute_url, is_archive, read_url, redact, walk
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 ACCEPTED = {
-    "IMAGES": "IMAGES is a folder, a .txt list with one path or URL a line, Parquet with a column 'uri', or a dataset "
-    "such as ecssd:ROOT",
+    "IMAGES": "IMAGES is a folder, an image file, a quoted pattern like 'photos/**/*.jpg', a .zip or .tar of images, "
+    "a table (.csv, .jsonl, .parquet) or .txt list of paths or URLs, or a dataset such as ecssd:ROOT",
     "truth": "Truth is a folder of masks or label maps as image files, or of partitions as .npz or .mat",
     "PREDICTIONS": "PREDICTIONS is the OUT of a run, or a folder of masks or label maps as image files",
 }
@@ -47,6 +47,14 @@ def is_file(url: str) -> bool:
     except ObjectNotFound:
         return False
     return True
+
+
+def is_there(images: str) -> bool:
+    """Whether there is a file, or a folder with files, of this very name."""
+    try:
+        return is_file(images) or next(walk(images), None) is not None
+    except StorageError:
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +90,7 @@ def listed_files(
     without: str | None = None,
     *,
     hidden: bool = False,
+    among: Callable[[str], bool] | None = None,
 ) -> Listing:
     """Files below a folder by name; those of runs and exports in it and of ``without`` are left out.
 
@@ -92,15 +101,16 @@ def listed_files(
         notes: runs and exports that are left out are added here.
         without: name of the sub-folder to leave out.
         hidden: take files and folders whose names begin with a dot, too.
+        among: which files count at all, by their names; None for all.
 
     Raises:
         SettingsError: there is no such folder, it cannot be listed, or it is itself that of a run.
     """
-    if is_file(url):
+    if is_file(url) and not is_archive(url):
         raise SettingsError(f"{what}: {redact(url)} is a single file. {ACCEPTED[what]}")
     written = WrittenFolders()
     try:
-        listing, by_folder = _listed(url, wanted, without, written, hidden)
+        listing, by_folder = _listed(url, wanted, without, written, hidden, among)
     except StorageError as error:
         raise SettingsError(f"{what}: {error}. {ACCEPTED[what]}") from error
     left_out = [*written.those_of("run"), *filter(None, written.those_of("export"))]
@@ -120,7 +130,12 @@ def listed_files(
 
 
 def _listed(
-    url: str, wanted: Callable[[str], bool], without: str | None, written: WrittenFolders, hidden: bool
+    url: str,
+    wanted: Callable[[str], bool],
+    without: str | None,
+    written: WrittenFolders,
+    hidden: bool,
+    among: Callable[[str], bool] | None,
 ) -> tuple[Listing, Counter[tuple[str, str]]]:
     """What the folder holds, but for the others, which are counted by folder and suffix."""
     import pyarrow as pa
@@ -139,6 +154,9 @@ def _listed(
 
     for uri, info in walk(url):
         if without is not None and info.name.startswith(without + "/"):
+            continue
+        if among is not None and not among(info.name):
+            written.look_at(info.name)
             continue
         if not hidden and any(part.startswith(".") for part in info.name.split("/")):
             if wanted(info.name):
@@ -175,38 +193,72 @@ def ends_in(suffixes: Sequence[str]) -> Callable[[str], bool]:
     return lambda name: name.lower().endswith(endings)
 
 
-def folder_records(images: str, truth: str | None, notes: list[str], *, hidden: bool = False) -> pa.Table | None:
+def folder_records(
+    images: str,
+    truth: str | None,
+    notes: list[str],
+    *,
+    hidden: bool = False,
+    among: tuple[str, Callable[[str], bool]] | None = None,
+) -> pa.Table | None:
     """Records of a folder, without its truth masks; None if it has Parquet files and no image.
 
     Pictures and videos of kinds that are not read are among them, so that a row says what became of each.
+
+    Args:
+        images: the folder, as people call it.
+        truth: that of its truth.
+        notes: what people should know is added here.
+        hidden: as of `listed_files`.
+        among: for a pattern the folder itself, and which files of it count, by their names.
     """
+    folder, counts = (images, None) if among is None else among
     inside = None
     if truth is not None:
-        here, there = absolute_url(images), absolute_url(truth)
+        here, there = absolute_url(folder), absolute_url(truth)
         if here == there:
             raise SettingsError(f"truth: {redact(truth)} is IMAGES itself; give the folder that holds the masks alone")
         inside = there.removeprefix(here + "/") if there.startswith(here + "/") else None
-    listing = listed_files("IMAGES", images, has_row, notes, inside, hidden=hidden)
+    listing = listed_files("IMAGES", folder, has_row, notes, inside, hidden=hidden, among=counts)
     found, others = listing.files, listing.others
     unread = _unread(found["name"])
     if unread.total() == found.num_rows:
-        if others[".parquet"]:
+        if others[".parquet"] and among is None and not is_archive(folder):
             return None
         if unread:
             raise SettingsError(f"{redact(images)} has no image in it that can be read, but {_told(unread)}")
+        if counts is not None and not others:
+            raise SettingsError(
+                f"{redact(images)}: no file below {redact(folder)} matches this. To mend it: check the pattern, in "
+                "which * and ? stand for parts of one name and ** for any sub-folders"
+            )
         hidden_alone = f"; {listing.hidden_count} are hidden, which --hidden takes" * bool(listing.hidden_count)
         raise SettingsError(
             f"{redact(images)} has no image in it: looked for {' '.join(SUFFIXES)}, in any case{hidden_alone}"
         )
-    if unread:
-        notes.append(
-            f"{counted(unread.total(), 'file')} of {redact(images)} cannot be read and will fail: {_told(unread)}"
-        )
-    if others:
-        listed = ", ".join(f"{suffix} {count}" for suffix, count in sorted(others.items(), key=lambda e: (-e[1], e[0])))
-        notes.append(f"{counted(others.total(), 'file')} of {redact(images)} not in the catalog: {listed}")
+    _note_unread(unread, redact(images), notes)
+    note_others(others, redact(images), notes)
     listing.note_hidden(images, notes, option=True)
     return records_table({"image_id": found["name"], "uri": found["uri"], "size": found["size"], "etag": found["etag"]})
+
+
+def note_unread(names: Sequence[str], where: str, notes: list[str]) -> None:
+    """Say which of some files are pictures or videos that are not read."""
+    import pyarrow as pa
+
+    _note_unread(_unread(pa.chunked_array([pa.array(names, pa.string())])), where, notes)
+
+
+def _note_unread(unread: Counter[Format], where: str, notes: list[str]) -> None:
+    if unread:
+        notes.append(f"{counted(unread.total(), 'file')} of {where} cannot be read and will fail: {_told(unread)}")
+
+
+def note_others(others: Counter[str], where: str, notes: list[str]) -> None:
+    """Say which files are no images, by how many there are of each suffix."""
+    if others:
+        listed = ", ".join(f"{suffix} {count}" for suffix, count in sorted(others.items(), key=lambda e: (-e[1], e[0])))
+        notes.append(f"{counted(others.total(), 'file')} of {where} not in the catalog: {listed}")
 
 
 def _unread(names: pa.ChunkedArray) -> Counter[Format]:

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from simsam_batch.catalog import text_tables
 from simsam_batch.catalog.datasets import named_dataset, read_dataset
 from simsam_batch.catalog.facts import SPLIT_COLUMN, DatasetFacts
-from simsam_batch.catalog.folders import folder_records
+from simsam_batch.catalog.named import Images, named_paths, told_paths
+from simsam_batch.catalog.paths import path_records, several_records
 from simsam_batch.catalog.records import COLUMNS, quoted, repeated_values
-from simsam_batch.catalog.tables import list_records, parquet_records
+from simsam_batch.catalog.tables import list_records, parquet_records, text_records
 from simsam_batch.catalog.truth import PARTITIONS, holds_partitions, with_truth
 from simsam_batch.errors import SettingsError
 from simsam_batch.formats import SUFFIXES
@@ -47,7 +49,7 @@ class Catalog:
 
 
 def read_catalog(
-    images: str,
+    images: Images,
     *,
     root: str | None = None,
     truth: str | None = None,
@@ -55,23 +57,28 @@ def read_catalog(
     keep_columns: Sequence[str] = (),
     limit: int | None = None,
     hidden: bool = False,
+    uri_column: str | None = None,
 ) -> Catalog:
-    """List the images of a folder, a ``.txt`` list, Parquet or a dataset by name, and join truth to them by name.
+    """List the images of what the user named, and join truth to them by name.
 
     A folder is searched with all its sub-folders for files with one of `SUFFIXES`, and for pictures and videos of kinds
-    that are not read, in the order of their relative paths. Hidden files and folders are left out, and those that a run
-    or an export was written to; a note says so. A list or table keeps its own order, and nobody asks whether its files
-    exist. Truth belongs to the image with the same sub-folder and file stem; it is image files, or partitions with one
-    of `PARTITIONS`. A dataset brings its own truth.
+    that are not read, in the order of their relative paths; of a pattern it is the folder before the first part with a
+    ``*``, ``?`` or ``[``. Members of an archive are ``archive.zip#folder/a.jpg``, with the rest as their id. Hidden
+    files and folders are left out, and those that a run or an export was written to; a note says so. A list or table
+    keeps its own order, and nobody asks whether its files exist. Truth belongs to the image with the same sub-folder
+    and file stem; it is image files, or partitions with one of `PARTITIONS`. A dataset brings its own truth.
 
     Args:
-        images: path or URL of the folder, the list, the Parquet file or a folder of Parquet files; or ``NAME:ROOT``.
+        images: path or URL of a folder, a zip or plain tar archive, an image file, a pattern, a ``.txt`` list, a table
+            (Parquet, CSV, JSON lines) or a folder of Parquet files; or ``NAME:ROOT``. Several paths are none of lists,
+            tables and datasets, and ids count from the folder that is above all.
         root: folder that relative paths of a list or table start from; the folder of the list or table if None.
         truth: folder of truth; None for no truth, or for a table's own column ``truth_uri``.
         split: of a dataset by name; several are joined, ``train+val``; None for its usual one.
         keep_columns: further columns of a table to pass through.
         limit: keep only so many images, from the start; None for all.
         hidden: take files and folders whose names begin with a dot, too, of what is listed.
+        uri_column: of a table, the column with the paths or URLs; None to find it by its name.
 
     Raises:
         SettingsError: nothing there, no image in it, names that are not unique, a path that leaves ``root``, URLs that
@@ -82,14 +89,16 @@ def read_catalog(
     if limit is not None and limit < 1:
         raise SettingsError(f"limit: {limit} images are none; give 1 or more")
     _check_kept(keep_columns)
-    named = named_dataset(images)
+    paths = named_paths(images)
+    images = paths[0] if len(paths) == 1 else told_paths(paths)
+    named = named_dataset(images) if len(paths) == 1 else None
     if named is None and split is not None:
         raise SettingsError(
             f"split: {redact(images)} has none; leave it out, or give a dataset by name, such as voc2012:ROOT"
         )
     if named is not None:
         given = {"root": root, "truth": truth, "keep_columns": ", ".join(keep_columns), "hidden": "true" * hidden}
-        for option, value in given.items():
+        for option, value in (given | {"uri_column": uri_column}).items():
             if value:
                 raise SettingsError(f"{option}: {redact(value)} has no meaning for {named[0].name}:ROOT; leave it out")
         table, notes, split = read_dataset(*named, split)
@@ -97,20 +106,8 @@ def read_catalog(
         limited = table.slice(0, limit)
         _note_splits_cut_off(table, limited, notes)
         return Catalog(limited, notes, named[0].facts(split))
-    suffix = posixpath.splitext(images.rstrip("/"))[1].lower()
     notes = []
-    if suffix == ".txt":
-        if hidden and truth is None:
-            raise SettingsError(f"hidden: {redact(images)} is a list, which is taken as it is; leave it out")
-        table = list_records(images, root)
-    elif suffix == ".parquet":
-        table = parquet_records(images, root, keep_columns, notes, hidden=hidden)
-    else:
-        table = folder_records(images, truth, notes, hidden=hidden)
-        if table is None:
-            table = parquet_records(images, root, keep_columns, notes, hidden=hidden)
-        elif root is not None:
-            raise SettingsError(f"root: {redact(root)} has no meaning for a folder of images; leave it out")
+    table = _records(paths, root, truth, keep_columns, notes, hidden=hidden, uri_column=uri_column)
     missing = [name for name in keep_columns if name not in table.column_names]
     if missing:
         raise SettingsError(f"keep_columns: {', '.join(missing)}: {redact(images)} is no table and has no such columns")
@@ -121,6 +118,41 @@ def read_catalog(
     partitions = holds_partitions(table["truth_uri"], images if truth is None else truth)
     limited = table if limit is None else table.slice(0, limit)
     return Catalog(limited, notes, truth_kind="partitions" if partitions else None)
+
+
+def _records(
+    paths: Sequence[str],
+    root: str | None,
+    truth: str | None,
+    keep_columns: Sequence[str],
+    notes: list[str],
+    *,
+    hidden: bool,
+    uri_column: str | None,
+) -> pa.Table:
+    """The records of what is no dataset by name, as its name says what it is."""
+    images = paths[0]
+    suffix = posixpath.splitext(images.rstrip("/"))[1].lower() if len(paths) == 1 else ""
+    if suffix in (".txt", *text_tables.SUFFIXES) and hidden and truth is None:
+        raise SettingsError(f"hidden: {redact(images)} is a list, which is taken as it is; leave it out")
+    if suffix in text_tables.SUFFIXES:
+        return text_records(images, root, keep_columns, uri_column)
+    if suffix == ".parquet":
+        return parquet_records(images, root, keep_columns, notes, uri_column=uri_column, hidden=hidden)
+    table: pa.Table | None
+    if suffix == ".txt":
+        table = list_records(images, root)
+    elif len(paths) > 1:
+        table = several_records(paths, truth, notes, hidden=hidden)
+    else:
+        table = path_records(images, truth, notes, hidden=hidden)
+    if table is None:
+        return parquet_records(images, root, keep_columns, notes, uri_column=uri_column, hidden=hidden)
+    for option, value in {"root": None if suffix == ".txt" else root, "uri_column": uri_column}.items():
+        if value is not None:
+            what = "a list" if suffix == ".txt" else "a folder of images"
+            raise SettingsError(f"{option}: {redact(value)} has no meaning for {what}; leave it out")
+    return table
 
 
 def _note_splits_cut_off(table: pa.Table, limited: pa.Table, notes: list[str]) -> None:

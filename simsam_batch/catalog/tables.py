@@ -1,4 +1,4 @@
-"""Image records from a text list or from Parquet."""
+"""Image records from a text list, or from a table: Parquet, CSV or JSON lines."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from simsam_batch.catalog.folders import ACCEPTED, is_file, listed_files
 from simsam_batch.catalog.records import COLUMNS, quoted, records_schema, records_table
+from simsam_batch.catalog.text_tables import read_text_table, uri_column_of
 from simsam_batch.errors import SettingsError
 from simsam_batch.storage import Folder, ObjectNotFound, absolute_url, local_path, read_url, redact
 
@@ -132,7 +133,13 @@ def parent_of(url: str) -> str:
 
 
 def parquet_records(
-    images: str, root: str | None, keep: Sequence[str], notes: list[str], *, hidden: bool = False
+    images: str,
+    root: str | None,
+    keep: Sequence[str],
+    notes: list[str],
+    *,
+    uri_column: str | None = None,
+    hidden: bool = False,
 ) -> pa.Table:
     """Image records of a Parquet file or a folder of them, with the columns to keep.
 
@@ -148,7 +155,7 @@ def parquet_records(
         files, start = listing.files["uri"].to_pylist(), images
     if not files:
         raise SettingsError(f"{redact(images)} has no Parquet file in it")
-    tables = [_read_parquet(file, root or start, keep) for file in files]
+    tables = [_read_parquet(file, root or start, keep, uri_column) for file in files]
     for name in keep:
         _check_types(name, {file: table.schema.field(name).type for file, table in zip(files, tables, strict=True)})
     try:
@@ -158,6 +165,21 @@ def parquet_records(
     if not table.num_rows:
         raise SettingsError(f"{redact(images)} has no rows")
     return table
+
+
+def text_records(images: str, root: str | None, keep: Sequence[str], uri_column: str | None) -> pa.Table:
+    """Image records of CSV or JSON lines, with the columns to keep."""
+    uri = ""
+
+    def wanted(present: Sequence[str]) -> list[str]:
+        nonlocal uri
+        uri = uri_column_of(present, uri_column, redact(images))
+        return _wanted(present, uri, keep, redact(images))
+
+    table = read_text_table(images, wanted)
+    if not table.num_rows:
+        raise SettingsError(f"{redact(images)} has no rows")
+    return _records_of(table, uri, root or parent_of(images), images, keep)
 
 
 def _check_types(name: str, types: dict[str, pa.DataType]) -> None:
@@ -176,7 +198,7 @@ def _check_types(name: str, types: dict[str, pa.DataType]) -> None:
             ) from error
 
 
-def _read_parquet(url: str, root: str, keep: Sequence[str]) -> pa.Table:
+def _read_parquet(url: str, root: str, keep: Sequence[str], uri_column: str | None) -> pa.Table:
     import pyarrow as pa
 
     from simsam_batch.storage.parquet import ParquetReader
@@ -184,32 +206,48 @@ def _read_parquet(url: str, root: str, keep: Sequence[str]) -> pa.Table:
     where = redact(url)
     try:
         with ParquetReader(Folder(parent_of(url)).open(posixpath.basename(url))) as parquet:
-            present = parquet.schema.names
-            if "uri" not in present:
-                raise SettingsError(f"{where} has no column 'uri'; its columns are {', '.join(present)}")
-            absent = [name for name in keep if name not in present]
-            if absent:
-                raise SettingsError(
-                    f"keep_columns: {where} has no {', '.join(absent)}; its columns are {', '.join(present)}"
-                )
-            wanted = [name for name in present if name in COLUMNS or name in keep]
-            if len(set(wanted)) < len(wanted):
-                raise SettingsError(f"{where} has columns of the same name; its columns are {', '.join(present)}")
-            table = parquet.read(wanted)
+            schema = parquet.schema
+            # a column of bytes is no column of paths, but what is named is taken, and what is wrong with it said
+            texts = [
+                field.name for field in schema if pa.types.is_string(field.type) or field.name in ("uri", uri_column)
+            ]
+            uri = uri_column_of(schema.names if uri_column else texts, uri_column, where)
+            table = parquet.read(_wanted(schema.names, uri, keep, where))
         # Parquet does not check that its texts are UTF-8
         table.validate(full=True)
     # names that are not UTF-8 raise no error of Arrow's
     except (pa.ArrowException, OSError, ValueError) as error:
         raise SettingsError(f"{where} is no Parquet file that can be read: {str(error)[:500]}") from error
+    return _records_of(table, uri, root, url, keep)
+
+
+def _wanted(present: Sequence[str], uri: str, keep: Sequence[str], where: str) -> list[str]:
+    """The columns of a table to read, that of the paths first."""
+    absent = [name for name in keep if name not in present]
+    if absent:
+        raise SettingsError(f"keep_columns: {where} has no {', '.join(absent)}; its columns are {', '.join(present)}")
+    own = {*COLUMNS, *keep} - {"uri"}
+    wanted = [uri, *(name for name in present if name in own and name != uri)]
+    if len(set(wanted)) < len(wanted) or present.count(uri) > 1:
+        raise SettingsError(f"{where} has columns of the same name; its columns are {', '.join(present)}")
+    return wanted
+
+
+def _records_of(table: pa.Table, uri: str, root: str, url: str, keep: Sequence[str]) -> pa.Table:
+    """The records that a table names, its column ``uri`` being that of the paths."""
+    import pyarrow as pa
+
+    where = redact(url)
     columns: dict[str, Any] = {}
     for field in records_schema():
-        if field.name in table.column_names:
+        name = uri if field.name == "uri" else field.name
+        if name in table.column_names:
             try:
-                columns[field.name] = table[field.name].cast(field.type)
+                columns[field.name] = table[name].cast(field.type)
             except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-                raise SettingsError(f"{where}: column {field.name} cannot be read as {field.type}: {error}") from error
+                raise SettingsError(f"{where}: column {name} cannot be read as {field.type}: {error}") from error
             if not field.nullable and columns[field.name].null_count:
-                raise SettingsError(f"{where}: column {field.name} is empty in {columns[field.name].null_count} rows")
+                raise SettingsError(f"{where}: column {name} is empty in {columns[field.name].null_count} rows")
     has_ids = "image_id" in columns
     ids, columns["uri"] = _resolved_column(columns["uri"], root, url, with_ids=not has_ids)
     if not has_ids:

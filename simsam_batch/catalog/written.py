@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
+from simsam_batch.catalog.named import Images, named_paths, told_paths
 from simsam_batch.errors import SettingsError, StorageError
 from simsam_batch.storage import absolute_url, is_same_place, read_url, redact
 
@@ -55,16 +56,17 @@ def planned_images(url: str) -> str | None:
         found: Any = json.loads(read_url(f"{absolute_url(url)}/run.json"))["source"]["images"]
     except (StorageError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return redact(found) if isinstance(found, str) else None
+    several = isinstance(found, list) and found and all(isinstance(each, str) for each in found)
+    return told_paths(found) if several or isinstance(found, str) else None
 
 
-def require_apart(images: str, out: str) -> None:
+def require_apart(images: Images, out: str) -> None:
     """Refuse one folder for IMAGES and OUT: what a run writes would be among its images.
 
     Raises:
         SettingsError: they are the same, by whatever names of the local disk.
     """
-    if is_same_place(images, out):
+    if any(is_same_place(path, out) for path in named_paths(images)):
         raise SettingsError(
             f"OUT: {redact(absolute_url(out))} is IMAGES itself, and what the run writes would be among its images. "
             "To mend it: name another folder, which may be one inside of IMAGES"

@@ -1,13 +1,15 @@
-"""One region cut out of a photograph: itself in its colours, what is around it pale and grey."""
+"""Regions cut out of a photograph: what is around them is pale and grey, or nothing."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFilter
 
+from simsam_batch.drawing.outlines import outline
 from simsam_batch.drawing.text import EMPTY, Color
-from simsam_batch.drawing.tree_levels import borders
 
 Box = tuple[int, int, int, int]
 
@@ -38,7 +40,7 @@ def cut_out(photo: Image.Image, region: NDArray[np.bool_], size: tuple[int, int]
 
 
 def picked_out(part: Image.Image, region: NDArray[np.bool_], color: Color, tint: float = _TINT) -> Image.Image:
-    """A part of a photograph with all but a region pale and grey, and a thin line around the region.
+    """A part of a photograph with all but a region pale and grey, and an outline around the region.
 
     Args:
         part: of the photograph.
@@ -49,7 +51,7 @@ def picked_out(part: Image.Image, region: NDArray[np.bool_], color: Color, tint:
     inside = Image.fromarray(region).resize(part.size, Image.Resampling.NEAREST)
     pale = Image.blend(part.convert("L").convert("RGB"), Image.new("RGB", part.size, "white"), _PALE)
     shown = Image.composite(Image.blend(part, Image.new("RGB", part.size, color), tint), pale, inside)
-    shown.paste(color, mask=Image.fromarray(borders(np.asarray(inside, dtype=np.int32))))
+    outline(shown, inside.convert("L"), color)
     return shown
 
 
@@ -75,3 +77,25 @@ def around(region: Box, image: tuple[int, int], size: tuple[int, int]) -> Box:
     left = min(max(0, round((region[0] + region[2] - whole[0]) / 2)), width - whole[0])
     top = min(max(0, round((region[1] + region[3] - whole[1]) / 2)), height - whole[1])
     return left, top, left + whole[0], top + whole[1]
+
+
+def isolated(photo: Image.Image, masks: Sequence[NDArray[np.bool_]], *, crop: bool) -> Image.Image:
+    """Objects on nothing: the photograph in mode ``RGBA``, transparent black around them, opaque within.
+
+    Their edges are soft over two pixels; of a smaller photograph a pixel is as opaque as its share of the mask.
+
+    Args:
+        photo: the image, whole, at its own size or smaller.
+        masks: (height, width) of the image, those of its objects; at least one.
+        crop: leave out what is transparent around them all.
+    """
+    whole = Image.fromarray(np.logical_or.reduce(masks).view(np.uint8) * np.uint8(255))
+    if whole.size == photo.size:
+        alpha = whole.filter(ImageFilter.BoxBlur(0.5))
+    else:
+        alpha = whole.resize(photo.size, Image.Resampling.BOX)
+    # what is taken away is not to be found under the transparency
+    seen = alpha.point([0, *[255] * 255])
+    shown = Image.composite(photo, Image.new("RGB", photo.size), seen)
+    shown.putalpha(alpha)
+    return shown.crop(alpha.getbbox()) if crop else shown

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from simsam_batch.drawing.outlines import border_lines, borders
 from simsam_batch.drawing.text import Color
 from simsam_batch.drawing.tree_colors import tree_colors
-from simsam_batch.drawing.tree_levels import borders
 from simsam_batch.regions.pixel_index import nearest
 
 UNNAMED: Color = (120, 120, 120)
@@ -34,16 +34,15 @@ def palette(count: int) -> list[Color]:
 
 
 def painted(photo: Image.Image, labels: NDArray[np.int32], colors: Mapping[int, Color] | None) -> Image.Image:
-    """Labels in their colours over a photograph, with white borders; without colours the borders alone."""
+    """Labels in their colours over a photograph, with light borders; without colours the borders alone."""
     near = nearest(labels, (photo.size[1], photo.size[0]))
-    edge = Image.fromarray(borders(near))
     shown = photo.copy()
     if colors is not None:
         table = np.array([colors.get(label, _GROUND) for label in range(int(near.max()) + 1)], np.uint8)
         flat = Image.fromarray(table[near])
         grey = photo.convert("L").convert("RGB")
         shown = Image.composite(Image.blend(grey, flat, _TINT), photo, Image.fromarray(near > 0))
-    shown.paste((255, 255, 255), mask=edge)
+    border_lines(shown, borders(near))
     return shown
 
 

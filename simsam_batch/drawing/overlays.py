@@ -8,16 +8,22 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageChops, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw
 
+from simsam_batch.drawing.outlines import outline
 from simsam_batch.drawing.text import RIM, Color
 from simsam_batch.regions.run_lengths import decode
 
 # Hues of Okabe and Ito's palette, which every kind of colour vision tells apart; lines get a dark rim.
-_MASK, _TRUTH, _BOX, _MAP = (0, 140, 220), (245, 225, 40), (255, 255, 255), (190, 30, 130)
-_OBJECTS = (_MASK, (230, 130, 0), (0, 158, 115), (204, 121, 167), (160, 60, 20), (86, 180, 233), (90, 60, 160))
+MASK: Color = (0, 140, 220)
+TRUTH: Color = (245, 225, 40)
+BOX: Color = (255, 255, 255)
+_MAP: Color = (190, 30, 130)
+_OBJECTS = (MASK, (230, 130, 0), (0, 158, 115), (204, 121, 167), (160, 60, 20), (86, 180, 233), (90, 60, 160))
 # Negative to positive, from blue over near white to orange.
-_DIVERGING = np.array([[18, 63, 135], [120, 170, 215], [246, 246, 244], [240, 165, 95], [150, 65, 5]], np.float64)
+NEGATIVE: Color = (18, 63, 135)
+POSITIVE: Color = (150, 65, 5)
+_DIVERGING = np.array([NEGATIVE, [120, 170, 215], [246, 246, 244], [240, 165, 95], POSITIVE], np.float64)
 
 
 Window = tuple[int, int, int, int]
@@ -64,16 +70,16 @@ def overlay(picture: Image.Image, entry: Entry, window: Window | None = None) ->
     left, top, right, bottom = window or (0, 0, entry.row["width"], entry.row["height"])
     part = np.s_[top:bottom, left:right]
     drawn = [entry.row] if several is None else several
-    colors = [_MASK if several is None else _OBJECTS[place % len(_OBJECTS)] for place in range(len(drawn))]
+    colors = [MASK if several is None else _OBJECTS[place % len(_OBJECTS)] for place in range(len(drawn))]
     masks = [_shrunk(decode(each["mask_rle"])[part], size) for each in drawn]
     shown = _pale(picture)
     for mask, color in reversed([*zip(masks, colors, strict=True)]):
         shown.paste(Image.blend(picture, Image.new("RGB", size, color), 0.4), mask=mask)
-        _outline(shown, mask, color)
+        outline(shown, mask, color)
     if entry.truth is not None:
-        _outline(shown, _shrunk(entry.truth[part], size), _TRUTH)
+        outline(shown, _shrunk(entry.truth[part], size), TRUTH, TRUTH)
     for each, color in zip(drawn, colors, strict=True):
-        _box(shown, (left, top, right, bottom), each["bbox_xyxy"], _BOX if several is None else color)
+        _box(shown, (left, top, right, bottom), each["bbox_xyxy"], BOX if several is None else color)
     return shown
 
 
@@ -121,15 +127,3 @@ def _tinted(picture: Image.Image, mask: Image.Image, color: Color, share: float)
 
 def _shrunk(mask: NDArray[np.bool_], size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.NEAREST)
-
-
-def _outline(picture: Image.Image, mask: Image.Image, color: Color) -> None:
-    """Draw a line two pixels wide along the inner side of the mask's edge, with a dark rim outside."""
-    picture.paste(RIM, mask=ImageChops.subtract(_around(mask, 1, some=True), mask))
-    picture.paste(color, mask=ImageChops.subtract(mask, _around(mask, 2, some=False)))
-
-
-def _around(mask: Image.Image, radius: int, *, some: bool) -> Image.Image:
-    """White where some, or all, of the square around a pixel is white; faster than rank filters."""
-    share = mask.filter(ImageFilter.BoxBlur(radius))
-    return share.point([255 * (each > 0 if some else each == 255) for each in range(256)])

@@ -7,8 +7,9 @@ from math import sqrt
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw
 
+from simsam_batch.drawing.outlines import border_lines, borders
 from simsam_batch.drawing.text import GAP, LINE, TEXT, Color, write
 from simsam_batch.regions.pixel_index import nearest
 from simsam_batch.results.trees import RegionTree
@@ -25,8 +26,8 @@ def draw_levels(
 ) -> Image.Image:
     """The photograph, then the image cut at depth 1, 2 and so on, each region in its colour.
 
-    A leaf stays in all levels below its own. Regions of depth 1 keep a wider border. Of very deep trees the levels
-    before the last are left out.
+    A leaf stays in all levels below its own. Borders between regions of depth 1 have a dark rim. Of very deep trees the
+    levels before the last are left out.
 
     Args:
         photo: the image.
@@ -93,14 +94,7 @@ def draw_level(
     # light and shade of the photograph, drawn in from black and white
     shaded = flat * _COLOR_SHARE + (0.75 * grey + 32) * (1 - _COLOR_SHARE)
     pixels = np.clip(shaded, 0, 255).round().astype(np.uint8)
-    wide = Image.fromarray(borders(trunk)).convert("L").filter(ImageFilter.MaxFilter(3))
-    pixels[borders(regions) | (np.asarray(wide) > 0)] = _BORDER
-    return Image.fromarray(pixels)
-
-
-def borders(regions: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Pixels whose right or lower neighbour is of another region."""
-    edge = np.zeros(regions.shape, dtype=np.bool_)
-    edge[:, :-1] |= regions[:, :-1] != regions[:, 1:]
-    edge[:-1] |= regions[:-1] != regions[1:]
-    return edge
+    pixels[borders(regions)] = _BORDER
+    picture = Image.fromarray(pixels)
+    border_lines(picture, borders(trunk))
+    return picture

@@ -34,7 +34,7 @@ from simsam_batch.images.profiles import to_srgb
 from simsam_batch.images.strips import array_of
 from simsam_batch.images.tiff import check_tiff, mend_tiff, tile_size
 from simsam_batch.images.unread import not_read, refuse_by_content, refuse_by_name, too_large
-from simsam_batch.storage import ObjectNotFound, ObjectRefused, read_url
+from simsam_batch.storage import ObjectNotFound, ObjectRefused, UnusableMember, read_url
 
 ColorProfile = Literal["ignore", "srgb"]
 
@@ -165,12 +165,15 @@ def fetch(uri: str, limits: ImageLimits) -> bytes:
 
     Raises:
         ImageError: ``not_found``; ``too_large`` if it has more than ``limits.max_bytes``; ``unsupported`` for a video
-            or a camera's raw file by its name, of which nothing is read.
+            or a camera's raw file by its name, of which nothing is read, and for a member of an archive that is
+            encrypted or packed as is not read; ``undecodable`` for one that is damaged.
         UnreadableError: the storage refuses it, or does not answer.
     """
     refuse_by_name(uri)
     try:
         data = read_url(uri, limits.max_bytes)
+    except UnusableMember as error:
+        raise ImageError(error.kind, str(error), "read") from error
     except ObjectNotFound as error:
         raise ImageError("not_found", str(error), "read") from error
     except StorageError as error:

@@ -1,4 +1,4 @@
-"""The outline of a mask as one closed polygon, exact to the pixel."""
+"""Outlines of masks as closed polygons, exact to the pixel."""
 
 from __future__ import annotations
 
@@ -39,6 +39,27 @@ def outline(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
         parts += [main[begun : place + 1], *at[place]]
         begun = place + 1
     return np.concatenate([*parts, main[begun:]])
+
+
+def outer_rings(mask: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
+    """A polygon around each part of a mask, its holes filled; each part in a hole has one too.
+
+    Corners are corners of pixels, as those of `outline`.
+
+    Args:
+        mask: (H, W).
+
+    Returns:
+        Of each part (n, 2) corners, x and y in pixels from the image's left and top edge; the largest number of corners
+        first.
+    """
+    found = []
+    for ring in _rings(mask):
+        # below and to the right of its first corner is the ring's inside, which in a hole is no pixel of the mask
+        x, y = ring[np.lexsort((ring[:, 0], ring[:, 1]))[0]]
+        if mask[y, x]:
+            found.append(ring)
+    return sorted(found, key=len, reverse=True)
 
 
 def _rings(mask: NDArray[np.bool_]) -> list[NDArray[np.int64]]:

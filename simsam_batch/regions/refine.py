@@ -1,4 +1,4 @@
-"""Label maps of patches to label maps of pixels whose edges follow the picture: a dense conditional random field."""
+"""Label maps of patches to label maps of pixels whose edges follow the picture: a guided filter or a dense CRF."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from simsam_batch.errors import SettingsError
+from simsam_batch.regions.guided import GUIDED, GuidedParameters, guided_labels
 
 if TYPE_CHECKING:
     from simsam_batch.regions.pixel_index import UpsampleIndex
@@ -63,7 +64,9 @@ its borders, so that small objects are not smoothed away (this project; chosen o
 ``docs/measured.md``).
 """
 
-CRF: Mapping[str, CrfParameters] = MappingProxyType({"crf": SCALED, "crf-upstream": UPSTREAM})
+REFINEMENTS: Mapping[str, CrfParameters | GuidedParameters] = MappingProxyType(
+    {"guided": GUIDED, "crf": SCALED, "crf-upstream": UPSTREAM}
+)
 """Parameters by the word for them in the settings."""
 
 
@@ -78,7 +81,7 @@ def load_crf() -> ModuleType:
     except ImportError as error:
         msg = (
             f"refine: pydensecrf2 cannot be imported ({error}). To mend it: pip install 'simsam-batch[crf]', which "
-            "needs a C++ compiler, or use --refine none"
+            "needs a C++ compiler, or use --refine guided or none"
         )
         raise SettingsError(msg) from error
     module: ModuleType = pydensecrf.densecrf
@@ -101,24 +104,25 @@ def shrink(rgb: NDArray[np.uint8], max_side: int) -> NDArray[np.uint8]:
 def refine(
     rgb: NDArray[np.uint8],
     labels: NDArray[L],
-    parameters: CrfParameters = SCALED,
+    parameters: CrfParameters | GuidedParameters = SCALED,
     *,
     index: UpsampleIndex | None = None,
     max_side: int | None = None,
 ) -> NDArray[L]:
     """Move the borders of a label map to the edges of its picture.
 
-    Mean-field inference in a fully connected CRF with Potts compatibility over two Gaussian kernels, one of position
-    and colour and one of position (Krähenbühl and Koltun 2011, eq. 3). Only labels that the map holds can come out;
-    small regions may vanish. A map of a single label comes out as it is. One thread, and the same bits every time.
+    By `simsam_batch.regions.guided.guided_labels`, or by mean-field inference in a fully connected CRF with Potts
+    compatibility over two Gaussian kernels, one of position and colour and one of position (Krähenbühl and Koltun 2011,
+    eq. 3). Only labels that the map holds can come out; small regions may vanish. A map of a single label comes out as
+    it is. One thread, and the same bits every time.
 
-    Time and memory grow with pixels and labels: at 1024 x 768 about a second, and 200 bytes a pixel for two labels,
-    700 for twenty. No other thread of the process runs Python meanwhile: the package keeps the interpreter's lock.
+    Time and memory grow with pixels and labels: by a CRF at 1024 x 768 about a second, and 200 bytes a pixel for two
+    labels, 700 for twenty. No other thread of the process runs Python then: the package keeps the interpreter's lock.
 
     Args:
         rgb: (H, W, 3) uint8.
         labels: (H, W) of any integers or booleans; with ``index`` (Hp, Wp).
-        parameters: of the CRF.
+        parameters: of the guided filter or the CRF.
         index: the patch row of each pixel row (H,) and the patch column of each pixel column (W,).
         max_side: a picture with a longer side is refined after `shrink`, and the labels are enlarged again, each pixel
             taking that of the shrunk pixel that covers it.
@@ -128,7 +132,7 @@ def refine(
 
     Raises:
         ValueError: the picture is not 8-bit RGB, or the map does not fit it.
-        SettingsError: pydensecrf2 is not installed.
+        SettingsError: a CRF is asked for and pydensecrf2 is not installed.
     """
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
         raise ValueError(f"a picture (H, W, 3) of uint8 is needed, this one is {rgb.shape} of {rgb.dtype}")
@@ -142,12 +146,16 @@ def refine(
     if len(present) < 2:
         return coarse
     # Energies may be shifted at each pixel: only the odds between labels count.
-    energies = np.full((len(present), member.size), -math.log(1 - parameters.certainty), dtype=np.float32)
-    if parameters.certainty_xy is not None:
-        reach = parameters.certainty_xy * parameters.scale(*coarse.shape)
+    certainty, reach = _prior(parameters, coarse.shape[0], coarse.shape[1])
+    energies = np.full((len(present), member.size), -math.log(1 - certainty), dtype=np.float32)
+    if reach is not None:
         energies += _distance_to_border(member.reshape(coarse.shape)).ravel() / reach
-    energies[member.ravel(), np.arange(member.size)] = -math.log(parameters.certainty)
-    refined: NDArray[L] = present[mean_field(rgb, energies, parameters).argmax(axis=0).reshape(coarse.shape)]
+    energies[member.ravel(), np.arange(member.size)] = -math.log(certainty)
+    if isinstance(parameters, GuidedParameters):
+        best = guided_labels(rgb, energies.reshape(-1, *coarse.shape), parameters)
+    else:
+        best = mean_field(rgb, energies, parameters).argmax(axis=0).reshape(coarse.shape)
+    refined: NDArray[L] = present[best]
     return refined
 
 
@@ -176,6 +184,15 @@ def mean_field(rgb: NDArray[np.uint8], energies: NDArray[np.float32], parameters
     return np.asarray(crf.inference(parameters.iterations))
 
 
+def _prior(parameters: CrfParameters | GuidedParameters, height: int, width: int) -> tuple[float, float | None]:
+    """Certainty at a border, and pixels over which its odds grow by a factor of e; None: they do not."""
+    if isinstance(parameters, GuidedParameters):
+        return 0.5, parameters.certainty_xy / 100 * min(height, width)
+    if parameters.certainty_xy is None:
+        return parameters.certainty, None
+    return parameters.certainty, parameters.certainty_xy * parameters.scale(height, width)
+
+
 def _distance_to_border(labels: NDArray[np.intp]) -> NDArray[np.float32]:
     """Distance (H, W) of every pixel's centre from the nearest edge between two pixels of different labels, pixels."""
     from scipy.ndimage import distance_transform_edt
@@ -189,7 +206,9 @@ def _distance_to_border(labels: NDArray[np.intp]) -> NDArray[np.float32]:
     return distance
 
 
-def _refine_shrunk(rgb: NDArray[np.uint8], labels: NDArray[L], parameters: CrfParameters, max_side: int) -> NDArray[L]:
+def _refine_shrunk(
+    rgb: NDArray[np.uint8], labels: NDArray[L], parameters: CrfParameters | GuidedParameters, max_side: int
+) -> NDArray[L]:
     # Processes that do nothing but refine must not load torch, which that module needs for other things.
     from simsam_batch.regions.pixel_index import upsample_index
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -55,31 +55,55 @@ def facts_of(rows: StageRows) -> list[str]:
     return [name for name in shown_by(rows).facts if name in rows.schema.names]
 
 
-def map_rows(rows: StageRows) -> Iterator[tuple[int, dict[str, Any]]]:
+def map_rows(rows: StageRows, more: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows in order with their numbers, with all that a map and its image need; bounded memory.
 
     Of trees each has under ``labels`` the dataset-wide label of every node (0: none) if the nodes were labelled, else
     None. ``content_sha256`` of label maps is that of the regions they were made of. The ``status`` of an image that did
     not fail and has no map is `WITHOUT_MAP`, so that whoever takes those that are ``ok`` takes those with a map.
 
+    Args:
+        rows: of a stage that shows something.
+        more: further columns of its own, as far as it has them.
+
     Raises:
         RunError: the labels are not those of these trees.
     """
     what = shown_by(rows)
-    own = rows.each([*_COLUMNS, *_OF_KIND[what.kind], *facts_of(rows)])
+    own = rows.each(dict.fromkeys([*_COLUMNS, *_OF_KIND[what.kind], *facts_of(rows), *more]))
     beside = [(dict.fromkeys(columns), rows.beside(stage, columns)) for stage, columns in what.beside.items()]
     for number, of_stage in own:
         row = of_stage
         for nothing, others in beside:
             row = row | (next(others)[1] or nothing)
-        if lacks_map(row):
-            row["status"] = WITHOUT_MAP
-        if what.kind == "trees" and row["labels"] is not None and len(row["labels"]) != len(row["nodes"] or ()):
-            raise RunError(
-                f"{rows.out.url}: the stage {', '.join(what.beside)} has {len(row['labels'])} labels for the "
-                f"{len(row['nodes'] or ())} nodes of {row['image_id']!r}. To mend it: label the nodes again"
-            )
-        yield number, row
+        yield number, _checked(rows, what, row)
+
+
+def map_row(rows: StageRows, number: int) -> dict[str, Any]:
+    """One of the rows that `map_rows` gives, by its number; others are not read.
+
+    Raises:
+        RunError: it is not there, or the labels are not those of this tree.
+    """
+    what = shown_by(rows)
+    row: dict[str, Any] = rows.take([number], [*_COLUMNS, *_OF_KIND[what.kind], *facts_of(rows)]).to_pylist()[0]
+    for stage, columns in what.beside.items():
+        # another stage may not have begun, or not have come so far
+        row |= dict.fromkeys(columns)
+        with suppress(SettingsError, RunError):
+            row |= StageRows(rows.out, stage).take([number], columns).to_pylist()[0]
+    return _checked(rows, what, row)
+
+
+def _checked(rows: StageRows, what: Shown, row: dict[str, Any]) -> dict[str, Any]:
+    if lacks_map(row):
+        row["status"] = WITHOUT_MAP
+    if what.kind == "trees" and row["labels"] is not None and len(row["labels"]) != len(row["nodes"] or ()):
+        raise RunError(
+            f"{rows.out.url}: the stage {', '.join(what.beside)} has {len(row['labels'])} labels for the "
+            f"{len(row['nodes'] or ())} nodes of {row['image_id']!r}. To mend it: label the nodes again"
+        )
+    return row
 
 
 def lacks_map(row: Mapping[str, Any]) -> bool:

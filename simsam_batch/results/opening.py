@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 
 from simsam_batch.errors import SettingsError
 from simsam_batch.runs.plan import Plan, load_plan
-from simsam_batch.stages.registry import stage_names
+from simsam_batch.stages.registry import stage_names, stages_showing, stages_with_matches, stages_with_pictures
 from simsam_batch.storage import Folder, ObjectNotFound
 
 
@@ -36,3 +37,13 @@ def existing_plan(out: Folder) -> Plan:
             "command that computes"
         )
     return plan
+
+
+def main_stage(stages: Sequence[str]) -> str:
+    """The stage that is meant where none is named: the first that shows something, else the last.
+
+    Args:
+        stages: those of a run that have begun, at least one.
+    """
+    telling = [*stages_with_pictures(), *stages_with_matches(), *stages_showing(["objects", "labels", "trees"])]
+    return next((name for name in telling if name in stages), stages[-1])

@@ -21,6 +21,7 @@ from simsam_batch.regions.pixel_index import upsample_index
 from simsam_batch.regions.run_lengths import run_lengths
 from simsam_batch.results.label_maps import label_map, lacks_map
 from simsam_batch.results.objects import FoundObject, objects_of
+from simsam_batch.runs.gone import GONE_FIELD
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan, load_plan
 from simsam_batch.stages.registry import shown, stages_showing
@@ -66,10 +67,10 @@ class RunPredictions:
         for part in self.parts:
             with self.out.open(part) as file:
                 reader = ParquetReader(file)
-                wanted = {"image_id", "status", "width", "height", column, _GIVEN, *more}
+                wanted = {"image_id", "status", "width", "height", column, _GIVEN, GONE_FIELD.name, *more}
                 columns = [name for name in reader.schema.names if name in wanted]
                 for batch in reader.batches(_ROWS_AT_ONCE, columns):
-                    yield from batch.to_pylist()
+                    yield from (row for row in batch.to_pylist() if not row.get(GONE_FIELD.name))
 
     def load(self, row: Mapping[str, Any]) -> NDArray[Any] | None:
         """The mask or label map of a row, (height, width); None for an image that failed or has none."""
@@ -197,7 +198,7 @@ def open_predictions(
             + ". To mend it: name another --stage"
             + (", or leave out --kind" if found else "")
         )
-    return RunPredictions(out, stage, parts, _image_records(plan), found, about, plan.source)
+    return RunPredictions(out, stage, parts, _image_records(plan, out, parts), found, about, plan.source)
 
 
 def _parts(out: Folder, stage: str) -> tuple[str, ...]:
@@ -217,12 +218,25 @@ def _files(url: str, truth: str | None, notes: list[str]) -> pa.Table:
     return records_table({"image_id": found["name"], "uri": found["uri"]})
 
 
-def _image_records(plan: Plan) -> pa.Table:
-    """The images of a run in the order of its rows, with the truth it was planned with."""
+def _image_records(plan: Plan, out: Folder, parts: Sequence[str]) -> pa.Table:
+    """The images whose rows are published and are not gone, in their order, with the truth they were planned with."""
     names = ["image_id", "uri", "truth_uri"]
     tables = [plan.shard(number).records for number in range(plan.shards)]
     rows = pa.concat_tables(
         [table.select([n for n in (*names, BOXES_COLUMN) if n in table.column_names]) for table in tables]
     )
+    there = np.concatenate([_there(out, part) for part in parts])
+    # a run may have grown since
+    rows = rows.slice(0, len(there)).filter(pa.array(there))
     boxes = {BOXES_COLUMN: rows[BOXES_COLUMN]} if BOXES_COLUMN in rows.column_names else {}
     return records_table({name: rows[name] for name in names}, boxes)
+
+
+def _there(out: Folder, part: str) -> NDArray[np.bool_]:
+    """Which rows of a published file are of images that are not gone."""
+    with out.open(part) as file:
+        reader = ParquetReader(file)
+        if GONE_FIELD.name not in reader.schema.names:
+            return np.ones(reader.metadata.num_rows, np.bool_)
+        column = read_table(file, [GONE_FIELD.name])[GONE_FIELD.name]
+    return ~np.asarray(column.to_numpy(zero_copy_only=False), np.bool_)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from simsam_batch.errors import RunError, SettingsError
+from simsam_batch.errors import RunError, SettingsError, SimsamError, did_you_mean
+from simsam_batch.plain_text import counted
 from simsam_batch.results.eigenvectors import grid_eigenvectors
 from simsam_batch.results.features import PLACE, features_at
 from simsam_batch.results.objects import COLUMNS as OF_OBJECTS
 from simsam_batch.results.objects import FoundObject, objects_of
-from simsam_batch.results.opening import begun_stages, existing_plan
+from simsam_batch.results.opening import begun_stages, existing_plan, main_stage
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import row_numbers
 from simsam_batch.runs.reading import BATCH_ROWS, StageRows
@@ -24,17 +26,23 @@ from simsam_batch.storage import Folder, absolute_url
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import pandas as pd
+    import PIL.Image
+
     from simsam_batch.results.probe_segmenter import ProbeSegmenter
     from simsam_batch.results.torch_dataset import FeatureDataset
     from simsam_batch.results.viewing import View
 
 Mask = NDArray[np.bool_] | NDArray[np.int32]
 
+_PICTURES = 6
+"""Of a run that a notebook shows, at most."""
+
 _FOR_EIGENVECTORS = ["image_id", "status", "error_type", "error", "grid_h", "grid_w", "eigenvalues"]
 _FOR_EIGENVECTORS += ["arrays_path", "arrays_member", "arrays_offset", "arrays_bytes"]
 
 
-def open_run(url: str) -> Run:
+def open_run(url: str | PathLike[str]) -> Run:
     """Open a run to be read, whether it is finished or going on; nothing is written, and no rows are read yet.
 
     Args:
@@ -66,8 +74,8 @@ class Run:
         images: how many images the run is about.
     """
 
-    def __init__(self, url: str) -> None:
-        self._url = absolute_url(url)
+    def __init__(self, url: str | PathLike[str]) -> None:
+        self._url = absolute_url(fspath(url))
         self._out = Folder(self._url)
         self._plan = existing_plan(self._out)
         self._opened: dict[str, StageRows] = {}
@@ -144,21 +152,153 @@ class Run:
             raise SettingsError(f"image_ids: {image_ids!r} is one id. To mend it: put it into a list")
         return row_numbers(self._plan, image_ids)
 
-    def row(self, image_id: str, stage: str, columns: Sequence[str] | None = None) -> dict[str, Any]:
+    def row(self, image_id: str, stage: str | None = None, columns: Sequence[str] | None = None) -> dict[str, Any]:
         """One image's row as Python values; see ``docs/output.md`` for its columns.
 
         Each call looks for the id; for many images `numbers` with ``rows(stage).take`` looks once.
 
         Args:
             image_id: as in the column of that name; of a stage about other records, as in its first column.
-            stage: whose row.
+            stage: whose row; None: the first stage that shows something, such as masks, else the last that has begun.
             columns: names; None: all.
 
         Raises:
             RunError: the image's shard is not committed yet.
         """
-        rows = self.rows(stage)
+        rows = self._main() if stage is None else self.rows(stage)
         return self._row(image_id, rows, self._checked(rows, columns))
+
+    def to_arrow(self, columns: Sequence[str] | None = None, *, stage: str | None = None) -> pa.Table:
+        """The rows of a stage as one Arrow table, which memory holds; `reader` gives them bit by bit.
+
+        Args:
+            columns: names, in this order; None: all, masks among them.
+            stage: whose rows; None: as for `row`.
+        """
+        return self.reader((self._main() if stage is None else self.rows(stage)).stage, columns).read_all()
+
+    def to_pandas(self, columns: Sequence[str] | None = None, *, stage: str | None = None) -> pd.DataFrame:
+        """The rows of a stage as a data frame; arguments as of `to_arrow`.
+
+        Raises:
+            SettingsError: pandas is not installed.
+        """
+        table = self.to_arrow(columns, stage=stage)
+        try:
+            return table.to_pandas()
+        except ImportError as error:
+            raise SettingsError(
+                "pandas is not installed. To mend it: pip install pandas, or take to_arrow() instead"
+            ) from error
+
+    @property
+    def scores(self) -> dict[str, dict[str, float]]:
+        """The scores of every stage that is published and has some, by their names: single numbers alone.
+
+        `result` has them all, with intervals and those of classes, under ``metrics``.
+        """
+        from simsam_batch.telling.metrics import shown_metrics
+
+        found: dict[str, dict[str, float]] = {}
+        for stage in self.stages:
+            published = Ledger(self._out, stage).published()
+            alone = [] if published is None else shown_metrics(published["metrics"])[0].metrics
+            numbers = {each.name: each.value for each in alone if type(each.value) in (int, float)}
+            if numbers:
+                found[stage] = numbers
+        return found
+
+    @property
+    def layers(self) -> list[str]:
+        """What `show` can show of this run; the first is what it shows where no layer is named."""
+        return list(self._layers())
+
+    def show(
+        self, image_id: str, layer: str | None = None, *, stage: str | None = None, side: int = 640
+    ) -> PIL.Image.Image:
+        """A picture of one image with what was found in it, which a notebook displays by itself.
+
+        An image whose file has gone or changed since has a grey ground in its place, which says so.
+
+        Args:
+            image_id: as in the column of that name; of pairs their id.
+            layer: ``mask`` (the object), ``labels`` or ``regions`` (the leaves of a tree) over the photograph;
+                ``photograph``; ``tree`` (its levels and the tree itself); ``eigenvectors``, the first six after the
+                constant one; ``picture`` (restyled); ``matches`` of a pair. None: the first of `layers`.
+            stage: whose; None: the first that has the layer.
+            side: pixels of the longer side at most; a tree has a size of its own.
+
+        Returns:
+            In mode ``RGB``.
+
+        Raises:
+            SettingsError: the run has no such image, stage or layer.
+            RunError: the image failed, its shard is not committed yet, or nothing was made of it.
+        """
+        from simsam_batch.drawing.shown import LAYERS, Asked
+
+        if type(side) is not int or side < 1:
+            raise SettingsError(f"side: {side!r} is no number of pixels. To mend it: give a whole number from 1 on")
+        there = self._layers(stage)
+        wanted = next(iter(there), None) if layer is None else layer
+        if wanted is None or wanted not in there:
+            whose = self.url if stage is None else f"stage {stage} of {self.url}"
+            has = f"it has {', '.join(there)}" if there else "nothing of it can be shown"
+            raise SettingsError(
+                f"layer: {whose} has no layer {wanted!r}{did_you_mean(str(wanted), there) or f'; {has}'}"
+            )
+        rows = there[wanted]
+        return LAYERS[wanted].draw(Asked(rows, self._number(image_id, rows), self._plan, side))
+
+    def _layers(self, stage: str | None = None) -> dict[str, StageRows]:
+        """The layers of a stage, or of all that have begun, each with the rows of the first that has it."""
+        from simsam_batch.drawing.shown import LAYERS, layers_of
+
+        found: dict[str, StageRows] = {}
+        for name in self.stages if stage is None else [stage]:
+            rows = self.rows(name)
+            for layer in layers_of(rows):
+                found.setdefault(layer, rows)
+        return {layer: found[layer] for layer in LAYERS if layer in found}
+
+    def _main(self) -> StageRows:
+        """The rows that are meant where no stage is named."""
+        stages = self.stages
+        if not stages:
+            raise SettingsError(f"{self.url}: no stage has begun. To mend it: run the command that made the plan")
+        return self.rows(main_stage(stages))
+
+    def _repr_html_(self) -> str:
+        from simsam_batch.drawing.run_card import SIDE, card
+
+        facts = {"run": self.url, "images": f"{self.images:,}"}
+        pictures: list[tuple[str, PIL.Image.Image | None]] = []
+        try:
+            facts |= {stage: self._said_of(stage) for stage in self.stages}
+            for stage, scores in self.scores.items():
+                facts[f"{stage}: scores"] = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
+            rows = next(iter(self._layers().values()), None)
+            if rows is not None:
+                for image_id in rows.take(rows.spread(_PICTURES), [rows.unit])[rows.unit].to_pylist():
+                    try:
+                        pictures.append((image_id, self.show(image_id, stage=rows.stage, side=SIDE)))
+                    except RunError:
+                        pictures.append((image_id, None))
+        except SimsamError as error:
+            facts["fault"] = str(error)
+        return card(facts, pictures)
+
+    def _said_of(self, stage: str) -> str:
+        """How far a stage is."""
+        from simsam_batch.runs.status import stage_status
+
+        ledger = Ledger(self._out, stage)
+        published = ledger.published()
+        noun = ledger.plan().unit.removesuffix("_id")
+        if published is not None:
+            return f"done: {counted(published['images'], noun)}, {published['failed']} of them failed"
+        status = stage_status(self._out, stage, failures=False)
+        return f"{status.done_images} of {counted(status.images, noun)} done"
 
     def masks(self, stage: str | None = None) -> Iterator[tuple[str, Mask]]:
         """The images of a stage that did not fail, one by one: their ids and their masks at full size, upright.
@@ -359,10 +499,13 @@ class Run:
 
     def _row(self, image_id: str, rows: StageRows, columns: Sequence[str]) -> dict[str, Any]:
         """An image's row; columns that the stage has not, as in runs of an older release, are left out."""
+        found: dict[str, Any] = rows.take([self._number(image_id, rows)], columns).to_pylist()[0]
+        return found
+
+    def _number(self, image_id: str, rows: StageRows) -> int:
         # a stage about other records than images has a plan of its own
         plan = self._plan if rows.unit == self._plan.unit else Ledger(self._out, rows.stage).plan()
-        found: dict[str, Any] = rows.take(row_numbers(plan, [image_id]), columns).to_pylist()[0]
-        return found
+        return row_numbers(plan, [image_id])[0]
 
     def _first_of(self, wanted: Sequence[str]) -> StageRows | None:
         """The rows of the first of some stages that has begun; what has been opened before needs no further look."""

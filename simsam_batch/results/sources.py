@@ -94,3 +94,17 @@ def upright(row: Mapping[str, Any], settings: Mapping[str, Any]) -> Upright | No
 def side_by_side(items: Iterable[T], make: Callable[[T], R]) -> Generator[R, None, None]:
     """What ``make`` makes of the items, in their order; a few at a time, since most of it is waiting for storage."""
     return read_ahead(items, make, threads=_THREADS, most=2 * _THREADS, name="simsam-export")
+
+
+def with_files(
+    numbered: Iterable[tuple[int, dict[str, Any]]],
+) -> Generator[tuple[int, dict[str, Any], bytes | None], None, None]:
+    """Rows with their numbers and the files that their images were read from, in order; a few are read ahead.
+
+    Args:
+        numbered: from `simsam_batch.results.label_maps.map_rows`.
+
+    Returns:
+        None in place of the file where the image failed, or where `file_of` gives none.
+    """
+    return side_by_side(numbered, lambda item: (*item, file_of(item[1]) if item[1]["status"] == "ok" else None))

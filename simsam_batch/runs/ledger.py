@@ -139,10 +139,10 @@ class Ledger:
             raise RunError(f"the stage {stage.name} is about {stage.unit}, and was given a plan of {plan.unit}")
         version_1.require_none(self.out)
         name = record_name(self.stage)
-        body = to_json(
-            new_record(stage, plan, {read: self._finished(read) for read in stage.reads}, started_with), name
-        )
         there, first = read_record(self.out, self.stage), False
+        known = {} if there is None else there["reads"]
+        reads = {read: self._finished(read, plan, known.get(read)) for read in stage.reads}
+        body = to_json(new_record(stage, plan, reads, started_with), name)
         if there is None:
             self._require_no_manifests()
             first = self.out.create(name, body)
@@ -453,19 +453,38 @@ class Ledger:
         ours = record is None or result.get("stage_token") == record["token"]
         return result if ours else None
 
-    def _finished(self, read: str) -> str:
+    def _finished(self, read: str, plan: Plan, known: str | None) -> str:
         """The digest of another stage's results, as they were before any second try of failed records.
 
+        Of one that has grown since this stage began, the digest that it was known by then.
+
         Raises:
-            SettingsError: it has none yet.
+            SettingsError: it has none yet, or lacks images that the plan has grown by.
         """
-        result = Ledger(self.out, read).published("first_content_digest")
+        other = Ledger(self.out, read)
+        result = other.published("first_content_digest")
         if result is None:
             raise SettingsError(
                 f"the stage {self.stage} reads {read}, which {self.out.url} has not finished: results/{read}.json is "
                 f"missing, or of another run. To mend it: run the command that makes {read} to its end"
             )
-        return str(result["first_content_digest"])
+        there = other.plan()
+        if there.digest == plan.digest and result["images"] < plan.records:
+            raise SettingsError(
+                f"the stage {self.stage} reads {read}, which has {result['images']} of {plan.records} images: the run "
+                f"has grown. To mend it: run the command that makes {read} again"
+            )
+        digest = str(result["first_content_digest"])
+        return known if known not in (None, digest) and known in other._digests_of_parts(there) else digest
+
+    def _digests_of_parts(self, plan: Plan) -> Iterator[str]:
+        """What the results were known by each time before the plan grew, before any second try of failed records."""
+        ends = {part.first_shard for part in plan.parts[1:]}
+        digest = hashlib.sha256()
+        for manifest in self.manifests() if ends else ():
+            if manifest["shard"] in ends:
+                yield digest.hexdigest()
+            digest.update(manifest.get("first_content_digest", manifest["content_digest"]).encode())
 
     def _fixed(self) -> _Begun:
         """What the stage began with: from `begin` or `join` in this process, or from storage, read once."""

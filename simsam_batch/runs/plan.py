@@ -9,6 +9,8 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from simsam_batch import __version__
-from simsam_batch.errors import RunError, SettingsError
+from simsam_batch.errors import RunError, SettingsError, did_you_mean
 from simsam_batch.runs.plan_table import Part, TableReader, file_of, ids_in, require_unique, write_table
 from simsam_batch.runs.records import from_json, to_json
 from simsam_batch.runs.schema import IMAGE, PLAN_FIELDS, SCHEMA_VERSION, Shard
@@ -29,6 +31,7 @@ FURTHER_PLANS = "plans"
 _PART_KEYS = ("images", "shards", "shard_size")
 _DIGEST = re.compile(r"[0-9a-f]+")
 _NAMED = 5
+_GUESSED = 10_000
 
 
 def default_shard_size(images: int) -> int:
@@ -47,7 +50,8 @@ class Plan:
         out: the run's folder.
         parts: its tables, in order; the first is what the plan is known by.
         unit: the column that names a record, unique over all parts.
-        source: where the records came from, for people; as recorded when the run was planned.
+        source: where the records came from, for people; as recorded when the run was planned, and what is said anew
+            with records that it has grown by.
     """
 
     out: Folder
@@ -191,20 +195,25 @@ def make_plan_of(out: Folder, table: pa.Table, *, unit: str, shard_size: int) ->
         SettingsError: no records, two with one name, or a name missing.
         StorageError: OUT cannot be written.
     """
-    return Plan(out, _grown(out, write_table(out, table, unit, shard_size, 0, 0)), unit)
+    return Plan(out, _grown(out, write_table(out, table, unit, shard_size, 0, 0))[0], unit)
 
 
-def append_to_plan(plan: Plan, table: pa.Table, shard_size: int) -> Plan:
+class PlanGrownError(RunError):
+    """The plan has grown meanwhile by other records than were to be appended."""
+
+
+def append_to_plan(plan: Plan, table: pa.Table, shard_size: int, source: Mapping[str, Any] | None = None) -> Plan:
     """The plan with further records in shards of their own. Of several drivers the first one's records come next.
 
     Args:
         plan: as it is on storage.
         table: the records, columns as in the first part.
         shard_size: records in a shard.
+        source: what is otherwise than in the plan's ``source`` from now on.
 
     Raises:
         SettingsError: a record is in the plan already, or the table cannot be a plan's.
-        RunError: the plan has grown meanwhile by something else.
+        PlanGrownError: the plan has grown meanwhile by something else.
         StorageError: OUT cannot be read or written.
     """
     out = plan.out
@@ -212,7 +221,7 @@ def append_to_plan(plan: Plan, table: pa.Table, shard_size: int) -> Plan:
     require_unique(pa.chunked_array([*ids_of(plan), *names.cast(pa.string()).chunks], pa.string()), plan.unit)
     part = write_table(out, table, plan.unit, shard_size, plan.shards, plan.records)
     name = f"plan/{plan.digest}.{len(plan.parts)}.json"
-    record = {
+    record: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "table": part.table,
         "images": part.records,
@@ -220,13 +229,14 @@ def append_to_plan(plan: Plan, table: pa.Table, shard_size: int) -> Plan:
         "shard_size": part.shard_size,
         "first_shard": part.first_shard,
         "first_image": part.first_record,
+        "source": dict(source or {}),
     }
     if not out.create(name, to_json(record, name)):
-        raise RunError(
+        raise PlanGrownError(
             f"{out.url}: the plan has grown by other records meanwhile ({name}). To mend it: load it again, and append "
             "what it still lacks"
         )
-    return Plan(out, (*plan.parts, part), plan.unit, plan.source)
+    return Plan(out, (*plan.parts, part), plan.unit, plan.source | record["source"])
 
 
 def load_plan(out: Folder) -> Plan | None:
@@ -255,7 +265,7 @@ def recorded_plan(out: Folder, about: Mapping[str, Any], where: str) -> Plan:
     texts = [about.get(key) for key in ("digest", "unit")]
     if not all(isinstance(text, str) for text in texts) or not all(type(about.get(key)) is int for key in _PART_KEYS):
         raise RunError(f"{where} is damaged: it names no plan. To mend it: restore the file")
-    return Plan(out, _grown(out, _part(about, about["digest"], where)), str(about["unit"]))
+    return Plan(out, _grown(out, _part(about, about["digest"], where))[0], str(about["unit"]))
 
 
 def further_plans(plan: Plan) -> dict[str, Plan]:
@@ -271,7 +281,8 @@ def further_plans(plan: Plan) -> dict[str, Plan]:
 def _plan_of(out: Folder, body: bytes) -> Plan:
     where = f"{out.url}/{RUN_FILE}"
     run = from_json(body, where, "plan", *_PART_KEYS, "source")
-    return Plan(out, _grown(out, _part(run, run["plan"], where)), IMAGE, dict(run["source"]))
+    parts, later = _grown(out, _part(run, run["plan"], where))
+    return Plan(out, parts, IMAGE, run["source"] | later)
 
 
 def _part(record: Mapping[str, Any], table: str, where: str, first_shard: int = 0, first_record: int = 0) -> Part:
@@ -285,15 +296,19 @@ def _part(record: Mapping[str, Any], table: str, where: str, first_shard: int = 
     return Part(table, records, shards, size, first_shard, first_record)
 
 
-def _grown(out: Folder, first: Part) -> tuple[Part, ...]:
-    """A plan's parts; each that was appended has a file of the plan's name and a number, the next one free."""
+def _grown(out: Folder, first: Part) -> tuple[tuple[Part, ...], dict[str, Any]]:
+    """A plan's parts, and what was said anew of their source.
+
+    Each that was appended has a file of the plan's name and a number, the next one free.
+    """
     parts = [first]
+    source: dict[str, Any] = {}
     while True:
         name = f"plan/{first.table}.{len(parts)}.json"
         try:
             body = out.read(name)
         except ObjectNotFound:
-            return tuple(parts)
+            return tuple(parts), source
         where = f"{out.url}/{name}"
         record = from_json(body, where, "table", *_PART_KEYS, "first_shard", "first_image")
         last = parts[-1]
@@ -301,6 +316,7 @@ def _grown(out: Folder, first: Part) -> tuple[Part, ...]:
         if (record["first_shard"], record["first_image"]) != starts:
             raise RunError(f"{where} is damaged: it does not go on where the plan ends. To mend it: restore the file")
         parts.append(_part(record, str(record["table"]), where, *starts))
+        source |= record.get("source") or {}
 
 
 def row_numbers(plan: Plan, ids: Sequence[str]) -> list[int]:
@@ -336,9 +352,18 @@ def row_numbers(plan: Plan, ids: Sequence[str]) -> list[int]:
     if missing:
         named = ", ".join(map(repr, missing[:_NAMED])) + (" and others" if len(missing) > _NAMED else "")
         what = "image" if plan.unit == IMAGE else "record"
+        guess = _guess(plan, missing[0]) if len(missing) == 1 else ""
         raise SettingsError(
-            f"{plan.unit}: {plan.out.url} has no {what} {named}. To mend it: give ids as in the column {plan.unit}, "
-            f"such as {first!r}"
+            f"{plan.unit}: {plan.out.url} has no {what} {named}{guess or '.'} To mend it: give ids as in the column "
+            f"{plan.unit}, such as {first!r}"
         )
     of = dict(zip(wanted, numbers.tolist(), strict=True))
     return [of[each] for each in ids]
+
+
+def _guess(plan: Plan, missing: str) -> str:
+    """What was meant: an id that ends as this one does or has it in its name, else one that is like it."""
+    known = [each for block in islice(ids_of(plan), 1) for each in block[:_GUESSED].to_pylist()]
+    name = PurePosixPath(missing).name
+    alike = [each for each in known if name in (PurePosixPath(each).name, PurePosixPath(each).stem)]
+    return f"; did you mean {alike[0]!r}?" if len(alike) == 1 else did_you_mean(missing, known)

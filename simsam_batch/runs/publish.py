@@ -9,12 +9,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from simsam_batch.errors import RunError
 from simsam_batch.runs.committed import committed_shards, files_of
+from simsam_batch.runs.gone import GONE, GONE_FIELD, gone_records
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan
 from simsam_batch.runs.records import to_json
@@ -52,20 +55,25 @@ def publish(out: Folder, plan: Plan, stage: Stage) -> dict[str, Any]:
             f"{len(pending)} of {plan.shards} shards are not committed (the first is {pending[0]}), so nothing can be "
             "published yet. To mend it: run the same command again"
         )
+    name = f"results/{stage.name}.json"
+    earlier = ledger.published()
+    if earlier is not None and earlier["images"] < plan.records:
+        # the run has grown: its parts are not those of fewer images any more
+        out.delete([name])
     totals = _Totals(stage, plan)
+    gone = gone_records(plan)
     waiting: list[dict[str, Any]] = []
     part = rows = size = 0
     for manifest in ledger.manifests(committed):
         records = plan.records_of(int(manifest["shard"]))
         if waiting and (rows + records > PART_ROWS or size >= PART_BYTES):
-            _publish_part(out, plan, stage, part, waiting, totals)
+            _publish_part(out, plan, stage, part, waiting, totals, gone)
             waiting, part, rows, size = [], part + 1, 0, 0
         waiting.append(totals.add(manifest))
         rows, size = rows + records, size + files_of(waiting[-1])[0]["size"]
     if waiting:
-        _publish_part(out, plan, stage, part, waiting, totals)
+        _publish_part(out, plan, stage, part, waiting, totals, gone)
     result = totals.result(token)
-    name = f"results/{stage.name}.json"
     out.replace(name, to_json(result, name))
     return result
 
@@ -97,6 +105,12 @@ class _Totals:
         self._first_digest.update(manifest.get("first_content_digest", manifest["content_digest"]).encode())
         return {key: manifest[key] for key in ("shard", "files")}
 
+    def add_gone(self, rows: pa.Table) -> None:
+        """Rows whose images are gone count neither as good nor as failed."""
+        self._counts.subtract(rows["status"].to_pylist())
+        self._errors.subtract(rows["error_type"].drop_null().to_pylist())
+        self._counts[GONE] += rows.num_rows
+
     def add_failed(self, rows: pa.Table) -> None:
         for row in rows.filter(pc.equal(rows["status"], "failed")).to_pylist():
             state = self._stage.state_of_failed(row)
@@ -115,7 +129,8 @@ class _Totals:
             "stage": self._stage.name,
             "stage_token": token,
             **{key: self._counts[key] for key in ("images", "ok", "failed")},
-            "errors_by_type": dict(sorted(self._errors.items())),
+            **({GONE: self._counts[GONE]} if self._counts[GONE] else {}),
+            "errors_by_type": {key: count for key, count in sorted(self._errors.items()) if count},
             "metrics": self._fold.result(self._state),
             "content_digest": self._digest.hexdigest(),
             "first_content_digest": self._first_digest.hexdigest(),
@@ -139,7 +154,13 @@ def busy_seconds(intervals: Iterable[tuple[float, float]]) -> float:
 
 
 def _publish_part(
-    out: Folder, plan: Plan, stage: Stage, part: int, shards: Sequence[Mapping[str, Any]], totals: _Totals
+    out: Folder,
+    plan: Plan,
+    stage: Stage,
+    part: int,
+    shards: Sequence[Mapping[str, Any]],
+    totals: _Totals,
+    gone: NDArray[np.int64],
 ) -> None:
     about = {
         "schema_version": str(SCHEMA_VERSION),
@@ -148,12 +169,20 @@ def _publish_part(
         "settings": json.dumps(stage.settings, sort_keys=True),
         "resolved": json.dumps(stage.resolved, sort_keys=True),
     }
-    schema = pa.schema([*stage.schema, *ARRAY_FIELDS], metadata=about)
+    schema = pa.schema([*stage.schema, *ARRAY_FIELDS, *([GONE_FIELD] if len(gone) else [])], metadata=about)
     target = io.BytesIO()
+    first = plan.first_record_of(int(shards[0]["shard"]))
     with pq.ParquetWriter(target, schema, compression="zstd") as writer:
-        for table in _row_groups(shard.placed_rows() for shard in committed_shards(out, shards)):
-            writer.write_table(table.cast(schema))
-            totals.add_failed(table)
+        for rows in _row_groups(shard.placed_rows() for shard in committed_shards(out, shards)):
+            if not len(gone):
+                writer.write_table(rows.cast(schema))
+                totals.add_failed(rows)
+                continue
+            marks = pa.array(np.isin(np.arange(first, first + rows.num_rows), gone))
+            first += rows.num_rows
+            writer.write_table(rows.append_column(GONE_FIELD, marks).cast(schema))
+            totals.add_gone(rows.filter(marks))
+            totals.add_failed(rows.filter(pc.invert(marks)))
     out.replace(f"results/{stage.name}/part-{part:05d}.parquet", target.getvalue())
 
 

@@ -14,12 +14,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from simsam_batch.errors import RunError, SettingsError
 from simsam_batch.runs.archive import ArchivedAttachments, attachments_in
 from simsam_batch.runs.committed import CommittedShard
+from simsam_batch.runs.gone import GONE, GONE_FIELD
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.schema import ARRAY_FIELDS, Attachment, File
 from simsam_batch.runs.stage_record import schema_of
@@ -282,8 +284,8 @@ class _Part:
 
     def tables(self, out: Folder, columns: list[str], rows: int) -> Iterator[pa.Table]:
         with _damage_reported(out, self.name), out.open(self.name) as source:
-            for batch in ParquetReader(source, self.metadata).batches(rows, columns):
-                yield pa.Table.from_batches([batch]).replace_schema_metadata(None)
+            for batch in ParquetReader(source, self.metadata).batches(rows, self._read(columns)):
+                yield _marked(pa.Table.from_batches([batch])).replace_schema_metadata(None)
 
     def take(self, out: Folder, columns: list[str], numbers: list[int]) -> pa.Table:
         places = np.array(numbers) - self.numbers.start
@@ -295,8 +297,13 @@ class _Part:
             file = ParquetReader(source, self.metadata)
             for group in np.unique(groups).tolist():
                 inside = places[groups == group] - (ends[group] - sizes[group])
-                found.append(file.read_row_group(group, columns).take(inside))
+                found.append(_marked(file.read_row_group(group, self._read(columns)).take(inside)))
         return pa.concat_tables(found).replace_schema_metadata(None)
+
+    def _read(self, columns: list[str]) -> list[str]:
+        """With what tells that an image is gone, which becomes its status."""
+        marked = "status" in columns and GONE_FIELD.name in self.metadata.schema.to_arrow_schema().names
+        return [*columns, GONE_FIELD.name] if marked else columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +329,15 @@ class _Shard:
         return CommittedShard(out, manifest).placed_rows().select(columns)
 
 
+def _marked(rows: pa.Table) -> pa.Table:
+    """The rows with the status of those whose images are gone."""
+    if GONE_FIELD.name not in rows.column_names:
+        return rows
+    place = rows.schema.get_field_index("status")
+    status = pc.if_else(rows[GONE_FIELD.name], GONE, rows["status"])
+    return rows.set_column(place, rows.schema.field(place), status).drop_columns([GONE_FIELD.name])
+
+
 def _parts(out: Folder, stage: str, images: int) -> tuple[list[_Part], pa.Schema, dict[str, Any]]:
     parts: list[_Part] = []
     schema, about, start = pa.schema([]), {}, 0
@@ -340,7 +356,7 @@ def _parts(out: Folder, stage: str, images: int) -> tuple[list[_Part], pa.Schema
             f"{out.url}/results/{stage} holds {start} rows, but results/{stage}.json says {images}. To mend it: delete "
             "the folder and run the same command again, which publishes it anew"
         )
-    return parts, schema.remove_metadata(), about
+    return parts, pa.schema([field for field in schema if field.name != GONE_FIELD.name]), about
 
 
 def _footer(out: Folder, name: str) -> tuple[pq.FileMetaData, pa.Schema]:

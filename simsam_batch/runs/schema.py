@@ -54,6 +54,9 @@ def row_fields(unit: str) -> list[pa.Field]:
 ROW_FIELDS = row_fields(IMAGE)
 """Those of a stage about images."""
 
+FAILURE = ("status", "error_type", "error", "failed_step")
+"""Columns that say what became of a record."""
+
 
 @dataclass(frozen=True, slots=True)
 class Shard:

@@ -21,6 +21,7 @@ from simsam_batch.errors import RunError
 from simsam_batch.runs import version_1
 from simsam_batch.runs.committed import files_of
 from simsam_batch.runs.digest import content_digest
+from simsam_batch.runs.gone import GONE, GONE_FIELD, gone_files
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan, further_plans
 from simsam_batch.runs.plan_table import file_of
@@ -100,7 +101,7 @@ def verify(
         kept |= stage.find_orphans(data)
     _check_files(out, files, report, now)
     if stages is None:
-        named = {file for each in plans.values() for file in each.files()}
+        named = {file for each in plans.values() for file in (*each.files(), *gone_files(each))}
         _find_unnamed(out, "plan", _PLAN_FILE, named, report, now)
         report.orphans += [_orphan(info, now) for info in out.unfinished()]
     if delete_orphans and not nobody_at_work:
@@ -235,7 +236,9 @@ class _Stage:
         if len(readable) < shards:
             return
         digest = hashlib.sha256("".join(manifest["content_digest"] for manifest in readable).encode()).hexdigest()
-        here = {key: sum(m[key] for m in readable) for key in ("images", "ok", "failed")} | {"content_digest": digest}
+        # what is gone counts neither as good nor as failed
+        counted = ("images",) if result.get(GONE) else ("images", "ok", "failed")
+        here = {key: sum(m[key] for m in readable) for key in counted} | {"content_digest": digest}
         odd = [
             f"{key} is {result[key]}, by the manifests {value}" for key, value in here.items() if result[key] != value
         ]
@@ -283,7 +286,7 @@ class _Stage:
         """Whether published rows are those of a shard; of one that is damaged itself, as far as can be told."""
         arrays = files_of((shard.manifest or {}) | {"shard": shard.shard})[1]
         paths = table["arrays_path"].drop_null().unique().to_pylist()
-        added = [field.name for field in ARRAY_FIELDS if field.name in table.column_names]
+        added = [field.name for field in (*ARRAY_FIELDS, GONE_FIELD) if field.name in table.column_names]
         rows = table.drop_columns(added).replace_schema_metadata(None)
         if shard.rows_digest is not None and "arrays_offset" in added:
             placed = zip(table["arrays_offset"].to_pylist(), table["arrays_bytes"].to_pylist(), strict=True)

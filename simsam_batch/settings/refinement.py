@@ -12,9 +12,10 @@ _UNREFINED = {"refine": ["none"]}
 class Refinement(Component, title="Refinement"):
     """How masks and label maps are made to follow the edges of pictures."""
 
-    refine: Literal["none", "crf", "crf-upstream"] = result(
+    refine: Literal["none", "guided", "crf", "crf-upstream"] = result(
         "none",
-        "crf: masks follow edges near their borders, by a dense CRF; crf-upstream: with the published energy",
+        "guided: borders follow edges nearby, by a guided filter; crf: by a dense CRF, which needs an extra; "
+        "crf-upstream: with the published energy",
     )
     refine_max_side: int = result(
         1024,

@@ -14,6 +14,9 @@ class Input(Component, title="Input"):
     """What a run is about."""
 
     root: str | None = given(None, "folder that relative paths of a list or table start from")
+    uri_column: str | None = given(
+        None, "column of a table that holds the paths or URLs of images; none: uri, or another usual name"
+    )
     truth: str | None = given(
         None, "folder of truth, joined to images by sub-folder and file stem: masks, label maps, or partitions (.npz)"
     )
@@ -107,7 +110,13 @@ class Operation(Component, title="Operation"):
     single_driver: bool = operation(
         False, "for a store without conditional create: promise that no second command works on OUT meanwhile"
     )
-    check_input: bool = operation(False, "list IMAGES again on a resume and report what changed since the plan")
+    extend: bool = operation(False, "list IMAGES again on a resume, and do what is new as part of the same run")
+    prune: bool = operation(
+        False, "list IMAGES again on a resume, and mark the rows of images that are gone, which nothing shows any more"
+    )
+    check_input: bool = operation(
+        False, "list IMAGES again on a resume and say what is new, gone or changed; up to 20,000 images always"
+    )
     quiet: bool = operation(False, "print only warnings and errors")
     log_format: Literal["text", "json"] = operation("text", "text, or one JSON object per line on stderr")
 

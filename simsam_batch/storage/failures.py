@@ -41,6 +41,18 @@ class ObjectRefused(StorageError):  # noqa: N818  likewise
     """This object is not given out, and no waiting mends it: no permission, a URL that cannot be one, HTTP 451."""
 
 
+class UnusableMember(ObjectNotFound):
+    """An archive has a member of this name that cannot be had: damaged, encrypted, or packed as is not read.
+
+    Attributes:
+        kind: ``undecodable`` or ``unsupported``.
+    """
+
+    def __init__(self, message: str, kind: str) -> None:
+        super().__init__(redact(message))
+        self.kind = kind
+
+
 class HostSilentError(Exception):
     """A host has not answered for so long that it is not asked at the moment."""
 

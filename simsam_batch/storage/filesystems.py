@@ -163,7 +163,7 @@ def _s3_objects(fs: Any, path: str) -> Iterator[tuple[str, ObjectInfo]]:
         page = retried(f"list s3://{bucket}/{prefix}", call)
         for item in page.get("Contents", ()):
             if not item["Key"].endswith("/"):
-                yield f"s3://{bucket}/{item['Key']}", _info(item["Key"][len(prefix) :], item)
+                yield f"s3://{bucket}/{item['Key']}", info_of(item["Key"][len(prefix) :], item)
         if not page.get("IsTruncated"):
             return
         more = {"ContinuationToken": page["NextContinuationToken"]}
@@ -178,10 +178,11 @@ def _objects_by_folder(fs: Any, path: str, top: str) -> Iterator[tuple[str, Obje
         if info["type"] == "directory":
             yield from _objects_by_folder(fs, below, top)
         else:
-            yield fs.unstrip_protocol(info["name"]), _info(info["name"].removeprefix(top), info)
+            yield fs.unstrip_protocol(info["name"]), info_of(info["name"].removeprefix(top), info)
 
 
-def _info(name: str, info: dict[str, Any]) -> ObjectInfo:
+def info_of(name: str, info: dict[str, Any]) -> ObjectInfo:
+    """What a filesystem says about an object, by this name."""
     etag = info.get("ETag") or info.get("etag")
     times = ("LastModified", "last_modified", "mtime", "updated", "created")
     modified = next((info[key] for key in times if info.get(key)), None)

@@ -1,10 +1,12 @@
-"""Reading by URL: whole files, ranges, and what a folder holds."""
+"""Reading by URL: whole files, ranges, members of archives, and what a folder or an archive holds."""
 
 from __future__ import annotations
 
 import io
 import os
 import stat
+import threading
+from collections import OrderedDict
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -12,26 +14,45 @@ from typing import Any, BinaryIO, cast
 
 from simsam_batch.errors import StorageError
 from simsam_batch.storage import local_disk, web
-from simsam_batch.storage.failures import ObjectNotFound, reported
-from simsam_batch.storage.filesystems import ObjectInfo, filesystem, is_web, objects, read_range
+from simsam_batch.storage.archives import (
+    Member,
+    MisplacedError,
+    content_of,
+    is_archive,
+    lost,
+    members_of,
+    place_of,
+    split_member,
+)
+from simsam_batch.storage.failures import ObjectNotFound, UnusableMember, reported
+from simsam_batch.storage.filesystems import ObjectInfo, filesystem, info_of, is_web, objects, read_range
 from simsam_batch.storage.retrying import retried
-from simsam_batch.storage.urls import absolute_url, is_bucket, protocol_of, redact
+from simsam_batch.storage.urls import absolute_url, is_bucket, local_path, protocol_of, redact
 
 _BUFFER = 1 << 16
+_LOCAL_HEADERS = 1 << 12
+_REMOTE_HEADERS = 1 << 20
+"""Read at once of an archive: a tar of small images is rather read whole than by a request for each."""
+
+_ARCHIVES_HELD = 16
 
 
 def read_url(uri: str, limit: int | None = None) -> bytes:
     """The content of one file or object; may be called from many threads.
 
     Args:
-        uri: local path or URL.
+        uri: local path or URL; or ``archive.zip#folder/a.jpg``, likewise of a ``.tar``, for a member of an archive, of
+            which no more than this is read.
         limit: read at most ``limit + 1`` bytes; more than ``limit`` returned means that the object is larger.
 
     Raises:
         ObjectNotFound: nothing is there, or a directory or device.
+        UnusableMember: an archive has it, and it is damaged, encrypted, or packed as is not read.
         ObjectRefused: it is not given out, and no waiting mends it.
         StorageError: the storage did not answer, also when asked again; the read may be repeated.
     """
+    if (member := _member(uri)) is not None:
+        return _read_member(*member, limit)
     with reported("read", uri):
         if "\0" in uri:
             raise ObjectNotFound(f"cannot read {uri!r}: a name cannot hold a zero byte")
@@ -42,8 +63,9 @@ def read_url(uri: str, limit: int | None = None) -> bytes:
 
 def is_given(uri: str) -> bool:
     """Whether the storage gives the beginning of a file or object now, when it is asked once."""
+    member = _member(uri)
     try:
-        _read_once(uri, 0, although_silent=True)
+        _read_once(uri if member is None else member[0], 0, although_silent=True)
     except Exception:  # noqa: BLE001  whatever it was, it is not given
         return False
     return True
@@ -55,6 +77,106 @@ def _read_once(uri: str, limit: int | None, *, although_silent: bool = False) ->
     if limit is None:
         return read_range(uri, although_silent=although_silent)
     return read_range(uri, 0, limit + 1, although_silent=although_silent)[: limit + 1]
+
+
+def object_info(url: str) -> ObjectInfo:
+    """What a listing would say about one file or object; its ``name`` is the last part of the URL.
+
+    Raises:
+        ObjectNotFound: nothing is there, or a directory or device.
+        StorageError: the storage did not answer.
+    """
+    name = absolute_url(url).rpartition("/")[2]
+    with reported("read", url):
+        if protocol_of(url) == "file":
+            return file_info(name, retried(f"read {url}", partial(_regular_file, Path(absolute_url(url)))))
+        if is_bucket(url):
+            raise ObjectNotFound(f"cannot read {redact(url)}: it names a bucket, and no object in it")
+        fs, path = filesystem(url)
+        found = retried(f"read {url}", partial(fs.info, path))
+        if found["type"] == "directory":
+            raise ObjectNotFound(f"cannot read {redact(url)}: it is a directory, not a file")
+        return info_of(name, found)
+
+
+def _member(uri: str) -> tuple[str, str] | None:
+    """Archive and member of a URL; None where it is a plain one, or a local file has this very name."""
+    found = split_member(uri)
+    return None if found is None or (protocol_of(uri) == "file" and Path(local_path(uri)).is_file()) else found
+
+
+_indexes: OrderedDict[str, tuple[object, dict[str, Member]]] = OrderedDict()
+"""The members of the archives that were read last, with what tells one state of a local archive from another."""
+
+_indexes_lock = threading.Lock()
+
+
+def _new_lock() -> None:
+    # a forked child may inherit it locked by a thread that it does not have
+    global _indexes_lock  # noqa: PLW0603  a lock is replaced in no other way
+    _indexes_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_new_lock)
+
+
+def _index(archive: str, known: dict[str, Member] | None = None) -> dict[str, Member]:
+    """The members of an archive, listed once in a process while it stays the same; anew if it is the ``known``.
+
+    Raises:
+        ObjectNotFound: no such archive.
+        StorageError: the storage did not answer, or it is no archive or not whole (`UnusableMember`).
+    """
+    url = absolute_url(archive)
+    state: object = None
+    with reported("read", url):
+        if protocol_of(url) == "file":
+            status = retried(f"read {url}", partial(_regular_file, Path(url)))
+            state = status.st_mtime_ns, status.st_size, status.st_ino
+    with _indexes_lock:
+        held = _indexes.get(url)
+        if held is not None and held[0] == state and held[1] is not known:
+            _indexes.move_to_end(url)
+            return held[1]
+        try:
+            with open_url(url, _LOCAL_HEADERS if state else _REMOTE_HEADERS) as file:
+                members = members_of(file, url)
+        except ValueError as error:
+            mend = "To mend it: copy it again, or pack it anew as .zip or plain .tar"
+            message = f"cannot read {url}: it is no archive of its kind, or not whole: {error}. {mend}"
+            raise UnusableMember(message, "undecodable") from error
+        _indexes[url] = state, members
+        while len(_indexes) > _ARCHIVES_HELD:
+            _indexes.popitem(last=False)
+        return members
+
+
+def _read_member(archive: str, name: str, limit: int | None) -> bytes:
+    members = _index(archive)
+    try:
+        return _member_content(archive, members, name, limit)
+    except MisplacedError:
+        # of object storage nothing tells that another archive is there but its content
+        try:
+            return _member_content(archive, _index(archive, known=members), name, limit)
+        except MisplacedError as error:
+            raise lost(name, archive) from error
+
+
+def _member_content(archive: str, members: dict[str, Member], name: str, limit: int | None) -> bytes:
+    member = members.get(name)
+    if member is None:
+        raise ObjectNotFound(redact(f"cannot read {archive}#{name}: the archive has no such member"))
+    start, size = place_of(member, name, archive, limit)
+    data = read_url_range(archive, start, size)
+    content, missing = content_of(member, name, archive, data, limit)
+    if missing:
+        # extra fields that are longer than usual, or an archive that has been cut
+        data += read_url_range(archive, start + len(data), missing)
+        content, missing = content_of(member, name, archive, data, limit)
+    if missing:
+        raise MisplacedError
+    return content
 
 
 def read_url_range(url: str, start: int, size: int) -> bytes:
@@ -82,8 +204,8 @@ def _regular_file(path: Path) -> os.stat_result:
     return status
 
 
-def open_url(url: str) -> BinaryIO:
-    """A seekable binary file; on object storage every larger read is one range request.
+def open_url(url: str, buffer: int = _BUFFER) -> BinaryIO:
+    """A seekable binary file; on object storage every read larger than the buffer is one range request.
 
     What is on a web server that knows no ranges is read whole.
     """
@@ -99,7 +221,7 @@ def open_url(url: str) -> BinaryIO:
                 size = known
             else:
                 size = int(retried(f"read {url}", partial(fs.info, path))["size"])
-    return cast("BinaryIO", io.BufferedReader(_RangeReader(url, size), _BUFFER))
+    return cast("BinaryIO", io.BufferedReader(_RangeReader(url, size), buffer))
 
 
 class _RangeReader(io.RawIOBase):
@@ -142,10 +264,16 @@ class _RangeReader(io.RawIOBase):
 def walk(url: str) -> Iterator[tuple[str, ObjectInfo]]:
     """Every file below a folder as (absolute path or URL, info), streamed; names are relative to the folder.
 
+    An archive is a folder, too, and its members are what is below it.
+
     Raises:
         StorageError: the folder does not exist (on S3: nothing is below it) or cannot be listed.
     """
     url = absolute_url(url)
+    if is_archive(url) and _is_object(url):
+        for name, member in _index(url).items():
+            yield f"{url}#{name}", ObjectInfo(name, member.size, member.etag, None)
+        return
     with reported("list", url):
         if protocol_of(url) == "file":
             if not Path(url).is_dir():
@@ -158,6 +286,14 @@ def walk(url: str) -> Iterator[tuple[str, ObjectInfo]]:
             yield uri, info
         if empty:
             raise StorageError(redact(f"cannot list {url}: nothing is there. To mend it: check the URL"))
+
+
+def _is_object(url: str) -> bool:
+    try:
+        read_url(url, 0)
+    except ObjectNotFound:
+        return False
+    return True
 
 
 def file_info(name: str, status: os.stat_result | None) -> ObjectInfo:

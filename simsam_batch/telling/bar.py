@@ -1,6 +1,8 @@
-"""The bar that shows in a terminal how far a command is."""
+"""The bar that shows in a terminal or a notebook how far a command is."""
 
 from __future__ import annotations
+
+from importlib.util import find_spec
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
@@ -9,7 +11,9 @@ _RATE_OF_LAST_S = 180.0
 
 
 class Bar(Progress):
-    """A bar on standard error that is gone at its end; where no terminal can show one, nothing at all.
+    """A bar on standard error that is gone at its end; where neither a terminal nor a notebook shows one, nothing.
+
+    In a notebook it is a widget, for which ipywidgets has to be there.
 
     Args:
         columns: further ones before the time left.
@@ -26,7 +30,7 @@ class Bar(Progress):
             transient=True,
             # images and shards may take minutes each
             speed_estimate_period=_RATE_OF_LAST_S,
-            disable=disable or not console.is_interactive,
+            disable=disable or not (console.is_interactive or (console.is_jupyter and find_spec("ipywidgets"))),
         )
 
     def stop(self) -> None:

@@ -12,11 +12,13 @@ _WHY = {
     "unreadable": "gone or changed since the run read them",
     "without_map": "without a map, for probes were fitted on them",
     "not_restyled": "with nothing restyled, as their rows say",
+    "without_object": "without an object",
 }
 _MENDS = {
     "failed": "simsam retry tries failed images again; then run the same command again",
     "unreadable": "put the files back where the run read them, and run the same command again",
     "without_map": "export an image that probes were not fitted on, by a higher --limit or none",
+    "without_object": "take a lower --min-score or none, or look at the masks with --format overlay",
     "not_restyled": "restyle what is in the images, in another OUT, with other words or masks",
 }
 
@@ -39,6 +41,8 @@ def export_lines(record: Mapping[str, Any], where: str) -> list[str]:
 
 def mend_of(record: Mapping[str, Any]) -> str:
     """What to do about an export that is not complete."""
-    outcome = next(name for name in ("unreadable", "failed", "without_map", "not_restyled") if record[name])
+    outcome = next(
+        name for name in ("unreadable", "failed", "without_map", "not_restyled", "without_object") if record[name]
+    )
     what = "the export is not complete" if record["ok"] else "no image could be exported whole"
     return f"{what}. To mend it: {_MENDS[outcome]}"

@@ -335,7 +335,7 @@ def _computing(stage: OpenedStage, options: Mapping[str, Any]) -> Callable[[int]
 
     from simsam_batch.settings import FeatureSettings
     from simsam_batch.spectral.affinity import normalize_rows
-    from simsam_batch.stages.matches.described import grid_of
+    from simsam_batch.stages.matches.grids import grid_of
     from simsam_batch.workers.models import load_model
     from simsam_batch.workers.pixels import normalized, uploaded
 

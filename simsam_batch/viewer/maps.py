@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from simsam_batch.drawing.found import label_colors as label_colors_of
 from simsam_batch.drawing.labels import UNNAMED, palette
 from simsam_batch.drawing.text import Color
 from simsam_batch.regions.pixel_index import UpsampleIndex, upsample_index
 from simsam_batch.regions.run_lengths import decode
-from simsam_batch.results.label_maps import WITHOUT_MAP, cluster_count, true_class_names
+from simsam_batch.results.label_maps import WITHOUT_MAP
 from simsam_batch.results.photographs import working_size
 from simsam_batch.viewer.answers import RefusedError
 from simsam_batch.viewer.payload import row_of
@@ -99,14 +100,10 @@ def label_colors(stage: OpenedStage) -> dict[int, Color]:
 
     Clusters are 1 to their number; true classes begin at 0.
     """
-    found: dict[int, Color] = stage.once("label_colors", lambda: _label_colors(stage))
+    if stage.what is None:
+        return {}
+    found: dict[int, Color] = stage.once("label_colors", lambda: label_colors_of(stage.rows))
     return found
-
-
-def _label_colors(stage: OpenedStage) -> dict[int, Color]:
-    if stage.what is not None and stage.what.classes:
-        return dict(enumerate(palette(len(true_class_names(stage.rows.resolved)))))
-    return dict(enumerate(palette(cluster_count(stage.rows) if stage.what is not None else 0), 1))
 
 
 def colors_for(stage: OpenedStage, labels: NDArray[np.int32]) -> dict[int, Color]:

@@ -35,9 +35,6 @@ _log = logging.getLogger(__name__)
 
 _HELD_BYTES = 300_000_000
 
-FAILURE = ("status", "error_type", "error", "failed_step")
-"""Columns that say what became of a record."""
-
 
 class SettledStage(Stage, Protocol):
     """A stage whose workers are told all settings of the command."""

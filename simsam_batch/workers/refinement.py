@@ -27,7 +27,7 @@ def check_refinement(settings: Any) -> None:
     Raises:
         SettingsError: it is asked for and is not.
     """
-    if settings.refine != "none":
+    if settings.refine not in ("none", "guided"):
         load_crf()
 
 

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco
+from scipy.ndimage import binary_fill_holes
 
-from simsam_batch.regions.outlines import outline
+from simsam_batch.regions.outlines import outer_rings, outline
 
 
 def rasterised(polygon: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -62,3 +63,25 @@ def test_a_picture_of_many_parts_and_holes_at_its_own_size(scale: int) -> None:
         draw.ellipse((left, top, left + 60 * scale, top + 50 * scale), fill=number % 3 > 0)
     mask = np.asarray(picture)
     assert np.array_equal(rasterised(outline(mask), (mask.shape[0], mask.shape[1])), mask)
+
+
+@settings(max_examples=200, deadline=None)
+@given(mask=masks())
+def test_outer_rings_hold_the_mask_and_nothing_but_its_holes_beside(mask: NDArray[np.bool_]) -> None:
+    again = np.zeros_like(mask)
+    for ring in outer_rings(mask):
+        again |= rasterised(ring, (mask.shape[0], mask.shape[1]))
+    filled = binary_fill_holes(mask)
+    assert (again >= mask).all()
+    assert (again <= filled).all()
+
+
+def test_a_part_in_a_hole_has_a_ring_and_the_hole_has_none() -> None:
+    target = np.ones((9, 9), dtype=np.bool_)
+    target[2:7, 2:7] = False
+    target[4, 4] = True
+    whole, dot = ({tuple(corner) for corner in ring.tolist()} for ring in outer_rings(target))
+    assert {frozenset(whole), frozenset(dot)} == {
+        frozenset({(0, 0), (9, 0), (0, 9), (9, 9)}),
+        frozenset({(4, 4), (5, 4), (4, 5), (5, 5)}),
+    }

@@ -1,4 +1,4 @@
-"""Refinement by a dense CRF: borders go to the picture's edges, and what has no border stays."""
+"""Refinement by a guided filter or a dense CRF: borders go to the picture's edges, and what has no border stays."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from simsam_batch.errors import SettingsError
+from simsam_batch.regions.guided import GUIDED, GuidedParameters
 from simsam_batch.regions.pixel_index import upsample_index
 from simsam_batch.regions.refine import SCALED, UPSTREAM, CrfParameters, refine, shrink
 
@@ -27,8 +28,8 @@ def two_colours(height: int = 64, width: int = 80, edge: int = 37) -> np.ndarray
     return rgb
 
 
-@pytest.mark.parametrize("parameters", [SCALED, UPSTREAM])
-def test_a_border_of_patches_snaps_to_the_edge_of_the_picture(parameters: CrfParameters) -> None:
+@pytest.mark.parametrize("parameters", [GUIDED, SCALED, UPSTREAM])
+def test_a_border_of_patches_snaps_to_the_edge_of_the_picture(parameters: CrfParameters | GuidedParameters) -> None:
     rgb = two_colours(160, 208, edge=101)
     patches = np.zeros((10, 13), bool)
     # Patches of 16: the border lies at column 96, five pixels before the edge.
@@ -49,7 +50,10 @@ def test_a_map_of_pixels_and_a_map_of_patches_with_its_index_come_out_the_same()
     assert np.array_equal(refine(rgb, pixels), refine(rgb, patches, index=index))
 
 
-def test_three_regions_with_ids_beyond_a_byte_keep_their_ids_and_find_their_edges() -> None:
+@pytest.mark.parametrize("parameters", [GUIDED, SCALED])
+def test_three_regions_with_ids_beyond_a_byte_keep_their_ids_and_find_their_edges(
+    parameters: CrfParameters | GuidedParameters,
+) -> None:
     rgb = two_colours(96, 96, edge=48)
     rgb[51:] = GREEN
     labels = np.full((96, 96), 70_000, np.int32)
@@ -58,7 +62,7 @@ def test_three_regions_with_ids_beyond_a_byte_keep_their_ids_and_find_their_edge
     expected = np.full((96, 96), 70_000, np.int32)
     expected[:, 48:] = 256
     expected[51:] = -1
-    refined = refine(rgb, labels)
+    refined = refine(rgb, labels, parameters)
     assert refined.dtype == np.int32
     assert np.array_equal(refined, expected)
 
@@ -138,12 +142,13 @@ def test_shape_type_and_the_set_of_labels_survive(data: st.DataObject) -> None:
     rgb = data.draw(arrays.arrays(np.uint8, (*size, 3)))
     dtype = data.draw(st.sampled_from([np.bool_, np.uint8, np.uint16, np.int64]))
     labels = data.draw(arrays.arrays(dtype, size))
+    parameters = data.draw(st.sampled_from([GUIDED, SCALED]))
     before = labels.copy(), rgb.copy()
-    refined = refine(rgb, labels)
+    refined = refine(rgb, labels, parameters)
     assert refined.shape == labels.shape
     assert refined.dtype == labels.dtype
     assert set(refined.ravel()) <= set(labels.ravel())
-    assert np.array_equal(refined, refine(rgb, labels))
+    assert np.array_equal(refined, refine(rgb, labels, parameters))
     assert np.array_equal(labels, before[0])
     assert np.array_equal(rgb, before[1])
 
@@ -173,20 +178,24 @@ def test_the_scaled_crf_reaches_farther_in_an_enlarged_picture_and_the_published
     assert wrong["upstream", 480] > 0.05
 
 
-def test_pictures_in_any_memory_layout_are_taken() -> None:
+@pytest.mark.parametrize("parameters", [GUIDED, SCALED])
+def test_pictures_in_any_memory_layout_are_taken(parameters: CrfParameters | GuidedParameters) -> None:
     rgb, labels = two_colours(), np.zeros((64, 80), bool)
     labels[:, 32:] = True
-    expected = refine(rgb, labels)
-    assert np.array_equal(refine(np.asfortranarray(rgb), np.asfortranarray(labels)), expected)
+    expected = refine(rgb, labels, parameters)
+    assert np.array_equal(refine(np.asfortranarray(rgb), np.asfortranarray(labels), parameters), expected)
     padded = np.zeros((64, 160, 3), np.uint8)
     padded[:, ::2] = rgb
-    assert np.array_equal(refine(padded[:, ::2], labels), expected)
+    assert np.array_equal(refine(padded[:, ::2], labels, parameters), expected)
 
 
-def test_a_picture_over_the_limit_is_refined_small_and_comes_back_in_its_own_size() -> None:
+@pytest.mark.parametrize("parameters", [GUIDED, SCALED])
+def test_a_picture_over_the_limit_is_refined_small_and_comes_back_in_its_own_size(
+    parameters: CrfParameters | GuidedParameters,
+) -> None:
     rgb, labels = two_colours(320, 416, edge=202), np.full((320, 416), 300, np.int32)
     labels[:, 192:] = 7
-    refined = refine(rgb, labels, max_side=208)
+    refined = refine(rgb, labels, parameters, max_side=208)
     # Every pixel of the picture at half its size is two by two of its own; the edge at 202 is one of them.
     expected = np.full((320, 416), 300, np.int32)
     expected[:, 202:] = 7
@@ -228,5 +237,5 @@ def test_without_the_package_the_message_says_how_to_mend_it(monkeypatch: pytest
 
     monkeypatch.setattr(builtins, "__import__", absent)
     monkeypatch.delitem(sys.modules, "pydensecrf.densecrf", raising=False)
-    with pytest.raises(SettingsError, match=r"simsam-batch\[crf\].*--refine none"):
+    with pytest.raises(SettingsError, match=r"simsam-batch\[crf\].*--refine guided or none"):
         refine(np.zeros((1, 2, 3), np.uint8), np.array([[False, True]]))

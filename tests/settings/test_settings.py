@@ -188,7 +188,11 @@ def test_settings_made_in_python_are_refused_like_those_of_a_file() -> None:
         (SegmentSettings, {"kappa": 0.5, "head": "none"}, "kappa: it has no effect with head 'none'"),
         (SegmentSettings, {"tau": 0.5}, "tau: it has no effect with affinity 'cosine'"),
         (SegmentSettings, {"color": "random-walk"}, "color: it has no effect with color_weight 0.0"),
-        (SegmentSettings, {"refine_max_side": 99}, "refine_max_side: it has no effect with refine 'none'"),
+        (
+            SegmentSettings,
+            {"refine": "none", "refine_max_side": 99},
+            "refine_max_side: it has no effect with refine 'none'",
+        ),
         (SegmentSettings, {"split_regions": True}, "split_regions: it has no effect with regions -1"),
         (SemanticSettings, {"crop_size": 96}, "crop_size: it has no effect with region_feature 'patches'"),
         (HierarchySettings, {"sigma": 2.0, "tree": "split"}, "sigma: it has no effect with adjacency 'minmax'"),

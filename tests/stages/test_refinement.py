@@ -58,7 +58,7 @@ def shard_of(folder: Path, *scenes: tuple[np.ndarray, np.ndarray | None]) -> Sha
 
 
 def stage_of(*, center_crop: bool = False, **settings: Any) -> SegmentStage:
-    plain = {"backbone": "descriptors", "resize": "native", "device": "cpu", "k": 5, "epochs": 1}
+    plain = {"backbone": "descriptors", "resize": "native", "device": "cpu", "k": 5, "epochs": 1, "refine": "none"}
     chosen = resolve(SegmentSettings, plain | settings)
     truth = truth_of({}) | {"center_crop": center_crop}
     return SegmentStage(chosen, {"models": resolve_models(["backbone"], chosen), "truth": truth})
@@ -73,7 +73,7 @@ def mask_of(row: dict[str, Any]) -> np.ndarray:
     return coco.decode({"size": row["mask_rle"]["size"], "counts": row["mask_rle"]["counts"].encode()}).astype(bool)
 
 
-@pytest.mark.parametrize("refine", ["crf", "crf-upstream"])
+@pytest.mark.parametrize("refine", ["guided", "crf", "crf-upstream"])
 def test_the_row_and_the_scores_are_those_of_the_refined_mask(tmp_path: Path, refine: str) -> None:
     shard = shard_of(tmp_path, scene())
     (_, truth) = scene()
@@ -122,19 +122,21 @@ def test_only_the_central_square_is_scored_where_a_dataset_says_so(tmp_path: Pat
     assert row["iou"] > 0.98
 
 
-def test_an_image_without_an_object_stays_without_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("refine", ["guided", "crf"])
+def test_an_image_without_an_object_stays_without_one(tmp_path: Path, refine: str) -> None:
     shard = shard_of(tmp_path, (np.full((96, 96, 3), 90, np.uint8), None), (scene()[0], None))
-    rows = run_worker(stage_of(refine="crf").make_worker(lambda: None), shard).rows.to_pylist()
+    rows = run_worker(stage_of(refine=refine).make_worker(lambda: None), shard).rows.to_pylist()
     assert [row["status"] for row in rows] == ["ok", "ok"]
     assert not mask_of(rows[0]).any()
     assert mask_of(rows[1]).any()
 
 
-def test_processes_of_their_own_change_nothing_in_rows_and_sums(tmp_path: Path) -> None:
+@pytest.mark.parametrize("refine", ["guided", "crf"])
+def test_processes_of_their_own_change_nothing_in_rows_and_sums(tmp_path: Path, refine: str) -> None:
     sizes = [(160, 208), (208, 160), (160, 208), (192, 192), (208, 160), (160, 208), (160, 208)]
     shard = shard_of(tmp_path, *(scene(i, size) for i, size in enumerate(sizes)))
-    here = run_worker(stage_of(refine="crf", batch_size=2).make_worker(lambda: None), shard)
-    worker = stage_of(refine="crf", batch_size=2, refine_processes=2).make_worker(lambda: None)
+    here = run_worker(stage_of(refine=refine, batch_size=2).make_worker(lambda: None), shard)
+    worker = stage_of(refine=refine, batch_size=2, refine_processes=2).make_worker(lambda: None)
     for _ in range(2):
         there = run_worker(worker, shard)
         assert there.rows.equals(here.rows)
@@ -273,14 +275,15 @@ def test_an_attempt_that_failed_leaves_nothing_pending_to_the_next(
 
 
 @pytest.mark.slow
-def test_a_refined_run_has_the_same_digest_however_it_is_executed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("refine", ["guided", "crf"])
+def test_a_refined_run_has_the_same_digest_however_it_is_executed(tmp_path: Path, refine: str) -> None:
     shard_of(tmp_path, *(scene(i) for i in range(9)))
     for folder, pattern in (("images", "[0-9].png"), ("masks", "truth *.png")):
         (tmp_path / folder).mkdir()
         for path in tmp_path.glob(pattern):
             path.rename(tmp_path / folder / path.name.removeprefix("truth "))
     settings = ["--backbone", "descriptors", "--resize", "native", "--epochs", "1", "--k", "5", "--device", "cpu"]
-    settings += ["--truth", str(tmp_path / "masks"), "--shard-size", "3", "--refine", "crf", "--quiet"]
+    settings += ["--truth", str(tmp_path / "masks"), "--shard-size", "3", "--refine", refine, "--quiet"]
     results = []
     for name, more in (
         ("one", ["--engine", "inline"]),
@@ -309,6 +312,43 @@ def test_a_run_that_cannot_refine_ends_before_it_begins(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("spread", ["nothing", "everything", "another object"])
+def test_a_mask_that_refinement_would_make_another_one_stays_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spread: str
+) -> None:
+    shard = shard_of(tmp_path, scene())
+    (coarse,) = run_worker(stage_of().make_worker(lambda: None), shard).rows.to_pylist()
+    worker = stage_of(refine="guided", objects=2).make_worker(lambda: None)
+    found = np.full((160, 208), spread == "everything")
+    if spread == "another object":
+        found[:30] = True
+    monkeypatch.setattr(Refiner, "submit", lambda *arguments, **settings: lambda: found)
+    (row,) = run_worker(worker, shard).rows.to_pylist()
+    assert row["refined"] is False
+    same = ("mask_rle", "bbox_xyxy", "area_fraction", "iou", "accuracy", "boundary_iou", "confidence")
+    assert {name: row[name] for name in same} == {name: coarse[name] for name in same}
+    assert row["objects"][0]["mask_rle"] == coarse["mask_rle"]
+
+
+def test_masks_are_refined_without_the_extra_unless_told_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shard_of(tmp_path, (scene()[0], None))
+    monkeypatch.setitem(sys.modules, "pydensecrf", None)
+    monkeypatch.delitem(sys.modules, "pydensecrf.densecrf", raising=False)
+    out = tmp_path / "out"
+    command = ["segment", str(tmp_path), str(out), "--backbone", "descriptors", "--epochs", "1", "--engine", "inline"]
+    assert run(command) == 0
+    result = json.loads((out / "results" / "segment.json").read_text())
+    assert result["settings"]["refine"] == "guided"
+    (row,) = pq.read_table(out / "results" / "segment").to_pylist()
+    assert row["refined"]
+    capsys.readouterr()
+    # a run that was begun without is told apart, and the message says what it holds
+    assert run([*command, "--refine", "none"]) == 1
+    assert 'refine: the run in OUT has "guided", this command has "none"' in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_refinement_lifts_the_masks_of_real_photographs(test_data: Path, test_weights: Path, tmp_path: Path) -> None:
     """Every ninth of the Weizmann horses, under a network trained with labels."""
@@ -326,8 +366,11 @@ def test_refinement_lifts_the_masks_of_real_photographs(test_data: Path, test_we
         "resize": "short:384",
         "epochs": 5,
     }
-    coarse = run_worker(stage_of(**settings).make_worker(lambda: None), shard).rows["iou"].to_numpy()
-    fine = run_worker(stage_of(**settings, refine="crf").make_worker(lambda: None), shard).rows["iou"].to_numpy()
-    # Measured: .777 and .888 over these 13.
-    assert fine.mean() > 0.86
-    assert fine.mean() > coarse.mean() + 0.08
+    iou = {
+        refine: run_worker(stage_of(**settings, refine=refine).make_worker(lambda: None), shard).rows["iou"].to_numpy()
+        for refine in ("none", "guided", "crf")
+    }
+    # Measured: .777, GUIDEDFIG and .888 over these 13.
+    assert iou["guided"].mean() > iou["none"].mean() + 0.08
+    assert iou["crf"].mean() > 0.86
+    assert iou["crf"].mean() > iou["none"].mean() + 0.08

@@ -46,7 +46,8 @@ def save(folder: Path, name: str, pixels: np.ndarray) -> str:
 
 
 def worker_of(**settings: Any) -> Any:
-    chosen = resolve(SegmentSettings, {"backbone": "descriptors", "resize": "native", "device": "cpu"} | settings)
+    plain = {"backbone": "descriptors", "resize": "native", "device": "cpu", "refine": "none"}
+    chosen = resolve(SegmentSettings, plain | settings)
     return SegmentStage(chosen, {"models": resolve_models(["backbone"], chosen), "truth": truth_of({})}).make_worker(
         lambda: None
     )

@@ -8,8 +8,8 @@ from simsam_batch.catalog.datasets import ade20k, berkeley, camvid, cityscapes, 
 from simsam_batch.catalog.datasets.layout import Dataset
 from simsam_batch.catalog.datasets.pair_sets import PAIR_SETS, PairSet
 from simsam_batch.catalog.datasets.splits import read_dataset
-from simsam_batch.errors import SettingsError, StorageError, did_you_mean
-from simsam_batch.storage import absolute_url, redact, walk
+from simsam_batch.errors import SettingsError, did_you_mean
+from simsam_batch.storage import absolute_url, redact
 
 DATASETS = {
     dataset.name: dataset
@@ -63,7 +63,9 @@ def _named(images: str) -> tuple[Dataset | PairSet, str] | None:
         if not root or root.startswith("//"):
             raise SettingsError(f"{redact(images)}: a dataset is written {name}:ROOT, where ROOT is a path or URL")
         return known[name], root
-    if root.startswith("//") or _is_there(images):
+    from simsam_batch.catalog.folders import is_there
+
+    if root.startswith("//") or is_there(images):
         return None
     guess = did_you_mean(name, known, "{}:ROOT")
     raise SettingsError(
@@ -72,17 +74,8 @@ def _named(images: str) -> tuple[Dataset | PairSet, str] | None:
     )
 
 
-def _is_there(images: str) -> bool:
-    from simsam_batch.catalog.folders import is_file
-
-    try:
-        return is_file(images) or next(walk(images), None) is not None
-    except StorageError:
-        return False
-
-
 def absolute_input(images: str) -> str:
-    """What IMAGES names, the same from every working folder and without credentials; nothing is listed.
+    """What one path or dataset is, the same from every working folder and without credentials; nothing is listed.
 
     Raises:
         SettingsError: as `named_dataset`.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from simsam_batch.catalog.datasets import PairSet, pair_set
 from simsam_batch.catalog.datasets.layout import Home
+from simsam_batch.catalog.named import Images, named_paths, told_paths
 from simsam_batch.catalog.pair_records import Pair, tables_of
 from simsam_batch.catalog.pairs import files, keypoints
 from simsam_batch.catalog.pairs.keypoints import Instance, Pairing
@@ -23,7 +24,7 @@ __all__ = ["Pairing", "read_pairs"]
 
 
 def read_pairs(
-    images: str,
+    images: Images,
     *,
     pairs: Pairing = "given",
     root: str | None = None,
@@ -32,6 +33,7 @@ def read_pairs(
     keep_columns: Sequence[str] = (),
     limit: int | None = None,
     hidden: bool = False,
+    uri_column: str | None = None,
 ) -> Catalog:
     """The images and the pairs of a run: of a file of pairs, a set by name, key points, or images.
 
@@ -42,6 +44,7 @@ def read_pairs(
         root: folder that relative paths start from; that of the file if None.
         truth: of a folder or list of images, see `simsam_batch.catalog.read_catalog`.
         hidden: likewise.
+        uri_column: of a Parquet table of images, likewise.
         split: of a set by name; None for its usual one.
         keep_columns: further columns of a Parquet file of pairs to pass through.
         limit: keep only so many pairs, from the start; None for all.
@@ -52,11 +55,15 @@ def read_pairs(
     """
     notes: list[str] = []
     facts: dict[str, str] = {}
-    suffix = posixpath.splitext(images.rstrip("/"))[1].lower()
-    named = pair_set(images)
+    paths = named_paths(images)
+    images = paths[0] if len(paths) == 1 else told_paths(paths)
+    suffix = posixpath.splitext(images.rstrip("/"))[1].lower() if len(paths) == 1 else ""
+    named = pair_set(images) if len(paths) == 1 else None
     table: pa.Table | None = None
     if named is not None:
-        _refuse(images, pairs=pairs, root=root, truth=truth, hidden=hidden, keep_columns=keep_columns)
+        _refuse(
+            images, pairs=pairs, root=root, truth=truth, hidden=hidden, keep_columns=keep_columns, uri_column=uri_column
+        )
         found, split, top = _of_set(*named, split, notes)
         facts = {"name": named[0].name, "split": split, "published": named[0].published}
         uris = [(pair.source, pair.target) for pair in found]
@@ -64,11 +71,19 @@ def read_pairs(
     elif suffix in (".json", ".jsonl", ".csv", ".parquet") and (
         (given := _in_file(images, suffix, pairs, keep_columns, limit)) is not None
     ):
-        _refuse(images, split=split, truth=truth, hidden=hidden)
+        _refuse(images, split=split, truth=truth, hidden=hidden, uri_column=uri_column)
         found = given
         ids, uris = _resolved(found, root or parent_of(images), images)
     else:
-        catalog = read_catalog(images, root=root, truth=truth, split=split, keep_columns=keep_columns, hidden=hidden)
+        catalog = read_catalog(
+            paths,
+            root=root,
+            truth=truth,
+            split=split,
+            keep_columns=keep_columns,
+            hidden=hidden,
+            uri_column=uri_column,
+        )
         notes, table = catalog.notes, catalog.table
         known = dict(zip(table["image_id"].to_pylist(), table["uri"].to_pylist(), strict=True))
         found = keypoints.paired([Instance(name) for name in known], pairs, redact(images), limit)

@@ -11,14 +11,16 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from simsam_batch.regions.outlines import outer_rings
 from simsam_batch.regions.pixel_index import upsample_index
-from simsam_batch.regions.run_lengths import RunLengths, run_lengths
+from simsam_batch.regions.run_lengths import RunLengths, decode, run_lengths
 from simsam_batch.report.exports.safe_names import is_plain, safe_path
+from simsam_batch.report.exports.uris import told_uri
 from simsam_batch.results.label_maps import cluster_count, kind_of, label_map, label_names, map_rows, shown_by
 from simsam_batch.results.objects import objects_of
 from simsam_batch.results.trees import RegionTree, measured
 from simsam_batch.runs.reading import StageRows
-from simsam_batch.storage import Folder, redact
+from simsam_batch.storage import Folder
 from simsam_batch.storage.uploading import streamed, temporary_file
 
 Nodes = Literal["leaves", "all"]
@@ -35,6 +37,8 @@ def write_coco(
     *,
     nodes: Nodes = "leaves",
     min_score: float | None = None,
+    polygons: bool = False,
+    relative_uris: str | None = None,
 ) -> None:
     """Write `FILE`, image by image; memory holds one image.
 
@@ -47,6 +51,8 @@ def write_coco(
         on_image: called after each with its id and its outcome.
         nodes: of trees.
         min_score: of objects; None for all.
+        polygons: write outer rings as polygons, in which holes are filled; else masks as run lengths.
+        relative_uris: the folder that URIs are relative to; None: they are as in the run.
 
     Raises:
         RunError: rows cannot be read.
@@ -60,9 +66,11 @@ def write_coco(
         separator, number_of = b"\n", 1
         for number, row in islice(map_rows(rows), images):
             if row["status"] == "ok":
-                file.write(separator + _json(_image(number, row)))
+                file.write(separator + _json(_image(number, row, relative_uris)))
                 separator = b",\n"
                 for found in _annotations(row, rows, nodes, len(categories) - 1, min_score):
+                    if polygons:
+                        found["segmentation"] = _polygons(found["segmentation"])
                     between = b",\n" if number_of > 1 else b"\n"
                     waiting.write(between + _json({"id": number_of, "image_id": number} | found))
                     number_of += 1
@@ -77,7 +85,7 @@ def write_coco(
         file.write(b'\n],"categories":' + _json(named) + b"}\n")
 
 
-def _image(number: int, row: dict[str, Any]) -> dict[str, Any]:
+def _image(number: int, row: dict[str, Any], root: str | None) -> dict[str, Any]:
     image_id = row["image_id"]
     return {
         "id": number,
@@ -86,7 +94,7 @@ def _image(number: int, row: dict[str, Any]) -> dict[str, Any]:
         "width": row["width"],
         "height": row["height"],
         "image_id": image_id,
-        "uri": redact(row["uri"]),
+        "uri": told_uri(row["uri"], root),
     }
 
 
@@ -131,6 +139,11 @@ def _annotation(category: int, mask: RunLengths) -> dict[str, Any] | None:
     if not area:
         return None
     return {"category_id": category, "segmentation": mask, "bbox": box, "area": area, "iscrowd": 0}
+
+
+def _polygons(mask: RunLengths) -> list[list[int]]:
+    """Of every part x and y of its corners in turn."""
+    return [ring.ravel().tolist() for ring in outer_rings(decode(mask))]
 
 
 def _categories(rows: StageRows) -> list[str]:

@@ -27,7 +27,7 @@ def write_eigenvectors(rows: StageRows, to: Folder, images: int, on_image: Calla
         on_image: called after each with its id and its outcome.
 
     Raises:
-        SettingsError: the run stored no eigenvectors.
+        SettingsError: the run stored no eigenvectors, or torch is not installed.
         RunError: rows or arrays cannot be read.
         StorageError: the storage did not answer.
     """
@@ -36,6 +36,12 @@ def write_eigenvectors(rows: StageRows, to: Folder, images: int, on_image: Calla
             f"format: pth needs eigenvectors, and {rows.out.url} was computed with --eigenvectors none. To mend it: "
             "compute the images again in another OUT, with --eigenvectors fp16"
         )
+    try:
+        import torch  # noqa: F401  before anything is written
+    except ImportError as error:
+        raise SettingsError(
+            "format: pth is torch's own, and torch is not installed. To mend it: pip install torch, or take hf"
+        ) from error
 
     def content(row: Mapping[str, Any], name: str) -> bytes:
         return _file(rows, row, name.removesuffix(".pth"))

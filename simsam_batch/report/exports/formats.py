@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, get_args
 
 from simsam_batch.errors import SettingsError
 from simsam_batch.report.exports.coco import Nodes, write_coco
+from simsam_batch.report.exports.contact_sheet import write_contact_sheets
 from simsam_batch.report.exports.eigenvector_files import write_eigenvectors
 from simsam_batch.report.exports.hugging_face import write_hugging_face
 from simsam_batch.report.exports.json_lines import write_json
 from simsam_batch.report.exports.label_images import write_label_images
 from simsam_batch.report.exports.matches import write_csv, write_keypoints, write_lines
+from simsam_batch.report.exports.photographs import WITHOUT_OBJECT, write_cutouts, write_overlays
 from simsam_batch.report.exports.pictures import write_pictures
 from simsam_batch.report.exports.restyled import (
     write_restyled_hugging_face,
     write_restyled_pictures,
     write_restyled_webdataset,
 )
+from simsam_batch.report.exports.uris import check_root
 from simsam_batch.report.exports.web_dataset import write_webdataset
 from simsam_batch.report.exports.yolo import write_yolo
 from simsam_batch.results.flagged import ByFlags, rows_by_flags
@@ -32,13 +35,16 @@ from simsam_batch.runs.records import from_json, to_json
 from simsam_batch.runs.schema import SCHEMA_VERSION
 from simsam_batch.stages.kinds import Kind
 from simsam_batch.stages.registry import shown, stage_names, stages_with_matches, stages_with_pictures
-from simsam_batch.storage import Folder
+from simsam_batch.storage import Folder, redact
 
 RECORD = "export.json"
 """The file by which an export is known again."""
 
+OPTIONS = ("nodes", "min_score", "max_side", "crop", "polygons", "relative_uris")
+"""Names of what can be asked of some formats."""
+
 _SAME = ("format", "stage", "nodes", "plan", "content_digest")
-_SAME_SINCE = ("min_score", "flagged", "not_flagged", "chosen")
+_SAME_SINCE = (*OPTIONS[1:], "flagged", "not_flagged", "chosen")
 """Likewise, where an earlier release wrote nothing for what it could not leave out."""
 
 _NAMED = 5
@@ -54,8 +60,7 @@ class Format:
         write: given the rows, the folder, how many of the first rows, and what to call after each with its outcome.
         matches: the same of a stage about pairs, whose rows have matches; None where these cannot be handed on so.
         restyled: the same of a stage whose rows have restyled pictures; None likewise.
-        with_nodes: it takes ``nodes`` as well.
-        with_scores: of objects it takes ``min_score`` as well.
+        takes: names of the options that it takes as well, see `write_export`.
         of_eigenvectors: it is made of eigenvectors.
     """
 
@@ -64,8 +69,7 @@ class Format:
     write: Callable[..., None] | None
     matches: Callable[..., None] | None = None
     restyled: Callable[..., None] | None = None
-    with_nodes: bool = False
-    with_scores: bool = False
+    takes: Sequence[str] = ()
     of_eigenvectors: bool = False
 
     def fits(self, stage: str) -> bool:
@@ -90,16 +94,32 @@ class Format:
 
 _MAPS: Sequence[Kind] = get_args(Kind)
 
+_OF_KINDS: Mapping[str, tuple[Sequence[Kind], str, str]] = {
+    "nodes": (["trees"], "region trees", "nodes to choose from"),
+    "min_score": (["objects"], "objects", "scores to choose by"),
+    "polygons": (_MAPS, "masks", "outlines"),
+    "relative_uris": (_MAPS, "masks", "URIs of images"),
+}
+"""Of options that not every stage has that its format is made of: the kinds that do, and the words for them."""
+
 FORMATS = {
     "coco": Format(
         "instances in one JSON file, as COCO's; of pairs their key points",
         _MAPS,
         write_coco,
         write_keypoints,
-        with_nodes=True,
-        with_scores=True,
+        takes=("nodes", "min_score", "polygons", "relative_uris"),
+    ),
+    "contact-sheet": Format(
+        "all images small on numbered sheets and a page, with what was found in them", _MAPS, write_contact_sheets
     ),
     "csv": Format("matches of pairs, a line for each point", (), None, write_csv),
+    "cutout": Format(
+        "objects on nothing: one PNG with transparency for each image",
+        ["objects"],
+        write_cutouts,
+        takes=("max_side", "crop", "min_score"),
+    ),
     "hf": Format(
         "Parquet with images and masks, or restyled images with their texts, for Hugging Face datasets",
         _MAPS,
@@ -111,6 +131,13 @@ FORMATS = {
         ["trees"],
         write_json,
         write_lines,
+        takes=("relative_uris",),
+    ),
+    "overlay": Format(
+        "photographs with masks, labels or regions drawn over them, one JPEG for each image",
+        _MAPS,
+        write_overlays,
+        takes=("max_side",),
     ),
     "pictures": Format(
         "region trees as one PNG for each image, to look at; or restyled images",
@@ -132,7 +159,7 @@ FORMATS = {
         "images with outlines of objects as YOLO's text files, to train a detector on",
         ["objects"],
         write_yolo,
-        with_scores=True,
+        takes=("min_score",),
     ),
 }
 
@@ -174,8 +201,7 @@ def write_export(
     chosen: str,
     *,
     limit: int | None = None,
-    nodes: Nodes | None = None,
-    min_score: float | None = None,
+    options: Mapping[str, Any] | None = None,
     by_flags: ByFlags | None = None,
     on_image: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
@@ -187,8 +213,7 @@ def write_export(
             overwritten.
         chosen: name of the format.
         limit: only so many images, the first ones; None for all.
-        nodes: which nodes of trees, for a format that has ``with_nodes``; None for its own choice.
-        min_score: only objects of this score at least, for a format that has ``with_scores``; None for all.
+        options: by the names of `OPTIONS`; None, false, or one that is left out: the format's own choice.
         by_flags: only images that are flagged so, or not so; None for all.
         on_image: called with how many of how many images are done.
 
@@ -196,25 +221,17 @@ def write_export(
         What `RECORD` holds.
 
     Raises:
-        SettingsError: nothing to export, ``nodes`` or ``min_score`` for a format or stage without, or ``to`` holds
-            something else.
+        SettingsError: nothing to export, an option that the format does not take or not of this stage, or ``to``
+            holds something else.
         StorageError: the storage did not answer.
     """
     if limit is not None and limit < 1:
         raise SettingsError(f"limit: {limit} is not allowed; it is a whole number, at least 1")
     write = FORMATS[chosen].writer(rows.stage)
-    if nodes is not None:
-        what = shown(rows.stage)
-        if what is None or what.kind != "trees" or not FORMATS[chosen].with_nodes:
-            having = " | ".join(name for name, each in FORMATS.items() if each.with_nodes)
-            raise SettingsError(
-                f"nodes: only a stage with region trees as {having} has nodes to choose from. To mend it: leave it out"
-            )
-        if nodes not in get_args(Nodes):
-            raise SettingsError(f"nodes: {nodes!r} is not allowed; it is {' | '.join(get_args(Nodes))}")
-        write = partial(write, nodes=nodes)
-    if min_score is not None:
-        write = partial(write, min_score=_checked_score(min_score, rows.stage, chosen))
+    given = {name: value for name, value in (options or {}).items() if value is not None and value is not False}
+    for name, value in given.items():
+        _check_option(name, value, rows, chosen)
+    write = partial(write, **given)
     by_choice: dict[str, Any] = {"flagged": None, "not_flagged": None, "stale_flags": None, "chosen": None}
     if by_flags is not None and len(rows):
         rows, by_choice = rows_by_flags(rows, by_flags)
@@ -227,8 +244,8 @@ def write_export(
         "schema_version": SCHEMA_VERSION,
         "format": chosen,
         "stage": rows.stage,
-        "nodes": nodes,
-        "min_score": min_score,
+        **dict.fromkeys(OPTIONS),
+        **{name: redact(value) if isinstance(value, str) else value for name, value in given.items()},
         **by_choice,
         "plan": rows.plan,
         "content_digest": rows.content_digest,
@@ -236,7 +253,9 @@ def write_export(
     }
     _check_place(to, rows.out, record)
     to.replace(RECORD, to_json(record | {"complete": False}, RECORD))
-    outcomes: Counter[str] = Counter({"ok": 0, "failed": 0, "unreadable": 0, WITHOUT_MAP: 0, NOT_RESTYLED: 0})
+    outcomes: Counter[str] = Counter(
+        {"ok": 0, "failed": 0, "unreadable": 0, WITHOUT_MAP: 0, NOT_RESTYLED: 0, WITHOUT_OBJECT: 0}
+    )
     missing: list[dict[str, str]] = []
 
     def count(image_id: str, outcome: str) -> None:
@@ -253,16 +272,21 @@ def write_export(
     return record
 
 
-def _checked_score(min_score: float, stage: str, chosen: str) -> float:
-    what = shown(stage)
-    if what is None or what.kind != "objects" or not FORMATS[chosen].with_scores:
-        having = " | ".join(name for name, each in FORMATS.items() if each.with_scores)
-        raise SettingsError(
-            f"min_score: only a stage with objects as {having} has scores to choose by. To mend it: leave it out"
-        )
-    if not math.isfinite(min_score):
-        raise SettingsError(f"min_score: {min_score} is not allowed; it is a number")
-    return min_score
+def _check_option(name: str, value: Any, rows: StageRows, chosen: str) -> None:
+    """Refuse an option that the format does not take, or not of this stage, or a value that it may not have."""
+    what, having = shown(rows.stage), " | ".join(each for each, form in FORMATS.items() if name in form.takes)
+    of = _OF_KINDS.get(name)
+    if name not in FORMATS[chosen].takes or (of is not None and (what is None or what.kind not in of[0])):
+        only = f"only {having} takes it" if of is None else f"only a stage with {of[1]} as {having} has {of[2]}"
+        raise SettingsError(f"{name}: {only}. To mend it: leave it out")
+    if name == "relative_uris":
+        check_root(value, rows)
+    if name == "nodes" and value not in get_args(Nodes):
+        raise SettingsError(f"nodes: {value!r} is not allowed; it is {' | '.join(get_args(Nodes))}")
+    if name == "min_score" and not math.isfinite(value):
+        raise SettingsError(f"min_score: {value} is not allowed; it is a number")
+    if name == "max_side" and value < 1:
+        raise SettingsError(f"max_side: {value} is not allowed; it is a whole number of pixels, at least 1")
 
 
 def _check_place(to: Folder, out: Folder, record: dict[str, Any]) -> None:

@@ -7,17 +7,25 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
+from simsam_batch.report.exports.uris import told_uri
 from simsam_batch.results.label_maps import map_rows
 from simsam_batch.results.trees import RegionTree, measured
 from simsam_batch.runs.reading import StageRows
-from simsam_batch.storage import Folder, redact
+from simsam_batch.storage import Folder
 
 FILE_IMAGES = 10_000
 FILE_BYTES = 256_000_000
 """A file ends with the image that reaches one of these; memory holds one file."""
 
 
-def write_json(rows: StageRows, to: Folder, images: int, on_image: Callable[[str, str], None]) -> None:
+def write_json(
+    rows: StageRows,
+    to: Folder,
+    images: int,
+    on_image: Callable[[str, str], None],
+    *,
+    relative_uris: str | None = None,
+) -> None:
     """Write ``regions-00000.jsonl`` and so on; the same rows give the same bytes.
 
     Args:
@@ -25,6 +33,7 @@ def write_json(rows: StageRows, to: Folder, images: int, on_image: Callable[[str
         to: where the files go.
         images: how many rows, the first ones.
         on_image: called after each with its id and its outcome.
+        relative_uris: the folder that URIs are relative to; None: they are as in the run.
 
     Raises:
         RunError: rows cannot be read.
@@ -33,7 +42,7 @@ def write_json(rows: StageRows, to: Folder, images: int, on_image: Callable[[str
     lines: list[bytes] = []
     file = size = 0
     for _, row in islice(map_rows(rows), images):
-        lines.append(_line(row, rows))
+        lines.append(_line(row, rows, relative_uris))
         size += len(lines[-1])
         if len(lines) == FILE_IMAGES or size >= FILE_BYTES:
             to.replace(f"regions-{file:05d}.jsonl", b"".join(lines))
@@ -43,10 +52,10 @@ def write_json(rows: StageRows, to: Folder, images: int, on_image: Callable[[str
         to.replace(f"regions-{file:05d}.jsonl", b"".join(lines))
 
 
-def _line(row: dict[str, Any], rows: StageRows) -> bytes:
+def _line(row: dict[str, Any], rows: StageRows, root: str | None) -> bytes:
     if row["status"] == "ok":
         found = {name: row[name] for name in ("image_id", "uri", "width", "height")}
-        found |= {"uri": redact(row["uri"]), "tree": _nested(RegionTree(row, rows.settings), row["labels"])}
+        found |= {"uri": told_uri(row["uri"], root), "tree": _nested(RegionTree(row, rows.settings), row["labels"])}
     else:
         found = {name: row[name] for name in ("image_id", "status", "error_type", "error")}
     return json.dumps(found, allow_nan=False, separators=(",", ":")).encode() + b"\n"

@@ -8,11 +8,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from simsam_batch.drawing.text import Color
 from simsam_batch.report.page.album import Album, Gallery, Picture
+from simsam_batch.report.page.choice import sample
 from simsam_batch.report.page.clusters import Cluster
-from simsam_batch.report.page.pictures import CUT_OUT, Drawn
+from simsam_batch.report.page.pictures import CUT_OUT, Drawn, jpeg
 from simsam_batch.report.page.plots import Plot, over_time
 from simsam_batch.report.page.scores import Scores, scores_of, so_far
 from simsam_batch.report.page.settings import Settings, settings_of
@@ -26,6 +28,9 @@ from simsam_batch.runs.records import PUBLISH_ANEW, from_json
 from simsam_batch.stages.registry import Command, own_stages
 from simsam_batch.storage import Folder, ObjectNotFound
 from simsam_batch.telling.status import duration, noun_of
+
+LEAD = 6
+"""Pictures that a chapter begins with, at most."""
 
 _AT_ONCE = 32
 
@@ -72,6 +77,10 @@ class Chapter:
     progress: list[Progress]
     settings: Settings
     failures: list[Failures]
+    sentence: str = ""
+    lead: list[Picture] = field(default_factory=list)
+    wide: bool = False
+    all_images: list[tuple[str, str]] = field(default_factory=list)
     scores: Scores = field(default_factory=Scores)
     tables_title: str = ""
     lacking: list[tuple[str, str]] = field(default_factory=list)
@@ -128,14 +137,25 @@ class Source:
                 yield number, dict.fromkeys(columns) | row
 
     def picture(
-        self, stage: str, number: int, row: Mapping[str, Any], drawn: Drawn, alt: str, facts: Sequence[str]
+        self,
+        stage: str,
+        number: int,
+        row: Mapping[str, Any],
+        drawn: Drawn,
+        alt: str,
+        facts: Sequence[str],
+        *,
+        leads: bool = False,
     ) -> Picture:
-        """Put what was drawn of a row into the album."""
+        """Put what was drawn of a row into the album; of one that leads its chapter, the picture by itself."""
+        shown, size, name = drawn.small, drawn.size, "small"
+        if leads and drawn.alone is not None:
+            shown, size, name = jpeg(drawn.alone), drawn.alone.size, "lead"
         small, large = (
-            self.album.add(f"{stage}-{number:07d}-{name}", content)
-            for name, content in (("small", drawn.small), ("large", drawn.large))
+            self.album.add(f"{stage}-{number:07d}-{which}", content)
+            for which, content in ((name, shown), ("large", drawn.large))
         )
-        return Picture(row["image_id"], small, large, drawn.size, alt, facts, drawn.fault)
+        return Picture(row["image_id"], small, large, size, alt, facts, drawn.fault)
 
     def cut_out(self, stage: str, number: int, label: int, content: bytes, whole: Picture) -> Picture:
         """Put a region with a label into the album; it leads to the picture of the whole image."""
@@ -241,18 +261,31 @@ def numbers_of(titled: Titled) -> set[int]:
     return {number for _, numbers in titled.values() for number in numbers}
 
 
-def galleries_of(titled: Titled, pictures: Mapping[int, Picture], *, wide: bool = False) -> list[Gallery]:
-    """The galleries themselves, but for those without an image, and those that show all the images of an earlier one.
+def leading(numbers: NDArray[np.int64]) -> list[int]:
+    """The numbers of the images that a chapter begins with: a sample at random, the same one every time."""
+    return sample(numbers, LEAD)
 
-    The best of six images are the worst of them, too.
+
+def show(
+    made: Chapter, lead: Sequence[int], titled: Titled, pictures: Mapping[int, Picture], *, wide: bool = False
+) -> None:
+    """Put pictures into a chapter: those that it begins with, and galleries, so that no image is shown twice.
+
+    Args:
+        made: the chapter.
+        lead: numbers of the images that it begins with.
+        titled: the galleries in their order; what an earlier one has shown is left out of later ones.
+        pictures: by the numbers of their images.
+        wide: whether pictures take more room than usual.
     """
-    shown: list[set[int]] = [set()]
-    galleries = []
+    made.lead, made.wide = [pictures[number] for number in lead], wide
+    shown = set(lead)
     for title, (about, numbers) in titled.items():
-        if set(numbers) not in shown:
-            shown.append(set(numbers))
-            galleries.append(Gallery(title, about, [pictures[number] for number in numbers], wide))
-    return galleries
+        left = [number for number in numbers if number not in shown]
+        shown.update(left)
+        if left:
+            more = " Images that are shown above are left out." if len(left) < len(numbers) else ""
+            made.galleries.append(Gallery(title, about + more, [pictures[number] for number in left], wide))
 
 
 def dots(count: int, most: int) -> np.ndarray[Any, np.dtype[np.bool_]]:

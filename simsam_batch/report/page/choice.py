@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
 import pyarrow as pa
@@ -17,10 +17,19 @@ def sample(numbers: NDArray[np.int64], count: int) -> list[int]:
     return sorted(numbers[np.argsort(shuffled(numbers), kind="stable")[:count]].tolist())
 
 
-def at_random(numbers: NDArray[np.int64], count: int, noun: str = "image") -> dict[str, tuple[str, list[int]]]:
-    """The gallery of a sample: its title, what is to be said of it, and the numbers."""
+def at_random(
+    numbers: NDArray[np.int64], count: int, noun: str = "image", *, without: Collection[int] = ()
+) -> dict[str, tuple[str, list[int]]]:
+    """The gallery of a sample: its title, what is to be said of it, and the numbers.
+
+    Args:
+        numbers: (N,) of the images to choose from.
+        count: at most so many.
+        noun: what one of them is called.
+        without: numbers that are shown elsewhere.
+    """
     about = f"A random sample of {counted(len(numbers), noun)}, the same one every time."
-    return {"At random": (about, sample(numbers, count))}
+    return {"At random": (about, sample(numbers[~np.isin(numbers, list(without))], count))}
 
 
 def lowest(numbers: NDArray[np.int64], values: NDArray[np.float32], count: int) -> list[int]:

@@ -14,7 +14,7 @@ from simsam_batch.drawing.photograph import shown_photograph
 from simsam_batch.drawing.text import Color
 from simsam_batch.regions.run_lengths import decode
 from simsam_batch.report.page.album import Picture
-from simsam_batch.report.page.chapters import Chapter, Source, begun, galleries_of, numbers_of
+from simsam_batch.report.page.chapters import Chapter, Source, begun, leading, numbers_of, show
 from simsam_batch.report.page.choice import at_random
 from simsam_batch.report.page.pictures import LARGE, SMALL, Drawn, captioned, jpeg, stacked
 from simsam_batch.report.page.pictures import true_classes as classes_of
@@ -23,7 +23,6 @@ from simsam_batch.results.confusions import class_name
 from simsam_batch.results.label_maps import true_class_names
 from simsam_batch.results.photographs import limits_of
 from simsam_batch.runs.reading import StageRows
-from simsam_batch.stages.features.stage import FeaturesStage
 from simsam_batch.stages.registry import Command
 
 Maps = Sequence[tuple[str, Sequence[Mapping[str, Any]]]]
@@ -87,15 +86,16 @@ def fill_class_maps(
     names = true_class_names(rows.resolved)
     colors = palette(len(names))
     made.colors = [(class_name(name), color) for name, color in zip(names, colors, strict=True)]
-    titled = at_random(numbers, source.samples, noun)
-    features = StageRows(source.out, FeaturesStage.name)
-    wanted = sorted(numbers_of(titled))
+    lead = leading(numbers)
+    titled = at_random(numbers, source.samples, noun, without=lead)
+    features = StageRows(source.out, "features")
+    wanted = sorted({*lead, *numbers_of(titled)})
     own = source.rows(rows, wanted, ["image_id", "uri", "status", *columns])
     described = source.rows(features, wanted, _OF_FEATURES)
     pictures: dict[int, Picture] = {}
     for (number, row), (_, beside) in zip(own, described, strict=True):
         pictures[number] = _picture(source, rows, number, row | beside, features, maps_of(row), colors)
-    made.galleries = galleries_of(titled, pictures, wide=True)
+    show(made, lead, titled, pictures, wide=True)
 
 
 def _picture(
@@ -122,8 +122,8 @@ def _picture(
         panels += [captioned(each.resize(size, Image.Resampling.NEAREST), name) for name, each in named]
         return stacked([panels[i : i + _ABREAST] for i in range(0, len(panels), _ABREAST)])
 
-    small = beside(2 * SMALL // _ABREAST)
-    drawn = Drawn(jpeg(small), jpeg(beside(LARGE)), small.size, fault, {})
+    small, large = beside(2 * SMALL // _ABREAST), beside(LARGE)
+    drawn = Drawn(jpeg(small), jpeg(large), small.size, fault, {})
     alt = f"{row['image_id']}: the photograph; its classes by {', '.join(name for name, _ in named)}"
     return source.picture(rows.stage, number, row, drawn, alt, [])
 

@@ -14,7 +14,7 @@ from simsam_batch import __version__
 from simsam_batch.plain_text import counted
 from simsam_batch.report.page.album import Album, Gallery, Picture
 from simsam_batch.report.page.comparison_pictures import can_draw, row_to_draw, side_by_side
-from simsam_batch.report.page.write import render
+from simsam_batch.report.page.template import render
 from simsam_batch.results.comparing import Joined
 from simsam_batch.results.opening import existing_plan
 from simsam_batch.runs.plan import Plan

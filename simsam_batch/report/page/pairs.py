@@ -15,7 +15,7 @@ from simsam_batch.drawing.overlays import map_over
 from simsam_batch.drawing.photograph import shown_photograph
 from simsam_batch.plain_text import counted
 from simsam_batch.report.page.album import Picture
-from simsam_batch.report.page.chapters import Chapter, Source, begun, dots, galleries_of, numbers_of
+from simsam_batch.report.page.chapters import Chapter, Source, begun, dots, leading, numbers_of, show
 from simsam_batch.report.page.choice import at_random, highest, lowest
 from simsam_batch.report.page.pictures import Drawn, captioned, jpeg, stacked
 from simsam_batch.report.page.plots import histogram
@@ -23,8 +23,7 @@ from simsam_batch.report.page.scores import scores_of
 from simsam_batch.report.page.tables import pck_table
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.runs.schema import ARRAY_FIELDS
-from simsam_batch.stages.features.stage import FeaturesStage
-from simsam_batch.stages.matches.described import grid_of
+from simsam_batch.stages.matches.grids import grid_of
 from simsam_batch.stages.registry import Command
 
 _OWN = ["pair_id", "source_record", "target_record", "source_size", "target_size", "points", "points_scored"]
@@ -87,20 +86,21 @@ def _fill_pictures(made: Chapter, source: Source, stage: str, grids: _Grids) -> 
     scored = share[~np.isnan(share)]
     if len(scored):
         made.plots.append(histogram("Share of a pair's points that are right", "share", scored, noun="pair"))
+    lead = leading(fine)
     titled = {
-        **at_random(fine, source.samples, "pair"),
         "Best": ("Pairs with the largest share of right points.", highest(fine, share, source.samples)),
         "Worst": ("Pairs with the smallest share of right points.", lowest(fine, share, source.samples)),
         "Least sure": (
             "Pairs whose best patches are hardly better than others elsewhere.",
             lowest(fine, np.array(margins, np.float32), source.samples),
         ),
+        **at_random(fine, source.samples, "pair", without=lead),
     }
     pictures = {
         number: _picture(source, number, row, rows, grids)
-        for number, row in source.rows(rows, sorted(numbers_of(titled)), _OWN)
+        for number, row in source.rows(rows, sorted({*lead, *numbers_of(titled)}), _OWN)
     }
-    made.galleries = galleries_of(titled, pictures, wide=True)
+    show(made, lead, titled, pictures, wide=True)
     made.legend = _LEGEND
 
 
@@ -109,7 +109,7 @@ class _Grids:
 
     def __init__(self, source: Source, stages: Sequence[str]) -> None:
         self._source = source
-        self._features = StageRows(source.out, FeaturesStage.name) if FeaturesStage.name in stages else None
+        self._features = StageRows(source.out, "features") if "features" in stages else None
 
     def window(self, record: int, shape: tuple[int, ...]) -> tuple[float, float, float, float]:
         """Left, top, right and bottom of a map (Hp, Wp) of an image, as shares of its width and height."""

@@ -35,8 +35,8 @@ CUT_OUT = 144, 108
 """Width and height of a region cut out, in pixels."""
 
 _VECTORS, _ABREAST, _GAP = 6, 3, 6
-_LEVELS = 5
-"""Pictures in the row of a tree: the photograph, the first depths, the last."""
+_LEVELS = 4
+"""Depths at which a tree is shown, beside the photograph and its leaves."""
 
 _GROUND: Color = (255, 255, 255)
 
@@ -50,6 +50,7 @@ class Drawn:
         size: (width, height) of the small one.
         fault: why there is no photograph in it; None where there is.
         regions: by label a region cut out, as a JPEG file.
+        alone: what was found over the photograph, larger and with nothing beside it; None where the small one is that.
     """
 
     small: bytes
@@ -57,6 +58,7 @@ class Drawn:
     size: tuple[int, int]
     fault: str | None
     regions: dict[int, bytes]
+    alone: Image.Image | None = None
 
 
 def draw_masks(row: dict[str, Any], rows: StageRows, truth_uri: str | None) -> Drawn:
@@ -93,8 +95,9 @@ def draw_masks(row: dict[str, Any], rows: StageRows, truth_uri: str | None) -> D
     shown = _shrunk(photo, LARGE, fault)
     wide = (2 * shown.width + _GAP - 2 * _GAP) // 3
     behind = maps(wide, _VECTORS)
-    large = stacked([[shown, overlay(shown, entry)], behind[:_ABREAST], behind[_ABREAST:]])
-    return Drawn(jpeg(small), jpeg(large), small.size, fault, {})
+    alone = overlay(shown, entry)
+    large = stacked([[shown, alone], behind[:_ABREAST], behind[_ABREAST:]])
+    return Drawn(jpeg(small), jpeg(large), small.size, fault, {}, alone)
 
 
 def draw_labels(
@@ -121,7 +124,7 @@ def draw_labels(
     if truth is not None:
         panels.append(truth.resize(shown.size, Image.Resampling.NEAREST))
     large = stacked([panels[:2], panels[2:]])
-    return Drawn(jpeg(card), jpeg(large), card.size, fault, cut_outs)
+    return Drawn(jpeg(card), jpeg(large), card.size, fault, cut_outs, panels[2])
 
 
 def draw_tree(row: dict[str, Any], settings: dict[str, Any], labelled: Sequence[int]) -> Drawn:
@@ -170,15 +173,17 @@ def true_classes(
 
 
 def _levels(photo: Image.Image, owners: NDArray[np.int32], tree: RegionTree, colors: Sequence[Color]) -> Image.Image:
-    """In one row the photograph, the image cut at the first depths, and all leaves."""
+    """The photograph, the image cut at the first depths, and all leaves, three abreast."""
     deepest = max(node["depth"] for node in tree.nodes)
-    depths = [*range(1, min(_LEVELS - 1, deepest)), *([deepest] if deepest else [])]
-    width = 2 * SMALL // _LEVELS - _GAP
-    size = width, max(1, round(photo.height * width / photo.width))
+    depths = [*range(1, min(_LEVELS + 1, deepest)), *([deepest] if deepest else [])]
+    wide = 2 * SMALL // _ABREAST - _GAP
+    size = wide, max(1, round(photo.height * wide / photo.width))
     shown, near = photo.resize(size, Image.Resampling.LANCZOS), nearest(owners, (size[1], size[0]))
     trunk = np.append(nodes_at(tree, 1), -1)[near]
     cuts = [draw_level(shown, np.append(nodes_at(tree, depth), -1)[near], trunk, colors) for depth in depths]
-    return stacked([[shown, *cuts]])
+    names = ["photograph", *(f"depth {depth}" for depth in depths[:-1]), *(["leaves"] if depths else [])]
+    tiles = [captioned(tile, name) for tile, name in zip([shown, *cuts], names, strict=True)]
+    return stacked([tiles[:_ABREAST], tiles[_ABREAST:]])
 
 
 def _region_map(row: Mapping[str, Any], settings: Mapping[str, Any]) -> NDArray[np.int32]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from simsam_batch.report.page.chapters import Chapter, Source
 from simsam_batch.report.page.pairs import pairs_chapter
-from simsam_batch.stages.matches.stage import MatchesStage
 from simsam_batch.stages.registry import Command
 
 
@@ -17,4 +16,4 @@ def chapter(source: Source, command: Command, stages: Sequence[str]) -> Chapter:
         RunError: the run is damaged.
         StorageError: the storage did not answer.
     """
-    return pairs_chapter(source, command, stages, MatchesStage.name)
+    return pairs_chapter(source, command, stages, "matches")

@@ -16,7 +16,7 @@ from simsam_batch.drawing.text import EMPTY
 from simsam_batch.features.contract import MIRRORED
 from simsam_batch.plain_text import counted
 from simsam_batch.report.page.album import Picture
-from simsam_batch.report.page.chapters import Chapter, Source, begun, galleries_of, numbers_of
+from simsam_batch.report.page.chapters import Chapter, Source, begun, leading, numbers_of, show
 from simsam_batch.report.page.choice import at_random
 from simsam_batch.report.page.pictures import LARGE, SMALL, Drawn, jpeg, stacked
 from simsam_batch.report.page.plots import histogram
@@ -50,13 +50,14 @@ def chapter(source: Source, command: Command, stages: Sequence[str]) -> Chapter:
         made.plots.append(histogram("Patches of an image", "patches", patches))
         made.plots.append(histogram("Outlier tokens of an image", "outlier tokens", numbers["outlier_tokens"]))
     fine = numbers.number[numbers.ok]
-    titled = at_random(fine, source.samples)
-    held = dict(source.rows(rows, sorted(numbers_of(titled)), _COLUMNS))
+    lead = leading(fine)
+    titled = at_random(fine, source.samples, without=lead)
+    held = dict(source.rows(rows, sorted({*lead, *numbers_of(titled)}), _COLUMNS))
     name = next((n for row in held.values() for n in rows.arrays(row) if not n.startswith(_AUXILIARY)), None)
     if name is not None:
         colors = patch_colors({number: rows.arrays(row)[name] for number, row in held.items()})
         pictures = {number: _picture(source, rows, number, held[number], colors[number], name) for number in held}
-        made.galleries = galleries_of(titled, pictures)
+        show(made, lead, titled, pictures)
         made.legend = _LEGEND.format(name=name)
     return made
 

@@ -15,9 +15,10 @@ from simsam_batch.report.page.chapters import (
     Titled,
     begun,
     dots,
-    galleries_of,
+    leading,
     numbers_of,
     scores_or_so_far,
+    show,
 )
 from simsam_batch.report.page.choice import at_random, by_label, highest, lowest, middle, sample
 from simsam_batch.report.page.clusters import MOST_CLUSTERS, Cluster, clusters_of
@@ -32,7 +33,7 @@ _COLUMNS = ["image_id", "uri", "status", "error_type", "error", "width", "height
 _COLUMNS += ["patch", "superpixel_map", "leaf_masks", "nodes", "leaves", "depth", "nmcovering"]
 
 _LEGEND = (
-    "The photograph, then the image cut at depth 1, 2 and 3, and into all leaves; a region's colour is near that of "
+    "The photograph, then the image cut at depth 1 to 4, and into all leaves; a region's colour is near that of "
     "the one it is part of. Behind a picture stand all depths and the whole tree."
 )
 
@@ -66,10 +67,12 @@ def chapter(source: Source, command: Command, stages: Sequence[str]) -> Chapter:
         # label 0 stands for nodes of no cluster
         found.pop(0, None)
     shown = dict(list(found.items())[:MOST_CLUSTERS])
-    titled = _titled(source, numbers)
-    pictures, cut_outs = _drawn(source, trees, labels, titled, shown)
+    lead = leading(numbers.number[numbers.ok])
+    titled = _titled(source, numbers, lead)
+    pictures, cut_outs = _drawn(source, trees, labels, {*lead, *numbers_of(titled)}, shown)
     made.legend = _LEGEND
-    made.galleries = galleries_of(titled, pictures, wide=True)
+    made.sentence = _sentence(numbers)
+    show(made, lead, titled, pictures, wide=True)
     nodes = (source.metrics("labels") or {}).get("nodes_by_label", {})
     for label, (images, chosen) in shown.items():
         how_many = counted(nodes[str(label)], "node") if str(label) in nodes else "Nodes"
@@ -80,16 +83,26 @@ def chapter(source: Source, command: Command, stages: Sequence[str]) -> Chapter:
     return made
 
 
-def _titled(source: Source, numbers: Scalars) -> Titled:
+def _sentence(numbers: Scalars) -> str:
+    """What was made, and how good it is."""
+    covering, what = numbers["nmcovering"], f"Region trees of {counted(int(numbers.ok.sum()), 'image')}"
+    if numbers.ok.any():
+        what += f", with {counted(int(np.nanmedian(numbers['leaves'])), 'leaf', 'leaves')} in the median"
+    if np.isfinite(covering).any():
+        return f"{what}: their nodes cover the truth to {np.nanmean(covering):.2f} in the mean (NMCovering)."
+    return f"{what}; there was no truth to compare them with."
+
+
+def _titled(source: Source, numbers: Scalars, lead: Sequence[int]) -> Titled:
     count, number, covering = source.samples, numbers.number, numbers["nmcovering"]
     fine, bad = number[numbers.ok], number[numbers["leaves"] == 1]
     scored = counted(int(np.isfinite(covering).sum()), "scored image")
     return {
         "Best": (f"The highest NMCovering of {scored}.", highest(number, covering, count)),
-        "Median": (f"Around the median NMCovering of {scored}.", middle(number, covering, count)),
         "Worst": (f"The lowest NMCovering of {scored}, the lowest first.", lowest(number, covering, count)),
         "Not divided": (f"Trees of one node: a sample of {counted(len(bad), 'such image')}.", sample(bad, count)),
-        **at_random(fine, count),
+        "Median": (f"Around the median NMCovering of {scored}.", middle(number, covering, count)),
+        **at_random(fine, count, without=lead),
     }
 
 
@@ -97,7 +110,7 @@ def _drawn(
     source: Source,
     trees: StageRows,
     labels: StageRows | None,
-    titled: Titled,
+    pictured: set[int],
     shown: Mapping[int, tuple[int, Sequence[int]]],
 ) -> tuple[dict[int, Picture], dict[tuple[int, int], Picture]]:
     """Pictures by the number of their row, and regions cut out by number and label."""
@@ -105,7 +118,7 @@ def _drawn(
     for label, (_, chosen) in shown.items():
         for number in chosen:
             of_row.setdefault(number, []).append(label)
-    wanted = sorted(numbers_of(titled) | of_row.keys())
+    wanted = sorted(pictured | of_row.keys())
     labelled = set() if labels is None else set(labels.spread(len(labels)))
     held: dict[int, Any] = {}
     if labels is not None:

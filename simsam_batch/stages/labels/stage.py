@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from simsam_batch.regions import codebook
 from simsam_batch.runs.committed import CommittedShard
-from simsam_batch.runs.schema import Needs, Shard
+from simsam_batch.runs.schema import FAILURE, Needs, Shard
 from simsam_batch.settings import ClusterSettings
 from simsam_batch.stages.base import CommandStage
 from simsam_batch.stages.clusters.stage import NodeClustersStage, codebooks, prototypes_of
 from simsam_batch.stages.labels.rows import LABELS_FIELDS, LabelsFold
-from simsam_batch.workers.records import FAILURE, EarlierStage, Item, RecordWorker, Results, Row
+from simsam_batch.workers.records import EarlierStage, Item, RecordWorker, Results, Row
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from simsam_batch.runs.plan import ids_of, load_plan
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.runs.schema import ARRAY_FIELDS, IMAGE
 from simsam_batch.stages.features.stage import FeaturesStage, complete_blocks
+from simsam_batch.stages.matches.grids import grid_of
 from simsam_batch.storage import Folder
 from simsam_batch.workers.models import DIFFUSION
 
@@ -234,15 +235,3 @@ def descriptors_of(
     if not context:
         return unit(features)
     return with_context_mirrored(features) if mirrored else with_context(features)
-
-
-def grid_of(row: Mapping[str, int], resize: images.Resize) -> PatchGrid:
-    """The patches of an image, as its row of the stage ``features`` has them."""
-    size = row["height"], row["width"]
-    return PatchGrid(
-        size,
-        images.resized_size(size, resize),
-        images.crop_corner(size, resize),
-        row["patch"],
-        (row["grid_h"], row["grid_w"]),
-    )

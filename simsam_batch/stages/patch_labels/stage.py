@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from simsam_batch import images
 from simsam_batch.regions import pixel_index
-from simsam_batch.runs.schema import Needs, Shard
+from simsam_batch.runs.schema import FAILURE, Needs, Shard
 from simsam_batch.settings import TrueClasses
 from simsam_batch.stages.base import CommandStage
 from simsam_batch.stages.features.stage import FeaturesStage
 from simsam_batch.stages.patch_labels.canvas import UNCOUNTED, Canvas, canvas_of, truth_on
 from simsam_batch.stages.patch_labels.rows import PATCH_LABELS_FIELDS, PatchLabelsFold
 from simsam_batch.stages.patch_labels.settings import LabelledSettings, ScoredPixels
-from simsam_batch.workers.records import FAILURE, EarlierStage, Item, RecordWorker, Results, Row
+from simsam_batch.workers.records import EarlierStage, Item, RecordWorker, Results, Row
 from simsam_batch.workers.truth import TruthReader
 
 LABELS, VOID = "labels", "void"

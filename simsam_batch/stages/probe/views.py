@@ -15,12 +15,9 @@ from simsam_batch.report.page.tables import class_table, difference_table, probe
 from simsam_batch.results.confusions import Confusion, best_table, class_name, confusion_of
 from simsam_batch.results.label_maps import true_class_names
 from simsam_batch.runs.reading import StageRows
-from simsam_batch.stages.patch_labels.stage import PatchLabelsStage
 from simsam_batch.stages.probe_maps.rows import REFERENCES
-from simsam_batch.stages.probe_maps.stage import ProbeMapsStage
-from simsam_batch.stages.probe_table.stage import ProbeTableStage
 from simsam_batch.stages.registry import Command
-from simsam_batch.stages.subsets.stage import VAL, SubsetsStage
+from simsam_batch.stages.subsets.rows import VAL
 from simsam_batch.telling.metrics import line_name
 
 _LEGEND = "The label maps are of each probe with most of the labels, of the first feature set. White does not count."
@@ -34,25 +31,25 @@ def chapter(source: Source, command: Command, stages: Sequence[str]) -> Chapter:
         StorageError: the storage did not answer.
     """
     made, _ = begun(source, command, stages)
-    if SubsetsStage.name in stages:
+    if "subsets" in stages:
         made.lacking = _lacking(source)
-    metrics = source.metrics(ProbeTableStage.name)
+    metrics = source.metrics("probe-table")
     if metrics is not None:
-        _fill_tables(made, metrics, StageRows(source.out, ProbeTableStage.name))
-    if ProbeMapsStage.name in stages:
+        _fill_tables(made, metrics, StageRows(source.out, "probe-table"))
+    if "probe-maps" in stages:
         _fill_pictures(made, source)
     return made
 
 
 def _lacking(source: Source) -> list[tuple[str, str]]:
     """The shares of the labels that lack classes, and which."""
-    named = StageRows(source.out, PatchLabelsStage.name).resolved["truth"]["classes"]
+    named = StageRows(source.out, "patch-labels").resolved["truth"]["classes"]
     return [
         (
-            f"{row[SubsetsStage.unit]}, {counted(row['images'], 'image')}",
+            f"{row['subset']}, {counted(row['images'], 'image')}",
             ", ".join(class_name(str(each) if named is None else named[each]) for each in row["absent"]),
         )
-        for _, row in StageRows(source.out, SubsetsStage.name).each([SubsetsStage.unit, "images", "absent"])
+        for _, row in StageRows(source.out, "subsets").each(["subset", "images", "absent"])
         if row["absent"]
     ]
 
@@ -92,7 +89,7 @@ def _best_of_each_probe(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _fill_pictures(made: Chapter, source: Source) -> None:
-    rows = StageRows(source.out, ProbeMapsStage.name)
+    rows = StageRows(source.out, "probe-maps")
     fine = np.array([number for number, row in rows.each(["side"]) if row["side"] == VAL], np.int64)
     fill_class_maps(
         made,
@@ -104,7 +101,7 @@ def _fill_pictures(made: Chapter, source: Source) -> None:
         lambda row: [(each["probe"], each["segments"]) for each in row["maps"] or ()],
     )
     made.legend = _LEGEND
-    metrics = source.metrics(ProbeMapsStage.name)
+    metrics = source.metrics("probe-maps")
     if metrics is not None and metrics["confusions"]:
         named = rows.resolved["truth"]["classes"]
         made.confusion = _confusion(metrics["confusions"], true_class_names(rows.resolved), named)

@@ -7,7 +7,6 @@ from typing import Any
 
 from simsam_batch.report.page.chapters import Chapter, Source
 from simsam_batch.report.page.class_maps import Maps, class_maps_chapter
-from simsam_batch.stages.probe_apply.stage import ProbeApplyStage
 from simsam_batch.stages.registry import Command
 
 
@@ -18,7 +17,7 @@ def chapter(source: Source, command: Command, stages: Sequence[str]) -> Chapter:
         RunError: the run is damaged.
         StorageError: the storage did not answer.
     """
-    made, rows = class_maps_chapter(source, command, stages, ProbeApplyStage.name, ["shown", "segments"], _maps_of)
+    made, rows = class_maps_chapter(source, command, stages, "probe-apply", ["shown", "segments"], _maps_of)
     if rows is not None:
         made.legend = "The label maps are of the applied probe. White does not count."
     return made

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from simsam_batch import images
 from simsam_batch.regions import pixel_index
 from simsam_batch.runs.committed import CommittedShard
-from simsam_batch.runs.schema import Shard, ShardOutput
+from simsam_batch.runs.schema import FAILURE, Shard, ShardOutput
 from simsam_batch.scores.confusion import as_counts, confusion
 from simsam_batch.scores.probing import class_counts
 from simsam_batch.stages.features.stage import FeaturesStage
@@ -27,9 +27,10 @@ from simsam_batch.stages.probe_maps.fitted import FittedProbes
 from simsam_batch.stages.probe_maps.pixels import Pixels
 from simsam_batch.stages.probe_maps.rows import COUNTS, REFERENCES, ProbeMapsFold
 from simsam_batch.stages.segments import segments_of
-from simsam_batch.stages.subsets.stage import TRAIN, VAL, Subsets
+from simsam_batch.stages.subsets.rows import TRAIN, VAL
+from simsam_batch.stages.subsets.stage import Subsets
 from simsam_batch.workers.models import compute_device
-from simsam_batch.workers.records import FAILURE, EarlierStage, Item, RecordWorker, Results, Row, SettledStage
+from simsam_batch.workers.records import EarlierStage, Item, RecordWorker, Results, Row, SettledStage
 
 _PATCHES_AT_ONCE = 16_384
 _SCORES_BYTES = 500_000_000

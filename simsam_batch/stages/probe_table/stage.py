@@ -26,7 +26,7 @@ from simsam_batch.stages.probe_maps.rows import COUNTS, REFERENCES
 from simsam_batch.stages.probe_maps.settings import ProbeMapsSettings
 from simsam_batch.stages.probe_maps.stage import ProbeMapsStage
 from simsam_batch.stages.probe_table.rows import PROBE_TABLE_FIELDS, ProbeTableFold
-from simsam_batch.stages.subsets.stage import VAL
+from simsam_batch.stages.subsets.rows import VAL
 from simsam_batch.storage import Folder, read_ahead
 from simsam_batch.workers.records import Item, RecordWorker, Results, Row, failed
 

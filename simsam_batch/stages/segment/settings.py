@@ -72,7 +72,7 @@ class Objects(Component, title="Objects"):
     )
 
 
-_CUT: Mapping[str, Any] = {"cut": "fixed", "threshold": "zero", "side": "smaller"}
+_CUT: Mapping[str, Any] = {"refine": "none", "cut": "fixed", "threshold": "zero", "side": "smaller"}
 _CUT_OF: Mapping[str, Mapping[str, Any]] = {
     "tokencut": {"threshold": "mean", "side": "largest-entry", "component": "peak"}
 }
@@ -87,6 +87,12 @@ class SegmentSettings(Objects, Mask, RepeatedHead, RegionsBeside, StoredEigenvec
     """Settings of ``simsam segment``: one object mask and K eigenvectors for each image."""
 
     presets: ClassVar = PRESETS
+
+    refine: Literal["none", "guided", "crf", "crf-upstream"] = result(
+        "guided",
+        "guided: masks follow edges near their borders, by a guided filter; crf: by a dense CRF, which needs an extra; "
+        "crf-upstream: with the published energy; none: masks of the cells of patches",
+    )
 
     @model_validator(mode="after")
     def _repeats_are_comparable(self) -> Self:

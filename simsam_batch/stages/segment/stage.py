@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from simsam_batch import images
 from simsam_batch.catalog import center_crops, truth_kind
 from simsam_batch.regions import boxes, pixel_index
-from simsam_batch.regions.refine import CRF
+from simsam_batch.regions.refine import REFINEMENTS
 from simsam_batch.regions.run_lengths import run_lengths
 from simsam_batch.runs.plan import Plan
 from simsam_batch.scores import overlap
@@ -48,6 +48,9 @@ from simsam_batch.workers.seeds import image_seed
 from simsam_batch.workers.truth import TruthReader
 
 _WORTH_SAYING = 1e9
+
+_Refined = tuple[NDArray[np.bool_], bool]
+"""A mask (H, W), and whether it is a refined one."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,17 @@ class _Truth:
         return packed_cells(mask, (index[0][self.rows], index[1][self.columns])), self.pixels
 
 
+def _same_object(refined: NDArray[np.bool_], drawn: NDArray[np.bool_]) -> bool:
+    """Whether a refined mask (H, W) is still of the object: neither gone, nor everything, nor less than half alike.
+
+    Half alike is an IoU of 1/2, as between the cuts of different objects.
+    """
+    if not drawn.any() or drawn.all():
+        return True
+    both, either = np.count_nonzero(refined & drawn), np.count_nonzero(refined | drawn)
+    return bool(2 * both >= either and not refined.all())
+
+
 class SegmentWorker(ImageWorker[Segmented]):
     """Segments batches of images, and scores the masks of those that have a truth."""
 
@@ -170,25 +184,51 @@ class SegmentWorker(ImageWorker[Segmented]):
             objects = None if found.object_masks is None else [mask.numpy() for mask in found.object_masks[i]]
             return self._row(loaded, found, i, found.masks[i].numpy(), objects, index)
         index = self._index(image, (loaded.picture.shape[0], loaded.picture.shape[1]))
-        submit = partial(self._refiner.submit, loaded.picture, index=index, parameters=CRF[self._options.refine])
-        several = None if found.object_wide is None else [submit(wide.numpy()) for wide in found.object_wide[i]]
-        return partial(self._refined_row, loaded, found, i, submit(found.wide[i].numpy()), several)
+        refined = partial(self._refined, loaded.picture, index)
+        several = None
+        if found.object_masks is not None and found.object_wide is not None:
+            pairs = zip(found.object_masks[i], found.object_wide[i], strict=True)
+            several = [refined(mask.numpy(), wide.numpy()) for mask, wide in pairs]
+        return partial(
+            self._refined_row, loaded, found, i, refined(found.masks[i].numpy(), found.wide[i].numpy()), several
+        )
+
+    def _refined(
+        self,
+        picture: NDArray[np.uint8],
+        index: pixel_index.UpsampleIndex,
+        mask: NDArray[np.bool_],
+        wide: NDArray[np.bool_],
+    ) -> Callable[[], _Refined]:
+        """Begin to refine a mask; what a guided filter makes another object stays as it was, see `_same_object`."""
+        assert self._refiner is not None  # noqa: S101  there, or nothing is refined
+        method = self._options.refine
+        waiting = self._refiner.submit(picture, wide, index=index, parameters=REFINEMENTS[method])
+
+        def settled() -> _Refined:
+            refined: NDArray[np.bool_] = waiting()
+            drawn = mask[np.ix_(*index)]
+            if method == "guided" and not _same_object(refined, drawn):
+                return drawn, False
+            return refined, True
+
+        return settled
 
     def _refined_row(
         self,
         loaded: Loaded,
         found: Segmented,
         i: int,
-        refined: Callable[[], NDArray[np.bool_]],
-        several: list[Callable[[], NDArray[np.bool_]]] | None,
+        refined: Callable[[], _Refined],
+        several: list[Callable[[], _Refined]] | None,
     ) -> Row:
         with self.timer.on_host("refine"):
-            mask = refined()
-            objects = None if several is None else [each() for each in several]
+            mask, succeeded = refined()
+            objects = None if several is None else [each()[0] for each in several]
         with self.timer.on_host("encode"):
             size = mask.shape[0], mask.shape[1]
             index = pixel_index.upsample_index(size, 1, size, loaded.image.full_size)
-            return self._row(loaded, found, i, mask, objects, index)
+            return self._row(loaded, found, i, mask, objects, index, refined=succeeded)
 
     def _row(
         self,
@@ -198,6 +238,8 @@ class SegmentWorker(ImageWorker[Segmented]):
         mask: NDArray[np.bool_],
         objects: list[NDArray[np.bool_]] | None,
         index: pixel_index.UpsampleIndex,
+        *,
+        refined: bool = False,
     ) -> Row:
         """Of an image whose final masks are these, on cells that ``index`` finds for each pixel of the image."""
         pixels = pixel_index.patch_pixels((mask.shape[0], mask.shape[1]), index)
@@ -223,7 +265,7 @@ class SegmentWorker(ImageWorker[Segmented]):
             **found.cut_columns(i),
             "confidence": float(found.confidence[i]),
             "degenerate": degenerate,
-            "refined": self._refiner is not None,
+            "refined": refined,
             "truth_error": loaded.truth_error,
         }
         if objects is not None and found.object_scores is not None:

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from simsam_batch.drawing.overlays import BOX, MASK, NEGATIVE, POSITIVE, TRUTH
 from simsam_batch.plain_text import counted
-from simsam_batch.report.page.album import Gallery, Picture
-from simsam_batch.report.page.chapters import Chapter, Source, begun, dots, galleries_of, numbers_of, scores_or_so_far
+from simsam_batch.report.page.album import Picture
+from simsam_batch.report.page.chapters import Chapter, Source, begun, dots, leading, numbers_of, scores_or_so_far, show
 from simsam_batch.report.page.choice import at_random, highest, lowest, middle, sample
 from simsam_batch.report.page.pictures import draw_masks
 from simsam_batch.report.page.plots import MOST_DOTS, histogram, scatter
@@ -22,9 +23,7 @@ _COLUMNS = ["image_id", "uri", "status", "error", "width", "height", "content_sh
 _COLUMNS += ["mask_rle", "bbox_xyxy", "area_fraction", "confidence", "degenerate", "iou", "truth_error"]
 _COLUMNS += ["arrays_path", "arrays_member", "objects"]
 _LEGEND = (
-    "The mask is blue, its box white, the outline of the truth yellow; of several objects each has a colour of its "
-    "own, the surest is blue; below stand the first eigenvectors after the "
-    "constant one, blue where they are negative and orange where positive."
+    "Of several objects each has a colour of its own. Below a mask stand the first eigenvectors after the constant one."
 )
 
 
@@ -60,30 +59,46 @@ def chapter(source: Source, command: Command, stages: Sequence[str]) -> Chapter:
         if np.isfinite(numbers[column]).any()
     ]
     made.legend = _LEGEND
-    made.galleries = _galleries(source, rows, numbers)
+    made.colors = [("mask", MASK), ("its box", BOX)]
+    made.colors += [("outline of the truth", TRUTH)] if scored else []
+    made.colors += [("eigenvector below zero", NEGATIVE), ("eigenvector above zero", POSITIVE)]
+    made.sentence = _sentence(numbers)
+    _fill_pictures(made, source, rows, numbers)
     return made
 
 
-def _galleries(source: Source, rows: StageRows, numbers: Scalars) -> list[Gallery]:
+def _sentence(numbers: Scalars) -> str:
+    """What was made, and how good or how sure it is."""
+    iou, sure = numbers["iou"], numbers["confidence"]
+    what = f"Object masks of {counted(int(numbers.ok.sum()), 'image')}"
+    if np.isfinite(iou).any():
+        return f"{what}: a mean overlap with the truth of {np.nanmean(iou):.2f} (IoU)."
+    if np.isfinite(sure).any():
+        return f"{what}: a median confidence of {np.nanmedian(sure):.2f}; there was no truth to compare them with."
+    return f"{what}; there was no truth to compare them with."
+
+
+def _fill_pictures(made: Chapter, source: Source, rows: StageRows, numbers: Scalars) -> None:
     count, number = source.samples, numbers.number
     iou, sure = numbers["iou"], np.where(numbers.ok, numbers["confidence"], np.nan)
     good, bad = number[numbers.ok], number[numbers["degenerate"] == 1]
     scored, fine = counted(int(np.isfinite(iou).sum()), "scored image"), counted(len(good), "image")
     such = f"a sample of {counted(len(bad), 'such image')}"
+    lead = leading(good)
     titled = {
         "Best": (f"The highest IoU of {scored}.", highest(number, iou, count)),
-        "Median": (f"Around the median IoU of {scored}.", middle(number, iou, count)),
         "Worst": (f"The lowest IoU of {scored}, the lowest first.", lowest(number, iou, count)),
-        "Least confident": (f"The lowest confidence of {fine}.", lowest(number, sure, count)),
         "Degenerate": (f"No second eigenvector stands out, so that the mask is empty: {such}.", sample(bad, count)),
-        **at_random(good, count),
+        "Least confident": (f"The lowest confidence of {fine}.", lowest(number, sure, count)),
+        "Median": (f"Around the median IoU of {scored}.", middle(number, iou, count)),
+        **at_random(good, count, without=lead),
     }
-    wanted = sorted(numbers_of(titled))
-    drawn = {each: _picture(source, rows, each, row) for each, row in source.rows(rows, wanted, _COLUMNS)}
-    return galleries_of(titled, drawn)
+    wanted = source.rows(rows, sorted({*lead, *numbers_of(titled)}), _COLUMNS)
+    drawn = {each: _picture(source, rows, each, row, leads=each in lead) for each, row in wanted}
+    show(made, lead, titled, drawn)
 
 
-def _picture(source: Source, rows: StageRows, number: int, row: dict[str, Any]) -> Picture:
+def _picture(source: Source, rows: StageRows, number: int, row: dict[str, Any], *, leads: bool) -> Picture:
     drawn = draw_masks(row, rows, source.truth_uri(number))
     facts = [] if row["iou"] is None else [f"IoU {row['iou']:.3f}"]
     facts += [] if row["confidence"] is None else [f"confidence {row['confidence']:.2f}"]
@@ -93,5 +108,5 @@ def _picture(source: Source, rows: StageRows, number: int, row: dict[str, Any]) 
     area = "" if row["area_fraction"] is None else f", {100 * row['area_fraction']:.0f} % of the picture"
     truth = "" if row["iou"] is None else f", IoU {row['iou']:.2f} with the truth"
     what = "object mask" if several is None else counted(len(several), "object")
-    alt = f"{row['image_id']}: {what}{area}{truth}; below it the first eigenvectors"
-    return source.picture("segment", number, row, drawn, alt, facts)
+    alt = f"{row['image_id']}: {what}{area}{truth}{'' if leads else '; below it the first eigenvectors'}"
+    return source.picture("segment", number, row, drawn, alt, facts, leads=leads)

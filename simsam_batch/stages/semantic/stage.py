@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from simsam_batch import images
 from simsam_batch.errors import ImageError
 from simsam_batch.regions import codebook, pixel_index
-from simsam_batch.regions.refine import CRF, shrink
+from simsam_batch.regions.refine import REFINEMENTS, shrink
 from simsam_batch.runs.committed import CommittedShard
-from simsam_batch.runs.schema import Needs, Shard
+from simsam_batch.runs.schema import FAILURE, Needs, Shard
 from simsam_batch.scores.semantic import SemanticScores
 from simsam_batch.settings import Refinement, TrueClasses
 from simsam_batch.stages.base import CommandStage
@@ -34,7 +34,7 @@ from simsam_batch.stages.semantic.settings import LabelScoring, SemanticSettings
 from simsam_batch.stages.steps import Job, Stages, Steps
 from simsam_batch.stages.true_classes import names_of, read_class_names, truth_of
 from simsam_batch.workers.models import DESCRIPTORS as WITHOUT_NETWORK
-from simsam_batch.workers.records import FAILURE, EarlierStage, Item, RecordWorker, Results, Row
+from simsam_batch.workers.records import EarlierStage, Item, RecordWorker, Results, Row
 from simsam_batch.workers.refinement import check_refinement, make_refiner
 from simsam_batch.workers.truth import TruthReader
 
@@ -171,7 +171,7 @@ class SemanticWorker(RecordWorker[_Loaded | None]):
         picture = shrink(decoded.rgb, self._options.refine_max_side)
         cells = picture.shape[0], picture.shape[1]
         index = pixel_index.upsample_index(grid, found["patch"], working, cells)
-        parameters = CRF[self._options.refine]
+        parameters = REFINEMENTS[self._options.refine]
         waiting = [self._refiner.submit(picture, labels, index=index, parameters=parameters) for labels in maps]
         return [refined() for refined in waiting], pixel_index.upsample_index(cells, 1, cells, size)
 

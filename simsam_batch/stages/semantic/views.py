@@ -11,7 +11,7 @@ from simsam_batch.drawing.labels import UNNAMED, palette
 from simsam_batch.drawing.text import Color
 from simsam_batch.plain_text import counted
 from simsam_batch.report.page.album import Picture
-from simsam_batch.report.page.chapters import Chapter, Source, begun, galleries_of, numbers_of
+from simsam_batch.report.page.chapters import Chapter, Source, begun, leading, numbers_of, show
 from simsam_batch.report.page.choice import at_random, by_label, sample
 from simsam_batch.report.page.clusters import MOST_CLUSTERS, Cluster, clusters_of
 from simsam_batch.report.page.pictures import Drawn, draw_labels, true_classes
@@ -60,21 +60,35 @@ def chapter(source: Source, command: Command, stages: Sequence[str]) -> Chapter:
         found = by_label(tables_of(maps.labelled, source.plan, ["labels"]), source.samples)
         made.confusion = confusion_of(works["semantic"].confusion, maps.classes, maps.stands_for)
     fine, bad = numbers.number[numbers.ok], numbers.number[numbers["degenerate"] == 1]
+    lead = leading(fine)
     titled = {
-        **at_random(fine, source.samples),
         "Degenerate": (
             f"No second eigenvector stands out: a sample of {counted(len(bad), 'such image')}.",
             sample(bad, source.samples),
         ),
+        **at_random(fine, source.samples, without=lead),
     }
     shown = dict(list(found.items())[:MOST_CLUSTERS])
-    wanted = numbers_of(titled).union(*(numbers for _, numbers in shown.values()))
-    pictures, cut_outs = maps.drawn(sorted(wanted))
+    wanted = numbers_of(titled).union(lead, *(numbers for _, numbers in shown.values()))
+    pictures, cut_outs = maps.drawn(sorted(wanted), lead)
     made.legend = _LEGEND
-    made.galleries = galleries_of(titled, pictures)
+    made.sentence = _sentence(len(fine), maps, metrics)
+    made.colors = [(f"label {maps.name(label)}", maps.colors.get(label, UNNAMED)) for label in shown]
+    show(made, lead, titled, pictures)
     made.clusters = _clusters(maps, shown, cut_outs, metrics)
     made.clusters_note = clusters_of(len(found), maps.fitted_on)
     return made
+
+
+def _sentence(images: int, maps: _Maps, metrics: Mapping[str, Any] | None) -> str:
+    """What was made, and how good it is."""
+    if maps.labelled is None:
+        return f"Regions of {counted(images, 'image')}, which have no labels yet."
+    what = f"Label maps of {counted(images, 'image')}, with {counted(len(maps.colors), 'label')} in all"
+    overlap = (metrics or {}).get("miou_over_classes")
+    if overlap is not None:
+        return f"{what}: a mean overlap with the true classes of {overlap:.2f} (mIoU)."
+    return f"{what}; there was no truth to compare them with."
 
 
 class _Maps:
@@ -101,13 +115,15 @@ class _Maps:
         count = 0 if self.labelled is None else cluster_count(self.labelled)
         self.colors = dict(enumerate(palette(count), 1))
 
-    def drawn(self, numbers: list[int]) -> tuple[dict[int, Picture], dict[tuple[int, int], Picture]]:
+    def drawn(
+        self, numbers: list[int], lead: Sequence[int]
+    ) -> tuple[dict[int, Picture], dict[tuple[int, int], Picture]]:
         """Pictures by the number of their row, and regions cut out by number and label."""
         pictures: dict[int, Picture] = {}
         cut_outs: dict[tuple[int, int], Picture] = {}
         for number, row in self._rows(numbers):
             drawn = draw_labels(row, self._regions.settings, self._colors_for(row), self._true(number, row))
-            pictures[number] = picture = self._picture(number, row, drawn)
+            pictures[number] = picture = self._picture(number, row, drawn, leads=number in lead)
             for label, content in drawn.regions.items():
                 cut_outs[number, label] = self._source.cut_out("semantic", number, label, content, picture)
         return pictures, cut_outs
@@ -133,7 +149,7 @@ class _Maps:
         colors = {place: self.colors.get(matched.get(name, -1), UNNAMED) for place, name in enumerate(self.classes)}
         return true_classes(uri, limits_of(self._regions.settings, row), row, self._truth, colors)
 
-    def _picture(self, number: int, row: dict[str, Any], drawn: Drawn) -> Picture:
+    def _picture(self, number: int, row: dict[str, Any], drawn: Drawn, *, leads: bool) -> Picture:
         regions = counted(row["region_count"], "region")
         facts = [regions]
         alt = f"{row['image_id']}: the borders of its {regions}"
@@ -141,7 +157,7 @@ class _Maps:
             facts.append(counted(len(row["labels"]), "label"))
             names = [self.name(label) for label in row["labels"]]
             alt = f"{row['image_id']}: its regions in the colours of their labels, {', '.join(names) or 'none'}"
-        return self._source.picture("semantic", number, row, drawn, alt, facts)
+        return self._source.picture("semantic", number, row, drawn, alt, facts, leads=leads)
 
     def name(self, label: int) -> str:
         """A label with the class that it stands for."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -15,22 +15,14 @@ from torch.nn import functional
 
 from simsam_batch import images
 from simsam_batch.errors import ImageError
-from simsam_batch.regions.run_lengths import decode
 from simsam_batch.runs.committed import CommittedShard
 from simsam_batch.runs.schema import Shard
-from simsam_batch.stages.regions.stage import RegionsStage
-from simsam_batch.stages.segment.stage import SegmentStage
-from simsam_batch.stages.semantic.stage import SemanticStage
-from simsam_batch.stages.style_networks.looks import OBJECT, Look, label_of
+from simsam_batch.stages.style_networks.looks import label_of
+from simsam_batch.stages.style_networks.masks import columns_of, joined, mask_of
 from simsam_batch.stages.style_networks.settings import StylizeSettings
 from simsam_batch.storage import Folder
-from simsam_batch.workers.records import FAILURE, EarlierStage, Item
+from simsam_batch.workers.records import EarlierStage, Item
 
-_OF_MASKS: dict[str, tuple[str, ...]] = {SegmentStage.name: (*FAILURE, "mask_rle", "degenerate", "content_sha256")}
-_OF_LABELS: dict[str, tuple[str, ...]] = {
-    SemanticStage.name: (*FAILURE, "segments"),
-    RegionsStage.name: (*FAILURE, "content_sha256"),
-}
 _SHARDS_HELD = 16
 
 
@@ -101,41 +93,6 @@ class RegionReader:
         decoded = images.decode(data, self._limits, self._profile)
         masks = {name: mask_of(name, row, decoded.size) for name in self._names}
         return Loaded(decoded.rgb, masks, bool(row.get("degenerate")), digest)
-
-
-def joined(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What all stages that regions are of have of one image; of the failure where one has failed."""
-    merged: dict[str, Any] = {}
-    for row in rows:
-        merged |= row
-    bad = next((row for row in rows if row["status"] != "ok"), rows[0])
-    digests = {row["content_sha256"] for row in rows if row.get("content_sha256")}
-    return merged | {name: bad[name] for name in FAILURE} | {"digests": digests}
-
-
-def columns_of(looks: Sequence[Look]) -> dict[str, tuple[str, ...]]:
-    """The stages that regions are of, and what is read of each."""
-    labels = {label_of(region) is not None for look in looks for region in look}
-    return (_OF_MASKS if False in labels else {}) | (_OF_LABELS if True in labels else {})
-
-
-def mask_of(region: str, row: Mapping[str, Any], size: tuple[int, ...]) -> NDArray[np.bool_]:
-    """(H, W) of a region, empty if the image has none of it.
-
-    Args:
-        region: its name in a look.
-        row: what the stages that regions are of have of the image, `joined`.
-        size: (H, W) of the image.
-    """
-    label = label_of(region)
-    if label is None:
-        mask = decode(row["mask_rle"]).astype(bool)
-        return mask if region == OBJECT else ~mask
-    found = np.zeros(size, np.bool_)
-    for segment in row["segments"]:
-        if segment["label"] == label:
-            found |= decode(segment["mask_rle"]).astype(bool)
-    return found
 
 
 def shrunk(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:

@@ -10,7 +10,17 @@ from pydantic import field_validator
 
 from simsam_batch.settings import Component, Input, Network, NetworkSettings, operation, result
 
-_WITHOUT = ("check_input", "weights", "resize", "decode", "batch_size", "max_patches", "encode_threads")
+_WITHOUT = (
+    "check_input",
+    "extend",
+    "prune",
+    "weights",
+    "resize",
+    "decode",
+    "batch_size",
+    "max_patches",
+    "encode_threads",
+)
 """Settings that mean nothing here, beside those of the input and of a network that describes patches."""
 
 _RUN = {"fit": ["run"]}

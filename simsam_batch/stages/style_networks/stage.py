@@ -29,8 +29,9 @@ from simsam_batch.stages.regions.stage import RegionsStage
 from simsam_batch.stages.segment.stage import SegmentStage
 from simsam_batch.stages.semantic.stage import SemanticStage
 from simsam_batch.stages.style_networks.checkpoints import Checkpoints
+from simsam_batch.stages.style_networks.masks import columns_of
 from simsam_batch.stages.style_networks.procedure import COMES_TO_NOTHING, figures, procedure_of, why_nothing
-from simsam_batch.stages.style_networks.regions import Loaded, RegionReader, at_size, columns_of, shrunk, why_not
+from simsam_batch.stages.style_networks.regions import Loaded, RegionReader, at_size, shrunk, why_not
 from simsam_batch.stages.style_networks.rows import NETWORK, NETWORK_FIELDS, NetworksFold
 from simsam_batch.stages.style_networks.settings import Style, StylizeSettings
 from simsam_batch.stages.style_networks.words import Words, words_of

@@ -21,7 +21,7 @@ from simsam_batch.errors import SettingsError
 from simsam_batch.features.clip import configuration
 from simsam_batch.features.precision import arithmetic
 from simsam_batch.runs.reading import StageRows
-from simsam_batch.runs.schema import Attachment, File, Shard
+from simsam_batch.runs.schema import FAILURE, Attachment, File, Shard
 from simsam_batch.settings import Images, Limits, Numbers
 from simsam_batch.stages.base import CommandStage
 from simsam_batch.stages.regions.stage import RegionsStage
@@ -30,8 +30,9 @@ from simsam_batch.stages.semantic.stage import SemanticStage
 from simsam_batch.stages.steps import Job, Stages, Steps
 from simsam_batch.stages.style_networks.checkpoints import Checkpoints, drop
 from simsam_batch.stages.style_networks.looks import OBJECT, look_of, pictures_of, read_looks
+from simsam_batch.stages.style_networks.masks import columns_of
 from simsam_batch.stages.style_networks.procedure import COMES_TO_NOTHING, figures, procedure_of, why_nothing
-from simsam_batch.stages.style_networks.regions import Loaded, RegionReader, at_size, columns_of, shrunk, why_not
+from simsam_batch.stages.style_networks.regions import Loaded, RegionReader, at_size, shrunk, why_not
 from simsam_batch.stages.style_networks.settings import Style, StylizeSettings
 from simsam_batch.stages.style_networks.stage import StyleNetworksStage, chosen, networks_of
 from simsam_batch.stages.style_networks.words import Words, WordsOf, words_of
@@ -44,7 +45,7 @@ from simsam_batch.styling.fitting import Fit, Region, restyled_by, split_crops
 from simsam_batch.styling.network import working_size
 from simsam_batch.styling.published import PROGRAMS, PublishedFit, enhanced
 from simsam_batch.workers.models import compute_device, load_model
-from simsam_batch.workers.records import FAILURE, Item, RecordWorker, Results, Row, failed
+from simsam_batch.workers.records import Item, RecordWorker, Results, Row, failed
 from simsam_batch.workers.seeds import seed_of
 
 WITHOUT = "no image of the run has any of it that a network could be fitted to"

@@ -13,7 +13,7 @@ from simsam_batch.drawing.labels import fitted, painted, palette
 from simsam_batch.drawing.photograph import shown_photograph
 from simsam_batch.plain_text import counted
 from simsam_batch.report.page.album import Picture
-from simsam_batch.report.page.chapters import Chapter, Source, begun, galleries_of, numbers_of
+from simsam_batch.report.page.chapters import Chapter, Source, begun, leading, numbers_of, show
 from simsam_batch.report.page.choice import at_random
 from simsam_batch.report.page.pictures import LARGE, SMALL, Drawn, jpeg, stacked
 from simsam_batch.report.page.scalars import Scalars
@@ -23,9 +23,8 @@ from simsam_batch.runs.plan import row_numbers
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.runs.schema import Attachment, File
 from simsam_batch.stages.registry import Command
-from simsam_batch.stages.style_networks.regions import columns_of, joined, mask_of
+from simsam_batch.stages.style_networks.masks import columns_of, joined, mask_of
 from simsam_batch.stages.stylize.rows import EACH
-from simsam_batch.stages.stylize.stage import StylizeStage
 
 _COLUMNS = ["image_id", "uri", "status", "error", "width", "height", "content_sha256", "area_fraction", "styles"]
 _COLUMNS += ["leak_max", "arrays_path", "arrays_member", "arrays_offset", "arrays_bytes"]
@@ -56,20 +55,22 @@ def chapter(source: Source, command: Command, stages: Sequence[str]) -> Chapter:
         StorageError: the storage did not answer.
     """
     made, _ = begun(source, command, stages)
-    if StylizeStage.name not in stages:
+    if "stylize" not in stages:
         return made
-    rows = StageRows(source.out, StylizeStage.name)
+    rows = StageRows(source.out, "stylize")
     numbers = Scalars(rows, source.plan, ["area_fraction", "leak_max"])
     made.plots_note = numbers.note
     fine = numbers.number[numbers.ok]
-    titled = dict(at_random(fine, source.samples))
+    lead = leading(fine)
+    titled: dict[str, tuple[str, Sequence[int]]] = {}
     compared = row_numbers(source.plan, rows.resolved.get("beside", []))
     if both := sorted(set(compared) & set(fine.tolist())):
         titled[_BOTH] = "Each image, by the network of the run, and by one of its own.", both
-    held = dict(source.rows(rows, sorted(numbers_of(titled)), _COLUMNS))
+    titled |= at_random(fine, source.samples, without=lead)
+    held = dict(source.rows(rows, sorted({*lead, *numbers_of(titled)}), _COLUMNS))
     regions = _Regions(source, rows, sorted(held))
     pictures = {number: _picture(source, rows, number, row, regions) for number, row in held.items()}
-    made.galleries = galleries_of(titled, pictures)
+    show(made, lead, titled, pictures)
     if lines := _compared([held[number] for number in both]):
         made.tables_title = _BOTH
         made.tables = [Table(f"Means over {counted(len(both), 'image')}", _TABLE, list(_SHOWN.values()), lines)]

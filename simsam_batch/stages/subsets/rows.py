@@ -6,6 +6,9 @@ from typing import Any
 
 import pyarrow as pa
 
+TRAIN, VAL = "train", "val"
+"""Sides of the images, and rows by these names."""
+
 SUBSETS_FIELDS = [
     pa.field("fraction", pa.float64()),
     pa.field("draw", pa.int32()),

@@ -20,13 +20,12 @@ from simsam_batch.runs.schema import Needs
 from simsam_batch.settings import Numbers
 from simsam_batch.stages.base import CommandStage
 from simsam_batch.stages.patch_labels.stage import PatchLabelsStage
-from simsam_batch.stages.subsets.rows import SUBSETS_FIELDS, SubsetsFold
+from simsam_batch.stages.subsets.rows import SUBSETS_FIELDS, TRAIN, VAL, SubsetsFold
 from simsam_batch.stages.subsets.selection import Records, images_of_share, order_of, rare_first, roles_of
 from simsam_batch.stages.subsets.settings import Budgets, Selection, SubsetsSettings
 from simsam_batch.storage import Folder
 from simsam_batch.workers.records import Item, RecordWorker, Results, Row, failed
 
-TRAIN, VAL = "train", "val"
 _RECORDS = "records"
 
 

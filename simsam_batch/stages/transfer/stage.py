@@ -19,7 +19,7 @@ from simsam_batch.regions import pixel_index
 from simsam_batch.regions.upsampling import classes_between_patches
 from simsam_batch.runs.committed import CommittedShard
 from simsam_batch.runs.plan import Plan, row_numbers
-from simsam_batch.runs.schema import Shard
+from simsam_batch.runs.schema import FAILURE, Shard
 from simsam_batch.scores.bootstrap import bin_of
 from simsam_batch.scores.confusion import as_counts, confusion
 from simsam_batch.settings import Numbers, TrueClasses
@@ -36,7 +36,7 @@ from simsam_batch.stages.transfer.rows import TRANSFER_FIELDS, TransferFold
 from simsam_batch.stages.transfer.settings import Transfer, TransferSettings
 from simsam_batch.stages.true_classes import names_of, truth_of
 from simsam_batch.workers.models import compute_device
-from simsam_batch.workers.records import FAILURE, EarlierStage, Item, RecordWorker, Results, Row
+from simsam_batch.workers.records import EarlierStage, Item, RecordWorker, Results, Row
 from simsam_batch.workers.truth import TruthReader
 
 

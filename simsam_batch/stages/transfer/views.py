@@ -8,7 +8,6 @@ from typing import Any
 from simsam_batch.report.page.chapters import Chapter, Source
 from simsam_batch.report.page.class_maps import Maps, class_maps_chapter
 from simsam_batch.stages.registry import Command
-from simsam_batch.stages.transfer.stage import TransferStage
 
 
 def chapter(source: Source, command: Command, stages: Sequence[str]) -> Chapter:
@@ -18,7 +17,7 @@ def chapter(source: Source, command: Command, stages: Sequence[str]) -> Chapter:
         RunError: the run is damaged.
         StorageError: the storage did not answer.
     """
-    made, rows = class_maps_chapter(source, command, stages, TransferStage.name, ["segments"], _maps_of)
+    made, rows = class_maps_chapter(source, command, stages, "transfer", ["segments"], _maps_of)
     if rows is not None:
         made.legend = f"Labels are carried over from {', '.join(rows.settings['exemplars'])}. White does not count."
     return made

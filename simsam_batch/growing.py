@@ -1,0 +1,171 @@
+"""A set that grows: what a new listing of IMAGES has beyond the plan of a run, and how it becomes part of the run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from simsam_batch.errors import SettingsError
+from simsam_batch.plain_text import counted
+from simsam_batch.settings import RunSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pyarrow as pa
+
+    from simsam_batch.catalog import Catalog
+    from simsam_batch.runs.plan import Plan
+    from simsam_batch.telling.console import Reporter
+
+_NAMED = 5
+
+
+def is_to_grow(plan: Plan, settings: RunSettings) -> bool:
+    """Whether new images are to become part of the run: they are asked for, or it was about the first few so far."""
+    few = plan.source.get("limit") or 0
+    return settings.extend or (few > 0 and (settings.limit == 0 or settings.limit > few))
+
+
+def grow(plan: Plan, catalog: Catalog, settings: RunSettings, report: Reporter) -> Plan:
+    """The plan with all that was listed: what is new comes behind what is there, in shards of its own.
+
+    Several drivers may do so at once; what one has appended the other does not append again.
+
+    Raises:
+        SettingsError: what is new has other columns or another kind of truth than the plan.
+        RunError: the plan cannot be read.
+        StorageError: OUT cannot be read or written.
+    """
+    from simsam_batch.catalog import PAIRS
+    from simsam_batch.runs.plan import further_plans, row_numbers
+
+    if catalog.truth_kind != plan.source.get("truth_kind") and catalog.table["truth_uri"].null_count < len(
+        catalog.table
+    ):
+        raise SettingsError(
+            f"the truth of the run in OUT is of the kind {plan.source.get('truth_kind') or 'images'}, and IMAGES now "
+            f"has {catalog.truth_kind or 'images'}. To mend it: use another OUT"
+        )
+    before = plan.records
+    plan = _grown(plan, catalog.table.slice(0, settings.limit or None), settings)
+    report.note(
+        f"{counted(plan.records - before, 'new image')} in the run, which has {plan.records} now"
+        if plan.records > before
+        else "no new images: IMAGES has none that are not in the run"
+    )
+    pairs = further_plans(plan).get(PAIRS)
+    if pairs is not None and catalog.pairs is not None:
+        numbered = catalog.pairs
+        for side in ("source", "target"):
+            # the images stand where they were planned first
+            numbers = row_numbers(plan, numbered[side].to_pylist())
+            place = numbered.schema.get_field_index(f"{side}_record")
+            numbered = numbered.set_column(place, f"{side}_record", [numbers])
+        grown = _grown(pairs, numbered, settings)
+        if grown.records > pairs.records:
+            report.note(f"{counted(grown.records - pairs.records, 'new pair')}, of {grown.records} now")
+    return plan
+
+
+def _grown(plan: Plan, listed: pa.Table, settings: RunSettings) -> Plan:
+    from simsam_batch.runs.plan import PlanGrownError, append_to_plan, default_shard_size, load_plan, recorded_plan
+
+    while True:
+        new = _unplanned(plan, listed)
+        if not new.num_rows:
+            return plan
+        size = settings.shard_size or max(plan.shard_size, default_shard_size(new.num_rows))
+        try:
+            return append_to_plan(plan, _of_one_kind(plan, new), size, {"limit": settings.limit})
+        except PlanGrownError:
+            grown = load_plan(plan.out)
+            if grown is None or grown.digest != plan.digest:
+                grown = recorded_plan(plan.out, plan.about(), plan.out.url)
+            plan = grown
+
+
+def _unplanned(plan: Plan, listed: pa.Table) -> pa.Table:
+    """What the plan does not have, in the order of the list."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from simsam_batch.runs.plan import ids_of
+
+    planned = pa.chunked_array([*ids_of(plan)], pa.string())
+    return listed.filter(pc.invert(pc.is_in(listed[plan.unit].cast(pa.string()), planned)))
+
+
+def _of_one_kind(plan: Plan, new: pa.Table) -> pa.Table:
+    """The new records with the columns of the plan, in their types."""
+    import pyarrow as pa
+
+    wanted = [field for field in plan.shard(0).records.schema.remove_metadata() if field.name != "shard"]
+    try:
+        if extra := set(new.column_names) - {field.name for field in wanted}:
+            raise ValueError(f"they have {', '.join(sorted(extra))} besides")
+        columns = [
+            new[field.name].cast(field.type) if field.name in new.column_names else pa.nulls(new.num_rows, field.type)
+            for field in wanted
+        ]
+    except (ValueError, pa.ArrowException) as error:
+        raise SettingsError(
+            f"the columns of what is new in IMAGES are not those of the run in OUT: {error}. To mend it: give them the "
+            "same columns, or use another OUT"
+        ) from error
+    return pa.Table.from_arrays(columns, schema=pa.schema(wanted))
+
+
+def say_changes(plan: Plan, catalog: Catalog, settings: RunSettings, report: Reporter) -> None:
+    """Tell what a new listing shows that the plan does not know: images that are new, gone, or have changed.
+
+    A line for each with a few names, and what may be done.
+    """
+    limit = settings.limit or None
+    new = _unplanned(plan, catalog.table.slice(0, limit))["image_id"]
+    if len(new):
+        names = _named(new.slice(0, _NAMED).to_pylist(), len(new))
+        report.note(f"{counted(len(new), 'image')} new, not part of this run: {names}. To have them: add --extend")
+    planned: dict[str, tuple[int | None, str | None]] = {}
+    for number in range(plan.shards):
+        records = plan.shard(number).records.select(["image_id", "size", "etag"]).to_pydict()
+        planned |= zip(records["image_id"], zip(records["size"], records["etag"], strict=True), strict=True)
+    listed = catalog.table.select(["image_id", "size", "etag"]).to_pydict()
+    facts = list(zip(listed["image_id"], zip(listed["size"], listed["etag"], strict=True), strict=True))
+    there = set(listed["image_id"])
+    # the images of the first few pairs alone are not all that there are
+    gone = [] if limit and catalog.pairs is not None else [name for name in planned if name not in there]
+    _say_gone(plan, gone, settings, report)
+    # a file of this machine that was only touched has another ETag
+    changed = [
+        n
+        for n, fact in facts
+        if (known := planned.get(n, fact)) != fact and (settings.check_input or known[0] != fact[0])
+    ]
+    if changed:
+        report.note(
+            f"{counted(len(changed), 'image')} changed since the plan was made: {_named(changed, len(changed))}. To "
+            "have them as they are now: use another OUT"
+        )
+
+
+def _say_gone(plan: Plan, gone: Sequence[str], settings: RunSettings, report: Reporter) -> None:
+    from simsam_batch.runs.gone import gone_records, record_gone
+
+    if settings.prune:
+        record_gone(plan, gone)
+        if gone:
+            report.note(
+                f"{counted(len(gone), 'image')} gone, whose rows are marked: {_named(gone, len(gone))}. Scores in "
+                "results/ count them still; simsam score OUT does not"
+            )
+        return
+    marked = gone_records(plan)
+    if len(gone) > len(marked):
+        report.note(
+            f"{counted(len(gone), 'image')} gone since the plan was made: {_named(gone, len(gone))}. To mark their "
+            "rows: add --prune"
+        )
+
+
+def _named(names: Sequence[str], count: int) -> str:
+    return ", ".join(names[:_NAMED]) + (" ..." if count > _NAMED else "")

@@ -1,0 +1,143 @@
+"""Pages of all images of a stage, small, with what was found in them; each leads to a larger picture."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from PIL import Image
+
+from simsam_batch import __version__
+from simsam_batch.drawing.found import Drawing
+from simsam_batch.drawing.photograph import FAULT, photograph
+from simsam_batch.plain_text import counted
+from simsam_batch.report.page.album import Picture
+from simsam_batch.report.page.template import rendered
+from simsam_batch.results.label_maps import WITHOUT_MAP, shown_by
+from simsam_batch.runs.reading import StageRows
+from simsam_batch.stages.registry import scores_of
+from simsam_batch.storage import Folder
+from simsam_batch.storage.uploading import streamed
+
+MOST = 10_000
+"""Images of one page; further ones stand on further pages."""
+
+THUMBNAIL, LARGE = 256, 1024
+"""Pixels of the longer side."""
+
+_NAMES = {"iou": "IoU", "nmcovering": "NMCovering"}
+
+LEGENDS = {
+    "objects": "Masks are tinted and outlined, the rest is pale and grey.",
+    "labels": "Every label has its colour, on all pictures.",
+    "trees": "The leaves of each tree; a region's colour is near that of the one it is part of.",
+}
+"""What is to be seen, by the kind of what a stage shows."""
+
+
+class Thumbnails:
+    """Draws rows of a stage and writes their pictures; one at a time.
+
+    Args:
+        rows: of a stage with maps, see `simsam_batch.stages.kinds.Kind`.
+        to: where the files go.
+        pages: where in it their pages go, with a slash behind; empty for itself.
+        below: a folder for the pictures, beside the pages; empty for none.
+    """
+
+    def __init__(self, rows: StageRows, to: Folder, pages: str = "", below: str = "") -> None:
+        self._rows, self._to, self._drawing = rows, to, Drawing(rows)
+        self._pages, self._folders = pages, [f"thumbs/{below}".rstrip("/"), f"large/{below}".rstrip("/")]
+        self._scores = score_columns(rows)
+
+    def of(self, number: int, row: Mapping[str, Any], data: bytes | None) -> tuple[Picture, Image.Image | None]:
+        """The card of a row, and its small picture; an image that failed or has gone has a card that says so.
+
+        Args:
+            number: of the row.
+            row: from `simsam_batch.results.label_maps.map_rows`, with `score_columns`.
+            data: the image's file; None if it is not as it was.
+        """
+        facts = [f"{_NAMES.get(name, name)} {row[name]:.2f}" for name in self._scores if row[name] is not None]
+        if row["status"] != "ok":
+            fault = (
+                "no map: probes were fitted on it" if row["status"] == WITHOUT_MAP else f"failed: {row['error_type']}"
+            )
+            return Picture(row["image_id"], "", "", (4, 3), "", facts, fault), None
+        photo = None if data is None else photograph(data, row, self._rows.settings, LARGE)
+        if photo is None:
+            return Picture(row["image_id"], "", "", (4, 3), "", facts, FAULT), None
+        small = photo.copy()
+        small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+        small = self._drawing.over(small, row)
+        names = [f"{folder}/{number:07d}.jpg" for folder in self._folders]
+        for name, picture in zip(names, (small, self._drawing.over(photo, row)), strict=True):
+            self._to.replace(f"{self._pages}{name}", _jpeg(picture))
+        alt = f"{row['image_id']}{', ' if facts else ''}{', '.join(facts)}"
+        return Picture(row["image_id"], names[0], names[1], small.size, alt, facts), small
+
+
+def score_columns(rows: StageRows) -> list[str]:
+    """The columns of a row whose values stand below its picture: its first score if it has any, and its confidence."""
+    single = [columns[0] for columns in scores_of(rows.stage).values() if len(columns) == 1]
+    return [name for name in (*single[:1], "confidence") if name in rows.schema.names]
+
+
+def write_thumbnail_pages(
+    rows: StageRows, to: Folder, name: str, pictures: Iterable[Picture], images: int, title: str, back: str | None
+) -> None:
+    """Write the pages: ``name.html``, of more than `MOST` images ``name-2.html`` and so on.
+
+    Args:
+        rows: of the stage.
+        to: where the pages go.
+        name: of the first, without its suffix; it may be in a folder.
+        pictures: from `Thumbnails.of`, each asked for when its page comes to it.
+        images: how many there are.
+        title: what they are of.
+        back: the page that leads here; None if none does.
+    """
+    count = max(1, -(-images // MOST))
+    folder, slash, last = name.rpartition("/")
+    names = [f"{last}.html", *(f"{last}-{page}.html" for page in range(2, count + 1))]
+    going = iter(pictures)
+    for place, page in enumerate(names):
+        with streamed(to, f"{folder}{slash}{page}") as file:
+            text = io.TextIOWrapper(file, "utf-8", "replace", write_through=True)
+            try:
+                text.writelines(_page(rows, itertools.islice(going, MOST), images, place, names, title, back))
+            finally:
+                text.detach()
+
+
+def _page(
+    rows: StageRows,
+    pictures: Iterator[Picture],
+    images: int,
+    place: int,
+    names: list[str],
+    title: str,
+    back: str | None,
+) -> Iterator[str]:
+    first, last = place * MOST + 1, min(images, (place + 1) * MOST)
+    about = counted(images, "image") if len(names) == 1 else f"{first:,} to {last:,} of {images:,} images"
+    return rendered(
+        "thumbnails.html",
+        title=title,
+        stage=rows.stage,
+        legend=LEGENDS[shown_by(rows).kind],
+        about=about,
+        pictures=pictures,
+        names=names,
+        place=place,
+        back=back,
+        version=__version__,
+    )
+
+
+def _jpeg(picture: Image.Image) -> bytes:
+    target = io.BytesIO()
+    picture.save(target, "JPEG", quality=80)
+    return target.getvalue()
