@@ -370,7 +370,8 @@ def test_refinement_lifts_the_masks_of_real_photographs(test_data: Path, test_we
         refine: run_worker(stage_of(**settings, refine=refine).make_worker(lambda: None), shard).rows["iou"].to_numpy()
         for refine in ("none", "guided", "crf")
     }
-    # Measured: .777, GUIDEDFIG and .888 over these 13.
+    # Measured: .777, .888 and .888 over these 13.
+    assert iou["guided"].mean() > 0.86
     assert iou["guided"].mean() > iou["none"].mean() + 0.08
     assert iou["crf"].mean() > 0.86
     assert iou["crf"].mean() > iou["none"].mean() + 0.08
