@@ -41,7 +41,7 @@ def drawn(run: simsam_batch.Run) -> Image.Image:
     with Image.open(Path(skimage.__file__).parent / "data" / PHOTOGRAPH) as file:
         photograph = file.convert("RGB")
     width = round(photograph.width * HEIGHT / photograph.height)
-    mask = dict(run.masks())[PHOTOGRAPH]
+    mask = np.asarray(dict(run.masks())[PHOTOGRAPH], np.bool_)
     _, vectors = run.eigenvectors(PHOTOGRAPH)
     large = [photograph, cut_out(photograph, mask)]
     pictures = [each.resize((width, HEIGHT), Image.Resampling.LANCZOS) for each in large]
