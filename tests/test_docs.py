@@ -150,7 +150,7 @@ def test_links_lead_to_files_and_headings_that_exist(page: Path) -> None:
 
 
 def test_the_readme_stays_short() -> None:
-    assert len(README.splitlines()) <= 205
+    assert len(README.splitlines()) <= 100
     assert max(map(len, README.splitlines())) <= 120
 
 
@@ -236,21 +236,6 @@ def test_the_settings_page_is_what_is_declared() -> None:
         for name in set(first) & set(then):
             one, other = base.model_fields[name], fields[name]
             assert (one.default, one.description) != (other.default, other.description)
-
-
-def test_the_readmes_defaults_are_the_real_ones() -> None:
-    for flags, defaults, _ in table(README, "flag"):
-        named = re.findall(r"--([a-z-]+)", flags)
-        shown = [value.strip("` ") for value in defaults.split(",")]
-        if named == ["preset"]:
-            continue
-        assert len(named) == len(shown)
-        for flag, value in zip(named, shown, strict=True):
-            default = SegmentSettings.model_fields[flag.replace("-", "_")].default
-            assert value == ("" if default is None else str(default)), flag
-    presets = next(row[2] for row in table(README, "flag") if row[0] == "--preset")
-    assert re.findall(r"[a-z][a-z-]+", presets) == presets_of(SegmentSettings)
-    assert all(name in README for name in presets_of(HierarchySettings))
 
 
 def test_the_vocabulary_is_complete() -> None:
@@ -434,9 +419,7 @@ def test_the_readmes_snippet_reads_a_run(
     exec(compile(objects, "README.md", "exec"), names)
     printed = capsys.readouterr().out
     assert "iou_per_image_mean" in printed
-    assert re.search(r"words\.jpg not_an_image", printed)
     assert (names["image_id"], names["mask"].shape, names["mask"].dtype) == ("one colour.png", (64, 64), np.bool_)
-    assert names["vectors"].shape[1:] == (4, 4)
     maps = dict(names["simsam_batch"].open_run("labels").masks())
     assert (maps["0.png"].shape, maps["0.png"].dtype) == ((96, 128), np.int32)
 
