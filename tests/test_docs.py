@@ -22,12 +22,10 @@ from PIL import Image
 from simsam_batch import __version__, cli
 from simsam_batch.runs.publish import ARRAY_FIELDS
 from simsam_batch.runs.schema import ROW_FIELDS, SCHEMA_VERSION, row_fields
-from simsam_batch.settings import presets_of
 from simsam_batch.stages.clusters.rows import CLUSTERS_FIELDS
 from simsam_batch.stages.embeddings.rows import EMBEDDINGS_FIELDS
 from simsam_batch.stages.features.rows import FEATURES_FIELDS
 from simsam_batch.stages.hierarchy.rows import HIERARCHY_FIELDS
-from simsam_batch.stages.hierarchy.settings import HierarchySettings
 from simsam_batch.stages.labels.rows import LABELS_FIELDS
 from simsam_batch.stages.matches.rows import MATCHES_FIELDS
 from simsam_batch.stages.patch_labels.rows import PATCH_LABELS_FIELDS
@@ -37,7 +35,6 @@ from simsam_batch.stages.probe_table.rows import PROBE_TABLE_FIELDS
 from simsam_batch.stages.regions.rows import REGIONS_FIELDS
 from simsam_batch.stages.registry import COMMANDS
 from simsam_batch.stages.segment.rows import SEGMENT_FIELDS
-from simsam_batch.stages.segment.settings import SegmentSettings
 from simsam_batch.stages.semantic.rows import SEMANTIC_FIELDS
 from simsam_batch.stages.style_networks.rows import NETWORK_FIELDS
 from simsam_batch.stages.stylize.rows import STYLIZE_FIELDS
