@@ -36,7 +36,14 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[dev]'
 	touch $(READY)
 
-demo: $(READY)
+# The demo needs no tools of the developers'.
+$(VENV)/.demo: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt '.[demo]'
+	touch $@
+
+demo:
+	@test -e $(READY) || $(MAKE) --no-print-directory $(VENV)/.demo
 	$(BIN)/simsam demo
 
 lint: $(READY)

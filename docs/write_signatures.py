@@ -39,7 +39,8 @@ def stub() -> str:
 
 def _function(name: str) -> str:
     model = functions()[name].settings()
-    lines = [f"    {each}: str | PathLike[str]," for each in model.arguments()]
+    several = {"images": " | Sequence[str | PathLike[str]]"}
+    lines = [f"    {each}: str | PathLike[str]{several.get(each, '')}," for each in model.arguments()]
     lines.append("    *,")
     if model.presets:
         lines += _parameter("preset", f"Literal[{', '.join(map(_quoted, model.presets))}] | None", "None")

@@ -14,7 +14,7 @@ __version__: str
 __all__: list[str]
 
 def segment(
-    images: str | PathLike[str],
+    images: str | PathLike[str] | Sequence[str | PathLike[str]],
     out: str | PathLike[str],
     *,
     preset: Literal["dsm", "tokencut", "simsam-paper", "simsam-cli", "simsam-notebook"] | None = None,
@@ -102,7 +102,7 @@ def segment(
     help(simsam_batch.segment) says what each setting does, as docs/settings.md."""
 
 def semantic(
-    images: str | PathLike[str],
+    images: str | PathLike[str] | Sequence[str | PathLike[str]],
     out: str | PathLike[str],
     *,
     preset: Literal["dsm", "tokencut", "simsam-paper", "simsam-cli", "simsam-notebook"] | None = None,
@@ -195,7 +195,7 @@ def semantic(
     help(simsam_batch.semantic) says what each setting does, as docs/settings.md."""
 
 def hierarchy(
-    images: str | PathLike[str],
+    images: str | PathLike[str] | Sequence[str | PathLike[str]],
     out: str | PathLike[str],
     *,
     preset: Literal["hierarchy-paper", "hierarchy-code"] | None = None,
@@ -277,7 +277,7 @@ def hierarchy(
     help(simsam_batch.hierarchy) says what each setting does, as docs/settings.md."""
 
 def extract_features(
-    images: str | PathLike[str],
+    images: str | PathLike[str] | Sequence[str | PathLike[str]],
     out: str | PathLike[str],
     *,
     config: str | PathLike[str] | None = None,
@@ -338,7 +338,7 @@ def extract_features(
     help(simsam_batch.extract_features) says what each setting does, as docs/settings.md."""
 
 def probe(
-    images: str | PathLike[str],
+    images: str | PathLike[str] | Sequence[str | PathLike[str]],
     out: str | PathLike[str],
     *,
     preset: Literal["hummingbird", "ibot-legacy"] | None = None,
@@ -437,7 +437,7 @@ def probe(
 
 def probe_apply(
     probe_run: str | PathLike[str],
-    images: str | PathLike[str],
+    images: str | PathLike[str] | Sequence[str | PathLike[str]],
     out: str | PathLike[str],
     *,
     config: str | PathLike[str] | None = None,
@@ -487,7 +487,7 @@ def probe_apply(
     help(simsam_batch.probe_apply) says what each setting does, as docs/settings.md."""
 
 def correspond(
-    images: str | PathLike[str],
+    images: str | PathLike[str] | Sequence[str | PathLike[str]],
     out: str | PathLike[str],
     *,
     config: str | PathLike[str] | None = None,
@@ -557,7 +557,7 @@ def correspond(
     help(simsam_batch.correspond) says what each setting does, as docs/settings.md."""
 
 def correspond_diffusion(
-    images: str | PathLike[str],
+    images: str | PathLike[str] | Sequence[str | PathLike[str]],
     out: str | PathLike[str],
     *,
     preset: Literal["hedlin-code"] | None = None,
@@ -618,7 +618,7 @@ def correspond_diffusion(
     help(simsam_batch.correspond_diffusion) says what each setting does, as docs/settings.md."""
 
 def transfer(
-    images: str | PathLike[str],
+    images: str | PathLike[str] | Sequence[str | PathLike[str]],
     out: str | PathLike[str],
     *,
     config: str | PathLike[str] | None = None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -78,7 +78,7 @@ def _computed(command: Command, name: str, places: tuple[Any, ...], settings: di
             f"To mend it: give another name or none; help(simsam_batch.{name}) lists all",
         )
     for each in where:
-        if not isinstance(given.get(each), str):
+        if not _names_something(given.get(each), several=each == "images"):
             what = "is missing" if each not in given else f"{given[each]!r} is no path or URL"
             raise SettingsError(f"{name}: {each} {what}. To mend it: give it, {call}")
     images, out, config = given.pop("images", None), given.pop("out"), given.pop("config", None)
@@ -89,6 +89,12 @@ def _computed(command: Command, name: str, places: tuple[Any, ...], settings: di
     with reporter(chosen.log_format, quiet=chosen.quiet) as report:
         operations.run(command.name, images, out, chosen, report)
     return Run(out)
+
+
+def _names_something(value: Any, *, several: bool) -> bool:
+    """Whether it is a path or URL, or several where there may be several."""
+    each = value if several and isinstance(value, list) else [value]
+    return bool(each) and all(isinstance(path, str) for path in each)
 
 
 def _plain(value: Any) -> Any:
@@ -102,7 +108,8 @@ def _plain(value: Any) -> Any:
 
 def _signature(model: type[RunSettings]) -> inspect.Signature:
     place, named = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
-    parameters = [inspect.Parameter(each, place, annotation=str) for each in model.arguments()]
+    kinds = {"images": str | Sequence[str]}
+    parameters = [inspect.Parameter(each, place, annotation=kinds.get(each, str)) for each in model.arguments()]
     beside = [inspect.Parameter(each, named, default=None, annotation=str | None) for each in _beside(model)]
     settings = [
         inspect.Parameter(each, named, default=field.default, annotation=field.annotation)
@@ -119,7 +126,7 @@ def _beside(model: type[RunSettings]) -> list[str]:
 def _text(command: Command, model: type[RunSettings]) -> str:
     """What ``help`` says of it."""
     about = {
-        "images": "what is computed: a folder, a list, a table, or a dataset by name, as a path or any fsspec URL.",
+        "images": "a folder, a list, a table, or a dataset by name, as a path or any fsspec URL; or several of them.",
         "out": "folder of the run, likewise; nothing is written outside it. Call it again to go on.",
         "probe_run": "OUT of a finished ``simsam probe``, whose fits are applied.",
         "preset": f"a published method's whole set of settings: {', '.join(model.presets)}.",

@@ -608,13 +608,16 @@ def _export_command() -> click.Command:
             ("simsam export out --format coco --to coco", "COCO's JSON of instances"),
             ("simsam export out --format png --to good --not-flagged bad", "masks, without what was flagged"),
         ),
+        most_used=("to", "format", "stage", "limit", "min_score", "max_side", "crop", "flagged", "not_flagged"),
         callback=_export,
         params=[
             click.Argument(["out"]),
             click.Option(
                 ["--to"], metavar="PATH", required=True, help="folder for the files: a path or any fsspec URL"
             ),
-            click.Option(["--format"], type=click.Choice(list(FORMATS)), required=True, help="see above"),
+            click.Option(
+                ["--format"], type=click.Choice(list(FORMATS)), required=True, help="`--help-all` says what each is"
+            ),
             click.Option(["--stage"], metavar="NAME", help="of the run  [the first that the format can be made of]"),
             click.Option(["--limit"], type=click.IntRange(1), metavar="N", help="only the first N images"),
             click.Option(["--nodes"], type=click.Choice(["leaves", "all"]), help="of region trees as coco  [leaves]"),

@@ -16,7 +16,7 @@ from simsam_batch.storage import Folder, absolute_url
 
 _MADE = {"objects": "object mask", "labels": "label map", "trees": "region tree"}
 _BY = {
-    "none": "as coarse as patches; --refine guided follows edges, in another OUT",
+    "none": "as coarse as patches; --refine follows edges, in another OUT",
     "guided": "their edges by a guided filter",
     "crf": "their edges by a dense CRF",
     "crf-upstream": "their edges by a dense CRF",

@@ -285,7 +285,7 @@ def _crf() -> str:
     from importlib.util import find_spec
 
     if find_spec("pydensecrf") is None:
-        return "absent, --refine needs it: pip install 'simsam-batch[crf]'"
+        return "absent, --refine crf needs it: pip install 'simsam-batch[crf]'"
     from simsam_batch.regions.refine import load_crf
 
     load_crf()

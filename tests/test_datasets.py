@@ -36,7 +36,7 @@ from simsam_batch.storage import Folder, entries, read_url
 LIMITS = ImageLimits()
 RUN = ["--backbone", "descriptors", "--resize", "native", "--epochs", "1", "--k", "4"]
 RUN += ["--engine", "inline", "--quiet"]
-FIXED = [*RUN, "--cut", "fixed"]
+FIXED = [*RUN, "--cut", "fixed", "--refine", "none"]
 
 
 def photograph(path: Path, place: tuple[slice, slice] = (slice(32, 80), slice(48, 96)), width: int = 160) -> None:

@@ -352,7 +352,7 @@ def test_the_command_says_what_it_wrote(finished: Path, tmp_path: Path, capsys: 
     said = capsys.readouterr().out.splitlines()
     assert said == [f"4 images of the stage hierarchy in {to}", f"  1 of 5 failed in the run: {broken!r}"]
     assert len((to / "regions-00000.jsonl").read_bytes().splitlines()) == 5
-    assert run(["export", "--help"]) == 0
+    assert run(["export", "--help-all"]) == 0
     said = capsys.readouterr().out
     assert "region trees as JSON Lines" in said
     assert "Exit codes: 0 done" in said

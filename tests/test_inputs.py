@@ -472,6 +472,8 @@ class TestArchives:
             assert read_url(f"{out_url}/a.{kind}#b.png") == picture(1)
             folder.replace(f"a.{kind}", packed(kind, ["0.png", "longer name.png", "b.png"]))
             assert read_url(f"{out_url}/a.{kind}#b.png") == picture(2)
+            folder.replace(f"a.{kind}", packed(kind, ["b.png"]))
+            assert read_url(f"{out_url}/a.{kind}#b.png") == picture(0)
 
     def test_of_two_members_of_one_name_the_last_counts(self, tmp_path: Path) -> None:
         (tmp_path / "a.tar").write_bytes(packed("tar", ["a.png", "b.png", "./a.png"]))
@@ -504,6 +506,14 @@ class TestArchives:
         assert (row["image_id"], row["uri"], row["size"]) == ("a.png", f"{archive}#{names[0]}", len(picture(0)))
         with pytest.raises(SettingsError, match="the archive has no such folder"):
             read_catalog(f"{archive}#set/none")
+
+    def test_a_key_that_looks_like_a_member_or_row(self, out_url: str) -> None:
+        names = ["t.parquet#x/1", "set.zip#1/a.png", "set.tar#1/2/b.png"]
+        fill(out_url, names)
+        assert ids(read_catalog(out_url)) == names[:0:-1]
+        assert [read_url(f"{out_url}/{name}") for name in names] == [picture(seed) for seed in range(3)]
+        with pytest.raises(ObjectNotFound, match=r"set\.zip"):
+            read_url(f"{out_url}/set.zip#1/none.png")
 
     def test_a_folder_or_file_whose_name_looks_like_one(self, tmp_path: Path) -> None:
         fill(str(tmp_path), ["set.zip/a.png", "b.zip#c.png"])

@@ -98,7 +98,7 @@ def test_a_ray_head_that_does_not_answer_is_said_in_one_line_before_the_weights(
     monkeypatch.setattr(ray_engine, "_PROBE_S", 1.0)
     ray = ["--engine", "ray", "--ray-address"]
     text = tried("segment", pictures, tmp_path / "out", *ray, "127.0.0.1:1")
-    assert text.startswith("simsam: no Ray answers at 127.0.0.1:1: Connection refused. To mend it: ")
+    assert "\nsimsam: no Ray answers at 127.0.0.1:1: Connection refused. To mend it: " in text
     with socket.create_server(("127.0.0.1", 0)) as silent:
         place = f"127.0.0.1:{silent.getsockname()[1]}"
         text = tried("segment", pictures, tmp_path / "out", *ray, place)

@@ -45,7 +45,7 @@ def test_every_command_that_computes_is_a_function_with_its_options() -> None:
         of_cli = cli.simsam.get_command(click.Context(cli.simsam), command.name)
         assert of_cli is not None
         shown = {each.name for each in of_cli.params if not getattr(each, "hidden", False)}
-        assert {*signature.parameters} == shown - {"print_config", "debug"}
+        assert {*signature.parameters} == shown - {"print_config", "changed", "help_all", "debug"}
         text = inspect.getdoc(function)
         assert text is not None
         assert all(f"    {each}: " in text for each in signature.parameters)
@@ -75,6 +75,11 @@ def test_a_call_does_what_the_command_does(photos: Path, tmp_path: Path, capfd: 
     assert "segment: 3 images in 1 shard; going on, 1 done before" in capfd.readouterr().err
 
 
+def test_several_paths_are_one_input(photos: Path, tmp_path: Path) -> None:
+    run = simsam_batch.segment([photos / "0.png", photos / "2.png"], tmp_path / "out", **QUICK)
+    assert [Path(image_id).name for image_id, _ in run.masks()] == ["0.png", "2.png"]
+
+
 def test_what_is_given_wins_over_a_file_and_a_file_over_a_preset(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("preset: tokencut\nk: 3\nresize: native\nseed: 5\n")
     given = {name: QUICK[name] for name in ("backbone", "engine", "quiet")}
@@ -102,7 +107,9 @@ def test_commands_of_two_words_and_lists_of_values(photos: Path, tmp_path: Path)
         (["photos"], {}, "segment: out is missing. To mend it: give it, simsam_batch.segment(images, out, ...)"),
         (["photos", "out", "dsm"], {}, "only images, out go without a name"),
         (["photos", "out"], {"out": "other"}, "out is given twice"),
-        ([["a.jpg"], "out"], {}, "images ['a.jpg'] is no path or URL"),
+        ([[], "out"], {}, "images [] is no path or URL"),
+        ([["a.jpg", 7], "out"], {}, "images ['a.jpg', 7] is no path or URL"),
+        (["photos", ["out"]], {}, "out ['out'] is no path or URL"),
         (["photos", "out"], {"preset": "tokncut"}, "did you mean 'tokencut'?"),
         (["photos", "out"], {"shift": "mena", "k": "x"}, "k: 'x' is not allowed; it is a whole number, at least 2"),
         (["photos", "out"], {"config": "none.yaml"}, "config none.yaml: cannot be read as YAML"),
@@ -128,6 +135,24 @@ def test_it_runs_while_an_event_loop_does_and_in_another_thread(photos: Path, tm
     thread.join()
     first, second = (run.result("segment")["content_digest"] for run in found)
     assert first == second
+
+
+@pytest.mark.soak
+def test_a_type_checker_knows_the_settings(tmp_path: Path) -> None:
+    (tmp_path / "user.py").write_text(
+        "from pathlib import Path\nimport simsam_batch\n"
+        "run = simsam_batch.segment([Path('a'), 'b'], 'out', preset='dsm', k=3, truth=Path('t'))\n"
+        "simsam_batch.extract_features('a', 'out', facets=['key'], blocks=1)\n"
+        "reveal_type(run.scores)\n"
+        "simsam_batch.segment('a', 'out', epocs=3)\n"
+        "simsam_batch.segment('a', 'out', shift='mena')\n"
+    )
+    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--cache-dir=cache", "user.py"]
+    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False).stdout
+    assert 'Revealed type is "dict[str, dict[str, float]]"' in said
+    assert 'Unexpected keyword argument "epocs" for "segment"; did you mean "epochs"?' in said
+    assert 'Argument "shift" to "segment" has incompatible type' in said
+    assert "Found 2 errors" in said
 
 
 @pytest.mark.slow

@@ -170,8 +170,7 @@ def layers_of(rows: StageRows) -> list[str]:
 
 
 def _photograph(row: dict[str, Any], asked: Asked) -> Image.Image:
-    photo, fault = shown_photograph(row, asked.rows.settings)
-    photo.thumbnail((asked.side, asked.side), Image.Resampling.LANCZOS)
+    photo, fault = shown_photograph(row, asked.rows.settings, asked.side)
     if fault is not None:
         write(ImageDraw.Draw(photo), (8, 8), f"no photograph: {fault}", photo.width - 16, MUTED)
     return photo

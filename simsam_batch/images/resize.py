@@ -147,9 +147,21 @@ def resized_size(size: tuple[int, int], resize: Resize) -> tuple[int, int]:
     return (resize.height, longer) if height <= width else (longer, resize.height)
 
 
-def enough_for(resize: Resize) -> Enough | None:
-    """The size of a decoded picture that a resize makes no use of more than; None: it needs the whole image."""
-    return None if resize.kind == "native" else partial(resized_size, resize=resize)
+def enough_for(resize: Resize, kept_side: int = 0) -> Enough | None:
+    """The size of a decoded picture that a resize makes no use of more than; None: it needs the whole image.
+
+    Args:
+        resize: what is made of it.
+        kept_side: longer side of a picture that is kept beside; 0: none is.
+    """
+    return None if resize.kind == "native" else partial(_enough, resize=resize, kept_side=kept_side)
+
+
+def _enough(size: tuple[int, int], resize: Resize, kept_side: int) -> tuple[int, int]:
+    height, width = resized_size(size, resize)
+    longer = max(size)
+    kept = min(kept_side, longer)
+    return max(height, -(-size[0] * kept // longer)), max(width, -(-size[1] * kept // longer))
 
 
 def crop_corner(size: tuple[int, int], resize: Resize) -> tuple[int, int]:

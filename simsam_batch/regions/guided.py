@@ -9,9 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-_FLAT = 1e-12
-"""Added to what is divided by, so that a picture of one colour has a filter as well."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuidedParameters:
@@ -21,8 +18,8 @@ class GuidedParameters:
         certainty_xy: distance from the nearest border in the map over which the odds of a pixel's own label grow by a
             factor of e, in hundredths of a picture's shorter side; at the border they are even.
         radius: of the square windows in which labels are explained by colours, in hundredths of the shorter side.
-        epsilon: what is added to the variances of colours of 0..1, their squares and products, before they divide: the
-            larger, the less a faint edge counts.
+        epsilon: over 0, what is added to the variances of colours of 0..1, their squares and products, before they
+            divide: the larger, the less a faint edge counts.
         weight: of what the filter says, in the same measure as the logarithm of the odds.
         iterations: of mean-field inference.
         side: longest shorter side, in pixels, that the filter's coefficients are computed at.
@@ -50,7 +47,7 @@ def guided_labels(
     these functions averaged over the windows that hold the pixel. That is the guided filter (He, Sun and Tang 2013,
     eq. 14 to 16) with colours, their squares and products as its guide, as messages of a mean field with Potts
     compatibility. Fits are made on a small picture, and their coefficients enlarged (He and Sun 2015). One thread, and
-    the same bits every time; 60 bytes a pixel, and 4 more for each label.
+    the same bits every time; about 90 bytes a pixel, and 7 more for each label.
 
     Args:
         rgb: (H, W, 3) uint8.
@@ -115,7 +112,7 @@ class _Fit:
         for i in range(channels):
             products = self._box(guide[i] * guide[i:]) - self._mean[i] * self._mean[i:]
             covariance[..., i, i:] = covariance[..., i:, i] = np.moveaxis(products, 0, -1)
-        covariance[..., range(channels), range(channels)] += epsilon + _FLAT
+        covariance[..., range(channels), range(channels)] += epsilon
         self._inverse = np.ascontiguousarray(np.moveaxis(np.linalg.inv(covariance), (2, 3), (0, 1)))
 
     def coefficients(self, target: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from simsam_batch import images
+from simsam_batch.settings.refinement import refines_whole
 
 _LONG = 3600.0
 """Processor seconds for an image that was decoded once, within whatever time it was given."""
@@ -34,8 +35,11 @@ def profile_of(settings: Mapping[str, Any]) -> images.ColorProfile:
 
 def enough_of(settings: Mapping[str, Any]) -> images.Enough | None:
     """What a stage decoded of its images, see `simsam_batch.images.decode`; None: they were decoded whole."""
-    scaled = settings.get("decode") == "scaled" and settings.get("refine", "none") == "none"
-    return images.enough_for(images.parse_resize(settings["resize"])) if scaled else None
+    refine = settings.get("refine", "none")
+    if settings.get("decode") != "scaled" or refines_whole(refine):
+        return None
+    kept_side = 0 if refine == "none" else settings["refine_max_side"]
+    return images.enough_for(images.parse_resize(settings["resize"]), kept_side)
 
 
 def working_size(row: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[int, int]:

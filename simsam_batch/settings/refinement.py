@@ -30,3 +30,8 @@ class Refinement(Component, title="Refinement"):
         idle=_UNREFINED,
         ge=0,
     )
+
+
+def refines_whole(refine: str) -> bool:
+    """Whether a way of refinement looks at images that were decoded whole, as a CRF always did."""
+    return refine not in ("none", "guided")

@@ -46,7 +46,7 @@ class Images(Component, title="Images"):
     decode: Literal["scaled", "exact"] = result(
         "scaled",
         "how images come to the size of --resize. scaled: by torch's filter, and JPEGs that are much larger are "
-        "decoded at 1/2, 1/4 or 1/8 of their size, unless results are refined; exact: decoded whole, then by Pillow's "
+        "decoded at 1/2, 1/4 or 1/8 of their size, unless a CRF refines them; exact: decoded whole, then by Pillow's "
         "filter",
         unrecorded="exact",
     )

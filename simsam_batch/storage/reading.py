@@ -7,7 +7,8 @@ import os
 import stat
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -24,11 +25,11 @@ from simsam_batch.storage.archives import (
     place_of,
     split_member,
 )
-from simsam_batch.storage.failures import ObjectNotFound, UnusableMember, reported
+from simsam_batch.storage.failures import ObjectNotFound, ObjectRefused, UnusableMember, reported
 from simsam_batch.storage.filesystems import ObjectInfo, filesystem, info_of, is_web, objects, read_range
 from simsam_batch.storage.retrying import retried
 from simsam_batch.storage.rows import read_row, split_row
-from simsam_batch.storage.urls import absolute_url, is_bucket, local_path, protocol_of, redact
+from simsam_batch.storage.urls import WEB, absolute_url, is_bucket, local_path, protocol_of, redact
 
 _BUFFER = 1 << 16
 _LOCAL_HEADERS = 1 << 12
@@ -52,11 +53,36 @@ def read_url(uri: str, limit: int | None = None) -> bytes:
         ObjectRefused: it is not given out, and no waiting mends it.
         StorageError: the storage did not answer, also when asked again; the read may be repeated.
     """
+    read = _inside(uri)
+    if read is None:
+        return _read_plain(uri, limit)
+    try:
+        return read(limit)
+    except UnusableMember:
+        raise
+    except ObjectNotFound:
+        if protocol_of(uri) in ("file", *WEB):
+            raise
+        # a key of object storage may look like this, too
+        with suppress(ObjectNotFound):
+            return _read_plain(uri, limit)
+        raise
+
+
+def _inside(uri: str) -> Callable[[int | None], bytes] | None:
+    """What reads a member of an archive or a row of a table, with the limit as of `read_url`; None for a plain URL."""
     if (member := _member(uri)) is not None:
-        return _read_member(*member, limit)
-    if (row := split_row(uri)) is not None and not _is_local_file(uri):
-        found = read_row(*row, open_url)
-        return found if limit is None else found[: limit + 1]
+        return partial(_read_member, *member)
+    row = split_row(uri)
+    return None if row is None or _is_local_file(uri) else partial(_read_row, *row)
+
+
+def _read_row(url: str, column: str, row: int, limit: int | None) -> bytes:
+    found = read_row(url, column, row, open_url)
+    return found if limit is None else found[: limit + 1]
+
+
+def _read_plain(uri: str, limit: int | None) -> bytes:
     with reported("read", uri):
         if "\0" in uri:
             raise ObjectNotFound(f"cannot read {uri!r}: a name cannot hold a zero byte")
@@ -181,7 +207,11 @@ def _member_content(archive: str, members: dict[str, Member], name: str, limit: 
     if member is None:
         raise ObjectNotFound(redact(f"cannot read {archive}#{name}: the archive has no such member"))
     start, size = place_of(member, name, archive, limit)
-    data = read_url_range(archive, start, size)
+    try:
+        data = read_url_range(archive, start, size)
+    except ObjectRefused as error:
+        # as a store does where the archive ends before; if it refuses the archive, so it does when that is listed anew
+        raise MisplacedError from error
     content, missing = content_of(member, name, archive, data, limit)
     if missing:
         # extra fields that are longer than usual, or an archive that has been cut

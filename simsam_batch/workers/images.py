@@ -71,11 +71,13 @@ class ImageWorker(RecordWorker[Loaded], Generic[F]):
     Attributes:
         backbone: what describes the patches.
         kept_side: longest side in pixels of the picture of each image that is kept until its result is encoded, for
-            refinement to look at; None: none is. With it images are decoded whole, whatever the settings say.
+            refinement to look at; None: none is.
+        keeps_whole: whether that picture is made of the whole image, whatever the settings say of decoding.
     """
 
     role = "backbone"
     kept_side: int | None = None
+    keeps_whole: bool = False
 
     def __init__(self, stage: SettledStage, beat: Callable[[], None]) -> None:
         settings = stage.options
@@ -213,8 +215,8 @@ class ImageWorker(RecordWorker[Loaded], Generic[F]):
     @property
     def _enough(self) -> images.Enough | None:
         """The size at which images are decoded at least; None: whole."""
-        scaled = self.settings.decode == "scaled" and self.kept_side is None
-        return images.enough_for(self._resize) if scaled else None
+        scaled = self.settings.decode == "scaled" and not self.keeps_whole
+        return images.enough_for(self._resize, self.kept_side or 0) if scaled else None
 
     def _batch_size(self, grid: tuple[int, int]) -> int:
         """Images of a grid computed together; fixed when the grid first comes, and less once memory ran out."""

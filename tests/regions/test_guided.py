@@ -86,8 +86,8 @@ def test_a_picture_of_one_colour_leaves_the_map_nearly_as_it_is() -> None:
     refined = refine(np.full((200, 240, 3), 128, np.uint8), labels, GUIDED)
     # corners are rounded off
     assert not (refined & ~labels).any()
-    assert refined[64:136, 100:160].all()
-    assert refined[80:120, 84:176].all()
+    assert refined[66:134, 100:160].all()
+    assert refined[80:120, 86:174].all()
 
 
 def test_a_larger_picture_of_the_same_scene_has_the_same_labels() -> None:

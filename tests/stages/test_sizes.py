@@ -148,5 +148,5 @@ def test_retry_says_why_a_setting_cannot_be_changed(
     assert "--max-patches" in said
     assert run(["retry", out, "--limit", "3"]) == 1
     assert "limit: cannot be changed in a run that has begun: it says what the run is about" in capsys.readouterr().err
-    assert run(["retry", "--help"]) == 0
+    assert run(["retry", "--help-all"]) == 0
     assert "--resize" not in capsys.readouterr().out

@@ -90,6 +90,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pixels[height // 4 : height // 2, width // 4 : width // 2] = (200, 40, 30)
         Image.fromarray(pixels).save(root / "photos" / f"{name}.png")
     command = ["segment", str(root / "photos"), str(root / "out"), "--resize", "short:128", *SMALL]
+    command += ["--refine", "none"]
     assert run([*command, "--cut", "fixed", "--island-share", "0"]) == 0
     assert run([*command[:2], str(root / "fine"), *command[3:]]) == 0
     return root

@@ -26,6 +26,7 @@ from simsam_batch.regions.tree import Tree, grow_trees, with_upstream_numbering
 from simsam_batch.scores.means import mean_of_one
 from simsam_batch.scores.nodes import TreeNodes
 from simsam_batch.settings import Features, Growth, Images, Limits, Network, Numbering, Numbers, Superpixels
+from simsam_batch.settings.refinement import refines_whole
 from simsam_batch.spectral import affinity
 from simsam_batch.spectral.eigen import NOT_FINITE
 from simsam_batch.spectral.laplacian import fill_left_out
@@ -113,6 +114,7 @@ class HierarchyWorker(ImageWorker[Trees]):
         self._baselines = stage.options.baselines and self._fold.scores is not None
         self._refiner = make_refiner(stage.options, self.device.type)
         self.kept_side = None if self._refiner is None else self._options.refine_max_side
+        self.keeps_whole = refines_whole(self._options.refine)
         self.may_wait = self._refiner.may_wait if self._refiner else 0
 
     def compute(self, pictures: Tensor, grid: tuple[int, int], seeds: Sequence[int]) -> Trees:

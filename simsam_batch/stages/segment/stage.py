@@ -33,6 +33,7 @@ from simsam_batch.settings import (
     Refinement,
     Regions,
 )
+from simsam_batch.settings.refinement import refines_whole
 from simsam_batch.stages.base import CommandStage
 from simsam_batch.stages.decomposition import check_solver, require_finite
 from simsam_batch.stages.segment.rows import OBJECTS, OF_CHOSEN, SEGMENT_FIELDS, SegmentFold
@@ -145,6 +146,7 @@ class SegmentWorker(ImageWorker[Segmented]):
         self._truth = TruthReader(stage.resolved["truth"], self.limits)
         self._refiner = make_refiner(stage.options, self.device.type)
         self.kept_side = None if self._refiner is None else self._options.refine_max_side
+        self.keeps_whole = refines_whole(self._options.refine)
         self.may_wait = self._refiner.may_wait if self._refiner else 0
 
     def compute(self, pictures: torch.Tensor, grid: tuple[int, int], seeds: Sequence[int]) -> Segmented:
