@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from simsam_batch.plain_text import counted
-from simsam_batch.report.exports.formats import FORMATS
+from simsam_batch.report.exports.formats import FORMATS, RECORD
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.stages.registry import shown
 from simsam_batch.storage import Folder, absolute_url
@@ -53,7 +53,13 @@ def closing_lines(out: str, result: Mapping[str, Any]) -> list[str]:
     """
     stage, where = str(result["stage"]), shlex.quote(out)
     how = _how_good(stage, out, result)
-    return [*_made(stage, result), *how, *_next(stage, out, where, int(result["failed"]), sure=bool(how))]
+    opened = f"import simsam_batch; run = simsam_batch.open_run({out!r}); run"
+    return [
+        *_made(stage, result),
+        *how,
+        *_next(stage, out, where, result, sure=bool(how)),
+        f"in a notebook: {opened}  # then run.scores, or run.show(id) of an image",
+    ]
 
 
 def _made(stage: str, result: Mapping[str, Any]) -> list[str]:
@@ -82,7 +88,7 @@ def _how_good(stage: str, out: str, result: Mapping[str, Any]) -> list[str]:
     return [f"how sure: confidence {middle:.2f} in the middle, {low:.2f} to {high:.2f} for half of them"]
 
 
-def _next(stage: str, out: str, where: str, failed: int, *, sure: bool) -> list[str]:
+def _next(stage: str, out: str, where: str, result: Mapping[str, Any], *, sure: bool) -> list[str]:
     worst = ", the worst or the least sure first if you like" if sure else ""
     commands = [
         (f"simsam view {where}", f"look at them in a browser{worst}"),
@@ -90,9 +96,23 @@ def _next(stage: str, out: str, where: str, failed: int, *, sure: bool) -> list[
     ]
     chosen = next((name for name in _TO_LOOK_AT if FORMATS[name].fits(stage)), None)
     if chosen is not None:
-        to = shlex.quote(chosen if "://" in out else f"{out.rstrip('/')}-{chosen}")
+        to = shlex.quote(_folder_for(chosen if "://" in out else f"{out.rstrip('/')}-{chosen}", result))
         commands.append((f"simsam export {where} --format {chosen} --to {to}", _TO_LOOK_AT[chosen]))
-    if failed:
+    if failed := int(result["failed"]):
         commands.append((f"simsam retry {where}", f"try the {counted(failed, 'failed one')} again"))
     wide = max(len(command) for command, _ in commands)
     return ["next:", *(f"  {command:{wide}}  # {words}" for command, words in commands)]
+
+
+def _folder_for(name: str, result: Mapping[str, Any]) -> str:
+    """A folder that an export may go to: of this name, or numbered where one of other content is.
+
+    A run that has grown may have been exported before, to the folder that was named then.
+    """
+
+    def may_go(path: str) -> bool:
+        folder = Folder(absolute_url(path))
+        there = folder.entries()
+        return not there or (RECORD in there and result["content_digest"].encode() in folder.read(RECORD))
+
+    return next(filter(may_go, (name, *(f"{name}-{number}" for number in range(2, 1000)))), name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -111,5 +112,7 @@ gradients alone: this demo uses no network, and a vision transformer does better
   {folder}/run/report/index.html         the report, for a browser: scores, pictures, times, settings
   {folder}/run/results/segment.json      the scores and how they came about
   {folder}/run/results/segment/          one row per image: mask, box, eigenvalues (Parquet)
-Your own images: simsam segment IMAGES OUT, where IMAGES is a folder, a list or s3://...; the first run fetches the
-weights of DINO ViT-S/16. With --backbone descriptors it needs no download, as here."""
+Next:
+  simsam view {shlex.quote(folder + "/run")}    # look at them in a browser
+  simsam segment IMAGES OUT --backbone descriptors    # your own: a folder, a list or s3://...; no download, as here
+  simsam segment IMAGES OUT    # the same by DINO ViT-S/16, whose weights the first run fetches"""

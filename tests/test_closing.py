@@ -59,6 +59,7 @@ def test_a_command_ends_with_what_it_made_and_commands_that_work(
             assert run(words[1:]) in (0, 3)
     if handed_on:
         assert len(list(Path(f"{out}-{handed_on}").iterdir())) >= 3
+    assert "in a notebook: import simsam_batch; run = simsam_batch.open_run('my run'); run  # then" in said
     assert re.search("try the 1 failed one again", said)
 
 
@@ -80,3 +81,30 @@ def test_a_score_stands_in_place_of_confidence_and_quiet_says_nothing(
     assert run([*command, "--quiet"]) == 0
     assert run([*command, "--log-format", "json"]) == 0
     assert capsys.readouterr().out == ""
+
+
+def test_an_export_goes_to_the_folder_that_holds_the_same_and_else_to_one_that_is_free(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "broken.png").unlink()
+    command = ["segment", str(photos), "run", *SMALL]
+
+    def export_named() -> list[str]:
+        (line,) = [each for each in capsys.readouterr().out.splitlines() if each.startswith("  simsam export")]
+        return shlex.split(line, comments=True)[1:]
+
+    Path("run-cutout").mkdir()
+    assert run(command) == 0
+    first = export_named()
+    assert first[-1] == "run-cutout"
+    assert run(first) == 0
+    assert run(command) == 0
+    assert export_named() == first
+    Image.new("RGB", (80, 64)).save(photos / "new.png")
+    assert run([*command, "--extend"]) == 0
+    second = export_named()
+    assert second[-1] == "run-cutout-2"
+    assert run(second) == 0
+    (Path("run-cutout-2") / "export.json").write_text("words")
+    assert run(command) == 0
+    assert export_named()[-1] == "run-cutout-3"
