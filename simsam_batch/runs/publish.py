@@ -7,6 +7,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -56,10 +57,12 @@ def publish(out: Folder, plan: Plan, stage: Stage) -> dict[str, Any]:
             "published yet. To mend it: run the same command again"
         )
     name = f"results/{stage.name}.json"
-    earlier = ledger.published()
-    if earlier is not None and earlier["images"] < plan.records:
-        # the run has grown: its parts are not those of fewer images any more
-        out.delete([name])
+    # what is damaged is replaced anyway
+    with suppress(RunError):
+        earlier = ledger.published()
+        if earlier is not None and earlier["images"] < plan.records:
+            # the run has grown: its parts are not those of fewer images any more
+            out.delete([name])
     totals = _Totals(stage, plan)
     gone = gone_records(plan)
     waiting: list[dict[str, Any]] = []
