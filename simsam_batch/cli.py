@@ -851,6 +851,8 @@ def _show(error: Exception, *, debug: bool) -> None:
         lines = list(error.lines) or [type(error).__name__]
     elif isinstance(error, click.ClickException):
         lines = [" ".join(error.format_message().split())]
+        if isinstance(error, click.MissingParameter) and error.ctx is not None:
+            lines[0] += f" To mend it: give it; examples are in {error.ctx.command_path} --help"
     else:
         lines = [f"{type(error).__name__}: {error}", "This is a defect; --debug shows where it is"]
     _say([redact(line) for line in (f"simsam: {lines[0]}", *lines[1:])], err=True)

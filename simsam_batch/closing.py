@@ -55,19 +55,25 @@ def closing_lines(out: str, result: Mapping[str, Any]) -> list[str]:
     how = _how_good(stage, out, result)
     opened = f"import simsam_batch; run = simsam_batch.open_run({out!r}); run"
     return [
-        *_made(stage, result),
+        *_made(stage, out, result),
         *how,
         *_next(stage, out, where, result, sure=bool(how)),
         f"in a notebook: {opened}  # then run.scores, or run.show(id) of an image",
     ]
 
 
-def _made(stage: str, result: Mapping[str, Any]) -> list[str]:
+def _made(stage: str, out: str, result: Mapping[str, Any]) -> list[str]:
     what = shown(stage)
     if what is None:
         return []
-    by = _BY.get(str(result["settings"].get("refine")), "")
-    return [f"made: {counted(int(result['ok']), _MADE[what.kind])}{', ' + by if by else ''}"]
+    made, by = counted(int(result["ok"]), _MADE[what.kind]), _BY.get(str(result["settings"].get("refine")), "")
+    if result["settings"].get("objects"):
+        import pyarrow.compute as pc
+
+        parts = StageRows(Folder(absolute_url(out)), stage).leaves(["objects.list.element.score"])
+        found = sum(pc.sum(pc.list_value_length(each["objects"])).as_py() or 0 for _, each in parts)
+        made = f"{counted(found, 'object')} in {counted(int(result['ok']), 'image')}"
+    return [f"made: {made}{', ' + by if by else ''}"]
 
 
 def _how_good(stage: str, out: str, result: Mapping[str, Any]) -> list[str]:
@@ -85,7 +91,7 @@ def _how_good(stage: str, out: str, result: Mapping[str, Any]) -> list[str]:
     if not len(values):
         return []
     low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
-    return [f"how sure: confidence {middle:.2f} in the middle, {low:.2f} to {high:.2f} for half of them"]
+    return [f"how sure: confidence {middle:.2f} of 1 (median), of half of them {low:.2f} to {high:.2f}"]
 
 
 def _next(stage: str, out: str, where: str, result: Mapping[str, Any], *, sure: bool) -> list[str]:

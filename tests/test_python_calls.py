@@ -72,7 +72,7 @@ def test_a_call_does_what_the_command_does(photos: Path, tmp_path: Path, capfd: 
     assert [image_id for image_id, _ in run.masks()] == ["0.png", "1.png", "2.png"]
     again = simsam_batch.segment(photos, tmp_path / "called", **(QUICK | {"quiet": False}))
     assert len(again) == 3
-    assert "segment: 3 images in 1 shard; going on, 1 done before" in capfd.readouterr().err
+    assert "segment: 3 images in 1 shard; going on, 1 shard done before" in capfd.readouterr().err
 
 
 def test_several_paths_are_one_input(photos: Path, tmp_path: Path) -> None:

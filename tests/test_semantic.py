@@ -20,6 +20,7 @@ from pycocotools import mask as coco
 
 from simsam_batch.cli import run
 from simsam_batch.errors import RunError
+from simsam_batch.plain_text import counted
 from simsam_batch.regions.codebook import Codebook
 from simsam_batch.runs.committed import CommittedShard
 from simsam_batch.runs.ledger import Ledger
@@ -335,7 +336,8 @@ def test_a_killed_run_goes_on_at_the_step_it_was_in(
     assert {name: after[name] for name in before} == before
     assert digests(out) == digests(finished)
     for stage, count in done.items():
-        assert (f"{stage}: {IMAGES} images in {IMAGES} shards; going on, {count} done before" in text) == (count > 0)
+        going_on = f"{stage}: {IMAGES} images in {IMAGES} shards; going on, {counted(count, 'shard')} done before"
+        assert (going_on in text) == (count > 0)
     # what was committed before was not computed again
     starts = [len(list((out / stage / "attempts").iterdir())) for stage in ("regions", "semantic")]
     assert all(started <= IMAGES + 4 for started in starts)

@@ -162,7 +162,7 @@ class Text:
         self._bar.reset(self._task, description=waiting, total=images, completed=done_images, rate=0.0, failed=0)
         self._bar.start()
         if not self._quiet:
-            going_on = f"; going on, {done_shards} done before" if done_shards else ""
+            going_on = f"; going on, {counted(done_shards, 'shard')} done before" if done_shards else ""
             self._line(f"{stage}: {counted(images, self._noun)} in {counted(shards, 'shard')}{going_on}")
 
     def progress(self, progress: Progress) -> None:

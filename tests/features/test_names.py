@@ -75,7 +75,7 @@ def test_a_run_goes_on_under_another_name_of_its_network(tmp_path: Path, capsys:
     result = (tmp_path / "out" / "results" / "segment.json").read_text()
     capsys.readouterr()
     assert run([*command, "test_vit.r160_in1k"]) == 0
-    assert "1 done before" in capsys.readouterr().err
+    assert "1 shard done before" in capsys.readouterr().err
     assert (tmp_path / "out" / "results" / "segment.json").read_text() == result
     record = json.loads((tmp_path / "out" / "segment" / "stage.json").read_text())
     assert record["settings"]["backbone"] == record["resolved"]["models"]["backbone"]["name"] == "test_vit.r160_in1k"

@@ -260,7 +260,7 @@ def test_several_processes_write_the_same(home: Path, fitted: Path, tmp_path: Pa
 
 def test_descriptors_need_no_weights(home: Path, tmp_path: Path) -> None:
     asked = ["--resize", "native", "--ignore-label", str(VOID), "--probes", "linear", "--fractions", "1"]
-    asked += ["--backbone", "descriptors", "--facets", "token", "--iterations", "10", "--engine", "inline", "--quiet"]
+    asked += ["--backbone", "descriptors", "--iterations", "10", "--engine", "inline", "--quiet"]
     photos, truth, run = home / "photos", home / "truth", tmp_path / "run"
     assert simsam(["probe", str(photos), str(run), "--truth", str(truth), *asked]) == 0
     assert apply(home, run, tmp_path / "new") == 0

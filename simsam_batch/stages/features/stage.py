@@ -159,11 +159,15 @@ _BLOCKS = {DESCRIPTORS: (-1,), DIFFUSION: (1,)}
 
 
 def complete_blocks(settings: Any, out: str) -> Any:
-    """The settings with the blocks that are best of what is no ViT, where none were given."""
+    """The settings with the blocks that are best of what is no ViT, and its one facet, where none were given."""
     del out
-    if settings.backbone in _BLOCKS and "blocks" not in settings.model_fields_set:
-        return settings.model_copy(update={"blocks": _BLOCKS[settings.backbone]})
-    return settings
+    if settings.backbone not in _BLOCKS:
+        return settings
+    update: dict[str, Any] = {} if "blocks" in settings.model_fields_set else {"blocks": _BLOCKS[settings.backbone]}
+    # a single facet nobody asked for is taken as it is
+    if "facets" not in settings.model_fields_set and len(settings.facets) > 1:
+        update["facets"] = ("token",)
+    return settings.model_copy(update=update)
 
 
 STEPS = Steps(_stages, FeaturesStage.name, roles=("taps",), complete=complete_blocks, before_first=_say_size)
