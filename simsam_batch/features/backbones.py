@@ -182,8 +182,11 @@ def _known_name(name: str) -> str:
         known = False
     if known:
         return full_name
-    candidates = [*ARCHITECTURES, *ALIASES, "descriptors", *families, *timm.list_models(pretrained=True)]
-    close = _same_network(name) or difflib.get_close_matches(name, candidates, n=4, cutoff=0.6)
+    own = [*ARCHITECTURES, "descriptors", *families, *timm.list_models(pretrained=True)]
+    # names of hubs are like each other, whatever the network
+    close = _same_network(name) or next(
+        filter(None, (difflib.get_close_matches(name, of, 4) for of in (own, ALIASES))), []
+    )
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
     raise SettingsError(f"backbone: timm has no model {name!r}{hint}")
 

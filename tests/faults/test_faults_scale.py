@@ -180,6 +180,9 @@ def test_publishing_lists_once_and_reads_each_file_once(finished: dict[int, Plan
             "list null": 1,
             "read null/manifests": shards,
             "read null/data": shards,
+            # whether fewer images were published before, and which are gone
+            "read results": 1,
+            "list plan": 1,
             "replace results/null": 1,
             "replace results": 1,
         }

@@ -108,7 +108,9 @@ def test_what_is_not_there_is_named_with_the_mend(out: Path, half: Path, tmp_pat
     run = simsam_batch.open_run(str(out))
     with pytest.raises(RunError, match=rf"'{re.escape(WORDS)}' failed, so that it has no features \(not_an_image: "):
         run.features(WORDS)
-    with pytest.raises(SettingsError, match=r"has no image 'x\.png'; did you mean '\d\.png'\? To mend it: .* such as '0\.png'"):
+    with pytest.raises(
+        SettingsError, match=r"has no image 'x\.png'; did you mean '\d\.png'\? To mend it: .* such as '0\.png'"
+    ):
         run.features("x.png")
     with pytest.raises(SettingsError, match="has no masks yet"):
         run.masks()
