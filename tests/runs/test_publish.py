@@ -216,9 +216,9 @@ def test_each_manifest_and_each_rows_file_is_read_once(tmp_path: Path, monkeypat
     monkeypatch.setattr(Folder, "read", counted)
     _publish(plan)
     manifests = [f"small/manifests/000000{number}.0.json" for number in range(3)]
-    assert sorted(read) == [f"small/data/000000{number}.1.parquet" for number in range(3)] + manifests + [
-        "small/stage.json"
-    ]
+    data = [f"small/data/000000{number}.1.parquet" for number in range(3)]
+    # and whether fewer images were published before
+    assert sorted(read) == ["results/small.json", *data, *manifests, "small/stage.json"]
 
 
 def test_parts_have_few_row_groups_of_whole_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,7 +249,8 @@ def test_what_is_committed_costs_one_listing(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(Folder, "list", counted)
     _publish(plan)
-    assert listed == ["small/manifests"]
+    # and which images are gone
+    assert listed == ["small/manifests", "plan"]
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b[:100] + bytes([b[100] ^ 1]) + b[101:], lambda b: b""])

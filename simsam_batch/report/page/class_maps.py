@@ -23,7 +23,7 @@ from simsam_batch.results.confusions import class_name
 from simsam_batch.results.label_maps import true_class_names
 from simsam_batch.results.photographs import limits_of
 from simsam_batch.runs.reading import StageRows
-from simsam_batch.stages.registry import Command
+from simsam_batch.stages.registry import Command, stages_with_features
 
 Maps = Sequence[tuple[str, Sequence[Mapping[str, Any]]]]
 """The label maps of an image: what each is called, and its segments."""
@@ -88,7 +88,7 @@ def fill_class_maps(
     made.colors = [(class_name(name), color) for name, color in zip(names, colors, strict=True)]
     lead = leading(numbers)
     titled = at_random(numbers, source.samples, noun, without=lead)
-    features = StageRows(source.out, "features")
+    features = StageRows(source.out, stages_with_features()[0])
     wanted = sorted({*lead, *numbers_of(titled)})
     own = source.rows(rows, wanted, ["image_id", "uri", "status", *columns])
     described = source.rows(features, wanted, _OF_FEATURES)

@@ -24,7 +24,7 @@ from simsam_batch.report.page.tables import pck_table
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.runs.schema import ARRAY_FIELDS
 from simsam_batch.stages.matches.grids import grid_of
-from simsam_batch.stages.registry import Command
+from simsam_batch.stages.registry import Command, stages_with_features
 
 _OWN = ["pair_id", "source_record", "target_record", "source_size", "target_size", "points", "points_scored"]
 _OWN += ["source_sha256", "target_sha256"]
@@ -109,7 +109,8 @@ class _Grids:
 
     def __init__(self, source: Source, stages: Sequence[str]) -> None:
         self._source = source
-        self._features = StageRows(source.out, "features") if "features" in stages else None
+        named = next((name for name in stages_with_features() if name in stages), None)
+        self._features = None if named is None else StageRows(source.out, named)
 
     def window(self, record: int, shape: tuple[int, ...]) -> tuple[float, float, float, float]:
         """Left, top, right and bottom of a map (Hp, Wp) of an image, as shares of its width and height."""
