@@ -7,7 +7,7 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
 import simsam_batch
-from simsam_batch.calling import functions, given_by_name
+from simsam_batch.calling import functions
 from simsam_batch.settings import RunSettings
 
 PAGE = Path(simsam_batch.__file__).with_name("__init__.pyi")
@@ -45,7 +45,7 @@ def _function(name: str) -> str:
     if model.presets:
         lines += _parameter("preset", f"Literal[{', '.join(map(_quoted, model.presets))}] | None", "None")
     lines += _parameter("config", "str | PathLike[str] | None", "None")
-    for each in given_by_name(model):
+    for each in model.given_by_name():
         field = model.model_fields[each]
         lines += _parameter(each, _type(each, field.annotation, model), _value(field.default))
     about = functions()[name].summary

@@ -52,11 +52,6 @@ def function(name: str) -> Callable[..., Run]:
     return compute
 
 
-def given_by_name(model: type[RunSettings]) -> list[str]:
-    """The settings of a command that are given by their names."""
-    return [name for name in model.model_fields if name not in (*model.arguments(), *model.not_given())]
-
-
 def _computed(command: Command, name: str, places: tuple[Any, ...], settings: dict[str, Any]) -> Run:
     """Do what a command does, and open the run."""
     model = command.settings()
@@ -70,7 +65,7 @@ def _computed(command: Command, name: str, places: tuple[Any, ...], settings: di
     if twice:
         raise SettingsError(f"{name}: {', '.join(twice)} is given twice. To mend it: give it once, {call}")
     given = {each: _plain(value) for each, value in (dict(zip(where, places, strict=False)) | settings).items()}
-    known = [*where, *_BESIDE, *given_by_name(model)]
+    known = [*where, *_BESIDE, *model.given_by_name()]
     unknown = [each for each in given if each not in known and each not in model.not_given()]
     if unknown:
         raise SettingsError(
@@ -113,7 +108,7 @@ def _signature(model: type[RunSettings]) -> inspect.Signature:
     beside = [inspect.Parameter(each, named, default=None, annotation=str | None) for each in _beside(model)]
     settings = [
         inspect.Parameter(each, named, default=field.default, annotation=field.annotation)
-        for each in given_by_name(model)
+        for each in model.given_by_name()
         for field in [model.model_fields[each]]
     ]
     return inspect.Signature([*parameters, *beside, *settings], return_annotation=Run)
@@ -133,7 +128,7 @@ def _text(command: Command, model: type[RunSettings]) -> str:
         "config": "YAML file of settings. What is given here wins over it, and it over the preset.",
     }
     lines = [f"    {each}: {about[each]}" for each in (*model.arguments(), *_beside(model))]
-    for each in given_by_name(model):
+    for each in model.given_by_name():
         field = model.model_fields[each]
         lines.append(f"    {each}: {field.description} ({allowed(field)})")
     return "\n".join(

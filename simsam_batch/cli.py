@@ -122,7 +122,7 @@ def _computing(command: Command) -> click.Command:
     arguments: list[click.Parameter] = [
         click.Argument([name], required=False, nargs=-1 if name == "images" else 1) for name in names
     ]
-    options = _options(model, [name for name in model.model_fields if name not in (*names, *model.not_given())])
+    options = _options(model, model.given_by_name())
     return HelpfulCommand(
         name=command.name,
         callback=partial(_compute, command),

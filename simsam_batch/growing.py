@@ -68,7 +68,7 @@ def grow(plan: Plan, catalog: Catalog, settings: RunSettings, report: Reporter) 
 
 
 def _grown(plan: Plan, listed: pa.Table, settings: RunSettings) -> Plan:
-    from simsam_batch.runs.plan import PlanGrownError, append_to_plan, default_shard_size, load_plan, recorded_plan
+    from simsam_batch.runs.plan import PlanGrownError, append_to_plan, as_grown, default_shard_size
 
     while True:
         new = _unplanned(plan, listed)
@@ -78,10 +78,7 @@ def _grown(plan: Plan, listed: pa.Table, settings: RunSettings) -> Plan:
         try:
             return append_to_plan(plan, _of_one_kind(plan, new), size, {"limit": settings.limit})
         except PlanGrownError:
-            grown = load_plan(plan.out)
-            if grown is None or grown.digest != plan.digest:
-                grown = recorded_plan(plan.out, plan.about(), plan.out.url)
-            plan = grown
+            plan = as_grown(plan)
 
 
 def _unplanned(plan: Plan, listed: pa.Table) -> pa.Table:
@@ -121,16 +118,16 @@ def say_changes(plan: Plan, catalog: Catalog, settings: RunSettings, report: Rep
     A line for each with a few names, and what may be done.
     """
     limit = settings.limit or None
-    new = _unplanned(plan, catalog.table.slice(0, limit))["image_id"]
-    if len(new):
-        names = _named(new.slice(0, _NAMED).to_pylist(), len(new))
-        report.note(f"{counted(len(new), 'image')} new, not part of this run: {names}. To have them: add --extend")
     planned: dict[str, tuple[int | None, str | None]] = {}
     for number in range(plan.shards):
         records = plan.shard(number).records.select(["image_id", "size", "etag"]).to_pydict()
         planned |= zip(records["image_id"], zip(records["size"], records["etag"], strict=True), strict=True)
     listed = catalog.table.select(["image_id", "size", "etag"]).to_pydict()
-    facts = list(zip(listed["image_id"], zip(listed["size"], listed["etag"], strict=True), strict=True))
+    new = [name for name in listed["image_id"][:limit] if name not in planned]
+    if new:
+        names = _named(new)
+        report.note(f"{counted(len(new), 'image')} new, not part of this run: {names}. To have them: add --extend")
+    facts = zip(listed["image_id"], zip(listed["size"], listed["etag"], strict=True), strict=True)
     there = set(listed["image_id"])
     # the images of the first few pairs alone are not all that there are
     gone = [] if limit and catalog.pairs is not None else [name for name in planned if name not in there]
@@ -143,7 +140,7 @@ def say_changes(plan: Plan, catalog: Catalog, settings: RunSettings, report: Rep
     ]
     if changed:
         report.note(
-            f"{counted(len(changed), 'image')} changed since the plan was made: {_named(changed, len(changed))}. To "
+            f"{counted(len(changed), 'image')} changed since the plan was made: {_named(changed)}. To "
             "have them as they are now: use another OUT"
         )
 
@@ -155,17 +152,17 @@ def _say_gone(plan: Plan, gone: Sequence[str], settings: RunSettings, report: Re
         record_gone(plan, gone)
         if gone:
             report.note(
-                f"{counted(len(gone), 'image')} gone, whose rows are marked: {_named(gone, len(gone))}. Scores in "
+                f"{counted(len(gone), 'image')} gone, whose rows are marked: {_named(gone)}. Scores in "
                 "results/ count them still; simsam score OUT does not"
             )
         return
     marked = gone_records(plan)
     if len(gone) > len(marked):
         report.note(
-            f"{counted(len(gone), 'image')} gone since the plan was made: {_named(gone, len(gone))}. To mark their "
+            f"{counted(len(gone), 'image')} gone since the plan was made: {_named(gone)}. To mark their "
             "rows: add --prune"
         )
 
 
-def _named(names: Sequence[str], count: int) -> str:
-    return ", ".join(names[:_NAMED]) + (" ..." if count > _NAMED else "")
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (" ..." if len(names) > _NAMED else "")

@@ -82,16 +82,15 @@ class Job(Generic[S]):
             What ``results/<stage>.json`` holds; after a second try in a run that is not finished, which cannot be
             published yet, only ``images`` that were tried and those that ``failed``.
         """
-        from simsam_batch.runs.ledger import Ledger
+        from simsam_batch.runs.plan import as_grown
 
         plan = stage.plan or self.plan
         while True:
             result = self._run(stage, plan, before_first, again)
-            later = Ledger(self.folder, stage.name).plan()
-            if again is not None or later.records == plan.records:
+            before, plan = plan, as_grown(plan)
+            if again is not None or plan == before:
                 return result
             # another driver has added images meanwhile
-            plan = replace(plan, parts=later.parts)
             if stage.plan is not None:
                 stage = replace(stage, plan=plan)
 

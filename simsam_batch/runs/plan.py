@@ -7,7 +7,7 @@ import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import PurePosixPath
@@ -266,6 +266,17 @@ def recorded_plan(out: Folder, about: Mapping[str, Any], where: str) -> Plan:
     if not all(isinstance(text, str) for text in texts) or not all(type(about.get(key)) is int for key in _PART_KEYS):
         raise RunError(f"{where} is damaged: it names no plan. To mend it: restore the file")
     return Plan(out, _grown(out, _part(about, about["digest"], where))[0], str(about["unit"]))
+
+
+def as_grown(plan: Plan) -> Plan:
+    """The plan as it is on storage by now.
+
+    Raises:
+        RunError: what it has grown by is damaged.
+        StorageError: the storage did not answer.
+    """
+    parts, later = _grown(plan.out, plan.parts[0])
+    return replace(plan, parts=parts, source=plan.source | later)
 
 
 def further_plans(plan: Plan) -> dict[str, Plan]:

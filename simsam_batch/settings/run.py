@@ -142,6 +142,11 @@ class RunSettings(Operation, Numbers, Limits, Images, Input, Settings):
         """Names of the settings that have no flag: they have one value here, or another run fixes them."""
         return []
 
+    @classmethod
+    def given_by_name(cls) -> list[str]:
+        """Names of the settings that are given by them: flags, and keywords in Python."""
+        return [name for name in cls.model_fields if name not in (*cls.arguments(), *cls.not_given())]
+
     def written(self) -> dict[str, Any]:
         """The settings as a file for ``--config`` holds them, as plain values."""
         return self.model_dump(mode="json")
