@@ -182,8 +182,9 @@ def _known_name(name: str) -> str:
         known = False
     if known:
         return full_name
-    own = [*ARCHITECTURES, "descriptors", *families, *timm.list_models(pretrained=True)]
-    # names of hubs are like each other, whatever the network
+    # names of hubs are like each other, whatever the network: they are guessed where nothing else is near
+    short = [alias for alias in ALIASES if "/" not in alias]
+    own = [*ARCHITECTURES, "descriptors", *short, *families, *timm.list_models(pretrained=True)]
     close = _same_network(name) or next(
         filter(None, (difflib.get_close_matches(name, of, 4) for of in (own, ALIASES))), []
     )
