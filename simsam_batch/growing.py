@@ -126,7 +126,9 @@ def say_changes(plan: Plan, catalog: Catalog, settings: RunSettings, report: Rep
     new = [name for name in listed["image_id"][:limit] if name not in planned]
     if new:
         names = _named(new)
-        report.note(f"{counted(len(new), 'image')} new, not part of this run: {names}. To have them: add --extend")
+        report.note(
+            f"{counted(len(new), 'image')} new, not part of this run: {names}. To have them: add --extend", to_do=True
+        )
     facts = zip(listed["image_id"], zip(listed["size"], listed["etag"], strict=True), strict=True)
     there = set(listed["image_id"])
     # the images of the first few pairs alone are not all that there are

@@ -247,9 +247,37 @@ def open_job(
         require_answer(engine)
         report.doing(f"loading {_networks(settings)}")
         resolved = resolved_models(command, settings)
+        if images is not None:
+            _require_same_where_it_grows(command, folder, settings, resolved["models"])
         folder.check_create()
         with EventLog(folder, report).command(settings.model_dump(mode="json")) as events:
             yield Job(command, folder, planned(events), engine, settings, resolved, events)
+
+
+def _require_same_where_it_grows(
+    command: Command, out: Folder, settings: NetworkSettings, models: Mapping[str, Any]
+) -> None:
+    """Refuse to compute new images by other settings or models than a run has, before they are planned.
+
+    Raises:
+        SettingsError: with the differences.
+    """
+    from simsam_batch.growing import is_to_grow
+    from simsam_batch.runs.plan import load_plan
+    from simsam_batch.runs.stage_record import read_record, require_same
+
+    plan = load_plan(out)
+    if plan is None or not is_to_grow(plan, settings):
+        return
+    for name in command.stages:
+        there = read_record(out, name)
+        if there is not None:
+            stage = stage_class(name)
+            resolved = dict(there["resolved"])
+            if "models" in resolved:
+                resolved["models"] = {role: models.get(role, facts) for role, facts in resolved["models"].items()}
+            here = {"settings": settings.values_of("result", stage.components), "resolved": resolved}
+            require_same(out, there, there | here, settings.unrecorded(stage.components))
 
 
 def _networks(settings: NetworkSettings) -> str:

@@ -66,6 +66,19 @@ def test_the_bar_never_goes_back_nor_over_whatever_becomes_of_shards(
     text.close()
 
 
+def test_what_is_to_be_done_is_said_again_where_it_is_far_above(capsys: pytest.CaptureFixture[str]) -> None:
+    hint = "2 images new. To have them: add --extend"
+    for lines, times in ((2, 1), (10, 2)):
+        text = Text(quiet=False)
+        text.note(hint, to_do=True)
+        for number in range(lines):
+            text.note(f"line {number}")
+        text.close()
+        said = capsys.readouterr().err.splitlines()
+        assert (said.count(hint), len(said)) == (times, lines + times)
+        assert (said[-1] == hint) == (times == 2)
+
+
 def in_a_terminal(arguments: list[str]) -> list[str]:
     """What stands in the lines of a terminal, one after the other, while the command runs."""
     process, terminal = pty.fork()

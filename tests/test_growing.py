@@ -166,6 +166,21 @@ def test_a_run_whose_images_cannot_be_listed_any_more_is_gone_on_with(photos: Pa
     assert "IMAGES is a folder" in says()
 
 
+def test_by_other_settings_a_run_does_not_grow(photos: Path, tmp_path: Path, says: Says) -> None:
+    out = tmp_path / "out"
+    command = ["semantic", str(photos), str(out), *SMALL, "--clusters", "2"]
+    assert run([*command, "--limit", "6"]) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    # of the first stage, and of one that comes later
+    for other in (["--regions", "5"], ["--matching", "majority"]):
+        says()
+        assert run([*command, *other]) == 1
+        assert f"{other[0].strip('-').replace('-', '_')}: the run in OUT has" in says()
+        assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+    assert run(command) == 0
+    assert len(rows(out, "semantic")) == 12
+
+
 def test_labels_of_what_was_there_stay_when_a_set_grows(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = ["semantic", str(photos), str(out), *SMALL, "--clusters", "2"]

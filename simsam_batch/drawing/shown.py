@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,16 +20,22 @@ from simsam_batch.drawing.tree_page import page
 from simsam_batch.errors import RunError
 from simsam_batch.results.eigenvectors import grid_eigenvectors
 from simsam_batch.results.label_maps import WITHOUT_MAP, map_row
+from simsam_batch.results.opening import existing_plan
 from simsam_batch.results.photographs import working_size
 from simsam_batch.results.restyled import restyled
 from simsam_batch.runs.plan import Plan
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.runs.schema import ARRAY_FIELDS, File
 from simsam_batch.stages.registry import shown, stage_names, stages_showing, stages_with_matches, stages_with_pictures
+from simsam_batch.storage import read_ahead
 
 _ARRAYS = [field.name for field in ARRAY_FIELDS]
 _OF_PHOTOGRAPH = ["uri", "content_sha256", "width", "height"]
 _OF_EIGENVECTORS = ["width", "height", "grid_h", "grid_w", "patch", "eigenvalues", *_ARRAYS]
+_FAILED = ["status", "error_type", "error"]
+_OF_PICTURES = ["styles", *_ARRAYS]
+_ENDS, _SCORED = ("source", "target"), ("points_scored", "points_right")
+_OF_MATCHES = ["points", *(f"{end}_{what}" for end in _ENDS for what in ("record", "size", "sha256"))]
 _PICTURES, _GAP = 6, 6
 
 
@@ -41,18 +47,25 @@ class Asked:
         rows: of a stage.
         number: of the row.
         images: the plan of the run.
-        side: pixels of the longer side at most.
+        side: pixels of the longer side at most; None: as large as what it is made of.
+        row: the row, if it has been read, with what its layer is made of.
+        faults: what is said in a picture that is shown in place of a photograph.
     """
 
     rows: StageRows
     number: int
     images: Plan
-    side: int
+    side: int | None
+    row: dict[str, Any] | None = None
+    faults: list[str] = field(default_factory=list, compare=False)
 
     def taken(self, columns: Sequence[str]) -> dict[str, Any]:
         """Some columns of the row, and what tells whether it failed."""
-        names = [self.rows.unit, *columns, "status", "error_type", "error"]
-        return self.good(self.rows.take([self.number], names).to_pylist()[0])
+        row = self.row
+        if row is None:
+            names = [self.rows.unit, *columns, *_FAILED]
+            row = self.rows.take([self.number], names).to_pylist()[0]
+        return self.good(row)
 
     def good(self, row: dict[str, Any]) -> dict[str, Any]:
         """The row, if it is not of an image that failed."""
@@ -109,12 +122,13 @@ def _eigenvectors(asked: Asked) -> Image.Image:
     down, across = (min(1.0, row[f"grid_{axis}"] * row["patch"] / of) for axis, of in zip("hw", working, strict=True))
     held = vectors[1 : _PICTURES + 1]
     abreast = min(3, len(held))
-    size = fitted((row["width"], row["height"]), max(1, (asked.side - (abreast - 1) * _GAP) // abreast))
+    whole = row["width"], row["height"]
+    size = whole if asked.side is None else fitted(whole, max(1, (asked.side - (abreast - 1) * _GAP) // abreast))
     return _sheet([vector_picture(vector, size, (down, across)) for vector in held], abreast)
 
 
 def _restyled(asked: Asked) -> Image.Image:
-    row = asked.taken(["styles", *_ARRAYS])
+    row = asked.taken(_OF_PICTURES)
     attached = asked.rows.attachments(row)
     files = [found for each in restyled(row["styles"]) if isinstance(found := attached.get(each.name), File)]
     if not files:
@@ -124,16 +138,16 @@ def _restyled(asked: Asked) -> Image.Image:
     for file in files[:_PICTURES]:
         with Image.open(io.BytesIO(file.data)) as stored:
             picture = stored.convert("RGB")
-        picture.thumbnail((asked.side // abreast, asked.side // abreast), Image.Resampling.LANCZOS)
+        if asked.side is not None:
+            picture.thumbnail((asked.side // abreast, asked.side // abreast), Image.Resampling.LANCZOS)
         pictures.append(picture)
     return _sheet(pictures, abreast)
 
 
 def _matches(asked: Asked) -> Image.Image:
-    ends = ("source", "target")
-    row = asked.taken(["points", *(f"{end}_{what}" for end in ends for what in ("record", "size", "sha256"))])
+    row = asked.taken(_OF_MATCHES)
     photos = []
-    for end in ends:
+    for end in _ENDS:
         shard, place = asked.images.place_of(row[f"{end}_record"])
         (width, height), digest = row[f"{end}_size"], row[f"{end}_sha256"]
         uri = asked.images.shard(shard).records["uri"][place].as_py()
@@ -141,7 +155,9 @@ def _matches(asked: Asked) -> Image.Image:
     sizes = row["source_size"], row["target_size"]
     # both side by side are as wide as is asked for
     shares = sum(width / height for width, height in sizes)
-    tall = max(1, min(asked.side, round((asked.side - _GAP) / shares)))
+    tall = max(height for _, height in sizes)
+    if asked.side is not None:
+        tall = max(1, min(asked.side, round((asked.side - _GAP) / shares)))
     return side_by_side(photos[0], photos[1], sizes, row["points"], tall)
 
 
@@ -169,9 +185,43 @@ def layers_of(rows: StageRows) -> list[str]:
     return [name for name in found if (name != "photograph" or with_files) and (name != "eigenvectors" or kept)]
 
 
+def shown_rows(
+    rows: StageRows, side: int | None
+) -> Iterator[tuple[int, dict[str, Any], Image.Image | None, Sequence[str]]]:
+    """The rows of a stage about pairs or with restyled images, in order, each with its picture.
+
+    Args:
+        rows: of the stage.
+        side: pixels of a picture's longer side at most; None: as large as what it is made of.
+
+    Yields:
+        The row's number, the row, its picture, and what is wrong with photographs in that. None in place of a picture
+        that the row has none of: its image or pair failed.
+
+    Raises:
+        RunError: rows, or what is attached to them, cannot be read.
+        StorageError: the storage did not answer.
+    """
+    if rows.stage in stages_with_pictures():
+        draw, columns = _restyled, _OF_PICTURES
+    else:
+        draw, columns = _matches, [*_OF_MATCHES, *_SCORED]
+
+    def one(item: tuple[int, dict[str, Any]]) -> tuple[int, dict[str, Any], Image.Image | None, Sequence[str]]:
+        number, row = item
+        asked = Asked(rows, number, plan, side, row)
+        return number, row, draw(asked) if row["status"] == "ok" else None, asked.faults
+
+    plan = existing_plan(rows.out)
+    numbered = rows.each([rows.unit, *columns, *_FAILED])
+    # large photographs are large pictures: few of them at once
+    yield from read_ahead(numbered, one, threads=2, most=3, name="simsam-draw")
+
+
 def _photograph(row: dict[str, Any], asked: Asked) -> Image.Image:
     photo, fault = shown_photograph(row, asked.rows.settings, asked.side)
     if fault is not None:
+        asked.faults.append(fault)
         write(ImageDraw.Draw(photo), (8, 8), f"no photograph: {fault}", photo.width - 16, MUTED)
     return photo
 

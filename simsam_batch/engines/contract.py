@@ -84,7 +84,7 @@ class Task:
         gpu: whether a worker computes on a GPU where there is one; else it reserves cores alone.
         workers: workers at most; 0 for as many as there is room for.
         silence_s: seconds after which a worker that holds shards and from which nothing was heard is ended; 0: never.
-        on_progress: told, in the thread that takes the reports, how far a shard is, by engines that hear of it.
+        on_progress: told how far a shard is, in whichever thread the engine hears of it.
         description: what another process needs to build the runner, where it cannot be sent there; JSON.
     """
 

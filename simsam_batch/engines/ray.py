@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from simsam_batch.engines.contract import Runner, ShardReport, Task
+from simsam_batch.engines.contract import Progress, Runner, ShardReport, Task
 from simsam_batch.engines.devices import thread_environment
 from simsam_batch.engines.ray_metrics import RunMetrics
-from simsam_batch.engines.ray_pulse import send_beats, silent_workers_ended
+from simsam_batch.engines.ray_pulse import send_beats, workers_heard
 from simsam_batch.errors import RunError, SettingsError
 from simsam_batch.plain_text import log_plainly
 
@@ -90,7 +90,7 @@ class RayEngine:
         actors, needs = self._await_room(ray, len(shards), task)
         metrics = RunMetrics({"run": task.run, "stage": task.stage})
         try:
-            with silent_workers_ended(ray, task.silence_s) as pulses:
+            with workers_heard(ray, task.silence_s, task.on_progress) as pulses:
                 dataset = self._dataset(ray, make_runner, shards, actors, needs, (pulses, task.silence_s))
                 for block in dataset.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
                     for text in block.column("report").to_pylist():
@@ -288,6 +288,7 @@ class _ShardCaller:
         self._thread: threading.Thread | None = None
         self._pace = _Pace()
         self._got_on, self._built = True, False
+        self._far: Progress | None = None
         if pulses is not None:
             send_beats(pulses, silence_s, self._gets_on)
 
@@ -315,7 +316,9 @@ class _ShardCaller:
                     self._got_on = self._built = True
                 for report in runner.run(self._draw(drawn)):
                     self._got_on = True
-                    if isinstance(report, ShardReport):
+                    if isinstance(report, Progress):
+                        self._far = report
+                    elif report is not None:
                         drawn.remove(report.shard)
                         self._answer(report)
             except Exception as error:  # noqa: BLE001 - becomes the reports of the shards it concerns
@@ -343,11 +346,15 @@ class _ShardCaller:
     def _is_used_up(self) -> bool:
         return 0 < self._recycle_after <= self._given
 
-    def _gets_on(self) -> bool:
-        """Whether something got on since this was last asked, there is nothing to do, or packages are being loaded."""
+    def _gets_on(self) -> tuple[bool, Progress | None]:
+        """Whether something got on since this was last asked, there is nothing to do, or packages are being loaded.
+
+        And how far the shard in hand is, if that was said since.
+        """
         with self._lock:
             got_on, self._got_on = self._got_on or not (self._answers and self._built), False
-        return got_on
+            far, self._far = self._far, None
+        return got_on, far
 
     def _answer(self, report: ShardReport) -> None:
         self._pace.reported()

@@ -1,4 +1,4 @@
-"""Workers of a run on Ray that stand still: an actor beside the driver hears of each, and the silent are ended.
+"""What workers of a run on Ray say while they work: an actor beside the driver hears it, and the silent are ended.
 
 Ray notices a process that dies and a node that is lost, but not a process that is stopped; and a row that such a worker
 holds would be waited for without end.
@@ -16,10 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from simsam_batch.engines.contract import look_s
+from simsam_batch.engines.contract import Progress, look_s
 
 _ANSWER_S = 10.0
 _END_S = 60.0
+_LONGEST_BEAT_S = 3.0
 
 _log = logging.getLogger(__name__)
 
@@ -33,41 +34,48 @@ class Process(NamedTuple):
 
 
 class Pulses:
-    """When each process was last heard of, by the clock of this one."""
+    """When each process was last heard of, by the clock of this one, and how far it said it was."""
 
     def __init__(self) -> None:
         self._heard: dict[Process, float] = {}
+        self._far: dict[Process, Progress] = {}
 
-    def beat(self, process: Process) -> None:
-        """Note that a process gets on, or has nothing to do."""
+    def beat(self, process: Process, far: Progress | None = None) -> None:
+        """Note that a process gets on, or has nothing to do; and how far it is, if it said so since it last did."""
         self._heard[process] = time.monotonic()
+        if far is not None:
+            self._far[process] = far
 
-    def silent(self, seconds: float) -> list[Process]:
-        """Those not heard of for so long; each is told of once."""
-        before = time.monotonic() - seconds
-        found = [process for process, heard in self._heard.items() if heard < before]
-        for process in found:
+    def look(self, silence_s: float) -> tuple[list[Process], list[Progress]]:
+        """Those not heard of for so long, and what was said of shards since the last look; each is told of once."""
+        before = time.monotonic() - silence_s
+        silent = [process for process, heard in self._heard.items() if heard < before]
+        for process in silent:
             del self._heard[process]
-        return found
+        far = [*self._far.values()]
+        self._far.clear()
+        return silent, far
 
 
 @contextmanager
-def silent_workers_ended(ray: Any, silence_s: float) -> Iterator[Any]:
+def workers_heard(ray: Any, silence_s: float, on_progress: Callable[[Progress], None]) -> Iterator[Any]:
     """While the block runs, end processes that send beats and fall silent; Ray starts afresh what they held.
 
     Args:
         ray: the module, connected.
-        silence_s: after how long; 0: never.
+        silence_s: after how long; 0: never, and nothing is heard of them.
+        on_progress: told, in another thread, how far they say they are.
 
     Yields:
-        What workers send their beats to; None if nothing is watched.
+        What workers send their beats to; None if nothing is heard of them.
     """
     if not silence_s:
         yield None
         return
     pulses = ray.remote(Pulses).options(num_cpus=0, **_on(ray.get_runtime_context().get_node_id())).remote()
     over = threading.Event()
-    watch = threading.Thread(target=_watch, args=(ray, pulses, silence_s, over), name="pulses", daemon=True)
+    listening = (ray, pulses, silence_s, on_progress, over)
+    watch = threading.Thread(target=_watch, args=listening, name="pulses", daemon=True)
     watch.start()
     try:
         yield pulses
@@ -78,11 +86,16 @@ def silent_workers_ended(ray: Any, silence_s: float) -> Iterator[Any]:
         watch.join(_ANSWER_S + _END_S)
 
 
-def _watch(ray: Any, pulses: Any, silence_s: float, over: threading.Event) -> None:
+def _watch(
+    ray: Any, pulses: Any, silence_s: float, on_progress: Callable[[Progress], None], over: threading.Event
+) -> None:
     end = ray.remote(end_process)
-    while not over.wait(look_s(silence_s)):
+    while not over.wait(_beat_s(silence_s)):
         try:
-            for process in ray.get(pulses.silent.remote(silence_s), timeout=_ANSWER_S):
+            silent, far = ray.get(pulses.look.remote(silence_s), timeout=_ANSWER_S)
+            for each in far:
+                on_progress(each)
+            for process in silent:
                 # one that has ended by itself is silent too
                 if ray.get(end.options(num_cpus=0, max_retries=0, **_on(process.node)).remote(process), timeout=_END_S):
                     _log.warning(
@@ -90,7 +103,12 @@ def _watch(ray: Any, pulses: Any, silence_s: float, over: threading.Event) -> No
                         *(process.pid, process.node, silence_s),
                     )
         except Exception as error:  # noqa: BLE001 - the run does not depend on it, and ends where Ray does
-            _log.debug("a silent worker could not be ended: %s", error)
+            _log.debug("workers were not heard, or a silent one could not be ended: %s", error)
+
+
+def _beat_s(silence_s: float) -> float:
+    """Seconds between two beats, and between two looks for them: people wait for a bar to move."""
+    return min(look_s(silence_s), _LONGEST_BEAT_S)
 
 
 def _on(node: str) -> dict[str, Any]:
@@ -115,13 +133,13 @@ def _born(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
 
 
-def send_beats(pulses: Any, silence_s: float, gets_on: Callable[[], bool]) -> None:
+def send_beats(pulses: Any, silence_s: float, gets_on: Callable[[], tuple[bool, Progress | None]]) -> None:
     """Send beats from a thread of this worker for as long as it lives, whenever it got on or has nothing to do.
 
     Args:
-        pulses: what `silent_workers_ended` gave.
+        pulses: what `workers_heard` gave.
         silence_s: as given there.
-        gets_on: asked before each beat.
+        gets_on: asked before each beat whether it does, and how far it is, if there is news of that.
     """
 
     def send() -> None:
@@ -129,8 +147,9 @@ def send_beats(pulses: Any, silence_s: float, gets_on: Callable[[], bool]) -> No
 
         process = Process(ray.get_runtime_context().get_node_id(), os.getpid(), _born(os.getpid()))
         while True:
-            if gets_on():
-                pulses.beat.remote(process)
-            time.sleep(look_s(silence_s))
+            got_on, far = gets_on()
+            if got_on:
+                pulses.beat.remote(process, far)
+            time.sleep(_beat_s(silence_s))
 
     threading.Thread(target=send, name="pulse", daemon=True).start()

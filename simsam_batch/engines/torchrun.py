@@ -8,10 +8,11 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple
 from datetime import timedelta
 from typing import Any
 
-from simsam_batch.engines.contract import Runner, ShardReport, Task, look_s
+from simsam_batch.engines.contract import Progress, Runner, ShardReport, Task, look_s
 from simsam_batch.engines.devices import gpu_for_each, thread_environment
 from simsam_batch.engines.interrupt import interruptible
 from simsam_batch.errors import RunError, SettingsError
@@ -99,7 +100,7 @@ class TorchrunEngine:
         self._round += 1
         self._post({"job": task.description, "shards": list(shards)})
         missing = set(shards)
-        own: queue.SimpleQueue[ShardReport | BaseException | None] = queue.SimpleQueue()
+        own: queue.SimpleQueue[ShardReport | Progress | BaseException | None] = queue.SimpleQueue()
         numbers = self._draw(self._round, shards)
         threading.Thread(target=_work, args=(make_runner, numbers, own), name="rank 0", daemon=True).start()
         at_work, called_back = True, False
@@ -111,7 +112,9 @@ class TorchrunEngine:
             reports, at_work = _collect(own, at_work)
             for report in [*reports, *self._from_other_ranks()]:
                 heard = time.monotonic()
-                if report.shard in missing:
+                if isinstance(report, Progress):
+                    task.on_progress(report)
+                elif report.shard in missing:
                     missing.discard(report.shard)
                     yield report
             if task.silence_s:
@@ -147,7 +150,7 @@ class TorchrunEngine:
             ) from error
 
     def _work_on(self, runner: Runner, shards: Sequence[int]) -> None:
-        """Report what this rank draws, and that it gets on; in the end that it has drawn all it will."""
+        """Report what this rank draws, that it gets on and how far; in the end that it has drawn all it will."""
         sent = 0
         self._store.add(f"{self._round}/pulse/{self._rank}", 1)
         for report in runner.run(self._draw(self._round, shards)):
@@ -155,6 +158,8 @@ class TorchrunEngine:
             if isinstance(report, ShardReport):
                 self._store.set(f"{self._round}/report/{self._rank}/{sent}", report.to_json())
                 sent += 1
+            elif report is not None:
+                self._store.set(f"{self._round}/far/{self._rank}", json.dumps(astuple(report)))
         self._store.set(f"{self._round}/over/{self._rank}", "")
 
     def stop(self) -> bool:
@@ -238,9 +243,12 @@ class TorchrunEngine:
                     "does not notice. To mend it: start the job again, which goes on from here; --max-restarts does so"
                 )
 
-    def _from_other_ranks(self) -> Iterator[ShardReport]:
+    def _from_other_ranks(self) -> Iterator[ShardReport | Progress]:
         """Each rank numbers its reports, so that a rank that dies leaves no gap to wait for."""
         for rank in self._seen:
+            if self._store.check([far := f"{self._round}/far/{rank}"]):
+                yield Progress(*json.loads(self._store.get(far)))
+                self._store.delete_key(far)
             while self._store.check([key := f"{self._round}/report/{rank}/{self._seen[rank]}"]):
                 text = self._store.get(key)
                 self._store.delete_key(key)
@@ -271,11 +279,11 @@ def _built(make_runner: Callable[[str], Runner], job: str) -> Runner:
 def _work(
     make_runner: Callable[[], Runner],
     numbers: Iterator[int],
-    reports: queue.SimpleQueue[ShardReport | BaseException | None],
+    reports: queue.SimpleQueue[ShardReport | Progress | BaseException | None],
 ) -> None:
     try:
         for report in make_runner().run(numbers):
-            if isinstance(report, ShardReport):
+            if report is not None:
                 reports.put(report)
         reports.put(None)
     except Exception as error:  # noqa: BLE001 - raised again by the thread that takes the reports
@@ -283,10 +291,10 @@ def _work(
 
 
 def _collect(
-    own: queue.SimpleQueue[ShardReport | BaseException | None], at_work: bool
-) -> tuple[list[ShardReport], bool]:
-    """Wait a moment for reports of this rank's own runner, and say whether it is still at work."""
-    reports: list[ShardReport] = []
+    own: queue.SimpleQueue[ShardReport | Progress | BaseException | None], at_work: bool
+) -> tuple[list[ShardReport | Progress], bool]:
+    """Wait a moment for word of this rank's own runner, and say whether it is still at work."""
+    reports: list[ShardReport | Progress] = []
     if not at_work:
         time.sleep(_POLL_S)
         return reports, False

@@ -35,6 +35,7 @@ from simsam_batch.runs.stage_record import (
     new_record,
     read_record,
     record_name,
+    require_same,
     schema_of,
 )
 from simsam_batch.storage import Folder, ObjectNotFound
@@ -147,13 +148,7 @@ class Ledger:
             self._require_no_manifests()
             first = self.out.create(name, body)
             there = json.loads(body) if first else self.record()
-        found = differences(there, json.loads(body), stage.unrecorded)
-        if found:
-            raise SettingsError(
-                f"{self.out.url} holds a {self.stage} run with other settings:",
-                *(f"  {difference}" for difference in found),
-                "To mend it: use the same settings, or another OUT",
-            )
+        require_same(self.out, there, json.loads(body), stage.unrecorded)
         self.out.make(*(f"{self.stage}/{folder}" for folder in _FOLDERS))
         self._record, self._begun = there, _Begun(stage.schema.remove_metadata(), plan)
         return first

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from simsam_batch.errors import RunError
+from simsam_batch.errors import RunError, SettingsError
 from simsam_batch.runs import version_1
 from simsam_batch.runs.plan import Plan
 from simsam_batch.runs.records import from_json
@@ -113,6 +113,29 @@ def differences(
     ]
     more = len(found) - _DIFFERENCES_LISTED
     return found if more <= 0 else [*found[:_DIFFERENCES_LISTED], f"and {more} more"]
+
+
+def require_same(
+    out: Folder, there: Mapping[str, Any], here: Mapping[str, Any], unrecorded: Mapping[str, Any] | None = None
+) -> None:
+    """Refuse to go on with a stage in OUT by another record than it has.
+
+    Args:
+        out: the run's folder.
+        there: what it has.
+        here: what this command would record.
+        unrecorded: see `differences`.
+
+    Raises:
+        SettingsError: they differ; with the differences.
+    """
+    found = differences(there, here, unrecorded)
+    if found:
+        raise SettingsError(
+            f"{out.url} holds a {there['stage']} run with other settings:",
+            *(f"  {difference}" for difference in found),
+            "To mend it: use the same settings, or another OUT",
+        )
 
 
 def _comparable(record: Mapping[str, Any], unrecorded: Mapping[str, Any]) -> dict[str, Any]:

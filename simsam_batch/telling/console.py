@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,11 +19,15 @@ if TYPE_CHECKING:
     from rich.status import Status
 
 
+_SCROLLED = 10
+"""Lines after which what was said is no longer before people's eyes."""
+
+
 class Reporter(Protocol):
     """Receives what happens during a run."""
 
-    def note(self, text: str) -> None:
-        """Something worth knowing that does not stop the run."""
+    def note(self, text: str, *, to_do: bool = False) -> None:
+        """Something worth knowing that does not stop the run; ``to_do``: and that is to be acted on once it is over."""
         ...
 
     def doing(self, what: str) -> None:
@@ -36,7 +41,7 @@ class Reporter(Protocol):
         ...
 
     def progress(self, progress: Progress) -> None:
-        """A shard is so far; no more than now and then, and of some engines never."""
+        """A shard is so far; no more than now and then, in whichever thread an engine hears of it."""
         ...
 
     def shard(self, report: ShardReport) -> None:
@@ -57,7 +62,7 @@ class JsonLines:
     def _write(self, event: str, **values: Any) -> None:
         print(json.dumps({"time": round(time.time(), 3), "event": event} | values), file=sys.stderr, flush=True)
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, *, to_do: bool = False) -> None:  # noqa: ARG002  to people it is said once more
         self._write("note", text=text)
 
     def doing(self, what: str) -> None:
@@ -106,6 +111,7 @@ class Text:
     """A progress bar in a terminal, a line per tenth of the work elsewhere; failures and notes as lines.
 
     The bar moves with the images of shards in hand, and never back: one that is begun anew counts from where it was.
+    What is to be done later is said at the end once more, where much was said since.
     """
 
     def __init__(self, *, quiet: bool) -> None:
@@ -120,11 +126,14 @@ class Text:
         self._images = self._done = self._before = self._failed = self._said = 0
         self._started = time.monotonic()
         self._noun = noun_of("image_id")
+        self._lines = 0
+        self._to_do: dict[str, int] = {}
         self._alike: dict[str, tuple[ShardReport, int]] = {}
         self._stage = ""
         self._in_hand: dict[int, int] = {}
         self._committed: set[int] = set()
         self._waiting: Status | None = None
+        self._lock = threading.Lock()
 
     def doing(self, what: str) -> None:
         self._wait_no_more()
@@ -144,10 +153,13 @@ class Text:
             self._waiting = None
 
     def _line(self, text: str, style: str = "") -> None:
+        self._lines += 1
         self._bar.console.print(plain(text), style=style, markup=False)
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, *, to_do: bool = False) -> None:
         self._line(text, "yellow")
+        if to_do:
+            self._to_do[text] = self._lines
 
     def plan(
         self, stage: str, *, images: int, shards: int, done_shards: int, done_images: int, unit: str = "image_id"
@@ -166,9 +178,10 @@ class Text:
             self._line(f"{stage}: {counted(images, self._noun)} in {counted(shards, 'shard')}{going_on}")
 
     def progress(self, progress: Progress) -> None:
-        if progress.shard not in self._committed:
-            self._in_hand[progress.shard] = max(progress.done, self._in_hand.get(progress.shard, 0))
-            self._move()
+        with self._lock:
+            if progress.shard not in self._committed:
+                self._in_hand[progress.shard] = max(progress.done, self._in_hand.get(progress.shard, 0))
+                self._move()
 
     def _move(self) -> None:
         """Bring the bar to where the work is."""
@@ -190,11 +203,12 @@ class Text:
             if first is report:
                 self._line(f"shard {report.shard}, start {report.attempt}: {report.error}", "red")
             return
-        self._done += report.images
-        self._failed += report.failed
-        self._in_hand.pop(report.shard, None)
-        self._committed.add(report.shard)
-        self._move()
+        with self._lock:
+            self._done += report.images
+            self._failed += report.failed
+            self._in_hand.pop(report.shard, None)
+            self._committed.add(report.shard)
+            self._move()
         rate = (self._done - self._before) / max(time.monotonic() - self._started, 1e-9)
         tenth = 10 * self._done // max(self._images, 1)
         if self._bar.disable and not self._quiet and tenth > self._said:
@@ -214,10 +228,13 @@ class Text:
         self._line(f"results: {where}")
 
     def close(self) -> None:
-        """Take the bar off the terminal."""
+        """Take the bar off the terminal, and say again what is to be done, where that is lines above."""
         self._wait_no_more()
         self._bar.stop()
         self._count_alike()
+        for text in [text for text, line in self._to_do.items() if self._lines - line >= _SCROLLED]:
+            self._line(text, "yellow")
+        self._to_do.clear()
 
     def _count_alike(self) -> None:
         """Say how often it happened, where one line stands for several starts."""

@@ -72,9 +72,9 @@ class EventLog(JsonLines):
             sums, self._sums = self._sums, {}
             self._add("shards", {name: round(value, 3) for name, value in sums.items()})
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, *, to_do: bool = False) -> None:
         super().note(text)
-        self._report.note(text)
+        self._report.note(text, to_do=to_do)
 
     def plan(
         self, stage: str, *, images: int, shards: int, done_shards: int, done_images: int, unit: str = "image_id"

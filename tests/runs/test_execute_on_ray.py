@@ -20,7 +20,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from trouble import TroubleStage, plan_of
 
-from simsam_batch.engines.contract import ShardReport, Task
+from simsam_batch.engines.contract import Progress, ShardReport, Task
 from simsam_batch.engines.local import LocalEngine
 from simsam_batch.engines.ray import RayEngine
 from simsam_batch.engines.ray_metrics import METRICS
@@ -64,12 +64,18 @@ def own_ray(importable_by_workers: None) -> Iterator[RayEngine]:
 
 
 def run(
-    tmp_path: Path, uris: list[str], engine: Any, starts: int = 3, task: Task = Task(), **stage: Any
+    tmp_path: Path,
+    uris: list[str],
+    engine: Any,
+    starts: int = 3,
+    task: Task = Task(),
+    stall_seconds: float = 60,
+    **stage: Any,
 ) -> tuple[ExecuteSummary, list[ShardReport]]:
     out, plan = plan_of(tmp_path / "out", uris, 2)
     work = TroubleStage(str(tmp_path), **stage)
     reports: list[ShardReport] = []
-    options = ExecuteOptions(starts, stall_seconds=60)
+    options = ExecuteOptions(starts, stall_seconds=stall_seconds)
     summary = execute(out, plan, work, engine, options, reports.append, task=task)
     publish(out, plan, work)
     return summary, reports
@@ -98,6 +104,13 @@ def test_ray_and_local_give_the_same_content(tmp_path: Path, own_ray: RayEngine)
     committed = [report for report in reports if report.status == "committed"]
     assert sorted(report.shard for report in committed) == list(range(6))
     assert [report.failures for report in committed if report.shard == 0] == [(("image-001", "the file ends early"),)]
+
+
+@pytest.mark.slow
+def test_how_far_a_shard_is_comes_to_the_driver(tmp_path: Path, own_ray: RayEngine) -> None:
+    heard: list[Progress] = []
+    run(tmp_path, ["fine", "steps:4"], own_ray, task=Task(on_progress=heard.append), stall_seconds=6)
+    assert Progress(0, 1) in heard
 
 
 @pytest.mark.slow

@@ -81,6 +81,7 @@ def test_torchrun_and_local_give_the_same_content_and_both_ranks_work(tmp_path: 
 @pytest.mark.slow
 def test_ranks_that_another_launcher_started_share_a_store_of_rank_0(tmp_path: Path, free_port: int) -> None:
     here = Path(__file__).parent
+    uris = ["meet:2", "steps:2", *["fine", "steps:2"] * 3]
     common = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(here), *sys.path]),
@@ -89,10 +90,14 @@ def test_ranks_that_another_launcher_started_share_a_store_of_rank_0(tmp_path: P
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port),
     }
-    command = [sys.executable, str(here / "torchrun_job.py"), str(tmp_path), json.dumps(["fine"] * 6)]
+    command = [sys.executable, str(here / "torchrun_job.py"), str(tmp_path), json.dumps(uris)]
     ranks = [subprocess.Popen(command, env={**common, "RANK": rank, "LOCAL_RANK": rank}) for rank in ("1", "0")]
     assert [rank.wait(timeout=110) for rank in ranks] == [0, 0]
     assert sorted(path.name for path in tmp_path.glob("ended.*")) == ["ended.0", "ended.1"]
+    # how far each shard was came to rank 0, from either of them
+    heard = [json.loads(line) for line in (tmp_path / "heard.jsonl").read_text().splitlines()]
+    assert {shard for shard, done in heard if done == 1} == {0, 1, 2, 3}
+    assert len({pid for _, pid, _, _ in TroubleStage(str(tmp_path)).events("computed")}) == 2
 
 
 @pytest.mark.slow

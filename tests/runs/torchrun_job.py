@@ -6,11 +6,12 @@ import json
 import os
 import sys
 from contextlib import closing
+from dataclasses import astuple
 from pathlib import Path
 
 from trouble import TroubleStage, plan_of
 
-from simsam_batch.engines.contract import Task
+from simsam_batch.engines.contract import Progress, Task
 from simsam_batch.engines.torchrun import TorchrunEngine
 from simsam_batch.runs.execute import ExecuteOptions, execute
 from simsam_batch.runs.publish import publish
@@ -24,7 +25,12 @@ def main() -> None:
     with closing(TorchrunEngine(threads=1)) as engine:
         if engine.is_driver:
             out, plan = plan_of(folder / "out", uris, 2)
-            task = Task(description=json.dumps({"stage": stage.name}))
+
+            def note(progress: Progress) -> None:
+                with (folder / "heard.jsonl").open("a") as file:
+                    file.write(json.dumps(astuple(progress)) + "\n")
+
+            task = Task(description=json.dumps({"stage": stage.name}), on_progress=note)
             execute(out, plan, stage, engine, options, lambda report: None, task=task)
             publish(out, plan, stage)
         else:

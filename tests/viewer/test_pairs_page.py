@@ -14,6 +14,7 @@ from PIL import Image
 from result_rows import rows_of
 from viewing import Client, loaded, photograph
 
+from simsam_batch import operations
 from simsam_batch.cli import run
 
 if TYPE_CHECKING:
@@ -44,6 +45,41 @@ def pairs_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arguments += ["--backbone", "descriptors", "--blocks", "0", "--resize", "native", "--engine", "inline", "--quiet"]
     assert run(arguments) == 0
     return root / "out"
+
+
+def test_pairs_are_exported_as_pictures(pairs_run: Path, tmp_path: Path) -> None:
+    counts = [
+        operations.export(str(pairs_run), str(tmp_path / form), format=form) for form in ("overlay", "contact-sheet")
+    ]
+    assert [(record["ok"], record["complete"]) for record in counts] == [(2, True)] * 2
+    sizes = set()
+    for file in sorted((tmp_path / "overlay/overlays").iterdir()):
+        with Image.open(file) as picture:
+            sizes.add(picture.size)
+    # both images at their own size, and a gap
+    with Image.open(pairs_run.parent / "0.png") as photo:
+        ((width, height),) = sizes
+        assert height == photo.height
+        assert 2 * photo.width < width <= 2 * photo.width + 12
+    page = (tmp_path / "contact-sheet/index.html").read_text(encoding="utf-8")
+    assert "2 pairs" in page
+    assert page.count("<figure") == page.count('src="thumbs/') == 2
+    assert [path.name for path in (tmp_path / "contact-sheet/sheets").iterdir()] == ["sheet-0000.jpg"]
+    points = rows_of(pairs_run, "matches")[0]
+    assert f"{points['points_right']} of {points['points_scored']} right" in page
+
+
+def test_a_pair_whose_image_has_gone_is_counted_and_not_drawn(pairs_run: Path, tmp_path: Path) -> None:
+    gone = pairs_run.parent / "2.png"
+    data = gone.read_bytes()
+    gone.unlink()
+    try:
+        for form in ("overlay", "contact-sheet"):
+            record = operations.export(str(pairs_run), str(tmp_path / form), format=form)
+            assert (record["ok"], record["unreadable"], record["complete"]) == (1, 1, False)
+    finally:
+        gone.write_bytes(data)
+    assert len(list((tmp_path / "overlay/overlays").iterdir())) == 1
 
 
 def test_a_pair_is_told_as_its_row_has_it(served: Callable[..., Client], pairs_run: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 from viewing import Client, Opener, serving, write_photographs
 from whole import make_styled_run
 
+from simsam_batch import operations
 from simsam_batch.cli import run
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.runs.schema import File
@@ -53,6 +55,21 @@ def attached(out: Path, row: int) -> dict[str, bytes]:
 
 def styled_picture(client: Client, row: int, **query: Any) -> Any:
     return client.get(f"images/{row}.jpg", stage="stylize", overlay="styled", side=256, **query)
+
+
+def test_restyled_images_are_exported_as_contact_sheets(styled: Path, tmp_path: Path) -> None:
+    record = operations.export(str(styled), str(tmp_path / "to"), format="contact-sheet")
+    assert (record["ok"], record["failed"], record["not_restyled"]) == (1, 1, 1)
+    page = (tmp_path / "to/index.html").read_text(encoding="utf-8")
+    assert re.findall(r'class="id">(.*?)</bdi>', page) == ["a.png", "flat.png", "words.png"]
+    assert page.count('src="thumbs/') == 2
+    with Image.open(tmp_path / f"to/large/{GOOD:07d}.jpg") as shown:
+        found = np.asarray(shown).astype(np.int16)
+    first, second = (pixels(data) for data in attached(styled, GOOD).values())
+    height, width = first.shape[:2]
+    for shown, own, other in ((found[:height, :width], first, second), (found[:height, -width:], second, first)):
+        # but for what JPEG does to noise
+        assert np.abs(shown - own).mean() < min(10, np.abs(shown - other).mean())
 
 
 def test_each_picture_is_the_attachment_encoded_anew(client: Client, styled: Path) -> None:

@@ -11,13 +11,13 @@ from typing import Any, get_args
 
 from simsam_batch.errors import SettingsError
 from simsam_batch.report.exports.coco import Nodes, write_coco
-from simsam_batch.report.exports.contact_sheet import write_contact_sheets
+from simsam_batch.report.exports.contact_sheet import write_contact_sheets, write_contact_sheets_of_shown
 from simsam_batch.report.exports.eigenvector_files import write_eigenvectors
 from simsam_batch.report.exports.hugging_face import write_hugging_face
 from simsam_batch.report.exports.json_lines import write_json
 from simsam_batch.report.exports.label_images import write_label_images
 from simsam_batch.report.exports.matches import write_csv, write_keypoints, write_lines
-from simsam_batch.report.exports.photographs import WITHOUT_OBJECT, write_cutouts, write_overlays
+from simsam_batch.report.exports.photographs import WITHOUT_OBJECT, write_cutouts, write_match_overlays, write_overlays
 from simsam_batch.report.exports.pictures import write_pictures
 from simsam_batch.report.exports.restyled import (
     write_restyled_hugging_face,
@@ -29,6 +29,7 @@ from simsam_batch.report.exports.web_dataset import write_webdataset
 from simsam_batch.report.exports.yolo import write_yolo
 from simsam_batch.results.flagged import ByFlags, rows_by_flags
 from simsam_batch.results.label_maps import WITHOUT_MAP
+from simsam_batch.results.opening import main_stage
 from simsam_batch.results.restyled import NOT_RESTYLED
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.runs.records import from_json, to_json
@@ -111,7 +112,11 @@ FORMATS = {
         takes=("nodes", "min_score", "polygons", "relative_uris"),
     ),
     "contact-sheet": Format(
-        "all images small on numbered sheets and a page, with what was found in them", _MAPS, write_contact_sheets
+        "all images or pairs small on numbered sheets and a page, with what was made of them",
+        _MAPS,
+        write_contact_sheets,
+        write_contact_sheets_of_shown,
+        write_contact_sheets_of_shown,
     ),
     "csv": Format("matches of pairs, a line for each point", (), None, write_csv),
     "cutout": Format(
@@ -134,9 +139,10 @@ FORMATS = {
         takes=("relative_uris",),
     ),
     "overlay": Format(
-        "photographs with masks, labels or regions drawn over them, one JPEG for each image",
+        "photographs with masks, labels, regions or matches drawn over them, one JPEG for each image or pair",
         _MAPS,
         write_overlays,
+        write_match_overlays,
         takes=("max_side",),
     ),
     "pictures": Format(
@@ -171,7 +177,7 @@ def rows_for(out: Folder, stages: Sequence[str], chosen: str, stage: str | None)
         out: the run's folder.
         stages: those it has begun.
         chosen: name of the format.
-        stage: one of the stages; None for the first that the format can be made of.
+        stage: one of the stages; None for the main one if the format can be made of that, else the first.
 
     Raises:
         SettingsError: no such format or stage, or one cannot be made of the other.
@@ -181,9 +187,10 @@ def rows_for(out: Folder, stages: Sequence[str], chosen: str, stage: str | None)
     has = f"it has {', '.join(stages)}" if stages else "none has begun"
     if stage is not None and stage not in stages:
         raise SettingsError(f"stage: {out.url} has no stage {stage!r}; {has}")
-    for name in stages if stage is None else [stage]:
-        if FORMATS[chosen].fits(name):
-            return StageRows(out, name)
+    named = stages if stage is None else [stage]
+    first = [main_stage(named)] if named else []
+    for name in filter(FORMATS[chosen].fits, [*first, *named]):
+        return StageRows(out, name)
     made = f"is made of the stage {' or '.join(filter(FORMATS[chosen].fits, stage_names()))}"
     if stage is not None:
         fitting = " | ".join(name for name, each in FORMATS.items() if each.fits(stage))

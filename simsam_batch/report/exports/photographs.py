@@ -13,6 +13,7 @@ from PIL import Image
 from simsam_batch.drawing.cut_out import isolated
 from simsam_batch.drawing.found import Drawing
 from simsam_batch.drawing.photograph import photograph
+from simsam_batch.drawing.shown import shown_rows
 from simsam_batch.report.exports.index_table import index_table
 from simsam_batch.report.exports.safe_names import SafeNames
 from simsam_batch.report.exports.samples import UNREADABLE
@@ -80,6 +81,24 @@ def write_cutouts(
         return isolated(photo, masks, crop=bool(crop)) if masks else None
 
     _write(rows, to, images, on_image, ("cutouts", ".png"), max_side, draw)
+
+
+def write_match_overlays(
+    rows: StageRows, to: Folder, pairs: int, on_pair: Callable[[str, str], None], *, max_side: int | None = None
+) -> None:
+    """Write ``overlays/a-b.jpg`` for the pair ``a-b``: its images side by side with the points; and ``index.csv``.
+
+    See `write_overlays`; ``max_side`` is of both images together.
+    """
+    names = SafeNames((row[rows.unit] for _, row in rows.each([rows.unit])), ".jpg")
+    with index_table(to) as note:
+        for number, row, picture, faults in islice(shown_rows(rows, max_side), pairs):
+            name, outcome = "", UNREADABLE if faults else row["status"]
+            if picture is not None and not faults:
+                name = f"overlays/{names.of(row[rows.unit])}"
+                to.replace(name, _file(picture, "JPEG"))
+            note(number, row[rows.unit], name)
+            on_pair(row[rows.unit], outcome)
 
 
 def _write(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from PIL import Image
@@ -15,9 +16,9 @@ from simsam_batch.drawing.photograph import FAULT, photograph
 from simsam_batch.plain_text import counted
 from simsam_batch.report.page.album import Picture
 from simsam_batch.report.page.template import rendered
-from simsam_batch.results.label_maps import WITHOUT_MAP, shown_by
+from simsam_batch.results.label_maps import WITHOUT_MAP
 from simsam_batch.runs.reading import StageRows
-from simsam_batch.stages.registry import scores_of
+from simsam_batch.stages.registry import scores_of, shown, stages_with_pictures
 from simsam_batch.storage import Folder
 from simsam_batch.storage.uploading import streamed
 
@@ -28,6 +29,9 @@ THUMBNAIL, LARGE = 256, 1024
 """Pixels of the longer side."""
 
 _NAMES = {"iou": "IoU", "nmcovering": "NMCovering"}
+
+_MATCHED = "Points of the left image and where they were found in the right one: blue is right, orange wrong."
+_RESTYLED = "Restyled images; several of one stand side by side."
 
 LEGENDS = {
     "objects": "Masks are tinted and outlined, the rest is pale and grey.",
@@ -41,14 +45,14 @@ class Thumbnails:
     """Draws rows of a stage and writes their pictures; one at a time.
 
     Args:
-        rows: of a stage with maps, see `simsam_batch.stages.kinds.Kind`.
+        rows: of the stage.
         to: where the files go.
         pages: where in it their pages go, with a slash behind; empty for itself.
         below: a folder for the pictures, beside the pages; empty for none.
     """
 
     def __init__(self, rows: StageRows, to: Folder, pages: str = "", below: str = "") -> None:
-        self._rows, self._to, self._drawing = rows, to, Drawing(rows)
+        self._rows, self._to = rows, to
         self._pages, self._folders = pages, [f"thumbs/{below}".rstrip("/"), f"large/{below}".rstrip("/")]
         self._scores = score_columns(rows)
 
@@ -57,7 +61,8 @@ class Thumbnails:
 
         Args:
             number: of the row.
-            row: from `simsam_batch.results.label_maps.map_rows`, with `score_columns`.
+            row: from `simsam_batch.results.label_maps.map_rows`, with `score_columns`; of a stage with maps, see
+                `simsam_batch.stages.kinds.Kind`.
             data: the image's file; None if it is not as it was.
         """
         facts = [f"{_NAMES.get(name, name)} {row[name]:.2f}" for name in self._scores if row[name] is not None]
@@ -72,11 +77,34 @@ class Thumbnails:
         small = photo.copy()
         small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
         small = self._drawing.over(small, row)
-        names = [f"{folder}/{number:07d}.jpg" for folder in self._folders]
-        for name, picture in zip(names, (small, self._drawing.over(photo, row)), strict=True):
-            self._to.replace(f"{self._pages}{name}", _jpeg(picture))
-        alt = f"{row['image_id']}{', ' if facts else ''}{', '.join(facts)}"
-        return Picture(row["image_id"], names[0], names[1], small.size, alt, facts), small
+        return self._card(number, row["image_id"], small, self._drawing.over(photo, row), facts), small
+
+    def of_picture(
+        self, number: int, name: str, picture: Image.Image | str, facts: Sequence[str]
+    ) -> tuple[Picture, Image.Image | None]:
+        """Likewise of a row that has been drawn.
+
+        Args:
+            number: of the row.
+            name: of what it is about.
+            picture: at most `LARGE`; or why it failed.
+            facts: lines for below its name.
+        """
+        if isinstance(picture, str):
+            return Picture(name, "", "", (4, 3), "", facts, f"failed: {picture}"), None
+        small = picture.copy()
+        small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+        return self._card(number, name, small, picture, facts), small
+
+    def _card(self, number: int, name: str, small: Image.Image, large: Image.Image, facts: Sequence[str]) -> Picture:
+        files = [f"{folder}/{number:07d}.jpg" for folder in self._folders]
+        for file, picture in zip(files, (small, large), strict=True):
+            self._to.replace(f"{self._pages}{file}", _jpeg(picture))
+        return Picture(name, files[0], files[1], small.size, ", ".join([name, *facts]), facts)
+
+    @cached_property
+    def _drawing(self) -> Drawing:
+        return Drawing(self._rows)
 
 
 def score_columns(rows: StageRows) -> list[str]:
@@ -122,12 +150,13 @@ def _page(
     back: str | None,
 ) -> Iterator[str]:
     first, last = place * MOST + 1, min(images, (place + 1) * MOST)
-    about = counted(images, "image") if len(names) == 1 else f"{first:,} to {last:,} of {images:,} images"
+    noun = rows.unit.removesuffix("_id")
+    about = counted(images, noun) if len(names) == 1 else f"{first:,} to {last:,} of {images:,} {noun}s"
     return rendered(
         "thumbnails.html",
         title=title,
         stage=rows.stage,
-        legend=LEGENDS[shown_by(rows).kind],
+        legend=_legend(rows.stage),
         about=about,
         pictures=pictures,
         names=names,
@@ -135,6 +164,13 @@ def _page(
         back=back,
         version=__version__,
     )
+
+
+def _legend(stage: str) -> str:
+    what = shown(stage)
+    if what is not None:
+        return LEGENDS[what.kind]
+    return _RESTYLED if stage in stages_with_pictures() else _MATCHED
 
 
 def _jpeg(picture: Image.Image) -> bytes:
