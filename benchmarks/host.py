@@ -21,8 +21,7 @@ from PIL import Image
 
 from benchmarks import material
 from benchmarks.measure import Row, Setup, cores, ratios, threads
-from simsam_batch import images
-from simsam_batch.operations import segment
+from simsam_batch import images, operations
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.scores import overlap
 from simsam_batch.settings import FeatureSettings
@@ -177,11 +176,11 @@ def one_run(folder: Path, out: str, device_s: float = 0.0, at: str | None = None
     settings = SegmentSettings(**(given | {"truth": f"{source}/truth"} | changed))
     count = len(list((folder / "images").iterdir()))
     with measured(device_s) as found, reporter("text", quiet=True) as report:
-        segment(f"{source}/images", out + "-warm", settings, report)
+        operations.run("segment", f"{source}/images", out + "-warm", settings, report)
         found["steps"].clear()
         found["device_thread"], found["busy"][:] = 0.0, []
         began, cpu = time.perf_counter(), time.process_time()
-        result = segment(f"{source}/images", out, settings, report)
+        result = operations.run("segment", f"{source}/images", out, settings, report)
         wall, cpu = time.perf_counter() - began, time.process_time() - cpu
     if result is None or result["failed"]:
         raise RuntimeError(f"the run of the benchmark failed on some images: {result}")

@@ -156,7 +156,7 @@ def found_by_segment(pictures: Sequence[Picture], settings: SegmentSettings) -> 
         photographs.mkdir()
         for number, picture in enumerate(pictures):
             shutil.copy(picture.file, photographs / f"{number:06d}{picture.file.suffix}")
-        operations.segment(str(photographs), f"{folder}/out", settings, report)
+        operations.run("segment", str(photographs), f"{folder}/out", settings, report)
         run = simsam_batch.open_run(f"{folder}/out")
         return [([each.mask for each in found], [each.score or 0.0 for each in found]) for _, found in run.objects()]
 

@@ -18,9 +18,9 @@ from torch.nn import functional
 
 from benchmarks import material, upstream
 from benchmarks.measure import Row, Setup, alternate, cores, ratios, seconds_of, threads
+from simsam_batch import operations
 from simsam_batch.features.backbones import load_backbone
 from simsam_batch.features.vit import ViTBackbone
-from simsam_batch.operations import segment
 from simsam_batch.runs.schema import PLAN_FIELDS, Shard
 from simsam_batch.stages.segment.segmentation import segment_batch
 from simsam_batch.stages.segment.settings import SegmentSettings
@@ -210,7 +210,7 @@ def _end_to_end(setup: Setup, folder: Path) -> Iterator[Row]:
         for i in range(rounds):
             with reporter("text", quiet=True) as report:
                 started = time.perf_counter()
-                result = segment(str(images), str(folder / f"run-{i}"), settings, report)
+                result = operations.run("segment", str(images), str(folder / f"run-{i}"), settings, report)
                 walls.append((time.perf_counter() - started) / len(files))
             if result is None or result["failed"]:
                 raise RuntimeError(f"the run of the benchmark failed on some images: {result}")

@@ -51,7 +51,7 @@ def run_demo(out: str = "demo-output") -> dict[str, Any]:
     settings = SegmentSettings(**SETTINGS, truth=str(folder / "truth"))
     run = folder / "run"
     with reporter("text", quiet=False) as report:
-        result = operations.segment(str(folder / "photos"), str(run), settings, report)
+        result = operations.run("segment", str(folder / "photos"), str(run), settings, report)
     if result is None:
         raise SettingsError("demo: it runs on its own. To mend it: start it without torchrun")
     operations.report(str(run))

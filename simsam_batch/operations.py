@@ -29,13 +29,6 @@ if TYPE_CHECKING:
     from simsam_batch.results.scoring import ScoreOptions
     from simsam_batch.runs.verify_report import VerifyReport
     from simsam_batch.settings import NetworkSettings
-    from simsam_batch.stages.correspond.settings import CorrespondSettings
-    from simsam_batch.stages.features.settings import FeaturesSettings
-    from simsam_batch.stages.hierarchy.settings import HierarchySettings
-    from simsam_batch.stages.probe_apply.settings import ProbeApplySettings
-    from simsam_batch.stages.segment.settings import SegmentSettings
-    from simsam_batch.stages.semantic.settings import SemanticSettings
-    from simsam_batch.stages.style_networks.settings import StylizeSettings
     from simsam_batch.telling.console import Reporter
 
 OnShard = Callable[[str, int, int], None]
@@ -80,48 +73,6 @@ def run(
             except StopIteration:
                 break
         return results[steps.result]
-
-
-def segment(images: Images, out: str, settings: SegmentSettings, report: Reporter) -> dict[str, Any] | None:
-    """Write an object mask and K eigenvectors for every image; see `run`."""
-    return run("segment", images, out, settings, report)
-
-
-def semantic(images: Images, out: str, settings: SemanticSettings, report: Reporter) -> dict[str, Any] | None:
-    """Cut every image into regions, cluster the regions of the whole set, and write label maps; see `run`.
-
-    Three stages, each committed on its own: ``regions``, ``clusters`` with one fit, ``semantic``.
-    """
-    return run("semantic", images, out, settings, report)
-
-
-def hierarchy(images: Images, out: str, settings: HierarchySettings, report: Reporter) -> dict[str, Any] | None:
-    """Split every image into a tree of regions, the number of parts estimated at each node; see `run`.
-
-    With ``clusters``, the nodes of all trees are then clustered by their features, and the stage ``labels`` gives each
-    the label of its cluster.
-    """
-    return run("hierarchy", images, out, settings, report)
-
-
-def features(images: Images, out: str, settings: FeaturesSettings, report: Reporter) -> dict[str, Any] | None:
-    """Write the patch features of every image, of several facets and blocks from one forward pass; see `run`."""
-    return run("features", images, out, settings, report)
-
-
-def probe_apply(images: Images, out: str, settings: ProbeApplySettings, report: Reporter) -> dict[str, Any] | None:
-    """Label new images by a probe that ``settings.probe_run`` has fitted; see `run`."""
-    return run("probe apply", images, out, settings, report)
-
-
-def correspond(images: Images, out: str, settings: CorrespondSettings, report: Reporter) -> dict[str, Any] | None:
-    """Find points of one image in another for every pair of a set; see `run`, and for IMAGES `read_pairs`."""
-    return run("correspond", images, out, settings, report)
-
-
-def stylize(out: str, settings: StylizeSettings, report: Reporter) -> dict[str, Any] | None:
-    """Restyle the objects of a run's masks, or what is around them, by words; see `run`."""
-    return run("stylize", None, out, settings, report)
 
 
 def retry(out: str, changes: Mapping[str, Any], report: Reporter) -> dict[str, dict[str, Any]] | None:
