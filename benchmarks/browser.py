@@ -1,7 +1,12 @@
-"""``simsam view`` as a person meets it: the command, a real Chromium, a million rows of real photographs."""
+"""``simsam view`` as a person meets it: the command, a real Chromium, a million rows of real photographs.
+
+``python -m benchmarks.browser MINUTES`` looks at such a run for so long.
+"""
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import re
 import shutil
@@ -33,14 +38,17 @@ _IN_SIGHT = """() => [...document.querySelectorAll('.card img')].every(
   (each) => each.getBoundingClientRect().top > innerHeight || each.complete)"""
 _MARK = "() => { window.before = document.querySelector('.card') }"
 _OTHERS = "() => { const now = document.querySelector('.card'); return now && now !== window.before }"
+_SEEN = """seen => !document.querySelector('[aria-busy=true]')
+  && [...document.querySelectorAll(seen)].some(
+    (each) => each.complete !== false && each.getBoundingClientRect().width)"""
 _IMAGE = "() => document.querySelector('.twin') && !document.querySelector('[aria-busy=true]')"
 _SEGMENT = ["--backbone", "descriptors", "--resize", "short:384", "--head", "none", "--engine", "inline", "--quiet"]
 
 
 def rows(setup: Setup) -> Iterator[Row]:
     """From the command to cards; pages; thumbnails; an image; memory after many of them."""
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if program is None or find_spec("playwright") is None:
+    program = _browser()
+    if program is None:
         yield Row(GROUP, "all of it", "simsam view", "", note="skipped: no Chromium, or no playwright, on this machine")
         return
     images, rounds, uses = setup.pick(cpu=(10**6, 9, 60), cuda=(10**6, 9, 60), smoke=(2_000, 1, 2))
@@ -59,6 +67,13 @@ def rows(setup: Setup) -> Iterator[Row]:
     yield _row(f"memory of the server after {3 * uses} pages, filters and facets, MB", many, "memory_mb", 700.0)
     yield _row(f"all thumbnails of a page, s, {source}", few, "thumbnails_s", 1.5)
     yield _row("an image with its eigenvectors, ms", few, "image_ms", 300.0)
+
+
+def _browser() -> str | None:
+    """The program, if there is one and what drives it."""
+    if find_spec("playwright") is None:
+        return None
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 def _row(what: str, found: dict[str, list[float]], name: str, target: float) -> Row:
@@ -179,8 +194,80 @@ def _of_photographs(page: Page, out: str, count: int, rounds: int) -> dict[str, 
     return {"thumbnails_s": [first], "image_ms": images}
 
 
+def look(minutes: float, images: int = 10**6, pause_s: float = 1.0) -> dict[str, Any]:
+    """Look at a run for long: filters with sorts, pages, images, facets and the run, over and over.
+
+    Args:
+        minutes: for how long.
+        images: of the run.
+        pause_s: for which each screen is looked at, in seconds.
+
+    Returns:
+        How many ``screens`` were seen, ``memory_mb`` of the server at each tenth of the time, the slowest screen of
+        each in ``slowest_s``, and ``complaints``: what the console said, and what was raised in the page.
+
+    Raises:
+        RuntimeError: no Chromium, or no playwright, on this machine.
+    """
+    program = _browser()
+    if program is None:
+        raise RuntimeError("no Chromium, or no playwright, on this machine")
+    screens, complaints = 0, list[str]()
+    memory, slowest = list[float](), list[float]()
+    with tempfile.TemporaryDirectory(prefix="simsam-bench-") as folder:
+        write_run(Folder(f"{folder}/many"), images, photographs().files[:60])
+        with _page(program) as page, _viewing(f"{folder}/many") as (link, process, _):
+            page.on("console", lambda said: complaints.append(said.text) if _is_complaint(said) else None)
+            page.on("pageerror", lambda raised: complaints.append(str(raised)))
+            page.goto(link)
+            page.wait_for_function(_CARDS, arg=60)
+            base = page.url.partition("#")[0]
+            began = time.monotonic()
+            for turn in itertools.count():
+                longest = 0.0
+                for route, seen in _screens(turn, images):
+                    longest = max(longest, _seconds(lambda to=route, until=seen: _go(page, base + to, until)))
+                    screens += 1
+                    page.wait_for_timeout(1e3 * pause_s)
+                tenth = int(10 * (time.monotonic() - began) / (60 * minutes))
+                if tenth > len(memory):
+                    memory.append(round(_resident_mb(process), 1))
+                    slowest.append(0.0)
+                if slowest:
+                    slowest[-1] = max(slowest[-1], round(longest, 2))
+                if tenth >= 10:
+                    break
+    return {"screens": screens, "memory_mb": memory, "slowest_s": slowest, "complaints": complaints}
+
+
+def _is_complaint(said: Any) -> bool:
+    """Whether the console says that something is wrong, but for the eigenvectors that this run has not."""
+    return said.type in ("error", "warning") and "404" not in said.text
+
+
+def _screens(turn: int, images: int) -> Iterator[tuple[str, str]]:
+    """Routes, and what is to be seen there; other ones each turn."""
+    column = ("spectral_gap", "confidence", "area_fraction")[turn % 3]
+    listed = f"#/browse?q={column}%3E{turn % 800 / 1000}&sort={column}&desc={turn % 2}"
+    yield listed, ".card img"
+    for page in (1, 2):
+        yield f"{listed}&page={page}", ".card img"
+    for step in range(3):
+        yield f"#/image/{(turn * 7919 + step * 104729) % images}", "main canvas, main .state"
+    yield "#/run", "main table"
+
+
+def _go(page: Page, url: str, seen: str) -> None:
+    page.goto(url)
+    page.wait_for_function(_SEEN, arg=seen)
+
+
 def _resident_mb(process: int) -> float:
     """Linux, proc(5): what a process holds in memory."""
     found = re.search(r"^VmRSS:\s+(\d+) kB$", Path(f"/proc/{process}/status").read_text(), re.MULTILINE)
     assert found is not None
     return int(found[1]) / 1000
+
+
+if __name__ == "__main__":
+    print(json.dumps(look(*map(float, sys.argv[1:2])), indent=1))

@@ -92,8 +92,20 @@ def test_the_viewer_is_measured_in_a_browser(tmp_path: Path) -> None:
     rows = json.loads((tmp_path / "smoke.json").read_text(encoding="utf-8"))["rows"]
     if "skipped" in rows[0]["note"]:
         pytest.skip(rows[0]["note"])
-    assert len(rows) == 7
+    assert len(rows) == 9
     assert all(row["ratio"] > 0 for row in rows)
+
+
+@pytest.mark.soak
+def test_a_viewer_that_is_looked_at_for_long_has_nothing_to_complain_of() -> None:
+    from benchmarks import browser
+
+    if browser._browser() is None:
+        pytest.skip("no Chromium, or no playwright, on this machine")
+    found = browser.look(0.1, images=2_000, pause_s=0.05)
+    assert found["screens"] > 20
+    assert found["complaints"] == []
+    assert all(100 < each < 700 for each in found["memory_mb"])
 
 
 @pytest.mark.slow
