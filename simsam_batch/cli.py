@@ -565,6 +565,7 @@ def _export(
     flags: str | None,
 ) -> int:
     from simsam_batch import operations
+    from simsam_batch.stages.registry import stages_with_matches
     from simsam_batch.storage import redact
     from simsam_batch.telling.bar import Bar
     from simsam_batch.telling.export import export_lines, mend_of
@@ -588,7 +589,8 @@ def _export(
             flags=flags,
             on_image=lambda count, total: bar.update(task, completed=count, total=total),
         )
-    _say(export_lines(done, redact(to)))
+    noun = "pair" if done["stage"] in stages_with_matches() else "image"
+    _say(export_lines(done, redact(to), noun))
     if done["complete"]:
         return 0
     _say([f"simsam: {mend_of(done)}"], err=True)

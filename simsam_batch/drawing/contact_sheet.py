@@ -19,15 +19,18 @@ class Sheet:
 
     Args:
         title: written above.
+        wide: half as many pictures abreast, each twice as wide.
     """
 
-    def __init__(self, title: str) -> None:
+    def __init__(self, title: str, *, wide: bool = False) -> None:
         self._title = title
+        self._columns = max(1, COLUMNS // 2) if wide else COLUMNS
+        self._cell = (2 * _CELL[0] + _GAP if wide else _CELL[0]), _CELL[1]
         self._held: list[tuple[Image.Image, str, str]] = []
 
     def add(self, picture: Image.Image, name: str, fact: str) -> None:
         """Put a picture into the next place, as large as has room in it."""
-        scale = min(_CELL[0] / picture.width, _CELL[1] / picture.height)
+        scale = min(self._cell[0] / picture.width, self._cell[1] / picture.height)
         size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
         self._held.append((picture.resize(size, Image.Resampling.LANCZOS), name, fact))
 
@@ -37,19 +40,20 @@ class Sheet:
     @property
     def full(self) -> bool:
         """Whether there is no place left."""
-        return len(self) == COLUMNS * ROWS
+        return len(self) == self._columns * ROWS
 
     def drawn(self) -> Image.Image:
         """The sheet as a picture, as high as its rows."""
-        pitch = _CELL[0] + _GAP, _CELL[1] + _CAPTION + _GAP
+        (width, height), columns = self._cell, self._columns
+        pitch = width + _GAP, height + _CAPTION + _GAP
         top = MARGIN + 32
-        sheet = Image.new("RGB", (_WIDTH, top + -(-len(self) // COLUMNS) * pitch[1] + MARGIN - _GAP), "white")
+        sheet = Image.new("RGB", (_WIDTH, top + -(-len(self) // columns) * pitch[1] + MARGIN - _GAP), "white")
         draw = ImageDraw.Draw(sheet)
         write(draw, (MARGIN, MARGIN - 6), self._title, _WIDTH - 2 * MARGIN, TEXT, size=18)
         for place, (picture, name, fact) in enumerate(self._held):
-            left, above = MARGIN + place % COLUMNS * pitch[0], top + place // COLUMNS * pitch[1]
-            draw.rectangle((left, above, left + _CELL[0] - 1, above + _CELL[1] - 1), EMPTY)
-            sheet.paste(picture, (left + (_CELL[0] - picture.width) // 2, above + (_CELL[1] - picture.height) // 2))
-            write(draw, (left, above + _CELL[1] + 3), name, _CELL[0], TEXT, size=13)
-            write(draw, (left, above + _CELL[1] + 20), fact, _CELL[0], MUTED, size=13)
+            left, above = MARGIN + place % columns * pitch[0], top + place // columns * pitch[1]
+            draw.rectangle((left, above, left + width - 1, above + height - 1), EMPTY)
+            sheet.paste(picture, (left + (width - picture.width) // 2, above + (height - picture.height) // 2))
+            write(draw, (left, above + height + 3), name, width, TEXT, size=13)
+            write(draw, (left, above + height + 20), fact, width, MUTED, size=13)
         return sheet

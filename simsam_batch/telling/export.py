@@ -23,14 +23,15 @@ _MENDS = {
 }
 
 
-def export_lines(record: Mapping[str, Any], where: str) -> list[str]:
-    """How many images were written, and what became of the others, with a few names.
+def export_lines(record: Mapping[str, Any], where: str, noun: str) -> list[str]:
+    """How many images or pairs were written, and what became of the others, with a few names.
 
     Args:
         record: what ``export.json`` holds.
         where: the folder that it is in.
+        noun: what its stage is about.
     """
-    lines = [f"{counted(record['ok'], 'image')} of the stage {record['stage']} in {where}"]
+    lines = [f"{counted(record['ok'], noun)} of the stage {record['stage']} in {where}"]
     for outcome, why in _WHY.items():
         if count := record[outcome]:
             names = [repr(each["image_id"]) for each in record["missing"] if each["outcome"] == outcome]

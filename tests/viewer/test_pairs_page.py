@@ -65,6 +65,9 @@ def test_pairs_are_exported_as_pictures(pairs_run: Path, tmp_path: Path) -> None
     assert "2 pairs" in page
     assert page.count("<figure") == page.count('src="thumbs/') == 2
     assert [path.name for path in (tmp_path / "contact-sheet/sheets").iterdir()] == ["sheet-0000.jpg"]
+    with Image.open(tmp_path / "contact-sheet/thumbs/0000000.jpg") as small:
+        assert small.width > 2 * small.height
+        assert 256 < small.width <= 512, "each image as wide as one by itself would be"
     points = rows_of(pairs_run, "matches")[0]
     assert f"{points['points_right']} of {points['points_scored']} right" in page
 

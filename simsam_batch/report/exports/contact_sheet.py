@@ -15,7 +15,7 @@ from simsam_batch.plain_text import counted
 from simsam_batch.report.exports.leftovers import delete_leftovers
 from simsam_batch.report.exports.samples import UNREADABLE
 from simsam_batch.report.page.album import Picture
-from simsam_batch.report.page.thumbnails import LARGE, Thumbnails, score_columns, write_thumbnail_pages
+from simsam_batch.report.page.thumbnails import LARGE, Thumbnails, is_wide, score_columns, write_thumbnail_pages
 from simsam_batch.results.label_maps import map_rows
 from simsam_batch.results.restyled import NOT_RESTYLED, restyled
 from simsam_batch.results.sources import with_files
@@ -99,14 +99,17 @@ def _write(rows: StageRows, to: Folder, images: int, on_image: OnImage, cards: I
         to.replace(f"{_SHEETS}/{_NAME.format(sheets)}", target.getvalue())
         sheets += 1
 
+    def new_sheet() -> Sheet:
+        return Sheet(f"{name}, {rows.stage}: sheet {sheets + 1}", wide=is_wide(rows))
+
     def pictures() -> Iterator[Picture]:
-        sheet = Sheet(f"{name}, {rows.stage}: sheet {sheets + 1}")
+        sheet = new_sheet()
         for image_id, outcome, card, small in cards:
             if small is not None:
                 sheet.add(small, card.name, ", ".join(card.facts))
             if sheet.full:
                 ended(sheet)
-                sheet = Sheet(f"{name}, {rows.stage}: sheet {sheets + 1}")
+                sheet = new_sheet()
             on_image(image_id, outcome)
             yield card
         if len(sheet):

@@ -93,7 +93,8 @@ class Thumbnails:
         if isinstance(picture, str):
             return Picture(name, "", "", (4, 3), "", facts, f"failed: {picture}"), None
         small = picture.copy()
-        small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+        width = 2 * THUMBNAIL if is_wide(self._rows) else THUMBNAIL
+        small.thumbnail((width, THUMBNAIL), Image.Resampling.LANCZOS)
         return self._card(number, name, small, picture, facts), small
 
     def _card(self, number: int, name: str, small: Image.Image, large: Image.Image, facts: Sequence[str]) -> Picture:
@@ -105,6 +106,11 @@ class Thumbnails:
     @cached_property
     def _drawing(self) -> Drawing:
         return Drawing(self._rows)
+
+
+def is_wide(rows: StageRows) -> bool:
+    """Whether a picture of a row is of two images, side by side."""
+    return rows.unit == "pair_id"
 
 
 def score_columns(rows: StageRows) -> list[str]:
@@ -158,6 +164,8 @@ def _page(
         stage=rows.stage,
         legend=_legend(rows.stage),
         about=about,
+        noun=noun,
+        wide=is_wide(rows),
         pictures=pictures,
         names=names,
         place=place,
