@@ -219,6 +219,16 @@ def _material(setup: Setup) -> tuple[dict[str, list[Picture]], Backbone, Segment
     return sets, backbone, settings, "ViT-Ti/16 trained with labels, keys of block 8"
 
 
+def single_objects(setup: Setup) -> tuple[dict[str, list[Picture]], SegmentSettings, str]:
+    """The sets but for cars, settings for one mask an image, unrefined, and what describes the patches, in words."""
+    sets, _, settings, described_by = _material(setup)
+    return (
+        {name: pictures for name, pictures in sets.items() if name != "car_parts"},
+        settings.model_copy(update={"objects": 0}),
+        described_by,
+    )
+
+
 def _masked(folder: Path, truth: str, *, by_video: bool = False) -> list[Picture]:
     """Photographs whose object is all that is not 0 in a picture of the same name."""
     found = []

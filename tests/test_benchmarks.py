@@ -15,7 +15,8 @@ import torch
 ROOT = Path(__file__).parents[1]
 BY_THEMSELVES = ("head", "eigen", "pipeline", "memory", "facets")
 ASKED_FOR = (
-    *("bookkeeping", "correspondence", "hierarchy", "host", "linear-probes", "objects", "probes", "stylize"),
+    *("bookkeeping", "correspondence", "hierarchy", "host", "linear-probes", "objects", "probes", "refinement"),
+    "stylize",
     "viewer",
 )
 

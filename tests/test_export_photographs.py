@@ -16,6 +16,7 @@ from simsam_batch import operations
 from simsam_batch.cli import run
 from simsam_batch.drawing import contact_sheet
 from simsam_batch.errors import SettingsError
+from simsam_batch.report.exports import photographs as photographs_export
 from simsam_batch.report.page import thumbnails
 
 NAMES = ["0", "images/1", "2", "3"]
@@ -171,6 +172,26 @@ def test_more_images_than_a_page_takes_stand_on_further_pages(
     assert "1 to 3 of 4 images" in pages[0]
     assert "4 to 4 of 4 images" in pages[1]
     assert all('href="index.html"' in page and 'href="index-2.html"' in page for page in pages)
+
+
+@pytest.mark.parametrize("most", [2, 4])
+def test_the_last_sheet_is_there_where_the_last_page_is_full(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(thumbnails, "MOST", most)
+    monkeypatch.setattr(contact_sheet, "ROWS", 1)
+    monkeypatch.setattr(contact_sheet, "COLUMNS", 3)
+    operations.export(str(home / "out"), str(tmp_path / "to"), format="contact-sheet")
+    assert sorted(file.name for file in (tmp_path / "to/sheets").iterdir()) == ["sheet-0000.jpg", "sheet-0001.jpg"]
+
+
+def test_an_image_longer_than_a_jpeg_may_be_is_drawn_smaller(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(photographs_export, "LONGEST_JPEG", WIDTH // 2)
+    assert operations.export(str(home / "out"), str(tmp_path / "to"), format="overlay")["ok"] == 4
+    with Image.open(tmp_path / "to/overlays/0.jpg") as picture:
+        assert picture.width == WIDTH // 2
 
 
 def test_images_that_have_gone_are_counted_and_shown_as_gone(tmp_path: Path) -> None:

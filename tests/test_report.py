@@ -659,3 +659,15 @@ def test_rank_correlation_is_that_of_an_independent_implementation() -> None:
     assert plot is not None
     assert f"correlate by {spearmanr(x, y).statistic:.2f} over 80 images" in plot.about
     assert scatter("t", "x", "y", x[:1], y[:1], np.ones(1, bool)) is None
+
+
+def test_a_run_that_failed_on_every_image_says_nothing_of_truth(tmp_path: Path) -> None:
+    for folder in ("photos", "truth"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "photos/a.jpg").write_bytes(b"no picture")
+    save(tmp_path / "truth/a.png", block(0)[1])
+    arguments = ["segment", f"{tmp_path}/photos", f"{tmp_path}/out", "--truth", f"{tmp_path}/truth", "--quiet"]
+    assert run([*arguments, "--backbone", "descriptors", "--engine", "inline"]) == 3
+    assert run(["report", f"{tmp_path}/out"]) == 0
+    page = (tmp_path / "out/report/index.html").read_text(encoding="utf-8")
+    assert '<p class="sentence">Object masks of 0 images.</p>' in page

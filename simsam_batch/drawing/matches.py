@@ -16,9 +16,15 @@ RIGHT: Color = (0, 140, 220)
 WRONG: Color = (235, 105, 20)
 UNKNOWN: Color = (250, 250, 250)
 TRUE: Color = (245, 225, 40)
+COLORS_SAY = (
+    "blue is right, orange is wrong, with a thin line on to the yellow cross where the point should be; white is not "
+    "scored"
+)
+"""What the colours of matches mean, for legends."""
+
 _GAP = 6
 _FEW = 16
-_SMOOTH = 2
+_SMOOTH, _SMOOTH_TO = 2, 1600
 
 
 def side_by_side(
@@ -41,9 +47,11 @@ def side_by_side(
         height: of the picture.
     """
     # lines are smooth when they are drawn large and made smaller
-    shown, height = height, _SMOOTH * height
+    # those of a large picture are smooth enough, and it would take four times the memory
+    smooth = _SMOOTH if height <= _SMOOTH_TO else 1
+    shown, height = height, smooth * height
     photos = [_at_height(photo, height) for photo in (source, target)]
-    left = photos[0].width + _SMOOTH * _GAP
+    left = photos[0].width + smooth * _GAP
     sheet = Image.new("RGB", (left + photos[1].width, height), EMPTY)
     sheet.paste(photos[0])
     sheet.paste(photos[1], (left, 0))
@@ -72,7 +80,7 @@ def side_by_side(
         draw.line([begin, end], color, thick)
         for at in (begin, end):
             _dot(draw, at, 2.2 * thick, color)
-    return sheet.resize((round(sheet.width * shown / height), shown), Image.Resampling.BOX)
+    return sheet if smooth == 1 else sheet.resize((round(sheet.width / smooth), shown), Image.Resampling.BOX)
 
 
 def dense_picture(source: Image.Image, target: Image.Image, places: NDArray[np.float32], height: int) -> Image.Image:

@@ -16,6 +16,9 @@ from simsam_batch.results.sources import file_of
 LONGEST_SIDE = 1600
 """Of a photograph as the report draws from it: no picture there shows more."""
 
+LONGEST_JPEG = 65_500
+"""Pixels of a side: the encoder takes no more."""
+
 FAULT = "the image cannot be read any more as it was"
 
 

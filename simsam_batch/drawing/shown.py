@@ -14,14 +14,14 @@ from simsam_batch.drawing.found import Drawing
 from simsam_batch.drawing.labels import fitted
 from simsam_batch.drawing.matches import side_by_side
 from simsam_batch.drawing.overlays import vector_picture
-from simsam_batch.drawing.photograph import shown_photograph
+from simsam_batch.drawing.photograph import LONGEST_JPEG, shown_photograph
 from simsam_batch.drawing.text import MUTED, write
 from simsam_batch.drawing.tree_page import page
 from simsam_batch.errors import RunError
 from simsam_batch.results.eigenvectors import grid_eigenvectors
 from simsam_batch.results.label_maps import WITHOUT_MAP, map_row
 from simsam_batch.results.opening import existing_plan
-from simsam_batch.results.photographs import working_size
+from simsam_batch.results.photographs import settings_of_reading, working_size
 from simsam_batch.results.restyled import restyled
 from simsam_batch.runs.plan import Plan
 from simsam_batch.runs.reading import StageRows
@@ -155,9 +155,10 @@ def _matches(asked: Asked) -> Image.Image:
     sizes = row["source_size"], row["target_size"]
     # both side by side are as wide as is asked for
     shares = sum(width / height for width, height in sizes)
-    tall = max(height for _, height in sizes)
-    if asked.side is not None:
-        tall = max(1, min(asked.side, round((asked.side - _GAP) / shares)))
+    side = LONGEST_JPEG if asked.side is None else asked.side
+    tall = max(1, min(side, round((side - _GAP) / shares)))
+    if asked.side is None:
+        tall = min(tall, max(height for _, height in sizes))
     return side_by_side(photos[0], photos[1], sizes, row["points"], tall)
 
 
@@ -215,11 +216,11 @@ def shown_rows(
     plan = existing_plan(rows.out)
     numbered = rows.each([rows.unit, *columns, *_FAILED])
     # large photographs are large pictures: few of them at once
-    yield from read_ahead(numbered, one, threads=2, most=3, name="simsam-draw")
+    yield from read_ahead(numbered, one, threads=1 if side is None else 2, most=2, name="simsam-draw")
 
 
 def _photograph(row: dict[str, Any], asked: Asked) -> Image.Image:
-    photo, fault = shown_photograph(row, asked.rows.settings, asked.side)
+    photo, fault = shown_photograph(row, settings_of_reading(asked.rows), asked.side)
     if fault is not None:
         asked.faults.append(fault)
         write(ImageDraw.Draw(photo), (8, 8), f"no photograph: {fault}", photo.width - 16, MUTED)

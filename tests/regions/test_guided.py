@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from scipy.ndimage import label
 
-from simsam_batch.regions.guided import GUIDED, GuidedParameters, guided_labels
+from simsam_batch.regions.guided import GUIDED, GuidedParameters, _without_specks, guided_labels
 from simsam_batch.regions.refine import refine
 
 
@@ -78,6 +81,44 @@ def test_labels_come_out_as_by_windows_written_out(count: int) -> None:
     expected = guided_written_out(rgb, energies, 2, parameters)
     assert (found != rough).mean() > 0.1, "nothing to refine"
     assert np.array_equal(found, expected)
+
+
+def test_specks_become_what_is_around_them() -> None:
+    labels = np.zeros((20, 30), np.intp)
+    labels[5:15, 5:15] = 1
+    labels[:, 20:] = 2
+    expected = labels.copy()
+    labels[9:11, 9:11] = 0  # a hole
+    labels[2, 2:5] = 1  # beside the object
+    labels[10, 24] = 1  # in another label
+    labels[15, 15] = 1  # at a corner of the object, which joins nothing
+    found = _without_specks(labels, 5)
+    np.testing.assert_array_equal(found, expected)
+    # of its size or more a part stays, and so does the largest of a label however small it is
+    np.testing.assert_array_equal(_without_specks(labels, 1), labels)
+    single = np.zeros((20, 30), np.intp)
+    single[3, 3] = 1
+    np.testing.assert_array_equal(_without_specks(single, 5), single)
+
+
+def test_a_refined_mask_has_no_specks() -> None:
+    rng = np.random.default_rng(0)
+    rgb = rng.integers(100, 116, (200, 240, 3)).astype(np.uint8)
+    labels = np.zeros((200, 240), bool)
+    labels[60:140, 80:180] = True
+    rgb[labels] += np.uint8(60)
+    # the object's colour elsewhere, and the ground's in it
+    near = np.zeros_like(labels)
+    near[40:160, 60:200] = True
+    odd = (rng.random(labels.shape) < 0.03) & near
+    rgb[odd & ~labels] += np.uint8(60)
+    rgb[odd & labels] -= np.uint8(60)
+    counts = {}
+    for least in (0.0, GUIDED.least_part):
+        refined = refine(rgb, labels, replace(GUIDED, certainty_xy=4.0, least_part=least))
+        counts[least] = label(refined)[1] + label(~refined)[1]
+    assert counts[0.0] > 2
+    assert counts[GUIDED.least_part] == 2
 
 
 def test_a_picture_of_one_colour_leaves_the_map_nearly_as_it_is() -> None:

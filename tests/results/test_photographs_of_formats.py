@@ -14,7 +14,10 @@ from PIL import Image, features
 
 from simsam_batch.cli import run
 from simsam_batch.images import ImageLimits, decode
+from simsam_batch.results.photographs import settings_of_reading
 from simsam_batch.results.sources import decoded_of, upright
+from simsam_batch.runs.reading import StageRows
+from simsam_batch.storage import Folder
 
 PLAIN = ["--backbone", "descriptors", "--resize", "native", "--head", "none", "--k", "4", "--engine", "inline"]
 KINDS = {"a.jpg": "JPEG", "b.gif": "GIF", "c.png": "PNG", "d.jp2": "JPEG2000", "e.mpo": "MPO", "f.avif": "AVIF"}
@@ -98,5 +101,15 @@ def test_the_colour_profile_is_a_setting_that_changes_results(folder: Path, tmp_
         assert shown is not None
         assert np.array_equal(shown, photograph()) == (word == "ignore")
     assert found["ignore"] != found["srgb"]
+    # a stage that rests on another shows images as that one has read them
+    out = str(tmp_path / "labels")
+    labels = ["semantic", str(tmp_path / "in"), out, *PLAIN, "--color-profile", "srgb", "--clusters", "1"]
+    assert run(labels) == 0
+    rows = StageRows(Folder(out), "semantic")
+    assert "color_profile" not in rows.settings
+    ((_, row),) = rows.each()
+    picture = decoded_of(row | {"uri": str(tmp_path / "in/wide.png")}, settings_of_reading(rows))
+    assert picture is not None
+    np.testing.assert_array_equal(picture.rgb, shown)
     # a run goes on with the same alone
     assert run(["segment", str(tmp_path / "in"), str(tmp_path / "ignore"), *PLAIN, "--color-profile", "srgb"]) == 1

@@ -16,6 +16,7 @@ from viewing import Client, loaded, photograph
 
 from simsam_batch import operations
 from simsam_batch.cli import run
+from simsam_batch.drawing.photograph import FAULT
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -83,6 +84,8 @@ def test_a_pair_whose_image_has_gone_is_counted_and_not_drawn(pairs_run: Path, t
     finally:
         gone.write_bytes(data)
     assert len(list((tmp_path / "overlay/overlays").iterdir())) == 1
+    page = (tmp_path / "contact-sheet/index.html").read_text(encoding="utf-8")
+    assert page.count(FAULT) == page.count('src="thumbs/') == 1
 
 
 def test_a_pair_is_told_as_its_row_has_it(served: Callable[..., Client], pairs_run: Path) -> None:

@@ -63,6 +63,7 @@ def test_restyled_images_are_exported_as_contact_sheets(styled: Path, tmp_path: 
     page = (tmp_path / "to/index.html").read_text(encoding="utf-8")
     assert re.findall(r'class="id">(.*?)</bdi>', page) == ["a.png", "flat.png", "words.png"]
     assert page.count('src="thumbs/') == 2
+    assert page.count("nothing was restyled") == 1
     with Image.open(tmp_path / f"to/large/{GOOD:07d}.jpg") as shown:
         found = np.asarray(shown).astype(np.int16)
     first, second = (pixels(data) for data in attached(styled, GOOD).values())

@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from simsam_batch.drawing.contact_sheet import Sheet
+from simsam_batch.drawing.photograph import FAULT
 from simsam_batch.drawing.shown import shown_rows
 from simsam_batch.plain_text import counted
 from simsam_batch.report.exports.leftovers import delete_leftovers
@@ -66,8 +67,13 @@ def write_contact_sheets_of_shown(rows: StageRows, to: Folder, images: int, on_i
     def cards() -> Iterator[Card]:
         thumbnails = Thumbnails(rows, to)
         for number, row, picture, faults in islice(shown_rows(rows, LARGE), images):
-            card, small = thumbnails.of_picture(number, row[rows.unit], picture or row["error_type"], _facts(row))
-            yield row[rows.unit], _outcome(row, faults), card, small
+            outcome = _outcome(row, faults)
+            fault = {UNREADABLE: FAULT, NOT_RESTYLED: "nothing was restyled"}.get(outcome)
+            if picture is None:
+                fault = f"failed: {row['error_type']}"
+            shown = None if outcome == UNREADABLE else picture
+            card, small = thumbnails.of_picture(number, row[rows.unit], shown, _facts(row), fault)
+            yield row[rows.unit], outcome, card, small
 
     _write(rows, to, images, on_image, cards())
 
@@ -90,30 +96,31 @@ def _outcome(row: dict[str, Any], faults: Sequence[str]) -> str:
 
 def _write(rows: StageRows, to: Folder, images: int, on_image: OnImage, cards: Iterator[Card]) -> None:
     name = rows.out.url.rstrip("/").rpartition("/")[2]
-    sheets = 0
+    written, sheet = 0, _sheet(rows, name, 0)
 
-    def ended(sheet: Sheet) -> None:
-        nonlocal sheets
+    def end_sheet() -> None:
+        nonlocal written, sheet
         target = io.BytesIO()
         sheet.drawn().save(target, "JPEG", quality=88)
-        to.replace(f"{_SHEETS}/{_NAME.format(sheets)}", target.getvalue())
-        sheets += 1
-
-    def new_sheet() -> Sheet:
-        return Sheet(f"{name}, {rows.stage}: sheet {sheets + 1}", wide=is_wide(rows))
+        to.replace(f"{_SHEETS}/{_NAME.format(written)}", target.getvalue())
+        written += 1
+        sheet = _sheet(rows, name, written)
 
     def pictures() -> Iterator[Picture]:
-        sheet = new_sheet()
         for image_id, outcome, card, small in cards:
             if small is not None:
                 sheet.add(small, card.name, ", ".join(card.facts))
             if sheet.full:
-                ended(sheet)
-                sheet = new_sheet()
+                end_sheet()
             on_image(image_id, outcome)
             yield card
-        if len(sheet):
-            ended(sheet)
 
     write_thumbnail_pages(rows, to, "index", pictures(), images, name, None)
-    delete_leftovers(to, _SHEETS, _NAME, sheets)
+    # the last page asks for no picture after its own
+    if len(sheet):
+        end_sheet()
+    delete_leftovers(to, _SHEETS, _NAME, written)
+
+
+def _sheet(rows: StageRows, name: str, number: int) -> Sheet:
+    return Sheet(f"{name}, {rows.stage}: sheet {number + 1}", wide=is_wide(rows))

@@ -12,13 +12,14 @@ from PIL import Image
 
 from simsam_batch.drawing.cut_out import isolated
 from simsam_batch.drawing.found import Drawing
-from simsam_batch.drawing.photograph import photograph
+from simsam_batch.drawing.photograph import LONGEST_JPEG, photograph
 from simsam_batch.drawing.shown import shown_rows
 from simsam_batch.report.exports.index_table import index_table
 from simsam_batch.report.exports.safe_names import SafeNames
 from simsam_batch.report.exports.samples import UNREADABLE
 from simsam_batch.results.label_maps import map_rows
 from simsam_batch.results.objects import objects_of
+from simsam_batch.results.photographs import settings_of_reading
 from simsam_batch.results.sources import with_files
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.storage import Folder
@@ -49,7 +50,9 @@ def write_overlays(
         RunError: rows cannot be read.
         StorageError: the storage did not answer.
     """
-    _write(rows, to, images, on_image, ("overlays", ".jpg"), max_side, Drawing(rows).over)
+    # a longer JPEG cannot be written
+    most = min(max_side or LONGEST_JPEG, LONGEST_JPEG)
+    _write(rows, to, images, on_image, ("overlays", ".jpg"), most, Drawing(rows).over)
 
 
 def write_cutouts(
@@ -78,7 +81,9 @@ def write_cutouts(
 
     def draw(photo: Image.Image, row: Mapping[str, Any]) -> Image.Image | None:
         masks = [each.mask for each in objects_of(row, min_score)]
-        return isolated(photo, masks, crop=bool(crop)) if masks else None
+        shown = isolated(photo, masks, crop=bool(crop)) if masks else None
+        # an object of a few pixels may be none of a much smaller picture
+        return shown if shown is not None and shown.getchannel("A").getbbox() else None
 
     _write(rows, to, images, on_image, ("cutouts", ".png"), max_side, draw)
 
@@ -88,11 +93,12 @@ def write_match_overlays(
 ) -> None:
     """Write ``overlays/a-b.jpg`` for the pair ``a-b``: its images side by side with the points; and ``index.csv``.
 
-    See `write_overlays`; ``max_side`` is of both images together.
+    See `write_overlays`; ``max_side`` is of both images together. Of pictures as large as they are, memory holds three.
     """
     names = SafeNames((row[rows.unit] for _, row in rows.each([rows.unit])), ".jpg")
     with index_table(to) as note:
-        for number, row, picture, faults in islice(shown_rows(rows, max_side), pairs):
+        most = None if max_side is None else min(max_side, LONGEST_JPEG)
+        for number, row, picture, faults in islice(shown_rows(rows, most), pairs):
             name, outcome = "", UNREADABLE if faults else row["status"]
             if picture is not None and not faults:
                 name = f"overlays/{names.of(row[rows.unit])}"
@@ -113,12 +119,13 @@ def _write(
     folder, suffix = where
     # of all rows: the same files, however many are written
     names = SafeNames((row["image_id"] for _, row in rows.each(["image_id"])), suffix)
+    settings = settings_of_reading(rows)
     save: Callable[[Image.Image], bytes] = partial(_file, kind="JPEG" if suffix == ".jpg" else "PNG")
     with index_table(to) as note:
         for number, row, data in with_files(islice(map_rows(rows), images)):
             name, outcome = "", row["status"]
             if outcome == "ok":
-                photo = None if data is None else photograph(data, row, rows.settings, max_side)
+                photo = None if data is None else photograph(data, row, settings, max_side)
                 shown = None if photo is None else draw(photo, row)
                 outcome = UNREADABLE if photo is None else WITHOUT_OBJECT if shown is None else "ok"
                 if shown is not None:

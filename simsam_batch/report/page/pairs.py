@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from simsam_batch import images
-from simsam_batch.drawing.matches import dense_picture, side_by_side
+from simsam_batch.drawing.matches import COLORS_SAY, dense_picture, side_by_side
 from simsam_batch.drawing.overlays import map_over
 from simsam_batch.drawing.photograph import shown_photograph
 from simsam_batch.plain_text import counted
@@ -38,10 +38,10 @@ _FEW, _MORE = _ABREAST, 2 * _ABREAST
 """Points whose maps these show at most."""
 
 _LEGEND = (
-    "Points of the left image and where they were found in the right one: blue is right, orange is wrong, with a thin "
-    "line on to the yellow cross where the point should be; white is not scored. Below, where maps were kept, some of "
-    "the points that were found, each with its similarity and the highest quarter of its map in purple. Last, where "
-    "every patch was matched, the right image brought onto the left one, and in colours where each patch went."
+    f"Points of the left image and where they were found in the right one: {COLORS_SAY}. Below, where maps were "
+    "kept, some of the points that were found, each with its similarity and the highest quarter of its map in purple. "
+    "Last, where every patch was matched, the right image brought onto the left one, and in colours where each patch "
+    "went."
 )
 
 

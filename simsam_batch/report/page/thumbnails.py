@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -12,11 +13,13 @@ from PIL import Image
 
 from simsam_batch import __version__
 from simsam_batch.drawing.found import Drawing
+from simsam_batch.drawing.matches import COLORS_SAY
 from simsam_batch.drawing.photograph import FAULT, photograph
 from simsam_batch.plain_text import counted
 from simsam_batch.report.page.album import Picture
 from simsam_batch.report.page.template import rendered
 from simsam_batch.results.label_maps import WITHOUT_MAP
+from simsam_batch.results.photographs import settings_of_reading
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.stages.registry import scores_of, shown, stages_with_pictures
 from simsam_batch.storage import Folder
@@ -30,7 +33,7 @@ THUMBNAIL, LARGE = 256, 1024
 
 _NAMES = {"iou": "IoU", "nmcovering": "NMCovering"}
 
-_MATCHED = "Points of the left image and where they were found in the right one: blue is right, orange wrong."
+_MATCHED = f"Points of the left image and where they were found in the right one: {COLORS_SAY}."
 _RESTYLED = "Restyled images; several of one stand side by side."
 
 LEGENDS = {
@@ -71,7 +74,7 @@ class Thumbnails:
                 "no map: probes were fitted on it" if row["status"] == WITHOUT_MAP else f"failed: {row['error_type']}"
             )
             return Picture(row["image_id"], "", "", (4, 3), "", facts, fault), None
-        photo = None if data is None else photograph(data, row, self._rows.settings, LARGE)
+        photo = None if data is None else photograph(data, row, self._settings, LARGE)
         if photo is None:
             return Picture(row["image_id"], "", "", (4, 3), "", facts, FAULT), None
         small = photo.copy()
@@ -80,28 +83,33 @@ class Thumbnails:
         return self._card(number, row["image_id"], small, self._drawing.over(photo, row), facts), small
 
     def of_picture(
-        self, number: int, name: str, picture: Image.Image | str, facts: Sequence[str]
+        self, number: int, name: str, picture: Image.Image | None, facts: Sequence[str], fault: str | None
     ) -> tuple[Picture, Image.Image | None]:
         """Likewise of a row that has been drawn.
 
         Args:
             number: of the row.
             name: of what it is about.
-            picture: at most `LARGE`; or why it failed.
+            picture: at most `LARGE`; None if there is nothing to show.
             facts: lines for below its name.
+            fault: what is wrong with it; None if nothing is.
         """
-        if isinstance(picture, str):
-            return Picture(name, "", "", (4, 3), "", facts, f"failed: {picture}"), None
+        if picture is None:
+            return Picture(name, "", "", (4, 3), "", facts, fault), None
         small = picture.copy()
         width = 2 * THUMBNAIL if is_wide(self._rows) else THUMBNAIL
         small.thumbnail((width, THUMBNAIL), Image.Resampling.LANCZOS)
-        return self._card(number, name, small, picture, facts), small
+        return replace(self._card(number, name, small, picture, facts), fault=fault), small
 
     def _card(self, number: int, name: str, small: Image.Image, large: Image.Image, facts: Sequence[str]) -> Picture:
         files = [f"{folder}/{number:07d}.jpg" for folder in self._folders]
         for file, picture in zip(files, (small, large), strict=True):
             self._to.replace(f"{self._pages}{file}", _jpeg(picture))
         return Picture(name, files[0], files[1], small.size, ", ".join([name, *facts]), facts)
+
+    @cached_property
+    def _settings(self) -> Mapping[str, Any]:
+        return settings_of_reading(self._rows)
 
     @cached_property
     def _drawing(self) -> Drawing:

@@ -90,7 +90,7 @@ def _sentence(numbers: Scalars) -> str:
         what += f", with {counted(int(np.nanmedian(numbers['leaves'])), 'leaf', 'leaves')} in the median"
     if np.isfinite(covering).any():
         return f"{what}: their nodes cover the truth to {np.nanmean(covering):.2f} in the mean (NMCovering)."
-    return f"{what}; there was no truth to compare them with."
+    return f"{what}; none was compared with a truth." if numbers.ok.any() else f"{what}."
 
 
 def _titled(source: Source, numbers: Scalars, lead: Sequence[int]) -> Titled:

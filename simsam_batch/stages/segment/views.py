@@ -75,8 +75,8 @@ def _sentence(numbers: Scalars) -> str:
     if np.isfinite(iou).any():
         return f"{what}: a mean overlap with the truth of {np.nanmean(iou):.2f} (IoU)."
     if np.isfinite(sure).any():
-        return f"{what}: a median confidence of {np.nanmedian(sure):.2f}; there was no truth to compare them with."
-    return f"{what}; there was no truth to compare them with."
+        return f"{what}: a median confidence of {np.nanmedian(sure):.2f}; none was compared with a truth."
+    return f"{what}."
 
 
 def _fill_pictures(made: Chapter, source: Source, rows: StageRows, numbers: Scalars) -> None:

@@ -85,10 +85,11 @@ def _sentence(images: int, maps: _Maps, metrics: Mapping[str, Any] | None) -> st
     if maps.labelled is None:
         return f"Regions of {counted(images, 'image')}, which have no labels yet."
     what = f"Label maps of {counted(images, 'image')}, with {counted(len(maps.colors), 'label')} in all"
-    overlap = (metrics or {}).get("miou_over_classes")
-    if overlap is not None:
+    if metrics is None:
+        return f"{what} so far."
+    if (overlap := metrics.get("miou_over_classes")) is not None:
         return f"{what}: a mean overlap with the true classes of {overlap:.2f} (mIoU)."
-    return f"{what}; there was no truth to compare them with."
+    return f"{what}; none was compared with true classes."
 
 
 class _Maps:
