@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from simsam_batch.catalog.folders import is_file
 from simsam_batch.plain_text import counted
-from simsam_batch.report.exports.formats import FORMATS, RECORD
+from simsam_batch.report.exports.formats import CHOICES, FORMATS, RECORD
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.stages.registry import shown
 from simsam_batch.storage import Folder, absolute_url
@@ -70,8 +72,9 @@ def _made(stage: str, out: str, result: Mapping[str, Any]) -> list[str]:
     if result["settings"].get("objects"):
         import pyarrow.compute as pc
 
-        parts = StageRows(Folder(absolute_url(out)), stage).leaves(["objects.list.element.score"])
-        found = sum(pc.sum(pc.list_value_length(each["objects"])).as_py() or 0 for _, each in parts)
+        parts = StageRows(Folder(absolute_url(out)), stage).leaves(["status", "objects.list.element.score"])
+        good = (each.filter(pc.equal(each["status"], "ok")) for _, each in parts)
+        found = sum(pc.sum(pc.list_value_length(each["objects"])).as_py() or 0 for each in good)
         made = f"{counted(found, 'object')} in {counted(int(result['ok']), 'image')}"
     return [f"made: {made}{', ' + by if by else ''}"]
 
@@ -87,7 +90,10 @@ def _how_good(stage: str, out: str, result: Mapping[str, Any]) -> list[str]:
     rows = StageRows(Folder(absolute_url(out)), stage)
     if "confidence" not in rows.schema.names:
         return []
-    values = np.concatenate([np.asarray(each["confidence"].drop_null()) for _, each in rows.batches(["confidence"])])
+    import pyarrow.compute as pc
+
+    good = (each.filter(pc.equal(each["status"], "ok")) for _, each in rows.batches(["status", "confidence"]))
+    values = np.concatenate([np.asarray(each["confidence"].drop_null()) for each in good])
     if not len(values):
         return []
     low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
@@ -110,6 +116,15 @@ def _next(stage: str, out: str, where: str, result: Mapping[str, Any], *, sure: 
     return ["next:", *(f"  {command:{wide}}  # {words}" for command, words in commands)]
 
 
+def _is_plain(record: bytes, content_digest: str) -> bool:
+    """Whether an export is of these results, and was asked for without options, as it would be once more."""
+    try:
+        held = json.loads(record)
+        return held["content_digest"] == content_digest and all(held.get(name) is None for name in CHOICES)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
 def _folder_for(name: str, result: Mapping[str, Any]) -> str:
     """A folder that an export may go to: of this name, or numbered where one of other content is.
 
@@ -117,8 +132,10 @@ def _folder_for(name: str, result: Mapping[str, Any]) -> str:
     """
 
     def may_go(path: str) -> bool:
+        if is_file(path):
+            return False
         folder = Folder(absolute_url(path))
         there = folder.entries()
-        return not there or (RECORD in there and result["content_digest"].encode() in folder.read(RECORD))
+        return not there or (RECORD in there and _is_plain(folder.read(RECORD), str(result["content_digest"])))
 
     return next(filter(may_go, (name, *(f"{name}-{number}" for number in range(2, 1000)))), name)

@@ -9,7 +9,8 @@ from simsam_batch.plain_text import counted
 from simsam_batch.settings import RunSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from typing import Any
 
     import pyarrow as pa
 
@@ -20,24 +21,58 @@ if TYPE_CHECKING:
 _NAMED = 5
 
 
+def pairs_of(plan: Plan) -> Plan | None:
+    """The plan of a run's pairs; None of a run that has none.
+
+    Raises:
+        RunError: its record is damaged.
+    """
+    from simsam_batch.catalog import PAIRS
+    from simsam_batch.runs.plan import further_plans
+
+    return further_plans(plan).get(PAIRS)
+
+
+def asked_for(plan: Plan) -> int:
+    """How many images, or pairs, were asked for last; 0: all.
+
+    Raises:
+        RunError: the record of the run's pairs is damaged.
+    """
+    pairs = pairs_of(plan)
+    # images of pairs come before these, and a command may be killed between the two
+    source = plan.source if pairs is None else plan.source | pairs.source
+    return int(source.get("limit") or 0)
+
+
 def is_to_grow(plan: Plan, settings: RunSettings) -> bool:
-    """Whether new images are to become part of the run: they are asked for, or it was about the first few so far."""
-    few = plan.source.get("limit") or 0
+    """Whether new images are to become part of the run: they are asked for, or it was about the first few so far.
+
+    Raises:
+        RunError: the record of the run's pairs is damaged.
+    """
+    few = asked_for(plan)
     return settings.extend or (few > 0 and (settings.limit == 0 or settings.limit > few))
 
 
-def grow(plan: Plan, catalog: Catalog, settings: RunSettings, report: Reporter) -> Plan:
+def grow(plan: Plan, catalog: Catalog, source: Mapping[str, Any], settings: RunSettings, report: Reporter) -> Plan:
     """The plan with all that was listed: what is new comes behind what is there, in shards of its own.
 
     Several drivers may do so at once; what one has appended the other does not append again.
+
+    Args:
+        plan: of the run's images.
+        catalog: what was listed.
+        source: what a plan records of the input.
+        settings: of the command.
+        report: is told how many are new.
 
     Raises:
         SettingsError: what is new has other columns or another kind of truth than the plan.
         RunError: the plan cannot be read.
         StorageError: OUT cannot be read or written.
     """
-    from simsam_batch.catalog import PAIRS
-    from simsam_batch.runs.plan import further_plans, row_numbers
+    from simsam_batch.runs.plan import row_numbers
 
     if catalog.truth_kind != plan.source.get("truth_kind") and catalog.table["truth_uri"].null_count < len(
         catalog.table
@@ -46,14 +81,20 @@ def grow(plan: Plan, catalog: Catalog, settings: RunSettings, report: Reporter) 
             f"the truth of the run in OUT is of the kind {plan.source.get('truth_kind') or 'images'}, and IMAGES now "
             f"has {catalog.truth_kind or 'images'}. To mend it: use another OUT"
         )
-    before = plan.records
-    plan = _grown(plan, catalog.table.slice(0, settings.limit or None), settings)
+    before, pairs = plan.records, pairs_of(plan)
+    said = {"images": source["images"]} if source["images"] != plan.source.get("images") else {}
+    if pairs is None:
+        most = settings.limit if settings.limit and not settings.extend else None
+        listed = catalog.table.slice(0, settings.limit or None)
+        plan = _grown(plan, listed, settings, said | {"limit": settings.limit}, most)
+    else:
+        # those of the pairs that were listed, however many
+        plan = _grown(plan, catalog.table, settings, said)
     report.note(
         f"{counted(plan.records - before, 'new image')} in the run, which has {plan.records} now"
         if plan.records > before
         else "no new images: IMAGES has none that are not in the run"
     )
-    pairs = further_plans(plan).get(PAIRS)
     if pairs is not None and catalog.pairs is not None:
         numbered = catalog.pairs
         for side in ("source", "target"):
@@ -61,22 +102,25 @@ def grow(plan: Plan, catalog: Catalog, settings: RunSettings, report: Reporter) 
             numbers = row_numbers(plan, numbered[side].to_pylist())
             place = numbered.schema.get_field_index(f"{side}_record")
             numbered = numbered.set_column(place, f"{side}_record", [numbers])
-        grown = _grown(pairs, numbered, settings)
+        grown = _grown(pairs, numbered, settings, {"limit": settings.limit})
         if grown.records > pairs.records:
             report.note(f"{counted(grown.records - pairs.records, 'new pair')}, of {grown.records} now")
     return plan
 
 
-def _grown(plan: Plan, listed: pa.Table, settings: RunSettings) -> Plan:
+def _grown(
+    plan: Plan, listed: pa.Table, settings: RunSettings, source: Mapping[str, Any], most: int | None = None
+) -> Plan:
+    """The plan with what it lacks of a list, but no more records in all than ``most``."""
     from simsam_batch.runs.plan import PlanGrownError, append_to_plan, as_grown, default_shard_size
 
     while True:
-        new = _unplanned(plan, listed)
+        new = _unplanned(plan, listed).slice(0, None if most is None else max(0, most - plan.records))
         if not new.num_rows:
             return plan
         size = settings.shard_size or max(plan.shard_size, default_shard_size(new.num_rows))
         try:
-            return append_to_plan(plan, _of_one_kind(plan, new), size, {"limit": settings.limit})
+            return append_to_plan(plan, _of_one_kind(plan, new), size, source)
         except PlanGrownError:
             plan = as_grown(plan)
 
@@ -131,9 +175,18 @@ def say_changes(plan: Plan, catalog: Catalog, settings: RunSettings, report: Rep
         )
     facts = zip(listed["image_id"], zip(listed["size"], listed["etag"], strict=True), strict=True)
     there = set(listed["image_id"])
-    # the images of the first few pairs alone are not all that there are
-    gone = [] if limit and catalog.pairs is not None else [name for name in planned if name not in there]
-    _say_gone(plan, gone, settings, report)
+    if not (limit and catalog.pairs is not None):
+        _say_gone(plan, [name for name in planned if name not in there], settings, report)
+    elif settings.prune:
+        report.note("what is gone is not looked for: the first few pairs do not name all images. Leave --limit out")
+    if catalog.pairs is not None and (pairs := pairs_of(plan)) is not None:
+        further = _unplanned(pairs, catalog.pairs)[pairs.unit].to_pylist()
+        if further:
+            report.note(
+                f"{counted(len(further), 'pair')} new, not part of this run: {_named(further)}. To have them: add "
+                "--extend",
+                to_do=True,
+            )
     # a file of this machine that was only touched has another ETag
     changed = [
         n
@@ -149,6 +202,7 @@ def say_changes(plan: Plan, catalog: Catalog, settings: RunSettings, report: Rep
 
 def _say_gone(plan: Plan, gone: Sequence[str], settings: RunSettings, report: Reporter) -> None:
     from simsam_batch.runs.gone import gone_records, record_gone
+    from simsam_batch.runs.plan import row_numbers
 
     if settings.prune:
         record_gone(plan, gone)
@@ -158,11 +212,16 @@ def _say_gone(plan: Plan, gone: Sequence[str], settings: RunSettings, report: Re
                 "results/ count them still; simsam score OUT does not"
             )
         return
-    marked = gone_records(plan)
-    if len(gone) > len(marked):
+    marked, numbers = set(gone_records(plan).tolist()), row_numbers(plan, gone)
+    if unmarked := [name for name, number in zip(gone, numbers, strict=True) if number not in marked]:
         report.note(
-            f"{counted(len(gone), 'image')} gone since the plan was made: {_named(gone)}. To mark their "
+            f"{counted(len(unmarked), 'image')} gone since the plan was made: {_named(unmarked)}. To mark their "
             "rows: add --prune"
+        )
+    if back := marked - set(numbers):
+        report.note(
+            f"{counted(len(back), 'image')} there again, whose rows are marked as gone. To take the marks away: add "
+            "--prune"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -240,7 +241,8 @@ def open_job(
             planned: Callable[[Reporter], Plan] = lambda _: known  # noqa: E731
         else:
             report.doing("listing images")
-            words = " ".join(["simsam", command.name, *(getattr(settings, name) for name in settings.before_images)])
+            before = [shlex.quote(getattr(settings, name)) for name in settings.before_images]
+            words = " ".join(["simsam", command.name, *before])
             listed = listed_input(images, folder, settings, words)
             planned = partial(open_plan, images, folder, settings, listed)
         folder.check_place()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from simsam_batch.errors import RunError, SettingsError, SimsamError
+from simsam_batch.plain_text import counted
 from simsam_batch.settings import PairInput, RunSettings
 from simsam_batch.storage import Folder, absolute_url, redact
 
@@ -42,7 +43,7 @@ def listed_input(images: Images, out: Folder, settings: RunSettings, command: st
     plan = load_plan(out)
     asked = True
     if plan is not None:
-        _require_same_input(plan, _source(images, settings), settings.shard_size)
+        _require_same_input(plan, _source(images, settings), settings)
         asked = settings.check_input or settings.prune or is_to_grow(plan, settings)
         if not asked and plan.records > _CHEAP:
             return None
@@ -99,11 +100,11 @@ def open_plan(images: Images, out: Folder, settings: RunSettings, catalog: Catal
             facts |= {FURTHER_PLANS: further, "pair_set": catalog.pair_set}
         plan = make_plan(out, catalog.table, shard_size=settings.shard_size or None, source=source | facts)
         # Another driver may have been first, with another input.
-        _require_same_input(plan, source, settings.shard_size)
+        _require_same_input(plan, source, settings)
         return plan
-    _require_same_input(plan, source, settings.shard_size)
+    _require_same_input(plan, source, settings)
     if is_to_grow(plan, settings):
-        plan = grow(plan, catalog, settings, report)
+        plan = grow(plan, catalog, source, settings, report)
     say_changes(plan, catalog, settings, report)
     return plan
 
@@ -131,14 +132,29 @@ def _source(images: Images, settings: RunSettings) -> dict[str, Any]:
     return source
 
 
-def _require_same_input(plan: Plan, source: dict[str, Any], shard_size: int) -> None:
+def _require_same_input(plan: Plan, source: dict[str, Any], settings: RunSettings) -> None:
+    from simsam_batch.growing import asked_for, pairs_of
+
+    shard_size = settings.shard_size
     # a run of an earlier release does not say that it left hidden files out
     there, here = {"hidden": False} | plan.source, dict(source)
     if shard_size and shard_size != plan.shard_size:
         there["shard_size"], here["shard_size"] = plan.shard_size, shard_size
     # a trial with some, and then with more, is one run
-    limit = here.pop("limit")
-    fewer = [f"limit: the run in OUT has {plan.records} images, this command has {limit}"] * (0 < limit < plan.records)
+    limit, pairs = here.pop("limit"), pairs_of(plan)
+    held = asked_for(plan) or (plan if pairs is None else pairs).records
+    noun = "image" if pairs is None else "pair"
+    fewer = [f"limit: the run in OUT has {counted(held, noun)}, this command has {limit}"] * (0 < limit < held)
+    more = sorted(set(_paths(here["images"])) - set(_paths(there.get("images"))))
+    if more and set(_paths(there.get("images"))) < set(_paths(here["images"])):
+        # the shell makes more paths of a pattern when a folder has grown
+        del here["images"]
+        if not settings.extend:
+            named = ", ".join(map(redact, more[:_PATHS_NAMED])) + " ..." * (len(more) > _PATHS_NAMED)
+            fewer.append(
+                f"images: this command has {counted(len(more), 'path')} more, {named}; with --extend they become part "
+                "of the run"
+            )
     differences = [
         f"{name}: the run in OUT has {_shortened(there.get(name))}, this command has {_shortened(value)}"
         for name, value in here.items()
@@ -150,6 +166,11 @@ def _require_same_input(plan: Plan, source: dict[str, Any], shard_size: int) -> 
             *(f"  {difference}" for difference in differences),
             "To mend it: give the same input, or another OUT",
         )
+
+
+def _paths(images: Any) -> list[str]:
+    """IMAGES as a plan records them, one or several."""
+    return images if isinstance(images, list) else [str(images)]
 
 
 def _shortened(value: Any) -> str:

@@ -108,6 +108,20 @@ def test_no_images_is_said_by_name(tmp_path: Path, capsys: pytest.CaptureFixture
     assert str(folder) in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_an_empty_place_is_not_the_working_folder(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
+    # as of a variable of the shell that is not set
+    monkeypatch.chdir(pictures)
+    before = sorted(pictures.rglob("*"))
+    places = [str(pictures), str(tmp_path / "out")]
+    places[place] = ""
+    assert run(["segment", *places, "--backbone", "descriptors", "--engine", "inline"]) == 1
+    assert "'' is no path or URL: it is empty. To mend it" in capsys.readouterr().err
+    assert sorted(pictures.rglob("*")) == before
+
+
 def test_an_out_that_cannot_be_written_is_said_by_name(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -109,3 +109,20 @@ def test_an_export_goes_to_the_folder_that_holds_the_same_and_else_to_one_that_i
     (Path("run-cutout-2") / "export.json").write_text("words")
     assert run(command) == 0
     assert export_named()[-1] == "run-cutout-3"
+    # one that was asked for otherwise, and a file, are in the way too
+    assert run(["export", "run", "--format", "cutout", "--crop", "--to", "run-cutout-3"]) == 0
+    Path("run-cutout-4").write_text("mine")
+    assert run(command) == 0
+    last = export_named()
+    assert last[-1] == "run-cutout-5"
+    assert run(last) == 0
+
+
+def test_images_that_are_gone_are_not_counted(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (photos / "broken.png").unlink()
+    command = ["segment", str(photos), "run", *SMALL, "--objects", "2", "--least-score", "0"]
+    assert run(command) == 0
+    assert "made: 6 objects in 3 images" in capsys.readouterr().out
+    (photos / "1.png").unlink()
+    assert run([*command, "--prune"]) == 0
+    assert "made: 4 objects in 2 images" in capsys.readouterr().out

@@ -14,7 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from simsam_batch import growing
 from simsam_batch.cli import run
+from simsam_batch.runs.plan import Plan
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.storage import Folder
 
@@ -198,31 +200,164 @@ def test_labels_of_what_was_there_stay_when_a_set_grows(photos: Path, tmp_path: 
     assert run(["verify", str(out)]) == 0
 
 
-def test_pairs_that_are_new_are_matched_by_the_places_of_their_images(photos: Path, tmp_path: Path) -> None:
-    listed = tmp_path / "pairs.jsonl"
+PAIRED = ["--backbone", "descriptors", "--engine", "inline", "--resize", "native", "--quiet"]
 
-    def write(*pairs: tuple[str, str]) -> None:
-        lines = [json.dumps({"source": str(photos / a), "target": str(photos / b)}) for a, b in pairs]
-        listed.write_text("\n".join(lines))
 
-    out = tmp_path / "out"
-    command = [
-        "correspond",
-        str(listed),
-        str(out),
-        "--backbone",
-        "descriptors",
-        "--engine",
-        "inline",
-        "--resize",
-        "native",
+def write_pairs(photos: Path, *pairs: tuple[int, int]) -> Path:
+    """A list of pairs of photographs by their numbers, beside these."""
+    listed = photos.parent / "pairs.jsonl"
+    ends = [
+        {side: str(photos / f"{n:02d}.png") for side, n in zip(("source", "target"), pair, strict=True)}
+        for pair in pairs
     ]
-    write(("05.png", "06.png"), ("06.png", "07.png"))
+    listed.write_text("\n".join(map(json.dumps, ends)))
+    return listed
+
+
+def pairs_in(out: Path) -> dict[str, str]:
+    """The status of every pair."""
+    return {
+        row["pair_id"]: row["status"] for _, row in StageRows(Folder(str(out)), "matches").each(["pair_id", "status"])
+    }
+
+
+def test_some_pairs_first_and_then_more(photos: Path, tmp_path: Path, says: Says) -> None:
+    # pairs need more images than they are, and two of them may share some
+    listed, out = write_pairs(photos, (0, 1), (1, 0), (4, 5), (6, 7), (8, 9)), tmp_path / "out"
+    command = ["correspond", str(listed), str(out), *PAIRED]
+    for limit, count in ((1, 1), (1, 1), (2, 2), (4, 4), (4, 4)):
+        assert run([*command, "--limit", str(limit)]) == 0
+        assert len(pairs_in(out)) == count
+    says()
+    assert run([*command, "--limit", "2"]) == 1
+    assert "limit: the run in OUT has 4 pairs, this command has 2" in says()
+    assert run(command) == 0
+    assert run(["correspond", str(listed), str(tmp_path / "whole"), *PAIRED]) == 0
+    assert pairs_in(out) == pairs_in(tmp_path / "whole")
+    assert run(["verify", str(out)]) == 0
+
+
+def test_growth_that_is_cut_off_between_images_and_pairs_goes_on(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed, out = write_pairs(photos, (0, 1), (2, 3), (4, 5), (6, 7)), tmp_path / "out"
+    command = ["correspond", str(listed), str(out), *PAIRED]
+    assert run([*command, "--limit", "2"]) == 0
+    grown = growing._grown
+
+    def cut_off(plan: Plan, *given: Any) -> Plan:
+        if plan.unit == "pair_id":
+            raise KeyboardInterrupt
+        return grown(plan, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(growing, "_grown", cut_off)
+        assert run(command) == 130
+    assert run(command) == 0
+    assert len(pairs_in(out)) == 4
+
+
+def test_pairs_that_are_new_are_said(photos: Path, tmp_path: Path, says: Says) -> None:
+    out = tmp_path / "out"
+    command = ["correspond", str(write_pairs(photos, (0, 1), (1, 2))), str(out), *PAIRED[:-1]]
+    assert run(command) == 0
+    write_pairs(photos, (0, 1), (1, 2), (2, 0))
+    says()
+    assert run(command) == 0
+    assert "1 pair new, not part of this run: photos/02.png:photos/00.png. To have them: add --extend" in says()
+
+
+def test_a_pair_whose_image_is_gone_is_marked_too(photos: Path, tmp_path: Path, says: Says) -> None:
+    out = tmp_path / "out"
+    command = ["correspond", str(write_pairs(photos, (0, 1), (2, 3), (3, 1))), str(out), *PAIRED[:-1]]
+    assert run(command) == 0
+    write_pairs(photos, (0, 1))
+    assert run([*command, "--prune"]) == 0
+    assert [*pairs_in(out).values()] == ["ok", "gone", "gone"]
+    # the first few pairs do not tell what is there
+    says()
+    assert run([*command, "--prune", "--limit", "3"]) == 0
+    assert "what is gone is not looked for" in says()
+    assert [*pairs_in(out).values()].count("gone") == 2
+
+
+def test_a_limit_is_of_all_that_the_run_has_and_the_same_command_goes_on(
+    photos: Path, tmp_path: Path, says: Says
+) -> None:
+    for name in ("00.png", "01.png"):
+        (photos / name).rename(tmp_path / name)
+    out = tmp_path / "out"
+    command = ["segment", str(photos), str(out), *SMALL]
+    assert run([*command, "--limit", "2"]) == 0
+    for name in ("00.png", "01.png"):
+        (tmp_path / name).rename(photos / name)
+    for _ in range(2):
+        assert run([*command, "--limit", "3"]) == 0
+        assert [*rows(out)] == ["02.png", "03.png", "00.png"]
+    # who asks for what is new gets it, however many there are
+    picture(photos / "000.png", 50)
+    for _ in range(2):
+        assert run([*command, "--limit", "3", "--extend"]) == 0
+        assert len(rows(out)) == 5
+    says()
+    assert run([*command, "--limit", "2"]) == 1
+    assert "limit: the run in OUT has 3 images, this command has 2" in says()
+
+
+def test_what_changes_places_with_something_gone_is_said(photos: Path, tmp_path: Path, says: Says) -> None:
+    command = ["segment", str(photos), str(tmp_path / "out"), *SMALL]
+    assert run(command) == 0
+    kept = (photos / "00.png").read_bytes()
+    (photos / "00.png").unlink()
+    assert run([*command, "--prune"]) == 0
+    (photos / "00.png").write_bytes(kept)
+    (photos / "01.png").unlink()
+    says()
+    assert run(command) == 0
+    said = says()
+    assert "1 image gone since the plan was made: 01.png. To mark their rows: add --prune" in said
+    assert "1 image there again, whose rows are marked as gone. To take the marks away: add --prune" in said
+
+
+def test_damaged_marks_are_found_and_mended(photos: Path, tmp_path: Path, says: Says) -> None:
+    out, command = tmp_path / "out", ["segment", str(photos), str(tmp_path / "out"), *SMALL]
+    assert run(command) == 0
+    (photos / "00.png").unlink()
+    assert run([*command, "--prune"]) == 0
+    (marks,) = (out / "plan").glob("*.gone.1.parquet")
+    marks.write_bytes(b"no table")
+    says()
+    assert run(["verify", str(out)]) != 0
+    assert marks.name in says()
+    assert run([*command, "--prune"]) == 0
+    assert rows(out)["00.png"]["status"] == "gone"
+    assert run(["verify", str(out)]) == 0
+
+
+def test_more_paths_of_a_shells_pattern_become_part_of_the_run(photos: Path, tmp_path: Path, says: Says) -> None:
+    out = tmp_path / "out"
+
+    def command() -> list[str]:
+        return ["segment", *map(str, sorted(photos.iterdir())), str(out), *SMALL]
+
+    assert run(command()) == 0
+    picture(photos / "98.png", 30)
+    says()
+    assert run(command()) == 1
+    assert f"images: this command has 1 path more, {photos}/98.png; with --extend they become part" in says()
+    assert run([*command(), "--extend"]) == 0
+    assert len(rows(out)) == 13
+    assert run(command()) == 0
+
+
+def test_pairs_that_are_new_are_matched_by_the_places_of_their_images(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = ["correspond", str(write_pairs(photos, (5, 6), (6, 7))), str(out), *PAIRED]
     assert run(command) == 0
     # images come in another order now
-    write(("00.png", "07.png"), ("05.png", "06.png"), ("06.png", "07.png"))
+    listed = str(write_pairs(photos, (0, 7), (5, 6), (6, 7)))
     assert run([*command, "--extend"]) == 0
-    assert run(["correspond", str(listed), str(tmp_path / "whole"), *command[3:]]) == 0
+    assert run(["correspond", listed, str(tmp_path / "whole"), *PAIRED]) == 0
 
     def pairs(folder: Path) -> dict[str, Any]:
         found = [row for _, row in StageRows(Folder(str(folder)), "matches").each()]

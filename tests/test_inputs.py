@@ -553,6 +553,26 @@ class TestHuggingFace:
             assert row["size"] == len(picture(row["label"]))
         assert ids(read_catalog(f"{tmp_path}/both/train"))[3] == "data-00001-of-00002/1"
 
+    def test_one_of_its_files_by_its_name_and_a_copy_that_lacks_one(self, tmp_path: Path) -> None:
+        self.made(4).save_to_disk(tmp_path / "set", num_shards=2)
+        first, second = sorted((tmp_path / "set").glob("*.arrow"))
+        beside = tmp_path / "set" / "mine.arrow"
+        beside.write_bytes(first.read_bytes())
+        assert len(ids(read_catalog(str(beside)))) == len(ids(read_catalog(str(first)))) == 2
+        second.unlink()
+        with pytest.raises(SettingsError, match=rf"lacks {second.name}, which its state.json names.*copy the dataset"):
+            read_catalog(f"{tmp_path}/set")
+
+    def test_parquet_and_arrow_files_side_by_side(self, tmp_path: Path) -> None:
+        self.made(2).save_to_disk(tmp_path / "saved")
+        (file,) = (tmp_path / "saved").glob("*.arrow")
+        (tmp_path / "mixed").mkdir()
+        (tmp_path / "mixed/b.arrow").write_bytes(file.read_bytes())
+        pq.write_table(self.made(3).data.table, tmp_path / "mixed/a.parquet")
+        found = read_catalog(f"{tmp_path}/mixed", keep_columns=["label"]).table
+        assert found["image_id"].to_pylist() == [*(f"a/{row}" for row in range(3)), *(f"b/{row}" for row in range(2))]
+        assert [read_url(uri) for uri in found["uri"].to_pylist()] == [picture(row) for row in (0, 1, 2, 0, 1)]
+
     def test_parquet_shards_on_every_storage(self, out_url: str) -> None:
         for shard in range(2):
             file = io.BytesIO()

@@ -110,6 +110,8 @@ def test_commands_of_two_words_and_lists_of_values(photos: Path, tmp_path: Path)
         ([[], "out"], {}, "images [] is no path or URL"),
         ([["a.jpg", 7], "out"], {}, "images ['a.jpg', 7] is no path or URL"),
         (["photos", ["out"]], {}, "out ['out'] is no path or URL"),
+        (["photos", ""], {}, "'' is no path or URL: it is empty"),
+        (["photos\0", "out"], {}, "is no path or URL: it holds a null character"),
         (["photos", "out"], {"preset": "tokncut"}, "did you mean 'tokencut'?"),
         (["photos", "out"], {"shift": "mena", "k": "x"}, "k: 'x' is not allowed; it is a whole number, at least 2"),
         (["photos", "out"], {"config": "none.yaml"}, "config none.yaml: cannot be read as YAML"),

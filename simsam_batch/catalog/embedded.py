@@ -76,17 +76,21 @@ def embedded_records(table: pa.Table, url: str, name: str, root: str, column: st
     return records_table(columns, {name: table[name] for name in keep})
 
 
-def arrow_records(files: Mapping[str, str], root: str | None, keep: Sequence[str], given: str | None) -> pa.Table:
+def arrow_records(
+    files: Mapping[str, str], root: str | None, keep: Sequence[str], given: str | None, *, whole: bool
+) -> pa.Table:
     """The records of Arrow files that ``save_to_disk`` of Hugging Face's datasets wrote.
 
     Args:
-        files: names in the input by their URLs; of a folder those alone that its ``state.json`` names, if it has one.
+        files: names in the input by their URLs.
         root: that paths in the rows count from; None for the folder of each file.
         keep: columns to pass through.
         given: as ``--uri-column`` says.
+        whole: these are all that there are in their folders, of which those alone count that a folder's ``state.json``
+            names, if it has one.
 
     Raises:
-        SettingsError: no images are in them, or a file cannot be read.
+        SettingsError: no images are in them, a file cannot be read, or one that ``state.json`` names is missing.
     """
     import pyarrow as pa
 
@@ -95,7 +99,7 @@ def arrow_records(files: Mapping[str, str], root: str | None, keep: Sequence[str
     for url, name in files.items():
         folder, base = posixpath.split(url)
         if folder not in of_folder:
-            of_folder[folder] = _named_by_state(folder)
+            of_folder[folder] = _named_by_state(folder) if whole else None
         named = of_folder[folder]
         if named is not None and base not in named:
             continue
@@ -115,11 +119,15 @@ def arrow_records(files: Mapping[str, str], root: str | None, keep: Sequence[str
                 f"keep_columns: {where} has no {', '.join(absent)}; its columns are {', '.join(table.column_names)}"
             )
         tables.append(embedded_records(table, url, name, root or folder, column, keep))
+    for folder, named in of_folder.items():
+        there = {base for within, base in map(posixpath.split, files) if within == folder}
+        if missing := sorted((named or set()) - there):
+            raise SettingsError(
+                f"{redact(folder)} lacks {', '.join(missing[:3])}{' and others' * (len(missing) > 3)}, which its "
+                "state.json names. To mend it: copy the dataset again"
+            )
     if not tables:
-        where = quoted(map(redact, of_folder))
-        raise SettingsError(
-            f"{where}: state.json names no Arrow file that is there. To mend it: copy the dataset again"
-        )
+        raise SettingsError(f"{quoted(map(redact, of_folder))}: state.json names no files, so that there are no images")
     return pa.concat_tables(tables)
 
 

@@ -94,7 +94,8 @@ def parquet_records(
     """
     import pyarrow as pa
 
-    if is_file(images):
+    given = is_file(images)
+    if given:
         files, start = [absolute_url(images)], parent_of(images)
         names = {files[0]: posixpath.basename(files[0])}
     else:
@@ -105,13 +106,14 @@ def parquet_records(
         names = dict(zip(files, listing.files["name"].to_pylist(), strict=True))
     arrow = [file for file in files if file.lower().endswith(".arrow")]
     files = [file for file in files if file not in set(arrow)]
-    if not files and arrow:
-        return arrow_records({file: names[file] for file in arrow}, root, keep, uri_column)
-    if not files:
+    if not files and not arrow:
         raise SettingsError(f"{redact(images)} has no Parquet file in it")
     tables = [_read_parquet(file, names[file], root, start, keep, uri_column) for file in files]
-    for name in keep:
+    for name in keep if tables else ():
         _check_types(name, {file: table.schema.field(name).type for file, table in zip(files, tables, strict=True)})
+    if arrow:
+        of_arrow = {file: names[file] for file in arrow}
+        tables.append(arrow_records(of_arrow, root, keep, uri_column, whole=not given))
     try:
         table = pa.concat_tables(tables, promote_options="permissive")
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:

@@ -265,7 +265,8 @@ def recorded_plan(out: Folder, about: Mapping[str, Any], where: str) -> Plan:
     texts = [about.get(key) for key in ("digest", "unit")]
     if not all(isinstance(text, str) for text in texts) or not all(type(about.get(key)) is int for key in _PART_KEYS):
         raise RunError(f"{where} is damaged: it names no plan. To mend it: restore the file")
-    return Plan(out, _grown(out, _part(about, about["digest"], where))[0], str(about["unit"]))
+    parts, later = _grown(out, _part(about, about["digest"], where))
+    return Plan(out, parts, str(about["unit"]), later)
 
 
 def as_grown(plan: Plan) -> Plan:

@@ -21,12 +21,12 @@ from simsam_batch.errors import RunError
 from simsam_batch.runs import version_1
 from simsam_batch.runs.committed import files_of
 from simsam_batch.runs.digest import content_digest
-from simsam_batch.runs.gone import GONE, GONE_FIELD, gone_files
+from simsam_batch.runs.gone import GONE, GONE_FIELD, gone_files, gone_records
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.plan import Plan, further_plans
 from simsam_batch.runs.plan_table import file_of
 from simsam_batch.runs.records import from_json
-from simsam_batch.runs.schema import ARRAY_FIELDS
+from simsam_batch.runs.schema import ARRAY_FIELDS, IMAGE
 from simsam_batch.runs.shard_check import CheckedShard, check_shard
 from simsam_batch.runs.stage_record import record_name, schema_of
 from simsam_batch.runs.verify_report import Orphan, Problem, StageVerified, VerifyReport
@@ -40,6 +40,7 @@ SHARDS_AT_ONCE = 8
 _MANIFEST = re.compile(r"(\d{7,})\.(\d+)\.json")
 _DATA = re.compile(r"(\d{7,})\.\d+\.(parquet|npz)")
 _PLAN_FILE = re.compile(r"[0-9a-f]{64}(\.parquet|\.\d+\.json)")
+_PRUNE = "run the command that made the run once more with --prune"
 _RESTORE = "restore the file, or start again in another OUT"
 _PUBLISH_ANEW = "run the same command again: it publishes the results anew"
 
@@ -128,6 +129,11 @@ def _check_plan(out: Folder, plan: Plan, report: VerifyReport) -> None:
             what = f"it cannot be read: {error}"
         if what:
             report.problems.append(Problem(what, name, _RESTORE))
+    if plan.unit == IMAGE and (marks := gone_files(plan)):
+        try:
+            gone_records(plan)
+        except RunError:
+            report.problems.append(Problem("it cannot be read", marks[-1], _PRUNE))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from urllib.parse import unquote
 
-from simsam_batch.errors import StorageError
+from simsam_batch.errors import SettingsError, StorageError
 
 WEB = ("http", "https")
 """Protocols of web servers."""
@@ -31,7 +31,17 @@ def protocol_of(url: str) -> str:
 
 
 def absolute_url(path_or_url: str) -> str:
-    """The URL as given, without a trailing slash, or the absolute path of a local path or ``file://`` URL."""
+    """The URL as given, without a trailing slash, or the absolute path of a local path or ``file://`` URL.
+
+    Raises:
+        SettingsError: it is empty, as an unset variable of a shell is, or holds a null character.
+    """
+    if not path_or_url.strip() or "\0" in path_or_url:
+        what = "it holds a null character" if "\0" in path_or_url else "it is empty"
+        raise SettingsError(
+            f"{path_or_url!r} is no path or URL: {what}. To mend it: name a file, a folder or a URL; a dot is the "
+            "working folder"
+        )
     if protocol_of(path_or_url) != "file":
         return path_or_url.rstrip("/") if not path_or_url.endswith("://") else path_or_url
     return str(Path(os.path.abspath(local_path(path_or_url))))  # noqa: PTH100  keeps symbolic links

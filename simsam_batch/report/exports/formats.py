@@ -45,6 +45,9 @@ OPTIONS = ("nodes", "min_score", "max_side", "crop", "polygons", "relative_uris"
 """Names of what can be asked of some formats."""
 
 _SAME = ("format", "stage", "nodes", "plan", "content_digest")
+CHOICES = (*OPTIONS, "flagged", "not_flagged")
+"""What of an export's record is None where nothing was asked for beside its format."""
+
 _SAME_SINCE = (*OPTIONS[1:], "flagged", "not_flagged", "chosen")
 """Likewise, where an earlier release wrote nothing for what it could not leave out."""
 
