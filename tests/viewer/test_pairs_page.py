@@ -220,7 +220,8 @@ def test_the_list_of_pairs_is_filtered_and_sorted_and_one_comes_back_to_its_page
     assert links.all_inner_texts() == names[1:]
     page.reload()
     links.first.click()
-    page.get_by_text("2 of 2").wait_for()
+    # of the pair, and not of the counts beside the list
+    page.locator(".steps", has_text="2 of 2").wait_for()
     page.keyboard.press("Escape")
     page.locator("tbody tr", has_text=names[1]).wait_for()
     assert "page=2" in page.url
