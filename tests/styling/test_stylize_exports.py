@@ -156,4 +156,4 @@ def test_formats_of_masks_say_what_restyled_images_can_be(
     out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["export", str(out), "--to", str(tmp_path / "to"), "--format", "coco", "--stage", "stylize"]) == 1
-    assert "another --format: hf | pictures | webdataset" in capsys.readouterr().err
+    assert "another --format: contact-sheet | hf | pictures | webdataset" in capsys.readouterr().err
