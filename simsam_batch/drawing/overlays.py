@@ -72,7 +72,7 @@ def overlay(picture: Image.Image, entry: Entry, window: Window | None = None) ->
     drawn = [entry.row] if several is None else several
     colors = [MASK if several is None else _OBJECTS[place % len(_OBJECTS)] for place in range(len(drawn))]
     masks = [_shrunk(decode(each["mask_rle"])[part], size) for each in drawn]
-    shown = _pale(picture)
+    shown = pale(picture)
     for mask, color in reversed([*zip(masks, colors, strict=True)]):
         shown.paste(Image.blend(picture, Image.new("RGB", size, color), 0.4), mask=mask)
         outline(shown, mask, color)
@@ -98,7 +98,8 @@ def _box(shown: Image.Image, window: Window, box: Sequence[int] | None, color: C
         draw.rectangle([corners[0] + 1, corners[1] + 1, corners[2] - 1, corners[3] - 1], outline=color)
 
 
-def _pale(picture: Image.Image) -> Image.Image:
+def pale(picture: Image.Image) -> Image.Image:
+    """In light greys, as what was not found is shown."""
     return Image.blend(picture.convert("L").convert("RGB"), Image.new("RGB", picture.size, "white"), 0.35)
 
 
@@ -122,7 +123,7 @@ def map_over(picture: Image.Image, values: NDArray[np.float32], window: Sequence
 
 def _tinted(picture: Image.Image, mask: Image.Image, color: Color, share: float) -> Image.Image:
     """The picture with so much of a colour where the mask is white, the rest in pale grey."""
-    return Image.composite(Image.blend(picture, Image.new("RGB", picture.size, color), share), _pale(picture), mask)
+    return Image.composite(Image.blend(picture, Image.new("RGB", picture.size, color), share), pale(picture), mask)
 
 
 def _shrunk(mask: NDArray[np.bool_], size: tuple[int, int]) -> Image.Image:

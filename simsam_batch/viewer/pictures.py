@@ -17,12 +17,13 @@ from starlette.responses import Response
 from simsam_batch import __version__, images
 from simsam_batch.drawing.cut_out import around, picked_out
 from simsam_batch.drawing.labels import UNNAMED, painted
-from simsam_batch.drawing.overlays import Entry, Window, overlay
+from simsam_batch.drawing.overlays import Entry, Window, overlay, pale
 from simsam_batch.drawing.tree_colors import tree_colors
 from simsam_batch.drawing.tree_levels import draw_level, nodes_at
 from simsam_batch.errors import ImageError
 from simsam_batch.regions.pixel_index import nearest
 from simsam_batch.regions.run_lengths import decode
+from simsam_batch.results.label_maps import WITHOUT_MAP
 from simsam_batch.results.photographs import limits_of, profile_of, settings_of_reading
 from simsam_batch.results.restyled import restyled
 from simsam_batch.results.trees import RegionTree
@@ -193,7 +194,7 @@ def photograph_of(read: Mapping[str, Any], settings: Mapping[str, Any], side: in
 def drawn(
     stage: OpenedStage, row: int, side: int, box: Window | None = None, over: str = "none", depth: int = _DEPTH
 ) -> Image.Image:
-    """Likewise with what the stage found drawn over it; raises likewise.
+    """Likewise with what the stage found drawn over it, pale where it has no map of this image; raises likewise.
 
     Args:
         stage: which.
@@ -228,6 +229,8 @@ def drawn(
         )
         at, trunk = (np.append(nodes_at(tree, each), np.int32(-1))[owners] for each in (depth, min(depth, 1)))
         return draw_level(picture, at, trunk, tree_colors(tree.children))
+    if found["status"] == WITHOUT_MAP:
+        return pale(picture)
     raise RefusedError(404, f"{stage.name} has nothing to draw as {over} over image {row}")
 
 

@@ -107,6 +107,13 @@ def test_of_classes_the_first_is_what_no_region_covers(tmp_path: Path) -> None:
         assert found["clusters"][0]["share"] == pytest.approx(sum(sizes) / found["images"], rel=1e-5)
         assert (found["nought"], found["rest"]) == ("ground", pytest.approx(1 - sum(sizes) / found["images"], abs=1e-5))
         assert found["confusion"]["classes"] == ["ground", "box"]
+        # what probes were fitted on has no map, and is shown pale
+        colored = []
+        for number, row in enumerate(_rows(tmp_path / "out", "probe-maps")):
+            answer = client.get(f"images/{number}.jpg", stage="probe-maps", overlay="labels", side=256)
+            pixels = np.asarray(Image.open(io.BytesIO(answer.body)).convert("RGB")).astype(int)
+            colored.append((row["segments"] is not None, bool(np.ptp(pixels, axis=2).mean() > 8)))
+        assert {*colored} == {(True, True), (False, False)}
 
 
 def test_pages_of_a_random_order_hold_every_region_once(trees: Path, served: Callable[..., Client]) -> None:
