@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from simsam_batch import growing
+from simsam_batch import growing, operations
 from simsam_batch.cli import run
 from simsam_batch.runs.plan import Plan
 from simsam_batch.runs.reading import StageRows
@@ -115,6 +115,8 @@ def test_what_is_gone_is_marked_and_counts_no_more(photos: Path, tmp_path: Path,
     assert "2 images gone, whose rows are marked" in says()
     found = result(out)
     assert [found[key] for key in ("images", "ok", "failed", "gone", "errors_by_type")] == [12, 10, 0, 2, {}]
+    (status,) = operations.status(str(out))["stages"]
+    assert (status["failed"], status["errors_by_type"]) == (0, {})
     assert {name for name, row in rows(out).items() if row["status"] == "gone"} == set(kept)
     (part,) = (out / "results" / "segment").glob("*.parquet")
     table = pq.read_table(part).to_pydict()

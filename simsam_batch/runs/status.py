@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
+from simsam_batch.runs.gone import GONE
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.storage import Folder
 
@@ -92,6 +93,10 @@ def stage_status(out: Folder, stage: str, *, failures: bool = True, now: float |
     rate, gap = _pace(recent[-_RECENT:])
     left = plan.records - sum(sizes.values())
     failed, errors = _failures(ledger, done) if failures else (None, None)
+    result = ledger.published()
+    if failures and result is not None and result.get(GONE):
+        # manifests know nothing of images that have gone since
+        failed, errors = int(result["failed"]), dict(result["errors_by_type"])
     return StageStatus(
         stage=stage,
         unit=plan.unit,
@@ -108,7 +113,7 @@ def stage_status(out: Folder, stage: str, *, failures: bool = True, now: float |
         seconds_left=left / rate if left and rate else None,
         seconds_since_commit=since,
         stalled=bool(left and since is not None and gap and since > _GAPS_TO_STALL * gap),
-        published=ledger.published() is not None,
+        published=result is not None,
     )
 
 
