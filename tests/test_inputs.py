@@ -480,6 +480,18 @@ class TestArchives:
         assert read_url(f"{tmp_path}/a.tar#a.png") == picture(2)
         assert ids(read_catalog(f"{tmp_path}/a.tar")) == ["a.png", "b.png"]
 
+    def test_a_second_name_of_a_file_in_a_tar_is_an_image_too(self, tmp_path: Path) -> None:
+        (tmp_path / "set").mkdir()
+        (tmp_path / "set/a.png").write_bytes(picture(3))
+        (tmp_path / "set/b.png").hardlink_to(tmp_path / "set/a.png")
+        with tarfile.open(tmp_path / "a.tar", "w") as archive:
+            archive.add(tmp_path / "set", arcname=".")
+        with tarfile.open(tmp_path / "a.tar") as archive:
+            assert [member.islnk() for member in archive if member.name.endswith(".png")] == [False, True]
+        table = read_catalog(f"{tmp_path}/a.tar").table
+        assert table["image_id"].to_pylist() == ["a.png", "b.png"]
+        assert [read_url(uri) for uri in table["uri"].to_pylist()] == [picture(3)] * 2
+
     def test_truth_and_lists_of_members_and_several_archives(self, tmp_path: Path) -> None:
         for name in ("one.zip", "two.tar", "masks.zip"):
             (tmp_path / name).write_bytes(packed(name[-3:], ["x/a.png", "b.png"]))

@@ -85,6 +85,8 @@ def _of_zip(file: BinaryIO) -> Iterator[tuple[str, Member]]:
 
 
 def _of_tar(file: BinaryIO) -> Iterator[tuple[str, Member]]:
+    # a second name of a file, a hard link, has no bytes of its own
+    held: dict[str, Member] = {}
     # names that are not UTF-8 are spelled out, for a catalog holds none
     with tarfile.open(fileobj=file, mode="r:", errors="backslashreplace") as archive:
         while (info := archive.next()) is not None:
@@ -92,7 +94,11 @@ def _of_tar(file: BinaryIO) -> Iterator[tuple[str, Member]]:
             archive.members.clear()  # type: ignore[attr-defined]
             if info.isreg() and not info.issparse():
                 etag = f"{int(info.mtime):x}-{info.size:x}"
-                yield _plain(info.name), Member(info.offset_data - _BLOCK, info.size, info.size, info.chksum, 0, etag)
+                name = _plain(info.name)
+                held[name] = Member(info.offset_data - _BLOCK, info.size, info.size, info.chksum, 0, etag)
+                yield name, held[name]
+            elif info.islnk() and (linked := held.get(_plain(info.linkname))) is not None:
+                yield _plain(info.name), linked
 
 
 def _plain(name: str) -> str:
