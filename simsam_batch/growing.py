@@ -55,6 +55,25 @@ def is_to_grow(plan: Plan, settings: RunSettings) -> bool:
     return settings.extend or (few > 0 and (settings.limit == 0 or settings.limit > few))
 
 
+def require_same_ids(plan: Plan, catalog: Catalog) -> None:
+    """Refuse a list by which images of the run would have other ids, as further paths may make it.
+
+    Raises:
+        SettingsError: naming one.
+        RunError: the plan cannot be read.
+    """
+    names = dict(zip(catalog.table["uri"].to_pylist(), catalog.table["image_id"].to_pylist(), strict=True))
+    for number in range(plan.shards):
+        records = plan.shard(number).records.select(["image_id", "uri"]).to_pydict()
+        for known, uri in zip(records["image_id"], records["uri"], strict=True):
+            if names.get(uri, known) != known:
+                raise SettingsError(
+                    f"images: by these paths {known!r} of the run in OUT would be {names[uri]!r}, since ids count from "
+                    "the folder that holds all paths. To mend it: give further paths below the same folder, or use "
+                    "another OUT"
+                )
+
+
 def grow(plan: Plan, catalog: Catalog, source: Mapping[str, Any], settings: RunSettings, report: Reporter) -> Plan:
     """The plan with all that was listed: what is new comes behind what is there, in shards of its own.
 
@@ -81,12 +100,14 @@ def grow(plan: Plan, catalog: Catalog, source: Mapping[str, Any], settings: RunS
             f"the truth of the run in OUT is of the kind {plan.source.get('truth_kind') or 'images'}, and IMAGES now "
             f"has {catalog.truth_kind or 'images'}. To mend it: use another OUT"
         )
-    before, pairs = plan.records, pairs_of(plan)
+    before, pairs, limited = plan.records, pairs_of(plan), asked_for(plan) > 0
     said = {"images": source["images"]} if source["images"] != plan.source.get("images") else {}
+    # a run that has been about all is so still, however many are taken of what is new
+    limit = {"limit": settings.limit if limited else 0}
+    most = settings.limit if settings.limit and not settings.extend else None
     if pairs is None:
-        most = settings.limit if settings.limit and not settings.extend else None
         listed = catalog.table.slice(0, settings.limit or None)
-        plan = _grown(plan, listed, settings, said | {"limit": settings.limit}, most)
+        plan = _grown(plan, listed, settings, said | limit, most)
     else:
         # those of the pairs that were listed, however many
         plan = _grown(plan, catalog.table, settings, said)
@@ -102,7 +123,7 @@ def grow(plan: Plan, catalog: Catalog, source: Mapping[str, Any], settings: RunS
             numbers = row_numbers(plan, numbered[side].to_pylist())
             place = numbered.schema.get_field_index(f"{side}_record")
             numbered = numbered.set_column(place, f"{side}_record", [numbers])
-        grown = _grown(pairs, numbered, settings, {"limit": settings.limit})
+        grown = _grown(pairs, numbered, settings, limit, most)
         if grown.records > pairs.records:
             report.note(f"{counted(grown.records - pairs.records, 'new pair')}, of {grown.records} now")
     return plan

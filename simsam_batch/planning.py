@@ -81,7 +81,7 @@ def open_plan(images: Images, out: Folder, settings: RunSettings, catalog: Catal
         RunError: the run that was in OUT is gone.
     """
     from simsam_batch.catalog import PAIRS
-    from simsam_batch.growing import grow, is_to_grow, say_changes
+    from simsam_batch.growing import grow, is_to_grow, require_same_ids, say_changes
     from simsam_batch.runs.plan import FURTHER_PLANS, load_plan, make_plan
 
     plan, source = load_plan(out), _source(images, settings)
@@ -103,6 +103,8 @@ def open_plan(images: Images, out: Folder, settings: RunSettings, catalog: Catal
         _require_same_input(plan, source, settings)
         return plan
     _require_same_input(plan, source, settings)
+    if source["images"] != plan.source.get("images"):
+        require_same_ids(plan, catalog)
     if is_to_grow(plan, settings):
         plan = grow(plan, catalog, source, settings, report)
     say_changes(plan, catalog, settings, report)
@@ -142,19 +144,13 @@ def _require_same_input(plan: Plan, source: dict[str, Any], settings: RunSetting
         there["shard_size"], here["shard_size"] = plan.shard_size, shard_size
     # a trial with some, and then with more, is one run
     limit, pairs = here.pop("limit"), pairs_of(plan)
-    held = asked_for(plan) or (plan if pairs is None else pairs).records
+    records = (plan if pairs is None else pairs).records
+    held = min(asked_for(plan) or records, records)
     noun = "image" if pairs is None else "pair"
     fewer = [f"limit: the run in OUT has {counted(held, noun)}, this command has {limit}"] * (0 < limit < held)
-    more = sorted(set(_paths(here["images"])) - set(_paths(there.get("images"))))
-    if more and set(_paths(there.get("images"))) < set(_paths(here["images"])):
+    if set(_paths(there.get("images"))) < set(_paths(here["images"])):
         # the shell makes more paths of a pattern when a folder has grown
         del here["images"]
-        if not settings.extend:
-            named = ", ".join(map(redact, more[:_PATHS_NAMED])) + " ..." * (len(more) > _PATHS_NAMED)
-            fewer.append(
-                f"images: this command has {counted(len(more), 'path')} more, {named}; with --extend they become part "
-                "of the run"
-            )
     differences = [
         f"{name}: the run in OUT has {_shortened(there.get(name))}, this command has {_shortened(value)}"
         for name, value in here.items()

@@ -336,20 +336,80 @@ def test_damaged_marks_are_found_and_mended(photos: Path, tmp_path: Path, says: 
     assert run(["verify", str(out)]) == 0
 
 
-def test_more_paths_of_a_shells_pattern_become_part_of_the_run(photos: Path, tmp_path: Path, says: Says) -> None:
+def test_more_paths_of_a_shells_pattern_are_a_set_that_has_grown(photos: Path, tmp_path: Path, says: Says) -> None:
     out = tmp_path / "out"
 
-    def command() -> list[str]:
-        return ["segment", *map(str, sorted(photos.iterdir())), str(out), *SMALL]
+    def command(*more: Path) -> list[str]:
+        return ["segment", *map(str, [*sorted(photos.iterdir()), *more]), str(out), *SMALL]
 
     assert run(command()) == 0
     picture(photos / "98.png", 30)
     says()
-    assert run(command()) == 1
-    assert f"images: this command has 1 path more, {photos}/98.png; with --extend they become part" in says()
-    assert run([*command(), "--extend"]) == 0
-    assert len(rows(out)) == 13
     assert run(command()) == 0
+    assert "1 image new, not part of this run: 98.png. To have them: add --extend" in says()
+    for _ in range(2):
+        assert run([*command(), "--extend"]) == 0
+        assert len(rows(out)) == 13
+    assert run(command()) == 0
+    # by a folder beside, ids would count from another one, and every image be there twice
+    picture(tmp_path / "other" / "a.png", 31)
+    says()
+    assert run([*command(tmp_path / "other"), "--extend"]) == 1
+    assert "'00.png' of the run in OUT would be 'photos/00.png'" in says()
+    assert len(rows(out)) == 13
+
+
+def test_a_limit_over_all_that_there_is(photos: Path, tmp_path: Path, says: Says) -> None:
+    out = tmp_path / "out"
+    command = ["segment", str(photos), str(out), *SMALL]
+    for limit in ("20", "12", "15"):
+        assert run([*command, "--limit", limit]) == 0
+    says()
+    assert run([*command, "--limit", "11"]) == 1
+    assert "limit: the run in OUT has 12 images, this command has 11" in says()
+
+
+def test_a_run_of_all_stays_one_of_all(photos: Path, tmp_path: Path) -> None:
+    command = ["segment", str(photos), str(tmp_path / "out"), *SMALL]
+    assert run(command) == 0
+    picture(photos / "98.png", 30)
+    picture(photos / "99.png", 31)
+    assert run([*command, "--extend", "--limit", "13"]) == 0
+    assert run(command) == 0
+    assert len(rows(tmp_path / "out")) == 13
+
+
+def test_a_limit_of_pairs_is_of_all_that_the_run_has(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = ["correspond", str(write_pairs(photos, (0, 1), (1, 2), (2, 3))), str(out), *PAIRED]
+    assert run([*command, "--limit", "2"]) == 0
+    write_pairs(photos, (4, 5), (5, 6), (6, 7), (0, 1), (1, 2))
+    for _ in range(2):
+        assert run([*command, "--limit", "4"]) == 0
+        assert len(pairs_in(out)) == 4
+
+
+def test_trees_grow_without_the_labels_that_they_once_got(photos: Path, tmp_path: Path) -> None:
+    command = ["hierarchy", str(photos), str(tmp_path / "out"), *SMALL[:4], "--engine", "inline"]
+    assert run([*command, "--clusters", "2"]) == 0
+    picture(photos / "98.png", 30)
+    assert run([*command, "--extend"]) == 0
+    assert len(rows(tmp_path / "out", "hierarchy")) == 13
+
+
+def test_an_export_of_what_is_all_gone_says_so(photos: Path, tmp_path: Path, says: Says) -> None:
+    out = tmp_path / "out"
+    command = ["correspond", str(write_pairs(photos, (0, 1), (0, 2))), str(out), *PAIRED]
+    assert run(command) == 0
+    write_pairs(photos, (1, 2))
+    assert run([*command, "--prune"]) == 0
+    for form in ("overlay", "contact-sheet"):
+        says()
+        assert run(["export", str(out), "--format", form, "--to", str(tmp_path / form)]) == 3
+        said = says()
+        assert "2 of 2 gone from the run's input" in said
+        assert "no image could be exported whole. To mend it: the run has no image that is still there" in said
+    assert (tmp_path / "contact-sheet/index.html").read_text().count("gone from the input") == 2
 
 
 def test_pairs_that_are_new_are_matched_by_the_places_of_their_images(photos: Path, tmp_path: Path) -> None:

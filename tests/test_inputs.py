@@ -581,7 +581,12 @@ class TestHuggingFace:
         (tmp_path / "mixed").mkdir()
         (tmp_path / "mixed/b.arrow").write_bytes(file.read_bytes())
         pq.write_table(self.made(3).data.table, tmp_path / "mixed/a.parquet")
-        found = read_catalog(f"{tmp_path}/mixed", keep_columns=["label"]).table
+        self.made(1).remove_columns("image").save_to_disk(tmp_path / "none")
+        (other,) = (tmp_path / "none").glob("*.arrow")
+        (tmp_path / "mixed/cache.arrow").write_bytes(other.read_bytes())
+        catalog = read_catalog(f"{tmp_path}/mixed", keep_columns=["label"])
+        assert catalog.notes == ["1 Arrow file without a column of images left out: 'cache.arrow'"]
+        found = catalog.table
         assert found["image_id"].to_pylist() == [*(f"a/{row}" for row in range(3)), *(f"b/{row}" for row in range(2))]
         assert [read_url(uri) for uri in found["uri"].to_pylist()] == [picture(row) for row in (0, 1, 2, 0, 1)]
 

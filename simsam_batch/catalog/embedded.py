@@ -77,8 +77,14 @@ def embedded_records(table: pa.Table, url: str, name: str, root: str, column: st
 
 
 def arrow_records(
-    files: Mapping[str, str], root: str | None, keep: Sequence[str], given: str | None, *, whole: bool
-) -> pa.Table:
+    files: Mapping[str, str],
+    root: str | None,
+    keep: Sequence[str],
+    given: str | None,
+    *,
+    whole: bool,
+    left_out: list[str] | None = None,
+) -> pa.Table | None:
     """The records of Arrow files that ``save_to_disk`` of Hugging Face's datasets wrote.
 
     Args:
@@ -88,6 +94,10 @@ def arrow_records(
         given: as ``--uri-column`` says.
         whole: these are all that there are in their folders, of which those alone count that a folder's ``state.json``
             names, if it has one.
+        left_out: takes the names of files without a column of images; None: they are refused.
+
+    Returns:
+        None if all are left out.
 
     Raises:
         SettingsError: no images are in them, a file cannot be read, or one that ``state.json`` names is missing.
@@ -111,6 +121,9 @@ def arrow_records(
         except (pa.ArrowException, OSError) as error:
             raise SettingsError(f"{where} is no Arrow file that can be read: {str(error)[:500]}") from error
         column = image_column_of(table.schema, given, where)
+        if column is None and left_out is not None:
+            left_out.append(name)
+            continue
         if column is None:
             raise SettingsError(f"{where} has no column of images; its columns are {', '.join(table.column_names)}")
         absent = [each for each in keep if each not in table.column_names]
@@ -126,6 +139,8 @@ def arrow_records(
                 f"{redact(folder)} lacks {', '.join(missing[:3])}{' and others' * (len(missing) > 3)}, which its "
                 "state.json names. To mend it: copy the dataset again"
             )
+    if not tables and left_out:
+        return None
     if not tables:
         raise SettingsError(f"{quoted(map(redact, of_folder))}: state.json names no files, so that there are no images")
     return pa.concat_tables(tables)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from simsam_batch.catalog.embedded import arrow_records, embedded_records, image_column_of
 from simsam_batch.catalog.folders import ACCEPTED, ends_in, is_file, listed_files
-from simsam_batch.catalog.records import COLUMNS, records_schema, records_table
+from simsam_batch.catalog.records import COLUMNS, quoted, records_schema, records_table
 from simsam_batch.catalog.resolving import parent_of, resolved, resolved_column
 from simsam_batch.catalog.text_tables import read_text_table, uri_column_of
 from simsam_batch.errors import SettingsError
+from simsam_batch.plain_text import counted
 from simsam_batch.storage import Folder, ObjectNotFound, absolute_url, read_url, redact
 
 if TYPE_CHECKING:
@@ -113,7 +114,12 @@ def parquet_records(
         _check_types(name, {file: table.schema.field(name).type for file, table in zip(files, tables, strict=True)})
     if arrow:
         of_arrow = {file: names[file] for file in arrow}
-        tables.append(arrow_records(of_arrow, root, keep, uri_column, whole=not given))
+        # caches lie beside tables
+        others: list[str] | None = [] if tables else None
+        found = arrow_records(of_arrow, root, keep, uri_column, whole=not given, left_out=others)
+        tables += [] if found is None else [found]
+        if others:
+            notes.append(f"{counted(len(others), 'Arrow file')} without a column of images left out: {quoted(others)}")
     try:
         table = pa.concat_tables(tables, promote_options="permissive")
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:

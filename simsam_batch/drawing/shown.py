@@ -156,7 +156,8 @@ def _matches(asked: Asked) -> Image.Image:
     # both side by side are as wide as is asked for
     shares = sum(width / height for width, height in sizes)
     side = LONGEST_JPEG if asked.side is None else asked.side
-    tall = max(1, min(side, round((side - _GAP) / shares)))
+    # a pixel for each of the two whose widths are rounded
+    tall = max(1, min(side, int((side - _GAP - 2) / shares)))
     if asked.side is None:
         tall = min(tall, max(height for _, height in sizes))
     return side_by_side(photos[0], photos[1], sizes, row["points"], tall)

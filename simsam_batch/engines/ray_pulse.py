@@ -93,8 +93,6 @@ def _watch(
     while not over.wait(_beat_s(silence_s)):
         try:
             silent, far = ray.get(pulses.look.remote(silence_s), timeout=_ANSWER_S)
-            for each in far:
-                on_progress(each)
             for process in silent:
                 # one that has ended by itself is silent too
                 if ray.get(end.options(num_cpus=0, max_retries=0, **_on(process.node)).remote(process), timeout=_END_S):
@@ -102,6 +100,8 @@ def _watch(
                         "a worker (process %d on node %s) was silent for %.0f s, and was ended",
                         *(process.pid, process.node, silence_s),
                     )
+            for each in far:
+                on_progress(each)
         except Exception as error:  # noqa: BLE001 - the run does not depend on it, and ends where Ray does
             _log.debug("workers were not heard, or a silent one could not be ended: %s", error)
 

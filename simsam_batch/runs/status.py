@@ -94,7 +94,7 @@ def stage_status(out: Folder, stage: str, *, failures: bool = True, now: float |
     left = plan.records - sum(sizes.values())
     failed, errors = _failures(ledger, done) if failures else (None, None)
     result = ledger.published()
-    if failures and result is not None and result.get(GONE):
+    if failures and result is not None and result.get(GONE) and result["images"] == plan.records:
         # manifests know nothing of images that have gone since
         failed, errors = int(result["failed"]), dict(result["errors_by_type"])
     return StageStatus(

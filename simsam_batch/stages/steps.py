@@ -51,6 +51,11 @@ def _nothing_loaded(settings: Any, role: str, model: Any) -> None:
     del settings, role, model
 
 
+def _none(settings: Any) -> Sequence[str]:
+    del settings
+    return ()
+
+
 def _as_given(settings: Any, out: str) -> Any:
     del out
     return settings
@@ -70,6 +75,7 @@ class Steps:
             anything is listed, fetched or written.
         check_loaded: the same, given too a role and its model, while that is loaded.
         check_models: the same, given too what the models came down to by role; before anything is written.
+        idle: given the settings, the names of stages of the command that it will not begin.
         before_first: called before any work of a stage that has none done yet.
     """
 
@@ -80,4 +86,5 @@ class Steps:
     check: Callable[[Any], None] = _nothing
     check_loaded: Callable[[Any, str, Any], None] = _nothing_loaded
     check_models: Callable[[Any, Mapping[str, Any]], None] = _nothing
+    idle: Callable[[Any], Sequence[str]] = _none
     before_first: Callable[[Job, CommandStage[Any]], None] | None = None

@@ -98,6 +98,7 @@ def _of_tar(file: BinaryIO) -> Iterator[tuple[str, Member]]:
                 held[name] = Member(info.offset_data - _BLOCK, info.size, info.size, info.chksum, 0, etag)
                 yield name, held[name]
             elif info.islnk() and (linked := held.get(_plain(info.linkname))) is not None:
+                held[_plain(info.name)] = linked
                 yield _plain(info.name), linked
 
 

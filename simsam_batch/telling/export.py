@@ -9,6 +9,7 @@ from simsam_batch.plain_text import counted
 
 _WHY = {
     "failed": "failed in the run",
+    "gone": "gone from the run's input, as simsam was told by --prune",
     "unreadable": "gone or changed since the run read them",
     "without_map": "without a map, for probes were fitted on them",
     "not_restyled": "with nothing restyled, as their rows say",
@@ -16,6 +17,7 @@ _WHY = {
 }
 _MENDS = {
     "failed": "simsam retry tries failed images again; then run the same command again",
+    "gone": "the run has no image that is still there; --prune takes the marks away from those that are back",
     "unreadable": "put the files back where the run read them, and run the same command again",
     "without_map": "export an image that probes were not fitted on, by a higher --limit or none",
     "without_object": "take a lower --min-score or none, or look at the masks with --format overlay",
@@ -42,8 +44,7 @@ def export_lines(record: Mapping[str, Any], where: str, noun: str) -> list[str]:
 
 def mend_of(record: Mapping[str, Any]) -> str:
     """What to do about an export that is not complete."""
-    outcome = next(
-        name for name in ("unreadable", "failed", "without_map", "not_restyled", "without_object") if record[name]
-    )
+    first = ("unreadable", "failed", "without_map", "not_restyled", "without_object", "gone")
+    outcome = next(name for name in first if record[name])
     what = "the export is not complete" if record["ok"] else "no image could be exported whole"
     return f"{what}. To mend it: {_MENDS[outcome]}"

@@ -15,6 +15,7 @@ from simsam_batch.regions.pixel_index import UpsampleIndex, upsample_index
 from simsam_batch.regions.run_lengths import decode
 from simsam_batch.results.label_maps import WITHOUT_MAP
 from simsam_batch.results.photographs import working_size
+from simsam_batch.runs.gone import GONE
 from simsam_batch.viewer.answers import RefusedError
 from simsam_batch.viewer.payload import row_of
 from simsam_batch.viewer.session import OpenedStage
@@ -49,6 +50,8 @@ def good_row(stage: OpenedStage, row: int) -> dict[str, Any]:
         RefusedError: 409: it failed, and why.
     """
     found = row_of(stage, row)
+    if found["status"] == GONE:
+        raise RefusedError(409, f"{stage.name}: the image is gone from the input, as --prune has marked it")
     if found["status"] not in ("ok", WITHOUT_MAP):
         raise RefusedError(409, f"{stage.name} failed on it: {found['error_type']}: {found['error']}")
     return found

@@ -16,7 +16,14 @@ from simsam_batch.plain_text import counted
 from simsam_batch.report.exports.leftovers import delete_leftovers
 from simsam_batch.report.exports.samples import UNREADABLE
 from simsam_batch.report.page.album import Picture
-from simsam_batch.report.page.thumbnails import LARGE, Thumbnails, is_wide, score_columns, write_thumbnail_pages
+from simsam_batch.report.page.thumbnails import (
+    LARGE,
+    Thumbnails,
+    fault_of,
+    is_wide,
+    score_columns,
+    write_thumbnail_pages,
+)
 from simsam_batch.results.label_maps import map_rows
 from simsam_batch.results.restyled import NOT_RESTYLED, restyled
 from simsam_batch.results.sources import with_files
@@ -70,7 +77,7 @@ def write_contact_sheets_of_shown(rows: StageRows, to: Folder, images: int, on_i
             outcome = _outcome(row, faults)
             fault = {UNREADABLE: FAULT, NOT_RESTYLED: "nothing was restyled"}.get(outcome)
             if picture is None:
-                fault = f"failed: {row['error_type']}"
+                fault = fault_of(row)
             shown = None if outcome == UNREADABLE else picture
             card, small = thumbnails.of_picture(number, row[rows.unit], shown, _facts(row), fault)
             yield row[rows.unit], outcome, card, small

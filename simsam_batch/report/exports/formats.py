@@ -31,6 +31,7 @@ from simsam_batch.results.flagged import ByFlags, rows_by_flags
 from simsam_batch.results.label_maps import WITHOUT_MAP
 from simsam_batch.results.opening import main_stage
 from simsam_batch.results.restyled import NOT_RESTYLED
+from simsam_batch.runs.gone import GONE
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.runs.records import from_json, to_json
 from simsam_batch.runs.schema import SCHEMA_VERSION
@@ -264,7 +265,7 @@ def write_export(
     _check_place(to, rows.out, record)
     to.replace(RECORD, to_json(record | {"complete": False}, RECORD))
     outcomes: Counter[str] = Counter(
-        {"ok": 0, "failed": 0, "unreadable": 0, WITHOUT_MAP: 0, NOT_RESTYLED: 0, WITHOUT_OBJECT: 0}
+        {"ok": 0, "failed": 0, "unreadable": 0, WITHOUT_MAP: 0, NOT_RESTYLED: 0, WITHOUT_OBJECT: 0, GONE: 0}
     )
     missing: list[dict[str, str]] = []
 

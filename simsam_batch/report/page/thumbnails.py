@@ -20,6 +20,7 @@ from simsam_batch.report.page.album import Picture
 from simsam_batch.report.page.template import rendered
 from simsam_batch.results.label_maps import WITHOUT_MAP
 from simsam_batch.results.photographs import settings_of_reading
+from simsam_batch.runs.gone import GONE
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.stages.registry import scores_of, shown, stages_with_pictures
 from simsam_batch.storage import Folder
@@ -70,10 +71,7 @@ class Thumbnails:
         """
         facts = [f"{_NAMES.get(name, name)} {row[name]:.2f}" for name in self._scores if row[name] is not None]
         if row["status"] != "ok":
-            fault = (
-                "no map: probes were fitted on it" if row["status"] == WITHOUT_MAP else f"failed: {row['error_type']}"
-            )
-            return Picture(row["image_id"], "", "", (4, 3), "", facts, fault), None
+            return Picture(row["image_id"], "", "", (4, 3), "", facts, fault_of(row)), None
         photo = None if data is None else photograph(data, row, self._settings, LARGE)
         if photo is None:
             return Picture(row["image_id"], "", "", (4, 3), "", facts, FAULT), None
@@ -114,6 +112,13 @@ class Thumbnails:
     @cached_property
     def _drawing(self) -> Drawing:
         return Drawing(self._rows)
+
+
+def fault_of(row: Mapping[str, Any]) -> str:
+    """Why there is nothing to see of a row that is not ``ok``."""
+    if row["status"] == WITHOUT_MAP:
+        return "no map: probes were fitted on it"
+    return "gone from the input" if row["status"] == GONE else f"failed: {row['error_type']}"
 
 
 def is_wide(rows: StageRows) -> bool:

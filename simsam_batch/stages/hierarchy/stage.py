@@ -328,6 +328,10 @@ def _stages(job: Job) -> Stages:
         yield LabelsStage(options, {}, job.plan)
 
 
+def _idle(options: HierarchySettings) -> Sequence[str]:
+    return () if options.clusters else (NodeClustersStage.name, LabelsStage.name)
+
+
 def _check(options: HierarchySettings) -> None:
     images.require_whole_images(options.resize)
     check_refinement(options)
@@ -336,4 +340,4 @@ def _check(options: HierarchySettings) -> None:
 
 
 STAGES = {HierarchyStage.name: HierarchyStage}
-STEPS = Steps(_stages, HierarchyStage.name, check=_check)
+STEPS = Steps(_stages, HierarchyStage.name, check=_check, idle=_idle)

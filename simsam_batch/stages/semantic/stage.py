@@ -220,4 +220,11 @@ def _check(settings: SemanticSettings) -> None:
 
 
 STAGES = {SemanticStage.name: SemanticStage}
-STEPS = Steps(_stages, SemanticStage.name, roles=("backbone", "encoder"), check=_check, check_models=check_crop_size)
+STEPS = Steps(
+    _stages,
+    SemanticStage.name,
+    roles=("backbone", "encoder"),
+    check=_check,
+    check_models=check_crop_size,
+    idle=lambda options: () if options.baselines else (PatchClustersStage.name,),
+)
