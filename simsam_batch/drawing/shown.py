@@ -21,7 +21,7 @@ from simsam_batch.errors import RunError
 from simsam_batch.results.eigenvectors import grid_eigenvectors
 from simsam_batch.results.label_maps import WITHOUT_MAP, map_row
 from simsam_batch.results.opening import existing_plan
-from simsam_batch.results.photographs import settings_of_reading, working_size
+from simsam_batch.results.photographs import working_size
 from simsam_batch.results.restyled import restyled
 from simsam_batch.runs.plan import Plan
 from simsam_batch.runs.reading import StageRows
@@ -221,7 +221,7 @@ def shown_rows(
 
 
 def _photograph(row: dict[str, Any], asked: Asked) -> Image.Image:
-    photo, fault = shown_photograph(row, settings_of_reading(asked.rows), asked.side)
+    photo, fault = shown_photograph(row, asked.rows.settings_of_reading, asked.side)
     if fault is not None:
         asked.faults.append(fault)
         write(ImageDraw.Draw(photo), (8, 8), f"no photograph: {fault}", photo.width - 16, MUTED)

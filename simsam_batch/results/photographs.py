@@ -7,11 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from simsam_batch import images
-from simsam_batch.runs.reading import StageRows
-from simsam_batch.runs.stage_record import read_record
 from simsam_batch.settings.refinement import refines_whole
 
-_READ_BY = "color_profile"
 _LONG = 3600.0
 """Processor seconds for an image that was decoded once, within whatever time it was given."""
 
@@ -29,27 +26,6 @@ def limits_of(settings: Mapping[str, Any], row: Mapping[str, Any] | None = None)
         return limits
     pixels = max(limits.max_pixels, images.ImageLimits().max_pixels, row["width"] * row["height"])
     return replace(limits, max_pixels=pixels, decode_seconds=max(limits.decode_seconds, _LONG))
-
-
-def settings_of_reading(rows: StageRows) -> Mapping[str, Any]:
-    """The settings of rows, and what they do not say of reading images: those of the stage that read them for these.
-
-    Args:
-        rows: of any stage; one that takes another's results may have read no image itself.
-
-    Raises:
-        RunError: the record of a stage is damaged.
-        StorageError: the storage did not answer.
-    """
-    return {**_settings_with(rows, rows.stage), **rows.settings}
-
-
-def _settings_with(rows: StageRows, stage: str) -> Mapping[str, Any]:
-    """The settings of a stage, or of the first of those it reads, that say how images are read; else none."""
-    record = read_record(rows.out, stage) or {"settings": {}, "reads": {}}
-    if _READ_BY in record["settings"]:
-        return dict(record["settings"])
-    return next(filter(None, (_settings_with(rows, name) for name in record["reads"])), {})
 
 
 def profile_of(settings: Mapping[str, Any]) -> images.ColorProfile:

@@ -24,7 +24,7 @@ from simsam_batch.runs.committed import CommittedShard
 from simsam_batch.runs.gone import GONE, GONE_FIELD
 from simsam_batch.runs.ledger import Ledger
 from simsam_batch.runs.schema import ARRAY_FIELDS, Attachment, File
-from simsam_batch.runs.stage_record import schema_of
+from simsam_batch.runs.stage_record import read_record, schema_of
 from simsam_batch.storage import Folder, read_ahead
 from simsam_batch.storage.filesystems import READ_THREADS
 from simsam_batch.storage.parquet import ParquetReader
@@ -78,6 +78,16 @@ class StageRows:
         # rows begin with it
         self.unit: str = self.schema.names[0]
         self._starts = [file.numbers.start for file in self._files]
+
+    @cached_property
+    def settings_of_reading(self) -> dict[str, Any]:
+        """The settings, and what they do not say those of the stages that it rests on: how its images were read.
+
+        Raises:
+            RunError: the record of a stage is damaged.
+            StorageError: the storage did not answer.
+        """
+        return {**_settings_along(self.out, self.stage), **self.settings}
 
     def __len__(self) -> int:
         """How many rows are there."""
@@ -223,6 +233,17 @@ class StageRows:
             there = f"{len(self)} rows" + ("" if self.published else ", those of the shards that are committed")
             raise RunError(f"{self.out.url} has no row {number} of {self.stage}: it has {there}")
         return place
+
+
+def _settings_along(out: Folder, stage: str) -> dict[str, Any]:
+    """The settings that a stage has recorded, and below them those of each that it reads; the first of these wins."""
+    record = read_record(out, stage)
+    if record is None:
+        return {}
+    held: dict[str, Any] = {}
+    for name in reversed([*record["reads"]]):
+        held |= _settings_along(out, name)
+    return {**held, **record["settings"]}
 
 
 def attachments_of(out: Folder, row: Mapping[str, Any], unit: str) -> dict[str, Attachment]:

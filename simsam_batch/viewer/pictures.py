@@ -24,7 +24,7 @@ from simsam_batch.errors import ImageError
 from simsam_batch.regions.pixel_index import nearest
 from simsam_batch.regions.run_lengths import decode
 from simsam_batch.results.label_maps import WITHOUT_MAP
-from simsam_batch.results.photographs import limits_of, profile_of, settings_of_reading
+from simsam_batch.results.photographs import limits_of, profile_of
 from simsam_batch.results.restyled import restyled
 from simsam_batch.results.trees import RegionTree
 from simsam_batch.storage import ObjectNotFound, read_url
@@ -127,8 +127,7 @@ def photograph(stage: OpenedStage, row: int, side: int, box: Window | None = Non
     """
     reader = reader_of(stage)
     found = good_row(reader, row)
-    settings = reader.once("how images are read", lambda: settings_of_reading(reader.rows))
-    return _part(found, side, box, lambda scale: _reduced(found, settings, scale))
+    return _part(found, side, box, lambda scale: _reduced(found, reader.rows.settings_of_reading, scale))
 
 
 def styled(stage: OpenedStage, row: int, side: int, box: Window | None = None, which: int = 0) -> Image.Image:

@@ -14,7 +14,6 @@ from PIL import Image, features
 
 from simsam_batch.cli import run
 from simsam_batch.images import ImageLimits, decode
-from simsam_batch.results.photographs import settings_of_reading
 from simsam_batch.results.sources import decoded_of, upright
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.storage import Folder
@@ -108,7 +107,7 @@ def test_the_colour_profile_is_a_setting_that_changes_results(folder: Path, tmp_
     rows = StageRows(Folder(out), "semantic")
     assert "color_profile" not in rows.settings
     ((_, row),) = rows.each()
-    picture = decoded_of(row | {"uri": str(tmp_path / "in/wide.png")}, settings_of_reading(rows))
+    picture = decoded_of(row | {"uri": str(tmp_path / "in/wide.png")}, rows.settings_of_reading)
     assert picture is not None
     np.testing.assert_array_equal(picture.rgb, shown)
     # a run goes on with the same alone

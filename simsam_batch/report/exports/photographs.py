@@ -19,7 +19,6 @@ from simsam_batch.report.exports.safe_names import SafeNames
 from simsam_batch.report.exports.samples import UNREADABLE
 from simsam_batch.results.label_maps import map_rows
 from simsam_batch.results.objects import objects_of
-from simsam_batch.results.photographs import settings_of_reading
 from simsam_batch.results.sources import with_files
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.storage import Folder
@@ -119,13 +118,12 @@ def _write(
     folder, suffix = where
     # of all rows: the same files, however many are written
     names = SafeNames((row["image_id"] for _, row in rows.each(["image_id"])), suffix)
-    settings = settings_of_reading(rows)
     save: Callable[[Image.Image], bytes] = partial(_file, kind="JPEG" if suffix == ".jpg" else "PNG")
     with index_table(to) as note:
         for number, row, data in with_files(islice(map_rows(rows), images)):
             name, outcome = "", row["status"]
             if outcome == "ok":
-                photo = None if data is None else photograph(data, row, settings, max_side)
+                photo = None if data is None else photograph(data, row, rows.settings_of_reading, max_side)
                 shown = None if photo is None else draw(photo, row)
                 outcome = UNREADABLE if photo is None else WITHOUT_OBJECT if shown is None else "ok"
                 if shown is not None:

@@ -14,7 +14,6 @@ from simsam_batch.report.exports.label_pngs import write_label_names
 from simsam_batch.report.exports.leftovers import delete_leftovers
 from simsam_batch.report.exports.samples import UNREADABLE, annotation
 from simsam_batch.results.label_maps import label_names, map_rows
-from simsam_batch.results.photographs import settings_of_reading
 from simsam_batch.results.sources import side_by_side, upright
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.storage import Folder
@@ -44,14 +43,14 @@ def write_webdataset(rows: StageRows, to: Folder, images: int, on_image: Callabl
         RunError: rows cannot be read.
         StorageError: the storage did not answer.
     """
-    names, settings = label_names(rows), settings_of_reading(rows)
+    names = label_names(rows)
     write_label_names(to, names)
 
     def sample(item: tuple[int, dict[str, Any]]) -> tuple[str, str, Members]:
         number, row = item
         if row["status"] != "ok":
             return row["image_id"], row["status"], []
-        image = upright(row, settings)
+        image = upright(row, rows.settings_of_reading)
         if image is None:
             return row["image_id"], UNREADABLE, []
         found = annotation(number, row, rows, names)

@@ -19,7 +19,6 @@ from simsam_batch.plain_text import counted
 from simsam_batch.report.page.album import Picture
 from simsam_batch.report.page.template import rendered
 from simsam_batch.results.label_maps import WITHOUT_MAP
-from simsam_batch.results.photographs import settings_of_reading
 from simsam_batch.runs.gone import GONE
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.stages.registry import scores_of, shown, stages_with_pictures
@@ -72,7 +71,7 @@ class Thumbnails:
         facts = [f"{_NAMES.get(name, name)} {row[name]:.2f}" for name in self._scores if row[name] is not None]
         if row["status"] != "ok":
             return Picture(row["image_id"], "", "", (4, 3), "", facts, fault_of(row)), None
-        photo = None if data is None else photograph(data, row, self._settings, LARGE)
+        photo = None if data is None else photograph(data, row, self._rows.settings_of_reading, LARGE)
         if photo is None:
             return Picture(row["image_id"], "", "", (4, 3), "", facts, FAULT), None
         small = photo.copy()
@@ -104,10 +103,6 @@ class Thumbnails:
         for file, picture in zip(files, (small, large), strict=True):
             self._to.replace(f"{self._pages}{file}", _jpeg(picture))
         return Picture(name, files[0], files[1], small.size, ", ".join([name, *facts]), facts)
-
-    @cached_property
-    def _settings(self) -> Mapping[str, Any]:
-        return settings_of_reading(self._rows)
 
     @cached_property
     def _drawing(self) -> Drawing:
