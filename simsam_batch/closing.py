@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from simsam_batch.report.exports.formats import CHOICES, FORMATS, RECORD
 from simsam_batch.runs.reading import StageRows
 from simsam_batch.stages.registry import shown
 from simsam_batch.storage import Folder, absolute_url
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _MADE = {"objects": "object mask", "labels": "label map", "trees": "region tree"}
 _BY = {
@@ -73,10 +76,16 @@ def _made(stage: str, out: str, result: Mapping[str, Any]) -> list[str]:
         import pyarrow.compute as pc
 
         parts = StageRows(Folder(absolute_url(out)), stage).leaves(["status", "objects.list.element.score"])
-        good = (each.filter(pc.equal(each["status"], "ok")) for _, each in parts)
-        found = sum(pc.sum(pc.list_value_length(each["objects"])).as_py() or 0 for each in good)
+        found = sum(pc.sum(pc.list_value_length(each["objects"])).as_py() or 0 for each in _good(parts))
         made = f"{counted(found, 'object')} in {counted(int(result['ok']), 'image')}"
     return [f"made: {made}{', ' + by if by else ''}"]
+
+
+def _good(parts: Iterable[tuple[int, pa.Table]]) -> Iterator[pa.Table]:
+    """Of rows with their status those that are ``ok``."""
+    import pyarrow.compute as pc
+
+    return (each.filter(pc.equal(each["status"], "ok")) for _, each in parts)
 
 
 def _how_good(stage: str, out: str, result: Mapping[str, Any]) -> list[str]:
@@ -90,9 +99,7 @@ def _how_good(stage: str, out: str, result: Mapping[str, Any]) -> list[str]:
     rows = StageRows(Folder(absolute_url(out)), stage)
     if "confidence" not in rows.schema.names:
         return []
-    import pyarrow.compute as pc
-
-    good = (each.filter(pc.equal(each["status"], "ok")) for _, each in rows.batches(["status", "confidence"]))
+    good = _good(rows.batches(["status", "confidence"]))
     values = np.concatenate([np.asarray(each["confidence"].drop_null()) for each in good])
     if not len(values):
         return []

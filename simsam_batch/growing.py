@@ -21,28 +21,18 @@ if TYPE_CHECKING:
 _NAMED = 5
 
 
-def pairs_of(plan: Plan) -> Plan | None:
-    """The plan of a run's pairs; None of a run that has none.
-
-    Raises:
-        RunError: its record is damaged.
-    """
-    from simsam_batch.catalog import PAIRS
-    from simsam_batch.runs.plan import further_plans
-
-    return further_plans(plan).get(PAIRS)
-
-
-def asked_for(plan: Plan) -> int:
-    """How many images, or pairs, were asked for last; 0: all.
+def limited(plan: Plan) -> tuple[Plan, int]:
+    """What a limit counts, a run's pairs where it has some and else its images; and how many were asked for; 0: all.
 
     Raises:
         RunError: the record of the run's pairs is damaged.
     """
-    pairs = pairs_of(plan)
+    from simsam_batch.catalog import PAIRS
+    from simsam_batch.runs.plan import further_plans
+
+    counted_by = further_plans(plan).get(PAIRS, plan)
     # images of pairs come before these, and a command may be killed between the two
-    source = plan.source if pairs is None else plan.source | pairs.source
-    return int(source.get("limit") or 0)
+    return counted_by, int((plan.source | counted_by.source).get("limit") or 0)
 
 
 def is_to_grow(plan: Plan, settings: RunSettings) -> bool:
@@ -51,7 +41,7 @@ def is_to_grow(plan: Plan, settings: RunSettings) -> bool:
     Raises:
         RunError: the record of the run's pairs is damaged.
     """
-    few = asked_for(plan)
+    _, few = limited(plan)
     return settings.extend or (few > 0 and (settings.limit == 0 or settings.limit > few))
 
 
@@ -100,23 +90,24 @@ def grow(plan: Plan, catalog: Catalog, source: Mapping[str, Any], settings: RunS
             f"the truth of the run in OUT is of the kind {plan.source.get('truth_kind') or 'images'}, and IMAGES now "
             f"has {catalog.truth_kind or 'images'}. To mend it: use another OUT"
         )
-    before, pairs, limited = plan.records, pairs_of(plan), asked_for(plan) > 0
+    before, (pairs, few) = plan.records, limited(plan)
+    has_pairs = pairs.unit != plan.unit
     said = {"images": source["images"]} if source["images"] != plan.source.get("images") else {}
     # a run that has been about all is so still, however many are taken of what is new
-    limit = {"limit": settings.limit if limited else 0}
+    limit = {"limit": settings.limit if few else 0}
     most = settings.limit if settings.limit and not settings.extend else None
-    if pairs is None:
-        listed = catalog.table.slice(0, settings.limit or None)
-        plan = _grown(plan, listed, settings, said | limit, most)
-    else:
+    if has_pairs:
         # those of the pairs that were listed, however many
         plan = _grown(plan, catalog.table, settings, said)
+    else:
+        listed = catalog.table.slice(0, settings.limit or None)
+        plan = _grown(plan, listed, settings, said | limit, most)
     report.note(
         f"{counted(plan.records - before, 'new image')} in the run, which has {plan.records} now"
         if plan.records > before
         else "no new images: IMAGES has none that are not in the run"
     )
-    if pairs is not None and catalog.pairs is not None:
+    if has_pairs and catalog.pairs is not None:
         numbered = catalog.pairs
         for side in ("source", "target"):
             # the images stand where they were planned first
@@ -200,7 +191,8 @@ def say_changes(plan: Plan, catalog: Catalog, settings: RunSettings, report: Rep
         _say_gone(plan, [name for name in planned if name not in there], settings, report)
     elif settings.prune:
         report.note("what is gone is not looked for: the first few pairs do not name all images. Leave --limit out")
-    if catalog.pairs is not None and (pairs := pairs_of(plan)) is not None:
+    pairs, _ = limited(plan)
+    if pairs.unit != plan.unit and catalog.pairs is not None:
         further = _unplanned(pairs, catalog.pairs)[pairs.unit].to_pylist()
         if further:
             report.note(

@@ -8,6 +8,7 @@ from simsam_batch.errors import RunError, SettingsError, SimsamError
 from simsam_batch.plain_text import counted
 from simsam_batch.settings import PairInput, RunSettings
 from simsam_batch.storage import Folder, absolute_url, redact
+from simsam_batch.telling.status import noun_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -135,7 +136,7 @@ def _source(images: Images, settings: RunSettings) -> dict[str, Any]:
 
 
 def _require_same_input(plan: Plan, source: dict[str, Any], settings: RunSettings) -> None:
-    from simsam_batch.growing import asked_for, pairs_of
+    from simsam_batch.growing import limited
 
     shard_size = settings.shard_size
     # a run of an earlier release does not say that it left hidden files out
@@ -143,10 +144,9 @@ def _require_same_input(plan: Plan, source: dict[str, Any], settings: RunSetting
     if shard_size and shard_size != plan.shard_size:
         there["shard_size"], here["shard_size"] = plan.shard_size, shard_size
     # a trial with some, and then with more, is one run
-    limit, pairs = here.pop("limit"), pairs_of(plan)
-    records = (plan if pairs is None else pairs).records
-    held = min(asked_for(plan) or records, records)
-    noun = "image" if pairs is None else "pair"
+    limit, (counted_by, asked) = here.pop("limit"), limited(plan)
+    held = min(asked or counted_by.records, counted_by.records)
+    noun = noun_of(counted_by.unit)
     fewer = [f"limit: the run in OUT has {counted(held, noun)}, this command has {limit}"] * (0 < limit < held)
     if set(_paths(there.get("images"))) < set(_paths(here["images"])):
         # the shell makes more paths of a pattern when a folder has grown

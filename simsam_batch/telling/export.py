@@ -16,13 +16,14 @@ _WHY = {
     "without_object": "without an object",
 }
 _MENDS = {
-    "failed": "simsam retry tries failed images again; then run the same command again",
-    "gone": "the run has no image that is still there; --prune takes the marks away from those that are back",
     "unreadable": "put the files back where the run read them, and run the same command again",
+    "failed": "simsam retry tries failed images again; then run the same command again",
     "without_map": "export an image that probes were not fitted on, by a higher --limit or none",
-    "without_object": "take a lower --min-score or none, or look at the masks with --format overlay",
     "not_restyled": "restyle what is in the images, in another OUT, with other words or masks",
+    "without_object": "take a lower --min-score or none, or look at the masks with --format overlay",
+    "gone": "the run has no image that is still there; --prune takes the marks away from those that are back",
 }
+"""Of several outcomes the first is what is to be mended."""
 
 
 def export_lines(record: Mapping[str, Any], where: str, noun: str) -> list[str]:
@@ -44,7 +45,6 @@ def export_lines(record: Mapping[str, Any], where: str, noun: str) -> list[str]:
 
 def mend_of(record: Mapping[str, Any]) -> str:
     """What to do about an export that is not complete."""
-    first = ("unreadable", "failed", "without_map", "not_restyled", "without_object", "gone")
-    outcome = next(name for name in first if record[name])
+    outcome = next(name for name in _MENDS if record[name])
     what = "the export is not complete" if record["ok"] else "no image could be exported whole"
     return f"{what}. To mend it: {_MENDS[outcome]}"

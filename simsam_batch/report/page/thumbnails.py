@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from simsam_batch import __version__
+from simsam_batch.catalog import PAIR_UNIT
 from simsam_batch.drawing.found import Drawing
 from simsam_batch.drawing.matches import COLORS_SAY
 from simsam_batch.drawing.photograph import FAULT, photograph
@@ -24,6 +25,7 @@ from simsam_batch.runs.reading import StageRows
 from simsam_batch.stages.registry import scores_of, shown, stages_with_pictures
 from simsam_batch.storage import Folder
 from simsam_batch.storage.uploading import streamed
+from simsam_batch.telling.status import noun_of
 
 MOST = 10_000
 """Images of one page; further ones stand on further pages."""
@@ -118,7 +120,7 @@ def fault_of(row: Mapping[str, Any]) -> str:
 
 def is_wide(rows: StageRows) -> bool:
     """Whether a picture of a row is of two images, side by side."""
-    return rows.unit == "pair_id"
+    return rows.unit == PAIR_UNIT
 
 
 def score_columns(rows: StageRows) -> list[str]:
@@ -164,7 +166,7 @@ def _page(
     back: str | None,
 ) -> Iterator[str]:
     first, last = place * MOST + 1, min(images, (place + 1) * MOST)
-    noun = rows.unit.removesuffix("_id")
+    noun = noun_of(rows.unit)
     about = counted(images, noun) if len(names) == 1 else f"{first:,} to {last:,} of {images:,} {noun}s"
     return rendered(
         "thumbnails.html",
